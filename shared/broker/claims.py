@@ -1,0 +1,175 @@
+"""The worker's side of the stream: claim entries, wait for more, give the turn back, finish."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+from redis.asyncio import Redis
+
+from shared.broker.connection import broker_errors
+from shared.broker.script import CLAIM, FINISH, RELEASE, Argument
+from shared.keys import GROUP, Keys
+
+Mode = Literal["idle", "top", "ahead"]
+
+INLINE_REPLY_BYTES = 32 * 1024
+DEAD_BODY_TTL_MS = 7 * 24 * 3600 * 1000
+DEAD_MAX = 1000
+
+
+class Entry(msgspec.Struct):
+    """One request on the stream, as claimed. Times are on the Redis clock."""
+
+    entry_id: str
+    id: str
+    gateway: str
+    t_ms: int
+    timeout_ms: int
+    rows: int
+    bytes: int
+    kind: str
+    trace: str
+    payload: bytes
+    deliveries: int = 1
+
+
+class Claim(msgspec.Struct):
+    """The answer of one claim."""
+
+    kind: Literal["batch", "solo", "empty"]
+    now_ms: int
+    waiting: int
+    last_id: str
+    head_too_wide: bool  # the next entry has more rows than there is room for
+    entries: list[Entry]
+
+
+class Outcome(msgspec.Struct):
+    """What becomes of one entry. Without `reply` the request is given up: no reply, its place freed."""
+
+    entry: Entry
+    reply: bytes = b""
+    dead_reason: str = ""
+
+
+class Convict(msgspec.Struct, frozen=True):
+    """A worker found dead, and the lease score it was convicted at."""
+
+    worker_id: str
+    score: bytes
+
+
+def parse_entry(raw: Sequence, deliveries: int = 1) -> Entry:
+    """Read one stream entry. Fields stand in a fixed order (PROTOCOL: id, gateway, t, …, payload)."""
+    entry_id, fields = raw
+    _, id_, _, gateway, _, t, _, timeout_ms, _, rows, _, size, _, kind, _, trace, _, payload = fields[:18]
+    return Entry(
+        entry_id.decode(),
+        id_.decode(),
+        gateway.decode(),
+        int(t),
+        int(timeout_ms),
+        int(rows),
+        int(size),
+        kind.decode(),
+        trace.decode(),
+        payload,
+        deliveries,
+    )
+
+
+class Claims:
+    """One worker's claims on one model.
+
+    `claim` and the waits share the blocking connection and belong to the claimer; the rest use the command
+    connection and may be called by any task of the worker.
+    """
+
+    def __init__(self, blocking: Redis, command: Redis, keys: Keys, worker_id: str, *, lease_ms: int, reply_ttl_s: float):
+        self._blocking = blocking
+        self._command = command
+        self._keys = keys
+        self._worker_id = worker_id
+        self._lease_ms = lease_ms
+        self._reply_ttl_ms = int(reply_ttl_s * 1000)
+
+    async def claim(
+        self,
+        mode: Mode,
+        *,
+        room_rows: int,
+        room_bytes: int,
+        held_rows: int = 0,
+        hold_ms: int = 0,
+        soon: bool = False,
+        convict: Convict | None = None,
+        after_bell_s: float = 0.0,
+        after_entry: tuple[str, int] | None = None,
+    ) -> Claim:
+        """Claim now, or after the bell rang (`after_bell_s` at most), or after an entry beyond an id came.
+
+        `after_entry` is (last seen entry id, ms to wait). The wait and the claim leave in one flight, so Redis
+        claims the moment the wait ends. Never resent: after an error the beat's audit finds what was claimed.
+        """
+        keys = self._keys
+        script_keys = [keys.requests, keys.open, keys.turn, keys.bell, keys.leases]
+        args: list[Argument] = [GROUP, self._worker_id, mode, held_rows, room_rows, room_bytes, hold_ms]
+        args += [self._lease_ms, int(soon)]
+        args += [convict.worker_id, convict.score] if convict else ["", ""]
+        with broker_errors():
+            if after_bell_s or after_entry:
+                pipeline = self._blocking.pipeline(transaction=False)
+                if after_entry:
+                    last_id, wait_ms = after_entry
+                    pipeline.xread({keys.requests: last_id}, count=1, block=max(1, wait_ms))  # 0 would be for ever
+                else:
+                    pipeline.blpop([keys.bell], after_bell_s)
+                answer = await CLAIM.call_in(pipeline, self._blocking, script_keys, args)
+            else:
+                answer = await CLAIM.call(self._blocking, script_keys, args)
+        kind, now, waiting, last, too_wide, deliveries, entries = answer
+        return Claim(
+            kind.decode(), now, waiting, last.decode(), bool(too_wide), [parse_entry(e, deliveries) for e in entries]
+        )
+
+    async def release(self) -> None:
+        """Give the turn back. Harmless to repeat."""
+        keys = self._keys
+        with broker_errors():
+            await RELEASE.call(self._blocking, [keys.requests, keys.turn, keys.bell], [GROUP, self._worker_id])
+
+    async def bodies(self, request_ids: Sequence[str]) -> list[bytes | None]:
+        """Fetch the payloads that were too large for the stream; None where one is lost."""
+        with broker_errors():
+            return await self._command.mget([self._keys.body(request_id) for request_id in request_ids])
+
+    async def read(self, entry_id: str) -> Entry | None:
+        """Read one of my own pending entries again, without counting a delivery. None if it is gone."""
+        with broker_errors():
+            found = await self._command.xrange(self._keys.requests, min=entry_id, max=entry_id)
+            pending = await self._command.xpending_range(self._keys.requests, GROUP, entry_id, entry_id, 1)
+        if not found or not pending:
+            return None
+        fields = [part for pair in found[0][1].items() for part in pair]
+        return parse_entry((found[0][0], fields), pending[0]["times_delivered"])
+
+    async def finish(self, outcomes: Sequence[Outcome]) -> int:
+        """Publish replies and remove the entries. Returns how many requests it closed. Harmless to repeat."""
+        keys = self._keys
+        script_keys = [keys.requests, keys.open, keys.dead]
+        args: list[Argument] = [GROUP, self._reply_ttl_ms, DEAD_BODY_TTL_MS, DEAD_MAX]
+        pipeline = self._command.pipeline(transaction=False)
+        for outcome in outcomes:
+            entry, reply = outcome.entry, outcome.reply
+            script_keys += (keys.reply(entry.id), keys.inbox(entry.gateway), keys.body(entry.id))
+            if len(reply) > INLINE_REPLY_BYTES:
+                pipeline.set(keys.reply(entry.id), reply, px=self._reply_ttl_ms)
+                args += (entry.entry_id, entry.id, b"", len(reply), outcome.dead_reason)
+            else:
+                args += (entry.entry_id, entry.id, reply, len(reply), outcome.dead_reason)
+        with broker_errors():
+            if len(pipeline):
+                return await FINISH.call_in(pipeline, self._command, script_keys, args)
+            return await FINISH.call(self._command, script_keys, args)

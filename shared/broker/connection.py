@@ -1,0 +1,67 @@
+"""Clients of Redis, and the translation of its errors.
+
+redis-py's defaults don't fit here: it would resend *every* failed command ten times (a resent XREADGROUP strands
+a batch), and its socket timeout would break longer blocking reads. So no client of ours retries by itself; each
+caller knows whether what it sends may be sent again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import redis.exceptions
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from shared.errors import BrokerFull, BrokerUnavailable
+from shared.settings import mask_url
+
+COMMAND_TIMEOUT_S = 2.0
+BLOCK_S = 1.0  # the longest blocking read; a black-holed link is noticed one second later
+CONNECT_TIMEOUT_S = 1.0
+
+
+def connect(url: str, *, block_s: float = 0.0) -> Redis:
+    """Return a client whose calls fail after a bounded time. `block_s`: how long its blocking reads may block."""
+    return Redis.from_url(
+        url,
+        protocol=2,  # plain lists; RESP3 turns stream replies into maps
+        socket_timeout=block_s + 1.0 if block_s else COMMAND_TIMEOUT_S,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        socket_keepalive=True,
+        retry=Retry(NoBackoff(), 0),
+        client_name="smartbatch",
+    )
+
+
+@contextmanager
+def broker_errors() -> Iterator[None]:
+    """Raise BrokerUnavailable or BrokerFull for whatever redis-py raises."""
+    try:
+        yield
+    except redis.exceptions.OutOfMemoryError as error:
+        raise BrokerFull("the broker has reached its memory limit") from error
+    except (redis.exceptions.RedisError, OSError, TimeoutError) as error:
+        raise BrokerUnavailable(f"the broker can't be reached or can't answer: {_brief(error)}") from error
+
+
+def _brief(error: BaseException) -> str:
+    """The error in a line, without the address it may hold."""
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:200]}" if str(error) else type(error).__name__
+
+
+async def check(url: str) -> str:
+    """Connect once and return what answers, as `Redis 7.0.15`. Raises BrokerUnavailable with a clear line."""
+    client = connect(url)
+    try:
+        with broker_errors():
+            info = await client.info("server")
+        name = "Valkey" if "valkey_version" in info else "Redis"
+        version = str(info.get("valkey_version") or info["redis_version"])
+        if int(str(info["redis_version"]).split(".")[0]) < 7:
+            raise BrokerUnavailable(f"{mask_url(url)} is {name} {version}; 7.0 or newer is needed")
+        return f"{name} {version}"
+    finally:
+        await client.aclose()

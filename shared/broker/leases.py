@@ -1,0 +1,51 @@
+"""A worker's sign of life, and its leave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+from redis.asyncio import Redis
+
+from shared.broker.connection import broker_errors
+from shared.broker.script import BEAT, LEAVE, Argument
+from shared.keys import GROUP, Keys
+
+LEASE_MS = 2000
+REPORT_TTL_MS = 10_000
+
+
+class Beat(msgspec.Struct):
+    """What Redis knows: the entries I am held to have, and the workers whose lease has lapsed."""
+
+    now_ms: int
+    pending: list[str]
+    lapsed: dict[str, bytes]  # worker id -> score, as text
+
+
+class Leases:
+    """One worker's lease. `beat` is called by the heartbeat task, `leave` once at the end."""
+
+    def __init__(self, client: Redis, keys: Keys, worker_id: str) -> None:
+        self._client = client
+        self._keys = keys
+        self._worker_id = worker_id
+
+    async def beat(self, report: Mapping[str, Argument]) -> Beat:
+        keys = self._keys
+        args: list[Argument] = [GROUP, self._worker_id, LEASE_MS, REPORT_TTL_MS]
+        for field, value in report.items():
+            args += (field, value)
+        with broker_errors():
+            script_keys = [keys.leases, keys.requests, keys.worker(self._worker_id)]
+            now, pending, lapsed = await BEAT.call(self._client, script_keys, args)
+        scores = dict(zip([name.decode() for name in lapsed[::2]], lapsed[1::2], strict=True))
+        scores.pop(self._worker_id, None)
+        return Beat(now, [entry_id.decode() for entry_id in pending], scores)
+
+    async def leave(self) -> int:
+        """Return how many entries were still held; 0 means that no trace is left."""
+        keys = self._keys
+        script_keys = [keys.requests, keys.turn, keys.bell, keys.leases, keys.worker(self._worker_id)]
+        with broker_errors():
+            return await LEAVE.call(self._client, script_keys, [GROUP, self._worker_id])

@@ -1,0 +1,137 @@
+"""Which models there are, and what workers and gateways report of themselves.
+
+Everything here expires or is overwritten: a report speaks for the last seconds. Reading it needs nothing but
+Redis, so gateways, the command line and a person with redis-cli see the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import redis.exceptions
+from redis.asyncio import Redis
+
+from shared import model_info
+from shared.broker.connection import broker_errors
+from shared.broker.script import Argument
+from shared.keys import GROUP, MODELS, Keys
+from shared.model_info import ModelInfo
+
+GATEWAY_REPORT_TTL_MS = 10_000
+
+
+class Snapshot(msgspec.Struct):
+    """One model at one moment. `metrics` in a report is msgpack, the other fields are text."""
+
+    model: str
+    now_ms: int = 0
+    waiting: int = 0
+    running: int = 0
+    open_requests: int = 0
+    open_bytes: int = 0
+    oldest_wait_s: float = 0.0
+    dead: int = 0
+    filling: str = ""
+    workers: dict[str, dict[str, Any]] = {}
+    gateways: dict[str, dict[str, Any]] = {}
+
+    @property
+    def ready_workers(self) -> list[str]:
+        return [worker_id for worker_id, report in self.workers.items() if report.get("state") == "ready"]
+
+
+async def announce(client: Redis, info: ModelInfo) -> None:
+    with broker_errors():
+        await client.hset(MODELS, info.name, model_info.encode(info))  # pyright: ignore
+
+
+async def models(client: Redis) -> dict[str, ModelInfo]:
+    """Return every model that a worker has announced. One that can't be read is left out."""
+    with broker_errors():
+        announced = await client.hgetall(MODELS)  # pyright: ignore
+    found = {}
+    for name, text in announced.items():
+        try:
+            found[name.decode()] = model_info.decode(text)
+        except msgspec.DecodeError:
+            continue
+    return found
+
+
+async def report_gateway(client: Redis, keys: Keys, gateway_id: str, report: Mapping[str, Argument]) -> None:
+    key = keys.gateway(gateway_id)
+    with broker_errors():
+        pipeline = client.pipeline(transaction=False)
+        pipeline.hset(key, mapping=dict(report))
+        pipeline.pexpire(key, GATEWAY_REPORT_TTL_MS)
+        pipeline.sadd(keys.gateways, gateway_id)
+        pipeline.pexpire(keys.gateways, GATEWAY_REPORT_TTL_MS)
+        await pipeline.execute()
+
+
+async def forget_gateway(client: Redis, keys: Keys, gateway_id: str) -> None:
+    with broker_errors():
+        pipeline = client.pipeline(transaction=False)
+        pipeline.delete(keys.gateway(gateway_id))
+        pipeline.srem(keys.gateways, gateway_id)
+        await pipeline.execute()
+
+
+async def snapshot(client: Redis, model: str) -> Snapshot:
+    """Read one model's state: three round trips, whatever the load."""
+    keys = Keys(model)
+    with broker_errors():
+        pipeline = client.pipeline(transaction=False)
+        pipeline.time()
+        pipeline.xlen(keys.requests)
+        pipeline.xinfo_groups(keys.requests)
+        pipeline.hlen(keys.open)
+        pipeline.hmget(keys.open, ["#bytes", "#wide"])
+        pipeline.xlen(keys.dead)
+        pipeline.get(keys.turn)
+        pipeline.zrange(keys.leases, 0, -1)
+        pipeline.smembers(keys.gateways)
+        answers = await pipeline.execute(raise_on_error=False)
+        for answer in answers:
+            if isinstance(answer, Exception) and not isinstance(answer, redis.exceptions.ResponseError):
+                raise answer
+        (seconds, micros), length, groups, fields, sums, dead, turn, worker_ids, gateway_ids = answers
+        group = next((g for g in groups if g["name"] == GROUP.encode()), None) if isinstance(groups, list) else None
+        running = group["pending"] if group else 0
+        last_id = group["last-delivered-id"].decode() if group else "0-0"
+        workers, gateways, head = await _reports(client, keys, worker_ids, gateway_ids, last_id)
+    now_ms = seconds * 1000 + micros // 1000
+    return Snapshot(
+        model,
+        now_ms,
+        max(0, length - running),
+        running,
+        fields - sum(value is not None for value in sums),
+        int(sums[0] or 0),
+        max(0, now_ms - int(head[0][1][b"t"])) / 1000 if head else 0.0,
+        dead,
+        turn.decode() if turn else "",
+        workers,
+        gateways,
+    )
+
+
+async def _reports(client: Redis, keys: Keys, worker_ids, gateway_ids, last_id: str):
+    pipeline = client.pipeline(transaction=False)
+    worker_names = sorted(name.decode() for name in worker_ids)
+    gateway_names = sorted(name.decode() for name in gateway_ids)
+    for name in worker_names:
+        pipeline.hgetall(keys.worker(name))
+    for name in gateway_names:
+        pipeline.hgetall(keys.gateway(name))
+    pipeline.xrange(keys.requests, min=f"({last_id}", count=1)
+    *reports, head = await pipeline.execute()
+    workers = {n: _text(r) for n, r in zip(worker_names, reports, strict=False) if r}
+    gateways = {n: _text(r) for n, r in zip(gateway_names, reports[len(worker_names) :], strict=True) if r}
+    return workers, gateways, head
+
+
+def _text(report: dict[bytes, bytes]) -> dict[str, Any]:
+    return {k.decode(): v if k == b"metrics" else v.decode() for k, v in report.items()}

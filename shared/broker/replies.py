@@ -1,0 +1,60 @@
+"""The gateway's side of replies: the inbox says which have come, the reply keys hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from redis.asyncio import Redis
+
+from shared.broker.connection import BLOCK_S, broker_errors
+from shared.keys import Keys
+
+POP = 256
+MAX_READ_BYTES = 4 * 1024 * 1024
+
+
+class Inbox:
+    """One gateway process's replies of one model. `pop` is called by the reply router only: it takes."""
+
+    def __init__(self, blocking: Redis, keys: Keys, gateway_id: str) -> None:
+        self._client = blocking
+        self._keys = keys
+        self._inbox = keys.inbox(gateway_id)
+
+    async def pop(self, done: Sequence[str]) -> list[tuple[str, int]]:
+        """Delete the replies of `done`, then wait up to BLOCK_S for more. Returns [(request_id, bytes)]."""
+        with broker_errors():
+            if done:
+                pipeline = self._client.pipeline(transaction=False)
+                pipeline.unlink(*[self._keys.reply(request_id) for request_id in done])
+                pipeline.blmpop(BLOCK_S, 1, self._inbox, direction="LEFT", count=POP)
+                popped = (await pipeline.execute())[-1]
+            else:
+                popped = await self._client.blmpop(BLOCK_S, 1, self._inbox, direction="LEFT", count=POP)  # pyright: ignore
+        if not popped:
+            return []
+        return [_notice(notice) for notice in popped[1]]
+
+    async def read(self, request_ids: Sequence[str]) -> list[bytes | None]:
+        """Return each request's reply, or None where there is none."""
+        with broker_errors():
+            return await self._client.mget([self._keys.reply(request_id) for request_id in request_ids])
+
+
+def _notice(notice: bytes) -> tuple[str, int]:
+    request_id, _, size = notice.decode().rpartition("|")
+    return request_id, int(size)
+
+
+def chunks(notices: Sequence[tuple[str, int]], max_bytes: int = MAX_READ_BYTES) -> Iterator[list[str]]:
+    """Cut into lists of ids whose replies together stay within `max_bytes` (or hold one alone)."""
+    chunk: list[str] = []
+    size = 0
+    for request_id, reply_bytes in notices:
+        if chunk and size + reply_bytes > max_bytes:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(request_id)
+        size += reply_bytes
+    if chunk:
+        yield chunk

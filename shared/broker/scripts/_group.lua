@@ -1,0 +1,29 @@
+-- What the group has not claimed yet. XINFO's own `lag` turns nil once entries are deleted out of order.
+-- Returns waiting (a count), and the group's last-delivered-id or nil where there is no such group.
+local function waiting_in(requests, group)
+  local length = redis.call('XLEN', requests)
+  local groups = redis.pcall('XINFO', 'GROUPS', requests)
+  if groups.err then return length, nil end
+  for _, fields in ipairs(groups) do
+    local found = {}
+    for i = 1, #fields, 2 do found[fields[i]] = fields[i + 1] end
+    if found['name'] == group then
+      return length - found['pending'], found['last-delivered-id']
+    end
+  end
+  return length, nil
+end
+
+-- Wake one idle worker if work waits that nobody is filling a batch from. One token at the most: a token that
+-- nobody popped proves that no worker is idle.
+local function ring(requests, group, turn, bell)
+  if waiting_in(requests, group) > 0 and redis.call('EXISTS', turn) == 0 and redis.call('LLEN', bell) == 0 then
+    redis.call('RPUSH', bell, '1')
+  end
+end
+
+-- Milliseconds on the one clock that all processes share.
+local function now_ms()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end

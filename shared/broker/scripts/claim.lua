@@ -1,0 +1,82 @@
+#!lua flags=allow-oom
+-- Claim entries for one batch, or one entry of a dead worker.
+-- KEYS requests open turn bell leases
+-- ARGV group me mode(idle|top|ahead) held_rows room_rows room_bytes hold_ms lease_ms soon dead_worker dead_score
+-- Returns {kind(batch|solo|empty), now, waiting, last_delivered_id, head_too_wide, deliveries, entries}
+--   idle   I hold nothing and the device is free
+--   top    I hold the turn and fill up a batch
+--   ahead  my device is busy: only what no idle worker could take
+--#include _group
+local requests, open, turn, bell, leases = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local group, me, mode = ARGV[1], ARGV[2], ARGV[3]
+local held_rows, room_rows, room_bytes = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local hold_ms, lease_ms, soon = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9] == '1'
+local dead_worker, dead_score = ARGV[10], ARGV[11]
+
+local now = now_ms()
+redis.call('ZADD', leases, now + lease_ms, me)
+local waiting, last = waiting_in(requests, group)
+if not last then
+  redis.call('XGROUP', 'CREATE', requests, group, '0', 'MKSTREAM')
+  waiting, last = waiting_in(requests, group)
+end
+local function answer(kind, too_wide, deliveries, entries)
+  return {kind, now, waiting, last, too_wide, deliveries, entries}
+end
+
+-- One entry of a worker that was convicted, and alone: whatever ended that worker may be in it. The score must
+-- still be the one that was convicted, else the worker came back.
+if mode == 'idle' and dead_worker ~= '' and redis.call('ZSCORE', leases, dead_worker) == dead_score then
+  while true do
+    local pending = redis.call('XPENDING', requests, group, '-', '+', 1, dead_worker)
+    if #pending == 0 then
+      redis.call('XGROUP', 'DELCONSUMER', requests, group, dead_worker)
+      redis.call('ZREM', leases, dead_worker)
+      break
+    end
+    local entry_id, deliveries = pending[1][1], pending[1][4]
+    local claimed = redis.call('XCLAIM', requests, group, me, 0, entry_id)
+    if claimed[1] then return answer('solo', 0, deliveries + 1, {claimed[1]}) end
+    redis.call('XACK', requests, group, entry_id) -- cancelled meanwhile
+  end
+end
+
+local holder = redis.call('GET', turn)
+local taken = holder and holder ~= me
+if waiting == 0
+  or (mode == 'top' and taken)
+  or (mode == 'idle' and taken and waiting < room_rows)
+  or (mode == 'ahead' and (taken or redis.call('LLEN', bell) == 0 or (waiting < room_rows and not soon)))
+then
+  return answer('empty', 0, 0, {})
+end
+
+-- An entry at a time, because a batch counts rows and entries differ. Looking ahead costs a copy of the entry, so
+-- it is done only while a request of several rows is open somewhere.
+local entries, rows, bytes, too_wide = {}, 0, 0, 0
+local wide = redis.call('HEXISTS', open, '#wide') == 1
+while rows < room_rows and bytes < room_bytes do
+  if wide and (held_rows > 0 or rows > 0) then
+    local head = redis.call('XRANGE', requests, '(' .. last, '+', 'COUNT', 1)[1]
+    if head and rows + tonumber(head[2][10]) > room_rows then
+      too_wide = 1
+      break
+    end
+  end
+  local streams = redis.call('XREADGROUP', 'GROUP', group, me, 'COUNT', 1, 'STREAMS', requests, '>')
+  if not streams then break end
+  local entry = streams[1][2][1]
+  last = entry[1]
+  rows = rows + tonumber(entry[2][10])
+  bytes = bytes + tonumber(entry[2][12])
+  entries[#entries + 1] = entry
+end
+waiting = waiting - #entries
+
+if rows >= room_rows or bytes >= room_bytes or too_wide == 1 or hold_ms <= 0 then
+  if not taken then redis.call('DEL', turn) end
+elseif not taken then
+  redis.call('SET', turn, me, 'PX', hold_ms)
+end
+ring(requests, group, turn, bell)
+return answer('batch', too_wide, 1, entries)

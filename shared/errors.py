@@ -1,0 +1,162 @@
+"""The one tree of errors.
+
+Each class has a stable `code`, which crosses the wire and stands in responses, and says whether the same
+request may succeed when sent again (`retryable`). Which HTTP status a code becomes is the gateway's business
+(gateway/problems.py). Texts are safe to show to a client: they hold no internals and no secrets.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class SmartBatchError(Exception):
+    """Anything that goes wrong on purpose."""
+
+    code: ClassVar[str] = "error"
+    retryable: ClassVar[bool] = False
+
+    @property
+    def detail(self) -> str:
+        return str(self)
+
+
+# --- what a client sent
+
+
+class ClientError(SmartBatchError):
+    """The request is at fault; sending it again unchanged can't help."""
+
+    code = "bad_request"
+
+
+class MalformedBody(ClientError):
+    code = "malformed_body"
+
+
+class InvalidInput(ClientError):
+    """Well-formed, but not what the model takes: shape, dtype, an image that can't be decoded."""
+
+    code = "invalid_input"
+
+
+class UnsupportedMedia(ClientError):
+    code = "unsupported_media"
+
+
+class NotAcceptable(ClientError):
+    code = "not_acceptable"
+
+
+class BodyTooLarge(ClientError):
+    code = "body_too_large"
+
+
+class TooManyRows(ClientError):
+    """More rows in one request than MAX_BATCH_SIZE."""
+
+    code = "too_many_rows"
+
+
+class UnknownModel(ClientError):
+    code = "unknown_model"
+
+
+class ClientGone(ClientError):
+    """The client hung up before its response; never sent, only counted."""
+
+    code = "client_gone"
+
+
+# --- what the server can't do now
+
+
+class Unavailable(SmartBatchError):
+    """Refused now; the same request may be sent again after `retry_after_s`."""
+
+    code = "unavailable"
+    retryable = True
+
+    def __init__(self, detail: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class QueueFull(Unavailable):
+    code = "queue_full"
+
+
+class BrokerUnavailable(Unavailable):
+    code = "broker_unavailable"
+
+
+class BrokerFull(Unavailable):
+    """Redis reached its maxmemory and takes no new work."""
+
+    code = "broker_full"
+
+
+class Draining(Unavailable):
+    code = "draining"
+
+
+class DeadlineExceeded(SmartBatchError):
+    code = "deadline_exceeded"
+    retryable = True
+
+
+# --- what failed while running
+
+
+class ModelFailed(SmartBatchError):
+    """The model raised for this row alone."""
+
+    code = "model_failed"
+
+
+class DeadLettered(SmartBatchError):
+    """The entry ended MAX_DELIVERIES workers and was put aside."""
+
+    code = "dead_lettered"
+
+
+class WireError(SmartBatchError):
+    """A value on the broker isn't of the agreed form: another version, or not ours."""
+
+    code = "wire_error"
+
+
+# --- what keeps a process from starting
+
+
+class StartupError(SmartBatchError):
+    """Shown as one line by the command line, which then exits with 2."""
+
+    code = "startup_error"
+
+
+class SettingsError(StartupError):
+    code = "settings_error"
+
+
+class ModelLoadError(StartupError):
+    code = "model_load_error"
+
+
+def by_code() -> dict[str, type[SmartBatchError]]:
+    """Every class of the tree by its code; codes are unique (a test holds that)."""
+    found: dict[str, type[SmartBatchError]] = {}
+    pending: list[type[SmartBatchError]] = [SmartBatchError]
+    while pending:
+        cls = pending.pop()
+        found[cls.code] = cls
+        pending.extend(cls.__subclasses__())
+    return found
+
+
+_BY_CODE = by_code()
+
+
+def from_wire(code: str, detail: str) -> SmartBatchError:
+    """Rebuild the error that a worker wrote into a reply."""
+    return _BY_CODE.get(code, SmartBatchError)(detail)

@@ -1,0 +1,71 @@
+"""The names of all Redis keys.
+
+    smartbatch:{M}:requests       stream, group "workers"   the entries
+    smartbatch:{M}:open           hash                      request_id -> entry_id|bytes|rows, #bytes, #wide
+    smartbatch:{M}:body:<id>      string, TTL               a payload too large for the stream
+    smartbatch:{M}:reply:<id>     string, TTL               the reply to one request
+    smartbatch:{M}:inbox:<gw>     list, TTL                 `id|size` of the replies waiting for one gateway
+    smartbatch:{M}:turn           string, TTL               the worker that is filling a batch right now
+    smartbatch:{M}:bell           list, 0 or 1 token        rung when work waits and nobody is filling
+    smartbatch:{M}:leases         zset                      worker -> lease end (ms, Redis clock)
+    smartbatch:{M}:worker:<id>    hash, TTL                 what a worker reports of itself
+    smartbatch:{M}:gateway:<id>   hash, TTL                 what a gateway process reports of itself
+    smartbatch:{M}:gateways       set, TTL                  the ids of those
+    smartbatch:{M}:dead           stream                    dead letters
+    smartbatch:models             hash                      model -> its description (outside the tags)
+
+Braces make the model's name the hash tag, so everything one script touches lives in one slot of a cluster.
+"""
+
+from __future__ import annotations
+
+import re
+
+from shared.errors import UnknownModel
+
+GROUP = "workers"
+MODELS = "smartbatch:models"
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+def check_model_name(name: str) -> str:
+    """Return `name` if it may stand in a key; raise UnknownModel otherwise."""
+    if not _NAME.fullmatch(name):
+        raise UnknownModel(f"a model name is 1 to 128 characters of A-Z a-z 0-9 . _ -, not {name[:140]!r}")
+    return name
+
+
+class Keys:
+    """The keys of one model."""
+
+    def __init__(self, model: str) -> None:
+        self.model = check_model_name(model)
+        tag = f"smartbatch:{{{model}}}:"
+        self.requests = tag + "requests"
+        self.open = tag + "open"
+        self.turn = tag + "turn"
+        self.bell = tag + "bell"
+        self.leases = tag + "leases"
+        self.dead = tag + "dead"
+        self.gateways = tag + "gateways"
+        self._body = tag + "body:"
+        self._reply = tag + "reply:"
+        self._inbox = tag + "inbox:"
+        self._worker = tag + "worker:"
+        self._gateway = tag + "gateway:"
+
+    def body(self, request_id: str) -> str:
+        return self._body + request_id
+
+    def reply(self, request_id: str) -> str:
+        return self._reply + request_id
+
+    def inbox(self, gateway_id: str) -> str:
+        return self._inbox + gateway_id
+
+    def worker(self, worker_id: str) -> str:
+        return self._worker + worker_id
+
+    def gateway(self, gateway_id: str) -> str:
+        return self._gateway + gateway_id

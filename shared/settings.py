@@ -1,0 +1,155 @@
+"""All settings: read from the environment once, checked, and never changed afterwards.
+
+One declaration per setting makes the default, the check, the help of the command line and the table in the docs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+from msgspec import Meta
+
+from shared.errors import SettingsError
+from shared.keys import check_model_name
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Read by every process; a process ignores what isn't its business. Durations are in seconds."""
+
+    # the model
+    model_path: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="What to serve: a torchvision name, `efficientnet_lite0`, `module:Class`, a `.pt2` file, "
+            "or `simulated:base_ms=4,row_ms=0.2`",
+        ),
+    ] = "efficientnet_lite0"
+    model_name: Annotated[str, Meta(description="The name that requests use; by default made from MODEL_PATH")] = ""
+    model_weights: Annotated[
+        str, Meta(min_length=1, description="`default`, `random`, or the path of a weight file (a state dict)")
+    ] = "default"
+    device: Annotated[str, Meta(description="`auto`, `cpu`, `cuda`, `cuda:1`, `mps`")] = "auto"
+    dtype: Annotated[
+        Literal["float32", "float16", "bfloat16"], Meta(description="The type that the model computes in")
+    ] = "float32"
+
+    # batching
+    max_batch_size: Annotated[int, Meta(ge=1, le=65536, description="Rows in one batch at the most")] = 32
+    max_wait_time: Annotated[
+        float, Meta(ge=0, le=60, description="The window: how long after its admission the oldest entry waits for others")
+    ] = 0.01
+    max_batch_bytes: Annotated[int, Meta(ge=1024, description="Payload bytes claimed for one batch at the most")] = (
+        256 * 1024 * 1024
+    )
+
+    # the broker
+    redis_url: Annotated[
+        str, Meta(description="`redis://`, `rediss://` or `unix://`, with user and password where needed")
+    ] = "redis://127.0.0.1:6379/0"
+    reply_ttl: Annotated[float, Meta(ge=1, le=86400, description="How long a reply nobody fetches is kept")] = 60.0
+    max_deliveries: Annotated[
+        int, Meta(ge=1, le=100, description="An entry that has ended this many workers becomes a dead letter")
+    ] = 3
+
+    # the gateway
+    host: Annotated[str, Meta(description="The address the gateway listens on")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="The port the gateway listens on")] = 8000
+    gateway_processes: Annotated[int, Meta(ge=1, le=256, description="Gateway processes behind that one port")] = 1
+    request_timeout: Annotated[float, Meta(gt=0, le=86400, description="A request not answered by then gets a 504")] = 30.0
+    max_queue: Annotated[int, Meta(ge=1, description="Entries of one model that may wait; more are refused")] = 1024
+    max_queue_bytes: Annotated[
+        int, Meta(ge=1024, description="Payload bytes of one model that may be open; more are refused")
+    ] = 512 * 1024 * 1024
+    max_body_bytes: Annotated[int, Meta(ge=1, description="The largest request body taken")] = 16 * 1024 * 1024
+
+    # the worker
+    decode_threads: Annotated[int, Meta(ge=0, le=256, description="Threads that decode inputs; 0 = one per core, 4 at most")] = 0
+    torch_threads: Annotated[int, Meta(ge=0, le=1024, description="Threads torch computes with on a CPU; 0 = torch's choice")] = 0
+    metrics_port: Annotated[
+        int, Meta(ge=-1, le=65535, description="The port of a worker's own /metrics; 0 = any free one, -1 = none")
+    ] = 0
+    metrics_host: Annotated[str, Meta(description="The address of a worker's own /metrics")] = "127.0.0.1"
+    max_image_pixels: Annotated[int, Meta(ge=1, description="An image with more pixels is refused undecoded")] = 50_000_000
+    stall_timeout: Annotated[
+        float, Meta(gt=0, le=86400, description="A worker that makes no progress for so long ends itself")
+    ] = 30.0
+
+    # all
+    grace_time: Annotated[float, Meta(ge=0, le=86400, description="How long a process may take to finish what it holds")] = 30.0
+    log_format: Annotated[Literal["human", "json"], Meta(description="How log lines look")] = "human"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="The least that is logged")] = "info"
+
+    @property
+    def model(self) -> str:
+        """The name the model is served under."""
+        return check_model_name(self.model_name or default_model_name(self.model_path))
+
+
+def default_model_name(model_path: str) -> str:
+    """`resnet18` → resnet18, `pkg.mod:Class` → Class, `dir/net.pt2` → net, `simulated:base_ms=4` → simulated."""
+    if model_path.startswith("simulated"):
+        return "simulated"
+    name = model_path.rpartition(":")[2] if ":" in model_path else PurePath(model_path).name.removesuffix(".pt2")
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name) or "model"
+
+
+def from_environment(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """Read and check the settings. `overrides` (from the command line) win; None and missing ones don't count.
+
+    Raises SettingsError, naming the variable, what was expected and what came.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    for field in Settings.__struct_fields__:
+        raw = overrides.get(field)
+        if raw is None:
+            raw = environ.get(field.upper())
+        if raw is not None and raw != "":
+            values[field] = raw
+    for field, raw in values.items():
+        try:
+            msgspec.convert({field: raw}, Settings, strict=False)
+        except msgspec.ValidationError as error:
+            expected = str(error).partition(" - at ")[0]
+            raise SettingsError(f"{field.upper()}: {expected}, got {raw!r}") from None
+    settings = msgspec.convert(values, Settings, strict=False)
+    scheme = urlsplit(settings.redis_url).scheme
+    if scheme not in ("redis", "rediss", "unix"):
+        raise SettingsError(f"REDIS_URL: expected redis://, rediss:// or unix://, got {mask_url(settings.redis_url)!r}")
+    return settings
+
+
+def describe() -> list[tuple[str, str, Any, str]]:
+    """Return (variable, type, default, meaning) of every setting, in order."""
+    hints = get_type_hints(Settings, include_extras=True)
+    defaults = dict(zip(Settings.__struct_fields__, Settings.__struct_defaults__, strict=True))
+    rows = []
+    for field in Settings.__struct_fields__:
+        kind, meta = get_args(hints[field])[:2]
+        name = " | ".join(get_args(kind)) if get_origin(kind) is Literal else kind.__name__
+        rows.append((field.upper(), name, defaults[field], meta.description))
+    return rows
+
+
+def public(settings: Settings) -> dict[str, Any]:
+    """Return the settings for printing, with passwords masked."""
+    shown = msgspec.to_builtins(settings)
+    shown["redis_url"] = mask_url(settings.redis_url)
+    return shown
+
+
+def mask_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    host = parts.hostname or ""
+    user = parts.username or ""
+    port = f":{parts.port}" if parts.port else ""
+    return urlunsplit(parts._replace(netloc=f"{user}:***@{host}{port}"))

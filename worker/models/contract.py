@@ -1,0 +1,82 @@
+"""What the worker asks of a model, in the order in which it asks.
+
+    load       once, in the device thread; may take minutes, so it reports progress
+    example    once per warm-up: a row like those that will come
+    decode     per request, in a decode thread, while the batch is still filling
+    group      per row: rows of one group can be collated
+    collate    per batch, in the device thread
+    forward    per batch, in the device thread
+    separate   per batch, in the device thread: outputs back on the host, one per row
+    encode     per request, in a decode thread
+
+A row is whatever `decode` makes and `collate` takes. Rows never know which batch they ride in.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import msgspec
+
+from shared.model_info import InputSpec, OutputSpec
+from shared.wire import Payload, Result
+
+Row = Any
+Batch = Any
+RowOutput = Any
+
+
+class LoadContext(msgspec.Struct):
+    """What a model needs to load. `progress(text)` shows what is going on to whoever waits."""
+
+    device: str = "auto"
+    dtype: str = "float32"
+    weights: str = "default"
+    torch_threads: int = 0
+    max_image_pixels: int = 50_000_000
+    max_batch_size: int = 32
+    progress: Callable[[str], None] = lambda text: None
+
+
+class Model(ABC):
+    """One loaded model; owned by the engine. Everything but `decode`, `group` and `encode` is called by the
+    device thread alone; those three must be safe in several threads at once."""
+
+    input: InputSpec
+    outputs: tuple[OutputSpec, ...] = ()
+    classifier: bool = False
+    platform: str = "pytorch"
+    device_name: str = "cpu"
+
+    @abstractmethod
+    def load(self, context: LoadContext) -> None:
+        """Make ready to run. Raises ModelLoadError with one clear line that names the choices."""
+
+    @abstractmethod
+    def example(self) -> Row:
+        """Return a row to warm up with."""
+
+    @abstractmethod
+    def decode(self, payload: Payload) -> list[Row]:
+        """Turn what a client sent into rows. Raises InvalidInput: what was expected, what came."""
+
+    def group(self, row: Row) -> Hashable:
+        """Return a key that is equal for rows that can be collated."""
+        return None
+
+    @abstractmethod
+    def collate(self, rows: Sequence[Row]) -> Batch:
+        """Make one batch, on the device, of rows of one group."""
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Any: ...
+
+    @abstractmethod
+    def separate(self, outputs: Any, rows: int) -> list[RowOutput]:
+        """Copy the outputs back and cut them into one per row."""
+
+    @abstractmethod
+    def encode(self, rows: Sequence[RowOutput], options: dict[str, Any]) -> Result:
+        """Turn the outputs of one request's rows into its result."""
