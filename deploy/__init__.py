@@ -1,0 +1,1 @@
+"""Ways of running it: the command line, the local launcher, Docker."""

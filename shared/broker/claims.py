@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Literal
 
@@ -10,10 +11,12 @@ from redis.asyncio import Redis
 
 from shared.broker.connection import broker_errors
 from shared.broker.script import CLAIM, FINISH, RELEASE, Argument
+from shared.errors import BrokerUnavailable
 from shared.keys import GROUP, Keys
 
 Mode = Literal["idle", "top", "ahead"]
 
+UNBLOCK_SLACK_MS = 200  # by which Redis ends a wait itself, should CLIENT UNBLOCK get lost
 INLINE_REPLY_BYTES = 32 * 1024
 DEAD_BODY_TTL_MS = 7 * 24 * 3600 * 1000
 DEAD_MAX = 1000
@@ -94,6 +97,8 @@ class Claims:
         self._worker_id = worker_id
         self._lease_ms = lease_ms
         self._reply_ttl_ms = int(reply_ttl_s * 1000)
+        self._blocking_id: int | None = None  # of the blocking connection, as CLIENT UNBLOCK wants it
+        self._unblocks: set[asyncio.Task[None]] = set()
 
     async def claim(
         self,
@@ -119,13 +124,11 @@ class Claims:
         args += [self._lease_ms, int(soon)]
         args += [convict.worker_id, convict.score] if convict else ["", ""]
         with broker_errors():
-            if after_bell_s or after_entry:
+            if after_entry:
+                answer = await self._claim_after_entry(*after_entry, script_keys, args)
+            elif after_bell_s:
                 pipeline = self._blocking.pipeline(transaction=False)
-                if after_entry:
-                    last_id, wait_ms = after_entry
-                    pipeline.xread({keys.requests: last_id}, count=1, block=max(1, wait_ms))  # 0 would be for ever
-                else:
-                    pipeline.blpop([keys.bell], after_bell_s)
+                pipeline.blpop([keys.bell], after_bell_s)
                 answer = await CLAIM.call_in(pipeline, self._blocking, script_keys, args)
             else:
                 answer = await CLAIM.call(self._blocking, script_keys, args)
@@ -134,11 +137,37 @@ class Claims:
             kind.decode(), now, waiting, last.decode(), bool(too_wide), [parse_entry(e, deliveries) for e in entries]
         )
 
+    async def _claim_after_entry(self, last_id: str, wait_ms: int, script_keys: list[str], args: list[Argument]):
+        """Redis looks at blocked clients only ten times a second when nothing else happens, so a window of 10 ms
+        would last up to 100: the time is kept here, and CLIENT UNBLOCK ends the wait."""
+        if self._blocking_id is None:
+            self._blocking_id = await self._blocking.client_id()
+        pipeline = self._blocking.pipeline(transaction=False)
+        pipeline.xread({self._keys.requests: last_id}, count=1, block=wait_ms + UNBLOCK_SLACK_MS)
+        timer = asyncio.get_running_loop().call_later(wait_ms / 1000, self._unblock)
+        try:
+            return await CLAIM.call_in(pipeline, self._blocking, script_keys, args)
+        finally:
+            timer.cancel()
+
+    def _unblock(self) -> None:
+        task = asyncio.create_task(self._unblock_now())
+        self._unblocks.add(task)
+        task.add_done_callback(self._unblocks.discard)
+
+    async def _unblock_now(self) -> None:
+        try:
+            with broker_errors():
+                if self._blocking_id is None or not await self._command.client_unblock(self._blocking_id):
+                    self._blocking_id = None  # another connection by now, or the wait ended by itself: ask again
+        except BrokerUnavailable:
+            self._blocking_id = None
+
     async def release(self) -> None:
         """Give the turn back. Harmless to repeat."""
         keys = self._keys
         with broker_errors():
-            await RELEASE.call(self._blocking, [keys.requests, keys.turn, keys.bell], [GROUP, self._worker_id])
+            await RELEASE.call(self._command, [keys.requests, keys.turn, keys.bell], [GROUP, self._worker_id])
 
     async def bodies(self, request_ids: Sequence[str]) -> list[bytes | None]:
         """Fetch the payloads that were too large for the stream; None where one is lost."""

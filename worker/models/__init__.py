@@ -1,0 +1,67 @@
+"""The models that a worker can serve, and how MODEL_PATH names them.
+
+Each kind is imported only when asked for: a worker that serves `simulated` never imports torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from shared.errors import ModelLoadError
+from worker.models.contract import LoadContext, Model
+
+__all__ = ["LoadContext", "Model", "listing", "resolve"]
+
+EFFICIENTNET = "efficientnet_lite0"
+SIMULATED = "simulated"
+
+TAKES = (
+    "MODEL_PATH takes a torchvision classification model (resnet18), efficientnet_lite0, "
+    "simulated:base_ms=4,row_ms=0.2, module:Class, or a .pt2 file"
+)
+
+
+def resolve(model_path: str) -> Model:
+    """Return the model that MODEL_PATH names, not yet loaded. Raises ModelLoadError with one line."""
+    head, colon, rest = model_path.partition(":")
+    if head == SIMULATED:
+        from worker.models.simulated import Simulated
+
+        return Simulated(rest)
+    if model_path == EFFICIENTNET:
+        from worker.models.efficientnet import EfficientNetLite0
+
+        return EfficientNetLite0()
+    if model_path.endswith(".pt2"):
+        from worker.models.exported import Exported
+
+        return Exported(model_path)
+    if colon:
+        from worker.models.user import UserModel
+
+        return UserModel(model_path)
+    return _from_torchvision(model_path)
+
+
+def _from_torchvision(name: str) -> Model:
+    from worker.models.vision import VisionClassifier, names
+
+    known = names()
+    if name in known:
+        return VisionClassifier(name)
+    near = difflib.get_close_matches(name, [*known, EFFICIENTNET, SIMULATED], n=3)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ";"
+    raise ModelLoadError(f"there is no model {name!r}{hint} {TAKES}")
+
+
+def listing() -> list[tuple[str, str]]:
+    """Return (model_path, description) of everything that has a name; loads no weights."""
+    from worker.models.vision import names
+
+    return [
+        (EFFICIENTNET, "image classifier, ImageNet weights from a pip package: no download"),
+        (f"{SIMULATED}:base_ms=4,row_ms=0.2", "accelerator stand-in that sleeps base + rows × row"),
+        ("module:Class", "your own class (docs: worker/models/user.py)"),
+        ("file.pt2", "a program saved by torch.export"),
+        *((name, "torchvision image classifier") for name in names()),
+    ]

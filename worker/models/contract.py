@@ -77,6 +77,9 @@ class Model(ABC):
     def separate(self, outputs: Any, rows: int) -> list[RowOutput]:
         """Copy the outputs back and cut them into one per row."""
 
+    def free_memory(self) -> None:
+        """Give cached device memory back; called after the device ran out of it."""
+
     @abstractmethod
     def encode(self, rows: Sequence[RowOutput], options: dict[str, Any]) -> Result:
         """Turn the outputs of one request's rows into its result."""

@@ -10,7 +10,7 @@ redis.call('ZADD', leases, now + tonumber(ARGV[3]), me)
 redis.call('HSET', worker, unpack(ARGV, 5))
 redis.call('PEXPIRE', worker, ARGV[4])
 local mine = {}
-local pending = redis.pcall('XPENDING', requests, group, '-', '+', 1000, me)
+local pending = redis.pcall('XPENDING', requests, group, '-', '+', 200000, me)
 if not pending.err then
   for i, row in ipairs(pending) do mine[i] = row[1] end
 end

@@ -43,6 +43,9 @@ end
 
 local holder = redis.call('GET', turn)
 local taken = holder and holder ~= me
+if waiting == 0 and mode == 'idle' and held_rows > 0 and hold_ms > 0 and not taken then
+  redis.call('SET', turn, me, 'PX', hold_ms) -- I have entries from claiming ahead and wait for more
+end
 if waiting == 0
   or (mode == 'top' and taken)
   or (mode == 'idle' and taken and waiting < room_rows)

@@ -1,0 +1,65 @@
+"""One process that the launcher started, in a session of its own: Ctrl-C reaches the launcher alone, which then
+says in which order to drain. Should the launcher be killed, the kernel ends its children."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_parent() -> None:
+    """In the child, before exec (Linux only; elsewhere a killed launcher leaves its children)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class Child:
+    """Started and ended by the launcher, in its event loop."""
+
+    def __init__(self, name: str, command: Sequence[str], environ: Mapping[str, str]) -> None:
+        self.name = name
+        self._command = command
+        self._environ = {**os.environ, **environ}
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            *self._command,
+            env=self._environ,
+            stdin=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    async def wait(self) -> int:
+        """Wait for its end and return the exit code."""
+        assert self._process is not None
+        return await self._process.wait()
+
+    def signal(self, name: signal.Signals) -> None:
+        if self.running:
+            with contextlib.suppress(ProcessLookupError):
+                assert self._process is not None
+                self._process.send_signal(name)
+
+    async def end(self) -> None:
+        """Ask it to drain, and wait until it has."""
+        self.signal(signal.SIGTERM)
+        if self._process is not None:
+            await self._process.wait()

@@ -1,0 +1,71 @@
+"""`smartbatch predict`"""
+
+from __future__ import annotations
+
+import json
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from shared.errors import SmartBatchError
+
+
+@click.command("predict")
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Where the server is.")
+@click.option("--model", help="The model to ask, if the server has several.")
+@click.option("--top-k", type=click.IntRange(0, 1000), help="How many classes; 0 asks for the plain outputs.")
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait for each answer.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answers as they come.")
+def command(files, url, model, top_k, timeout, as_json) -> None:
+    """Send FILES (images, .npy, JSON) to a running server and show its answers."""
+    query = {k: v for k, v in (("model", model), ("top_k", top_k)) if v is not None}
+    target = f"{url.rstrip('/')}/predict" + (f"?{urllib.parse.urlencode(query)}" if query else "")
+    failed = 0
+    for file in files:
+        try:
+            answer = _post(target, file.read_bytes(), timeout)
+        except SmartBatchError as error:
+            failed += 1
+            click.secho(f"{file}: {error}", fg="red", err=True)
+            continue
+        click.echo(json.dumps(answer, indent=2)) if as_json else _show(file, answer)
+    sys.exit(1 if failed else 0)
+
+
+def _post(target: str, body: bytes, timeout: float) -> dict:
+    if urllib.parse.urlsplit(target).scheme not in ("http", "https"):
+        raise SmartBatchError(f"--url: expected http:// or https://, got {target!r}")
+    request = urllib.request.Request(target, body, {"content-type": "application/octet-stream"})  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as response:  # noqa: S310
+            return json.load(response)
+    except urllib.error.HTTPError as error:
+        detail = error.read().decode(errors="replace")
+        try:
+            detail = json.loads(detail)["detail"]
+        except (ValueError, KeyError, TypeError):
+            detail = detail[:300]
+        raise SmartBatchError(f"{error.code} {error.reason}: {detail}") from None
+    except OSError as error:
+        raise SmartBatchError(f"can't reach {target}: {getattr(error, 'reason', error)}") from None
+
+
+def _show(file: Path, answer: dict) -> None:
+    console = Console()
+    batch, ms = answer["batch"], answer["timing_ms"]
+    console.print(f"[bold]{file}[/]  {ms['total']:.1f} ms, in a batch of {batch['rows']} ({batch['closed']})")
+    if "predictions" not in answer:
+        console.print_json(data=answer.get("outputs", answer.get("values")))
+        return
+    for row in answer["predictions"]:
+        table = Table(box=None, show_header=False, padding=(0, 2))
+        for guess in row:
+            table.add_row(f"{guess['probability']:7.2%}", guess["label"], f"[dim]{guess['class_id']}[/]")
+        console.print(table)

@@ -1,0 +1,26 @@
+"""`smartbatch settings`"""
+
+from __future__ import annotations
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from shared.settings import describe, from_environment, public
+
+
+@click.command("settings")
+@click.option("--markdown", is_flag=True, help="Print the table of the documentation.")
+def command(markdown: bool) -> None:
+    """List all settings: variable, value here, default, meaning. Secrets are masked."""
+    if markdown:
+        click.echo("| variable | default | meaning |\n|---|---|---|")
+        for name, _, default, meaning in describe():
+            click.echo(f"| `{name}` | {f'`{default}`' if default != '' else ''} | {meaning} |".replace("  ", " "))
+        return
+    values = public(from_environment())
+    table = Table("variable", "value", "default", "meaning", box=None, header_style="bold")
+    for name, _, default, meaning in describe():
+        value = values[name.lower()]
+        table.add_row(name, f"[bold]{value}[/]" if value != default else str(value), str(default), meaning)
+    Console().print(table)

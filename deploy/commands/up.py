@@ -1,0 +1,30 @@
+"""`smartbatch up`"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+import click
+
+from deploy.options import read, setting_options
+
+
+@click.command("up")
+@setting_options("PORT", "HOST")
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
+@setting_options("MODEL_PATH", "MODEL_NAME", "MODEL_WEIGHTS", "REDIS_URL")
+def command(workers: int, **options: str | None) -> None:
+    """Run everything on this machine: a broker, a gateway and workers. Ctrl-C drains, twice forces.
+
+    With REDIS_URL (or --redis-url) that broker is used; without it an embedded Valkey is started. All other
+    settings come from the environment: MAX_BATCH_SIZE=64 MAX_WAIT_TIME=0.005 smartbatch up
+    """
+    from deploy.launcher import launch
+    from gateway.server import bind
+
+    settings = read(options)
+    bind(settings).close()  # a port in use is told before anything is started
+    broker_given = bool(options.get("redis_url") or os.environ.get("REDIS_URL"))
+    sys.exit(asyncio.run(launch(settings, workers, broker_given)))

@@ -1,0 +1,39 @@
+"""`smartbatch worker`"""
+
+from __future__ import annotations
+
+import click
+
+from deploy.options import read, setting_options
+
+
+@click.command("worker")
+@setting_options(
+    "MODEL_PATH",
+    "MODEL_NAME",
+    "MODEL_WEIGHTS",
+    "DEVICE",
+    "DTYPE",
+    "MAX_BATCH_SIZE",
+    "MAX_WAIT_TIME",
+    "MAX_BATCH_BYTES",
+    "REDIS_URL",
+    "DECODE_THREADS",
+    "TORCH_THREADS",
+    "METRICS_HOST",
+    "METRICS_PORT",
+    "MAX_DELIVERIES",
+    "STALL_TIMEOUT",
+    "GRACE_TIME",
+    "LOG_FORMAT",
+    "LOG_LEVEL",
+)
+def command(**options: str | None) -> None:
+    """Run a worker: one process, one device, one model. Start as many as there are devices."""
+    from shared import logs
+
+    settings = read(options)
+    logs.set_up(settings.log_format, settings.log_level, "worker")
+    from worker.process import main
+
+    main(settings)

@@ -1,0 +1,38 @@
+# The gateway's image: the HTTP side, without torch. Built from the repository's root:
+#   docker build -f deploy/docker/gateway.Dockerfile -t smartbatch-gateway .
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+FROM ${PYTHON_IMAGE}
+
+ENV PYTHONUNBUFFERED=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_ROOT_USER_ACTION=ignore
+# Further settings of pip, for a mirror: --build-arg PIP_INDEX_URL=... or PIP_EXTRA_INDEX_URL=...
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+
+WORKDIR /src
+
+# Dependencies first, in a layer that a change of code leaves alone: the project is installed without its packages.
+COPY constraints.txt pyproject.toml ./
+RUN touch README.md LICENSE \
+ && pip install --no-cache-dir -c constraints.txt . \
+ && rm -rf build *.egg-info
+
+COPY gateway gateway
+COPY worker worker
+COPY shared shared
+COPY deploy deploy
+COPY loadtest loadtest
+RUN pip install --no-cache-dir --no-deps . \
+ && rm -rf build *.egg-info
+
+# A number, so that Kubernetes' runAsNonRoot can check it. The user owns nothing: the gateway writes only to /tmp.
+RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin smartbatch
+USER 10001:10001
+WORKDIR /tmp
+
+# Inside a container only its own network namespace is listening.
+ENV HOST=0.0.0.0 PORT=8000
+EXPOSE 8000
+ENTRYPOINT ["smartbatch"]
+CMD ["gateway"]

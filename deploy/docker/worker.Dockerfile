@@ -1,0 +1,58 @@
+# The worker's image: torch, torchvision and the built-in models. Built from the repository's root:
+#   docker build -f deploy/docker/worker.Dockerfile -t smartbatch-worker .
+#
+# torch comes from pip's index in the version that constraints.txt pins; on Linux that wheel brings CUDA along.
+# Another build of the same version (CPU only, another CUDA) is taken from the index that is named with
+#   --build-arg PIP_EXTRA_INDEX_URL=...
+#
+# A model of your own that needs further packages: build on this image,
+#   FROM smartbatch-worker
+#   USER root
+#   COPY requirements.txt /tmp/
+#   RUN pip install --no-cache-dir -c /src/constraints.txt -r /tmp/requirements.txt
+#   COPY my_model.py weights.pt /models/
+#   USER 10001:10001
+#   ENV MODEL_PATH=my_model:MyModel
+# One that needs none is mounted on /models instead: see docker-compose.yml.
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+FROM ${PYTHON_IMAGE}
+
+ENV PYTHONUNBUFFERED=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_ROOT_USER_ACTION=ignore
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+
+WORKDIR /src
+
+# torch in a layer of its own: gigabytes, and only a changed pin installs them again.
+COPY constraints.txt ./
+RUN pip install --no-cache-dir -c constraints.txt torch torchvision
+
+# The other dependencies: the project is installed without its packages.
+COPY pyproject.toml ./
+RUN touch README.md LICENSE \
+ && pip install --no-cache-dir -c constraints.txt ".[worker]" \
+ && rm -rf build *.egg-info
+
+COPY gateway gateway
+COPY worker worker
+COPY shared shared
+COPY deploy deploy
+COPY loadtest loadtest
+RUN pip install --no-cache-dir --no-deps . \
+ && rm -rf build *.egg-info
+
+# A number, so that Kubernetes' runAsNonRoot can check it; with a name, because torch asks for it. The user owns the
+# cache of downloaded weights and nothing else (a named volume takes over the owner of what it is mounted on).
+RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin smartbatch \
+ && install -d -o smartbatch -g smartbatch /var/cache/torch \
+ && install -d /models
+USER 10001:10001
+
+# A user's modules, .pt2 files and weights are found in /models.
+WORKDIR /models
+ENV PYTHONPATH=/models TORCH_HOME=/var/cache/torch METRICS_HOST=0.0.0.0 METRICS_PORT=9100
+EXPOSE 9100
+ENTRYPOINT ["smartbatch"]
+CMD ["worker"]

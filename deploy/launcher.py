@@ -1,0 +1,213 @@
+"""The local launcher: broker, gateway and workers as child processes, started, watched, and drained in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+import urllib.request
+
+from rich.console import Console
+
+from deploy import embedded_broker
+from deploy.child import Child
+from shared.broker import registry
+from shared.broker.connection import check, connect
+from shared.broker.registry import Snapshot
+from shared.errors import BrokerUnavailable, StartupError
+from shared.settings import Settings, mask_url
+
+LOOK_S = 0.2
+STARTUP_EXIT = 2  # a child that can't start, having said why in one line
+RESTART_S = (0.2, 1.0, 2.0, 5.0)
+STABLE_S = 30.0  # a child that lived so long is restarted at once again
+
+
+class Launcher:
+    """`run` returns the exit code. Everything it started has ended by then."""
+
+    def __init__(self, settings: Settings, workers: int, broker_given: bool) -> None:
+        self._settings = settings
+        self._workers = workers
+        self._broker_given = broker_given
+        self._url = settings.redis_url
+        self._console = Console(stderr=True, highlight=False)
+        self._children: list[Child] = []
+        self._watchers: set[asyncio.Task[None]] = set()
+        self._stop = asyncio.Event()
+        self._error: str | None = None
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(name, self._on_signal)
+        with tempfile.TemporaryDirectory(prefix="smartbatch-") as folder:
+            try:
+                await self._start_broker(folder)
+                await self._start_processes()
+                if await self._until_ready():
+                    self._say_ready()
+                    await self._stop.wait()
+            finally:
+                await self._drain()
+        if self._error:
+            self._console.print(f"smartbatch: {self._error}", style="red", markup=False)
+            return STARTUP_EXIT
+        return 0
+
+    # --- start
+
+    async def _start_broker(self, folder: str) -> None:
+        if self._broker_given:
+            version = await check(self._url)
+            self._console.print(f"broker    {version} at {mask_url(self._url)} (REDIS_URL)")
+            return
+        port = embedded_broker.free_port()
+        self._url = f"redis://127.0.0.1:{port}/0"
+        await self._add(Child("broker", embedded_broker.arguments(port, folder), {}))
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    version = await check(self._url)
+                    break
+                except BrokerUnavailable:
+                    await asyncio.sleep(0.05)
+        self._console.print(f"broker    {version}, embedded, at {self._url}")
+
+    async def _start_processes(self) -> None:
+        settings = self._settings
+        environ = {
+            "REDIS_URL": self._url,
+            "MODEL_PATH": settings.model_path,
+            "MODEL_NAME": settings.model,
+            "MODEL_WEIGHTS": settings.model_weights,
+            "HOST": settings.host,
+            "PORT": str(settings.port),
+            "LOG_LEVEL": os.environ.get("LOG_LEVEL", "warning"),
+        }
+        if not settings.torch_threads:
+            environ["TORCH_THREADS"] = str(max(1, (os.cpu_count() or 1) // self._workers))
+        await self._add(Child("gateway", _smartbatch("gateway"), environ))
+        for number in range(1, self._workers + 1):
+            await self._add(Child(f"worker {number}", _smartbatch("worker"), environ))
+
+    async def _add(self, child: Child) -> None:
+        await child.start()
+        self._children.append(child)
+        watcher = asyncio.create_task(self._watch(child))
+        self._watchers.add(watcher)
+
+    async def _watch(self, child: Child) -> None:
+        """Restart a child that ends by itself; one that couldn't start ends everything."""
+        loop = asyncio.get_running_loop()
+        failures = 0
+        while True:
+            started = loop.time()
+            code = await child.wait()
+            if self._stop.is_set():
+                return
+            if code == STARTUP_EXIT:
+                self._error = f"the {child.name} could not start"
+                self._stop.set()
+                return
+            failures = 0 if loop.time() - started > STABLE_S else failures + 1
+            pause_s = RESTART_S[min(failures, len(RESTART_S) - 1)]
+            how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+            self._console.print(f"{child.name} ended {how}; started again in {pause_s:g} s", style="yellow")
+            await asyncio.sleep(pause_s)
+            await child.start()
+
+    # --- progress
+
+    async def _until_ready(self) -> bool:
+        """Show what the workers are doing until the gateway says ready. False if stopped before."""
+        client = connect(self._url)
+        shown: dict[str, str] = {}
+        try:
+            with self._console.status("starting") as status:
+                while not self._stop.is_set():
+                    try:
+                        snapshot = await registry.snapshot(client, self._settings.model)
+                        self._show_progress(snapshot, shown, status)
+                    except BrokerUnavailable as error:
+                        status.update(str(error))
+                    if await asyncio.to_thread(_answers, f"{self._base_url}/readyz"):
+                        return True
+                    await asyncio.sleep(LOOK_S)
+        finally:
+            await client.aclose()
+        return False
+
+    def _show_progress(self, snapshot: Snapshot, shown: dict[str, str], status) -> None:
+        for number, (worker_id, report) in enumerate(snapshot.workers.items(), 1):
+            text = report.get("progress") or report.get("state", "")
+            if text and shown.get(worker_id) != text:
+                shown[worker_id] = text
+                line = f"worker {number}  {text}" if self._workers > 1 else f"worker    {text}"
+                status.update(line) if self._console.is_terminal else self._console.print(line, markup=False)
+
+    def _say_ready(self) -> None:
+        settings = self._settings
+        model = settings.model
+        workers = f"{self._workers} worker{'s' * (self._workers > 1)}"
+        self._console.print(f"ready     [bold]{self._base_url}[/]  model [bold]{model}[/], {workers}")
+        self._console.print(f"try       [green]{_try_it(settings, self._base_url)}[/]")
+        self._console.print("stop      Ctrl-C drains, twice forces")
+
+    @property
+    def _base_url(self) -> str:
+        host = self._settings.host
+        return f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{self._settings.port}"  # noqa: S104
+
+    # --- stop
+
+    def _on_signal(self) -> None:
+        if self._stop.is_set():
+            self._console.print("ending at once")
+            for child in self._children:
+                child.signal(signal.SIGKILL)
+        else:
+            self._stop.set()
+
+    async def _drain(self) -> None:
+        """The gateway first, so that nothing new comes; then the workers; the broker last."""
+        self._stop.set()
+        if any(child.running for child in self._children):
+            self._console.print("draining", style="dim")
+        order = {"gateway": 0, "broker": 2}
+        for stage in (0, 1, 2):
+            children = [child for child in self._children if order.get(child.name, 1) == stage]
+            await asyncio.gather(*(child.end() for child in children))
+        for watcher in self._watchers:
+            watcher.cancel()
+        await asyncio.gather(*self._watchers, return_exceptions=True)
+
+
+def _smartbatch(command: str) -> list[str]:
+    return [sys.executable, "-m", "deploy.cli", command]
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=1) as response:  # noqa: S310 - our own http:// address
+            return response.status == 200
+    except OSError:
+        return False
+
+
+def _try_it(settings: Settings, base_url: str) -> str:
+    """A curl line that works with the model that is being served."""
+    if settings.model_path.startswith("simulated"):
+        return f"curl -d hello {base_url}/predict"
+    if ":" in settings.model_path or settings.model_path.endswith(".pt2"):
+        return f"""curl -d '{{"data": …}}' {base_url}/predict"""
+    return f"curl --data-binary @examples/cat.jpg {base_url}/predict"
+
+
+async def launch(settings: Settings, workers: int, broker_given: bool) -> int:
+    """Run everything until stopped. Returns the exit code. Raises StartupError if nothing could be started."""
+    if workers < 1:
+        raise StartupError(f"--workers: expected at least 1, got {workers}")
+    return await Launcher(settings, workers, broker_given).run()

@@ -1,0 +1,32 @@
+"""Options made from the settings' own declarations, so help, checks and docs can't drift apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from shared.settings import Settings, describe, from_environment
+
+_FLAGS = {"MODEL_PATH": "model", "MODEL_NAME": "name", "MODEL_WEIGHTS": "weights"}
+
+
+def setting_options(*names: str) -> Callable[[Callable], Callable]:
+    """Add an option per setting. Its value is None unless given; `read` lets the environment fill in."""
+    declared = {name: (kind, default, meaning) for name, kind, default, meaning in describe()}
+
+    def decorate(function: Callable) -> Callable:
+        for name in reversed(names):
+            kind, default, meaning = declared[name]
+            flag = _FLAGS.get(name, name.lower().replace("_", "-"))
+            text = f"{meaning.replace('`', '')}.  [{name}={default}]"
+            function = click.option(f"--{flag}", name.lower(), metavar=kind.upper()[:24], help=text)(function)
+        return function
+
+    return decorate
+
+
+def read(options: dict[str, Any]) -> Settings:
+    """Settings from the environment and the given options. Raises SettingsError."""
+    return from_environment(**options)

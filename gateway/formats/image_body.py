@@ -1,0 +1,31 @@
+"""image/jpeg, image/png, image/webp: one image, one row. Decoding is the worker's; here only the first bytes count."""
+
+from __future__ import annotations
+
+from gateway.formats.rows import check_rows
+from shared.errors import InvalidInput
+from shared.model_info import ModelInfo
+from shared.wire import Payload
+
+MEDIA_TYPES = ("image/jpeg", "image/png", "image/webp")
+
+
+def is_image(body: bytes) -> bool:
+    return body.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")) or (
+        body.startswith(b"RIFF") and body[8:12] == b"WEBP"
+    )
+
+
+def images_payload(images: list[bytes], max_rows: int) -> Payload:
+    check_rows(len(images), max_rows)
+    for row, image in enumerate(images):
+        if not is_image(image):
+            raise InvalidInput(
+                f"image {row} is not JPEG, PNG or WebP; it begins with {image[:8].hex(' ') or 'nothing'}"
+            )
+    return Payload("image", images)
+
+
+def read(body: bytes, content_type: str, info: ModelInfo | None, max_rows: int) -> Payload:
+    """Take any of the three, whichever the content type says: clients often name the wrong one."""
+    return images_payload([body], max_rows)

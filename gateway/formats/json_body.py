@@ -1,0 +1,42 @@
+"""application/json: `{"data": numbers or text, "shape"?: [...], "dtype"?: "..."}`."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from gateway.formats.nested_data import Fields, Leaf, decode, payload_of
+from shared.errors import InvalidInput
+from shared.model_info import ModelInfo
+from shared.wire import Payload, Raw
+
+_FIELDS = msgspec.json.Decoder(Fields)
+_ANY_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_OPENING = re.compile(rb"[\s\[]*")
+_KNOWN = "data, shape, dtype"
+
+
+def read(body: bytes, content_type: str, info: ModelInfo | None, max_rows: int) -> Payload:
+    try:
+        fields = decode(_FIELDS, body, known=_KNOWN)
+    except InvalidInput:
+        # Well-formed, but not this format: the model's own business if it takes anything.
+        if info is not None and "raw" in info.input.kinds and not _has_data(body):
+            return Payload("raw", Raw(body, content_type))
+        raise
+    return payload_of(fields, msgspec.json.Decoder, _look, info, max_rows)
+
+
+def _has_data(body: bytes) -> bool:
+    try:
+        return "data" in _ANY_OBJECT.decode(body)
+    except msgspec.ValidationError:
+        return False
+
+
+def _look(data: memoryview) -> tuple[int, Leaf]:
+    opening = _OPENING.match(data)
+    assert opening is not None
+    depth = bytes(opening[0]).count(b"[")
+    return depth, "text" if data[opening.end() : opening.end() + 1] == b'"' else "number"

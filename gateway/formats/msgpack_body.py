@@ -1,0 +1,57 @@
+"""application/msgpack: the fields of JSON, where data may also be bytes; or `{"image": bytes or [bytes, …]}`."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from gateway.formats.image_body import images_payload
+from gateway.formats.nested_data import Fields, Leaf, Shape, decode, payload_of
+from shared.errors import InvalidInput
+from shared.model_info import ModelInfo
+from shared.wire import MAX_DIMENSIONS, Payload
+
+
+class _Body(msgspec.Struct, forbid_unknown_fields=True):
+    data: msgspec.Raw | UnsetType = UNSET
+    shape: Shape | None = None
+    dtype: str | None = None
+    image: bytes | list[bytes] | UnsetType = UNSET
+
+
+_BODY = msgspec.msgpack.Decoder(_Body)
+_KNOWN = "data, shape, dtype; or image"
+
+
+def read(body: bytes, content_type: str, info: ModelInfo | None, max_rows: int) -> Payload:
+    fields = decode(_BODY, body, known=_KNOWN)
+    if fields.image is not UNSET:
+        if fields.data is not UNSET or fields.shape is not None or fields.dtype is not None:
+            raise InvalidInput("image stands alone, without data, shape and dtype")
+        images = [fields.image] if isinstance(fields.image, bytes) else fields.image
+        return images_payload(images, max_rows)
+    if fields.data is UNSET:
+        raise InvalidInput(f"neither data nor image came; known fields are {_KNOWN}")
+    fields = Fields(fields.data, fields.shape, fields.dtype)
+    return payload_of(fields, msgspec.msgpack.Decoder, _look, info, max_rows)
+
+
+def _look(data: memoryview) -> tuple[int, Leaf]:
+    """Walk the headers of the first arrays. They are whole: a first pass went over every byte."""
+    depth = at = 0
+    while depth <= MAX_DIMENSIONS and at < len(data):
+        first = data[at]
+        if 0x90 <= first <= 0x9F:  # fixarray
+            at += 1
+        elif first == 0xDC:  # array 16
+            at += 3
+        elif first == 0xDD:  # array 32
+            at += 5
+        elif 0xA0 <= first <= 0xBF or 0xD9 <= first <= 0xDB:  # fixstr, str 8 to 32
+            return depth, "text"
+        elif 0xC4 <= first <= 0xC6 and depth == 0:  # bin 8 to 32
+            return depth, "bytes"
+        else:
+            return depth, "number"
+        depth += 1
+    return depth, "number"

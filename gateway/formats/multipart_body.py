@@ -1,0 +1,90 @@
+"""multipart/form-data, as browsers and `curl -F image=@cat.jpg` send it: each file is an image, one row.
+
+A single .npy file is taken as a tensor. The names of the parts don't matter, their order does.
+"""
+
+from __future__ import annotations
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from gateway.formats import npy_body
+from gateway.formats.image_body import images_payload
+from shared.errors import InvalidInput, MalformedBody, TooManyRows
+from shared.model_info import ModelInfo
+from shared.wire import Payload
+
+
+def read(body: bytes, content_type: str, info: ModelInfo | None, max_rows: int) -> Payload:
+    boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
+    if not boundary:
+        raise MalformedBody("multipart/form-data needs a boundary in its Content-Type")
+    files = _files(body, boundary, max_rows)
+    if len(files) == 1 and files[0].startswith(npy_body.MAGIC):
+        return npy_body.read(files[0], content_type, info, max_rows)
+    if any(file.startswith(npy_body.MAGIC) for file in files):
+        raise InvalidInput("a .npy file comes alone, not beside other files")
+    return images_payload(files, max_rows)
+
+
+def _files(body: bytes, boundary: bytes, max_rows: int) -> list[bytes]:
+    parts = _Parts(max_rows)
+    try:
+        parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": parts.begin,
+                "on_header_field": parts.header_field,
+                "on_header_value": parts.header_value,
+                "on_headers_finished": parts.headers_finished,
+                "on_part_data": parts.data,
+                "on_part_end": parts.end_part,
+                "on_end": parts.end,
+            },
+        )
+        parser.write(body)
+    except FormParserError as error:
+        raise MalformedBody(f"the body is not multipart/form-data: {error!s:.200}") from None
+    if not parts.ended:
+        raise MalformedBody("the multipart body ends without its closing boundary")
+    return parts.files
+
+
+class _Parts:
+    """Gathers the files of one body; the parser calls it in the order of the bytes."""
+
+    def __init__(self, max_rows: int) -> None:
+        self.files: list[bytes] = []
+        self.ended = False
+        self._max_rows = max_rows
+        self._field = b""
+        self._disposition = b""
+        self._chunks: list[bytes] = []
+
+    def begin(self) -> None:
+        if len(self.files) == self._max_rows:
+            raise TooManyRows(f"one request holds at most {self._max_rows} rows (MAX_BATCH_SIZE); more files came")
+        self._disposition = b""
+        self._chunks = []
+
+    def header_field(self, data: bytes, start: int, end: int) -> None:
+        self._field = data[start:end].lower()
+
+    def header_value(self, data: bytes, start: int, end: int) -> None:
+        if self._field == b"content-disposition":
+            self._disposition = data[start:end]
+
+    def headers_finished(self) -> None:
+        parameters = parse_options_header(self._disposition.decode("latin-1"))[1]
+        if b"filename" not in parameters:
+            name = parameters.get(b"name", b"").decode("utf-8", "replace")
+            raise InvalidInput(f"each part is a file (with a filename), but {name[:60]!r} is a plain field")
+
+    def data(self, data: bytes, start: int, end: int) -> None:
+        self._chunks.append(data[start:end])
+
+    def end_part(self) -> None:
+        self.files.append(b"".join(self._chunks))
+
+    def end(self) -> None:
+        self.ended = True

@@ -1,0 +1,83 @@
+"""The gateway process's state: its lanes, its observer, its metrics. Made by the lifespan, closed by it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import uuid
+from collections.abc import Coroutine
+from typing import Any
+
+from gateway.lane import Lane
+from gateway.meters import Meters
+from gateway.observer import Observer
+from shared.errors import UnknownModel
+from shared.keys import check_model_name
+from shared.model_info import ModelInfo
+from shared.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class Gateway:
+    """One per process. `gateway_id` is never reused, so a dead gateway's inbox is nobody else's."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.gateway_id = uuid.uuid4().hex
+        self.meters = Meters()
+        self.lanes: dict[str, Lane] = {}
+        self.observer = Observer(settings, self.gateway_id, self.lanes)
+        self._numbers = itertools.count(1)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        self.lane(self.settings.model)
+        self.watch(self.observer.run())
+
+    async def close(self) -> None:
+        for lane in self.lanes.values():
+            await lane.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.observer.close()
+
+    def next_request_id(self) -> str:
+        """Unique over all gateways. Made here always: a client's own id never becomes part of a key."""
+        return f"{self.gateway_id[:16]}-{next(self._numbers):x}"
+
+    def lane(self, model: str | None) -> Lane:
+        """The lane of a model; of the default model for None. Raises UnknownModel.
+
+        The default model's requests are taken before its first worker is up: they wait, as the stream is for.
+        """
+        name = model or self.settings.model
+        lane = self.lanes.get(name)
+        if lane is None:
+            if name != self.settings.model and check_model_name(name) not in self.observer.models:
+                known = ", ".join(sorted({self.settings.model, *self.observer.models}))
+                raise UnknownModel(f"no model {name!r} here; there is: {known}")
+            lane = Lane(
+                name, self.settings, self.gateway_id, self.meters.of(name), lambda: self.observer.capacity(name)
+            )
+            lane.start(self.watch)
+            self.lanes[name] = lane
+        return lane
+
+    def info(self, model: str) -> ModelInfo | None:
+        """What a worker announced of the model, or None before the first did."""
+        return self.observer.models.get(model)
+
+    def watch(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a task that must not end by itself; one that does is logged."""
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.critical("a task of the gateway ended", exc_info=error)

@@ -1,0 +1,106 @@
+"""A lane: one model's way from this process to Redis and back. Owns a submitter, a reply router and a sweep."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from gateway.meters import LaneMeters
+from gateway.pending import Pending
+from gateway.router import ReplyRouter
+from gateway.submitter import Submitter
+from gateway.sweep import Sweep
+from shared.broker.admission import Admission, Request
+from shared.broker.connection import BLOCK_S, connect
+from shared.broker.replies import Inbox
+from shared.errors import BrokerUnavailable, DeadlineExceeded
+from shared.keys import Keys
+from shared.settings import Settings
+
+MAX_RETRY_AFTER_S = 60.0
+RETRY_JITTER = 0.25
+
+
+class Lane:
+    """Made and closed by the gateway's lifespan; used by request handlers of the same event loop."""
+
+    def __init__(
+        self,
+        model: str,
+        settings: Settings,
+        gateway_id: str,
+        meters: LaneMeters,
+        capacity: Callable[[], float],
+    ) -> None:
+        self.keys = Keys(model)
+        self.meters = meters
+        self._capacity = capacity
+        self._redis = connect(settings.redis_url)
+        self._sweep_redis = connect(settings.redis_url)
+        self._blocking_redis = connect(settings.redis_url, block_s=BLOCK_S)
+        self.outstanding: dict[str, Pending] = {}
+        limits: dict[str, Any] = {
+            "max_entries": settings.max_queue,
+            "max_bytes": settings.max_queue_bytes,
+            "body_ttl_s": settings.reply_ttl,
+        }
+        admission = Admission(self._redis, self.keys, gateway_id, **limits)
+        self._submitter = Submitter(admission, meters, self.retry_after_s)
+        self._sweep = Sweep(
+            Admission(self._sweep_redis, self.keys, gateway_id, **limits),
+            Inbox(self._sweep_redis, self.keys, gateway_id),
+            self.outstanding,
+            meters,
+        )
+        inbox = Inbox(self._blocking_redis, self.keys, gateway_id)
+        self._router = ReplyRouter(inbox, self.outstanding, meters, self._broker_seen)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, watch: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]) -> None:
+        """Start the tasks; `watch` makes a task whose unexpected end is noticed."""
+        self._tasks = [watch(self._submitter.run()), watch(self._router.run()), watch(self._sweep.run())]
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for client in (self._redis, self._sweep_redis, self._blocking_redis):
+            await client.aclose()
+
+    def submit(self, request: Request, started_at: float) -> Pending:
+        """Send a request on its way. `started_at`: monotonic, when it arrived. Raises BrokerUnavailable at once
+        while Redis is away. The caller awaits `pending.future` and then calls `finished`, whatever happened."""
+        if not self._submitter.broker_up:
+            raise BrokerUnavailable("the broker can't be reached", self.retry_after_s(0))
+        pending = Pending(request, asyncio.get_running_loop().create_future(), started_at)
+        self.outstanding[request.id] = pending
+        self._submitter.put(pending)
+        return pending
+
+    def finished(self, pending: Pending, *, answered: bool) -> None:
+        """Forget a request. One that ended without its reply is taken back from the stream."""
+        self.outstanding.pop(pending.request.id, None)
+        if not answered:
+            self._submitter.cancel(pending)
+
+    def expire(self, pending: Pending) -> None:
+        waited = time.monotonic() - pending.started_at
+        pending.fail(DeadlineExceeded(f"not answered within {waited:.3g} s"))
+
+    def retry_after_s(self, waiting: int) -> float:
+        """When the queue as it is will have been worked off, by the rate the live workers can do; jittered."""
+        capacity = self._capacity()
+        seconds = min(MAX_RETRY_AFTER_S, max(1.0, waiting / capacity if capacity else 1.0))
+        return seconds * (1 + RETRY_JITTER * random.random())
+
+    @property
+    def broker_up(self) -> bool:
+        return self._submitter.broker_up
+
+    def _broker_seen(self, up: bool) -> None:
+        if up and not self._submitter.broker_up:
+            self._sweep.soon()
+        self._submitter.broker_up = up

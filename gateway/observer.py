@@ -1,0 +1,93 @@
+"""The observer: what the whole system looks like, read from Redis every half second.
+
+/readyz, /stats and /metrics answer from the last look, so scraping never adds to the broker's load and a handler
+never waits for Redis. It also tells the others what this gateway process sees.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Mapping
+
+from gateway.lane import Lane
+from gateway.recent import pack
+from shared.broker import registry
+from shared.broker.connection import connect
+from shared.broker.registry import Snapshot
+from shared.errors import BrokerFull, BrokerUnavailable
+from shared.model_info import ModelInfo
+from shared.settings import Settings
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.5
+REPORT_EVERY = 2  # looks
+STALE_S = 3.0
+
+
+class Observer:
+    """One long-lived task per gateway process."""
+
+    def __init__(self, settings: Settings, gateway_id: str, lanes: Mapping[str, Lane]) -> None:
+        self._client = connect(settings.redis_url)
+        self._default = settings.model
+        self._gateway_id = gateway_id
+        self._lanes = lanes
+        self._started_ms = int(time.time() * 1000)
+        self._looked_at = 0.0
+        self.models: dict[str, ModelInfo] = {}
+        self.snapshots: dict[str, Snapshot] = {}
+
+    @property
+    def fresh(self) -> bool:
+        """Whether Redis answered lately."""
+        return time.monotonic() - self._looked_at < STALE_S
+
+    def capacity(self, model: str) -> float:
+        """Rows a second that the model's ready workers can do together; 0 if unknown."""
+        snapshot = self.snapshots.get(model)
+        if snapshot is None:
+            return 0.0
+        return sum(float(snapshot.workers[w].get("capacity_rows_per_s", 0)) for w in snapshot.ready_workers)
+
+    async def run(self) -> None:
+        looks = 0
+        while True:
+            try:
+                await self._look()
+                if looks % REPORT_EVERY == 0:
+                    await self._report()
+                looks += 1
+            except (BrokerUnavailable, BrokerFull) as error:
+                log.warning("looking at the broker failed: %s", error)
+            await asyncio.sleep(LOOK_S)
+
+    async def _look(self) -> None:
+        models = await registry.models(self._client)
+        names = {self._default, *models, *self._lanes}
+        self.snapshots = {name: await registry.snapshot(self._client, name) for name in sorted(names)}
+        self.models = models
+        self._looked_at = time.monotonic()
+
+    async def _report(self) -> None:
+        for lane in list(self._lanes.values()):
+            report = {
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "started_ms": self._started_ms,
+                "in_flight": len(lane.outstanding),
+                "recent": pack(lane.meters.recent.summary()),
+            }
+            await registry.report_gateway(self._client, lane.keys, self._gateway_id, report)
+
+    async def close(self) -> None:
+        try:
+            for lane in self._lanes.values():
+                await registry.forget_gateway(self._client, lane.keys, self._gateway_id)
+        except BrokerUnavailable as error:
+            log.warning("leaving without a word: %s", error)
+        await self._client.aclose()

@@ -1,0 +1,155 @@
+"""GET /healthz, /readyz, /metrics, /stats: all from the observer's last look."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter as Tally
+from typing import Any
+
+import msgpack
+import msgspec
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.gateway import Gateway
+from gateway.recent import WINDOW_S, Summary, merge, unpack
+from shared import metric_names as names
+from shared import metric_snapshot
+from shared.broker.registry import Snapshot
+
+JSON = "application/json"
+
+
+async def healthz(request: Request) -> Response:
+    """The process answers."""
+    return Response(b'{"status":"ok"}', media_type=JSON)
+
+
+async def readyz(request: Request) -> Response:
+    """Redis is reachable and every model served has a worker that is ready."""
+    gateway: Gateway = request.app.state.gateway
+    observer = gateway.observer
+    broker_up = observer.fresh and all(lane.broker_up for lane in gateway.lanes.values())
+    ready = {model: len(snapshot.ready_workers) for model, snapshot in observer.snapshots.items()}
+    served = set(gateway.lanes)
+    ok = broker_up and all(ready.get(model, 0) > 0 for model in served)
+    body = {"ready": ok, "broker": "up" if broker_up else "down", "ready_workers": ready}
+    return Response(msgspec.json.encode(body), 200 if ok else 503, media_type=JSON)
+
+
+async def metrics(request: Request) -> Response:
+    """Prometheus text: this gateway's own counts (of all its processes), and the system's from Redis."""
+    gateway: Gateway = request.app.state.gateway
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        own = CollectorRegistry()
+        MultiProcessCollector(own)
+    else:
+        own = gateway.meters.registry
+    system = CollectorRegistry()
+    system.register(_System(list(gateway.observer.snapshots.values())))
+    return Response(
+        generate_latest(own) + generate_latest(system), media_type="text/plain; version=0.0.4; charset=utf-8"
+    )
+
+
+class _System:
+    """What the observer saw, as metrics."""
+
+    def __init__(self, snapshots: list[Snapshot]) -> None:
+        self._snapshots = snapshots
+
+    def collect(self):
+        yield from (
+            self._gauge(names.QUEUE_DEPTH, lambda s: s.waiting),
+            self._gauge(names.RUNNING, lambda s: s.running),
+        )
+        yield self._gauge(names.OPEN_BYTES, lambda s: s.open_bytes)
+        yield self._gauge(names.OLDEST_WAIT, lambda s: s.oldest_wait_s)
+        yield self._gauge(names.DEAD_LETTERS, lambda s: s.dead)
+        yield self._gauge(names.IN_FLIGHT, lambda s: sum(int(g.get("in_flight", 0)) for g in s.gateways.values()))
+        workers = GaugeMetricFamily(names.WORKERS.name, names.WORKERS.help, labels=names.WORKERS.labels)
+        for snapshot in self._snapshots:
+            states = Tally(report.get("state", "") for report in snapshot.workers.values())
+            for state in ("loading", "warming", "ready", "draining"):
+                workers.add_metric((snapshot.model, state), states[state])
+        yield workers
+        packed = (
+            (worker_id, report["metrics"])
+            for snapshot in self._snapshots
+            for worker_id, report in snapshot.workers.items()
+            if report.get("metrics")
+        )
+        yield from metric_snapshot.merge(packed)
+
+    def _gauge(self, metric: names.Metric, value) -> GaugeMetricFamily:
+        family = GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
+        for snapshot in self._snapshots:
+            family.add_metric((snapshot.model,), value(snapshot))
+        return family
+
+
+async def stats(request: Request) -> Response:
+    """A JSON snapshot of every model: the last seconds, the queue, the workers, the gateways."""
+    gateway: Gateway = request.app.state.gateway
+    observer = gateway.observer
+    models = {model: describe(snapshot) for model, snapshot in observer.snapshots.items()}
+    body = {"broker": "up" if observer.fresh else "down", "models": models}
+    return Response(msgspec.json.encode(body), media_type=JSON)
+
+
+def describe(snapshot: Snapshot) -> dict[str, Any]:
+    """One model's snapshot, ready for JSON."""
+    recent: Summary = merge(unpack(g["recent"]) for g in snapshot.gateways.values() if "recent" in g)
+    rows, closed = _batches(snapshot)
+    return {
+        "window_s": WINDOW_S,
+        "throughput_rps": round(recent.answered / WINDOW_S, 2),
+        "latency_ms": {f"p{p:g}": recent.percentile_ms(p) for p in (50, 95, 99)},
+        "outcomes": recent.outcomes,
+        "queue": {
+            "waiting": snapshot.waiting,
+            "running": snapshot.running,
+            "open": snapshot.open_requests,
+            "open_bytes": snapshot.open_bytes,
+            "oldest_wait_s": snapshot.oldest_wait_s,
+            "dead_letters": snapshot.dead,
+        },
+        "batches": {"rows_at_most": rows, "closed": closed},
+        "workers": {name: _numbers(report) for name, report in snapshot.workers.items()},
+        "gateways": {name: _numbers(report) for name, report in snapshot.gateways.items()},
+    }
+
+
+def _batches(snapshot: Snapshot) -> tuple[dict[str, int], dict[str, int]]:
+    """Batches of all live workers since they started: by rows (≤ each bound), and by why they were closed."""
+    bounds: Tally[float] = Tally()
+    closed: Tally[str] = Tally()
+    for report in snapshot.workers.values():
+        for _, _, _, samples in msgpack.unpackb(report["metrics"]) if report.get("metrics") else ():
+            for name, labels, value in samples:
+                if name == f"{names.BATCH_ROWS.name}_bucket":
+                    bounds[float(labels["le"])] += int(value)
+                elif name == names.BATCHES.name:
+                    closed[labels["closed"]] += int(value)
+    rows, below = {}, 0
+    for bound in sorted(bounds):
+        rows[f"{bound:g}"] = bounds[bound] - below
+        below = bounds[bound]
+    return rows, dict(closed)
+
+
+def _numbers(report: dict[str, Any]) -> dict[str, Any]:
+    """A report with its numbers as numbers, without what is binary or already told."""
+    return {name: _number(value) for name, value in report.items() if name not in ("metrics", "recent")}
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,88 @@
+"""How an error becomes a response: the one table of HTTP statuses, and the JSON object that says what went wrong.
+
+The object is RFC 9457 problem details and holds `error` besides, which is what inference-protocol clients read.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from shared import errors
+
+CONTENT_TYPE = b"application/problem+json"
+
+# A class that isn't listed takes the status of the nearest class above it (a test walks the tree).
+STATUS: dict[type[errors.SmartBatchError], int] = {
+    errors.SmartBatchError: 500,
+    errors.ClientError: 400,
+    errors.MalformedBody: 400,
+    errors.UnknownModel: 404,
+    errors.NotAcceptable: 406,
+    errors.BodyTooLarge: 413,
+    errors.TooManyRows: 413,
+    errors.UnsupportedMedia: 415,
+    errors.InvalidInput: 422,
+    errors.ClientGone: 499,  # nginx's; nobody is left to read it, but the access log and the metrics do
+    errors.ModelFailed: 500,
+    errors.DeadLettered: 500,
+    errors.WireError: 502,  # "received an invalid response from an inbound server": here, from a worker
+    errors.Unavailable: 503,
+    errors.DeadlineExceeded: 504,
+}
+
+# The longest texts quote what came, and that can be any size.
+MAX_DETAIL_CHARS = 1000
+
+# A computed Retry-After past this says nothing better than "come back later".
+MAX_RETRY_AFTER_S = 3600
+
+Headers = list[tuple[bytes, bytes]]
+
+
+def status_of(error: BaseException) -> int:
+    for cls in type(error).__mro__:
+        if cls in STATUS:
+            return STATUS[cls]
+    return 500
+
+
+def problem(error: BaseException, request_id: str) -> tuple[int, Headers, bytes]:
+    """Return the response to `error`: status, headers, body.
+
+    Of an exception outside our tree nothing is shown but the request id, by which the log can be searched.
+    """
+    status = status_of(error)
+    if not isinstance(error, errors.SmartBatchError):
+        detail = f"an unexpected error; the server's log has it under request id {request_id}"
+        return problem_with(status, "internal_error", detail, request_id)
+    status, headers, body = problem_with(status, error.code, error.detail, request_id)
+    if isinstance(error, errors.Unavailable):
+        headers.append((b"retry-after", b"%d" % _whole_seconds(error.retry_after_s)))
+    return status, headers, body
+
+
+def problem_with(status: int, code: str, detail: str, request_id: str) -> tuple[int, Headers, bytes]:
+    """Return a problem that no class of ours stands for, such as a path or a method that doesn't exist."""
+    title = code.replace("_", " ").capitalize()
+    # Lone surrogates can't be written as JSON, and a reply to a bad request must not fail in its turn.
+    detail = (detail or title)[:MAX_DETAIL_CHARS].encode("utf-8", "replace").decode()
+    body = msgspec.json.encode(
+        {
+            "type": f"urn:smartbatch:{code}",
+            "title": title,
+            "status": status,
+            "detail": detail,
+            "request_id": request_id,
+            "code": code,
+            "error": detail,
+        }
+    )
+    return status, [(b"content-type", CONTENT_TYPE), (b"x-request-id", request_id.encode("latin-1", "replace"))], body
+
+
+def _whole_seconds(retry_after_s: float) -> int:
+    if not retry_after_s > 1:  # NaN too
+        return 1
+    return math.ceil(min(retry_after_s, MAX_RETRY_AFTER_S))

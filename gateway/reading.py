@@ -1,0 +1,116 @@
+"""Reads a request's body from ASGI, bounded while it is read.
+
+Nothing over the limit is ever held: a Content-Length over it is refused before the first byte, a chunked body at
+the chunk that passes it, a compressed body at the byte it would inflate past it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from shared.errors import BodyTooLarge, ClientGone, MalformedBody, UnsupportedMedia
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+# Window bits for zlib: +16 takes a gzip wrapper, the plain value a zlib one, the negative a bare deflate stream.
+_GZIP = 16 + zlib.MAX_WBITS
+
+
+async def read_body(scope: MutableMapping[str, Any], receive: Receive, limit: int) -> bytes:
+    """Return the whole body, decompressed if the client compressed it (gzip or deflate).
+
+    `limit` is MAX_BODY_BYTES and holds for the bytes on the network and for what they inflate to.
+    Raises BodyTooLarge, MalformedBody, UnsupportedMedia (another Content-Encoding) or ClientGone.
+    """
+    declared, encoding = None, b""
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            declared = _content_length(value, declared, limit)
+        elif name == b"content-encoding":
+            encoding = encoding + b"," + value if encoding else value
+    coding = _content_coding(encoding)
+    body = await _receive_all(receive, limit)
+    if declared is not None and declared != len(body):
+        raise MalformedBody(f"Content-Length says {declared} bytes, but {len(body)} came")
+    return inflate(body, coding, limit) if coding else body
+
+
+def inflate(body: bytes, coding: str, limit: int) -> bytes:
+    """Decompress a `gzip` or `deflate` body that may inflate to `limit` bytes.
+
+    One gzip member only: each further one costs a copy of all that follows it, which makes many tiny ones an attack.
+    """
+    if coding == "gzip":
+        inflater = zlib.decompressobj(_GZIP)
+    else:
+        # RFC 9110 means a zlib stream by "deflate", but many clients send a bare one.
+        inflater = zlib.decompressobj(zlib.MAX_WBITS if _has_zlib_header(body) else -zlib.MAX_WBITS)
+    try:
+        plain = inflater.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise MalformedBody(f"the body is not {coding}: {error}") from None
+    if len(plain) > limit:
+        raise BodyTooLarge(f"the body inflates to more than {limit} bytes (MAX_BODY_BYTES)")
+    if not inflater.eof:
+        raise MalformedBody(f"the {coding} body is cut short")
+    if inflater.unused_data:
+        raise MalformedBody(f"{len(inflater.unused_data)} bytes follow the end of the {coding} body")
+    return plain
+
+
+async def _receive_all(receive: Receive, limit: int) -> bytes:
+    message = await _next_message(receive)
+    chunk = message.get("body", b"")
+    if not message.get("more_body", False) and len(chunk) <= limit:
+        return chunk  # the common case: one message, not copied
+    chunks = [chunk]
+    came = len(chunk)
+    while came <= limit and message.get("more_body", False):
+        message = await _next_message(receive)
+        chunk = message.get("body", b"")
+        chunks.append(chunk)
+        came += len(chunk)
+    if came > limit:
+        raise BodyTooLarge(f"a body is at most {limit} bytes (MAX_BODY_BYTES), and {came} have come already")
+    return b"".join(chunks)
+
+
+async def _next_message(receive: Receive) -> MutableMapping[str, Any]:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientGone("the client hung up while its body was read")
+    return message
+
+
+def _content_length(value: bytes, seen: int | None, limit: int) -> int:
+    digits = value.strip()
+    if not digits.isdigit():
+        raise MalformedBody(f"Content-Length is a number of bytes, not {value[:40].decode('latin-1')!r}")
+    if len(digits) > 18:  # int() of thousands of digits is slow, and of more than 4300 an error
+        raise BodyTooLarge(f"a body is at most {limit} bytes (MAX_BODY_BYTES), not a number of {len(digits)} digits")
+    length = int(digits)
+    if seen is not None and seen != length:
+        raise MalformedBody(f"two Content-Lengths came: {seen} and {length}")
+    if length > limit:
+        raise BodyTooLarge(f"a body is at most {limit} bytes (MAX_BODY_BYTES), not {length}")
+    return length
+
+
+def _content_coding(header: bytes) -> str:
+    """Return "gzip", "deflate" or "" for none."""
+    if not header:
+        return ""
+    coding = header.decode("latin-1").strip().lower()
+    if coding in ("", "identity"):
+        return ""
+    if coding in ("gzip", "x-gzip"):
+        return "gzip"
+    if coding == "deflate":
+        return "deflate"
+    raise UnsupportedMedia(f"Content-Encoding is gzip, deflate or identity, not {coding[:40]!r}")
+
+
+def _has_zlib_header(body: bytes) -> bool:
+    return len(body) >= 2 and body[0] & 0x0F == 8 and (body[0] << 8 | body[1]) % 31 == 0

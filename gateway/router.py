@@ -1,0 +1,58 @@
+"""The reply router: it blocks on the inbox, reads the replies that the inbox names, and resolves their requests.
+
+The reply key is the truth, the inbox only the wake-up. What either loses, the sweep finds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from gateway.meters import LaneMeters
+from gateway.pending import Pending
+from shared.broker.replies import Inbox, chunks
+from shared.errors import BrokerFull, BrokerUnavailable
+
+log = logging.getLogger(__name__)
+
+RETRY_S = (0.02, 0.1, 0.25, 0.5)
+
+
+class ReplyRouter:
+    """One long-lived task per lane. Popping takes, so nobody may cancel it but the lane's end."""
+
+    def __init__(
+        self, inbox: Inbox, outstanding: dict[str, Pending], meters: LaneMeters, on_broker: Callable[[bool], None]
+    ) -> None:
+        self._inbox = inbox
+        self._outstanding = outstanding
+        self._meters = meters
+        self._on_broker = on_broker
+
+    async def run(self) -> None:
+        done: list[str] = []
+        failures = 0
+        while True:
+            try:
+                notices = await self._inbox.pop(done)
+                done = []
+                for ids in chunks(notices):
+                    await self._read(ids)
+                    done += ids
+                self._on_broker(True)
+                failures = 0
+            except (BrokerUnavailable, BrokerFull) as error:
+                self._meters.broker_errors.inc()
+                self._on_broker(False)
+                if failures == 0:
+                    log.warning("reading replies failed: %s", error)
+                await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
+                failures += 1
+
+    async def _read(self, ids: list[str]) -> None:
+        for request_id, reply in zip(ids, await self._inbox.read(ids), strict=True):
+            pending = self._outstanding.get(request_id)
+            if pending is not None and reply is not None:
+                pending.mark_admitted()  # its reply may overtake the answer of its admission
+                pending.resolve(reply)

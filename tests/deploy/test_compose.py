@@ -1,0 +1,418 @@
+"""docker-compose.yml: what it promises, read from the file; and the same brought up for real where an engine runs.
+
+The real part builds both images, so the first run takes minutes. The worker serves the simulated model: no weights.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from shared.keys import GROUP, Keys
+from shared.settings import describe
+from worker.models import simulated
+
+ROOT = Path(__file__).parents[2]
+KEYS = Keys("simulated")
+GATEWAY_LIMIT_BYTES = 250_000_000
+PYTHON_SERVICES = ("gateway", "worker")
+
+
+# --- what the file promises
+
+
+def load(name: str = "docker-compose.yml") -> dict[str, Any]:
+    """Return the file with every ${VARIABLE:-default} at its default."""
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    return yaml.safe_load(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", (ROOT / name).read_text()))
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, Any]:
+    return load()["services"]
+
+
+def test_every_service_restarts_and_holds_no_privileges(services):
+    assert set(services) == {"redis", "gateway", "worker"}
+    for service in services.values():
+        assert service["restart"] == "unless-stopped"
+        assert service["init"] is True
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert "healthcheck" in service
+        assert "container_name" not in service  # would make --scale impossible
+
+
+def test_redis_persists_refuses_when_full_and_is_not_published(services):
+    redis = services["redis"]
+    words = redis["command"][1:]
+    options = dict(zip(words[::2], words[1::2], strict=True))
+    assert options["--appendonly"] == "yes"
+    assert options["--appendfsync"] == "everysec"
+    assert options["--maxmemory-policy"] == "noeviction"
+    assert options["--maxmemory"] == "2gb"
+    assert "redis-data:/data" in redis["volumes"]
+    assert "ports" not in redis
+    assert all(services[name]["depends_on"]["redis"]["condition"] == "service_healthy" for name in PYTHON_SERVICES)
+
+
+def test_gateway_is_published_to_this_machine_only(services):
+    assert services["gateway"]["ports"] == ["127.0.0.1:8000:8000"]
+    assert "ports" not in services["worker"]
+
+
+@pytest.mark.parametrize("name", PYTHON_SERVICES)
+def test_a_stopped_process_has_the_time_to_answer_what_it_holds(services, name):
+    service = services[name]
+    grace_s = float(service["environment"]["GRACE_TIME"])
+    kill_after_s = float(service["stop_grace_period"].removesuffix("s"))
+    longest_s = max(float(service["environment"][key]) for key in ("REQUEST_TIMEOUT", "STALL_TIMEOUT"))
+    assert kill_after_s > grace_s > longest_s
+
+
+def test_gateways_stop_before_the_workers_that_answer_them(services):
+    assert "worker" in services["gateway"]["depends_on"]
+    assert "gateway" not in services["worker"]["depends_on"]
+
+
+def test_every_setting_can_be_set_and_defaults_do_not_drift(services):
+    deliberate = {"REDIS_URL", "HOST", "METRICS_HOST", "METRICS_PORT", "GRACE_TIME", "LOG_FORMAT"}
+    given = {key: value for name in PYTHON_SERVICES for key, value in services[name]["environment"].items()}
+    for variable, _, default, _ in describe():
+        assert variable in given, f"{variable} can't be set through docker-compose.yml"
+        if variable not in deliberate and given[variable] is not None:
+            assert type(default)(given[variable]) == default, variable
+
+
+def test_gpu_overlay_reserves_one_gpu_for_the_worker_and_changes_nothing_else():
+    overlay = load("docker-compose.gpu.yml")["services"]
+    (device,) = overlay["worker"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+    assert set(overlay) == {"worker"}
+    assert overlay["worker"]["environment"] == {"DEVICE": "cuda"}
+
+
+@pytest.mark.parametrize("name", PYTHON_SERVICES)
+def test_images_run_as_a_numbered_user_and_name_no_registry(name):
+    dockerfile = (ROOT / f"deploy/docker/{name}.Dockerfile").read_text()
+    assert re.findall(r"^USER (\d+):\d+$", dockerfile, re.M)[-1] != "0"
+    assert "http" not in dockerfile
+    assert dockerfile.index("pip install") < dockerfile.index("COPY gateway")  # code changes install nothing again
+
+
+# --- the real thing
+
+
+def compose_command() -> list[str] | None:
+    """`docker compose` if the plugin is there, else `docker-compose`; None without an engine."""
+    if not shutil.which("docker") or subprocess.run(["docker", "info"], capture_output=True).returncode:
+        return None
+    for command in (["docker", "compose"], ["docker-compose"]):
+        if shutil.which(command[0]) and not subprocess.run([*command, "version"], capture_output=True).returncode:
+            return command
+    return None
+
+
+COMPOSE = compose_command()
+needs_engine = [
+    pytest.mark.docker,
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(COMPOSE is None, reason="no Docker engine with compose answers here (docker info)"),
+]
+
+
+def run(*command: str, check: bool = True, env: dict[str, str] | None = None) -> str:
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert not check or done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout.strip()
+
+
+def eventually(condition: Callable[[], Any], timeout_s: float = 60.0) -> Any:
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not true within {timeout_s} s: {condition}"
+        time.sleep(0.1)
+    return value
+
+
+class Stack:
+    """One compose project with names, ports and image tags of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "env").touch()  # a developer's .env is not for the tests
+        first = free_ports(4)
+        settings = {row[0] for row in describe()}
+        self.env = {key: value for key, value in os.environ.items() if key not in settings} | {
+            "GATEWAY_PORTS": f"127.0.0.1:{first}-{first + 3}",
+            "MODEL_PATH": "simulated:base_ms=20,row_ms=1",
+            # Kept afterwards: the layer with torch is the next run's build cache.
+            "GATEWAY_IMAGE": "smartbatch-gateway:test",
+            "WORKER_IMAGE": "smartbatch-worker:test",
+        }
+        project = f"smartbatch-test-{uuid.uuid4().hex[:8]}"
+        assert COMPOSE
+        self._command = (*COMPOSE, "-p", project, "--env-file", str(folder / "env"), "-f", "docker-compose.yml")
+
+    def compose(self, *words: str, check: bool = True) -> str:
+        return run(*self._command, *words, env=self.env, check=check)
+
+    def up(self, **scale: int) -> None:
+        words = itertools.chain.from_iterable(("--scale", f"{name}={count}") for name, count in scale.items())
+        self.compose("up", "-d", "--no-build", *words)
+
+    def redis(self, *words: str) -> str:
+        return self.compose("exec", "-T", "redis", "redis-cli", *words)
+
+    def containers(self, service: str) -> list[str]:
+        return self.compose("ps", "-q", service).split()
+
+    def inspect(self, container: str) -> dict[str, Any]:
+        return json.loads(run("docker", "inspect", container))[0]
+
+    def urls(self) -> list[str]:
+        ports = [
+            self.inspect(container)["NetworkSettings"]["Ports"]["8000/tcp"] for container in self.containers("gateway")
+        ]
+        return [f"http://127.0.0.1:{bound[0]['HostPort']}" for bound in ports]
+
+    def ready_workers(self) -> int:
+        try:
+            answer = httpx.get(f"{self.urls()[0]}/readyz", timeout=5)
+        except httpx.TransportError:
+            return 0
+        return answer.json()["ready_workers"].get("simulated", 0)
+
+    def pending(self) -> int:
+        return int(self.redis("XPENDING", KEYS.requests, GROUP).split()[0])
+
+    def waiting(self) -> int:
+        return int(self.redis("XLEN", KEYS.requests))
+
+
+def free_ports(count: int) -> int:
+    """Return the first of `count` ports in a row that are free now."""
+    for first in range(18000, 60000, count):
+        try:
+            for port in range(first, first + count):
+                with socket.socket() as sock:
+                    sock.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return first
+    raise AssertionError("no free ports")
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    stack = Stack(tmp_path_factory.mktemp("compose"))
+    stack.compose("build")
+    try:
+        stack.up()
+        eventually(lambda: stack.ready_workers() == 1, 120)
+        yield stack
+    finally:
+        print(stack.compose("logs", "--no-color", "--tail=100", check=False))  # shown by pytest if a test failed
+        stack.compose("down", "-v", "--remove-orphans", check=False)
+
+
+class Load:
+    """Closed-loop load: each connection sends its next request when the last is answered, and checks each answer."""
+
+    def __init__(self, url: str) -> None:
+        self.answered = 0
+        self.wrong: list[str] = []
+        self._client = httpx.AsyncClient(base_url=url, timeout=60)
+        self._progress = asyncio.Condition()
+        self._stop = False
+
+    async def one(self, body: bytes) -> None:
+        try:
+            answer = await self._client.post("/predict", content=body)
+            outputs = answer.json()["outputs"][0]["data"] if answer.status_code == 200 else None
+            if outputs is None or outputs != pytest.approx(simulated.expected(body), rel=1e-6):
+                self.wrong.append(f"{answer.status_code} {answer.text[:300]}")
+        except httpx.HTTPError as error:
+            self.wrong.append(repr(error))
+        async with self._progress:
+            self.answered += 1
+            self._progress.notify_all()
+
+    async def _connection(self, number: int) -> None:
+        for turn in itertools.count():
+            if self._stop:
+                return
+            await self.one(b"%d of connection %d" % (turn, number))
+
+    @classmethod
+    @asynccontextmanager
+    async def running(cls, stack: Stack, connections: int = 8):
+        load = cls(stack.urls()[0])
+        async with load._client, asyncio.TaskGroup() as group:
+            for number in range(connections):
+                group.create_task(load._connection(number))
+            try:
+                yield load
+            finally:
+                load._stop = True
+        assert load.answered > 0
+        assert load.wrong == []
+
+    async def more(self, count: int) -> None:
+        """Wait until `count` more requests have been answered."""
+        target = self.answered + count
+        async with asyncio.timeout(60), self._progress:
+            await self._progress.wait_for(lambda: self.answered >= target)
+
+
+def real(test):
+    for mark in needs_engine:
+        test = mark(test)
+    return test
+
+
+@real
+async def test_workers_scale_up_and_down_under_load_and_no_request_fails(stack):
+    async with Load.running(stack) as load:
+        await load.more(100)
+        for workers in (3, 1):
+            await asyncio.to_thread(stack.up, worker=workers)
+            await asyncio.to_thread(eventually, lambda: stack.ready_workers() == workers)  # noqa: B023
+            await load.more(200)
+    assert len(stack.containers("worker")) == 1
+
+
+@real
+async def test_redis_cli_shows_the_work_and_idle_means_empty(stack):
+    async with Load.running(stack):
+        await asyncio.to_thread(eventually, lambda: stack.pending() > 0)
+        stream = await asyncio.to_thread(stack.redis, "XINFO", "STREAM", KEYS.requests)
+        groups = await asyncio.to_thread(stack.redis, "XINFO", "GROUPS", KEYS.requests)
+    assert "groups\n1\n" in stream
+    assert f"name\n{GROUP}\nconsumers\n1\n" in groups
+    eventually(lambda: stack.waiting() == 0 and stack.pending() == 0)
+    assert stack.redis("--scan", "--pattern", KEYS.body("*")) == ""
+    eventually(lambda: stack.redis("--scan", "--pattern", KEYS.reply("*")) == "", 10)
+
+
+@real
+async def test_a_reply_waits_under_its_own_key_with_a_time_to_live(stack):
+    (gateway,), (worker,) = stack.containers("gateway"), stack.containers("worker")
+    load = Load(stack.urls()[0])
+    async with load._client:
+        run("docker", "pause", worker)  # so that the request is still on the stream when the gateway stands still
+        request = asyncio.create_task(load.one(b"the paused one"))
+        try:
+            await asyncio.to_thread(eventually, lambda: stack.waiting() == 1)
+            run("docker", "pause", gateway)
+            run("docker", "unpause", worker)
+            key = await asyncio.to_thread(eventually, lambda: stack.redis("--scan", "--pattern", KEYS.reply("*")))
+            assert 0 < int(stack.redis("TTL", key)) <= 60
+        finally:
+            run("docker", "unpause", worker, check=False)
+            run("docker", "unpause", gateway, check=False)
+        await request
+    assert load.wrong == []
+    eventually(lambda: stack.redis("EXISTS", key) == "0", 10)
+
+
+@real
+async def test_killed_worker_loses_nothing_and_comes_back(stack):
+    await asyncio.to_thread(stack.up, worker=2)
+    await asyncio.to_thread(eventually, lambda: stack.ready_workers() == 2)
+    victim = stack.containers("worker")[0]
+    async with Load.running(stack) as load:
+        await load.more(100)
+        await asyncio.to_thread(run, "docker", "exec", victim, "sh", "-c", "kill -9 -1", check=False)
+        await asyncio.to_thread(eventually, lambda: stack.inspect(victim)["RestartCount"] == 1)
+        await load.more(200)
+        await asyncio.to_thread(eventually, lambda: stack.ready_workers() == 2)
+    await asyncio.to_thread(stack.up, worker=1)
+
+
+@real
+def test_containers_are_healthy_unprivileged_and_read_only(stack):
+    for service in ("redis", *PYTHON_SERVICES):
+        (container,) = stack.containers(service)
+        eventually(lambda: stack.inspect(container)["State"]["Health"]["Status"] == "healthy")  # noqa: B023
+        assert "read-only" in in_container(container, "touch /somewhere 2>&1").lower()
+    for service in PYTHON_SERVICES:
+        (container,) = stack.containers(service)
+        assert in_container(container, "id -u") == "10001"
+        assert in_container(container, "grep CapEff /proc/self/status").split()[1] == "0" * 16
+        assert in_container(container, "touch /tmp/x && echo written") == "written"
+
+
+@real
+def test_gateway_image_is_small_and_has_no_torch(stack):
+    (gateway,) = stack.containers("gateway")
+    assert "No module named 'torch'" in in_container(gateway, "python -c 'import torch' 2>&1")
+    base = re.search(r"^ARG PYTHON_IMAGE=(\S+)", (ROOT / "deploy/docker/gateway.Dockerfile").read_text(), re.M)
+    assert base
+    sizes = [
+        run("docker", "image", "inspect", "-f", "{{.Size}}", image, check=False)
+        for image in (stack.env["GATEWAY_IMAGE"], base[1])
+    ]
+    if not sizes[1]:
+        pytest.skip("the base image is not in the engine's own store, so its size is unknown")
+    assert int(sizes[0]) - int(sizes[1]) < GATEWAY_LIMIT_BYTES
+
+
+@real
+async def test_two_gateways_answer_on_two_ports(stack):
+    await asyncio.to_thread(stack.up, gateway=2)
+    urls = stack.urls()
+    assert len(set(urls)) == 2
+    for url in urls:
+        await asyncio.to_thread(eventually, lambda: ready(url))  # noqa: B023
+        load = Load(url)
+        async with load._client:
+            await asyncio.gather(*(load.one(b"%d to %s" % (n, url.encode())) for n in range(20)))
+        assert load.wrong == []
+    await asyncio.to_thread(stack.up, gateway=1)
+
+
+@real
+async def test_stopping_answers_what_is_in_flight_and_every_process_ends_cleanly(stack):
+    containers = [*stack.containers("gateway"), *stack.containers("worker")]
+    (worker,) = stack.containers("worker")
+    load = Load(stack.urls()[0])
+    async with load._client:
+        run("docker", "pause", worker)
+        requests = [asyncio.create_task(load.one(b"%d in flight" % n)) for n in range(16)]
+        await asyncio.to_thread(eventually, lambda: stack.waiting() == 16)
+        stopping = asyncio.create_task(asyncio.to_thread(stack.compose, "stop"))
+        await asyncio.to_thread(eventually, lambda: not ready(str(load._client.base_url)))  # it accepts no more
+        run("docker", "unpause", worker)
+        await asyncio.gather(*requests, stopping)
+    assert load.wrong == []
+    assert [stack.inspect(container)["State"]["ExitCode"] for container in containers] == [0, 0]
+    await asyncio.to_thread(stack.up)
+    await asyncio.to_thread(eventually, lambda: stack.ready_workers() == 1)
+
+
+def ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url.rstrip('/')}/readyz", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def in_container(container: str, script: str) -> str:
+    return run("docker", "exec", container, "sh", "-c", script, check=False)

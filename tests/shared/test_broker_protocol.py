@@ -1,0 +1,252 @@
+"""The scripts against real brokers: what each promises, by what is on Redis afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from redis.asyncio import Redis
+
+from shared.broker.admission import Admission, Request
+from shared.broker.claims import Claims, Convict, Outcome
+from shared.broker.connection import connect
+from shared.broker.leases import Leases
+from shared.broker.replies import Inbox, chunks
+from shared.errors import BrokerFull
+from shared.keys import GROUP, Keys
+
+KEYS = Keys("m")
+GATEWAY = "gw"
+
+
+def request(number: int, *, rows: int = 1, payload: bytes = b"x" * 100) -> Request:
+    return Request(f"r{number}", 5000, rows, "raw", payload)
+
+
+def admission(client: Redis, max_entries: int = 100, max_bytes: int = 10_000_000) -> Admission:
+    return Admission(client, KEYS, GATEWAY, max_entries=max_entries, max_bytes=max_bytes, body_ttl_s=60)
+
+
+def claims(client: Redis, worker_id: str = "w1") -> Claims:
+    return Claims(client, client, KEYS, worker_id, lease_ms=2000, reply_ttl_s=60)
+
+
+async def claim(client: Redis, worker_id: str = "w1", mode="idle", **how):
+    options = {"room_rows": 32, "room_bytes": 1 << 30, "hold_ms": 110, **how}
+    return await claims(client, worker_id).claim(mode, **options)
+
+
+async def test_an_admitted_request_stands_on_the_stream_and_in_open(client: Redis) -> None:
+    waiting, admitted = await admission(client).admit([request(1)])
+    assert (waiting, admitted) == (1, [True])
+    [(entry_id, fields)] = await client.xrange(KEYS.requests)
+    assert list(fields) == [b"id", b"gateway", b"t", b"timeout_ms", b"rows", b"bytes", b"kind", b"trace", b"payload"]
+    assert await client.hgetall(KEYS.open) == {b"r1": entry_id + b"|100|1", b"#bytes": b"100"}
+
+
+async def test_admitting_again_under_the_same_id_changes_nothing(client: Redis) -> None:
+    for _ in range(3):
+        assert await admission(client).admit([request(1), request(2)]) == (2, [True, True])
+    assert await client.xlen(KEYS.requests) == 2
+
+
+async def test_entries_beyond_the_limit_are_refused_one_by_one(client: Redis) -> None:
+    waiting, admitted = await admission(client, max_entries=2).admit([request(n) for n in range(4)])
+    assert (waiting, admitted) == (2, [True, True, False, False])
+
+
+async def test_bytes_beyond_the_limit_are_refused_and_leave_no_body(client: Redis) -> None:
+    large = b"y" * 100_000
+    _, admitted = await admission(client, max_bytes=150_000).admit([request(n, payload=large) for n in (1, 2)])
+    assert admitted == [True, False]
+    assert await client.keys("*body*") == [KEYS.body("r1").encode()]
+
+
+async def test_a_forced_admission_passes_every_limit(client: Redis) -> None:
+    _, admitted = await admission(client, max_entries=1).admit([request(1), request(2)], force=True)
+    assert admitted == [True, True]
+
+
+async def test_a_full_redis_refuses_admissions_and_still_finishes_work(client: Redis) -> None:
+    await admission(client).admit([request(1)])
+    claimed = await claim(client)
+    await client.config_set("maxmemory", "1mb")
+    try:
+        with pytest.raises(BrokerFull):
+            await admission(client).admit([request(2)])
+        assert await claims(client).finish([Outcome(claimed.entries[0], b"done")]) == 1
+        assert await client.get(KEYS.reply("r1")) == b"done"
+    finally:
+        await client.config_set("maxmemory", "0")
+
+
+async def test_a_claim_takes_rows_not_entries_and_leaves_what_does_not_fit(client: Redis) -> None:
+    await admission(client).admit([request(1, rows=3), request(2, rows=4), request(3, rows=2)])
+    claimed = await claim(client, room_rows=8)
+    assert [entry.id for entry in claimed.entries] == ["r1", "r2"]
+    assert claimed.head_too_wide
+    assert claimed.waiting == 1
+    assert await client.exists(KEYS.turn) == 0  # closed: the turn is free for the next
+
+
+async def test_the_first_entry_is_taken_even_if_it_is_wider_than_the_batch(client: Redis) -> None:
+    await admission(client).admit([request(1, rows=9)])
+    claimed = await claim(client, room_rows=8)
+    assert [entry.rows for entry in claimed.entries] == [9]
+
+
+async def test_bytes_end_a_claim(client: Redis) -> None:
+    await admission(client).admit([request(n) for n in range(5)])
+    claimed = await claim(client, room_bytes=250)
+    assert len(claimed.entries) == 3
+
+
+async def test_only_one_idle_worker_fills_while_the_rest_of_a_batch_may_still_come(client: Redis) -> None:
+    await admission(client).admit([request(1)])
+    assert (await claim(client, "w1")).kind == "batch"
+    await admission(client).admit([request(2)])
+    assert (await claim(client, "w2")).kind == "empty"
+    assert await client.get(KEYS.turn) == b"w1"
+    topped = await claim(client, "w1", "top", room_rows=31, held_rows=1)
+    assert [entry.id for entry in topped.entries] == ["r2"]
+
+
+async def test_a_full_backlog_is_claimed_though_another_fills(client: Redis) -> None:
+    await admission(client).admit([request(1)])
+    await claim(client, "w1")
+    await admission(client).admit([request(n) for n in range(2, 40)])
+    claimed = await claim(client, "w2")
+    assert len(claimed.entries) == 32
+    assert await client.get(KEYS.turn) == b"w1"
+
+
+async def test_nothing_is_claimed_ahead_while_another_worker_sits_idle(client: Redis, any_broker) -> None:
+    idle = connect(any_broker.url, block_s=1)
+    waiting = asyncio.create_task(claims(idle, "w2").claim("idle", room_rows=32, room_bytes=1 << 30, after_bell_s=1))
+    while await client.info("clients") and not (await client.info("clients"))["blocked_clients"]:
+        await asyncio.sleep(0.005)
+    await admission(client).admit([request(1)])
+    assert (await claim(client, "w1", "ahead", soon=True, hold_ms=0)).kind == "empty"
+    assert [entry.id for entry in (await waiting).entries] == ["r1"]
+    await idle.aclose()
+
+
+async def test_work_is_claimed_ahead_when_nobody_answers_the_bell(client: Redis) -> None:
+    await admission(client).admit([request(1)])
+    assert await client.llen(KEYS.bell) == 1
+    assert (await claim(client, "w1", "ahead", hold_ms=0)).kind == "empty"  # too little, and there is time
+    assert (await claim(client, "w1", "ahead", soon=True, hold_ms=0)).kind == "batch"
+
+
+async def test_release_rings_for_what_still_waits(client: Redis) -> None:
+    await admission(client).admit([request(1)])
+    await claim(client, "w1")
+    await client.delete(KEYS.bell)
+    await admission(client).admit([request(2)])
+    assert await client.llen(KEYS.bell) == 0  # the filler is awake
+    await claims(client, "w1").release()
+    assert await client.llen(KEYS.bell) == 1
+
+
+async def test_finish_publishes_once_and_leaves_nothing_behind(client: Redis) -> None:
+    large = b"z" * 100_000
+    await admission(client).admit([request(1), request(2, payload=large)])
+    claimed = await claim(client)
+    assert [len(entry.payload) for entry in claimed.entries] == [100, 0]
+    assert await claims(client).bodies(["r2"]) == [large]
+    outcomes = [Outcome(claimed.entries[0], b"one"), Outcome(claimed.entries[1], b"t" * 40_000)]
+    assert await claims(client).finish(outcomes) == 2
+    assert await claims(client).finish(outcomes) == 0
+    inbox = Inbox(client, KEYS, GATEWAY)
+    assert await inbox.pop([]) == [("r1", 3), ("r2", 40_000)]
+    assert await inbox.read(["r1", "r2"]) == [b"one", b"t" * 40_000]
+    await inbox.pop(["r1", "r2"])
+    left = set(await client.keys("*"))
+    assert left <= {KEYS.requests.encode(), KEYS.leases.encode(), KEYS.turn.encode(), KEYS.bell.encode()}
+    assert await client.xlen(KEYS.requests) == 0
+    assert (await client.xpending(KEYS.requests, GROUP))["pending"] == 0
+
+
+async def test_a_cancelled_request_frees_its_place_and_drops_its_late_result(client: Redis) -> None:
+    await admission(client).admit([request(1), request(2)])
+    claimed = await claim(client, room_rows=1)
+    assert await admission(client).cancel(["r1", "r2", "never"]) == 2
+    assert await client.xlen(KEYS.requests) == 0
+    assert await client.exists(KEYS.open) == 0
+    assert await claims(client).finish([Outcome(claimed.entries[0], b"late")]) == 0
+    assert await client.exists(KEYS.reply("r1")) == 0
+
+
+async def test_a_dead_workers_entries_come_one_by_one_with_their_delivery_count(client: Redis) -> None:
+    await admission(client).admit([request(1), request(2)])
+    await claim(client, "dead")
+    score = str(int((await client.zscore(KEYS.leases, "dead")) or 0)).encode()
+    convict = Convict("dead", score)
+    for expected in ("r1", "r2"):
+        solo = await claim(client, "w1", convict=convict)
+        assert (solo.kind, [entry.id for entry in solo.entries]) == ("solo", [expected])
+        assert solo.entries[0].deliveries == 2
+        await claims(client).finish([Outcome(solo.entries[0], b"ok")])
+    assert (await claim(client, "w1", convict=convict)).kind == "empty"
+    assert await client.zscore(KEYS.leases, "dead") is None
+    assert [c["name"] for c in await client.xinfo_consumers(KEYS.requests, GROUP)] == [b"w1"]
+
+
+async def test_a_convict_that_came_back_keeps_its_entries(client: Redis) -> None:
+    await admission(client).admit([request(1)])
+    await claim(client, "slow")
+    convict = Convict("slow", str(int((await client.zscore(KEYS.leases, "slow")) or 0)).encode())
+    await asyncio.sleep(0.002)
+    await Leases(client, KEYS, "slow").beat({"state": "ready"})
+    assert (await claim(client, "w1", convict=convict)).kind == "empty"
+
+
+async def test_a_dead_letter_is_kept_with_its_reason_and_its_client_is_told(client: Redis) -> None:
+    await admission(client).admit([request(1)])
+    claimed = await claim(client)
+    await claims(client).finish([Outcome(claimed.entries[0], b"sorry", "ended 3 workers")])
+    [(_, fields)] = await client.xrange(KEYS.dead)
+    assert (fields[b"reason"], fields[b"id"], fields[b"payload"]) == (b"ended 3 workers", b"r1", b"x" * 100)
+    assert await client.get(KEYS.reply("r1")) == b"sorry"
+
+
+async def test_a_given_up_request_is_neither_open_nor_answered(client: Redis) -> None:
+    await admission(client).admit([request(1)])
+    claimed = await claim(client)
+    await claims(client).finish([Outcome(claimed.entries[0])])
+    assert await admission(client).still_open(["r1"]) == [False]
+    assert await client.exists(KEYS.reply("r1"), KEYS.inbox(GATEWAY)) == 0
+
+
+async def test_the_group_is_made_again_after_redis_lost_everything(client: Redis) -> None:
+    await admission(client).admit([request(1)])
+    first = await claim(client)
+    await client.flushall()
+    assert await claims(client).finish([Outcome(first.entries[0], b"late")]) == 0
+    await admission(client).admit([request(1)], force=True)
+    assert [entry.id for entry in (await claim(client)).entries] == ["r1"]
+
+
+async def test_a_beat_tells_what_i_hold_and_whose_lease_has_lapsed(client: Redis) -> None:
+    await admission(client).admit([request(1)])
+    claimed = await claim(client, "w1")
+    await client.zadd(KEYS.leases, {"gone": 1000, "alive": 9e15})
+    beat = await Leases(client, KEYS, "w1").beat({"state": "ready"})
+    assert beat.pending == [claimed.entries[0].entry_id]
+    assert beat.lapsed == {"gone": b"1000"}
+
+
+async def test_leaving_removes_the_consumer_only_when_it_holds_nothing(client: Redis) -> None:
+    await admission(client).admit([request(1)])
+    claimed = await claim(client, "w1")
+    leases = Leases(client, KEYS, "w1")
+    assert await leases.leave() == 1
+    assert await client.xinfo_consumers(KEYS.requests, GROUP)
+    await claims(client).finish([Outcome(claimed.entries[0], b"ok")])
+    assert await leases.leave() == 0
+    assert await client.xinfo_consumers(KEYS.requests, GROUP) == []
+
+
+def test_reads_of_replies_are_cut_by_bytes() -> None:
+    notices = [("a", 3), ("b", 3), ("c", 9), ("d", 1)]
+    assert list(chunks(notices, 6)) == [["a", "b"], ["c"], ["d"]]

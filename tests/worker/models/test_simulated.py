@@ -1,0 +1,68 @@
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from shared.errors import ModelLoadError
+from shared.wire import Payload, Raw, Tensor
+from worker.models import LoadContext, resolve
+from worker.models.simulated import expected
+
+
+def answers(payload: Payload) -> list[list[float]]:
+    model = resolve("simulated:base_ms=0,row_ms=0")
+    rows = model.decode(payload)
+    result = model.encode(model.separate(model.forward(model.collate(rows)), len(rows)), {})
+    assert result.outputs is not None
+    output = result.outputs["output"]
+    assert output.shape == (len(rows), 10) and output.dtype == "float32"
+    return np.frombuffer(output.data, np.float32).reshape(output.shape).tolist()
+
+
+def test_any_payload_gets_what_its_rows_bytes_say():
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    want = [expected(array[0].tobytes()), expected(array[1].tobytes())]
+    assert answers(Payload("image", [b"x", b"y"])) == [expected(b"x"), expected(b"y")]
+    assert answers(Payload("text", ["ä"])) == [expected("ä".encode())]
+    assert answers(Payload("raw", Raw(b"body", "a/b"))) == [expected(b"body")]
+    assert answers(Payload("tensor", Tensor("float32", (2, 3), array.tobytes()))) == want
+    assert answers(Payload("tensor", Tensor("float32", (2, 3), array.tobytes("F"), "F"))) == want
+
+
+def test_answers_are_the_same_everywhere_and_tell_bytes_apart():
+    assert len(expected(b"abc")) == 10 and all(0 <= value < 1 for value in expected(b"abc"))
+    assert len({tuple(expected(str(n).encode())) for n in range(1000)}) == 1000
+    code = "from worker.models.simulated import expected; print(expected(b'abc'))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == str(expected(b"abc"))
+
+
+def test_forward_takes_base_and_row_time():
+    model = resolve("simulated:base_ms=20,row_ms=5")
+    batch = model.collate([model.example()] * 4)
+    started, burnt = time.monotonic(), time.thread_time()
+    model.forward(batch)
+    assert 0.040 <= time.monotonic() - started < 0.060
+    assert time.thread_time() - burnt < 0.005
+
+
+def test_loading_may_take_a_while():
+    model = resolve("simulated:load_ms=30")
+    started = time.monotonic()
+    model.load(LoadContext())
+    assert time.monotonic() - started >= 0.030
+
+
+@pytest.mark.parametrize("part", ["base_ms=fast", "speed=3", "row_ms=-1", "row_ms", "base_ms=nan", "base_ms=inf"])
+def test_bad_parameter_names_the_known_ones(part):
+    with pytest.raises(ModelLoadError, match=f"simulated:base_ms=4,row_ms=0.2,load_ms=0`, got '{part}'"):
+        resolve(f"simulated:base_ms=1,{part}")
+
+
+def test_serving_simulated_never_imports_torch():
+    code = (
+        "import sys; from worker.models import resolve, LoadContext; m = resolve('simulated'); m.load(LoadContext());"
+        "m.encode(m.separate(m.forward(m.collate([m.example()])), 1), {}); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,174 @@
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+
+from shared.errors import InvalidInput, ModelFailed, ModelLoadError
+from shared.wire import Payload, Raw, Tensor
+from worker.models import LoadContext, resolve
+
+
+@pytest.fixture
+def serve(tmp_path, monkeypatch):
+    """Write a module into the working directory and load its class Mine."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+
+    def serve(source: str, name: str = "Mine"):
+        monkeypatch.delitem(sys.modules, "their_model", raising=False)
+        (tmp_path / "their_model.py").write_text("import numpy as np, torch\n" + textwrap.dedent(source))
+        sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
+        try:
+            model = resolve(f"their_model:{name}")
+        finally:
+            sys.dont_write_bytecode = before
+        model.load(LoadContext(device="cpu"))
+        return model
+
+    yield serve
+    sys.modules.pop("their_model", None)
+
+
+def run(model, payload, options=None):
+    rows = model.decode(payload)
+    return model.encode(model.separate(model.forward(model.collate(rows)), len(rows)), options or {})
+
+
+def floats(*rows):
+    array = np.array(rows, np.float32)
+    return Payload("tensor", Tensor("float32", array.shape, array.tobytes()))
+
+
+def listed(tensor):
+    return np.frombuffer(tensor.data, tensor.dtype).reshape(tensor.shape).tolist()
+
+
+def test_forward_alone_makes_a_model(serve):
+    model = serve("class Mine:\n    def forward(self, batch): return batch * 2")
+    assert listed(run(model, floats([1, 2], [3, 4])).outputs["output"]) == [[2, 4], [6, 8]]
+    assert model.group(torch.zeros(2)) != model.group(torch.zeros(3))
+
+
+def test_text_and_raw_bodies_reach_forward_as_lists(serve):
+    model = serve("class Mine:\n    def forward(self, batch): return [len(row) for row in batch]")
+    assert run(model, Payload("text", ["a", "bcd"])).values == [1, 3]
+    assert run(model, Payload("raw", Raw(b"12345", "x/y"))).values == [5]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "want"),
+    [
+        ("torch.ones(2, 1)", {"output": [[1], [1]]}),
+        ("torch.ones(2, dtype=torch.bfloat16)", {"output": [1, 1]}),
+        ("np.ones((2, 1), np.int64)", {"output": [[1], [1]]}),
+        ("{'a': torch.zeros(2), 'b': np.ones(2)}", {"a": [0, 0], "b": [1, 1]}),
+        ("(torch.zeros(2), torch.ones(2))", {"output_0": [0, 0], "output_1": [1, 1]}),
+        ("[torch.zeros(1), torch.ones(1)]", {"output": [[0], [1]]}),
+    ],
+)
+def test_arrays_of_any_form_become_output_tensors(serve, outputs, want):
+    model = serve(f"class Mine:\n    def forward(self, batch): return {outputs}")
+    result = run(model, floats([1], [2]))
+    assert {name: listed(tensor) for name, tensor in result.outputs.items()} == want
+
+
+def test_arrays_of_different_shapes_become_values(serve):
+    model = serve("class Mine:\n    def forward(self, batch): return [np.zeros(1), np.ones(2)]")
+    assert run(model, floats([1], [2])).values == [[0.0], [1.0, 1.0]]
+
+
+def test_encode_may_give_anything_json_can_say(serve):
+    model = serve(
+        """
+        class Mine:
+            def forward(self, batch): return batch
+            def encode(self, row): return {"best": row.argmax(), "all": row, "name": ("x", None, np.float64(1.5))}
+        """
+    )
+    assert run(model, floats([1, 9])).values == [{"best": 1, "all": [1.0, 9.0], "name": ["x", None, 1.5]}]
+
+
+def test_encode_that_gives_something_else_is_the_models_failure(serve):
+    model = serve("class Mine:\n    def forward(self, b): return b\n    def encode(self, row): return object()")
+    with pytest.raises(ModelFailed, match="encode gave a object"):
+        run(model, floats([1]))
+
+
+@pytest.mark.parametrize("error", ["ValueError('too short')", "TypeError('too short')", "InvalidInput('too short')"])
+def test_what_decode_refuses_is_the_clients_fault(serve, error):
+    model = serve(
+        f"""
+        from shared.errors import InvalidInput
+        class Mine:
+            def decode(self, payload): raise {error}
+            def forward(self, batch): return batch
+        """
+    )
+    with pytest.raises(InvalidInput, match="too short"):
+        model.decode(floats([1]))
+
+
+def test_own_collate_takes_rows_of_any_shape_together(serve):
+    model = serve(
+        """
+        class Mine:
+            def collate(self, rows): return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+            def forward(self, batch): return batch.sum(1)
+            def group(self, row): return "all"
+        """
+    )
+    assert model.group(torch.zeros(2)) == model.group(torch.zeros(3)) == "all"
+    assert model.separate(model.forward(model.collate([torch.ones(2), torch.ones(3)])), 2) == [2.0, 3.0]
+
+
+@pytest.mark.parametrize("signature", ["self", "self, device"])
+def test_load_may_take_the_device_or_not(serve, signature):
+    model = serve(
+        f"class Mine:\n    def load({signature}): self.k = 3\n    def forward(self, batch): return batch * self.k"
+    )
+    assert listed(run(model, floats([1])).outputs["output"]) == [[3]]
+
+
+def test_example_comes_from_the_announced_input(serve):
+    model = serve(
+        """
+        from shared.model_info import InputSpec
+        class Mine:
+            input = InputSpec(("tensor",), "float32", (-1, 4))
+            def forward(self, batch): return batch
+        """
+    )
+    assert model.input.shape == (-1, 4) and model.example().shape == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("class Other: pass", "has no class 'Mine'"),
+        ("class Mine: pass", r"no method forward\(self, batch\)"),
+        ("import no_such_package", "needs 'no_such_package', not installed"),
+        ("1 / 0", "importing their_model failed, ZeroDivisionError: division by zero"),
+        (
+            "class Mine:\n    def __init__(self, x): pass\n    def forward(self, b): return b",
+            "without arguments failed",
+        ),
+        ("class Mine:\n    def load(self): raise OSError('no\\nfile')\n    def forward(self, b): return b", "no file"),
+    ],
+)
+def test_a_class_that_does_not_load_is_one_clear_line(serve, source, text):
+    with pytest.raises(ModelLoadError, match=text) as caught:
+        serve(source)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_module_is_one_clear_line():
+    with pytest.raises(ModelLoadError, match="no module 'no_such_module'"):
+        resolve("no_such_module.inner:Class")
+
+
+def test_too_few_outputs_are_the_models_failure(serve):
+    model = serve("class Mine:\n    def forward(self, batch): return batch[:1]")
+    with pytest.raises(RuntimeError, match="forward gave 1 outputs for 2 rows"):
+        run(model, floats([1], [2]))

@@ -1,0 +1,99 @@
+"""What the worker holds: riders (entries with all that becomes of them on the way) and batches of them."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+from typing import Any
+
+from shared.broker.claims import Entry
+from shared.errors import SmartBatchError
+from shared.wire import Result
+from worker.policy import CloseReason, Fill
+
+
+class Rider:
+    """One claimed entry. Written by one stage after the other, never by two at once:
+    the claimer makes it, a decode thread fills `rows`, the device thread `outputs`, a decode thread `result`.
+    Times are monotonic seconds."""
+
+    __slots__ = (
+        "admitted_at",
+        "cancelled",
+        "claimed_at",
+        "deadline_at",
+        "decode_s",
+        "decoded",
+        "decoded_at",
+        "entry",
+        "error",
+        "lost",
+        "options",
+        "outputs",
+        "result",
+        "rows",
+    )
+
+    def __init__(self, entry: Entry, redis_now_ms: int, now: float) -> None:
+        self.entry = entry
+        self.claimed_at = now
+        self.admitted_at = now - max(0, redis_now_ms - entry.t_ms) / 1000
+        self.deadline_at = self.admitted_at + entry.timeout_ms / 1000
+        self.decoded: Future[None] = Future()  # shared by the riders that are decoded together
+        self.decoded_at = now
+        self.decode_s = 0.0
+        self.options: dict[str, Any] = {}
+        self.rows: list[Any] = []
+        self.outputs: list[Any] = []
+        self.result: Result | None = None
+        self.error: SmartBatchError | None = None
+        self.cancelled = False  # its client is gone: run nothing, reply nothing
+        self.lost = False  # its body is gone from Redis: give it up, its gateway will admit it again
+
+    @property
+    def alive(self) -> bool:
+        return self.error is None and not self.cancelled and not self.lost
+
+
+class Batch:
+    """Riders that run together. Owned by the claimer until submitted, then by the engine, then by the finisher."""
+
+    __slots__ = ("closed", "forward_s", "id", "on_device_at", "riders", "started_at")
+
+    def __init__(self, batch_id: str, riders: list[Rider], closed: CloseReason) -> None:
+        self.id = batch_id
+        self.riders = riders
+        self.closed: CloseReason = closed
+        self.on_device_at = 0.0  # the claimer's guess of when it starts, to time its claims ahead
+        self.started_at = 0.0
+        self.forward_s = 0.0
+
+    @property
+    def rows(self) -> int:
+        return sum(rider.entry.rows for rider in self.riders)
+
+
+class Filling:
+    """The batch that the claimer is filling."""
+
+    def __init__(self) -> None:
+        self.riders: list[Rider] = []
+        self.rows = 0
+        self.bytes = 0
+        self.last_id = ""  # the group's last-delivered-id; empty until claimed with the device free
+        self.head_too_wide = False
+
+    def __bool__(self) -> bool:
+        return bool(self.riders)
+
+    def add(self, riders: list[Rider]) -> None:
+        self.riders += riders
+        for rider in riders:
+            self.rows += rider.entry.rows
+            self.bytes += rider.entry.bytes
+
+    def state(self) -> Fill:
+        """What the policy is asked about."""
+        oldest = min((rider.admitted_at for rider in self.riders), default=time.monotonic())
+        deadline = min((rider.deadline_at for rider in self.riders), default=float("inf"))
+        return Fill(self.rows, self.bytes, oldest, deadline, self.head_too_wide)

@@ -1,0 +1,234 @@
+"""The claimer: it fills batches from the stream and hands them to the engine.
+
+    device free    claim (idle), or wait for the bell and claim; fill until the policy closes; submit
+    device busy    claim ahead what no idle worker could take, one batch at the most
+    worker dead    when a worker was convicted: one of its entries at a time, alone
+
+Only one idle worker at a time fills a batch (it holds the *turn*), so idle workers never tear one batch into
+several small ones. PROTOCOL in docs/protocol.md argues why each claim is as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import math
+import time
+
+from shared.broker.claims import Claim, Claims, Mode
+from shared.errors import BrokerUnavailable
+from worker.batch import Batch, Filling
+from worker.conviction import Convictions
+from worker.engine import Engine
+from worker.forward_times import ForwardTimes
+from worker.intake import Intake
+from worker.policy import CloseReason, Limits, decide
+
+log = logging.getLogger(__name__)
+
+BELL_S = 0.5  # a crashed filler's unclaimed work is found after this at the latest
+TURN_SLACK_MS = 100
+MIN_AHEAD_POLL_S = 0.002
+RETRY_S = (0.02, 0.1, 0.25, 0.5)
+
+
+class Claimer:
+    """One long-lived task; the only one that claims. `device_freed` is called from the event loop."""
+
+    def __init__(
+        self,
+        claims: Claims,
+        intake: Intake,
+        engine: Engine,
+        limits: Limits,
+        times: ForwardTimes,
+        convictions: Convictions,
+        worker_id: str,
+    ) -> None:
+        self._claims = claims
+        self._intake = intake
+        self._engine = engine
+        self._limits = limits
+        self._times = times
+        self._convictions = convictions
+        self._batch_ids = (f"{worker_id}-{n}" for n in itertools.count(1))
+        self._filling = Filling()
+        self._on_device: list[Batch] = []  # the running one and the one claimed ahead
+        self._freed = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._draining = False
+        self._solo = False
+        self._claim_s = 0.001  # running mean of a claim's round trip
+        self._releases: set[asyncio.Task[None]] = set()
+        self.waiting_seen = 0
+
+    # --- called by others
+
+    async def drain(self) -> None:
+        """Claim nothing more; return when what is held has run."""
+        self._draining = True
+        self._freed.set()
+        await self._drained.wait()
+
+    def device_freed(self, batch: Batch) -> None:
+        self._on_device.remove(batch)
+        if self._on_device:
+            self._on_device[0].on_device_at = time.monotonic()
+        self._freed.set()
+
+    async def run(self) -> None:
+        failures = 0
+        while not self._draining:
+            try:
+                await (self._while_busy() if self._on_device else self._while_free())
+                failures = 0
+            except BrokerUnavailable as error:
+                self._intake.meters.broker_errors.inc()
+                log.warning("claiming failed: %s", error)
+                await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
+                failures += 1
+        if self._filling:
+            self._submit("drain")
+        await self._until_free()
+        self._drained.set()
+        await asyncio.Event().wait()  # the task ends by being cancelled; ending by itself would mean an error
+
+    # --- device free
+
+    async def _while_free(self) -> None:
+        self._filling.add(self._intake.take_adopted())
+        if not self._filling and not await self._first():
+            return
+        if self._solo:
+            self._submit("solo")
+            await self._until_free()
+            self._solo = False
+            return
+        await self._fill()
+
+    async def _first(self) -> bool:
+        """Claim for an empty batch: now, or once the bell rings. False if nothing came."""
+        convict = next(iter(self._convictions.convicts), None)
+        claim = await self._claim("idle", hold_ms=self._hold_ms(self._limits.window_s), convict=convict)
+        if claim.kind == "empty":
+            claim = await self._claim("idle", hold_ms=self._hold_ms(self._limits.window_s), after_bell_s=BELL_S)
+        self._solo = claim.kind == "solo" and bool(self._filling)
+        if convict and claim.kind != "solo" and convict in self._convictions.convicts:
+            self._convictions.convicts.remove(convict)  # the claim found nothing of theirs left
+        return bool(self._filling)
+
+    async def _fill(self) -> None:
+        """Wait for more until the policy closes the batch, then submit it."""
+        filling = self._filling
+        while True:
+            run_s = self._run_s(filling.rows)
+            decision = decide(filling.state(), self._limits, time.monotonic(), run_s, draining=self._draining)
+            if decision.reason in ("full", "bytes"):
+                break
+            left_s = max(0.0, decision.until - time.monotonic())
+            if not filling.last_id:  # claimed ahead or adopted: one top-up, now that the device is free
+                await self._claim("idle", hold_ms=self._hold_ms(left_s) if left_s else 0)
+                continue
+            if decision.reason:
+                break
+            wait = (filling.last_id, math.ceil(left_s * 1000))
+            claim = await self._claim("top", hold_ms=self._hold_ms(left_s), after_entry=wait)
+            if claim.kind == "empty" and claim.waiting:
+                break  # the turn was lost to another: what waits is theirs
+        if decision.reason not in ("full", "bytes"):
+            self._release()
+        self._submit(decision.reason or "window")
+
+    # --- device busy
+
+    async def _while_busy(self) -> None:
+        """One claim ahead, or a wait for the device, whichever is due."""
+        if len(self._on_device) > 1 or self._convictions.convicts:
+            await self._until_freed(None)
+            return
+        running = self._on_device[0]
+        run_s = self._run_s(running.rows)
+        remaining_s = running.on_device_at + run_s - time.monotonic()
+        lead_s = self._claim_s + self._intake.decoder.mean_s * self._limits.max_rows
+        soon = remaining_s <= lead_s
+        await self._claim("ahead", hold_ms=0, soon=soon)
+        if not self._on_device:
+            return
+        state = self._filling.state()
+        if state.rows >= self._limits.max_rows or state.head_too_wide:
+            self._submit("full")
+        elif state.bytes >= self._limits.max_bytes:
+            self._submit("bytes")
+        poll_s = max(MIN_AHEAD_POLL_S, run_s / 8)
+        if not soon:
+            poll_s = min(poll_s, max(MIN_AHEAD_POLL_S / 4, remaining_s - lead_s))
+        await self._until_freed(poll_s)
+
+    async def _until_freed(self, timeout_s: float | None) -> None:
+        """Wait until a batch leaves the device, or draining begins, or the time is up."""
+        self._freed.clear()
+        if self._draining:
+            return
+        handle = None
+        if timeout_s is not None:
+            handle = asyncio.get_running_loop().call_later(timeout_s, self._freed.set)
+        try:
+            await self._freed.wait()
+        finally:
+            if handle:
+                handle.cancel()
+
+    async def _until_free(self) -> None:
+        while self._on_device:
+            self._freed.clear()
+            await self._freed.wait()
+
+    # --- claiming and submitting
+
+    async def _claim(self, mode: Mode, *, hold_ms: int, **how) -> Claim:
+        """Claim into the batch being filled, with the room it has left."""
+        filling = self._filling
+        started = time.monotonic()
+        claim = await self._claims.claim(
+            mode,
+            room_rows=max(1, self._limits.max_rows - filling.rows),
+            room_bytes=max(1, self._limits.max_bytes - filling.bytes),
+            held_rows=filling.rows,
+            hold_ms=hold_ms,
+            **how,
+        )
+        now = time.monotonic()
+        if "after_bell_s" not in how and "after_entry" not in how:
+            self._claim_s += 0.1 * (now - started - self._claim_s)
+        self.waiting_seen = claim.waiting
+        filling.head_too_wide = claim.head_too_wide
+        filling.last_id = claim.last_id if mode != "ahead" else ""
+        if claim.entries:
+            filling.add(self._intake.receive(claim.entries, claim.now_ms, now, solo=claim.kind == "solo"))
+        return claim
+
+    def _submit(self, closed: CloseReason) -> None:
+        batch = Batch(next(self._batch_ids), self._filling.riders, closed)
+        self._filling = Filling()
+        batch.on_device_at = time.monotonic()
+        self._on_device.append(batch)
+        self._engine.submit(batch)
+
+    def _release(self) -> None:
+        """Pass the turn on without waiting for the answer; if it gets lost, the turn expires by itself."""
+        task = asyncio.create_task(self._release_quietly())
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
+
+    async def _release_quietly(self) -> None:
+        try:
+            await self._claims.release()
+        except BrokerUnavailable as error:
+            log.warning("giving the turn back failed: %s", error)
+
+    def _run_s(self, rows: int) -> float:
+        return self._times.estimate(rows) + self._claim_s
+
+    def _hold_ms(self, seconds: float) -> int:
+        return math.ceil(seconds * 1000) + TURN_SLACK_MS if self._limits.window_s > 0 else 0

@@ -1,0 +1,39 @@
+"""How long a batch of so many rows takes, learned from warm-up and from every batch since."""
+
+from __future__ import annotations
+
+_WEIGHT = 0.2  # of the newest measurement
+
+
+class ForwardTimes:
+    """Running means per power of two of rows. Written by the device thread, read by the claimer."""
+
+    def __init__(self) -> None:
+        self._mean_s: dict[int, float] = {}
+
+    def record(self, rows: int, seconds: float) -> None:
+        bucket = _bucket(rows)
+        mean = self._mean_s.get(bucket)
+        self._mean_s[bucket] = seconds if mean is None else mean + _WEIGHT * (seconds - mean)
+
+    def estimate(self, rows: int) -> float:
+        """Seconds for a batch of `rows`; 0 while nothing is known. From the nearest bucket where there's none."""
+        known = self._mean_s
+        if not known:
+            return 0.0
+        bucket = _bucket(rows)
+        nearest = min(known, key=lambda candidate: (abs(candidate - bucket), -candidate))
+        return known[nearest]
+
+    def capacity(self, max_rows: int) -> float:
+        """Rows a second at the size that serves most, as far as is known."""
+        sizes = ((min(1 << bucket, max_rows), mean) for bucket, mean in list(self._mean_s.items()))
+        return max((rows / max(mean, 1e-6) for rows, mean in sizes), default=0.0)
+
+    def table(self) -> dict[int, float]:
+        """Rows (upper end of the bucket) → mean seconds."""
+        return {1 << bucket: mean for bucket, mean in sorted(self._mean_s.items())}
+
+
+def _bucket(rows: int) -> int:
+    return max(0, rows - 1).bit_length()

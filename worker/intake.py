@@ -1,0 +1,126 @@
+"""Intake: claimed entries become riders, their bodies are fetched, their decoding starts.
+
+It knows every entry that this worker holds, from claim to finish, so the beat's audit can find one that it is
+held to have but doesn't know of (a claim whose answer got lost), and one that was cancelled meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+from shared.broker.claims import Claims, Entry, Outcome
+from shared.errors import BrokerUnavailable, DeadLettered
+from shared.wire import Reply, pack_reply
+from worker.batch import Rider
+from worker.decoding import Decoder
+from worker.finisher import Finisher
+from worker.meters import Meters
+
+log = logging.getLogger(__name__)
+
+
+class Intake:
+    """Owned by the worker process; everything is called from the event loop."""
+
+    def __init__(
+        self, claims: Claims, decoder: Decoder, finisher: Finisher, meters: Meters, max_deliveries: int
+    ) -> None:
+        self.decoder = decoder
+        self.meters = meters
+        self._claims = claims
+        self._finisher = finisher
+        self._max_deliveries = max_deliveries
+        self._held: dict[str, Rider] = {}  # by entry id
+        self._unknown: set[str] = set()
+        self._adopted: list[Rider] = []
+        self._fetches: set[asyncio.Task[None]] = set()
+
+    @property
+    def held(self) -> int:
+        return len(self._held)
+
+    def receive(self, entries: Sequence[Entry], redis_now_ms: int, now: float, *, solo: bool = False) -> list[Rider]:
+        """Make riders and start decoding them. An entry delivered too often is finished here, without being run."""
+        if solo:
+            self.meters.redeliveries.inc(len(entries))
+        riders = []
+        for entry in entries:
+            rider = Rider(entry, redis_now_ms, now)
+            self._held[entry.entry_id] = rider
+            if entry.deliveries > self._max_deliveries:
+                self._bury(entry)
+            else:
+                riders.append(rider)
+        inline = [rider for rider in riders if rider.entry.payload]
+        if inline:
+            self.decoder.decode(inline)
+        if len(inline) < len(riders):
+            self._fetch([rider for rider in riders if not rider.entry.payload])
+        return riders
+
+    def _bury(self, entry: Entry) -> None:
+        killed = entry.deliveries - 1
+        reason = f"ended {killed} workers (MAX_DELIVERIES is {self._max_deliveries})"
+        log.error("dead letter: %s", reason, extra={"request_id": entry.id, "entry_id": entry.entry_id})
+        error = DeadLettered(f"this request {reason} and was put aside as a dead letter")
+        self.meters.outcome("dead")
+        self._finisher.put([Outcome(entry, pack_reply(Reply(error=error)), reason)])
+
+    # --- bodies that were too large for the stream
+
+    def _fetch(self, riders: list[Rider]) -> None:
+        """Fetch, then decode. Until then `decoded` is a future of the rider's own, so the engine can wait for it."""
+        task = asyncio.create_task(self._fetch_and_decode(riders))
+        self._fetches.add(task)
+        task.add_done_callback(self._fetches.discard)
+
+    async def _fetch_and_decode(self, riders: list[Rider]) -> None:
+        try:
+            bodies = await self._claims.bodies([rider.entry.id for rider in riders])
+        except BrokerUnavailable as error:
+            log.warning("fetching %d bodies failed: %s", len(riders), error)
+            bodies = [None] * len(riders)
+        for rider, body in zip(riders, bodies, strict=True):
+            if body is None:
+                rider.lost = True
+                rider.decoded.set_result(None)
+            else:
+                rider.entry.payload = body
+                self.decoder.decode_later(rider)
+
+    # --- what the beat says
+
+    def forget(self, rider: Rider) -> None:
+        """Drop a rider whose entry is no longer this worker's."""
+        self._held.pop(rider.entry.entry_id, None)
+
+    def audit(self, pending: Sequence[str], beat_sent_at: float) -> list[str]:
+        """Compare with what Redis holds me to have. Returns entry ids unknown in two successive beats.
+
+        An entry I hold that is pending no more was cancelled (or Redis lost it): it isn't run.
+        """
+        for entry_id in self._finisher.take_finished():
+            self._held.pop(entry_id, None)
+        on_redis = set(pending)
+        for entry_id, rider in self._held.items():
+            if entry_id not in on_redis and rider.claimed_at < beat_sent_at:
+                rider.cancelled = True
+        unknown = on_redis - self._held.keys()
+        strays = unknown & self._unknown
+        self._unknown = unknown - strays
+        return list(strays)
+
+    async def adopt(self, entry_ids: Sequence[str], redis_now_ms: int) -> None:
+        """Read strays again and line them up to be run."""
+        for entry_id in entry_ids:
+            entry = await self._claims.read(entry_id)
+            if entry is not None and entry_id not in self._held:
+                log.warning("adopting an entry whose claim got lost", extra={"request_id": entry.id})
+                self._adopted += self.receive([entry], redis_now_ms, time.monotonic())
+
+    def take_adopted(self) -> list[Rider]:
+        adopted, self._adopted = self._adopted, []
+        return adopted

@@ -1,0 +1,62 @@
+"""What a worker counts. Declared in shared/metric_names.py; exported by the worker itself on its METRICS_PORT, and
+through its report on Redis by every gateway."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry
+
+from shared import metric_names as names
+from worker.batch import Batch
+
+
+class Meters:
+    """One worker's metrics, in a registry of their own. Any thread may count."""
+
+    def __init__(self, model: str) -> None:
+        self.registry = CollectorRegistry()
+        label = {"model": model}
+        self._batches = names.BATCHES.counter(self.registry)
+        self._entries = names.ENTRIES.counter(self.registry)
+        self._model = model
+        self.batch_rows = names.BATCH_ROWS.histogram(self.registry).labels(**label)
+        self.batch_requests = names.BATCH_REQUESTS.histogram(self.registry).labels(**label)
+        self.queue_wait = names.QUEUE_WAIT.histogram(self.registry).labels(**label)
+        self.decode = names.DECODE.histogram(self.registry).labels(**label)
+        self.batch_wait = names.BATCH_WAIT.histogram(self.registry).labels(**label)
+        self.forward_s = names.FORWARD.histogram(self.registry).labels(**label)
+        self.rows = names.ROWS.counter(self.registry).labels(**label)
+        self.redeliveries = names.REDELIVERIES.counter(self.registry).labels(**label)
+        self.convictions = names.CONVICTIONS.counter(self.registry).labels(**label)
+        self.bisections = names.BISECTIONS.counter(self.registry).labels(**label)
+        self.out_of_memory = names.OUT_OF_MEMORY.counter(self.registry).labels(**label)
+        self.ceiling = names.CEILING.gauge(self.registry).labels(**label)
+        self.busy = names.DEVICE_BUSY.counter(self.registry).labels(**label)
+        self.starved = names.DEVICE_STARVED.counter(self.registry).labels(**label)
+        self.broker_errors = names.WORKER_BROKER_ERRORS.counter(self.registry).labels(**label)
+        self.last_progress = names.LAST_PROGRESS.gauge(self.registry).labels(**label)
+        self.totals = {"batches": 0, "rows": 0, "entries": 0, "failed": 0}
+
+    def forward(self, rows: int, seconds: float) -> None:
+        self.forward_s.observe(seconds)
+        self.busy.inc(seconds)
+
+    def batch(self, batch: Batch) -> None:
+        """Count a batch that has run."""
+        rows = batch.rows
+        self._batches.labels(model=self._model, closed=batch.closed).inc()
+        self.batch_rows.observe(rows)
+        self.batch_requests.observe(len(batch.riders))
+        self.rows.inc(rows)
+        for rider in batch.riders:
+            self.queue_wait.observe(rider.claimed_at - rider.admitted_at)
+            self.decode.observe(rider.decode_s)
+            self.batch_wait.observe(max(0.0, batch.started_at - rider.decoded_at))
+        self.totals["batches"] += 1
+        self.totals["rows"] += rows
+
+    def outcome(self, outcome: str, count: int = 1) -> None:
+        """Count entries by what became of them: ok, error, expired, cancelled, lost, dead."""
+        self._entries.labels(model=self._model, outcome=outcome).inc(count)
+        self.totals["entries"] += count
+        if outcome in ("error", "dead"):
+            self.totals["failed"] += count

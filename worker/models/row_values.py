@@ -1,0 +1,86 @@
+"""A batch's outputs of any form cut into rows, and rows of any form made a result.
+
+Arrays become output tensors; anything else that JSON can say becomes values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from shared.wire import Result
+from worker.models.tensors import from_numpy, to_numpy
+
+
+def split_rows(outputs: Any, rows: int) -> list[Any]:
+    """Cut a tensor, an array, a dict or tuple of such, or a list with one output per row. Ends on the host.
+
+    Raises RuntimeError, as it is the model that is wrong, for anything else, or too few or too many rows.
+    """
+    if isinstance(outputs, dict):
+        columns = {name: split_rows(column, rows) for name, column in outputs.items()}
+        return [{name: column[row] for name, column in columns.items()} for row in range(rows)]
+    if isinstance(outputs, tuple):
+        return list(zip(*(split_rows(column, rows) for column in outputs), strict=True))
+    if isinstance(outputs, torch.Tensor):
+        outputs = to_numpy(outputs)
+    if isinstance(outputs, np.ndarray) and outputs.ndim:
+        parts: list[Any] = list(outputs)
+    elif isinstance(outputs, list):
+        parts = [to_numpy(part) if isinstance(part, torch.Tensor) else part for part in outputs]
+    else:
+        raise RuntimeError(f"forward gave a {type(outputs).__name__}; expected a tensor, array, dict, tuple or list")
+    if len(parts) != rows:
+        raise RuntimeError(f"forward gave {len(parts)} outputs for {rows} rows")
+    return parts
+
+
+def from_row_outputs(rows: Sequence[Any]) -> Result:
+    """Make a result of one request's rows. Raises TypeError for what neither a tensor nor JSON can hold."""
+    columns = _columns(rows)
+    if columns is not None:
+        return Result(outputs={name: from_numpy(np.stack(column)) for name, column in columns.items()})
+    return Result(values=[_plain(row) for row in rows])
+
+
+def _columns(rows: Sequence[Any]) -> dict[str, list[np.ndarray]] | None:
+    """Return the rows' arrays by output name, or None if they are no arrays or don't stack."""
+    named = [_named_arrays(row) for row in rows]
+    first = named[0]
+    if not first or any(row is None or row.keys() != first.keys() for row in named):
+        return None
+    columns = {name: [row[name] for row in named if row] for name in first}
+    stackable = all(len({(array.shape, array.dtype) for array in column}) == 1 for column in columns.values())
+    return columns if stackable else None
+
+
+def _named_arrays(row: Any) -> dict[str, np.ndarray] | None:
+    if isinstance(row, dict):
+        parts = {str(name): value for name, value in row.items()}
+    elif isinstance(row, tuple):
+        parts = {f"output_{index}": value for index, value in enumerate(row)}
+    else:
+        parts = {"output": row}
+    if not all(isinstance(value, torch.Tensor | np.ndarray | np.generic) for value in parts.values()):
+        return None
+    arrays = {name: to_numpy(v) if isinstance(v, torch.Tensor) else np.asarray(v) for name, v in parts.items()}
+    return arrays if all(array.dtype.kind in "biuf" for array in arrays.values()) else None
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON can say of a value, arrays as nested lists."""
+    if value is None or isinstance(value, str | bool | int | float):
+        # np.float64 is a float and np.str_ a str, but msgpack takes neither
+        return value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, dict):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, torch.Tensor):
+        value = to_numpy(value)
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufU":
+        return value.tolist()
+    raise TypeError(f"encode gave a {type(value).__name__}, which is neither a tensor nor anything JSON can say")

@@ -1,0 +1,109 @@
+"""An accelerator stand-in: it sleeps base + rows × row, and answers what only that row's bytes can give.
+
+For testing and measuring the system without a device. Never imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from shared.errors import ModelLoadError
+from shared.model_info import InputSpec, OutputSpec
+from shared.wire import DTYPE_BYTES, Payload, Result, Tensor
+from worker.models.contract import LoadContext, Model
+
+WIDTH = 10  # floats per row
+DEFAULTS = {"base_ms": 4.0, "row_ms": 0.2, "load_ms": 0.0}
+
+
+def expected(data: bytes) -> list[float]:
+    """Return what the model answers to a row of these bytes: ten floats in [0, 1), exact in float32.
+
+    A tensor's row is its C-order bytes, a text's its UTF-8.
+    """
+    return _floats([_digest(data)])[0].tolist()
+
+
+def _digest(data: Any) -> bytes:
+    return hashlib.blake2b(data, digest_size=4 * WIDTH).digest()
+
+
+def _floats(digests: Sequence[bytes]) -> np.ndarray:
+    words = np.frombuffer(b"".join(digests), "<u4").reshape(len(digests), WIDTH)
+    return (words >> 8).astype(np.float32) / np.float32(2**24)  # (rows, WIDTH): 24 bits are exact in float32
+
+
+class Simulated(Model):
+    """A row is the digest of what came, made in the decode threads."""
+
+    platform = "simulated"
+    device_name = "simulated"
+    input = InputSpec(("image", "tensor", "text", "raw"))
+    outputs = (OutputSpec("output", "float32", (WIDTH,)),)
+
+    def __init__(self, parameters: str = "") -> None:
+        values = _parse(parameters)
+        self._base_s = values["base_ms"] / 1000
+        self._row_s = values["row_ms"] / 1000
+        self._load_s = values["load_ms"] / 1000
+
+    def load(self, context: LoadContext) -> None:
+        time.sleep(self._load_s)
+
+    def example(self) -> bytes:
+        return _digest(b"")
+
+    def decode(self, payload: Payload) -> list[bytes]:
+        content: Any = payload.content
+        if payload.kind == "tensor":
+            return [_digest(row) for row in _rows(content)]
+        if payload.kind == "raw":
+            return [_digest(content.data)]
+        return [_digest(row.encode() if isinstance(row, str) else row) for row in content]
+
+    def collate(self, rows: Sequence[bytes]) -> np.ndarray:
+        return _floats(rows)
+
+    def forward(self, batch: np.ndarray) -> np.ndarray:
+        seconds = self._base_s + len(batch) * self._row_s
+        if seconds:
+            time.sleep(seconds)
+        return batch
+
+    def separate(self, outputs: np.ndarray, rows: int) -> list[np.ndarray]:
+        return list(outputs)
+
+    def encode(self, rows: Sequence[np.ndarray], options: dict[str, Any]) -> Result:
+        data = b"".join([row.tobytes() for row in rows])
+        return Result(outputs={"output": Tensor("float32", (len(rows), WIDTH), data)})
+
+
+def _rows(tensor: Tensor) -> Sequence[Any]:
+    """Return the C-order bytes of each row."""
+    if tensor.order == "F":
+        opaque = np.frombuffer(tensor.data, f"V{DTYPE_BYTES[tensor.dtype]}").reshape(tensor.shape, order="F")
+        return [row.tobytes() for row in opaque]
+    size = len(tensor.data) // max(1, tensor.shape[0])
+    view = memoryview(tensor.data)
+    return [view[start * size : (start + 1) * size] for start in range(tensor.shape[0])]
+
+
+def _parse(parameters: str) -> dict[str, float]:
+    values = dict(DEFAULTS)
+    for part in filter(None, parameters.split(",")):
+        name, _, text = part.partition("=")
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if name not in DEFAULTS or not 0 <= value < math.inf:
+            known = ",".join(f"{known}={default:g}" for known, default in DEFAULTS.items())
+            raise ModelLoadError(f"simulated takes milliseconds from 0 as in `simulated:{known}`, got {part!r}")
+        values[name] = value
+    return values

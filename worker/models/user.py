@@ -1,0 +1,175 @@
+"""A user's own class, served as `MODEL_PATH=module:Class`.
+
+The module is found like any other, or in the working directory. Only `forward` is required:
+
+    class Doubler:
+        def forward(self, batch):          # a tensor: (rows, …), on the device
+            return batch * 2               # one output per row, in the same order
+
+All else has a default, and is called in this order:
+
+    load(self, device)      once; read weights, move them to `device` (a torch.device). `load(self)` is fine too.
+    decode(self, payload)   what a client sent → a list of rows. `payload.kind` is "tensor", "text", "image" or
+                            "raw"; `payload.content` what it holds (shared/wire.py). Raise ValueError with a text
+                            for the client if the input is wrong. Runs in several threads at once.
+                            Default: a torch tensor per row; a str per text; bytes per image; a raw body's bytes.
+    collate(self, rows)     a list of rows → one batch. Default: tensors and arrays of one shape are stacked on the
+                            device; anything else stays a list.
+    forward(self, batch)    one batch → the outputs of its rows: a tensor or array whose first dimension is rows, a
+                            dict or tuple of such, or a list with one output per row.
+    encode(self, row)       one row's output → what the client gets: a tensor or array, or anything that JSON can say.
+                            Default: the output as it is. Runs in several threads at once.
+
+Rows of different shapes or dtypes run apart unless the class has its own `collate` (which may pad them);
+`group(self, row)` can say which rows fit together: those of an equal key. `input` (an InputSpec) and `outputs`
+(OutputSpecs) are announced to gateways, which then refuse other input early; `example(self)` gives a row to
+warm up with. An instance belongs to one worker; `load` and `forward` run in its one device thread.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from shared.errors import InvalidInput, ModelFailed, ModelLoadError, SmartBatchError
+from shared.model_info import InputSpec, OutputSpec
+from shared.wire import Payload, Result
+from worker.models import device as devices
+from worker.models.contract import LoadContext, Model
+from worker.models.row_values import from_row_outputs, split_rows
+from worker.models.tensors import to_torch
+from worker.models.weights import one_line
+
+
+class UserModel(Model):
+    """Wraps one instance of the user's class and fills in what it leaves out."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._user: Any = _instantiate(path, _find_class(path))
+        self._collate = self._method("collate")
+        self._group = self._method("group")
+        self._decode = self._method("decode")
+        self._encode = self._method("encode")
+        self.input = getattr(self._user, "input", None) or InputSpec(("image", "tensor", "text", "raw"))
+        self.outputs = self._announced_outputs()
+        self._device = torch.device("cpu")
+
+    def _method(self, name: str) -> Callable[..., Any] | None:
+        method = getattr(self._user, name, None)
+        return method if callable(method) else None
+
+    def _announced_outputs(self) -> tuple[OutputSpec, ...]:
+        return tuple(getattr(self._user, "outputs", ()))
+
+    def load(self, context: LoadContext) -> None:
+        self._device = devices.open_device(context)
+        load = self._method("load")
+        if load is not None:
+            try:
+                load(self._device) if inspect.signature(load).parameters else load()
+            except SmartBatchError:
+                raise
+            except Exception as error:  # the user's own code: anything
+                raise ModelLoadError(f"{self._path}: load failed, {type(error).__name__}: {one_line(error)}") from error
+        # a class may know these only once it has loaded
+        self.input = getattr(self._user, "input", None) or self.input
+        self.outputs = self._announced_outputs()
+        self.device_name = devices.device_name(self._device)
+
+    def example(self) -> Any:
+        """Return the class's own example, or zeros of its announced shape. Raises NotImplementedError if neither."""
+        example = self._method("example")
+        if example is not None:
+            return example()
+        if self.input.shape is None or self.input.dtype is None:
+            raise NotImplementedError(f"{self._path} has neither `example` nor an `input` with dtype and shape")
+        shape = [max(size, 1) for size in self.input.shape]
+        return torch.zeros(shape, dtype=getattr(torch, self.input.dtype))
+
+    def decode(self, payload: Payload) -> list[Any]:
+        if self._decode is None:
+            return _default_rows(payload)
+        try:
+            return list(self._decode(payload))
+        except (ValueError, TypeError) as error:
+            raise InvalidInput(one_line(error)) from error
+
+    def group(self, row: Any) -> Hashable:
+        if self._group is not None:
+            return self._group(row)
+        if self._collate is None and isinstance(row, torch.Tensor | np.ndarray):
+            return str(row.dtype), tuple(row.shape)
+        return None
+
+    def collate(self, rows: Sequence[Any]) -> Any:
+        if self._collate is not None:
+            return self._collate(list(rows))
+        if all(isinstance(row, np.ndarray) for row in rows):
+            return torch.from_numpy(np.stack(rows)).to(self._device)
+        if all(isinstance(row, torch.Tensor) for row in rows):
+            return devices.stack_on(self._device, rows)
+        return list(rows)
+
+    @torch.inference_mode()
+    def forward(self, batch: Any) -> Any:
+        return self._user.forward(batch)
+
+    def separate(self, outputs: Any, rows: int) -> list[Any]:
+        return split_rows(outputs, rows)
+
+    def free_memory(self) -> None:
+        devices.free_memory()
+
+    def encode(self, rows: Sequence[Any], options: dict[str, Any]) -> Result:
+        encoded = rows if self._encode is None else [self._encode(row) for row in rows]
+        try:
+            return from_row_outputs(list(encoded))
+        except TypeError as error:
+            raise ModelFailed(str(error)) from None
+
+
+def _default_rows(payload: Payload) -> list[Any]:
+    content: Any = payload.content
+    if payload.kind == "tensor":
+        return list(to_torch(content))
+    return [content.data] if payload.kind == "raw" else list(content)
+
+
+def _find_class(path: str) -> type:
+    module_name, _, class_name = path.partition(":")
+    directory = str(Path.cwd())
+    if directory not in sys.path and "" not in sys.path:
+        sys.path.insert(0, directory)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise ModelLoadError(f"MODEL_PATH={path}: no module {error.name!r}, not in {directory} either") from None
+        raise ModelLoadError(f"MODEL_PATH={path}: {module_name} needs {error.name!r}, not installed") from error
+    except Exception as error:  # the user's own code: anything
+        raise ModelLoadError(
+            f"MODEL_PATH={path}: importing {module_name} failed, {type(error).__name__}: {one_line(error)}"
+        ) from error
+    found = getattr(module, class_name, None)
+    if not inspect.isclass(found):
+        raise ModelLoadError(f"MODEL_PATH={path}: {module_name} has no class {class_name!r}")
+    if not callable(getattr(found, "forward", None)):
+        raise ModelLoadError(f"MODEL_PATH={path}: {class_name} has no method forward(self, batch)")
+    return found
+
+
+def _instantiate(path: str, found: type) -> Any:
+    try:
+        return found()
+    except Exception as error:  # the user's own code: anything
+        raise ModelLoadError(
+            f"MODEL_PATH={path}: making one without arguments failed, {type(error).__name__}: {one_line(error)}"
+        ) from error

@@ -1,0 +1,92 @@
+"""Torchvision's classification models, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+from torchvision.transforms import InterpolationMode
+
+from shared.errors import ModelLoadError
+from worker.models.classifier import Classifier
+from worker.models.contract import LoadContext
+from worker.models.images import Preset, Resample
+from worker.models.weights import CHOICES, StateDict, fill, one_line, read_state_dict
+
+_RESAMPLE = {
+    InterpolationMode.NEAREST: Resample.NEAREST,
+    InterpolationMode.BILINEAR: Resample.BILINEAR,
+    InterpolationMode.BICUBIC: Resample.BICUBIC,
+}
+
+# These two would initialise for half a minute, and warn; and their published weights want their inputs transformed.
+_INCEPTION = {"init_weights": False, "transform_input": True}
+_ARGUMENTS: dict[str, dict[str, Any]] = {"googlenet": _INCEPTION, "inception_v3": _INCEPTION}
+
+RANDOM_SEED = 0  # all workers of a model must hold the same random weights
+
+
+def names() -> list[str]:
+    """Return the names of torchvision's classification models."""
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+class VisionClassifier(Classifier):
+    """One of torchvision's, with its published weights, a file's or random ones.
+
+    The preset is that of the published weights in each case: a file is most often a finetuned copy of them.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._published = torchvision.models.get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+        super().__init__(_preset(self._published.transforms()))
+
+    def build(self, context: LoadContext) -> tuple[nn.Module, Sequence[str]]:
+        labels = self._published.meta["categories"]
+        if context.weights == "random":
+            return self._with_random_weights(), labels
+        if context.weights == "default":
+            context.progress(f"fetching the weights of {self._name}")
+            return self._with_published_weights(), labels
+        context.progress(f"reading {context.weights}")
+        state = read_state_dict(context.weights)
+        network = self._for_classes_of(state)
+        fill(network, state, context.weights, self._name)
+        return network, labels
+
+    def _with_random_weights(self, **arguments: Any) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(RANDOM_SEED)
+            return torchvision.models.get_model(self._name, weights=None, **_ARGUMENTS.get(self._name, {}), **arguments)
+
+    def _with_published_weights(self) -> nn.Module:
+        try:
+            return torchvision.models.get_model(self._name, weights=self._published, progress=False)
+        except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash a RuntimeError
+            raise ModelLoadError(
+                f"the weights of {self._name} can't be fetched from {self._published.url} "
+                f"({one_line(error)}); {CHOICES}"
+            ) from None
+
+    def _for_classes_of(self, state: StateDict) -> nn.Module:
+        """Build the network with as many classes as the file has: its last tensor is the classifier's."""
+        network = self._with_random_weights()
+        name, last = list(network.state_dict().items())[-1]
+        if name in state and state[name].shape[:1] != last.shape[:1]:
+            return self._with_random_weights(num_classes=state[name].shape[0])
+        return network
+
+
+def _preset(transforms: Callable[..., Any]) -> Preset:
+    published: Any = transforms
+    return Preset(
+        resize=published.resize_size[0],
+        crop=published.crop_size[0],
+        mean=tuple(published.mean),
+        std=tuple(published.std),
+        resample=_RESAMPLE[published.interpolation],
+    )

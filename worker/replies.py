@@ -1,0 +1,66 @@
+"""What a batch produced becomes replies, in a decode thread, while the next batch is on the device."""
+
+from __future__ import annotations
+
+import logging
+
+from shared.broker.claims import Outcome
+from shared.errors import DeadlineExceeded, ModelFailed, SmartBatchError
+from shared.wire import Reply, Ride, pack_reply
+from worker.batch import Batch, Rider
+from worker.meters import Meters
+from worker.models.contract import Model
+
+log = logging.getLogger(__name__)
+
+
+class ReplyMaker:
+    """Stateless but for its meters. `make` is called in a decode thread, once per batch."""
+
+    def __init__(self, model: Model, meters: Meters, worker_id: str) -> None:
+        self._model = model
+        self._meters = meters
+        self._worker_id = worker_id
+
+    def make(self, batch: Batch) -> list[Outcome]:
+        """Return an outcome for every rider that still is this worker's (a cancelled one isn't)."""
+        self._meters.batch(batch)
+        rows = batch.rows
+        outcomes = []
+        for rider in batch.riders:
+            if rider.cancelled:
+                self._meters.outcome("cancelled")
+            elif rider.lost:
+                self._meters.outcome("lost")
+                outcomes.append(Outcome(rider.entry))
+            else:
+                ride = Ride(batch.id, rows, len(batch.riders), batch.closed, self._worker_id, rider.entry.deliveries)
+                outcomes.append(Outcome(rider.entry, self._reply(rider, ride, _times(rider, batch))))
+        return outcomes
+
+    def _reply(self, rider: Rider, ride: Ride, ms: dict[str, float]) -> bytes:
+        error = rider.error
+        if error is None:
+            try:
+                result = self._model.encode(rider.outputs, rider.options)
+                packed = pack_reply(Reply(result, None, ride, ms))
+            except SmartBatchError as raised:
+                error = raised
+            except Exception:
+                log.exception("encode failed", extra={"request_id": rider.entry.id})
+                error = ModelFailed("the model's answer could not be encoded")
+            else:
+                self._meters.outcome("ok")
+                return packed
+        self._meters.outcome("expired" if isinstance(error, DeadlineExceeded) else "error")
+        return pack_reply(Reply(None, error, ride, ms))
+
+
+def _times(rider: Rider, batch: Batch) -> dict[str, float]:
+    """Where the time went on this side, in ms; the gateway adds admit and reply."""
+    return {
+        "queue": (rider.claimed_at - rider.admitted_at) * 1000,
+        "decode": rider.decode_s * 1000,
+        "batch_wait": max(0.0, batch.started_at - rider.decoded_at) * 1000,
+        "forward": batch.forward_s * 1000,
+    }

@@ -1,0 +1,68 @@
+"""What a worker reports of itself: a hash on Redis that expires soon after its last beat."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+
+from shared import metric_snapshot
+from shared.broker.script import Argument
+from shared.settings import Settings
+from worker.engine import Engine
+from worker.forward_times import ForwardTimes
+from worker.meters import Meters
+from worker.models.contract import Model
+
+METRICS_EVERY_S = 1.0
+
+
+class Report:
+    """Made at each beat. `now` may be called by any thread."""
+
+    def __init__(self, settings: Settings, model: Model, engine: Engine, times: ForwardTimes, meters: Meters) -> None:
+        self._settings = settings
+        self._model = model
+        self._engine = engine
+        self._times = times
+        self._meters = meters
+        self._started_ms = int(time.time() * 1000)
+        self._metrics = b""
+        self._metrics_at = 0.0
+        self.metrics_port = -1
+        self.state = "starting"
+        self._progress = ""
+
+    def now(self, state: str, progress: str = "") -> None:
+        self.state, self._progress = state, progress
+
+    def fields(self) -> dict[str, Argument]:
+        now = time.monotonic()
+        if now - self._metrics_at >= METRICS_EVERY_S:
+            self._metrics_at = now
+            self._meters.last_progress.set(time.time() - self._stalled_s(now))
+            self._metrics = metric_snapshot.pack(self._meters.registry)
+        running = self._engine.running
+        return {
+            "state": self.state,
+            "progress": self._progress,
+            "model": self._settings.model,
+            "model_path": self._settings.model_path,
+            "device": self._model.device_name,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started_ms": self._started_ms,
+            "metrics_port": self.metrics_port,
+            "batch": running.id if running else "",
+            "batch_rows": running.rows if running else 0,
+            "batch_s": f"{self._stalled_s(now):.3f}",
+            "ceiling": self._engine.ceiling,
+            "capacity_rows_per_s": f"{self._times.capacity(self._settings.max_batch_size):.3f}",
+            **self._meters.totals,
+            "metrics": self._metrics,
+        }
+
+    def _stalled_s(self, now: float) -> float:
+        """How long the running batch has been on the device."""
+        since = self._engine.working_since
+        return now - since if since else 0.0

@@ -1,0 +1,45 @@
+"""Warm-up: the batch sizes that will run, before the first request does. Ready only after it.
+
+It also times each size, so the first deadlines are judged by measured forwards.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from shared.errors import ModelLoadError
+from worker.engine import Engine
+from worker.models.contract import Model
+
+
+def sizes(max_rows: int) -> list[int]:
+    """1, 2, 4, … up to and with `max_rows`."""
+    powers = []
+    size = 1
+    while size < max_rows:
+        powers.append(size)
+        size *= 2
+    return [*powers, max_rows]
+
+
+def warm_up(engine: Engine, model: Model, max_rows: int, progress: Callable[[str], None]) -> None:
+    """Run every size once, in the device thread. A size that doesn't fit the device lowers the ceiling.
+
+    Raises ModelLoadError if the model can't run even one row of its own example.
+    """
+    row = model.example()
+    for number, size in enumerate(all_sizes := sizes(max_rows), 1):
+        if size > engine.ceiling:
+            break
+        progress(f"warming up {number}/{len(all_sizes)}: {size} row{'s' * (size > 1)}")
+        started = time.monotonic()
+        try:
+            engine.forward([row] * size)
+        except Exception as error:
+            if size == 1:
+                raise ModelLoadError(f"the model failed on its own example: {type(error).__name__}: {error}") from error
+            engine.limit(size // 2, error)
+            break
+        seconds = time.monotonic() - started
+        progress(f"warmed up {number}/{len(all_sizes)}: {size} rows in {seconds * 1000:.1f} ms")
