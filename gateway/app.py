@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -13,7 +14,7 @@ from starlette.routing import Route
 from gateway import pages
 from gateway.gateway import Gateway
 from gateway.predict import Predict
-from gateway.problems import problem
+from gateway.problems import Headers, problem, problem_with
 from shared import logs
 from shared.settings import Settings, from_environment
 
@@ -47,10 +48,18 @@ def create_app(settings: Settings | None = None) -> Starlette:
     )
 
 
-def _http_error(request: Request, error: Exception) -> Response:
-    raise error
+async def _http_error(request: Request, error: Exception) -> Response:
+    """A path or a method that doesn't exist."""
+    assert isinstance(error, HTTPException)
+    code = "not_found" if error.status_code == 404 else "method_not_allowed"
+    detail = f"{request.method} {request.url.path}: {error.detail}"
+    status, headers, body = problem_with(error.status_code, code, detail, "")
+    return _response(status, [*headers, *((k.encode(), v.encode()) for k, v in (error.headers or {}).items())], body)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    status, headers, body = problem(error, None)
-    return Response(body, status, dict(headers))
+    return _response(*problem(error, ""))
+
+
+def _response(status: int, headers: Headers, body: bytes) -> Response:
+    return Response(body, status, {name.decode(): value.decode() for name, value in headers if value})

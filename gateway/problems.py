@@ -11,7 +11,7 @@ import msgspec
 
 from shared import errors
 
-CONTENT_TYPE = b"application/problem+json"
+CONTENT_TYPE = "application/problem+json"
 
 # A class that isn't listed takes the status of the nearest class above it (a test walks the tree).
 STATUS: dict[type[errors.SmartBatchError], int] = {
@@ -38,7 +38,7 @@ MAX_DETAIL_CHARS = 1000
 # A computed Retry-After past this says nothing better than "come back later".
 MAX_RETRY_AFTER_S = 3600
 
-Headers = list[tuple[bytes, bytes]]
+Headers = dict[str, str]
 
 
 def status_of(error: BaseException) -> int:
@@ -48,38 +48,40 @@ def status_of(error: BaseException) -> int:
     return 500
 
 
-def problem(error: BaseException, request_id: str) -> tuple[int, Headers, bytes]:
-    """Return the response to `error`: status, headers, body.
+def problem(error: BaseException, request_id: str | None) -> tuple[int, Headers, bytes]:
+    """Return the response to `error`: status, headers, body. `request_id` is None if the request never got one.
 
     Of an exception outside our tree nothing is shown but the request id, by which the log can be searched.
     """
     status = status_of(error)
     if not isinstance(error, errors.SmartBatchError):
-        detail = f"an unexpected error; the server's log has it under request id {request_id}"
+        detail = "an unexpected error; the server's log has it"
+        if request_id:
+            detail += f" under request id {request_id}"
         return problem_with(status, "internal_error", detail, request_id)
     status, headers, body = problem_with(status, error.code, error.detail, request_id)
     if isinstance(error, errors.Unavailable):
-        headers.append((b"retry-after", b"%d" % _whole_seconds(error.retry_after_s)))
+        headers["retry-after"] = str(_whole_seconds(error.retry_after_s))
     return status, headers, body
 
 
-def problem_with(status: int, code: str, detail: str, request_id: str) -> tuple[int, Headers, bytes]:
+def problem_with(status: int, code: str, detail: str, request_id: str | None) -> tuple[int, Headers, bytes]:
     """Return a problem that no class of ours stands for, such as a path or a method that doesn't exist."""
     title = code.replace("_", " ").capitalize()
     # Lone surrogates can't be written as JSON, and a reply to a bad request must not fail in its turn.
     detail = (detail or title)[:MAX_DETAIL_CHARS].encode("utf-8", "replace").decode()
-    body = msgspec.json.encode(
-        {
-            "type": f"urn:smartbatch:{code}",
-            "title": title,
-            "status": status,
-            "detail": detail,
-            "request_id": request_id,
-            "code": code,
-            "error": detail,
-        }
-    )
-    return status, [(b"content-type", CONTENT_TYPE), (b"x-request-id", request_id.encode("latin-1", "replace"))], body
+    members = {
+        "type": f"urn:smartbatch:{code}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "error": detail,
+    }
+    headers = {"content-type": CONTENT_TYPE}
+    if request_id:
+        members["request_id"] = headers["x-request-id"] = request_id
+    return status, headers, msgspec.json.encode(members)
 
 
 def _whole_seconds(retry_after_s: float) -> int:

@@ -54,7 +54,7 @@ def write(tensor: Tensor) -> bytes:
     dtype, data = tensor.dtype, tensor.data
     if dtype == "bfloat16":
         dtype, data = "float32", bfloat16_to_float32(data)
-    shape = "(%s%s)" % (", ".join(map(str, tensor.shape)), "," if len(tensor.shape) == 1 else "")
+    shape = repr(tuple(tensor.shape))
     fields = f"{{'descr': '{_DESCR[dtype]}', 'fortran_order': {tensor.order == 'F'}, 'shape': {shape}, }}".encode()
     padding = -(len(MAGIC) + 4 + len(fields) + 1) % 64
     header = fields + b" " * padding + b"\n"

@@ -31,17 +31,18 @@ def tensor(array: np.ndarray, dtype: str = "", order: str = "C") -> Payload:
     return Payload("tensor", Tensor(dtype or array.dtype.name, array.shape, array.tobytes(order), order))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+@pytest.mark.parametrize(("format", "options"), [("JPEG", {"quality": 95}), ("PNG", {})])
 @pytest.mark.parametrize(
     ("photo", "index", "label", "probability"),
-    [("chelsea", 285, "Egyptian cat", 0.75), ("coffee", 967, "espresso", 0.87)],
+    [("chelsea", 285, "Egyptian cat", 0.7495), ("coffee", 967, "espresso", 0.8695)],
 )
-def test_photos_are_recognised(model, format, photo, index, label, probability):
-    result = model.encode(run(model, model.decode(Payload("image", [encoded(pixels(photo), format)]))), {"top_k": 5})
-    best = result.classes[0][0]
-    assert best[:2] == [index, label]
-    assert best[2] == pytest.approx(probability, abs=0.05)  # JPEG at quality 75 moves it a little
-    assert [row[2] for row in result.classes[0]] == sorted((row[2] for row in result.classes[0]), reverse=True)
+def test_photos_are_recognised(model, format, options, photo, index, label, probability):
+    """At JPEG's quality 75 what the compression loses moves these to 0.79 and 0.82."""
+    rows = model.decode(Payload("image", [encoded(pixels(photo), format, **options)]))
+    classes = model.encode(run(model, rows), {"top_k": 5}).classes[0]
+    assert classes[0][:2] == [index, label]
+    assert classes[0][2] == pytest.approx(probability, abs=0.005)
+    assert [row[2] for row in classes] == sorted((row[2] for row in classes), reverse=True)
 
 
 def test_batched_rows_equal_rows_alone(model, rows):

@@ -73,7 +73,7 @@ def test_tuple_outputs_are_numbered(tmp_path):
 
 
 def test_program_with_two_inputs_is_refused(tmp_path):
-    with pytest.raises(ModelLoadError, match="expected a program with one input.*takes 2: x, y"):
+    with pytest.raises(ModelLoadError, match=r"expected a program with one input.*takes 2: x, y"):
         exported(tmp_path, Two(), torch.zeros(4, 3), torch.zeros(4, 3))
 
 
@@ -89,6 +89,6 @@ def test_missing_and_broken_files_are_one_line(tmp_path):
     with pytest.raises(ModelLoadError, match="there is no file"):
         resolve("gone.pt2").load(LoadContext(device="cpu"))
     (tmp_path / "bad.pt2").write_bytes(b"not a zip")
-    with pytest.raises(ModelLoadError, match="is no program saved by torch.export") as caught:
+    with pytest.raises(ModelLoadError, match=r"is no program saved by torch\.export") as caught:
         resolve(str(tmp_path / "bad.pt2")).load(LoadContext(device="cpu"))
     assert "\n" not in str(caught.value)

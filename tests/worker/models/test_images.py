@@ -44,6 +44,7 @@ def test_exif_orientation_is_honoured(orientation: int):
         assert np.abs(seen - marked).max() <= 40, format  # JPEG rings a little
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")
 def test_damaged_exif_is_no_reason_to_refuse():
     data = encoded(np.full((8, 8, 3), 9, np.uint8), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert decode_image(data, EXACT, LIMIT)[0, 0, 0] == 9
@@ -111,6 +112,7 @@ def test_what_is_no_image_is_refused_saying_what_came(data: bytes, came: str):
         decode_image(data, EXACT, LIMIT)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # about metadata; which ones hangs on the damage
 def test_flipped_bytes_never_raise_anything_but_invalid_input():
     random = np.random.default_rng(0)
     for format in ("JPEG", "PNG", "WEBP"):

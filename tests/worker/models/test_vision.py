@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,11 @@ def loaded(weights: str, name: str = NAME):
     model = resolve(name)
     model.load(LoadContext(device="cpu", weights=weights, torch_threads=1))
     return model
+
+
+def published_preset(name: str) -> Any:
+    weights: Any = torchvision.models.get_model_weights(name)
+    return weights.DEFAULT.transforms()
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +45,7 @@ def test_random_weights_are_the_same_in_every_worker_and_leave_the_generator_alo
 def test_pixels_are_those_of_torchvisions_own_preset(name):
     """To the bit, so logits can differ only by rounding."""
     ours = resolve(name)
-    preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    preset = published_preset(name)
     for photo in ("chelsea", "coffee"):
         (row,) = ours.decode(Payload("image", [encoded(pixels(photo))]))
         theirs = preset(Image.fromarray(pixels(photo)))
@@ -51,7 +58,7 @@ def test_logits_agree_with_torchvisions_own_pipeline(model):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = torchvision.models.get_model(NAME, weights=None).eval()
-    preset = torchvision.models.get_model_weights(NAME).DEFAULT.transforms()
+    preset = published_preset(NAME)
     with torch.inference_mode():
         theirs = network(preset(Image.fromarray(pixels("chelsea")))[None])[0].numpy()
     ours = logits(model, model.decode(Payload("image", [encoded(pixels("chelsea"))])))
@@ -72,6 +79,7 @@ def test_weights_come_from_a_file(tmp_path, form):
     model = loaded(path)
     assert model.outputs[0].shape == (5,)
     result = model.encode([np.array([0, 3, 1, 2, 0], np.float32)], {"top_k": 2})
+    assert result.classes is not None
     assert [best[:2] for best in result.classes[0]] == [[1, "1"], [3, "3"]]
 
 

@@ -1,0 +1,97 @@
+"""A reply becomes the body and headers of a response. All of it lies on the hot path."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from gateway.formats import npy_body
+from gateway.formats.accept import Format
+from gateway.formats.numbers import to_lists
+from shared.errors import NotAcceptable, WireError
+from shared.wire import Reply, Result, Ride, Tensor
+
+_encode_json = msgspec.json.Encoder().encode
+_encode_msgpack = msgspec.msgpack.Encoder().encode
+
+# The stages of a request in their order; the broker's reply knows the middle four.
+_WORKER_STAGES = ("queue", "decode", "batch_wait", "forward")
+
+
+def timing_ms(reply: Reply, *, admit_ms: float, reply_ms: float, total_ms: float) -> dict[str, float]:
+    """Return where the time went, in order and rounded to a microsecond. A stage never reached is left out."""
+    timing = {"admit": round(admit_ms, 3)}
+    came = reply.ms
+    for stage in _WORKER_STAGES:
+        if stage in came:
+            timing[stage] = round(came[stage], 3)
+    timing["reply"] = round(reply_ms, 3)
+    timing["total"] = round(total_ms, 3)
+    return timing
+
+
+def render(chosen: Format, reply: Reply, *, model: str, request_id: str, timing: dict[str, float]) -> tuple[str, bytes]:
+    """Return (content type, body). The reply holds a result, not an error.
+
+    Numbers that JSON has no word for (NaN, infinities) become null there; npy and MessagePack keep them.
+    Raises NotAcceptable if npy was asked for and the model's answer isn't one tensor.
+    """
+    result = reply.result
+    if result is None:
+        raise WireError("the reply holds no result")
+    if chosen is Format.NPY:
+        return chosen.value, npy_body.write(_only_tensor(result))
+    body: dict[str, Any] = {"model": model, "request_id": request_id}
+    if result.classes is not None:
+        body["predictions"] = [
+            [{"label": label, "class_id": index, "probability": probability} for index, label, probability in row]
+            for row in result.classes
+        ]
+    elif result.outputs is not None:
+        data_of = to_lists if chosen is Format.JSON else _data
+        body["outputs"] = {
+            name: {"dtype": tensor.dtype, "shape": tensor.shape, "data": data_of(tensor)}
+            for name, tensor in result.outputs.items()
+        }
+    else:
+        body["values"] = result.values
+    if reply.batch is not None:
+        body["batch"] = _batch(reply.batch)
+    body["timing_ms"] = timing
+    return chosen.value, _encode_json(body) if chosen is Format.JSON else _encode_msgpack(body)
+
+
+def response_headers(request_id: str, batch: Ride | None, timing: dict[str, float]) -> list[tuple[bytes, bytes]]:
+    """Return the headers that say which request this was, what it rode in and where its time went (in ms)."""
+    stages = ", ".join([f"{stage};dur={ms}" for stage, ms in timing.items()])
+    headers = [(b"x-request-id", request_id.encode("latin-1", "replace")), (b"server-timing", stages.encode())]
+    if batch is not None:
+        headers.append((b"x-batch-rows", b"%d" % batch.rows))
+        headers.append((b"x-batch-closed", batch.closed.encode("latin-1", "replace")))
+    return headers
+
+
+def _batch(ride: Ride) -> dict[str, Any]:
+    return {
+        "id": ride.id,
+        "rows": ride.rows,
+        "requests": ride.requests,
+        "closed": ride.closed,
+        "worker": ride.worker,
+    }
+
+
+def _data(tensor: Tensor) -> bytes | bytearray | memoryview:
+    if tensor.order != "C":
+        raise WireError("an output tensor is in C order")
+    return tensor.data
+
+
+def _only_tensor(result: Result) -> Tensor:
+    if result.outputs is None:
+        raise NotAcceptable("the model's answer is not a tensor, so it can't be npy; ask for application/json")
+    if len(result.outputs) != 1:
+        names = ", ".join(result.outputs)
+        raise NotAcceptable(f"npy holds one tensor, and the answer has {len(result.outputs)} ({names:.200})")
+    return next(iter(result.outputs.values()))

@@ -1,0 +1,179 @@
+"""POST /predict: read the envelope, submit, await the reply, answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import NamedTuple
+from urllib.parse import parse_qsl
+
+from starlette.types import Receive, Scope, Send
+
+from gateway import formats
+from gateway.formats import answers
+from gateway.gateway import Gateway
+from gateway.lane import Lane
+from gateway.pending import Pending
+from gateway.problems import problem
+from gateway.reading import read_body
+from shared.broker.admission import Request
+from shared.errors import ClientGone, MalformedBody, SmartBatchError
+from shared.wire import Payload, Reply, pack_payload, unpack_reply
+
+log = logging.getLogger(__name__)
+
+DEFAULT_TOP_K = 5
+MAX_TOP_K = 1000
+MAX_ID_CHARS = 128
+SLOW_S = 0.05  # after so long a request is worth watching for its client hanging up
+
+
+class Envelope(NamedTuple):
+    """What the request says besides its body."""
+
+    content_type: str
+    accept: str
+    client_id: str
+    timeout_s: float | None
+    trace: str
+    model: str | None
+    top_k: int | None
+
+
+class Predict:
+    """The endpoint; stateless. Every request ends in exactly one response, one count and one forgetting."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started_at = time.monotonic()
+        gateway: Gateway = scope["app"].state.gateway
+        request_id = gateway.next_request_id()
+        lane = gateway.lane(None)
+        shown_id = request_id
+        try:
+            envelope = _envelope(scope)
+            shown_id = envelope.client_id or request_id
+            lane = gateway.lane(envelope.model)
+            answer_format = answers.negotiate(envelope.accept)
+            body = await read_body(scope, receive, gateway.settings.max_body_bytes)
+            request = _request(gateway, lane, request_id, envelope, answer_format, body)
+            reply, ms = await _ask(lane, request, started_at, receive)
+            headers, content = answers.render(answer_format, reply, lane.keys.model, request_id, shown_id, ms)
+            status = 200
+            lane.meters.answered(ms, ms["total"] / 1000)
+        except Exception as error:
+            lane.meters.failed(error, time.monotonic() - started_at)
+            _log(error, request_id)
+            if isinstance(error, ClientGone):
+                return
+            status, headers, content = problem(error, shown_id)
+        headers.append((b"content-length", b"%d" % len(content)))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
+
+
+def _request(
+    gateway: Gateway, lane: Lane, request_id: str, envelope: Envelope, answer_format: answers.Format, body: bytes
+) -> Request:
+    """Check the body against what the model takes, and pack it."""
+    settings = gateway.settings
+    info = gateway.info(lane.keys.model)
+    max_rows = info.max_batch_size if info else settings.max_batch_size
+    payload: Payload = formats.parse(body, envelope.content_type, info, max_rows=max_rows)
+    top_k = envelope.top_k if envelope.top_k is not None else DEFAULT_TOP_K
+    if top_k and not answer_format.wants_outputs:
+        payload.options = {"top_k": top_k}
+    timeout_s = min(envelope.timeout_s or settings.request_timeout, settings.request_timeout)
+    packed = pack_payload(payload)
+    return Request(request_id, max(1, int(timeout_s * 1000)), payload.rows, payload.kind, packed, envelope.trace)
+
+
+async def _ask(lane: Lane, request: Request, started_at: float, receive: Receive) -> tuple[Reply, dict[str, float]]:
+    """Submit and await the reply. Returns it with the parts of its time, in ms. Raises what the reply holds."""
+    pending = lane.submit(request, started_at)
+    loop = asyncio.get_running_loop()
+    watch = _Watch(lane, pending, receive)
+    timer = loop.call_later(min(SLOW_S, request.timeout_ms / 1000), watch.start)
+    reply = None
+    try:
+        data = await pending.future
+        reply = unpack_reply(data)
+    finally:
+        timer.cancel()
+        watch.stop()
+        lane.finished(pending, answered=reply is not None)
+    if reply.error is not None:
+        raise reply.error
+    total_s = time.monotonic() - started_at
+    ms = {"admit": (pending.admitted_at - started_at) * 1000, **reply.ms}
+    ms["reply"] = max(0.0, total_s * 1000 - sum(ms.values()))
+    ms["total"] = total_s * 1000
+    return reply, ms
+
+
+class _Watch:
+    """Watches a request that takes long: its deadline, and whether its client is still there. Most never get one."""
+
+    def __init__(self, lane: Lane, pending: Pending, receive: Receive) -> None:
+        self._lane = lane
+        self._pending = pending
+        self._receive = receive
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        left_s = self._pending.deadline_at - time.monotonic()
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, left_s), self._lane.expire, self._pending)
+        self._task = asyncio.create_task(self._until_gone())
+
+    async def _until_gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._pending.fail(ClientGone("the client hung up"))
+
+    def stop(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+        if self._task:
+            self._task.cancel()
+
+
+def _envelope(scope: Scope) -> Envelope:
+    """Read headers and query. Raises MalformedBody for a number that isn't one."""
+    found: dict[bytes, str] = {}
+    for name, value in scope["headers"]:
+        found[name] = value.decode("latin-1")
+    query = dict(parse_qsl(scope["query_string"].decode("latin-1"))) if scope["query_string"] else {}
+    timeout = found.get(b"x-request-timeout")
+    return Envelope(
+        found.get(b"content-type", ""),
+        found.get(b"accept", ""),
+        _printable(found.get(b"x-request-id", "")),
+        _number("X-Request-Timeout (seconds)", timeout, 0.001, 86400.0) if timeout is not None else None,
+        _printable(found.get(b"traceparent", "")),
+        query.get("model"),
+        int(_number("top_k", query["top_k"], 0, MAX_TOP_K)) if "top_k" in query else None,
+    )
+
+
+def _number(what: str, text: str, least: float, most: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not least <= value <= most:
+        raise MalformedBody(f"{what}: expected a number from {least:g} to {most:g}, got {text[:40]!r}")
+    return value
+
+
+def _printable(text: str) -> str:
+    """A client's text fit to be echoed and logged, or nothing."""
+    return text if len(text) <= MAX_ID_CHARS and text.isascii() and text.isprintable() else ""
+
+
+def _log(error: Exception, request_id: str) -> None:
+    extra = {"request_id": request_id}
+    if not isinstance(error, SmartBatchError):
+        log.exception("a request failed by an error of ours", extra=extra)
+    else:
+        log.info("%s: %s", error.code, error.detail, extra=extra)
