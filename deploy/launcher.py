@@ -159,7 +159,7 @@ class Launcher:
     @property
     def _base_url(self) -> str:
         host = self._settings.host
-        return f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{self._settings.port}"  # noqa: S104
+        return f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{self._settings.port}"
 
     # --- stop
 
@@ -191,7 +191,7 @@ def _smartbatch(command: str) -> list[str]:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=1) as response:  # noqa: S310 - our own http:// address
+        with urllib.request.urlopen(url, timeout=1) as response:
             return response.status == 200
     except OSError:
         return False

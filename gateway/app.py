@@ -14,7 +14,7 @@ from starlette.routing import Route
 from gateway import pages
 from gateway.gateway import Gateway
 from gateway.predict import Predict
-from gateway.problems import Headers, problem, problem_with
+from gateway.problems import problem, problem_with
 from shared import logs
 from shared.settings import Settings, from_environment
 
@@ -53,13 +53,10 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = "not_found" if error.status_code == 404 else "method_not_allowed"
     detail = f"{request.method} {request.url.path}: {error.detail}"
-    status, headers, body = problem_with(error.status_code, code, detail, "")
-    return _response(status, [*headers, *((k.encode(), v.encode()) for k, v in (error.headers or {}).items())], body)
+    status, headers, body = problem_with(error.status_code, code, detail, None)
+    return Response(body, status, {**headers, **(error.headers or {})})
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    return _response(*problem(error, ""))
-
-
-def _response(status: int, headers: Headers, body: bytes) -> Response:
-    return Response(body, status, {name.decode(): value.decode() for name, value in headers if value})
+    status, headers, body = problem(error, None)
+    return Response(body, status, headers)

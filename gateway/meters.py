@@ -45,12 +45,13 @@ class LaneMeters:
         self.broker_errors = meters._broker_errors.labels(model)
         self.recent = Recent()
 
-    def answered(self, ms: dict[str, float], total_s: float) -> None:
-        """Count an answered request. `ms`: its parts."""
+    def answered(self, timing_ms: dict[str, float]) -> None:
+        """Count an answered request by its parts and their total."""
+        total_s = timing_ms["total"] / 1000
         self._outcomes["ok"].inc()
         self._seconds.observe(total_s)
         for part, child in self._parts.items():
-            child.observe(ms.get(part, 0.0) / 1000)
+            child.observe(timing_ms.get(part, 0.0) / 1000)
         self.recent.add("ok", total_s)
 
     def failed(self, error: BaseException, total_s: float) -> None:

@@ -11,7 +11,8 @@ from urllib.parse import parse_qsl
 from starlette.types import Receive, Scope, Send
 
 from gateway import formats
-from gateway.formats import answers
+from gateway.formats import accept, answers
+from gateway.formats.accept import Format, wants_outputs
 from gateway.gateway import Gateway
 from gateway.lane import Lane
 from gateway.pending import Pending
@@ -54,26 +55,29 @@ class Predict:
             envelope = _envelope(scope)
             shown_id = envelope.client_id or request_id
             lane = gateway.lane(envelope.model)
-            answer_format = answers.negotiate(envelope.accept)
+            answer_format = accept.negotiate(envelope.accept)
             body = await read_body(scope, receive, gateway.settings.max_body_bytes)
             request = _request(gateway, lane, request_id, envelope, answer_format, body)
-            reply, ms = await _ask(lane, request, started_at, receive)
-            headers, content = answers.render(answer_format, reply, lane.keys.model, request_id, shown_id, ms)
+            reply, timing = await _ask(lane, request, started_at, receive)
+            model = lane.keys.model
+            media, content = answers.render(answer_format, reply, model=model, request_id=request_id, timing=timing)
+            headers = [(b"content-type", media.encode()), *answers.response_headers(shown_id, reply.batch, timing)]
             status = 200
-            lane.meters.answered(ms, ms["total"] / 1000)
+            lane.meters.answered(timing)
         except Exception as error:
             lane.meters.failed(error, time.monotonic() - started_at)
             _log(error, request_id)
             if isinstance(error, ClientGone):
                 return
-            status, headers, content = problem(error, shown_id)
+            status, texts, content = problem(error, shown_id)
+            headers = [(name.encode(), value.encode("latin-1", "replace")) for name, value in texts.items()]
         headers.append((b"content-length", b"%d" % len(content)))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
 
 def _request(
-    gateway: Gateway, lane: Lane, request_id: str, envelope: Envelope, answer_format: answers.Format, body: bytes
+    gateway: Gateway, lane: Lane, request_id: str, envelope: Envelope, answer_format: Format, body: bytes
 ) -> Request:
     """Check the body against what the model takes, and pack it."""
     settings = gateway.settings
@@ -81,7 +85,7 @@ def _request(
     max_rows = info.max_batch_size if info else settings.max_batch_size
     payload: Payload = formats.parse(body, envelope.content_type, info, max_rows=max_rows)
     top_k = envelope.top_k if envelope.top_k is not None else DEFAULT_TOP_K
-    if top_k and not answer_format.wants_outputs:
+    if top_k and not wants_outputs(answer_format):
         payload.options = {"top_k": top_k}
     timeout_s = min(envelope.timeout_s or settings.request_timeout, settings.request_timeout)
     packed = pack_payload(payload)
@@ -94,21 +98,20 @@ async def _ask(lane: Lane, request: Request, started_at: float, receive: Receive
     loop = asyncio.get_running_loop()
     watch = _Watch(lane, pending, receive)
     timer = loop.call_later(min(SLOW_S, request.timeout_ms / 1000), watch.start)
-    reply = None
+    answered = False
     try:
-        data = await pending.future
-        reply = unpack_reply(data)
+        reply = unpack_reply(await pending.future)
+        answered = True
     finally:
         timer.cancel()
         watch.stop()
-        lane.finished(pending, answered=reply is not None)
+        lane.finished(pending, answered=answered)
     if reply.error is not None:
         raise reply.error
-    total_s = time.monotonic() - started_at
-    ms = {"admit": (pending.admitted_at - started_at) * 1000, **reply.ms}
-    ms["reply"] = max(0.0, total_s * 1000 - sum(ms.values()))
-    ms["total"] = total_s * 1000
-    return reply, ms
+    total_ms = (time.monotonic() - started_at) * 1000
+    admit_ms = (pending.admitted_at - started_at) * 1000
+    reply_ms = max(0.0, total_ms - admit_ms - sum(reply.ms.values()))
+    return reply, answers.timing_ms(reply, admit_ms=admit_ms, reply_ms=reply_ms, total_ms=total_ms)
 
 
 class _Watch:

@@ -48,7 +48,7 @@ def serve(settings: Settings, sock: socket.socket) -> None:
     with tempfile.TemporaryDirectory(prefix="smartbatch-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read by prometheus_client in the processes spawned next
         config = _config("gateway.app:create_app", settings)
-        Multiprocess(config, target=uvicorn.Server(config).run, sockets=[sock]).run()
+        Multiprocess(config, sockets=[sock]).run()
 
 
 def _config(app, settings: Settings) -> uvicorn.Config:

@@ -72,7 +72,9 @@ BATCH_ROWS = Metric("smartbatch_batch_rows", "histogram", "Rows in a batch", buc
 BATCH_REQUESTS = Metric("smartbatch_batch_requests", "histogram", "Requests in a batch", buckets=ROWS_BUCKETS)
 QUEUE_WAIT = Metric("smartbatch_queue_wait_seconds", "histogram", "From admission to claim", buckets=SECONDS)
 DECODE = Metric("smartbatch_decode_seconds", "histogram", "Decoding one request", buckets=SECONDS)
-BATCH_WAIT = Metric("smartbatch_batch_wait_seconds", "histogram", "From decoded to the forward's start", buckets=SECONDS)
+BATCH_WAIT = Metric(
+    "smartbatch_batch_wait_seconds", "histogram", "From decoded to the forward's start", buckets=SECONDS
+)
 FORWARD = Metric("smartbatch_forward_seconds", "histogram", "One forward, with the copies to and from", buckets=SECONDS)
 ROWS = Metric("smartbatch_rows_total", "counter", "Rows run")
 ENTRIES = Metric(
@@ -84,7 +86,9 @@ ENTRIES = Metric(
 REDELIVERIES = Metric("smartbatch_redeliveries_total", "counter", "Entries taken over from dead workers")
 CONVICTIONS = Metric("smartbatch_convictions_total", "counter", "Workers found dead by this one")
 BISECTIONS = Metric("smartbatch_bisections_total", "counter", "Batches halved because a row in them failed")
-OUT_OF_MEMORY = Metric("smartbatch_out_of_memory_total", "counter", "Batches halved because the device's memory was full")
+OUT_OF_MEMORY = Metric(
+    "smartbatch_out_of_memory_total", "counter", "Batches halved because the device's memory was full"
+)
 CEILING = Metric("smartbatch_batch_ceiling_rows", "gauge", "Rows that fit the device's memory, as far as is known")
 DEVICE_BUSY = Metric("smartbatch_device_busy_seconds_total", "counter", "Time spent in forwards")
 DEVICE_STARVED = Metric(
@@ -102,4 +106,6 @@ RUNNING = Metric("smartbatch_running", "gauge", "Entries claimed and not finishe
 OPEN_BYTES = Metric("smartbatch_open_bytes", "gauge", "Payload bytes of all requests admitted and not finished")
 OLDEST_WAIT = Metric("smartbatch_oldest_wait_seconds", "gauge", "How long the next entry to be claimed has waited")
 DEAD_LETTERS = Metric("smartbatch_dead_letters", "gauge", "Dead letters kept")
-WORKERS = Metric("smartbatch_workers", "gauge", "Workers by state: loading, warming, ready, draining", ("model", "state"))
+WORKERS = Metric(
+    "smartbatch_workers", "gauge", "Workers by state: loading, warming, ready, draining", ("model", "state")
+)

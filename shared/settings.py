@@ -43,7 +43,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # batching
     max_batch_size: Annotated[int, Meta(ge=1, le=65536, description="Rows in one batch at the most")] = 32
     max_wait_time: Annotated[
-        float, Meta(ge=0, le=60, description="The window: how long after its admission the oldest entry waits for others")
+        float,
+        Meta(ge=0, le=60, description="The window: how long after admission the oldest entry waits for others"),
     ] = 0.01
     max_batch_bytes: Annotated[int, Meta(ge=1024, description="Payload bytes claimed for one batch at the most")] = (
         256 * 1024 * 1024
@@ -62,7 +63,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: Annotated[str, Meta(description="The address the gateway listens on")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="The port the gateway listens on")] = 8000
     gateway_processes: Annotated[int, Meta(ge=1, le=256, description="Gateway processes behind that one port")] = 1
-    request_timeout: Annotated[float, Meta(gt=0, le=86400, description="A request not answered by then gets a 504")] = 30.0
+    request_timeout: Annotated[float, Meta(gt=0, le=86400, description="A request not answered by then gets a 504")] = (
+        30.0
+    )
     max_queue: Annotated[int, Meta(ge=1, description="Entries of one model that may wait; more are refused")] = 1024
     max_queue_bytes: Annotated[
         int, Meta(ge=1024, description="Payload bytes of one model that may be open; more are refused")
@@ -70,21 +73,31 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: Annotated[int, Meta(ge=1, description="The largest request body taken")] = 16 * 1024 * 1024
 
     # the worker
-    decode_threads: Annotated[int, Meta(ge=0, le=256, description="Threads that decode inputs; 0 = one per core, 4 at most")] = 0
-    torch_threads: Annotated[int, Meta(ge=0, le=1024, description="Threads torch computes with on a CPU; 0 = torch's choice")] = 0
+    decode_threads: Annotated[
+        int, Meta(ge=0, le=256, description="Threads that decode inputs; 0 = one per core, up to 4")
+    ] = 0
+    torch_threads: Annotated[
+        int, Meta(ge=0, le=1024, description="Threads torch computes with on a CPU; 0 = torch's choice")
+    ] = 0
     metrics_port: Annotated[
         int, Meta(ge=-1, le=65535, description="The port of a worker's own /metrics; 0 = any free one, -1 = none")
     ] = 0
     metrics_host: Annotated[str, Meta(description="The address of a worker's own /metrics")] = "127.0.0.1"
-    max_image_pixels: Annotated[int, Meta(ge=1, description="An image with more pixels is refused undecoded")] = 50_000_000
+    max_image_pixels: Annotated[int, Meta(ge=1, description="An image with more pixels is refused undecoded")] = (
+        50_000_000
+    )
     stall_timeout: Annotated[
         float, Meta(gt=0, le=86400, description="A worker that makes no progress for so long ends itself")
     ] = 30.0
 
     # all
-    grace_time: Annotated[float, Meta(ge=0, le=86400, description="How long a process may take to finish what it holds")] = 30.0
+    grace_time: Annotated[
+        float, Meta(ge=0, le=86400, description="How long a process may take to finish what it holds")
+    ] = 30.0
     log_format: Annotated[Literal["human", "json"], Meta(description="How log lines look")] = "human"
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="The least that is logged")] = "info"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="The least that is logged")] = (
+        "info"
+    )
 
     @property
     def model(self) -> str:

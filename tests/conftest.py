@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import redis as redis_sync
-from redis.asyncio import Redis
 
 from deploy import embedded_broker
-from shared.broker.connection import connect
+from shared.broker.connection import Client, connect
 
 
 class Broker:
@@ -90,6 +89,6 @@ def any_broker(request: pytest.FixtureRequest) -> Broker:
 
 @pytest.fixture
 async def client(any_broker: Broker):
-    client: Redis = connect(any_broker.url)
+    client: Client = connect(any_broker.url)
     yield client
     await client.aclose()

@@ -1,9 +1,9 @@
 """The worker process: start up, serve, drain.
 
-    event loop      claimer, finisher, heartbeat: they talk to Redis and never compute
-    device thread   the engine: it computes and never talks
-    decode threads  inputs to rows, outputs to replies
-    watchdog        ends the process when neither makes progress
+event loop      claimer, finisher, heartbeat: they talk to Redis and never compute
+device thread   the engine: it computes and never talks
+decode threads  inputs to rows, outputs to replies
+watchdog        ends the process when neither makes progress
 """
 
 from __future__ import annotations

@@ -27,8 +27,12 @@ def command(everything: bool, **options: str | None) -> None:
     from worker.models import listing
 
     table = Table("MODEL_PATH", "what it is", title="can be served", box=None, title_justify="left")
-    for path, description in listing(torchvision_names=everything):
+    entries = listing()
+    shown = entries if everything else [entry for entry in entries if not entry[1].startswith("torchvision")]
+    for path, description in shown:
         table.add_row(path, description)
+    if len(shown) < len(entries):
+        table.add_row(f"… and {len(entries) - len(shown)} more", "torchvision image classifiers by name (--all)")
     console.print(table)
 
 

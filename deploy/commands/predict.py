@@ -42,9 +42,9 @@ def command(files, url, model, top_k, timeout, as_json) -> None:
 def _post(target: str, body: bytes, timeout: float) -> dict:
     if urllib.parse.urlsplit(target).scheme not in ("http", "https"):
         raise SmartBatchError(f"--url: expected http:// or https://, got {target!r}")
-    request = urllib.request.Request(target, body, {"content-type": "application/octet-stream"})  # noqa: S310
+    request = urllib.request.Request(target, body, {"content-type": "application/octet-stream"})
     try:
-        with urllib.request.urlopen(request, timeout=timeout) as response:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=timeout) as response:
             return json.load(response)
     except urllib.error.HTTPError as error:
         detail = error.read().decode(errors="replace")

@@ -76,7 +76,7 @@ def payload_of(fields: Fields, new_decoder: NewDecoder, look: Look, info: ModelI
         raise InvalidInput(
             f"shape {list(fields.shape)} means {math.prod(fields.shape)} numbers, but data holds {len(values)}"
         )
-    tensor = Tensor(dtype, fields.shape or shape, to_bytes(values, dtype))
+    tensor = Tensor(dtype, shape if fields.shape is None else fields.shape, to_bytes(values, dtype))
     return tensor_payload(tensor, info, max_rows, flat=fields.shape is None and depth == 1)
 
 

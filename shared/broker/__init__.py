@@ -1,11 +1,11 @@
 """Every call to Redis that gateways and workers make; nothing outside this package names a Redis command.
 
-    connection.py   clients, and the translation of redis errors
-    script.py       the Lua scripts in scripts/, sent by hash
-    admission.py    gateway: admit, cancel, what is still open
-    replies.py      gateway: the inbox and the reply keys
-    claims.py       worker: claim, wait, release, finish
-    leases.py       worker: beat, leave
-    registry.py     models, and what workers and gateways report of themselves
-    dead.py         dead letters
+connection.py   clients, and the translation of redis errors
+script.py       the Lua scripts in scripts/, sent by hash
+admission.py    gateway: admit, cancel, what is still open
+replies.py      gateway: the inbox and the reply keys
+claims.py       worker: claim, wait, release, finish
+leases.py       worker: beat, leave
+registry.py     models, and what workers and gateways report of themselves
+dead.py         dead letters
 """

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from redis.asyncio import Redis
 
-from shared.broker.connection import broker_errors
+from shared.broker.connection import Client, broker_errors
 from shared.broker.script import ADMIT, CANCEL, Argument
 from shared.keys import GROUP, Keys
 
@@ -38,7 +37,9 @@ class Request(msgspec.Struct):
 class Admission:
     """One model's admissions from one gateway process. Called by the submitter and the sweep only."""
 
-    def __init__(self, client: Redis, keys: Keys, gateway_id: str, *, max_entries: int, max_bytes: int, body_ttl_s: float):
+    def __init__(
+        self, client: Client, keys: Keys, gateway_id: str, *, max_entries: int, max_bytes: int, body_ttl_s: float
+    ):
         self._client = client
         self._keys = keys
         self._gateway_id = gateway_id
@@ -88,5 +89,5 @@ class Admission:
     async def still_open(self, request_ids: Sequence[str]) -> list[bool]:
         """Say of each request whether it is on the stream, waiting or running."""
         with broker_errors():
-            values = await self._client.hmget(self._keys.open, list(request_ids))  # pyright: ignore
+            values = await self._client.hmget(self._keys.open, list(request_ids))
         return [value is not None for value in values]

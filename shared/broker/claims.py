@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
-from redis.asyncio import Redis
 
-from shared.broker.connection import broker_errors
+from shared.broker.connection import Client, broker_errors
 from shared.broker.script import CLAIM, FINISH, RELEASE, Argument
 from shared.errors import BrokerUnavailable
 from shared.keys import GROUP, Keys
@@ -90,7 +89,9 @@ class Claims:
     connection and may be called by any task of the worker.
     """
 
-    def __init__(self, blocking: Redis, command: Redis, keys: Keys, worker_id: str, *, lease_ms: int, reply_ttl_s: float):
+    def __init__(
+        self, blocking: Client, command: Client, keys: Keys, worker_id: str, *, lease_ms: int, reply_ttl_s: float
+    ):
         self._blocking = blocking
         self._command = command
         self._keys = keys

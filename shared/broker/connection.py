@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import redis.exceptions
 from redis.asyncio import Redis
@@ -18,12 +19,14 @@ from redis.backoff import NoBackoff
 from shared.errors import BrokerFull, BrokerUnavailable
 from shared.settings import mask_url
 
+Client = Any  # redis.asyncio.Redis; its annotations don't know that ours never decode, so they'd be wrong
+
 COMMAND_TIMEOUT_S = 2.0
 BLOCK_S = 1.0  # the longest blocking read; a black-holed link is noticed one second later
 CONNECT_TIMEOUT_S = 1.0
 
 
-def connect(url: str, *, block_s: float = 0.0) -> Redis:
+def connect(url: str, *, block_s: float = 0.0) -> Client:
     """Return a client whose calls fail after a bounded time. `block_s`: how long its blocking reads may block."""
     return Redis.from_url(
         url,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import msgspec
-from redis.asyncio import Redis
 
 from shared.broker.claims import Entry, parse_entry
-from shared.broker.connection import broker_errors
+from shared.broker.connection import Client, broker_errors
 from shared.keys import GROUP, Keys
 
 
@@ -18,7 +17,7 @@ class Seen(msgspec.Struct):
     worker: str = ""
 
 
-async def look(client: Redis, model: str, limit: int) -> list[Seen]:
+async def look(client: Client, model: str, limit: int) -> list[Seen]:
     """Return up to `limit` running and `limit` waiting entries, oldest first."""
     keys = Keys(model)
     with broker_errors():

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import msgspec
-from redis.asyncio import Redis
 
-from shared.broker.connection import broker_errors
+from shared.broker.connection import Client, broker_errors
 from shared.broker.script import BEAT, LEAVE, Argument
 from shared.keys import GROUP, Keys
 
@@ -26,7 +25,7 @@ class Beat(msgspec.Struct):
 class Leases:
     """One worker's lease. `beat` is called by the heartbeat task, `leave` once at the end."""
 
-    def __init__(self, client: Redis, keys: Keys, worker_id: str) -> None:
+    def __init__(self, client: Client, keys: Keys, worker_id: str) -> None:
         self._client = client
         self._keys = keys
         self._worker_id = worker_id

@@ -11,10 +11,9 @@ from typing import Any
 
 import msgspec
 import redis.exceptions
-from redis.asyncio import Redis
 
 from shared import model_info
-from shared.broker.connection import broker_errors
+from shared.broker.connection import Client, broker_errors
 from shared.broker.script import Argument
 from shared.keys import GROUP, MODELS, Keys
 from shared.model_info import ModelInfo
@@ -42,15 +41,15 @@ class Snapshot(msgspec.Struct):
         return [worker_id for worker_id, report in self.workers.items() if report.get("state") == "ready"]
 
 
-async def announce(client: Redis, info: ModelInfo) -> None:
+async def announce(client: Client, info: ModelInfo) -> None:
     with broker_errors():
-        await client.hset(MODELS, info.name, model_info.encode(info))  # pyright: ignore
+        await client.hset(MODELS, info.name, model_info.encode(info))
 
 
-async def models(client: Redis) -> dict[str, ModelInfo]:
+async def models(client: Client) -> dict[str, ModelInfo]:
     """Return every model that a worker has announced. One that can't be read is left out."""
     with broker_errors():
-        announced = await client.hgetall(MODELS)  # pyright: ignore
+        announced = await client.hgetall(MODELS)
     found = {}
     for name, text in announced.items():
         try:
@@ -60,7 +59,7 @@ async def models(client: Redis) -> dict[str, ModelInfo]:
     return found
 
 
-async def report_gateway(client: Redis, keys: Keys, gateway_id: str, report: Mapping[str, Argument]) -> None:
+async def report_gateway(client: Client, keys: Keys, gateway_id: str, report: Mapping[str, Argument]) -> None:
     key = keys.gateway(gateway_id)
     with broker_errors():
         pipeline = client.pipeline(transaction=False)
@@ -71,7 +70,7 @@ async def report_gateway(client: Redis, keys: Keys, gateway_id: str, report: Map
         await pipeline.execute()
 
 
-async def forget_gateway(client: Redis, keys: Keys, gateway_id: str) -> None:
+async def forget_gateway(client: Client, keys: Keys, gateway_id: str) -> None:
     with broker_errors():
         pipeline = client.pipeline(transaction=False)
         pipeline.delete(keys.gateway(gateway_id))
@@ -79,7 +78,7 @@ async def forget_gateway(client: Redis, keys: Keys, gateway_id: str) -> None:
         await pipeline.execute()
 
 
-async def snapshot(client: Redis, model: str) -> Snapshot:
+async def snapshot(client: Client, model: str) -> Snapshot:
     """Read one model's state: three round trips, whatever the load."""
     keys = Keys(model)
     with broker_errors():
@@ -118,7 +117,7 @@ async def snapshot(client: Redis, model: str) -> Snapshot:
     )
 
 
-async def _reports(client: Redis, keys: Keys, worker_ids, gateway_ids, last_id: str):
+async def _reports(client: Client, keys: Keys, worker_ids, gateway_ids, last_id: str):
     pipeline = client.pipeline(transaction=False)
     worker_names = sorted(name.decode() for name in worker_ids)
     gateway_names = sorted(name.decode() for name in gateway_ids)

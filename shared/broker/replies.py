@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from redis.asyncio import Redis
-
-from shared.broker.connection import BLOCK_S, broker_errors
+from shared.broker.connection import BLOCK_S, Client, broker_errors
 from shared.keys import Keys
 
 POP = 256
@@ -16,7 +14,7 @@ MAX_READ_BYTES = 4 * 1024 * 1024
 class Inbox:
     """One gateway process's replies of one model. `pop` is called by the reply router only: it takes."""
 
-    def __init__(self, blocking: Redis, keys: Keys, gateway_id: str) -> None:
+    def __init__(self, blocking: Client, keys: Keys, gateway_id: str) -> None:
         self._client = blocking
         self._keys = keys
         self._inbox = keys.inbox(gateway_id)
@@ -30,7 +28,7 @@ class Inbox:
                 pipeline.blmpop(BLOCK_S, 1, self._inbox, direction="LEFT", count=POP)
                 popped = (await pipeline.execute())[-1]
             else:
-                popped = await self._client.blmpop(BLOCK_S, 1, self._inbox, direction="LEFT", count=POP)  # pyright: ignore
+                popped = await self._client.blmpop(BLOCK_S, 1, self._inbox, direction="LEFT", count=POP)
         if not popped:
             return []
         return [_notice(notice) for notice in popped[1]]

@@ -11,8 +11,8 @@ from importlib import resources
 from typing import Any
 
 import redis.exceptions
-from redis.asyncio import Redis
-from redis.asyncio.client import Pipeline
+
+from shared.broker.connection import Client
 
 Argument = str | bytes | int | float
 
@@ -34,18 +34,18 @@ class Script:
         self.source = _source(f"{name}.lua")
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
-    async def call(self, client: Redis, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+    async def call(self, client: Client, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         try:
-            return await client.evalsha(self.sha, len(keys), *keys, *args)  # pyright: ignore
+            return await client.evalsha(self.sha, len(keys), *keys, *args)
         except redis.exceptions.NoScriptError:
             return await self._call_in_full(client, keys, args)
 
-    async def call_in(self, pipeline: Pipeline, client: Redis, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+    async def call_in(self, pipeline: Any, client: Client, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         """Send the pipeline's commands with this script as the last one; return the script's answer.
 
         An error of an earlier command is raised too, and wins.
         """
-        pipeline.evalsha(self.sha, len(keys), *keys, *args)  # pyright: ignore
+        pipeline.evalsha(self.sha, len(keys), *keys, *args)
         *others, answer = await pipeline.execute(raise_on_error=False)
         for other in others:
             if isinstance(other, Exception):
@@ -56,8 +56,8 @@ class Script:
             raise answer
         return answer
 
-    async def _call_in_full(self, client: Redis, keys: Sequence[str], args: Sequence[Argument]) -> Any:
-        return await client.eval(self.source, len(keys), *keys, *args)  # pyright: ignore
+    async def _call_in_full(self, client: Client, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+        return await client.eval(self.source, len(keys), *keys, *args)
 
 
 ADMIT = Script("admit")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from redis.asyncio import Redis
 
 from shared.broker.admission import Admission, Request
 from shared.broker.claims import Claims, Convict, Outcome
-from shared.broker.connection import connect
+from shared.broker.connection import Client, connect
 from shared.broker.leases import Leases
 from shared.broker.replies import Inbox, chunks
 from shared.errors import BrokerFull
 from shared.keys import GROUP, Keys
+from tests.conftest import Broker, eventually
 
 KEYS = Keys("m")
 GATEWAY = "gw"
@@ -23,20 +23,20 @@ def request(number: int, *, rows: int = 1, payload: bytes = b"x" * 100) -> Reque
     return Request(f"r{number}", 5000, rows, "raw", payload)
 
 
-def admission(client: Redis, max_entries: int = 100, max_bytes: int = 10_000_000) -> Admission:
+def admission(client: Client, max_entries: int = 100, max_bytes: int = 10_000_000) -> Admission:
     return Admission(client, KEYS, GATEWAY, max_entries=max_entries, max_bytes=max_bytes, body_ttl_s=60)
 
 
-def claims(client: Redis, worker_id: str = "w1") -> Claims:
+def claims(client: Client, worker_id: str = "w1") -> Claims:
     return Claims(client, client, KEYS, worker_id, lease_ms=2000, reply_ttl_s=60)
 
 
-async def claim(client: Redis, worker_id: str = "w1", mode="idle", **how):
+async def claim(client: Client, worker_id: str = "w1", mode="idle", **how):
     options = {"room_rows": 32, "room_bytes": 1 << 30, "hold_ms": 110, **how}
     return await claims(client, worker_id).claim(mode, **options)
 
 
-async def test_an_admitted_request_stands_on_the_stream_and_in_open(client: Redis) -> None:
+async def test_an_admitted_request_stands_on_the_stream_and_in_open(client: Client) -> None:
     waiting, admitted = await admission(client).admit([request(1)])
     assert (waiting, admitted) == (1, [True])
     [(entry_id, fields)] = await client.xrange(KEYS.requests)
@@ -44,30 +44,30 @@ async def test_an_admitted_request_stands_on_the_stream_and_in_open(client: Redi
     assert await client.hgetall(KEYS.open) == {b"r1": entry_id + b"|100|1", b"#bytes": b"100"}
 
 
-async def test_admitting_again_under_the_same_id_changes_nothing(client: Redis) -> None:
+async def test_admitting_again_under_the_same_id_changes_nothing(client: Client) -> None:
     for _ in range(3):
         assert await admission(client).admit([request(1), request(2)]) == (2, [True, True])
     assert await client.xlen(KEYS.requests) == 2
 
 
-async def test_entries_beyond_the_limit_are_refused_one_by_one(client: Redis) -> None:
+async def test_entries_beyond_the_limit_are_refused_one_by_one(client: Client) -> None:
     waiting, admitted = await admission(client, max_entries=2).admit([request(n) for n in range(4)])
     assert (waiting, admitted) == (2, [True, True, False, False])
 
 
-async def test_bytes_beyond_the_limit_are_refused_and_leave_no_body(client: Redis) -> None:
+async def test_bytes_beyond_the_limit_are_refused_and_leave_no_body(client: Client) -> None:
     large = b"y" * 100_000
     _, admitted = await admission(client, max_bytes=150_000).admit([request(n, payload=large) for n in (1, 2)])
     assert admitted == [True, False]
     assert await client.keys("*body*") == [KEYS.body("r1").encode()]
 
 
-async def test_a_forced_admission_passes_every_limit(client: Redis) -> None:
+async def test_a_forced_admission_passes_every_limit(client: Client) -> None:
     _, admitted = await admission(client, max_entries=1).admit([request(1), request(2)], force=True)
     assert admitted == [True, True]
 
 
-async def test_a_full_redis_refuses_admissions_and_still_finishes_work(client: Redis) -> None:
+async def test_a_full_redis_refuses_admissions_and_still_finishes_work(client: Client) -> None:
     await admission(client).admit([request(1)])
     claimed = await claim(client)
     await client.config_set("maxmemory", "1mb")
@@ -80,7 +80,7 @@ async def test_a_full_redis_refuses_admissions_and_still_finishes_work(client: R
         await client.config_set("maxmemory", "0")
 
 
-async def test_a_claim_takes_rows_not_entries_and_leaves_what_does_not_fit(client: Redis) -> None:
+async def test_a_claim_takes_rows_not_entries_and_leaves_what_does_not_fit(client: Client) -> None:
     await admission(client).admit([request(1, rows=3), request(2, rows=4), request(3, rows=2)])
     claimed = await claim(client, room_rows=8)
     assert [entry.id for entry in claimed.entries] == ["r1", "r2"]
@@ -89,19 +89,19 @@ async def test_a_claim_takes_rows_not_entries_and_leaves_what_does_not_fit(clien
     assert await client.exists(KEYS.turn) == 0  # closed: the turn is free for the next
 
 
-async def test_the_first_entry_is_taken_even_if_it_is_wider_than_the_batch(client: Redis) -> None:
+async def test_the_first_entry_is_taken_even_if_it_is_wider_than_the_batch(client: Client) -> None:
     await admission(client).admit([request(1, rows=9)])
     claimed = await claim(client, room_rows=8)
     assert [entry.rows for entry in claimed.entries] == [9]
 
 
-async def test_bytes_end_a_claim(client: Redis) -> None:
+async def test_bytes_end_a_claim(client: Client) -> None:
     await admission(client).admit([request(n) for n in range(5)])
     claimed = await claim(client, room_bytes=250)
     assert len(claimed.entries) == 3
 
 
-async def test_only_one_idle_worker_fills_while_the_rest_of_a_batch_may_still_come(client: Redis) -> None:
+async def test_only_one_idle_worker_fills_while_the_rest_of_a_batch_may_still_come(client: Client) -> None:
     await admission(client).admit([request(1)])
     assert (await claim(client, "w1")).kind == "batch"
     await admission(client).admit([request(2)])
@@ -111,7 +111,7 @@ async def test_only_one_idle_worker_fills_while_the_rest_of_a_batch_may_still_co
     assert [entry.id for entry in topped.entries] == ["r2"]
 
 
-async def test_a_full_backlog_is_claimed_though_another_fills(client: Redis) -> None:
+async def test_a_full_backlog_is_claimed_though_another_fills(client: Client) -> None:
     await admission(client).admit([request(1)])
     await claim(client, "w1")
     await admission(client).admit([request(n) for n in range(2, 40)])
@@ -120,25 +120,24 @@ async def test_a_full_backlog_is_claimed_though_another_fills(client: Redis) -> 
     assert await client.get(KEYS.turn) == b"w1"
 
 
-async def test_nothing_is_claimed_ahead_while_another_worker_sits_idle(client: Redis, any_broker) -> None:
+async def test_nothing_is_claimed_ahead_while_another_worker_sits_idle(client: Client, any_broker: Broker) -> None:
     idle = connect(any_broker.url, block_s=1)
     waiting = asyncio.create_task(claims(idle, "w2").claim("idle", room_rows=32, room_bytes=1 << 30, after_bell_s=1))
-    while await client.info("clients") and not (await client.info("clients"))["blocked_clients"]:
-        await asyncio.sleep(0.005)
+    await asyncio.to_thread(eventually, lambda: any_broker.sync.info("clients")["blocked_clients"])
     await admission(client).admit([request(1)])
     assert (await claim(client, "w1", "ahead", soon=True, hold_ms=0)).kind == "empty"
     assert [entry.id for entry in (await waiting).entries] == ["r1"]
     await idle.aclose()
 
 
-async def test_work_is_claimed_ahead_when_nobody_answers_the_bell(client: Redis) -> None:
+async def test_work_is_claimed_ahead_when_nobody_answers_the_bell(client: Client) -> None:
     await admission(client).admit([request(1)])
     assert await client.llen(KEYS.bell) == 1
     assert (await claim(client, "w1", "ahead", hold_ms=0)).kind == "empty"  # too little, and there is time
     assert (await claim(client, "w1", "ahead", soon=True, hold_ms=0)).kind == "batch"
 
 
-async def test_release_rings_for_what_still_waits(client: Redis) -> None:
+async def test_release_rings_for_what_still_waits(client: Client) -> None:
     await admission(client).admit([request(1)])
     await claim(client, "w1")
     await client.delete(KEYS.bell)
@@ -148,7 +147,7 @@ async def test_release_rings_for_what_still_waits(client: Redis) -> None:
     assert await client.llen(KEYS.bell) == 1
 
 
-async def test_finish_publishes_once_and_leaves_nothing_behind(client: Redis) -> None:
+async def test_finish_publishes_once_and_leaves_nothing_behind(client: Client) -> None:
     large = b"z" * 100_000
     await admission(client).admit([request(1), request(2, payload=large)])
     claimed = await claim(client)
@@ -167,7 +166,7 @@ async def test_finish_publishes_once_and_leaves_nothing_behind(client: Redis) ->
     assert (await client.xpending(KEYS.requests, GROUP))["pending"] == 0
 
 
-async def test_a_cancelled_request_frees_its_place_and_drops_its_late_result(client: Redis) -> None:
+async def test_a_cancelled_request_frees_its_place_and_drops_its_late_result(client: Client) -> None:
     await admission(client).admit([request(1), request(2)])
     claimed = await claim(client, room_rows=1)
     assert await admission(client).cancel(["r1", "r2", "never"]) == 2
@@ -177,7 +176,7 @@ async def test_a_cancelled_request_frees_its_place_and_drops_its_late_result(cli
     assert await client.exists(KEYS.reply("r1")) == 0
 
 
-async def test_a_dead_workers_entries_come_one_by_one_with_their_delivery_count(client: Redis) -> None:
+async def test_a_dead_workers_entries_come_one_by_one_with_their_delivery_count(client: Client) -> None:
     await admission(client).admit([request(1), request(2)])
     await claim(client, "dead")
     score = str(int((await client.zscore(KEYS.leases, "dead")) or 0)).encode()
@@ -192,7 +191,7 @@ async def test_a_dead_workers_entries_come_one_by_one_with_their_delivery_count(
     assert [c["name"] for c in await client.xinfo_consumers(KEYS.requests, GROUP)] == [b"w1"]
 
 
-async def test_a_convict_that_came_back_keeps_its_entries(client: Redis) -> None:
+async def test_a_convict_that_came_back_keeps_its_entries(client: Client) -> None:
     await admission(client).admit([request(1)])
     await claim(client, "slow")
     convict = Convict("slow", str(int((await client.zscore(KEYS.leases, "slow")) or 0)).encode())
@@ -201,7 +200,7 @@ async def test_a_convict_that_came_back_keeps_its_entries(client: Redis) -> None
     assert (await claim(client, "w1", convict=convict)).kind == "empty"
 
 
-async def test_a_dead_letter_is_kept_with_its_reason_and_its_client_is_told(client: Redis) -> None:
+async def test_a_dead_letter_is_kept_with_its_reason_and_its_client_is_told(client: Client) -> None:
     await admission(client).admit([request(1)])
     claimed = await claim(client)
     await claims(client).finish([Outcome(claimed.entries[0], b"sorry", "ended 3 workers")])
@@ -210,7 +209,7 @@ async def test_a_dead_letter_is_kept_with_its_reason_and_its_client_is_told(clie
     assert await client.get(KEYS.reply("r1")) == b"sorry"
 
 
-async def test_a_given_up_request_is_neither_open_nor_answered(client: Redis) -> None:
+async def test_a_given_up_request_is_neither_open_nor_answered(client: Client) -> None:
     await admission(client).admit([request(1)])
     claimed = await claim(client)
     await claims(client).finish([Outcome(claimed.entries[0])])
@@ -218,7 +217,7 @@ async def test_a_given_up_request_is_neither_open_nor_answered(client: Redis) ->
     assert await client.exists(KEYS.reply("r1"), KEYS.inbox(GATEWAY)) == 0
 
 
-async def test_the_group_is_made_again_after_redis_lost_everything(client: Redis) -> None:
+async def test_the_group_is_made_again_after_redis_lost_everything(client: Client) -> None:
     await admission(client).admit([request(1)])
     first = await claim(client)
     await client.flushall()
@@ -227,7 +226,7 @@ async def test_the_group_is_made_again_after_redis_lost_everything(client: Redis
     assert [entry.id for entry in (await claim(client)).entries] == ["r1"]
 
 
-async def test_a_beat_tells_what_i_hold_and_whose_lease_has_lapsed(client: Redis) -> None:
+async def test_a_beat_tells_what_i_hold_and_whose_lease_has_lapsed(client: Client) -> None:
     await admission(client).admit([request(1)])
     claimed = await claim(client, "w1")
     await client.zadd(KEYS.leases, {"gone": 1000, "alive": 9e15})
@@ -236,7 +235,7 @@ async def test_a_beat_tells_what_i_hold_and_whose_lease_has_lapsed(client: Redis
     assert beat.lapsed == {"gone": b"1000"}
 
 
-async def test_leaving_removes_the_consumer_only_when_it_holds_nothing(client: Redis) -> None:
+async def test_leaving_removes_the_consumer_only_when_it_holds_nothing(client: Client) -> None:
     await admission(client).admit([request(1)])
     claimed = await claim(client, "w1")
     leases = Leases(client, KEYS, "w1")

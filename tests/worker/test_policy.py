@@ -12,7 +12,7 @@ from worker.policy import DEADLINE_MARGIN_S, Fill, Limits, decide
 LIMITS = Limits(max_rows=32, max_bytes=1000, window_s=0.010)
 
 
-def fill(rows: int = 1, *, size: int = 10, oldest: float = 100.0, deadline: float = 130.0, too_wide: bool = False) -> Fill:
+def fill(rows: int = 1, *, size=10, oldest=100.0, deadline=130.0, too_wide=False) -> Fill:
     return Fill(rows, size, oldest, deadline, too_wide)
 
 
@@ -57,9 +57,7 @@ def test_no_window_means_no_waiting() -> None:
     assert decide(fill(), Limits(32, 1000, 0.0), now=100.0, run_s=0.0).reason == "window"
 
 
-ARRIVALS = st.lists(
-    st.tuples(st.floats(0, 0.05), st.integers(1, 8), st.integers(1, 300)), min_size=1, max_size=60
-)
+ARRIVALS = st.lists(st.tuples(st.floats(0, 0.05), st.integers(1, 8), st.integers(1, 300)), min_size=1, max_size=60)
 
 
 @given(arrivals=ARRIVALS, window_s=st.floats(0, 0.03), run_s=st.floats(0, 0.02), timeout_s=st.floats(0.02, 1))

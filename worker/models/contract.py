@@ -77,7 +77,7 @@ class Model(ABC):
     def separate(self, outputs: Any, rows: int) -> list[RowOutput]:
         """Copy the outputs back and cut them into one per row."""
 
-    def free_memory(self) -> None:
+    def free_memory(self) -> None:  # noqa: B027 - nothing to do on most devices
         """Give cached device memory back; called after the device ran out of it."""
 
     @abstractmethod

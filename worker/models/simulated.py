@@ -44,7 +44,7 @@ class Simulated(Model):
 
     platform = "simulated"
     device_name = "simulated"
-    input = InputSpec(("image", "tensor", "text", "raw"))
+    input = InputSpec(("raw",))
     outputs = (OutputSpec("output", "float32", (WIDTH,)),)
 
     def __init__(self, parameters: str = "") -> None:
