@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.formats import parse
+from gateway.problems import status_of
+from shared.errors import InvalidInput, MalformedBody, SmartBatchError, TooManyRows, UnsupportedMedia
+from shared.model_info import InputSpec, ModelInfo
+from shared.wire import Payload, Raw, Tensor
+
+JPEG = b"\xff\xd8\xff\xe0 rest"
+PNG = b"\x89PNG\r\n\x1a\n rest"
+WEBP = b"RIFF\x04\x00\x00\x00WEBPVP8 "
+GIF = b"GIF89a rest"
+JSON = b' \n{"data": [1]}'
+
+
+def npy() -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.ones((2, 2), np.float32))
+    return file.getvalue()
+
+
+def takes(*kinds) -> ModelInfo:
+    return ModelInfo("m", "m", InputSpec(kinds), 8)
+
+
+def read(body: bytes, content_type: str, info: ModelInfo | None = None) -> Payload:
+    return parse(body, content_type, info, max_rows=4)
+
+
+def multipart(*parts: tuple[str, bytes], boundary: str = "b") -> bytes:
+    lines = [
+        f"--{boundary}\r\nContent-Disposition: form-data; {disposition}\r\n\r\n".encode() + body + b"\r\n"
+        for disposition, body in parts
+    ]
+    return b"".join(lines) + f"--{boundary}--\r\n".encode()
+
+
+def file_part(body: bytes, name: str = "f") -> tuple[str, bytes]:
+    return f'name="{name}"; filename="cat.jpg"', body
+
+
+# --- images
+
+
+@pytest.mark.parametrize("body", [JPEG, PNG, WEBP])
+@pytest.mark.parametrize("content_type", ["image/jpeg", "image/png", "image/webp", "IMAGE/JPG; q=1"])
+def test_image_is_one_row_whichever_image_its_content_type_says(body, content_type):
+    assert read(body, content_type, takes("image")) == Payload("image", [body])
+
+
+@pytest.mark.parametrize("body", [GIF, b"RIFF1234WAVE", b"\xff\xd8", b"{}"])
+def test_bytes_of_no_known_image_are_invalid(body):
+    with pytest.raises(InvalidInput, match="not JPEG, PNG or WebP"):
+        read(body, "image/jpeg", takes("image"))
+
+
+@pytest.mark.parametrize("info", [None, takes("image", "tensor")])
+def test_other_images_are_unsupported_and_the_taken_ones_named(info):
+    with pytest.raises(UnsupportedMedia, match=r"image/jpeg, image/png, image/webp.*not 'image/gif'"):
+        read(GIF, "image/gif", info)
+
+
+# --- multipart
+
+
+def test_files_are_rows_in_their_order_under_any_name():
+    body = multipart(file_part(JPEG, "image"), file_part(PNG, "x"))
+    assert read(body, "multipart/form-data; boundary=b") == Payload("image", [JPEG, PNG])
+    assert read(body, 'Multipart/Form-Data; boundary="b"', takes("image")).rows == 2
+
+
+def test_npy_file_alone_is_a_tensor():
+    payload = read(multipart(file_part(npy())), "multipart/form-data; boundary=b", takes("tensor"))
+    assert isinstance(payload.content, Tensor)
+    assert payload.content.shape == (2, 2)
+    with pytest.raises(InvalidInput, match="alone"):
+        read(multipart(file_part(npy()), file_part(JPEG)), "multipart/form-data; boundary=b")
+
+
+def test_plain_field_is_refused_by_name():
+    with pytest.raises(InvalidInput, match="'top_k' is a plain field"):
+        read(multipart(file_part(JPEG), ('name="top_k"', b"5")), "multipart/form-data; boundary=b")
+
+
+def test_more_files_than_rows_are_refused():
+    assert read(multipart(*[file_part(JPEG)] * 4), "multipart/form-data; boundary=b").rows == 4
+    with pytest.raises(TooManyRows, match="MAX_BATCH_SIZE"):
+        read(multipart(*[file_part(JPEG)] * 5), "multipart/form-data; boundary=b")
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (multipart(file_part(JPEG)), "multipart/form-data"),
+        (multipart(file_part(JPEG)), "multipart/form-data; boundary=other"),
+        (multipart(file_part(JPEG)), "multipart/form-data; boundary=" + "b" * 1000),
+        (multipart(file_part(JPEG))[:-6], "multipart/form-data; boundary=b"),
+        (b"--b\r\nno header\r\n\r\n--b--", "multipart/form-data; boundary=b"),
+        (b"x", "multipart/form-data; boundary=b"),
+    ],
+)
+def test_broken_multipart_is_malformed(body, content_type):
+    with pytest.raises(MalformedBody):
+        read(body, content_type)
+
+
+def test_multipart_without_a_file_is_invalid():
+    with pytest.raises((InvalidInput, MalformedBody)):
+        read(b"--b--\r\n", "multipart/form-data; boundary=b")
+
+
+# --- text
+
+
+def test_text_is_one_row():
+    assert read("grüß".encode(), "text/plain; charset=UTF-8", takes("text")) == Payload("text", ["grüß"])
+    with pytest.raises(MalformedBody, match="at byte 1"):
+        read(b"a\xff", "text/plain", takes("text"))
+    with pytest.raises(UnsupportedMedia, match="utf-16"):
+        read(b"a", "text/plain; charset=utf-16", takes("text"))
+
+
+# --- sniffing
+
+
+@pytest.mark.parametrize("content_type", ["", "application/octet-stream", "application/x-www-form-urlencoded"])
+@pytest.mark.parametrize(
+    ("body", "kind"), [(JPEG, "image"), (PNG, "image"), (WEBP, "image"), (npy(), "tensor"), (JSON, "tensor")]
+)
+def test_body_of_no_content_type_is_known_by_its_first_bytes(content_type, body, kind):
+    assert read(body, content_type, takes("image", "tensor")).kind == kind
+
+
+def test_unknown_bytes_of_no_content_type_are_raw_or_unsupported():
+    assert read(b"xyz", "") == Payload("raw", Raw(b"xyz", "application/octet-stream"))
+    assert read(b"xyz", "", takes("raw", "image")).kind == "raw"
+    with pytest.raises(UnsupportedMedia, match=r"takes image \(as image/jpeg"):
+        read(b"xyz", "", takes("image"))
+
+
+# --- kinds
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "image/jpeg", "multipart/form-data", "a/b", "", "%%%"])
+@pytest.mark.parametrize("body", [b"", b"{", JPEG])
+def test_a_model_of_raw_alone_takes_any_body_of_any_content_type(content_type, body):
+    expected = Raw(body, content_type or "application/octet-stream")
+    assert read(body, content_type, takes("raw")) == Payload("raw", expected)
+
+
+def test_what_a_raw_model_does_not_take_otherwise_it_takes_raw():
+    assert read(JPEG, "image/jpeg", takes("raw", "text")) == Payload("raw", Raw(JPEG, "image/jpeg"))
+    assert read(GIF, "image/gif", takes("raw", "image")) == Payload("raw", Raw(GIF, "image/gif"))
+    assert read(b'{"data": "a"}', "application/json", takes("raw", "tensor")).kind == "raw"
+    assert read(JPEG, "image/jpeg", takes("raw", "image")).kind == "image"
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "kinds"),
+    [
+        (JPEG, "image/jpeg", ("tensor",)),
+        (JSON, "application/json", ("image",)),
+        (npy(), "application/x-npy", ("text", "image")),
+        (b"a", "text/plain", ("image",)),
+        (multipart(file_part(npy())), "multipart/form-data; boundary=b", ("image",)),
+        (b"a", "video/mp4", ("image", "tensor")),
+    ],
+)
+def test_what_the_model_does_not_take_is_unsupported_and_says_what_it_takes(body, content_type, kinds):
+    with pytest.raises(UnsupportedMedia, match=f"takes {' or '.join(kinds)}"):
+        read(body, content_type, takes(*kinds))
+
+
+@pytest.mark.parametrize("content_type", ["", "image/jpeg", "application/json", "text/plain", "a/b"])
+def test_empty_body_is_malformed(content_type):
+    with pytest.raises(MalformedBody, match="the body is empty"):
+        read(b"", content_type, takes("image", "tensor", "text"))
+
+
+# --- nothing breaks it
+
+bodies = st.sampled_from([JPEG, npy(), JSON, multipart(file_part(JPEG)), b"\x81\xa4data\x91\x01", b"text"])
+content_types = st.sampled_from(
+    [
+        "",
+        "application/json",
+        "application/x-npy",
+        "application/msgpack",
+        "image/png",
+        "text/plain; charset=utf-8",
+        "multipart/form-data; boundary=b",
+        "a/b",
+    ]
+) | st.text(st.characters(max_codepoint=255), max_size=30)
+infos = st.sampled_from(
+    [None, takes("image"), takes("tensor"), takes("text"), takes("raw", "image"), takes("image", "tensor", "text")]
+)
+
+
+@given(st.data(), bodies | st.binary(max_size=60), content_types, infos)
+def test_any_body_is_read_or_refused_as_a_client_error(data, body, content_type, info):
+    damaged = bytearray(body)
+    if damaged:
+        for _ in range(data.draw(st.integers(0, 3))):
+            damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        payload = read(bytes(damaged), content_type, info)
+    except SmartBatchError as refused:
+        assert 400 <= status_of(refused) < 500
+    else:
+        assert 1 <= payload.rows <= 4
+        assert info is None or payload.kind in info.input.kinds

@@ -1,0 +1,116 @@
+"""A whole system for one test: gateway and workers as real processes on a broker of the session."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import redis
+
+from tests.conftest import Broker, eventually
+
+ROOT = Path(__file__).parents[2]
+
+
+class Process:
+    """One of our processes, started by the test and ended by it."""
+
+    def __init__(self, command: str, environ: dict[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("ab") as out:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-m", "deploy.cli", command],
+                env={**os.environ, **environ},
+                cwd=ROOT,
+                stdout=out,
+                stderr=out,
+                stdin=subprocess.DEVNULL,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+    def stop(self, name: signal.Signals = signal.SIGTERM, timeout_s: float = 30.0) -> int:
+        """Signal it and return its exit code."""
+        self.popen.send_signal(name)
+        return self.popen.wait(timeout_s)
+
+    def kill(self) -> None:
+        if self.popen.poll() is None:
+            self.popen.kill()
+            self.popen.wait()
+
+
+class Stack:
+    """Start with `gateway()` and `worker()`; `close` ends everything that still runs."""
+
+    def __init__(self, broker: Broker, folder: Path, **settings: object) -> None:
+        self.broker = broker
+        self.folder = folder
+        self.environ = {"REDIS_URL": broker.url, "PORT": "0", **{k: str(v) for k, v in settings.items()}}
+        self.processes: list[Process] = []
+        self.url = ""
+        self.client = httpx.Client(timeout=30)
+
+    def gateway(self, **settings: object) -> Process:
+        """Start a gateway on a free port; the last one started is `self.url`."""
+        process = self._start("gateway", settings)
+
+        def address() -> str:
+            assert process.popen.poll() is None, process.log.read_text()
+            lines = [line for line in process.log.read_text().splitlines() if "gateway on " in line]
+            return lines[-1].split("gateway on ")[1].split(",")[0] if lines else ""
+
+        self.url = eventually(address)
+        eventually(self._answers, 20)
+        return process
+
+    def worker(self, **settings: object) -> Process:
+        return self._start("worker", settings)
+
+    def ready(self, workers: int = 1, timeout_s: float = 60.0) -> Stack:
+        """Wait until so many workers are ready."""
+
+        def enough() -> bool:
+            for process in self.processes:
+                assert process.popen.poll() in (None, 0, -9, -15), process.log.read_text()
+            answer = self.client.get(f"{self.url}/readyz").json()
+            return answer["ready"] and sum(answer["ready_workers"].values()) >= workers
+
+        eventually(enough, timeout_s, 0.05)
+        return self
+
+    def predict(self, content: bytes = b"", **how) -> httpx.Response:
+        return self.client.post(f"{self.url}/predict", content=content, **how)
+
+    def stats(self, model: str = "simulated") -> dict:
+        return self.client.get(f"{self.url}/stats").json()["models"][model]
+
+    def running(self, model: str = "simulated") -> int:
+        """Entries claimed and not finished, asked of Redis itself."""
+        try:
+            return self.broker.sync.xpending(f"smartbatch:{{{model}}}:requests", "workers")["pending"]
+        except redis.ResponseError:
+            return 0  # no group yet
+
+    def close(self) -> None:
+        self.client.close()
+        for process in self.processes:
+            process.kill()
+
+    def _start(self, command: str, settings: dict[str, object]) -> Process:
+        environ = {**self.environ, **{k: str(v) for k, v in settings.items()}}
+        process = Process(command, environ, self.folder / f"{command}-{len(self.processes)}.log")
+        self.processes.append(process)
+        return process
+
+    def _answers(self) -> bool:
+        try:
+            return self.client.get(f"{self.url}/healthz").status_code == 200
+        except httpx.TransportError:
+            return False

@@ -1,0 +1,110 @@
+"""Batching as a client sees it, through real processes: close reasons, rows, backlog, consolidation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+
+import aiohttp
+import pytest
+
+from tests.system.stack import Stack
+from worker.models.simulated import expected
+
+
+async def ask_all(url: str, bodies: list[bytes], connections: int) -> list[dict]:
+    """Send all bodies over so many connections; every answer is the one for its own body."""
+    queue = list(enumerate(bodies))
+    answers: list[dict] = [{}] * len(bodies)
+    connector = aiohttp.TCPConnector(limit=connections)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(60)) as client:
+
+        async def connection() -> None:
+            while queue:
+                number, body = queue.pop()
+                async with client.post(f"{url}/predict", data=body) as response:
+                    assert response.status == 200, await response.text()
+                    answers[number] = await response.json()
+
+        await asyncio.gather(*(connection() for _ in range(connections)))
+    for body, answer in zip(bodies, answers, strict=True):
+        assert answer["outputs"]["output"]["data"] == [pytest.approx(expected(body), abs=1e-7)]
+    return answers
+
+
+def bodies(count: int) -> list[bytes]:
+    return [b"input number %d" % number for number in range(count)]
+
+
+def closed(answers: list[dict]) -> Counter[str]:
+    """Batches by close reason."""
+    return Counter({a["batch"]["id"]: a["batch"]["closed"] for a in answers}.values())
+
+
+async def test_a_lone_request_waits_out_the_window_and_no_longer(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=2,row_ms=0", MAX_WAIT_TIME=0.05)
+    system.gateway()
+    system.worker()
+    system.ready()
+    [answer] = await ask_all(system.url, bodies(1), 1)
+    assert (answer["batch"]["rows"], answer["batch"]["closed"]) == (1, "window")
+    assert 35 < answer["timing_ms"]["batch_wait"] < 90
+
+
+async def test_simultaneous_requests_ride_together_and_a_backlog_fills_batches(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=20,row_ms=0.1", MAX_BATCH_SIZE=16)
+    system.gateway()
+    system.worker()
+    system.ready()
+    answers = await ask_all(system.url, bodies(640), 64)
+    sizes = [a["batch"]["rows"] for a in answers]
+    assert max(sizes) == 16
+    assert sum(size == 16 for size in sizes) > 0.8 * len(sizes)
+    assert closed(answers)["full"] >= 30
+
+
+async def test_answers_go_to_the_request_that_asked_whatever_worker_ran_it(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=3,row_ms=0.1")
+    system.gateway()
+    for _ in range(3):
+        system.worker()
+    system.ready(3)
+    answers = await ask_all(system.url, bodies(3000), 150)
+    assert len({a["batch"]["worker"] for a in answers}) == 3
+    assert len({a["request_id"] for a in answers}) == 3000
+
+
+async def test_idle_workers_do_not_tear_one_batch_into_several(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=5,row_ms=0", MAX_WAIT_TIME=0.1, MAX_BATCH_SIZE=64)
+    system.gateway()
+    for _ in range(4):
+        system.worker()
+    system.ready(4)
+    await ask_all(system.url, bodies(24), 24)  # connections opened, caches warm
+    answers = await ask_all(system.url, bodies(24), 24)
+    assert sum(closed(answers).values()) <= 2, closed(answers)
+
+
+async def test_a_deadline_closes_a_batch_before_its_window_would(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=5,row_ms=0", MAX_WAIT_TIME=5)
+    system.gateway()
+    system.worker()
+    system.ready()
+    response = system.predict(b"soon", headers={"x-request-timeout": "0.4"})
+    assert response.status_code == 200
+    assert response.headers["x-batch-closed"] == "deadline"
+
+
+async def test_idle_means_empty(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=1,row_ms=0.01")
+    system.gateway()
+    system.worker()
+    system.ready()
+    await ask_all(system.url, [b"x" * 100_000 + body for body in bodies(300)], 50)
+    redis = system.broker.sync
+    await asyncio.sleep(0.1)
+    assert redis.xlen("smartbatch:{simulated}:requests") == 0
+    assert redis.xpending("smartbatch:{simulated}:requests", "workers")["pending"] == 0
+    assert not redis.exists("smartbatch:{simulated}:open")
+    assert [key for key in redis.keys("*") if b":reply:" in key or b":body:" in key or b":inbox:" in key] == []

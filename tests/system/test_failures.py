@@ -1,0 +1,124 @@
+"""What fails, and what the client sees of it: real processes, real signals."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.conftest import eventually
+from tests.system.stack import Stack
+from tests.system.test_batching import ask_all, bodies
+
+
+async def test_a_worker_killed_in_mid_batch_loses_nothing(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=300,row_ms=0")
+    system.gateway()
+    victim = system.worker()
+    system.ready(1)
+    asking = asyncio.create_task(ask_all(system.url, bodies(20), 20))
+    await asyncio.to_thread(eventually, lambda: system.running() == 20)
+    system.worker()
+    victim.kill()
+    killed_at = time.monotonic()
+    answers = await asking
+    assert time.monotonic() - killed_at < 5 + 20 * 0.35  # conviction, then twenty forwards one by one
+    assert {answer["batch"]["closed"] for answer in answers} == {"solo"}
+
+
+async def test_sigterm_drains_a_worker_without_a_failed_request(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=50,row_ms=0")
+    system.gateway()
+    first, _ = system.worker(), system.worker()
+    system.ready(2)
+    asking = asyncio.create_task(ask_all(system.url, bodies(400), 40))
+    await asyncio.to_thread(eventually, system.running)
+    assert await asyncio.to_thread(first.stop) == 0
+    await asking
+    consumers = system.broker.sync.xinfo_consumers("smartbatch:{simulated}:requests", "workers")
+    assert len(consumers) == 1
+
+
+async def test_sigterm_drains_a_gateway_without_a_failed_request(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=400,row_ms=0")
+    gateway = system.gateway()
+    system.worker()
+    system.ready()
+    asking = asyncio.create_task(ask_all(system.url, bodies(8), 8))
+    await asyncio.to_thread(eventually, lambda: system.running() == 8)
+    assert await asyncio.to_thread(gateway.stop) == 0
+    await asking
+
+
+async def test_a_flushed_broker_answers_all_the_same(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=300,row_ms=0", MAX_BATCH_SIZE=4)
+    system.gateway()
+    system.worker()
+    system.ready()
+    asking = asyncio.create_task(ask_all(system.url, bodies(20), 20))
+    await asyncio.to_thread(eventually, system.running)
+    system.broker.sync.flushall()
+    await asking
+
+
+def test_a_request_past_its_deadline_gets_a_504_and_its_place_is_freed(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=2000,row_ms=0", MAX_BATCH_SIZE=1)
+    system.gateway()
+    system.worker()
+    system.ready()
+    response = system.predict(b"x", headers={"x-request-timeout": "0.3"})
+    assert response.status_code == 504
+    assert response.json()["code"] == "deadline_exceeded"
+    eventually(lambda: system.stats()["queue"]["open"] == 0)
+
+
+def test_a_client_that_hangs_up_frees_its_place(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated")
+    system.gateway()
+    with pytest.raises(Exception, match="timed out"):  # there is no worker: it waits
+        system.predict(b"x", timeout=0.3)
+    eventually(lambda: system.stats()["queue"]["open"] == 0)
+    assert 'outcome="cancelled"} 1.0' in system.client.get(f"{system.url}/metrics").text
+
+
+def test_a_full_queue_is_refused_with_a_time_to_come_back(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated", MAX_QUEUE=1, REQUEST_TIMEOUT=1)
+    system.gateway()
+    redis = system.broker.sync
+    redis.xadd("smartbatch:{simulated}:requests", {"id": "other"})
+    response = system.predict(b"x")
+    assert response.status_code == 503
+    assert response.json()["code"] == "queue_full"
+    assert int(response.headers["retry-after"]) >= 1
+
+
+def test_a_wedged_model_ends_its_worker(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=5000,row_ms=0", STALL_TIMEOUT=1, MAX_BATCH_SIZE=1)
+    system.gateway()
+    worker = system.worker()
+    system.ready()
+    response = system.predict(b"x", headers={"x-request-timeout": "3"})
+    assert response.status_code == 504
+    assert worker.popen.wait(10) == 70
+    assert "made no progress" in worker.log.read_text()
+
+
+def test_a_paused_worker_is_not_convicted_when_everybody_was_paused(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=1,row_ms=0")
+    system.gateway()
+    workers = [system.worker(), system.worker()]
+    system.ready(2)
+    for worker in workers:
+        worker.popen.send_signal(signal.SIGSTOP)
+    time.sleep(4)
+    for worker in workers:
+        worker.popen.send_signal(signal.SIGCONT)
+    system.ready(2)
+    assert system.predict(b"x").status_code == 200
+    text = system.client.get(f"{system.url}/metrics").text
+    lines = [line for line in text.splitlines() if line.startswith("smartbatch_convictions_total")]
+    assert len(lines) == 2
+    assert all(line.endswith(" 0.0") for line in lines)
