@@ -3,10 +3,15 @@ through its report on Redis by every gateway."""
 
 from __future__ import annotations
 
+from typing import get_args
+
 from prometheus_client import CollectorRegistry
 
 from shared import metric_names as names
 from worker.batch import Batch
+from worker.policy import CloseReason
+
+OUTCOMES = ("ok", "error", "expired", "cancelled", "lost", "dead")
 
 
 class Meters:
@@ -15,9 +20,10 @@ class Meters:
     def __init__(self, model: str) -> None:
         self.registry = CollectorRegistry()
         label = {"model": model}
-        self._batches = names.BATCHES.counter(self.registry)
-        self._entries = names.ENTRIES.counter(self.registry)
-        self._model = model
+        batches = names.BATCHES.counter(self.registry)
+        entries = names.ENTRIES.counter(self.registry)
+        self._batches = {reason: batches.labels(model, reason) for reason in get_args(CloseReason)}
+        self._entries = {outcome: entries.labels(model, outcome) for outcome in OUTCOMES}
         self.batch_rows = names.BATCH_ROWS.histogram(self.registry).labels(**label)
         self.batch_requests = names.BATCH_REQUESTS.histogram(self.registry).labels(**label)
         self.queue_wait = names.QUEUE_WAIT.histogram(self.registry).labels(**label)
@@ -43,7 +49,7 @@ class Meters:
     def batch(self, batch: Batch) -> None:
         """Count a batch that has run."""
         rows = batch.rows
-        self._batches.labels(model=self._model, closed=batch.closed).inc()
+        self._batches[batch.closed].inc()
         self.batch_rows.observe(rows)
         self.batch_requests.observe(len(batch.riders))
         self.rows.inc(rows)
@@ -54,9 +60,8 @@ class Meters:
         self.totals["batches"] += 1
         self.totals["rows"] += rows
 
-    def outcome(self, outcome: str, count: int = 1) -> None:
-        """Count entries by what became of them: ok, error, expired, cancelled, lost, dead."""
-        self._entries.labels(model=self._model, outcome=outcome).inc(count)
-        self.totals["entries"] += count
-        if outcome in ("error", "dead"):
-            self.totals["failed"] += count
+    def outcome(self, outcome: str) -> None:
+        """Count an entry by what became of it: one of OUTCOMES."""
+        self._entries[outcome].inc()
+        self.totals["entries"] += 1
+        self.totals["failed"] += outcome in ("error", "dead")

@@ -22,7 +22,7 @@ GATEWAY_REPORT_TTL_MS = 10_000
 
 
 class Snapshot(msgspec.Struct):
-    """One model at one moment. `metrics` in a report is msgpack, the other fields are text."""
+    """One model at one moment. `workers` are those with a lease; `metrics` in a report is msgpack, the rest text."""
 
     model: str
     now_ms: int = 0
@@ -90,18 +90,19 @@ async def snapshot(client: Client, model: str) -> Snapshot:
         pipeline.hmget(keys.open, ["#bytes", "#wide"])
         pipeline.xlen(keys.dead)
         pipeline.get(keys.turn)
-        pipeline.zrange(keys.leases, 0, -1)
+        pipeline.zrange(keys.leases, 0, -1, withscores=True)
         pipeline.smembers(keys.gateways)
         answers = await pipeline.execute(raise_on_error=False)
         for answer in answers:
             if isinstance(answer, Exception) and not isinstance(answer, redis.exceptions.ResponseError):
                 raise answer
-        (seconds, micros), length, groups, fields, sums, dead, turn, worker_ids, gateway_ids = answers
+        (seconds, micros), length, groups, fields, sums, dead, turn, leases, gateway_ids = answers
         group = next((g for g in groups if g["name"] == GROUP.encode()), None) if isinstance(groups, list) else None
         running = group["pending"] if group else 0
         last_id = group["last-delivered-id"].decode() if group else "0-0"
-        workers, gateways, head = await _reports(client, keys, worker_ids, gateway_ids, last_id)
-    now_ms = seconds * 1000 + micros // 1000
+        now_ms = seconds * 1000 + micros // 1000
+        live = [worker_id for worker_id, lease_end in leases if lease_end > now_ms]
+        workers, gateways, head = await _reports(client, keys, live, gateway_ids, last_id)
     return Snapshot(
         model,
         now_ms,

@@ -15,17 +15,17 @@ from tests.system.test_batching import ask_all, bodies
 
 
 async def test_a_worker_killed_in_mid_batch_loses_nothing(stack: Callable[..., Stack]) -> None:
-    system = stack(MODEL_PATH="simulated:base_ms=300,row_ms=0")
+    system = stack(MODEL_PATH="simulated:base_ms=200,row_ms=0")
     system.gateway()
     victim = system.worker()
     system.ready(1)
-    asking = asyncio.create_task(ask_all(system.url, bodies(20), 20))
-    await asyncio.to_thread(eventually, lambda: system.running() == 20)
+    asking = asyncio.create_task(ask_all(system.url, bodies(12), 12))
+    await asyncio.to_thread(eventually, lambda: system.running() == 12)
     system.worker()
     victim.kill()
     killed_at = time.monotonic()
     answers = await asking
-    assert time.monotonic() - killed_at < 5 + 20 * 0.35  # conviction, then twenty forwards one by one
+    assert time.monotonic() - killed_at < 5 + 12 * 0.3  # conviction, then twelve forwards one by one
     assert {answer["batch"]["closed"] for answer in answers} == {"solo"}
 
 

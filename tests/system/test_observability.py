@@ -1,0 +1,102 @@
+"""/metrics, /stats, /healthz, /readyz: right with one gateway process and with several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.conftest import eventually
+from tests.system.stack import Stack
+from tests.system.test_batching import ask_all, bodies
+
+
+def samples(text: str) -> dict[tuple[str, str], float]:
+    """(name, the label that tells) → value, summed over workers. Fails on text that Prometheus would refuse."""
+    found: dict[tuple[str, str], float] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            told = {k: v for k, v in sample.labels.items() if k not in ("model", "worker")}
+            key = (sample.name, ",".join(told.values()))
+            found[key] = found.get(key, 0) + sample.value
+    return found
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+async def test_every_request_is_counted_once(stack: Callable[..., Stack], processes: int) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=2,row_ms=0", GATEWAY_PROCESSES=processes)
+    system.gateway()
+    system.worker()
+    system.worker()
+    system.ready(2)
+    await ask_all(system.url, bodies(400), 20)
+    assert system.predict(b"x", params={"top_k": "many"}).status_code == 400
+
+    def seen() -> dict[tuple[str, str], float] | None:
+        found = samples(httpx.get(f"{system.url}/metrics").text)
+        return found if found.get(("smartbatch_entries_total", "ok")) == 400 else None
+
+    found = eventually(seen)
+    assert found["smartbatch_requests_total", "ok"] == 400
+    assert found["smartbatch_requests_total", "invalid"] == 1
+    assert found["smartbatch_request_seconds_count", ""] == 401
+    assert found["smartbatch_request_part_seconds_count", "forward"] == 400
+    assert found["smartbatch_batch_requests_sum", ""] == 400
+    assert found["smartbatch_rows_total", ""] == 400
+    assert found["smartbatch_queue_wait_seconds_count", ""] == 400
+    assert found["smartbatch_batches_total", "full"] + found["smartbatch_batches_total", "window"] > 0
+    assert found["smartbatch_queue_depth", ""] == 0
+    assert found["smartbatch_workers", "ready"] == 2
+
+
+def test_a_workers_own_metrics_agree(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated")
+    system.gateway()
+    system.worker()
+    system.ready()
+    assert system.predict(b"x").status_code == 200
+    [report] = system.stats()["workers"].values()
+    url = f"http://127.0.0.1:{report['metrics_port']}/metrics"
+    eventually(lambda: samples(httpx.get(url).text)["smartbatch_entries_total", "ok"] == 1)
+
+
+async def test_stats_show_throughput_latency_batches_and_workers(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=20,row_ms=0")
+    system.gateway()
+    system.worker()
+    system.ready()
+    await ask_all(system.url, bodies(200), 10)
+    stats = eventually(lambda: (s := system.stats()) and s["outcomes"].get("ok") == 200 and s)
+    assert stats["throughput_rps"] == 20.0
+    assert 20 < stats["latency_ms"]["p50"] < stats["latency_ms"]["p99"] < 500
+    assert sum(stats["batches"]["closed"].values()) == sum(stats["batches"]["rows_at_most"].values())
+    [worker] = stats["workers"].values()
+    assert (worker["state"], worker["rows"]) == ("ready", 200)
+
+
+def test_readiness_needs_a_worker_and_health_does_not(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated")
+    system.gateway()
+    assert system.client.get(f"{system.url}/healthz").status_code == 200
+    not_yet = system.client.get(f"{system.url}/readyz")
+    assert (not_yet.status_code, not_yet.json()["ready"]) == (503, False)
+    worker = system.worker()
+    system.ready()
+    worker.kill()
+    eventually(lambda: system.client.get(f"{system.url}/readyz").status_code == 503, 15)
+
+
+def test_one_gateway_serves_every_model_that_is_announced(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated")
+    system.gateway()
+    system.worker()
+    system.worker(MODEL_NAME="second")
+    system.ready()
+    eventually(lambda: system.predict(b"x", params={"model": "second"}).status_code == 200)
+    assert system.predict(b"x", params={"model": "second"}).json()["model"] == "second"
+    unknown = system.predict(b"x", params={"model": "third"})
+    assert unknown.status_code == 404
+    assert unknown.json()["detail"] == "no model 'third' here; there is: second, simulated"
+    assert system.predict(b"x", params={"model": "{x}:requests"}).status_code == 404
