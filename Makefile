@@ -1,5 +1,6 @@
 # make up          run everything on this machine (PORT=8000 WORKERS=1 MODEL=efficientnet_lite0)
 # make test        the tests
+# make test-docker the tests that bring up docker-compose.yml (a Docker engine is needed)
 # make check       format, lint, types
 PORT ?= 8000
 WORKERS ?= 1
@@ -11,13 +12,16 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV := $(VENV)/.dev
 
-.PHONY: up test check format clean
+.PHONY: up test test-docker check format clean
 
 up: $(READY)
 	@exec $(BIN)/smartbatch up --port $(PORT) --workers $(WORKERS) --model '$(MODEL)'
 
 test: $(DEV)
 	$(BIN)/pytest -m "not docker" $(ARGS)
+
+test-docker: $(DEV)
+	$(BIN)/pytest -m docker $(ARGS)
 
 check: $(DEV)
 	$(BIN)/ruff format --check .

@@ -19,7 +19,7 @@ from gateway.pending import Pending
 from gateway.problems import problem
 from gateway.reading import read_body
 from shared.broker.admission import Request
-from shared.errors import ClientGone, MalformedBody, SmartBatchError
+from shared.errors import BodyTooLarge, ClientGone, MalformedBody, SmartBatchError
 from shared.wire import Payload, Reply, pack_payload, unpack_reply
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,8 @@ class Predict:
                 return
             status, texts, content = problem(error, shown_id)
             headers = [(name.encode(), value.encode("latin-1", "replace")) for name, value in texts.items()]
+            if isinstance(error, BodyTooLarge):
+                headers.append((b"connection", b"close"))  # what still comes of it isn't read
         headers.append((b"content-length", b"%d" % len(content)))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})

@@ -28,6 +28,7 @@ class Heartbeat:
         self._report = report
         self._now = asyncio.Event()
         self.on_beat: Callable[[Beat, float], Awaitable[None]] = _nothing
+        self.alive: Callable[[], None] = lambda: None  # called at every turn, whether Redis answered or not
 
     def soon(self) -> None:
         """Beat now rather than at the next half second, so a change of state shows at once."""
@@ -36,6 +37,7 @@ class Heartbeat:
     async def run(self) -> None:
         while True:
             await self.beat()
+            self.alive()
             try:
                 async with asyncio.timeout(BEAT_S):
                     await self._now.wait()

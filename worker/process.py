@@ -116,6 +116,7 @@ class Worker:
         """Claim, run and finish until told to stop. An error of one of the tasks ends the worker."""
         self.report.now("ready")
         self._heartbeat.on_beat = self._after_beat
+        self._heartbeat.alive = self._watchdog.loop_alive
         self._heartbeat.soon()
         log.info("ready")
         self._watchdog.start()
@@ -219,7 +220,6 @@ class Worker:
                 self.intake.forget(rider)
 
     async def _after_beat(self, beat: Beat, sent_at: float) -> None:
-        self._watchdog.loop_alive()
         strays = self.intake.audit(beat.pending, sent_at)
         if strays:
             await self.intake.adopt(strays, beat.now_ms)

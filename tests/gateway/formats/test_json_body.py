@@ -234,6 +234,14 @@ def test_json_of_our_form_is_checked_for_a_raw_model_too():
         read({"data": [1], "extra": 1}, model("raw", "tensor"))
 
 
+@pytest.mark.parametrize(
+    "body", [b'{"prompt":NaN}', b'{"x":1,"data":[1}', b'{"x":"\\ud800"}', b'{"dtype":3,"data":NaN}']
+)
+def test_malformed_json_is_malformed_for_a_raw_model_too(body):
+    with pytest.raises(MalformedBody):
+        read(body, model("raw", "tensor"))
+
+
 nested = st.recursive(
     st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=4),
     lambda inner: inner.map(lambda x: [x, x]),
