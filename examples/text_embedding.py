@@ -5,7 +5,7 @@
 
 or `make up MODEL=examples.text_embedding:TextEmbedding`, then
 
-    curl localhost:8000/predict -H 'content-type: application/json' -d '{"text": ["a cat", "a kitten"]}'
+    curl localhost:8000/predict -H 'content-type: application/json' -d '{"data": ["a cat", "a kitten"]}'
 
 The model is all-MiniLM-L6-v2; its files come with the pip package, so nothing is downloaded.
 """

@@ -110,7 +110,7 @@ def _until_ready(url: str, timeout_s: float = 30) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(f"{url}/readyz", timeout=1):  # noqa: S310
+            with urllib.request.urlopen(f"{url}/readyz", timeout=1):
                 return
         except OSError:
             time.sleep(0.1)

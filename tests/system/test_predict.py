@@ -1,0 +1,114 @@
+"""POST /predict end to end: users' own models, exported ones, several rows a request, refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+import msgpack
+import numpy as np
+import pytest
+import torch
+
+from tests.system.stack import Stack
+
+
+def test_rows_of_one_request_come_back_in_order(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="examples.tabular:Iris", MODEL_NAME="iris")
+    system.gateway()
+    system.worker()
+    system.ready()
+    flowers = [[5.1, 3.5, 1.4, 0.2], [6.7, 3.0, 5.2, 2.3], [5.7, 2.8, 4.5, 1.3]]
+    answer = system.client.post(f"{system.url}/predict", json={"data": flowers}).json()
+    assert [value["species"] for value in answer["values"]] == ["setosa", "virginica", "versicolor"]
+    assert (answer["batch"]["rows"], answer["batch"]["requests"]) == (3, 1)
+    too_many = system.client.post(f"{system.url}/predict", json={"data": flowers * 11})
+    assert too_many.status_code == 413
+    assert "32" in too_many.json()["detail"]
+    ragged = system.client.post(f"{system.url}/predict", json={"data": [[1, 2, 3, 4], [1, 2, 3]]})
+    assert ragged.status_code == 422
+
+
+async def test_requests_of_several_rows_never_overfill_a_batch(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="examples.tabular:Iris", MODEL_NAME="iris", MAX_BATCH_SIZE=8)
+    system.gateway()
+    system.worker()
+    system.ready()
+    async with aiohttp.ClientSession() as client:
+
+        async def ask(rows: int) -> int:
+            data = [[5.0 + 0.01 * n, 3.0, 1.4, 0.2] for n in range(rows)]
+            async with client.post(f"{system.url}/predict", json={"data": data}) as response:
+                answer = await response.json()
+                assert response.status == 200, answer
+                assert len(answer["values"]) == rows
+                return answer["batch"]["rows"]
+
+        batches = await asyncio.gather(*(ask(1 + n % 8) for n in range(200)))
+    assert max(batches) == 8
+
+
+def test_texts_of_different_lengths_ride_in_one_request(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="examples.text_embedding:TextEmbedding", MODEL_NAME="text", TORCH_THREADS=1)
+    system.gateway()
+    system.worker()
+    system.ready()
+    texts = ["a cat", "a small cat sat on a mat in the warm sun of the afternoon", "the stock market fell"]
+    answer = system.client.post(f"{system.url}/predict", json={"data": texts}).json()
+    [output] = answer["outputs"].values()
+    cat, long_cat, market = np.asarray(output["data"])
+    assert output["shape"] == [3, 384]
+    assert cat @ long_cat > cat @ market + 0.2
+
+
+def test_an_exported_program_is_served(stack: Callable[..., Stack], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Tanh())
+    rows = torch.export.Dim("rows", min=1, max=64)
+    path = tmp_path / "net.pt2"
+    torch.export.save(torch.export.export(net, (torch.zeros(2, 6),), dynamic_shapes=({0: rows},)), path)
+    system = stack(MODEL_PATH=path, TORCH_THREADS=1)
+    system.gateway()
+    system.worker()
+    system.ready()
+    x = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
+    body = io.BytesIO()
+    np.save(body, x)
+    npy = {"content-type": "application/x-npy", "accept": "application/x-npy"}
+    served = np.load(io.BytesIO(system.predict(body.getvalue(), headers=npy).content))
+    with torch.inference_mode():
+        direct = net(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(served, direct, atol=1e-6)
+    packed = msgpack.packb({"data": x.tobytes(), "shape": [5, 6], "dtype": "float32"})
+    answer = system.predict(packed, headers={"content-type": "application/msgpack", "accept": "application/msgpack"})
+    [output] = msgpack.unpackb(answer.content)["outputs"].values()
+    np.testing.assert_array_equal(np.frombuffer(output["data"], np.float32).reshape(5, 4), served)
+
+
+def test_a_body_over_the_limit_is_refused_while_it_is_read(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated", MAX_BODY_BYTES=1000)
+    system.gateway()
+    host, port = system.url.removeprefix("http://").split(":")
+    for head, sent in (
+        ("content-length: 1000000000", b""),  # refused before a byte of it came
+        ("transfer-encoding: chunked", b"400\r\n" + b"x" * 1024 + b"\r\n"),  # refused at the chunk that passes it
+    ):
+        with socket.create_connection((host, int(port)), 5) as client:
+            client.sendall(f"POST /predict HTTP/1.1\r\nhost: x\r\n{head}\r\n\r\n".encode() + sent)
+            answer = b"".join(iter(lambda: client.recv(65536), b""))  # until the server closes
+            assert b" 413 " in answer.splitlines()[0]
+            assert b"MAX_BODY_BYTES" in answer
+            assert b"connection: close" in answer.lower()
+
+
+@pytest.mark.parametrize(("path", "method", "status"), [("/predict", "GET", 405), ("/nothing", "GET", 404)])
+def test_what_does_not_exist_is_a_problem_too(stack: Callable[..., Stack], path: str, method: str, status: int) -> None:
+    system = stack(MODEL_PATH="simulated")
+    system.gateway()
+    response = system.client.request(method, system.url + path)
+    assert response.status_code == status
+    assert response.json()["status"] == status
