@@ -63,6 +63,7 @@ def _config(app, settings: Settings) -> uvicorn.Config:
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=max(1, int(settings.grace_time)),
     )
 

@@ -12,6 +12,9 @@ from shared.wire import Result
 from worker.policy import CloseReason, Fill
 
 
+_PENDING: Future[None] = Future()  # stands for "not begun"; never resolved, never waited for
+
+
 class Rider:
     """One claimed entry. Written by one stage after the other, never by two at once:
     the claimer makes it, a decode thread fills `rows`, the device thread `outputs`, a decode thread `result`.
@@ -39,7 +42,7 @@ class Rider:
         self.claimed_at = now
         self.admitted_at = now - max(0, redis_now_ms - entry.t_ms) / 1000
         self.deadline_at = self.admitted_at + entry.timeout_ms / 1000
-        self.decoded: Future[None] = Future()  # shared by the riders that are decoded together
+        self.decoded: Future[None] = _PENDING  # set when its decoding is begun; riders decoded together share one
         self.decoded_at = now
         self.decode_s = 0.0
         self.options: dict[str, Any] = {}

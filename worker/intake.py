@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 
 from shared.broker.claims import Claims, Entry, Outcome
 from shared.errors import BrokerUnavailable, DeadLettered
@@ -72,7 +73,9 @@ class Intake:
     # --- bodies that were too large for the stream
 
     def _fetch(self, riders: list[Rider]) -> None:
-        """Fetch, then decode. Until then `decoded` is a future of the rider's own, so the engine can wait for it."""
+        """Fetch, then decode. `decoded` is a future of each rider's own from now on, so the engine can wait for it."""
+        for rider in riders:
+            rider.decoded = Future()
         task = asyncio.create_task(self._fetch_and_decode(riders))
         self._fetches.add(task)
         task.add_done_callback(self._fetches.discard)
