@@ -12,12 +12,13 @@ import sys
 from collections.abc import Mapping, Sequence
 
 _PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: between fork and exec it could deadlock
 
 
 def _die_with_parent() -> None:
     """In the child, before exec (Linux only; elsewhere a killed launcher leaves its children)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Child:
@@ -57,6 +58,12 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 assert self._process is not None
                 self._process.send_signal(name)
+
+    def kill(self) -> None:
+        """End it at once, with whatever it started (GATEWAY_PROCESSES): its session is one process group."""
+        if self.running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
 
     async def end(self) -> None:
         """Ask it to drain, and wait until it has."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import os
 import signal
 import sys
@@ -20,8 +21,10 @@ from shared.errors import BrokerUnavailable, StartupError
 from shared.settings import Settings, mask_url
 
 LOOK_S = 0.2
+BROKER_START_S = 10.0
 STARTUP_EXIT = 2  # a child that can't start, having said why in one line
 RESTART_S = (0.2, 1.0, 2.0, 5.0)
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # http_proxy isn't for our own gateway
 STABLE_S = 30.0  # a child that lived so long is restarted at once again
 
 
@@ -37,6 +40,7 @@ class Launcher:
         self._children: list[Child] = []
         self._watchers: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
+        self._ready = False
         self._error: str | None = None
 
     async def run(self) -> int:
@@ -48,6 +52,7 @@ class Launcher:
                 await self._start_broker(folder)
                 await self._start_processes()
                 if await self._until_ready():
+                    self._ready = True
                     self._say_ready()
                     await self._stop.wait()
             finally:
@@ -67,14 +72,19 @@ class Launcher:
         port = embedded_broker.free_port()
         self._url = f"redis://127.0.0.1:{port}/0"
         await self._add(Child("broker", embedded_broker.arguments(port, folder), {}))
-        async with asyncio.timeout(10):
-            while True:
-                try:
-                    version = await check(self._url)
-                    break
-                except BrokerUnavailable:
-                    await asyncio.sleep(0.05)
-        self._console.print(f"broker    {version}, embedded, at {self._url}")
+        self._console.print(f"broker    {await self._embedded_version()}, embedded, at {self._url}")
+
+    async def _embedded_version(self) -> str:
+        """Wait until the embedded broker answers."""
+        try:
+            async with asyncio.timeout(BROKER_START_S):
+                while True:
+                    try:
+                        return await check(self._url)
+                    except BrokerUnavailable:
+                        await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise StartupError(f"the embedded broker didn't answer at {self._url} in {BROKER_START_S:g} s") from None
 
     async def _start_processes(self) -> None:
         settings = self._settings
@@ -100,7 +110,8 @@ class Launcher:
         self._watchers.add(watcher)
 
     async def _watch(self, child: Child) -> None:
-        """Restart a child that ends by itself; one that couldn't start ends everything."""
+        """Restart a child that ends by itself. Until all was ready once, one that couldn't start ends everything;
+        later it is tried again, as what it lacked (the broker, mostly) may be coming back."""
         loop = asyncio.get_running_loop()
         failures = 0
         while True:
@@ -108,7 +119,7 @@ class Launcher:
             code = await child.wait()
             if self._stop.is_set():
                 return
-            if code == STARTUP_EXIT:
+            if code == STARTUP_EXIT and not self._ready:
                 self._error = f"the {child.name} could not start"
                 self._stop.set()
                 return
@@ -117,6 +128,8 @@ class Launcher:
             how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
             self._console.print(f"{child.name} ended {how}; started again in {pause_s:g} s", style="yellow")
             await asyncio.sleep(pause_s)
+            if self._stop.is_set():
+                return
             await child.start()
 
     # --- progress
@@ -159,7 +172,8 @@ class Launcher:
     @property
     def _base_url(self) -> str:
         host = self._settings.host
-        return f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{self._settings.port}"
+        host = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+        return f"http://{host}:{self._settings.port}"
 
     # --- stop
 
@@ -167,7 +181,7 @@ class Launcher:
         if self._stop.is_set():
             self._console.print("ending at once")
             for child in self._children:
-                child.signal(signal.SIGKILL)
+                child.kill()
         else:
             self._stop.set()
 
@@ -191,9 +205,9 @@ def _smartbatch(command: str) -> list[str]:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=1) as response:
+        with _DIRECT.open(url, timeout=1) as response:
             return response.status == 200
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import sys
 import urllib.error
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from shared.errors import SmartBatchError
@@ -55,17 +57,19 @@ def _post(target: str, body: bytes, timeout: float) -> dict:
         raise SmartBatchError(f"{error.code} {error.reason}: {detail}") from None
     except OSError as error:
         raise SmartBatchError(f"can't reach {target}: {getattr(error, 'reason', error)}") from None
+    except (http.client.HTTPException, ValueError) as error:
+        raise SmartBatchError(f"{target} is no SmartBatch server: {type(error).__name__}: {error}".rstrip()) from None
 
 
 def _show(file: Path, answer: dict) -> None:
     console = Console()
     batch, ms = answer["batch"], answer["timing_ms"]
-    console.print(f"[bold]{file}[/]  {ms['total']:.1f} ms, in a batch of {batch['rows']} ({batch['closed']})")
+    console.print(f"[bold]{escape(str(file))}[/]  {ms['total']:.1f} ms, in a batch of {batch['rows']} ({batch['closed']})")
     if "predictions" not in answer:
         console.print_json(data=answer.get("outputs", answer.get("values")))
         return
     for row in answer["predictions"]:
         table = Table(box=None, show_header=False, padding=(0, 2))
         for guess in row:
-            table.add_row(f"{guess['probability']:7.2%}", guess["label"], f"[dim]{guess['class_id']}[/]")
+            table.add_row(f"{guess['probability']:7.2%}", escape(guess["label"]), f"[dim]{guess['class_id']}[/]")
         console.print(table)

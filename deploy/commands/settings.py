@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from shared.settings import describe, from_environment, public
 
@@ -19,8 +20,10 @@ def command(markdown: bool) -> None:
             click.echo(f"| `{name}` | {f'`{default}`' if default != '' else ''} | {meaning} |".replace("  ", " "))
         return
     values = public(from_environment())
-    table = Table("variable", "value", "default", "meaning", box=None, header_style="bold")
+    columns = [Column(name, overflow="fold") for name in ("variable", "value", "default", "meaning")]
+    table = Table(*columns, box=None, header_style="bold")
     for name, _, default, meaning in describe():
         value = values[name.lower()]
-        table.add_row(name, f"[bold]{value}[/]" if value != default else str(value), str(default), meaning)
+        shown = escape(str(value))
+        table.add_row(name, f"[bold]{shown}[/]" if value != default else shown, str(default), meaning)
     Console().print(table)

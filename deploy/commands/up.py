@@ -7,6 +7,7 @@ import os
 import sys
 
 import click
+import msgspec
 
 from deploy.options import read, setting_options
 
@@ -25,6 +26,7 @@ def command(workers: int, **options: str | None) -> None:
     from gateway.server import bind
 
     settings = read(options)
-    bind(settings).close()  # a port in use is told before anything is started
+    with bind(settings) as sock:  # a port in use is told before anything is started
+        settings = msgspec.structs.replace(settings, port=sock.getsockname()[1])  # PORT=0: the one that was found
     broker_given = bool(options.get("redis_url") or os.environ.get("REDIS_URL"))
     sys.exit(asyncio.run(launch(settings, workers, broker_given)))

@@ -1,0 +1,162 @@
+"""The engine: bad rows fail alone, memory is lived within, what nobody waits for is never run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+import torch
+
+from shared.broker.claims import Entry
+from shared.errors import DeadlineExceeded, InvalidInput, ModelFailed
+from shared.model_info import InputSpec
+from shared.wire import Payload, Result
+from tests.conftest import eventually
+from worker.batch import Batch, Rider
+from worker.engine import PROBE_AFTER_BATCHES, Engine
+from worker.forward_times import ForwardTimes
+from worker.meters import Meters
+from worker.models.contract import LoadContext, Model
+
+
+class Doubler(Model):
+    """Rows are numbers; doubles them. `refuse(rows)` may raise."""
+
+    input = InputSpec(("raw",))
+
+    def __init__(self) -> None:
+        self.ran: list[list[int]] = []
+        self.refuse: Callable[[list[int]], None] = lambda rows: None
+
+    def load(self, context: LoadContext) -> None: ...
+
+    def example(self) -> int:
+        return 0
+
+    def decode(self, payload: Payload) -> list[int]:
+        return []
+
+    def group(self, row: int) -> str:
+        return "negative" if row < 0 else "positive"
+
+    def collate(self, rows: Any) -> list[int]:
+        return list(rows)
+
+    def forward(self, batch: list[int]) -> list[int]:
+        self.ran.append(batch)
+        self.refuse(batch)
+        return [2 * row for row in batch]
+
+    def separate(self, outputs: list[int], rows: int) -> list[int]:
+        return outputs
+
+    def encode(self, rows: Any, options: dict[str, Any]) -> Result:
+        return Result(values=list(rows))
+
+
+@pytest.fixture
+def model() -> Doubler:
+    return Doubler()
+
+
+@pytest.fixture
+def engine(model: Doubler) -> Iterator[Engine]:
+    engine = Engine(model, 32, ForwardTimes(), Meters("m"))
+    engine.start()
+    yield engine
+    engine.close()
+
+
+def rider(*rows: int, timeout_s: float = 10.0) -> Rider:
+    entry = Entry("1-0", f"r{rows}", "gw", 0, int(timeout_s * 1000), len(rows), 1, "raw", "", b"x")
+    made = Rider(entry, 0, time.monotonic())
+    made.rows = list(rows)
+    made.decoded = Future()
+    made.decoded.set_result(None)
+    return made
+
+
+def run(engine: Engine, riders: list[Rider]) -> Batch:
+    done: list[Batch] = []
+    engine.on_done = done.append
+    engine.submit(Batch("b1", riders, "full"))
+    return eventually(lambda: done and done[0])
+
+
+def test_every_row_gets_its_own_output(engine: Engine) -> None:
+    riders = [rider(1), rider(2, 3), rider(4)]
+    run(engine, riders)
+    assert [each.outputs for each in riders] == [[2], [4, 6], [8]]
+
+
+def test_rows_that_cannot_be_stacked_run_as_sub_batches(engine: Engine, model: Doubler) -> None:
+    riders = [rider(1), rider(-2), rider(3, -4)]
+    run(engine, riders)
+    assert model.ran == [[1, 3], [-2, -4]]
+    assert riders[2].outputs == [6, -8]
+
+
+def test_one_bad_row_in_a_batch_fails_alone(engine: Engine, model: Doubler) -> None:
+    def refuse(rows: list[int]) -> None:
+        if 13 in rows:
+            raise RuntimeError("unlucky")
+
+    model.refuse = refuse
+    riders = [rider(n) for n in range(32)]
+    run(engine, riders)
+    assert [n for n, each in enumerate(riders) if each.error] == [13]
+    assert isinstance(riders[13].error, ModelFailed)
+    assert [each.outputs for n, each in enumerate(riders) if n != 13] == [[2 * n] for n in range(32) if n != 13]
+
+
+def test_a_row_refused_with_a_value_error_is_the_clients_fault(engine: Engine, model: Doubler) -> None:
+    def refuse(rows: list[int]) -> None:
+        if 3 in rows:
+            raise ValueError("three is not taken")
+
+    model.refuse = refuse
+    riders = [rider(1), rider(3)]
+    run(engine, riders)
+    assert isinstance(riders[1].error, InvalidInput)
+    assert "three is not taken" in riders[1].error.detail
+
+
+def test_a_batch_too_large_for_the_memory_is_halved_and_the_ceiling_remembered(engine: Engine, model: Doubler) -> None:
+    def refuse(rows: list[int]) -> None:
+        if len(rows) > 10:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.refuse = refuse
+    riders = [rider(n) for n in range(32)]
+    run(engine, riders)
+    assert all(each.error is None for each in riders)
+    assert engine.ceiling == 8
+    model.ran.clear()
+    run(engine, [rider(n) for n in range(32)])
+    assert [len(rows) for rows in model.ran] == [8, 8, 8, 8]
+
+
+def test_the_ceiling_is_tried_upward_again(engine: Engine, model: Doubler) -> None:
+    engine.ceiling = 8
+    for _ in range(PROBE_AFTER_BATCHES // 4):
+        run(engine, [rider(n) for n in range(32)])
+    assert engine.ceiling == 16
+
+
+def test_what_nobody_waits_for_is_never_run(engine: Engine, model: Doubler) -> None:
+    expired, cancelled, lost = rider(1, timeout_s=0), rider(2), rider(3)
+    cancelled.cancelled = True
+    lost.lost = True
+    run(engine, [expired, cancelled, lost, rider(4)])
+    assert model.ran == [[4]]
+    assert isinstance(expired.error, DeadlineExceeded)
+
+
+def test_a_model_that_answers_the_wrong_number_of_rows_fails_its_rows(engine: Engine, model: Doubler) -> None:
+    model.separate = lambda outputs, rows: outputs[:-1]  # pyright: ignore[reportAttributeAccessIssue]
+    riders = [rider(1), rider(2)]
+    run(engine, riders)
+    assert all(isinstance(each.error, ModelFailed) for each in riders)
