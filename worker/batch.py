@@ -11,7 +11,6 @@ from shared.errors import SmartBatchError
 from shared.wire import Result
 from worker.policy import CloseReason, Fill
 
-
 _PENDING: Future[None] = Future()  # stands for "not begun"; never resolved, never waited for
 
 

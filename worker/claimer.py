@@ -108,14 +108,16 @@ class Claimer:
         await self._fill()
 
     async def _first(self) -> bool:
-        """Claim for an empty batch: now, or once the bell rings. False if nothing came."""
-        convict = next(iter(self._convictions.convicts), None)
-        claim = await self._claim("idle", hold_ms=self._hold_ms(self._limits.window_s), convict=convict)
-        if claim.kind == "empty":
-            claim = await self._claim("idle", hold_ms=self._hold_ms(self._limits.window_s), after_bell_s=BELL_S)
-        self._solo = claim.kind == "solo" and bool(self._filling)
-        if convict and claim.kind != "solo" and convict in self._convictions.convicts:
-            self._convictions.convicts.remove(convict)  # the claim found nothing of theirs left
+        """Claim for an empty batch once the bell rings; it has rung already if work waits. False if nothing came."""
+        hold_ms = self._hold_ms(self._limits.window_s)
+        if convict := next(iter(self._convictions.convicts), None):
+            claim = await self._claim("idle", hold_ms=hold_ms, convict=convict)
+            self._solo = claim.kind == "solo" and bool(self._filling)
+            if claim.kind != "solo" and convict in self._convictions.convicts:
+                self._convictions.convicts.remove(convict)  # the claim found nothing of theirs left
+            if claim.kind != "empty":
+                return bool(self._filling)
+        await self._claim("idle", hold_ms=hold_ms, after_bell_s=BELL_S)
         return bool(self._filling)
 
     async def _fill(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from shared.broker.claims import Claims, Outcome
 from shared.errors import BrokerUnavailable
@@ -22,7 +22,7 @@ RETRY_S = (0.02, 0.1, 0.25, 0.5)
 
 
 class Finisher:
-    """One long-lived task. `put` is called from the event loop; `holding` names entries this worker still has."""
+    """One long-lived task. `put` is called from the event loop; `on_finished` after each call that went through."""
 
     def __init__(self, claims: Claims, meters: Meters, give_up_after_s: float) -> None:
         self._claims = claims
@@ -31,7 +31,7 @@ class Finisher:
         self._waiting: list[Outcome] = []
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
-        self.finished: set[str] = set()  # entry ids since `take_finished` was asked
+        self.on_finished: Callable[[Sequence[Outcome]], None] = lambda outcomes: None
 
     def put(self, outcomes: Sequence[Outcome]) -> None:
         self._waiting += outcomes
@@ -42,10 +42,6 @@ class Finisher:
         self._idle.clear()
         self._wake.set()
         await self._idle.wait()
-
-    def take_finished(self) -> set[str]:
-        finished, self.finished = self.finished, set()
-        return finished
 
     async def run(self) -> None:
         while True:
@@ -81,4 +77,4 @@ class Finisher:
                 log.warning("publishing %d replies failed and is repeated: %s", len(flush), error)
                 await asyncio.sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)])
                 attempt += 1
-        self.finished.update(outcome.entry.entry_id for outcome in flush)
+        self.on_finished(flush)

@@ -37,6 +37,7 @@ class Intake:
         self._held: dict[str, Rider] = {}  # by entry id
         self._unknown: set[str] = set()
         self._adopted: list[Rider] = []
+        finisher.on_finished = self._forget_finished
         self._fetches: set[asyncio.Task[None]] = set()
 
     @property
@@ -96,6 +97,10 @@ class Intake:
 
     # --- what the beat says
 
+    def _forget_finished(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            self._held.pop(outcome.entry.entry_id, None)
+
     def forget(self, rider: Rider) -> None:
         """Drop a rider whose entry is no longer this worker's."""
         self._held.pop(rider.entry.entry_id, None)
@@ -105,8 +110,6 @@ class Intake:
 
         An entry I hold that is pending no more was cancelled (or Redis lost it): it isn't run.
         """
-        for entry_id in self._finisher.take_finished():
-            self._held.pop(entry_id, None)
         on_redis = set(pending)
         for entry_id, rider in self._held.items():
             if entry_id not in on_redis and rider.claimed_at < beat_sent_at:

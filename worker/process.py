@@ -27,7 +27,7 @@ from shared.broker import registry
 from shared.broker.claims import Claims, Outcome
 from shared.broker.connection import BLOCK_S, check, connect
 from shared.broker.leases import LEASE_MS, Beat, Leases
-from shared.errors import SmartBatchError
+from shared.errors import ModelLoadError, SmartBatchError
 from shared.keys import Keys
 from shared.model_info import ModelInfo
 from shared.settings import Settings
@@ -180,7 +180,14 @@ class Worker:
             settings.max_batch_size,
             self._progress,
         )
-        self.model.load(context)
+        try:
+            self.model.load(context)
+        except SmartBatchError:
+            raise
+        except Exception as error:
+            log.debug("loading failed", exc_info=True)
+            where = f"{type(error).__name__}: {error}"
+            raise ModelLoadError(f"loading {settings.model_path} failed: {where}") from error
         self._progress(f"loaded in {time.monotonic() - started:.1f} s on {self.model.device_name}")
         self.report.now("warming")
         warm_up(self.engine, self.model, settings.max_batch_size, self._progress)

@@ -64,7 +64,9 @@ def _post(target: str, body: bytes, timeout: float) -> dict:
 def _show(file: Path, answer: dict) -> None:
     console = Console()
     batch, ms = answer["batch"], answer["timing_ms"]
-    console.print(f"[bold]{escape(str(file))}[/]  {ms['total']:.1f} ms, in a batch of {batch['rows']} ({batch['closed']})")
+    console.print(
+        f"[bold]{escape(str(file))}[/]  {ms['total']:.1f} ms, in a batch of {batch['rows']} ({batch['closed']})"
+    )
     if "predictions" not in answer:
         console.print_json(data=answer.get("outputs", answer.get("values")))
         return

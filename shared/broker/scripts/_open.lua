@@ -1,19 +1,24 @@
 -- The hash `open` holds request_id -> entry_id|bytes|rows for everything admitted and not finished, plus the sums
 -- #bytes and #wide (requests of several rows). It vanishes when nothing is open.
-local function entry_of(open, id)
-  local value = redis.call('HGET', open, id)
+local function parse_open(value)
   if not value then return nil end
   return string.match(value, '^([^|]+)|(%d+)|(%d+)$')
 end
 
-local function open_request(open, id, entry_id, bytes, rows)
-  redis.call('HSET', open, id, entry_id .. '|' .. bytes .. '|' .. rows)
-  redis.call('HINCRBY', open, '#bytes', bytes)
-  if tonumber(rows) > 1 then redis.call('HINCRBY', open, '#wide', 1) end
+local function add_to(open, field, amount)
+  if amount ~= 0 and redis.call('HINCRBY', open, field, amount) <= 0 then redis.call('HDEL', open, field) end
 end
 
-local function close_request(open, id, bytes, rows)
-  redis.call('HDEL', open, id)
-  if redis.call('HINCRBY', open, '#bytes', -tonumber(bytes)) <= 0 then redis.call('HDEL', open, '#bytes') end
-  if tonumber(rows) > 1 and redis.call('HINCRBY', open, '#wide', -1) <= 0 then redis.call('HDEL', open, '#wide') end
+-- `requests` holds {id, bytes, rows} of each to close.
+local function close_requests(open, requests)
+  if #requests == 0 then return end
+  local ids, bytes, wide = {}, 0, 0
+  for n, request in ipairs(requests) do
+    ids[n] = request[1]
+    bytes = bytes + tonumber(request[2])
+    if request[3] ~= '1' then wide = wide + 1 end
+  end
+  redis.call('HDEL', open, unpack(ids))
+  add_to(open, '#bytes', -bytes)
+  add_to(open, '#wide', -wide)
 end

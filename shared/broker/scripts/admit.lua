@@ -12,23 +12,31 @@ local now = string.format('%.0f', now_ms())
 local waiting = waiting_in(requests, group)
 local held = tonumber(redis.call('HGET', open, '#bytes') or '0')
 
-local reply = {0}
+local reply, opened, seen, wide, before = {0}, {}, {}, 0, held
 for i = 5, #ARGV, 8 do
   local id, gateway, timeout_ms, rows, bytes = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local code = 1
-  if redis.call('HEXISTS', open, id) == 0 then
+  if redis.call('HEXISTS', open, id) == 0 and not seen[id] then
     if not force and (waiting >= max_entries or held + tonumber(bytes) > max_bytes) then
       code = 0
     else
       local entry_id = redis.call('XADD', requests, '*', 'id', id, 'gateway', gateway, 't', now,
         'timeout_ms', timeout_ms, 'rows', rows, 'bytes', bytes, 'kind', ARGV[i + 5], 'trace', ARGV[i + 6],
         'payload', ARGV[i + 7])
-      open_request(open, id, entry_id, bytes, rows)
+      seen[id] = true
+      opened[#opened + 1] = id
+      opened[#opened + 1] = entry_id .. '|' .. bytes .. '|' .. rows
+      if rows ~= '1' then wide = wide + 1 end
       waiting = waiting + 1
       held = held + tonumber(bytes)
     end
   end
   reply[#reply + 1] = code
+end
+if #opened > 0 then
+  redis.call('HSET', open, unpack(opened))
+  add_to(open, '#bytes', held - before)
+  add_to(open, '#wide', wide)
 end
 ring(requests, group, turn, bell)
 reply[1] = waiting

@@ -4,15 +4,19 @@
 -- Returns how many were still open.
 --#include _open
 local requests, open = KEYS[1], KEYS[2]
-local cancelled = 0
-for i = 2, #ARGV do
-  local entry_id, bytes, rows = entry_of(open, ARGV[i])
+local held = redis.call('HMGET', open, unpack(ARGV, 2))
+local entry_ids, closed = {}, {}
+for n = 1, #held do
+  local entry_id, bytes, rows = parse_open(held[n])
   if entry_id then
-    close_request(open, ARGV[i], bytes, rows)
-    redis.pcall('XACK', requests, ARGV[1], entry_id)
-    redis.pcall('XDEL', requests, entry_id)
-    cancelled = cancelled + 1
+    entry_ids[#entry_ids + 1] = entry_id
+    closed[#closed + 1] = {ARGV[n + 1], bytes, rows}
   end
-  redis.call('UNLINK', KEYS[i + 1])
 end
-return cancelled
+close_requests(open, closed)
+if #entry_ids > 0 then
+  redis.pcall('XACK', requests, ARGV[1], unpack(entry_ids))
+  redis.pcall('XDEL', requests, unpack(entry_ids))
+end
+redis.call('UNLINK', unpack(KEYS, 3))
+return #closed

@@ -54,25 +54,32 @@ then
   return answer('empty', 0, 0, {})
 end
 
--- An entry at a time, because a batch counts rows and entries differ. Looking ahead costs a copy of the entry, so
--- it is done only while a request of several rows is open somewhere.
+-- A batch counts rows, and bytes. While no request of several rows is open, and all that is open fits, one read
+-- does; otherwise an entry at a time, with a look (which costs a copy) at whether the next one still fits.
 local entries, rows, bytes, too_wide = {}, 0, 0, 0
 local wide = redis.call('HEXISTS', open, '#wide') == 1
-while rows < room_rows and bytes < room_bytes do
-  if wide and (held_rows > 0 or rows > 0) then
-    local head = redis.call('XRANGE', requests, '(' .. last, '+', 'COUNT', 1)[1]
-    if head and rows + tonumber(head[2][10]) > room_rows then
-      too_wide = 1
-      break
+if not wide and tonumber(redis.call('HGET', open, '#bytes') or '0') <= room_bytes then
+  local streams = redis.call('XREADGROUP', 'GROUP', group, me, 'COUNT', room_rows, 'STREAMS', requests, '>')
+  entries = streams and streams[1][2] or {}
+  rows = #entries
+  if rows > 0 then last = entries[rows][1] end
+else
+  while rows < room_rows and bytes < room_bytes do
+    if wide and (held_rows > 0 or rows > 0) then
+      local head = redis.call('XRANGE', requests, '(' .. last, '+', 'COUNT', 1)[1]
+      if head and rows + tonumber(head[2][10]) > room_rows then
+        too_wide = 1
+        break
+      end
     end
+    local streams = redis.call('XREADGROUP', 'GROUP', group, me, 'COUNT', 1, 'STREAMS', requests, '>')
+    if not streams then break end
+    local entry = streams[1][2][1]
+    last = entry[1]
+    rows = rows + tonumber(entry[2][10])
+    bytes = bytes + tonumber(entry[2][12])
+    entries[#entries + 1] = entry
   end
-  local streams = redis.call('XREADGROUP', 'GROUP', group, me, 'COUNT', 1, 'STREAMS', requests, '>')
-  if not streams then break end
-  local entry = streams[1][2][1]
-  last = entry[1]
-  rows = rows + tonumber(entry[2][10])
-  bytes = bytes + tonumber(entry[2][12])
-  entries[#entries + 1] = entry
 end
 waiting = waiting - #entries
 

@@ -5,34 +5,51 @@
 --   value '' with size > 0: the reply key was written before this call, because it is large
 --   value '' with size = 0: no reply; the request is given up (its client is gone or its body was lost)
 -- Returns how many requests this call closed.
+-- One command for many entries wherever there is one: this script is a third of the broker's time.
 --#include _open
 local requests, open, dead = KEYS[1], KEYS[2], KEYS[3]
 local group, reply_ttl, dead_body_ttl, dead_max = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
-local closed = 0
-for i = 0, (#ARGV - 4) / 5 - 1 do
-  local reply, inbox, body = KEYS[4 + i * 3], KEYS[5 + i * 3], KEYS[6 + i * 3]
-  local entry_id, id, value, size, reason =
-    ARGV[5 + i * 5], ARGV[6 + i * 5], ARGV[7 + i * 5], tonumber(ARGV[8 + i * 5]), ARGV[9 + i * 5]
-  local open_entry, bytes, rows = entry_of(open, id)
-  if open_entry == entry_id then
-    close_request(open, id, bytes, rows)
-    closed = closed + 1
+local entry_ids, ids = {}, {}
+for i = 5, #ARGV, 5 do
+  entry_ids[#entry_ids + 1] = ARGV[i]
+  ids[#ids + 1] = ARGV[i + 1]
+end
+local held = redis.call('HMGET', open, unpack(ids))
+
+local function bury(entry_id, id, reason, body)
+  local found = redis.call('XRANGE', requests, entry_id, entry_id)[1]
+  local fields = found and found[2] or {'id', id}
+  redis.call('XADD', dead, 'MAXLEN', '~', dead_max, '*', 'reason', reason, 'entry_id', entry_id, unpack(fields))
+  redis.call('PEXPIRE', body, dead_body_ttl)
+end
+
+local closed, seen, notices, bodies = {}, {}, {}, {}
+for n, id in ipairs(ids) do
+  local entry_id, bytes, rows = parse_open(held[n])
+  if entry_id == entry_ids[n] and not seen[id] then
+    seen[id] = true
+    closed[#closed + 1] = {id, bytes, rows}
+    local reply, inbox, body = KEYS[1 + n * 3], KEYS[2 + n * 3], KEYS[3 + n * 3]
+    local value, size, reason = ARGV[2 + n * 5], ARGV[3 + n * 5], ARGV[4 + n * 5]
     if reason ~= '' then
-      local found = redis.call('XRANGE', requests, entry_id, entry_id)[1]
-      local fields = found and found[2] or {'id', id}
-      redis.call('XADD', dead, 'MAXLEN', '~', dead_max, '*', 'reason', reason, 'entry_id', entry_id, unpack(fields))
-      redis.call('PEXPIRE', body, dead_body_ttl)
+      bury(entry_id, id, reason, body)
     else
-      redis.call('UNLINK', body)
+      bodies[#bodies + 1] = body
     end
-    if size > 0 then
+    if size ~= '0' then
       if value ~= '' then redis.call('SET', reply, value, 'PX', reply_ttl) end
-      redis.call('RPUSH', inbox, id .. '|' .. size)
-      redis.call('PEXPIRE', inbox, reply_ttl)
+      notices[inbox] = notices[inbox] or {}
+      table.insert(notices[inbox], id .. '|' .. size)
     end
   end
-  redis.pcall('XACK', requests, group, entry_id) -- the group may be gone after a loss of data
-  redis.pcall('XDEL', requests, entry_id)
 end
-return closed
+close_requests(open, closed)
+for inbox, texts in pairs(notices) do
+  redis.call('RPUSH', inbox, unpack(texts))
+  redis.call('PEXPIRE', inbox, reply_ttl)
+end
+if #bodies > 0 then redis.call('UNLINK', unpack(bodies)) end
+redis.pcall('XACK', requests, group, unpack(entry_ids)) -- the group may be gone after a loss of data
+redis.pcall('XDEL', requests, unpack(entry_ids))
+return #closed

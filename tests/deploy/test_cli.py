@@ -1,0 +1,291 @@
+"""The command line: what can go wrong is said in one line, quickly, without a traceback and without a secret."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from deploy import embedded_broker
+from deploy.cli import COMMANDS, cli
+from shared.settings import describe
+from tests.conftest import Broker
+
+ROOT = Path(__file__).parents[2]
+NOBODY = {"REDIS_URL": "redis://somebody:geheim@127.0.0.1:1/0"}  # port 1: nobody listens
+
+
+class Ended:
+    """A run of `smartbatch` that has ended: its exit code, the seconds it took, and its lines on each stream."""
+
+    def __init__(self, *arguments: str, **environ: str) -> None:
+        started = time.monotonic()
+        environ = {**{k: v for k, v in os.environ.items() if k not in SETTINGS}, **environ, "COLUMNS": "400"}
+        ended = subprocess.run(
+            [sys.executable, "-m", "deploy.cli", *arguments],
+            env=environ,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        self.seconds = time.monotonic() - started
+        self.code = ended.returncode
+        self.out = ended.stdout.splitlines()
+        self.err = ended.stderr.splitlines()
+
+
+SETTINGS = {name for name, *_ in describe()}
+
+
+def refusal(*arguments: str, code: int = 2, within_s: float = 5.0, **environ: str) -> str:
+    """Run it, and return the one line that it ends with."""
+    ended = Ended(*arguments, **environ)
+    assert ended.code == code, ended.err
+    assert ended.out == []
+    assert len(ended.err) == 1, ended.err
+    assert "geheim" not in ended.err[0]
+    assert ended.seconds < within_s
+    return ended.err[0]
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port of loopback that somebody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        yield sock.getsockname()[1]
+
+
+@pytest.fixture
+def stranger() -> Iterator[str]:
+    """The address of an HTTP server that isn't ours."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>hello</html>")
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+# --- help
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str) -> None:
+    answer = CliRunner().invoke(cli, [command, "--help"])
+    assert answer.exit_code == 0
+    assert answer.output.startswith(f"Usage: cli {command} [OPTIONS]")
+    assert "--help" in answer.output
+
+
+def test_help_lists_every_command() -> None:
+    ended = Ended("--help")
+    assert ended.code == 0
+    assert [line.split()[0] for line in ended.out[ended.out.index("Commands:") + 1 :]] == list(COMMANDS)
+
+
+def test_command_nobody_knows_is_refused() -> None:
+    ended = Ended("serve")
+    assert ended.code == 2
+    assert ended.err[-1] == "Error: No such command 'serve'."
+
+
+def test_help_of_an_option_names_its_variable_and_default() -> None:
+    answer = CliRunner().invoke(cli, ["worker", "--help"], terminal_width=200)
+    assert "Rows in one batch at the most. [MAX_BATCH_SIZE=32]" in " ".join(answer.output.split())
+
+
+# --- ports
+
+
+@pytest.mark.parametrize("command", ["gateway", "up"])
+def test_port_in_use_is_told_at_once(command: str, taken: int) -> None:
+    assert refusal(command, "--port", str(taken), "--model", "simulated") == (
+        f"smartbatch: can't listen on 127.0.0.1:{taken}: Address already in use. Choose another port (PORT, --port)"
+    )
+
+
+def test_metrics_port_in_use_ends_the_worker(broker: Broker, taken: int) -> None:
+    ended = Ended("worker", "--model", "simulated", REDIS_URL=broker.url, METRICS_PORT=str(taken))
+    assert ended.code == 2
+    assert ended.err[-1] == f"smartbatch: METRICS_PORT: can't listen on 127.0.0.1:{taken}: Address already in use"
+    assert not any("Traceback" in line for line in ended.err)
+
+
+# --- the broker
+
+
+@pytest.mark.parametrize("command", ["gateway", "worker", "up", "queue"])
+def test_broker_that_cannot_be_reached_is_told_within_seconds(command: str) -> None:
+    line = refusal(command, MODEL_PATH="simulated", PORT="0", **NOBODY)
+    assert line.startswith("smartbatch: the broker can't be reached or can't answer: ")
+    assert "127.0.0.1:1" in line
+
+
+def test_models_lists_what_can_be_served_without_a_broker() -> None:
+    ended = Ended("models", **NOBODY)
+    assert ended.code == 0
+    assert ended.err == []
+    assert ended.out[0] == "no broker to ask what is being served (REDIS_URL)"
+    assert any(line.split()[0] == "efficientnet_lite0" for line in ended.out[1:])
+
+
+def test_queue_before_any_model_was_announced_says_so(broker: Broker) -> None:
+    ended = Ended("queue", REDIS_URL=broker.url)
+    assert (ended.code, ended.out, ended.err) == (0, ["no model has been announced yet"], [])
+
+
+# --- models
+
+
+def test_model_nobody_knows_is_refused_with_near_matches(broker: Broker) -> None:
+    line = refusal("worker", "--model", "resnet8", REDIS_URL=broker.url, within_s=30)
+    assert line.startswith("smartbatch: there is no model 'resnet8'; did you mean resnet18 or ")
+    assert "MODEL_PATH takes" in line
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("shared.errors:Nothing", "Nothing"),
+        ("no_such_module:Class", "no_such_module"),
+        ("simulated:base_ms=-1", "got 'base_ms=-1'"),
+    ],
+)
+def test_model_that_cannot_be_made_is_refused_by_name(broker: Broker, model: str, said: str) -> None:
+    line = refusal("worker", "--model", model, REDIS_URL=broker.url, within_s=30)
+    assert line.startswith("smartbatch: ")
+    assert said in line
+
+
+def last_line(*arguments: str, **environ: str) -> str:
+    """For a worker that has logged by then: check that it ended without a traceback, and return its last line."""
+    ended = Ended(*arguments, LOG_LEVEL="warning", **environ)
+    assert ended.code == 2, ended.err
+    assert [line for line in ended.err if "smartbatch: " in line] == ended.err[-1:]
+    assert not any("Traceback" in line for line in ended.err)
+    return ended.err[-1]
+
+
+def test_weight_file_that_does_not_exist_is_named(broker: Broker, tmp_path: Path) -> None:
+    path = str(tmp_path / "net.pth")
+    line = last_line("worker", "--model", "resnet18", "--weights", path, REDIS_URL=broker.url)
+    assert line.startswith(f"smartbatch: MODEL_WEIGHTS: there is no file {path}; choose ")
+
+
+def test_weights_that_cannot_be_fetched_end_the_worker_with_the_way_out(broker: Broker, tmp_path: Path) -> None:
+    nowhere = "http://127.0.0.1:1"
+    environ = {"TORCH_HOME": str(tmp_path), "https_proxy": nowhere, "HTTPS_PROXY": nowhere, "REDIS_URL": broker.url}
+    line = last_line("worker", "--model", "resnet18", **environ)
+    assert "resnet18" in line
+    assert "MODEL_WEIGHTS=random" in line
+
+
+# --- settings
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("MAX_BATCH_SIZE", "x", "Expected `int`"),
+        ("MAX_WAIT_TIME", "-1", "Expected `float` >= 0.0"),
+        ("LOG_FORMAT", "xml", ""),
+    ],
+)
+@pytest.mark.parametrize("command", ["worker", "settings"])
+def test_bad_setting_is_refused_with_what_was_expected_and_what_came(
+    command: str, variable: str, value: str, expected: str
+) -> None:
+    line = refusal(command, **{variable: value}, **NOBODY)
+    assert line.startswith(f"smartbatch: {variable}: {expected}")
+    assert line.endswith(f"got {value!r}")
+
+
+def test_option_wins_over_the_environment_and_is_checked_like_it() -> None:
+    line = refusal("gateway", "--port", "70000", PORT="8000", **NOBODY)
+    assert line == "smartbatch: PORT: Expected `int` <= 65535, got '70000'"
+
+
+def test_option_of_up_that_is_out_of_range_is_refused() -> None:
+    ended = Ended("up", "--workers", "0")
+    assert ended.code == 2
+    assert ended.err[-1].startswith("Error: Invalid value for '--workers': 0 is not in the range")
+
+
+def test_settings_lists_every_variable_with_its_value_and_no_password() -> None:
+    ended = Ended("settings", MAX_BATCH_SIZE="64", MODEL_PATH="examples.[bold]:Net", **NOBODY)
+    assert (ended.code, ended.err) == (0, [])
+    rows = {line.split()[0]: line.split() for line in ended.out[1:]}
+    assert list(rows) == [name for name, *_ in describe()]
+    assert rows["MAX_BATCH_SIZE"][1:3] == ["64", "32"]
+    assert rows["MODEL_PATH"][1] == "examples.[bold]:Net"
+    assert rows["REDIS_URL"][1] == "redis://somebody:***@127.0.0.1:1/0"
+
+
+def test_settings_of_the_documentation_hold_no_value_of_this_machine() -> None:
+    ended = Ended("settings", "--markdown", **NOBODY)
+    assert (ended.code, ended.err) == (0, [])
+    assert ended.out[:2] == ["| variable | default | meaning |", "|---|---|---|"]
+    assert "| `MAX_BATCH_SIZE` | `32` | Rows in one batch at the most |" in ended.out
+    assert not any("somebody" in line for line in ended.out)
+
+
+@pytest.mark.parametrize("command", ["gateway", "settings"])
+def test_redis_url_of_another_scheme_is_refused_without_its_password(command: str) -> None:
+    assert refusal(command, REDIS_URL="http://somebody:geheim@h:99") == (
+        "smartbatch: REDIS_URL: expected redis://, rediss:// or unix://, got 'http://somebody:***@h:99'"
+    )
+
+
+# --- predict
+
+
+def test_predict_against_nothing_says_where_it_looked(tmp_path: Path) -> None:
+    file = tmp_path / "cat.jpg"
+    file.write_bytes(b"x")
+    port = embedded_broker.free_port(preferred=0)
+    line = refusal("predict", str(file), "--url", f"http://127.0.0.1:{port}", code=1)
+    assert line.startswith(f"{file}: can't reach http://127.0.0.1:{port}/predict: ")
+
+
+def test_predict_against_a_stranger_says_so(tmp_path: Path, stranger: str) -> None:
+    file = tmp_path / "cat.jpg"
+    file.write_bytes(b"x")
+    line = refusal("predict", str(file), "--url", stranger, code=1)
+    assert line.startswith(f"{file}: {stranger}/predict is no SmartBatch server: ")
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://h", "file:///etc/passwd"])
+def test_predict_takes_http_addresses_only(tmp_path: Path, url: str) -> None:
+    file = tmp_path / "cat.jpg"
+    file.write_bytes(b"x")
+    assert "--url: expected http:// or https://, got " in refusal("predict", str(file), "--url", url, code=1)
+
+
+def test_predict_of_a_file_that_does_not_exist_is_refused() -> None:
+    ended = Ended("predict", "/nowhere/cat.jpg")
+    assert ended.code == 2
+    assert ended.err[-1] == "Error: Invalid value for 'FILES...': File '/nowhere/cat.jpg' does not exist."

@@ -1,0 +1,289 @@
+"""`smartbatch up` as a person runs it: one real process that starts, watches, restarts and drains the others."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from deploy import embedded_broker
+from shared.settings import describe
+from tests.conftest import Broker, eventually
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = {name for name, *_ in describe()}
+SLEEPER = """
+import time
+
+class Sleeper:
+    def example(self):
+        return "short"
+
+    def forward(self, texts):
+        time.sleep(20 if "long" in texts else 0)
+        return [len(text) for text in texts]
+"""
+
+
+class Up:
+    """One launcher and all that it started."""
+
+    def __init__(self, log: Path, *options: str, **environ: str) -> None:
+        self.port = embedded_broker.free_port(preferred=0)
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._log = log
+        self.client = httpx.Client(base_url=self.url, timeout=30)
+        self.seen: dict[int, psutil.Process] = {}
+        with log.open("wb") as out:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-m", "deploy.cli", "up", "--port", str(self.port), *options],
+                env={**{k: v for k, v in os.environ.items() if k not in SETTINGS}, **environ, "COLUMNS": "200"},
+                cwd=ROOT,
+                stdout=out,
+                stderr=out,
+                stdin=subprocess.DEVNULL,
+            )
+
+    @property
+    def lines(self) -> list[str]:
+        return self._log.read_text().splitlines()
+
+    def ready(self) -> Up:
+        def said_so() -> bool:
+            assert self.popen.poll() is None, self.lines
+            return any(line.startswith("ready ") for line in self.lines)
+
+        eventually(said_so, 30)
+        self.children()
+        return self
+
+    def children(self, kind: str = "") -> list[psutil.Process]:
+        """Return the processes below the launcher; `kind` is a word of their command line."""
+        found = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(self.popen.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    self.seen[process.pid] = process
+                    if not kind or any(kind in Path(word).name for word in process.cmdline()):
+                        found.append(process)
+        return found
+
+    @property
+    def left(self) -> list[psutil.Process]:
+        """What was ever seen below the launcher and still runs."""
+        return [p for p in self.seen.values() if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+    @property
+    def broker_port(self) -> int:
+        matches = (re.search(r"embedded, at redis://127\.0\.0\.1:(\d+)/0", line) for line in self.lines)
+        return next(int(match[1]) for match in matches if match)
+
+    def predict(self, text: str = "hello") -> httpx.Response:
+        return self.client.post("/predict", json={"data": [text]})
+
+    def answers(self) -> bool:
+        try:
+            return self.predict().status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def running(self) -> bool:
+        models = self.client.get("/stats").json()["models"]
+        return any(model["queue"]["running"] for model in models.values())
+
+    def interrupt(self) -> None:
+        self.popen.send_signal(signal.SIGINT)
+
+    def close(self) -> None:
+        self.client.close()
+        self.children()
+        if self.popen.poll() is None:
+            self.popen.kill()
+            self.popen.wait()
+        for process in self.left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
+    made: list[Up] = []
+
+    def start(*options: str, **environ: str) -> Up:
+        made.append(Up(tmp_path / f"up-{len(made)}.log", *options, **environ))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.close()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_up_says_where_it_serves_and_a_command_that_works(up: Callable[..., Up]) -> None:
+    system = up("--workers", "2", "--model", "simulated:base_ms=5").ready()
+    assert f"ready     {system.url}  model simulated, 2 workers" in system.lines
+    command = next(line for line in system.lines if line.startswith("try ")).split(maxsplit=1)[1]
+    assert command == f"curl -d hello {system.url}/predict"
+    answer = subprocess.run([*command.split(), "-sS"], capture_output=True, check=True)
+    assert b'"outputs"' in answer.stdout
+    assert (len(system.children("valkey-server")), len(system.children("gateway"))) == (1, 1)
+    assert len(system.children("worker")) == 2
+
+
+def test_killed_worker_is_restarted_while_requests_go_on_being_answered(up: Callable[..., Up]) -> None:
+    system = up("--workers", "2", "--model", "simulated:base_ms=5").ready()
+    eventually(lambda: sum(system.client.get("/readyz").json()["ready_workers"].values()) == 2)
+    victim = system.children("worker")[0]
+    victim.kill()
+    assert [system.predict().status_code for _ in range(20)] == [200] * 20
+
+    def replaced() -> bool:
+        workers = {process.pid for process in system.children("worker")}
+        return len(workers) == 2 and victim.pid not in workers
+
+    eventually(replaced)
+    assert any(re.fullmatch(r"worker \d ended by signal 9; started again in .* s", line) for line in system.lines)
+    assert system.predict().status_code == 200
+
+
+def test_killed_broker_is_restarted_and_answers_come_again(up: Callable[..., Up]) -> None:
+    system = up("--workers", "2", "--model", "simulated:base_ms=5").ready()
+    port = system.broker_port
+    workers = {process.pid for process in system.children("worker")}
+    (broker,) = system.children("valkey-server")
+    broker.kill()
+    broker.wait()
+    eventually(system.answers, 20)
+    (again,) = system.children("valkey-server")
+    assert (again.pid != broker.pid, system.broker_port) == (True, port)
+    assert {process.pid for process in system.children("worker")} == workers
+
+
+def test_broker_and_worker_killed_together_both_come_back(up: Callable[..., Up]) -> None:
+    system = up("--model", "simulated:base_ms=5").ready()
+    (broker,), (worker,) = system.children("valkey-server"), system.children("worker")
+    broker.suspend()  # its port is taken and silent: a worker that starts now can't reach it
+    worker.kill()
+    eventually(lambda: any("worker 1 ended with exit code 2" in line for line in system.lines), 20)
+    broker.kill()
+    eventually(system.answers, 20)
+    assert system.popen.poll() is None
+
+
+def test_ctrl_c_drains_and_leaves_nothing(up: Callable[..., Up]) -> None:
+    system = up("--workers", "2", "--model", "simulated:base_ms=800", MAX_BATCH_SIZE="1").ready()
+    port = system.broker_port
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(system.predict)
+        eventually(system.running)
+        system.interrupt()
+        assert asking.result().status_code == 200
+    assert system.popen.wait(10) == 0
+    assert system.left == []
+    assert not listens(port)
+    assert not listens(system.port)
+
+
+def test_sigterm_drains_too(up: Callable[..., Up]) -> None:
+    system = up("--model", "simulated").ready()
+    system.popen.terminate()
+    assert system.popen.wait(10) == 0
+    assert system.left == []
+
+
+def test_second_ctrl_c_ends_a_long_forward_at_once(up: Callable[..., Up], tmp_path: Path) -> None:
+    (tmp_path / "sleeper.py").write_text(SLEEPER)
+    environ = {"PYTHONPATH": str(tmp_path), "MAX_BATCH_SIZE": "1", "GATEWAY_PROCESSES": "2"}
+    system = up("--model", "sleeper:Sleeper", **environ).ready()
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(system.predict, "long")
+        eventually(system.running)
+        system.children()
+        system.interrupt()
+        eventually(lambda: "draining" in system.lines)
+        assert system.popen.poll() is None
+        interrupted_at = time.monotonic()
+        system.interrupt()
+        assert system.popen.wait(5) == 0
+        assert time.monotonic() - interrupted_at < 2
+        with pytest.raises(httpx.TransportError):
+            asking.result()
+    eventually(lambda: system.left == [], 2)
+
+
+def test_ctrl_c_while_starting_ends_it(up: Callable[..., Up]) -> None:
+    system = up("--model", "simulated:load_ms=20000")
+    eventually(lambda: any("loading simulated" in line for line in system.lines), 20)
+    system.children()
+    system.interrupt()
+    assert system.popen.wait(5) == 0
+    assert system.left == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
+def test_killed_launcher_leaves_no_children(up: Callable[..., Up]) -> None:
+    system = up("--workers", "2", "--model", "simulated:base_ms=5").ready()
+    port = system.broker_port
+    assert len(system.left) >= 4
+    system.popen.kill()
+    system.popen.wait()
+    eventually(lambda: system.left == [], 10)
+    assert not listens(port)
+
+
+def test_model_that_cannot_be_loaded_ends_everything(up: Callable[..., Up]) -> None:
+    system = up("--model", "simulated:speed=9")
+
+    def ended() -> bool:
+        system.children()
+        return system.popen.poll() is not None
+
+    eventually(ended, 15)
+    assert system.popen.returncode == 2
+    told = [line for line in system.lines if line.startswith("smartbatch: ")]
+    assert told == [
+        "smartbatch: simulated takes milliseconds from 0 as in `simulated:base_ms=4,row_ms=0.2,load_ms=0`, "
+        "got 'speed=9'",
+        "smartbatch: the worker 1 could not start",
+    ]
+    assert not any("Traceback" in line for line in system.lines)
+    assert system.left == []
+
+
+def test_given_broker_is_used_and_left_running(up: Callable[..., Up], broker: Broker) -> None:
+    system = up("--model", "simulated", REDIS_URL=broker.url).ready()
+    assert system.children("valkey-server") == []
+    assert any(line.endswith(f" at {broker.url} (REDIS_URL)") for line in system.lines)
+    assert system.predict().status_code == 200
+    assert broker.sync.hkeys("smartbatch:models") == [b"simulated"]
+    system.interrupt()
+    assert system.popen.wait(10) == 0
+    assert broker.sync.ping()
+
+
+def test_readiness_is_asked_past_a_proxy(up: Callable[..., Up]) -> None:
+    system = up("--model", "simulated", http_proxy="http://127.0.0.1:1", HTTP_PROXY="http://127.0.0.1:1", no_proxy="")
+    system.ready()
+
+
+def test_port_0_takes_a_free_one_and_says_which(up: Callable[..., Up]) -> None:
+    system = up("--model", "simulated", "--port", "0").ready()
+    line = next(line for line in system.lines if line.startswith("ready "))
+    url = line.split()[1]
+    assert httpx.post(f"{url}/predict", json={"data": ["hello"]}).status_code == 200

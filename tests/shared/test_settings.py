@@ -1,0 +1,233 @@
+"""Settings: what the environment says, checked, with one line for what is wrong."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import SettingsError, UnknownModel
+from shared.settings import Settings, default_model_name, describe, from_environment, mask_url, public
+
+CHARACTERS = st.characters(min_codepoint=33, max_codepoint=126)
+
+
+def refused(**environ: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        from_environment(environ)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+# --- reading
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    assert from_environment({}) == Settings()
+    assert (Settings().model_path, Settings().max_batch_size, Settings().port) == ("efficientnet_lite0", 32, 8000)
+
+
+def test_text_becomes_the_declared_type() -> None:
+    settings = from_environment({"MAX_BATCH_SIZE": "64", "MAX_WAIT_TIME": "0.005", "PORT": "0", "LOG_FORMAT": "json"})
+    assert (settings.max_batch_size, settings.max_wait_time, settings.port) == (64, 0.005, 0)
+    assert settings.log_format == "json"
+
+
+def test_a_variable_that_is_empty_counts_as_missing() -> None:
+    assert from_environment({"MAX_BATCH_SIZE": "", "MODEL_PATH": ""}) == Settings()
+
+
+def test_variables_of_others_are_ignored() -> None:
+    assert from_environment({"max_batch_size": "7", "MAX_BATCH": "7", "PATH": "/bin"}) == Settings()
+
+
+def test_the_command_line_wins_over_the_environment() -> None:
+    assert from_environment({"PORT": "1", "HOST": "a"}, port="2", host=None).port == 2
+    assert from_environment({"PORT": "1", "HOST": "a"}, port="2", host=None).host == "a"
+
+
+def test_settings_never_change() -> None:
+    with pytest.raises(AttributeError):
+        Settings().port = 1  # type: ignore[misc]
+
+
+# --- refusing
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("MAX_BATCH_SIZE", "x", "`int`"),
+        ("MAX_BATCH_SIZE", "1.5", "`int`"),
+        ("MAX_BATCH_SIZE", "0", "`int` >= 1"),
+        ("MAX_BATCH_SIZE", "65537", "`int` <= 65536"),
+        ("MAX_WAIT_TIME", "-1", "`float` >= 0.0"),
+        ("MAX_WAIT_TIME", "61", "`float` <= 60.0"),
+        ("MAX_WAIT_TIME", "10ms", "`float`"),
+        ("REQUEST_TIMEOUT", "0", "`float` > 0.0"),
+        ("PORT", "65536", "`int` <= 65535"),
+        ("METRICS_PORT", "-2", "`int` >= -1"),
+        ("MAX_BODY_BYTES", "16M", "`int`"),
+    ],
+)
+def test_error_names_the_variable_what_was_expected_and_what_came(variable: str, value: str, expected: str) -> None:
+    text = refused(**{variable: value})
+    assert text.startswith(f"{variable}: Expected {expected}")
+    assert text.endswith(f"got {value!r}")
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_duration_is_a_finite_number(value: str) -> None:
+    assert refused(MAX_WAIT_TIME=value).startswith("MAX_WAIT_TIME: ")
+    assert refused(REQUEST_TIMEOUT=value).startswith("REQUEST_TIMEOUT: ")
+
+
+@pytest.mark.parametrize(
+    ("variable", "choice"), [("LOG_FORMAT", "human"), ("LOG_LEVEL", "warning"), ("DTYPE", "bfloat16")]
+)
+def test_error_of_a_choice_names_the_choices(variable: str, choice: str) -> None:
+    text = refused(**{variable: "xml"})
+    assert text.startswith(f"{variable}: ")
+    assert choice in text
+    assert text.endswith("got 'xml'")
+
+
+def test_a_number_for_a_choice_is_refused_too() -> None:
+    assert refused(LOG_LEVEL="10").startswith("LOG_LEVEL: ")
+
+
+# --- REDIS_URL
+
+
+@pytest.mark.parametrize("url", ["redis://h:1/2", "rediss://u:p@h", "unix:///run/redis.sock", "redis://[::1]:6379/0"])
+def test_redis_url_takes_every_form_of_redis(url: str) -> None:
+    assert from_environment({"REDIS_URL": url}).redis_url == url
+
+
+def test_redis_url_of_another_scheme_is_refused_without_its_password() -> None:
+    assert refused(REDIS_URL="http://u:geheim@h:99") == (
+        "REDIS_URL: expected redis://, rediss:// or unix://, got 'http://u:***@h:99'"
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://u:geheim@h:abc",
+        "redis://u:geheim@h:99999",
+        "redis://u:ge/heim@h:6379/0",
+        "redis://u:geheim@[h:1/0",
+    ],
+)
+def test_redis_url_that_cannot_be_read_is_refused_without_its_password(url: str) -> None:
+    text = refused(REDIS_URL=url)
+    assert text.startswith("REDIS_URL: ")
+    assert "heim" not in text
+
+
+@pytest.mark.parametrize(
+    ("url", "masked"),
+    [
+        ("redis://h:1/0", "redis://h:1/0"),
+        ("redis://u@h:1/0", "redis://u@h:1/0"),
+        ("redis://u:p@h:1/0?x=1", "redis://u:***@h:1/0?x=1"),
+        ("rediss://:p@h/0", "rediss://:***@h/0"),
+        ("redis://u:p@ss@h:1", "redis://u:***@h:1"),
+        ("unix://u:p@/run/redis.sock", "unix://u:***@/run/redis.sock"),
+    ],
+)
+def test_mask_url_hides_the_password_and_nothing_else(url: str, masked: str) -> None:
+    assert mask_url(url) == masked
+
+
+def test_mask_url_keeps_the_brackets_of_ipv6() -> None:
+    assert mask_url("redis://u:p@[::1]:6379/0") == "redis://u:***@[::1]:6379/0"
+
+
+def test_mask_url_hides_a_password_given_as_an_option() -> None:
+    assert "geheim" not in mask_url("redis://h:1/0?password=geheim")
+
+
+@given(st.text(CHARACTERS, min_size=1).map(lambda text: "".join(c for c in text if c not in "/?#[]") + "\u2009secret"))
+def test_no_password_survives_masking(password: str) -> None:
+    assert "secret" not in mask_url(f"redis://user:{password}@h:6379/0")
+
+
+def test_public_settings_mask_the_password_and_keep_the_rest() -> None:
+    settings = from_environment({"REDIS_URL": "redis://u:geheim@h:1/0", "PORT": "81"})
+    shown = public(settings)
+    assert (shown["redis_url"], shown["port"]) == ("redis://u:***@h:1/0", 81)
+    assert shown.keys() == set(Settings.__struct_fields__)
+    assert settings.redis_url == "redis://u:geheim@h:1/0"
+
+
+# --- the model's name
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("resnet18", "resnet18"),
+        ("simulated", "simulated"),
+        ("simulated:base_ms=4,row_ms=0.2", "simulated"),
+        ("examples.text_embedding:TextEmbedding", "TextEmbedding"),
+        ("/models/net.pt2", "net"),
+        ("net v2 (best).pt2", "net-v2-best-"),
+        ("é.pt2", "-"),
+        (":", "model"),
+    ],
+)
+def test_default_model_name_is_made_from_the_path(path: str, name: str) -> None:
+    assert default_model_name(path) == name
+
+
+@given(st.text(min_size=1).filter(lambda text: len(text) <= 128))
+def test_default_model_name_may_always_stand_in_a_key(path: str) -> None:
+    assert Settings(model_path=path).model
+
+
+def test_model_name_wins_over_the_path() -> None:
+    assert from_environment({"MODEL_PATH": "resnet18", "MODEL_NAME": "cats"}).model == "cats"
+
+
+@pytest.mark.parametrize("name", ["a b", "a{b}", "a:b", "é", "x" * 129])
+def test_model_name_that_may_not_stand_in_a_key_is_refused(name: str) -> None:
+    with pytest.raises(UnknownModel, match="1 to 128 characters"):
+        _ = from_environment({"MODEL_NAME": name}).model
+
+
+# --- declarations
+
+
+def test_every_setting_is_described_with_its_type_default_and_meaning() -> None:
+    rows = {name: (kind, default, meaning) for name, kind, default, meaning in describe()}
+    assert list(rows) == [field.upper() for field in Settings.__struct_fields__]
+    assert rows["LOG_FORMAT"] == ("human | json", "human", "How log lines look")
+    assert rows["MAX_BATCH_SIZE"] == ("int", 32, "Rows in one batch at the most")
+    assert rows["REQUEST_TIMEOUT"][:2] == ("float", 30.0)
+    assert all(meaning for _, _, meaning in rows.values())
+
+
+def test_every_default_passes_its_own_check() -> None:
+    defaults = {field.upper(): str(value) for field, value in msgspec.to_builtins(Settings()).items()}
+    assert from_environment(defaults) == Settings()
+
+
+@given(
+    st.builds(
+        Settings,
+        max_batch_size=st.integers(1, 65536),
+        max_wait_time=st.floats(0, 60),
+        port=st.integers(0, 65535),
+        metrics_port=st.integers(-1, 65535),
+        request_timeout=st.floats(0.001, 86400),
+        dtype=st.sampled_from(["float32", "float16", "bfloat16"]),
+        log_level=st.sampled_from(["debug", "info", "warning", "error"]),
+        model_path=st.text(CHARACTERS, min_size=1),
+    )
+)
+def test_settings_written_to_an_environment_read_back_the_same(settings: Settings) -> None:
+    environ = {field.upper(): str(value) for field, value in msgspec.to_builtins(settings).items()}
+    assert from_environment(environ) == settings
