@@ -24,9 +24,10 @@ def _die_with_parent() -> None:
 class Child:
     """Started and ended by the launcher, in its event loop."""
 
-    def __init__(self, name: str, command: Sequence[str], environ: Mapping[str, str]) -> None:
+    def __init__(self, name: str, command: Sequence[str], environ: Mapping[str, str], *, quiet: bool = False) -> None:
         self.name = name
         self._command = command
+        self._output = asyncio.subprocess.DEVNULL if quiet else None
         self._environ = {**os.environ, **environ}
         self._process: asyncio.subprocess.Process | None = None
 
@@ -35,6 +36,7 @@ class Child:
             *self._command,
             env=self._environ,
             stdin=asyncio.subprocess.DEVNULL,
+            stdout=self._output,
             start_new_session=True,
             preexec_fn=_die_with_parent,
         )

@@ -44,6 +44,7 @@ def free_port(preferred: int = PREFERRED_PORT) -> int:
     """`preferred` if nobody listens there, else any free port of loopback."""
     for port in (preferred, 0):
         with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the broker will; else TIME_WAIT counts
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:

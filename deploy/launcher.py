@@ -71,7 +71,7 @@ class Launcher:
             return
         port = embedded_broker.free_port()
         self._url = f"redis://127.0.0.1:{port}/0"
-        await self._add(Child("broker", embedded_broker.arguments(port, folder), {}))
+        await self._add(Child("broker", embedded_broker.arguments(port, folder), {}, quiet=True))
         self._console.print(f"broker    {await self._embedded_version()}, embedded, at {self._url}")
 
     async def _embedded_version(self) -> str:
@@ -101,7 +101,8 @@ class Launcher:
             environ["TORCH_THREADS"] = str(max(1, (os.cpu_count() or 1) // self._workers))
         await self._add(Child("gateway", _smartbatch("gateway"), environ))
         for number in range(1, self._workers + 1):
-            await self._add(Child(f"worker {number}", _smartbatch("worker"), environ))
+            name = f"worker {number}" if self._workers > 1 else "worker"
+            await self._add(Child(name, _smartbatch("worker"), environ))
 
     async def _add(self, child: Child) -> None:
         await child.start()

@@ -96,7 +96,10 @@ class Submitter:
                     self._cancels.append(pending.request.id)
             else:
                 pending.fail(
-                    QueueFull(f"{waiting} requests are waiting; no more are taken", self._retry_after(waiting))
+                    QueueFull(
+                        f"the queue is full ({waiting} waiting, MAX_QUEUE and MAX_QUEUE_BYTES)",
+                        self._retry_after(waiting),
+                    )
                 )
 
     async def _send_cancels(self) -> None:

@@ -1,4 +1,4 @@
-"""Every metric, declared once: name, kind, labels, buckets and meaning. docs/metrics.md is made from this."""
+"""Every metric, declared once: name, kind, labels, buckets and meaning."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ ROWS = Metric("smartbatch_rows_total", "counter", "Rows run")
 ENTRIES = Metric(
     "smartbatch_entries_total",
     "counter",
-    "Entries by what became of them: ok, error, expired, cancelled, lost, dead",
+    "Entries by what became of them: ok, invalid, error, expired, cancelled, lost, dead",
     ("model", "outcome"),
 )
 REDELIVERIES = Metric("smartbatch_redeliveries_total", "counter", "Entries taken over from dead workers")
@@ -92,7 +92,7 @@ OUT_OF_MEMORY = Metric(
 CEILING = Metric("smartbatch_batch_ceiling_rows", "gauge", "Rows that fit the device's memory, as far as is known")
 DEVICE_BUSY = Metric("smartbatch_device_busy_seconds_total", "counter", "Time spent in forwards")
 DEVICE_STARVED = Metric(
-    "smartbatch_device_starved_seconds_total", "counter", "Time between two batches while entries were waiting"
+    "smartbatch_device_starved_seconds_total", "counter", "Time the device waited for a batch that a backlog filled"
 )
 WORKER_BROKER_ERRORS = Metric("smartbatch_worker_broker_errors_total", "counter", "Calls to Redis that failed")
 LAST_PROGRESS = Metric(

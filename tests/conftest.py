@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import redis as redis_sync
@@ -27,7 +28,7 @@ class Broker:
         command = embedded_broker.arguments(self.port, self.folder.name)
         self.process = subprocess.Popen([binary, *command[1:]], stdout=subprocess.DEVNULL)
         self.url = f"redis://127.0.0.1:{self.port}/0"
-        self.sync = redis_sync.Redis(port=self.port, protocol=2)
+        self.sync: Any = redis_sync.Redis(port=self.port, protocol=2)
         eventually(self._answers)
 
     def _answers(self) -> bool:
@@ -43,7 +44,7 @@ class Broker:
         self.folder.cleanup()
 
 
-def eventually(condition: Callable[[], object], timeout_s: float = 10.0, every_s: float = 0.01):
+def eventually(condition: Callable[[], Any], timeout_s: float = 10.0, every_s: float = 0.01) -> Any:
     """Wait until `condition()` is true and return its value; fail after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while True:

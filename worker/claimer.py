@@ -61,7 +61,7 @@ class Claimer:
         self._solo = False
         self._claim_s = 0.001  # running mean of a claim's round trip
         self._releases: set[asyncio.Task[None]] = set()
-        self.waiting_seen = 0
+        self._free_since: float | None = None
 
     # --- called by others
 
@@ -75,6 +75,8 @@ class Claimer:
         self._on_device.remove(batch)
         if self._on_device:
             self._on_device[0].on_device_at = time.monotonic()
+        else:
+            self._free_since = time.monotonic()
         self._freed.set()
 
     async def run(self) -> None:
@@ -203,7 +205,6 @@ class Claimer:
         now = time.monotonic()
         if "after_bell_s" not in how and "after_entry" not in how:
             self._claim_s += 0.1 * (now - started - self._claim_s)
-        self.waiting_seen = claim.waiting
         filling.head_too_wide = claim.head_too_wide
         filling.last_id = claim.last_id if mode != "ahead" else ""
         if claim.entries:
@@ -213,7 +214,10 @@ class Claimer:
     def _submit(self, closed: CloseReason) -> None:
         batch = Batch(next(self._batch_ids), self._filling.riders, closed)
         self._filling = Filling()
-        batch.on_device_at = time.monotonic()
+        batch.on_device_at = now = time.monotonic()
+        if self._free_since is not None and closed in ("full", "bytes"):
+            self._intake.meters.starved.inc(now - self._free_since)
+        self._free_since = None
         self._on_device.append(batch)
         self._engine.submit(batch)
 

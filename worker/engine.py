@@ -113,15 +113,16 @@ class Engine:
             rider.outputs[index] = output
         self._probe_ceiling(len(seats))
 
-    def forward(self, rows: list[Any]) -> list[Any]:
+    def forward(self, rows: list[Any], *, warm_up: bool = False) -> list[Any]:
         """Collate, run, copy back: one output per row. Also what warm-up calls."""
         started = time.monotonic()
         outputs = self._model.separate(self._model.forward(self._model.collate(rows)), len(rows))
         if len(outputs) != len(rows):
             raise RuntimeError(f"the model answered {len(outputs)} outputs for {len(rows)} rows")
         seconds = time.monotonic() - started
-        self._times.record(len(rows), seconds)
-        self._meters.forward(len(rows), seconds)
+        self._times.record(len(rows), seconds, warm_up=warm_up)
+        if not warm_up:
+            self._meters.forward(seconds)
         return outputs
 
     def limit(self, rows: int, error: Exception) -> None:

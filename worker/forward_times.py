@@ -10,11 +10,15 @@ class ForwardTimes:
 
     def __init__(self) -> None:
         self._mean_s: dict[int, float] = {}
+        self._count: dict[int, int] = {}
 
-    def record(self, rows: int, seconds: float) -> None:
+    def record(self, rows: int, seconds: float, *, warm_up: bool = False) -> None:
+        """Take in a measurement. One of a warm-up, which is often slow, holds only until the first real one."""
         bucket = _bucket(rows)
-        mean = self._mean_s.get(bucket)
-        self._mean_s[bucket] = seconds if mean is None else mean + _WEIGHT * (seconds - mean)
+        count = self._count[bucket] = self._count.get(bucket, 0) + (not warm_up)
+        mean = self._mean_s.get(bucket, seconds)
+        weight = 1.0 if count <= 1 else max(_WEIGHT, 1 / count)
+        self._mean_s[bucket] = mean + weight * (seconds - mean)
 
     def estimate(self, rows: int) -> float:
         """Seconds for a batch of `rows`; 0 while nothing is known. From the nearest bucket where there's none."""

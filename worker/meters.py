@@ -11,7 +11,7 @@ from shared import metric_names as names
 from worker.batch import Batch
 from worker.policy import CloseReason
 
-OUTCOMES = ("ok", "error", "expired", "cancelled", "lost", "dead")
+OUTCOMES = ("ok", "invalid", "error", "expired", "cancelled", "lost", "dead")
 
 
 class Meters:
@@ -42,7 +42,7 @@ class Meters:
         self.last_progress = names.LAST_PROGRESS.gauge(self.registry).labels(**label)
         self.totals = {"batches": 0, "rows": 0, "entries": 0, "failed": 0}
 
-    def forward(self, rows: int, seconds: float) -> None:
+    def forward(self, seconds: float) -> None:
         self.forward_s.observe(seconds)
         self.busy.inc(seconds)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from shared.broker.claims import Outcome
-from shared.errors import DeadlineExceeded, ModelFailed, SmartBatchError
+from shared.errors import ClientError, DeadlineExceeded, ModelFailed, SmartBatchError
 from shared.wire import Reply, Ride, pack_reply
 from worker.batch import Batch, Rider
 from worker.meters import Meters
@@ -52,8 +52,14 @@ class ReplyMaker:
             else:
                 self._meters.outcome("ok")
                 return packed
-        self._meters.outcome("expired" if isinstance(error, DeadlineExceeded) else "error")
+        self._meters.outcome(_outcome(error))
         return pack_reply(Reply(None, error, ride, ms))
+
+
+def _outcome(error: SmartBatchError) -> str:
+    if isinstance(error, DeadlineExceeded):
+        return "expired"
+    return "invalid" if isinstance(error, ClientError) else "error"
 
 
 def _times(rider: Rider, batch: Batch) -> dict[str, float]:

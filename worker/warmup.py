@@ -39,7 +39,7 @@ def warm_up(engine: Engine, model: Model, max_rows: int, progress: Callable[[str
         progress(f"warming up {number}/{len(all_sizes)}: {size} row{'s' * (size > 1)}")
         started = time.monotonic()
         try:
-            engine.forward([row] * size)
+            engine.forward([row] * size, warm_up=True)
         except Exception as error:
             if size == 1:
                 raise ModelLoadError(f"the model failed on its own example: {type(error).__name__}: {error}") from error

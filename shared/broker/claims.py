@@ -15,6 +15,7 @@ from shared.keys import GROUP, Keys
 
 Mode = Literal["idle", "top", "ahead"]
 
+MAX_WAIT_MS = 500  # of one wait for an entry; well within the blocking connection's timeout
 UNBLOCK_SLACK_MS = 200  # by which Redis ends a wait itself, should CLIENT UNBLOCK get lost
 INLINE_REPLY_BYTES = 32 * 1024
 DEAD_BODY_TTL_MS = 7 * 24 * 3600 * 1000
@@ -116,7 +117,8 @@ class Claims:
     ) -> Claim:
         """Claim now, or after the bell rang (`after_bell_s` at most), or after an entry beyond an id came.
 
-        `after_entry` is (last seen entry id, ms to wait). The wait and the claim leave in one flight, so Redis
+        `after_entry` is (last seen entry id, ms to wait; MAX_WAIT_MS at most, then ask again). The wait and the
+        claim leave in one flight, so Redis
         claims the moment the wait ends. Never resent: after an error the beat's audit finds what was claimed.
         """
         keys = self._keys
@@ -143,6 +145,7 @@ class Claims:
         would last up to 100: the time is kept here, and CLIENT UNBLOCK ends the wait."""
         if self._blocking_id is None:
             self._blocking_id = await self._blocking.client_id()
+        wait_ms = min(wait_ms, MAX_WAIT_MS)
         pipeline = self._blocking.pipeline(transaction=False)
         pipeline.xread({self._keys.requests: last_id}, count=1, block=wait_ms + UNBLOCK_SLACK_MS)
         timer = asyncio.get_running_loop().call_later(wait_ms / 1000, self._unblock)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from shared.broker.admission import Admission, Request
-from shared.broker.claims import Claims, Convict, Outcome
+from shared.broker.claims import Claims, Convict, Mode, Outcome
 from shared.broker.connection import Client, connect
 from shared.broker.leases import Leases
 from shared.broker.replies import Inbox, chunks
@@ -31,7 +31,7 @@ def claims(client: Client, worker_id: str = "w1") -> Claims:
     return Claims(client, client, KEYS, worker_id, lease_ms=2000, reply_ttl_s=60)
 
 
-async def claim(client: Client, worker_id: str = "w1", mode="idle", **how):
+async def claim(client: Client, worker_id: str = "w1", mode: Mode = "idle", **how):
     options = {"room_rows": 32, "room_bytes": 1 << 30, "hold_ms": 110, **how}
     return await claims(client, worker_id).claim(mode, **options)
 

@@ -83,7 +83,7 @@ def test_an_exported_program_is_served(stack: Callable[..., Stack], tmp_path: Pa
     with torch.inference_mode():
         direct = net(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(served, direct, atol=1e-6)
-    packed = msgpack.packb({"data": x.tobytes(), "shape": [5, 6], "dtype": "float32"})
+    packed = msgpack.packb({"data": x.tobytes(), "shape": [5, 6], "dtype": "float32"}) or b""
     answer = system.predict(packed, headers={"content-type": "application/msgpack", "accept": "application/msgpack"})
     [output] = msgpack.unpackb(answer.content)["outputs"].values()
     np.testing.assert_array_equal(np.frombuffer(output["data"], np.float32).reshape(5, 4), served)
