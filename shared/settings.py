@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -130,13 +130,18 @@ def from_environment(environ: Mapping[str, str] | None = None, **overrides: Any)
         try:
             msgspec.convert({field: raw}, Settings, strict=False)
         except msgspec.ValidationError as error:
-            expected = str(error).partition(" - at ")[0]
+            choices = _choices(field)
+            expected = f"Expected {' or '.join(choices)}" if choices else str(error).partition(" - at ")[0]
             raise SettingsError(f"{field.upper()}: {expected}, got {raw!r}") from None
     settings = msgspec.convert(values, Settings, strict=False)
-    scheme = urlsplit(settings.redis_url).scheme
-    if scheme not in ("redis", "rediss", "unix"):
-        raise SettingsError(f"REDIS_URL: expected redis://, rediss:// or unix://, got {mask_url(settings.redis_url)!r}")
+    _check_redis_url(settings.redis_url)
     return settings
+
+
+def _choices(field: str) -> tuple[str, ...]:
+    """The values of a setting that has only a few, else none."""
+    kind = get_args(get_type_hints(Settings, include_extras=True)[field])[0]
+    return get_args(kind) if get_origin(kind) is Literal else ()
 
 
 def describe() -> list[tuple[str, str, Any, str]]:
@@ -159,10 +164,22 @@ def public(settings: Settings) -> dict[str, Any]:
 
 
 def mask_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.hostname or ""
-    user = parts.username or ""
-    port = f":{parts.port}" if parts.port else ""
-    return urlunsplit(parts._replace(netloc=f"{user}:***@{host}{port}"))
+    """Hide the password, wherever it stands, also in an URL that can't be parsed."""
+    scheme, mark, rest = url.partition("://")
+    user_info, at, host = rest.rpartition("@")
+    user, colon, _ = user_info.partition(":")
+    shown = f"{scheme}{mark}{user}{colon}{'***' if colon else ''}{at}{host}"
+    return re.sub(r"(?i)([?&]\w*password=)[^&#]*", r"\1***", shown)
+
+
+def _check_redis_url(url: str) -> None:
+    from redis.asyncio.connection import parse_url  # here: most of what imports the settings never needs it
+
+    try:
+        parse_url(url)
+        readable = bool(urlsplit(url).scheme in ("redis", "rediss", "unix"))
+    except ValueError:
+        readable = False
+    if not readable:
+        expected = "redis://user:password@host:port/db (or rediss://, unix://; special characters %-encoded)"
+        raise SettingsError(f"REDIS_URL: expected {expected}, got {mask_url(url)!r}")
