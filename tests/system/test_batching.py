@@ -108,3 +108,30 @@ async def test_idle_means_empty(stack: Callable[..., Stack]) -> None:
     assert redis.xpending("smartbatch:{simulated}:requests", "workers")["pending"] == 0
     assert not redis.exists("smartbatch:{simulated}:open")
     assert [key for key in redis.keys("*") if b":reply:" in key or b":body:" in key or b":inbox:" in key] == []
+
+
+async def test_at_most_one_batch_is_claimed_ahead_of_the_device(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=30,row_ms=0", MAX_BATCH_SIZE=8)
+    system.gateway()
+    system.worker()
+    system.ready()
+    asking = asyncio.create_task(ask_all(system.url, bodies(400), 80))
+    held: list[int] = []
+    while not asking.done():
+        held.append(await asyncio.to_thread(system.running))
+        await asyncio.sleep(0.002)
+    await asking
+    # The running batch, the one ahead, and one whose replies are just being published.
+    assert 16 <= max(held) <= 24, Counter(held)
+
+
+async def test_a_window_longer_than_any_socket_timeout_is_kept(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=1,row_ms=0", MAX_WAIT_TIME=2.5)
+    system.gateway()
+    system.worker()
+    system.ready()
+    [answer] = await ask_all(system.url, bodies(1), 1)
+    assert 2450 < answer["timing_ms"]["batch_wait"] < 2700
+    text = system.client.get(f"{system.url}/metrics").text
+    [line] = [line for line in text.splitlines() if line.startswith("smartbatch_worker_broker_errors_total{")]
+    assert line.endswith(" 0.0")
