@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import hiredis
 import redis.exceptions
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -26,9 +27,20 @@ BLOCK_S = 1.0  # the longest blocking read; a black-holed link is noticed one se
 CONNECT_TIMEOUT_S = 1.0
 
 
+class _PackedByHiredis:
+    """redis-py's asyncio connections pack commands in Python; hiredis does it in a tenth of the time (5.6 against
+    0.6 µs per entry of a finish)."""
+
+    def pack_command(self, *args: bytes | str | int | float) -> list[bytes]:
+        name = args[0]
+        if isinstance(name, str) and " " in name:
+            args = (*name.split(), *args[1:])
+        return [hiredis.pack_command(args)]
+
+
 def connect(url: str, *, block_s: float = 0.0) -> Client:
     """Return a client whose calls fail after a bounded time. `block_s`: how long its blocking reads may block."""
-    return Redis.from_url(
+    client = Redis.from_url(
         url,
         protocol=2,  # plain lists; RESP3 turns stream replies into maps
         socket_timeout=block_s + 1.0 if block_s else COMMAND_TIMEOUT_S,
@@ -37,6 +49,9 @@ def connect(url: str, *, block_s: float = 0.0) -> Client:
         retry=Retry(NoBackoff(), 0),
         client_name="smartbatch",
     )
+    pool = client.connection_pool
+    pool.connection_class = type("Connection", (_PackedByHiredis, pool.connection_class), {})
+    return client
 
 
 @contextmanager
