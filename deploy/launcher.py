@@ -76,15 +76,15 @@ class Launcher:
 
     async def _embedded_version(self) -> str:
         """Wait until the embedded broker answers."""
-        try:
-            async with asyncio.timeout(BROKER_START_S):
-                while True:
-                    try:
-                        return await check(self._url)
-                    except BrokerUnavailable:
-                        await asyncio.sleep(0.05)
-        except TimeoutError:
-            raise StartupError(f"the embedded broker didn't answer at {self._url} in {BROKER_START_S:g} s") from None
+        loop = asyncio.get_running_loop()
+        until = loop.time() + BROKER_START_S
+        while True:
+            try:
+                return await check(self._url)
+            except BrokerUnavailable as error:
+                if loop.time() > until:
+                    raise StartupError(f"the embedded broker at {self._url} doesn't start: {error}") from None
+                await asyncio.sleep(0.05)
 
     async def _start_processes(self) -> None:
         settings = self._settings

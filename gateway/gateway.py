@@ -12,6 +12,7 @@ from typing import Any
 from gateway.lane import Lane
 from gateway.meters import Meters
 from gateway.observer import Observer
+from shared import tasks
 from shared.errors import UnknownModel
 from shared.keys import check_model_name
 from shared.model_info import ModelInfo
@@ -39,9 +40,7 @@ class Gateway:
     async def close(self) -> None:
         for lane in self.lanes.values():
             await lane.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await tasks.end(list(self._tasks))
         await self.observer.close()
 
     def next_request_id(self) -> str:

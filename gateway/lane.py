@@ -13,6 +13,7 @@ from gateway.pending import Pending
 from gateway.router import ReplyRouter
 from gateway.submitter import Submitter
 from gateway.sweep import Sweep
+from shared import tasks
 from shared.broker.admission import Admission, Request
 from shared.broker.connection import BLOCK_S, connect
 from shared.broker.replies import Inbox
@@ -64,9 +65,7 @@ class Lane:
         self._tasks = [watch(self._submitter.run()), watch(self._router.run()), watch(self._sweep.run())]
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await tasks.end(self._tasks)
         for client in (self._redis, self._sweep_redis, self._blocking_redis):
             await client.aclose()
 

@@ -23,6 +23,7 @@ from typing import Any
 
 import uvloop
 
+from shared import tasks
 from shared.broker import registry
 from shared.broker.claims import Claims, Outcome
 from shared.broker.connection import BLOCK_S, check, connect
@@ -138,9 +139,7 @@ class Worker:
 
     async def _close(self) -> None:
         self._watchdog.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await tasks.end(self._tasks)
         with contextlib.suppress(SmartBatchError):
             if left := await self._leases.leave():
                 log.warning("left with %d entries; others will run them", left)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -48,7 +48,7 @@ class Ended:
 SETTINGS = {name for name, *_ in describe()}
 
 
-def refusal(*arguments: str, code: int = 2, within_s: float = 5.0, **environ: str) -> str:
+def refusal(*arguments: str, environ: Mapping[str, str] = NOBODY, code: int = 2, within_s: float = 5.0) -> str:
     """Run it, and return the one line that it ends with."""
     ended = Ended(*arguments, **environ)
     assert ended.code == code, ended.err
@@ -140,17 +140,21 @@ def test_metrics_port_in_use_ends_the_worker(broker: Broker, taken: int) -> None
 
 @pytest.mark.parametrize("command", ["gateway", "worker", "up", "queue"])
 def test_broker_that_cannot_be_reached_is_told_within_seconds(command: str) -> None:
-    line = refusal(command, MODEL_PATH="simulated", PORT="0", **NOBODY)
+    line = refusal(command, environ={"MODEL_PATH": "simulated", "PORT": "0", **NOBODY})
     assert line.startswith("smartbatch: the broker can't be reached or can't answer: ")
     assert "127.0.0.1:1" in line
 
 
-def test_models_lists_what_can_be_served_without_a_broker() -> None:
-    ended = Ended("models", **NOBODY)
-    assert ended.code == 0
-    assert ended.err == []
-    assert ended.out[0] == "no broker to ask what is being served (REDIS_URL)"
-    assert any(line.split()[0] == "efficientnet_lite0" for line in ended.out[1:])
+def test_models_lists_what_can_be_served_without_a_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", NOBODY["REDIS_URL"])
+    names = [("efficientnet_lite0", "image classifier"), ("resnet18", "torchvision image classifier")]
+    monkeypatch.setattr("worker.models.listing", lambda: names)
+    answer = CliRunner().invoke(cli, ["models"])
+    assert (answer.exit_code, answer.stderr) == (0, "")
+    lines = [" ".join(line.split()) for line in answer.stdout.splitlines()]
+    assert lines[0] == "no broker to ask what is being served (REDIS_URL)"
+    assert "efficientnet_lite0 image classifier" in lines
+    assert "… and 1 more torchvision image classifiers by name (--all)" in lines
 
 
 def test_queue_before_any_model_was_announced_says_so(broker: Broker) -> None:
@@ -162,7 +166,7 @@ def test_queue_before_any_model_was_announced_says_so(broker: Broker) -> None:
 
 
 def test_model_nobody_knows_is_refused_with_near_matches(broker: Broker) -> None:
-    line = refusal("worker", "--model", "resnet8", REDIS_URL=broker.url, within_s=30)
+    line = refusal("worker", "--model", "resnet8", environ={"REDIS_URL": broker.url}, within_s=30)
     assert line.startswith("smartbatch: there is no model 'resnet8'; did you mean resnet18 or ")
     assert "MODEL_PATH takes" in line
 
@@ -171,12 +175,11 @@ def test_model_nobody_knows_is_refused_with_near_matches(broker: Broker) -> None
     ("model", "said"),
     [
         ("shared.errors:Nothing", "Nothing"),
-        ("no_such_module:Class", "no_such_module"),
         ("simulated:base_ms=-1", "got 'base_ms=-1'"),
     ],
 )
 def test_model_that_cannot_be_made_is_refused_by_name(broker: Broker, model: str, said: str) -> None:
-    line = refusal("worker", "--model", model, REDIS_URL=broker.url, within_s=30)
+    line = refusal("worker", "--model", model, environ={"REDIS_URL": broker.url}, within_s=30)
     assert line.startswith("smartbatch: ")
     assert said in line
 
@@ -212,20 +215,20 @@ def test_weights_that_cannot_be_fetched_end_the_worker_with_the_way_out(broker: 
     [
         ("MAX_BATCH_SIZE", "x", "Expected `int`"),
         ("MAX_WAIT_TIME", "-1", "Expected `float` >= 0.0"),
-        ("LOG_FORMAT", "xml", ""),
+        ("LOG_FORMAT", "xml", "Expected human or json"),
     ],
 )
 @pytest.mark.parametrize("command", ["worker", "settings"])
 def test_bad_setting_is_refused_with_what_was_expected_and_what_came(
     command: str, variable: str, value: str, expected: str
 ) -> None:
-    line = refusal(command, **{variable: value}, **NOBODY)
+    line = refusal(command, environ={variable: value, **NOBODY})
     assert line.startswith(f"smartbatch: {variable}: {expected}")
     assert line.endswith(f"got {value!r}")
 
 
 def test_option_wins_over_the_environment_and_is_checked_like_it() -> None:
-    line = refusal("gateway", "--port", "70000", PORT="8000", **NOBODY)
+    line = refusal("gateway", "--port", "70000", environ={"PORT": "8000", **NOBODY})
     assert line == "smartbatch: PORT: Expected `int` <= 65535, got '70000'"
 
 
@@ -255,9 +258,9 @@ def test_settings_of_the_documentation_hold_no_value_of_this_machine() -> None:
 
 @pytest.mark.parametrize("command", ["gateway", "settings"])
 def test_redis_url_of_another_scheme_is_refused_without_its_password(command: str) -> None:
-    assert refusal(command, REDIS_URL="http://somebody:geheim@h:99") == (
-        "smartbatch: REDIS_URL: expected redis://, rediss:// or unix://, got 'http://somebody:***@h:99'"
-    )
+    line = refusal(command, environ={"REDIS_URL": "http://somebody:geheim@h:99"})
+    assert line.startswith("smartbatch: REDIS_URL: expected redis://")
+    assert line.endswith("got 'http://somebody:***@h:99'")
 
 
 # --- predict

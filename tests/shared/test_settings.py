@@ -107,9 +107,9 @@ def test_redis_url_takes_every_form_of_redis(url: str) -> None:
 
 
 def test_redis_url_of_another_scheme_is_refused_without_its_password() -> None:
-    assert refused(REDIS_URL="http://u:geheim@h:99") == (
-        "REDIS_URL: expected redis://user:password@host:port/db (or rediss://, unix://; special characters %-encoded), got 'http://u:***@h:99'"
-    )
+    text = refused(REDIS_URL="http://u:geheim@h:99")
+    assert text.startswith("REDIS_URL: expected redis://user:password@host:port/db (or rediss://, unix://; ")
+    assert text.endswith("got 'http://u:***@h:99'")
 
 
 @pytest.mark.parametrize(
