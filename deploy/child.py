@@ -5,20 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
-import sys
 from collections.abc import Mapping, Sequence
 
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: between fork and exec it could deadlock
-
-
-def _die_with_parent() -> None:
-    """In the child, before exec (Linux only; elsewhere a killed launcher leaves its children)."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+from shared.parent import end_with_parent
 
 
 class Child:
@@ -38,7 +29,7 @@ class Child:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=self._output,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=end_with_parent,
         )
 
     @property
@@ -62,8 +53,8 @@ class Child:
                 self._process.send_signal(name)
 
     def kill(self) -> None:
-        """End it at once, with whatever it started (GATEWAY_PROCESSES): its session is one process group."""
-        if self.running:
+        """End it at once, with whatever it started and left (GATEWAY_PROCESSES): its session is one process group."""
+        if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
 

@@ -118,6 +118,7 @@ class Launcher:
         while True:
             started = loop.time()
             code = await child.wait()
+            child.kill()  # what it may have left behind would hold the port
             if self._stop.is_set():
                 return
             if code == STARTUP_EXIT and not self._ready:

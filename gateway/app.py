@@ -17,6 +17,7 @@ from gateway.gateway import Gateway
 from gateway.predict import Predict
 from gateway.problems import problem, problem_with
 from shared import logs
+from shared.parent import end_with_parent
 from shared.settings import Settings, from_environment
 
 
@@ -39,6 +40,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
     """Make the application; without `settings` they come from the environment (a process of several)."""
     if settings is None:
         settings = from_environment()
+        end_with_parent()
         logs.set_up(settings.log_format, settings.log_level, "gateway")
 
     @contextlib.asynccontextmanager
@@ -51,7 +53,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
         finally:
             await gateway.close()
 
-    return App(
+    app = App(
         routes=[
             Route("/predict", PREDICT, methods=["POST"]),
             Route("/healthz", pages.healthz),
@@ -62,6 +64,8 @@ def create_app(settings: Settings | None = None) -> Starlette:
         exception_handlers={404: _http_error, 405: _http_error, Exception: _unexpected},
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # a redirect would be built from the client's own Host header
+    return app
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

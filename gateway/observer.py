@@ -70,7 +70,7 @@ class Observer:
         models = await registry.models(self._client)
         names = {self._default, *models, *self._lanes}
         self.snapshots = {name: await registry.snapshot(self._client, name) for name in sorted(names)}
-        self.models = models
+        self.models |= models  # what Redis has lost is announced again within a beat; it isn't unknown till then
         self._looked_at = time.monotonic()
 
     async def _report(self) -> None:

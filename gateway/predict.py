@@ -19,7 +19,7 @@ from gateway.pending import Pending
 from gateway.problems import problem
 from gateway.reading import read_body
 from shared.broker.admission import Request
-from shared.errors import BodyTooLarge, ClientGone, MalformedBody, SmartBatchError
+from shared.errors import BodyTimeout, BodyTooLarge, ClientGone, MalformedBody, SmartBatchError
 from shared.wire import Payload, Reply, pack_payload, unpack_reply
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Predict:
             shown_id = envelope.client_id or request_id
             lane = gateway.lane(envelope.model)
             answer_format = accept.negotiate(envelope.accept)
-            body = await read_body(scope, receive, gateway.settings.max_body_bytes)
+            body = await read_body(scope, receive, gateway.settings.max_body_bytes, gateway.settings.request_timeout)
             request = _request(gateway, lane, request_id, envelope, answer_format, body)
             reply, timing = await _ask(lane, request, started_at, receive)
             model = lane.keys.model
@@ -69,13 +69,17 @@ class Predict:
             _log(error, request_id)
             if isinstance(error, ClientGone):
                 return
-            status, texts, content = problem(error, shown_id)
+            status, texts, content = problem(error, request_id)
+            texts["x-request-id"] = shown_id
             headers = [(name.encode(), value.encode("latin-1", "replace")) for name, value in texts.items()]
-            if isinstance(error, BodyTooLarge):
+            if isinstance(error, BodyTooLarge | BodyTimeout):
                 headers.append((b"connection", b"close"))  # what still comes of it isn't read
         headers.append((b"content-length", b"%d" % len(content)))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": content})
+        try:
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": content})
+        except RuntimeError as error:  # uvicorn's, when the connection closed under it
+            log.debug("an answer could not be sent: %s", error, extra={"request_id": request_id})
 
 
 def _request(
@@ -148,6 +152,8 @@ def _envelope(scope: Scope) -> Envelope:
     found: dict[bytes, str] = {}
     for name, value in scope["headers"]:
         found[name] = value.decode("latin-1")
+    if b"upgrade" in found:  # the parser stops reading at it, so the body would be lost without a word
+        raise MalformedBody("Upgrade is not supported here: send plain HTTP/1.1 (Java: HttpClient.Version.HTTP_1_1)")
     query = dict(parse_qsl(scope["query_string"].decode("latin-1"))) if scope["query_string"] else {}
     timeout = found.get(b"x-request-timeout")
     return Envelope(

@@ -20,6 +20,7 @@ STATUS: dict[type[errors.SmartBatchError], int] = {
     errors.MalformedBody: 400,
     errors.UnknownModel: 404,
     errors.NotAcceptable: 406,
+    errors.BodyTimeout: 408,
     errors.BodyTooLarge: 413,
     errors.TooManyRows: 413,
     errors.UnsupportedMedia: 415,

@@ -6,11 +6,12 @@ the chunk that passes it, a compressed body at the byte it would inflate past it
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from shared.errors import BodyTooLarge, ClientGone, MalformedBody, UnsupportedMedia
+from shared.errors import BodyTimeout, BodyTooLarge, ClientGone, MalformedBody, UnsupportedMedia
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
@@ -18,11 +19,13 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _GZIP = 16 + zlib.MAX_WBITS
 
 
-async def read_body(scope: MutableMapping[str, Any], receive: Receive, limit: int) -> bytes:
+async def read_body(
+    scope: MutableMapping[str, Any], receive: Receive, limit: int, timeout_s: float | None = None
+) -> bytes:
     """Return the whole body, decompressed if the client compressed it (gzip or deflate).
 
     `limit` is MAX_BODY_BYTES and holds for the bytes on the network and for what they inflate to.
-    Raises BodyTooLarge, MalformedBody, UnsupportedMedia (another Content-Encoding) or ClientGone.
+    Raises BodyTooLarge, BodyTimeout, MalformedBody, UnsupportedMedia (another Content-Encoding) or ClientGone.
     """
     declared, encoding = None, b""
     for name, value in scope["headers"]:
@@ -31,7 +34,11 @@ async def read_body(scope: MutableMapping[str, Any], receive: Receive, limit: in
         elif name == b"content-encoding":
             encoding = encoding + b"," + value if encoding else value
     coding = _content_coding(encoding)
-    body = await _receive_all(receive, limit)
+    try:
+        async with asyncio.timeout(timeout_s):
+            body = await _receive_all(receive, limit)
+    except TimeoutError:
+        raise BodyTimeout(f"the body was not there within {timeout_s:g} s") from None
     if declared is not None and declared != len(body):
         raise MalformedBody(f"Content-Length says {declared} bytes, but {len(body)} came")
     return inflate(body, coding, limit) if coding else body

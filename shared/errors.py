@@ -52,6 +52,12 @@ class BodyTooLarge(ClientError):
     code = "body_too_large"
 
 
+class BodyTimeout(ClientError):
+    """The body wasn't there within REQUEST_TIMEOUT."""
+
+    code = "body_timeout"
+
+
 class TooManyRows(ClientError):
     """More rows in one request than MAX_BATCH_SIZE."""
 

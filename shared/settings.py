@@ -83,9 +83,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, Meta(ge=-1, le=65535, description="The port of a worker's own /metrics; 0 = any free one, -1 = none")
     ] = 0
     metrics_host: Annotated[str, Meta(description="The address of a worker's own /metrics")] = "127.0.0.1"
-    max_image_pixels: Annotated[int, Meta(ge=1, description="An image with more pixels is refused undecoded")] = (
-        50_000_000
-    )
+    max_image_pixels: Annotated[
+        int, Meta(ge=1, description="A request with more pixels in its images is refused undecoded")
+    ] = 50_000_000
     stall_timeout: Annotated[
         float, Meta(gt=0, le=86400, description="A worker that makes no progress for so long ends itself")
     ] = 30.0

@@ -61,7 +61,6 @@ class Engine:
             if not isinstance(work, Batch):
                 work()
                 continue
-            self.working_since = time.monotonic()
             self.running = work
             try:
                 self._run(work)
@@ -75,14 +74,13 @@ class Engine:
     def _run(self, batch: Batch) -> None:
         groups: dict[Hashable, list[Seat]] = {}
         for rider in batch.riders:
-            rider.decoded.result()
-            if rider.alive and time.monotonic() >= rider.deadline_at:
+            if not _decoded_in_time(rider):
                 rider.error = DeadlineExceeded("the deadline passed before the request reached the device")
             if rider.alive:
                 rider.outputs = [None] * len(rider.rows)
                 for index, row in enumerate(rider.rows):
                     groups.setdefault(self._model.group(row), []).append((rider, index))
-        batch.started_at = time.monotonic()
+        batch.started_at = self.working_since = time.monotonic()
         for seats in groups.values():
             for start in range(0, len(seats), self.ceiling):
                 self._run_seats(seats[start : start + self.ceiling])
@@ -153,6 +151,17 @@ class Engine:
         for rider in riders:
             if rider.alive:
                 rider.error = error
+
+
+def _decoded_in_time(rider: Rider) -> bool:
+    """Wait for the rider's rows, and no longer than its client does."""
+    if rider.cancelled:
+        return True  # nobody waits for it, and it won't be run
+    try:
+        rider.decoded.result(timeout=max(0.0, rider.deadline_at - time.monotonic()))
+    except TimeoutError:
+        return False
+    return not rider.alive or time.monotonic() < rider.deadline_at
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -226,6 +226,7 @@ class Worker:
                 self.intake.forget(rider)
 
     async def _after_beat(self, beat: Beat, sent_at: float) -> None:
+        await registry.announce(self._redis, self._info())  # Redis may have lost it since
         strays = self.intake.audit(beat.pending, sent_at)
         if strays:
             await self.intake.adopt(strays, beat.now_ms)

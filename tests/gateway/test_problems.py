@@ -13,6 +13,7 @@ EXPECTED = {
     "malformed_body": 400,
     "unknown_model": 404,
     "not_acceptable": 406,
+    "body_timeout": 408,
     "body_too_large": 413,
     "too_many_rows": 413,
     "unsupported_media": 415,

@@ -64,6 +64,17 @@ async def test_a_flushed_broker_answers_all_the_same(stack: Callable[..., Stack]
     await asking
 
 
+def test_a_flushed_broker_still_knows_what_the_model_takes(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="examples.tabular:Iris", MODEL_NAME="iris")
+    system.gateway()
+    system.worker()
+    system.ready()
+    system.broker.sync.flushall()
+    flat = system.client.post(f"{system.url}/predict", json={"data": [5.1, 3.5, 1.4, 0.2] * 2})
+    assert (flat.status_code, flat.json()["batch"]["rows"]) == (200, 2)  # cut by the shape that the model announced
+    eventually(lambda: system.broker.sync.hexists("smartbatch:models", "iris"))
+
+
 def test_a_request_past_its_deadline_gets_a_504_and_its_place_is_freed(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=2000,row_ms=0", MAX_BATCH_SIZE=1)
     system.gateway()

@@ -105,6 +105,26 @@ def test_a_body_over_the_limit_is_refused_while_it_is_read(stack: Callable[..., 
             assert b"connection: close" in answer.lower()
 
 
+def test_a_body_that_never_comes_is_not_waited_for_for_ever(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated", REQUEST_TIMEOUT=0.5)
+    system.gateway()
+    host, port = system.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), 5) as client:
+        client.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nab")
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    assert b" 408 " in answer.splitlines()[0]
+    assert b"body_timeout" in answer
+
+
+def test_an_upgrade_is_refused_instead_of_losing_the_body(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated")
+    system.gateway()
+    h2c = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": ""}
+    response = system.predict(b"hello", headers=h2c)
+    assert response.status_code == 400
+    assert "HTTP/1.1" in response.json()["detail"]
+
+
 @pytest.mark.parametrize(("path", "method", "status"), [("/predict", "GET", 405), ("/nothing", "GET", 404)])
 def test_what_does_not_exist_is_a_problem_too(stack: Callable[..., Stack], path: str, method: str, status: int) -> None:
     system = stack(MODEL_PATH="simulated")

@@ -155,6 +155,15 @@ def test_what_nobody_waits_for_is_never_run(engine: Engine, model: Doubler) -> N
     assert isinstance(expired.error, DeadlineExceeded)
 
 
+def test_a_decoding_that_outlasts_its_client_does_not_hold_the_batch(engine: Engine, model: Doubler) -> None:
+    slow = rider(1, timeout_s=0.2)
+    slow.decoded = Future()
+    quick = rider(2)
+    run(engine, [slow, quick])
+    assert isinstance(slow.error, DeadlineExceeded)
+    assert quick.outputs == [4]
+
+
 def test_a_model_that_answers_the_wrong_number_of_rows_fails_its_rows(engine: Engine, model: Doubler) -> None:
     model.separate = lambda outputs, rows: outputs[:-1]  # pyright: ignore[reportAttributeAccessIssue]
     riders = [rider(1), rider(2)]

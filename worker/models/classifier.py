@@ -19,7 +19,7 @@ from shared.model_info import InputSpec, OutputSpec
 from shared.wire import Payload, Result, Tensor
 from worker.models import device as devices
 from worker.models.contract import LoadContext, Model
-from worker.models.images import Preset, decode_image
+from worker.models.images import Preset, decode_images
 from worker.models.tensors import from_numpy, to_numpy, to_torch
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
@@ -61,7 +61,7 @@ class Classifier(Model):
     def decode(self, payload: Payload) -> list[torch.Tensor]:
         content: Any = payload.content
         if payload.kind == "image":
-            return [decode_image(data, self._preset, self._max_pixels) for data in content]
+            return decode_images(content, self._preset, self._max_pixels)
         if payload.kind == "tensor":
             return self._decode_tensor(content)
         raise InvalidInput(f"expected an image or a tensor, got {payload.kind}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -30,7 +31,10 @@ _READERS = {b"\xff\xd8\xff": JpegImageFile, b"\x89PNG\r\n\x1a\n": PngImageFile, 
 _OTHERS = {b"GIF8": "a GIF", b"BM": "a BMP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"%PDF": "a PDF"}
 
 # what the three readers raise on bytes that don't hold together
-_BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, struct.error, zlib.error, MemoryError)
+_BROKEN = (
+    *(OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, MemoryError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
@@ -60,12 +64,24 @@ class Preset(msgspec.Struct, frozen=True):
     squash: bool = False
 
 
+def decode_images(images: Sequence[bytes], preset: Preset, max_pixels: int) -> list[torch.Tensor]:
+    """Return (3, crop, crop) uint8 of each. Raises InvalidInput: not an image, broken, or more than `max_pixels`
+    in all of them together (by their headers, before any is decoded)."""
+    opened = [_open(data) for data in images]
+    total = sum(image.width * image.height for image in opened)
+    if total > max_pixels:
+        came = f"{opened[0].width}x{opened[0].height}" if len(opened) == 1 else f"{len(opened)} images with {total}"
+        raise InvalidInput(f"expected images of at most {max_pixels} pixels, got {came}")
+    return [_decode(image, len(data), preset) for image, data in zip(opened, images, strict=True)]
+
+
 def decode_image(data: bytes, preset: Preset, max_pixels: int) -> torch.Tensor:
-    """Return (3, crop, crop) uint8. Raises InvalidInput: not an image, broken, or more than `max_pixels`."""
-    image = _open(data)
+    """Return (3, crop, crop) uint8: decode_images of one."""
+    return decode_images([data], preset, max_pixels)[0]
+
+
+def _decode(image: ImageFile, size_bytes: int, preset: Preset) -> torch.Tensor:
     width, height = image.size
-    if width * height > max_pixels:
-        raise InvalidInput(f"expected an image of at most {max_pixels} pixels, got {width}x{height}")
     name = image.format
     try:
         if name == "JPEG":
@@ -75,7 +91,7 @@ def decode_image(data: bytes, preset: Preset, max_pixels: int) -> torch.Tensor:
         rgb = _to_rgb(_upright(image))
     except _BROKEN as error:
         raise InvalidInput(
-            f"expected a whole image, got a broken {name} of {width}x{height} in {len(data)} bytes ({error!s:.100})"
+            f"expected a whole image, got a broken {name} of {width}x{height} in {size_bytes} bytes ({error!s:.100})"
         ) from None
     pixels = np.array(_fit(rgb, preset))  # (crop, crop, 3) uint8
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()  # (3, crop, crop) uint8

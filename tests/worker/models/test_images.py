@@ -9,7 +9,7 @@ from PIL import Image
 
 from shared.errors import InvalidInput
 from tests.worker.models.photos import encoded, pixels
-from worker.models.images import Preset, decode_image
+from worker.models.images import Preset, decode_image, decode_images
 
 EXACT = Preset(resize=8, crop=8)  # 8x8 images pass unchanged
 LIMIT = 1_000_000
@@ -144,3 +144,15 @@ def test_threads_decode_alike():
     with ThreadPoolExecutor(4) as pool:
         rows = list(pool.map(lambda _: decode_image(data, preset, LIMIT), range(8)))
     assert all(torch.equal(row, rows[0]) for row in rows)
+
+
+def test_the_pixels_of_all_images_of_a_request_count_together():
+    one = encoded(np.zeros((600, 600, 3), np.uint8))
+    assert len(decode_images([one] * 2, EXACT, LIMIT)) == 2
+    with pytest.raises(InvalidInput, match="at most 1000000 pixels, got 3 images with 1080000"):
+        decode_images([one] * 3, EXACT, LIMIT)
+
+
+def test_a_webp_that_lies_about_its_size_is_refused():
+    with pytest.raises(InvalidInput):
+        decode_image(b"RIFF\xff\xff\xff\xffWEBPVP8X" + bytes(range(256)), EXACT, LIMIT)
