@@ -6,9 +6,9 @@ import asyncio
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from deploy.options import read, setting_options
+from deploy.tables import console, table
 from shared.broker import registry
 from shared.broker.connection import connect
 from shared.errors import BrokerUnavailable
@@ -19,33 +19,33 @@ from shared.errors import BrokerUnavailable
 @click.option("--all", "everything", is_flag=True, help="Also list every torchvision classifier by name.")
 def command(everything: bool, **options: str | None) -> None:
     """List what is being served now, and what MODEL_PATH can be."""
-    console = Console()
+    screen = console()
     try:
-        asyncio.run(_served(console, read(options).redis_url))
+        asyncio.run(_served(screen, read(options).redis_url))
     except BrokerUnavailable:
-        console.print("[dim]no broker to ask what is being served (REDIS_URL)[/]")
+        screen.print("[dim]no broker to ask what is being served (REDIS_URL)[/]")
     from worker.models import listing
 
-    table = Table("MODEL_PATH", "what it is", title="can be served", box=None, title_justify="left")
+    servable = table("MODEL_PATH", "what it is", title="can be served")
     entries = listing()
     shown = entries if everything else [entry for entry in entries if not entry[1].startswith("torchvision")]
     for path, description in shown:
-        table.add_row(path, description)
+        servable.add_row(path, description)
     if len(shown) < len(entries):
-        table.add_row(f"… and {len(entries) - len(shown)} more", "torchvision image classifiers by name (--all)")
-    console.print(table)
+        servable.add_row(f"… and {len(entries) - len(shown)} more", "torchvision image classifiers by name (--all)")
+    screen.print(servable)
 
 
-async def _served(console: Console, url: str) -> None:
+async def _served(screen: Console, url: str) -> None:
     client = connect(url)
     try:
         models = await registry.models(client)
         snapshots = {name: await registry.snapshot(client, name) for name in models}
     finally:
         await client.aclose()
-    table = Table("name", "MODEL_PATH", "takes", "row", "workers ready", title="served", box=None, title_justify="left")
+    served = table("name", "MODEL_PATH", "takes", "row", "workers ready", title="served")
     for name, info in models.items():
         takes = info.input
-        row = f"{takes.dtype or 'any'} {list(takes.shape) if takes.shape else 'any shape'}"
-        table.add_row(name, info.path, ", ".join(takes.kinds), row, str(len(snapshots[name].ready_workers)))
-    console.print(table)
+        row = f"{takes.dtype or ''} {list(takes.shape) if takes.shape else ''}".strip() or "any"
+        served.add_row(name, info.path, ", ".join(takes.kinds), row, str(len(snapshots[name].ready_workers)))
+    screen.print(served)

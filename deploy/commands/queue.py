@@ -6,9 +6,9 @@ import asyncio
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from deploy.options import read, setting_options
+from deploy.tables import console, table
 from shared.broker import registry
 from shared.broker.connection import check, connect
 from shared.broker.entries import Seen, look
@@ -27,32 +27,32 @@ def command(name: str | None, limit: int, **options: str | None) -> None:
 async def _show(url: str, name: str | None, limit: int) -> None:
     await check(url)
     client = connect(url)
-    console = Console()
+    screen = console()
     try:
         names = [name] if name else sorted(await registry.models(client))
         if not names:
-            console.print("no model has been announced yet")
+            screen.print("no model has been announced yet")
         for model in names:
-            _print(console, await registry.snapshot(client, model), await look(client, model, limit))
+            _print(screen, await registry.snapshot(client, model), await look(client, model, limit))
     finally:
         await client.aclose()
 
 
-def _print(console: Console, snapshot: Snapshot, entries: list[Seen]) -> None:
-    console.print(
+def _print(screen: Console, snapshot: Snapshot, entries: list[Seen]) -> None:
+    screen.print(
         f"[bold]{snapshot.model}[/]  waiting {snapshot.waiting}, running {snapshot.running}, "
         f"oldest wait {snapshot.oldest_wait_s:.2f} s, {snapshot.open_bytes:,} bytes open, {snapshot.dead} dead letters"
     )
-    workers = Table("worker", "state", "device", "batches", "rows", "now", box=None, header_style="bold")
+    workers = table("worker", "state", "device", "batches", "rows", "now")
     for worker_id, report in snapshot.workers.items():
         now = f"{report['batch_rows']} rows for {report['batch_s']} s" if report.get("batch") else report["progress"]
         workers.add_row(worker_id, report["state"], report["device"], report["batches"], report["rows"], now)
-    console.print(workers)
+    screen.print(workers)
     if entries:
-        table = Table("entry", "request", "age s", "rows", "bytes", "kind", "worker", "deliveries", box=None)
+        waiting = table("entry", "request", "age s", "rows", "bytes", "kind", "worker", "deliveries")
         for seen in entries:
             entry = seen.entry
             where = (seen.worker, str(entry.deliveries)) if seen.worker else ("waiting", "")
             numbers = (f"{seen.age_s:.2f}", str(entry.rows), str(entry.bytes))
-            table.add_row(entry.entry_id, entry.id, *numbers, entry.kind, *where)
-        console.print(table)
+            waiting.add_row(entry.entry_id, entry.id, *numbers, entry.kind, *where)
+        screen.print(waiting)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import click
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Column, Table
 
+from deploy.tables import console, table
 from shared.settings import describe, from_environment, public
 
 
@@ -20,10 +19,9 @@ def command(markdown: bool) -> None:
             click.echo(f"| `{name}` | {f'`{default}`' if default != '' else ''} | {meaning} |".replace("  ", " "))
         return
     values = public(from_environment())
-    columns = [Column(name, overflow="fold") for name in ("variable", "value", "default", "meaning")]
-    table = Table(*columns, box=None, header_style="bold")
+    rows = table("variable", "value", "default", "meaning")
     for name, _, default, meaning in describe():
         value = values[name.lower()]
         shown = escape(str(value))
-        table.add_row(name, f"[bold]{shown}[/]" if value != default else shown, str(default), meaning)
-    Console().print(table)
+        rows.add_row(name, f"[bold]{shown}[/]" if value != default else shown, str(default), meaning)
+    console().print(rows)
