@@ -248,7 +248,6 @@ class Worker:
 
 def main(settings: Settings) -> None:
     """Run a worker until it is told to stop. Raises StartupError if it can't start."""
-    sys.setswitchinterval(0.0005)  # the loop must get its turn while other threads run Python
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_main(settings))
     # A device thread may still be loading; it can't be interrupted, and nothing is left to save.
