@@ -28,9 +28,8 @@ def warm_up(engine: Engine, model: Model, max_rows: int, progress: Callable[[str
 
     Raises ModelLoadError if the model can't run even one row of its own example.
     """
-    try:
-        row = model.example()
-    except NotImplementedError:
+    row = model.example()
+    if row is None:
         progress("no warm-up: the model gives no example row")
         return
     for number, size in enumerate(all_sizes := sizes(max_rows), 1):

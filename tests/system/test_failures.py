@@ -64,6 +64,20 @@ async def test_a_flushed_broker_answers_all_the_same(stack: Callable[..., Stack]
     await asking
 
 
+async def test_a_broker_flushed_under_load_changes_no_answer(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=5,row_ms=0")
+    system.gateway()
+    system.worker()
+    system.ready()
+    # They look like JSON, so a gateway that forgot what the model takes would read them differently.
+    asking = asyncio.create_task(ask_all(system.url, [b'{"data": [%d]}' % n for n in range(4000)], 60))
+    for _ in range(3):
+        await asyncio.to_thread(eventually, system.running)
+        system.broker.sync.flushall()
+        await asyncio.sleep(0.3)
+    await asking
+
+
 def test_a_flushed_broker_still_knows_what_the_model_takes(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="examples.tabular:Iris", MODEL_NAME="iris")
     system.gateway()

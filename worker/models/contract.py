@@ -55,8 +55,8 @@ class Model(ABC):
         """Make ready to run. Raises ModelLoadError with one clear line that names the choices."""
 
     @abstractmethod
-    def example(self) -> Row:
-        """Return a row to warm up with."""
+    def example(self) -> Row | None:
+        """Return a row to warm up with, or None if there is none: then there is no warm-up."""
 
     @abstractmethod
     def decode(self, payload: Payload) -> list[Row]:

@@ -85,12 +85,12 @@ class UserModel(Model):
         self.device_name = devices.device_name(self._device)
 
     def example(self) -> Any:
-        """Return the class's own example, or zeros of its announced shape. Raises NotImplementedError if neither."""
+        """Return the class's own example, or zeros of its announced shape, or None if it has neither."""
         example = self._method("example")
         if example is not None:
             return example()
         if self.input.shape is None or self.input.dtype is None:
-            raise NotImplementedError(f"{self._path} has neither `example` nor an `input` with dtype and shape")
+            return None
         shape = [max(size, 1) for size in self.input.shape]
         return torch.zeros(shape, dtype=getattr(torch, self.input.dtype))
 
