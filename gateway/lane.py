@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from gateway.meters import LaneMeters
 from gateway.pending import Pending
+from gateway.room import Room
 from gateway.router import ReplyRouter
 from gateway.submitter import Submitter
 from gateway.sweep import Sweep
 from shared import tasks
-from shared.broker.admission import Admission, Request
+from shared.broker.admission import Admission, Capacity, Request
 from shared.broker.connection import BLOCK_S, connect
 from shared.broker.replies import Inbox
 from shared.errors import BrokerUnavailable, DeadlineExceeded
 from shared.keys import Keys
 from shared.settings import Settings
-
-MAX_RETRY_AFTER_S = 60.0
-RETRY_JITTER = 0.25
 
 
 class Lane:
@@ -34,11 +31,11 @@ class Lane:
         settings: Settings,
         gateway_id: str,
         meters: LaneMeters,
-        capacity: Callable[[], float],
+        capacity: Callable[[], Capacity],
     ) -> None:
         self.keys = Keys(model)
         self.meters = meters
-        self._capacity = capacity
+        self._room = Room(settings.max_queue, capacity)
         self._redis = connect(settings.redis_url)
         self._sweep_redis = connect(settings.redis_url)
         self._blocking_redis = connect(settings.redis_url, block_s=BLOCK_S)
@@ -49,7 +46,7 @@ class Lane:
             "body_ttl_s": settings.reply_ttl,
         }
         admission = Admission(self._redis, self.keys, gateway_id, **limits)
-        self._submitter = Submitter(admission, meters, self.retry_after_s)
+        self._submitter = Submitter(admission, meters, self._room)
         self._sweep = Sweep(
             Admission(self._sweep_redis, self.keys, gateway_id, **limits),
             Inbox(self._sweep_redis, self.keys, gateway_id),
@@ -69,11 +66,15 @@ class Lane:
         for client in (self._redis, self._sweep_redis, self._blocking_redis):
             await client.aclose()
 
-    def submit(self, request: Request, started_at: float) -> Pending:
-        """Send a request on its way. `started_at`: monotonic, when it arrived. Raises BrokerUnavailable at once
-        while Redis is away. The caller awaits `pending.future` and then calls `finished`, whatever happened."""
+    def check(self, timeout_ms: int) -> None:
+        """Refuse, before any work, what can't be taken now. Raises BrokerUnavailable, QueueFull or TooLate."""
         if not self._submitter.broker_up:
-            raise BrokerUnavailable("the broker can't be reached", self.retry_after_s(0))
+            raise BrokerUnavailable("the broker can't be reached", self._room.retry_after_s())
+        self._room.check(timeout_ms)
+
+    def submit(self, request: Request, started_at: float) -> Pending:
+        """Send a request on its way. `started_at`: monotonic, when it arrived. The caller has called `check`; it
+        awaits `pending.future` and then calls `finished`, whatever happened."""
         pending = Pending(request, asyncio.get_running_loop().create_future(), started_at)
         self.outstanding[request.id] = pending
         self._submitter.put(pending)
@@ -88,12 +89,6 @@ class Lane:
     def expire(self, pending: Pending) -> None:
         waited = time.monotonic() - pending.started_at
         pending.fail(DeadlineExceeded(f"not answered within {waited:.3g} s"))
-
-    def retry_after_s(self, waiting: int) -> float:
-        """When the queue as it is will have been worked off, by the rate the live workers can do; jittered."""
-        capacity = self._capacity()
-        seconds = min(MAX_RETRY_AFTER_S, max(1.0, waiting / capacity if capacity else 1.0))
-        return seconds * (1 + RETRY_JITTER * random.random())
 
     @property
     def broker_up(self) -> bool:

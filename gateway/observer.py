@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from gateway.lane import Lane
 from gateway.recent import pack
 from shared.broker import registry
+from shared.broker.admission import UNKNOWN, Capacity
 from shared.broker.connection import connect
 from shared.broker.registry import Snapshot
 from shared.errors import BrokerFull, BrokerUnavailable
@@ -41,18 +42,16 @@ class Observer:
         self._looked_at = 0.0
         self.models: dict[str, ModelInfo] = {}
         self.snapshots: dict[str, Snapshot] = {}
+        self._capacities: dict[str, Capacity] = {}
 
     @property
     def fresh(self) -> bool:
         """Whether Redis answered lately."""
         return time.monotonic() - self._looked_at < STALE_S
 
-    def capacity(self, model: str) -> float:
-        """Rows a second that the model's ready workers can do together; 0 if unknown."""
-        snapshot = self.snapshots.get(model)
-        if snapshot is None:
-            return 0.0
-        return sum(float(snapshot.workers[w].get("capacity_rows_per_s", 0)) for w in snapshot.ready_workers)
+    def capacity(self, model: str) -> Capacity:
+        """What the model's ready workers can do together, as of the last look."""
+        return self._capacities.get(model, UNKNOWN)
 
     async def run(self) -> None:
         looks = 0
@@ -69,7 +68,9 @@ class Observer:
     async def _look(self) -> None:
         models = await registry.models(self._client)
         names = {self._default, *models, *self._lanes}
-        self.snapshots = {name: await registry.snapshot(self._client, name) for name in sorted(names)}
+        snapshots = {name: await registry.snapshot(self._client, name) for name in sorted(names)}
+        self.snapshots = snapshots
+        self._capacities = {name: _capacity(snapshot) for name, snapshot in snapshots.items()}
         self.models |= models  # what Redis has lost is announced again within a beat; it isn't unknown till then
         self._looked_at = time.monotonic()
 
@@ -91,3 +92,9 @@ class Observer:
         except BrokerUnavailable as error:
             log.warning("leaving without a word: %s", error)
         await self._client.aclose()
+
+
+def _capacity(snapshot: Snapshot) -> Capacity:
+    reports = [snapshot.workers[worker_id] for worker_id in snapshot.ready_workers]
+    rates = [float(report.get("capacity_rows_per_s", 0)) for report in reports]
+    return Capacity(sum(rates), max((float(report.get("batch_full_s", 0)) for report in reports), default=0.0))

@@ -20,6 +20,7 @@ from gateway.problems import problem
 from gateway.reading import read_body
 from shared.broker.admission import Request
 from shared.errors import BodyTimeout, BodyTooLarge, ClientGone, MalformedBody, SmartBatchError
+from shared.settings import Settings
 from shared.wire import Payload, Reply, pack_payload, unpack_reply
 
 log = logging.getLogger(__name__)
@@ -56,8 +57,10 @@ class Predict:
             shown_id = envelope.client_id or request_id
             lane = gateway.lane(envelope.model)
             answer_format = accept.negotiate(envelope.accept)
+            timeout_ms = _timeout_ms(envelope, gateway.settings)
+            lane.check(timeout_ms)
             body = await read_body(scope, receive, gateway.settings.max_body_bytes, gateway.settings.request_timeout)
-            request = _request(gateway, lane, request_id, envelope, answer_format, body)
+            request = _request(gateway, lane, request_id, envelope, timeout_ms, answer_format, body)
             reply, timing = await _ask(lane, request, started_at, receive)
             model = lane.keys.model
             media, content = answers.render(answer_format, reply, model=model, request_id=request_id, timing=timing)
@@ -83,7 +86,13 @@ class Predict:
 
 
 def _request(
-    gateway: Gateway, lane: Lane, request_id: str, envelope: Envelope, answer_format: Format, body: bytes
+    gateway: Gateway,
+    lane: Lane,
+    request_id: str,
+    envelope: Envelope,
+    timeout_ms: int,
+    answer_format: Format,
+    body: bytes,
 ) -> Request:
     """Check the body against what the model takes, and pack it."""
     settings = gateway.settings
@@ -93,9 +102,12 @@ def _request(
     top_k = envelope.top_k if envelope.top_k is not None else DEFAULT_TOP_K
     if top_k and not wants_outputs(answer_format):
         payload.options = {"top_k": top_k}
+    return Request(request_id, timeout_ms, payload.rows, payload.kind, pack_payload(payload), envelope.trace)
+
+
+def _timeout_ms(envelope: Envelope, settings: Settings) -> int:
     timeout_s = min(envelope.timeout_s or settings.request_timeout, settings.request_timeout)
-    packed = pack_payload(payload)
-    return Request(request_id, max(1, int(timeout_s * 1000)), payload.rows, payload.kind, packed, envelope.trace)
+    return max(1, int(timeout_s * 1000))
 
 
 async def _ask(lane: Lane, request: Request, started_at: float, receive: Receive) -> tuple[Reply, dict[str, float]]:

@@ -6,12 +6,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 
 from gateway.meters import LaneMeters
 from gateway.pending import Pending
-from shared.broker.admission import MAX_CALL_BYTES, MAX_CALL_REQUESTS, Admission
-from shared.errors import BrokerFull, BrokerUnavailable, QueueFull
+from gateway.room import Room
+from shared.broker.admission import MAX_CALL_BYTES, MAX_CALL_REQUESTS, Admission, Verdict
+from shared.errors import BrokerFull, BrokerUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -22,10 +22,10 @@ RESEND_EVERY_S = 0.05
 class Submitter:
     """One long-lived task per lane. `put` and `cancel` are called by request handlers and never wait."""
 
-    def __init__(self, admission: Admission, meters: LaneMeters, retry_after: Callable[[int], float]) -> None:
+    def __init__(self, admission: Admission, meters: LaneMeters, room: Room) -> None:
         self._admission = admission
         self._meters = meters
-        self._retry_after = retry_after
+        self._room = room
         self._waiting: list[Pending] = []
         self._cancels: list[str] = []
         self._wake = asyncio.Event()
@@ -73,10 +73,10 @@ class Submitter:
         requests = [pending.request for pending in flush]
         while True:
             try:
-                waiting, admitted = await self._admission.admit(requests)
+                answer = await self._admission.admit(requests, capacity=self._room.capacity())
                 break
             except BrokerFull as error:
-                self._fail(flush, BrokerFull(error.detail, self._retry_after(0)))
+                self._fail(flush, BrokerFull(error.detail, self._room.retry_after_s()))
                 return
             except BrokerUnavailable as error:
                 self.broker_up = False
@@ -89,18 +89,17 @@ class Submitter:
                 await asyncio.sleep(RESEND_EVERY_S)
         self.broker_up = True
         self._meters.flushes.inc()
-        for pending, ok in zip(flush, admitted, strict=True):
-            if ok:
+        refused = []
+        for pending, verdict in zip(flush, answer.verdicts, strict=True):
+            if verdict == Verdict.ADMITTED:
                 pending.mark_admitted()
                 if pending.future.done():  # it gave up while the call was in flight
                     self._cancels.append(pending.request.id)
             else:
-                pending.fail(
-                    QueueFull(
-                        f"the queue is full ({waiting} waiting, MAX_QUEUE and MAX_QUEUE_BYTES)",
-                        self._retry_after(waiting),
-                    )
-                )
+                refused.append((pending, verdict))
+        self._room.learned(answer, [(pending.request, verdict) for pending, verdict in refused])
+        for pending, verdict in refused:
+            pending.fail(self._room.refusal(verdict, pending.request.timeout_ms))
 
     async def _send_cancels(self) -> None:
         cancels, self._cancels = self._cancels[:MAX_CALL_REQUESTS], self._cancels[MAX_CALL_REQUESTS:]

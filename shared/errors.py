@@ -92,6 +92,12 @@ class QueueFull(Unavailable):
     code = "queue_full"
 
 
+class TooLate(Unavailable):
+    """By the measured rate of the workers it would not be answered within its timeout, so it isn't taken at all."""
+
+    code = "too_late"
+
+
 class BrokerUnavailable(Unavailable):
     code = "broker_unavailable"
 

@@ -60,7 +60,7 @@ class Rider:
 class Batch:
     """Riders that run together. Owned by the claimer until submitted, then by the engine, then by the finisher."""
 
-    __slots__ = ("closed", "forward_s", "id", "on_device_at", "riders", "started_at")
+    __slots__ = ("closed", "forward_s", "id", "on_device_at", "riders", "rows_run", "started_at")
 
     def __init__(self, batch_id: str, riders: list[Rider], closed: CloseReason) -> None:
         self.id = batch_id
@@ -69,6 +69,7 @@ class Batch:
         self.on_device_at = 0.0  # the claimer's guess of when it starts, to time its claims ahead
         self.started_at = 0.0
         self.forward_s = 0.0
+        self.rows_run = 0  # without those that were dropped or failed before the forward
 
     @property
     def rows(self) -> int:

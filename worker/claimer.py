@@ -24,6 +24,7 @@ from worker.engine import Engine
 from worker.forward_times import ForwardTimes
 from worker.intake import Intake
 from worker.policy import CloseReason, Limits, decide
+from worker.service_rate import ServiceRate
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class Claimer:
         engine: Engine,
         limits: Limits,
         times: ForwardTimes,
+        service: ServiceRate,
         convictions: Convictions,
         worker_id: str,
     ) -> None:
@@ -51,6 +53,7 @@ class Claimer:
         self._engine = engine
         self._limits = limits
         self._times = times
+        self._service = service
         self._convictions = convictions
         self._batch_ids = (f"{worker_id}-{n}" for n in itertools.count(1))
         self._filling = Filling()
@@ -73,6 +76,8 @@ class Claimer:
 
     def device_freed(self, batch: Batch) -> None:
         self._on_device.remove(batch)
+        if batch.closed != "solo":
+            self._service.record(batch.rows_run, time.monotonic() - batch.on_device_at)
         if self._on_device:
             self._on_device[0].on_device_at = time.monotonic()
         else:

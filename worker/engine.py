@@ -80,6 +80,7 @@ class Engine:
                 rider.outputs = [None] * len(rider.rows)
                 for index, row in enumerate(rider.rows):
                     groups.setdefault(self._model.group(row), []).append((rider, index))
+        batch.rows_run = sum(map(len, groups.values()))
         batch.started_at = self.working_since = time.monotonic()
         for seats in groups.values():
             for start in range(0, len(seats), self.ceiling):

@@ -29,11 +29,6 @@ class ForwardTimes:
         nearest = min(known, key=lambda candidate: (abs(candidate - bucket), -candidate))
         return known[nearest]
 
-    def capacity(self, max_rows: int) -> float:
-        """Rows a second at the size that serves most, as far as is known."""
-        sizes = ((min(1 << bucket, max_rows), mean) for bucket, mean in list(self._mean_s.items()))
-        return max((rows / max(mean, 1e-6) for rows, mean in sizes), default=0.0)
-
     def table(self) -> dict[int, float]:
         """Rows (upper end of the bucket) → mean seconds."""
         return {1 << bucket: mean for bucket, mean in sorted(self._mean_s.items())}

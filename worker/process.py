@@ -48,6 +48,7 @@ from worker.models.contract import LoadContext
 from worker.policy import Limits
 from worker.replies import ReplyMaker
 from worker.report import Report
+from worker.service_rate import ServiceRate
 from worker.warmup import warm_up
 from worker.watchdog import Watchdog
 
@@ -72,8 +73,9 @@ class Worker:
             lease_ms=LEASE_MS,
             reply_ttl_s=settings.reply_ttl,
         )
-        times = ForwardTimes()
         max_rows = settings.max_batch_size
+        times = ForwardTimes()
+        service = ServiceRate(times, max_rows)
         limits = Limits(max_rows, settings.max_batch_bytes, settings.max_wait_time)
         self.meters = Meters(settings.model)
         self.engine = Engine(self.model, max_rows, times, self.meters)
@@ -81,8 +83,8 @@ class Worker:
         self.finisher = Finisher(claims, self.meters, settings.request_timeout + settings.reply_ttl)
         self.intake = Intake(claims, self.decoder, self.finisher, self.meters, settings.max_deliveries)
         convictions = Convictions()
-        self.claimer = Claimer(claims, self.intake, self.engine, limits, times, convictions, self.worker_id)
-        self.report = Report(settings, self.model, self.engine, times, self.meters)
+        self.claimer = Claimer(claims, self.intake, self.engine, limits, times, service, convictions, self.worker_id)
+        self.report = Report(settings, self.model, self.engine, service, self.meters)
         self._replies = ReplyMaker(self.model, self.meters, self.worker_id)
         self._leases = Leases(self._redis, keys, self.worker_id)
         self._heartbeat = Heartbeat(self._leases, convictions, self.meters, self.report.fields)

@@ -10,9 +10,9 @@ from shared import metric_snapshot
 from shared.broker.script import Argument
 from shared.settings import Settings
 from worker.engine import Engine
-from worker.forward_times import ForwardTimes
 from worker.meters import Meters
 from worker.models.contract import Model
+from worker.service_rate import ServiceRate
 
 METRICS_EVERY_S = 1.0
 
@@ -20,11 +20,11 @@ METRICS_EVERY_S = 1.0
 class Report:
     """Made at each beat. `now` may be called by any thread."""
 
-    def __init__(self, settings: Settings, model: Model, engine: Engine, times: ForwardTimes, meters: Meters) -> None:
+    def __init__(self, settings: Settings, model: Model, engine: Engine, service: ServiceRate, meters: Meters) -> None:
         self._settings = settings
         self._model = model
         self._engine = engine
-        self._times = times
+        self._service = service
         self._meters = meters
         self._started_ms = int(time.time() * 1000)
         self._metrics = b""
@@ -57,7 +57,8 @@ class Report:
             "batch_rows": running.rows if running else 0,
             "batch_s": f"{self._stalled_s(now):.3f}",
             "ceiling": self._engine.ceiling,
-            "capacity_rows_per_s": f"{self._times.capacity(self._settings.max_batch_size):.3f}",
+            "capacity_rows_per_s": f"{self._service.rows_per_s():.3f}",
+            "batch_full_s": f"{self._service.batch_full_s():.4f}",
             **self._meters.totals,
             "metrics": self._metrics,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import IntEnum
 
 import msgspec
 
@@ -13,6 +14,32 @@ from shared.keys import GROUP, Keys
 INLINE_BYTES = 64 * 1024  # larger payloads get a key of their own: 600 KB through Lua cost 1,250 µs, a SET 102
 MAX_CALL_REQUESTS = 256
 MAX_CALL_BYTES = 1024 * 1024
+
+
+class Verdict(IntEnum):
+    """What `admit` says to one request."""
+
+    FULL = 0
+    ADMITTED = 1
+    TOO_LATE = 2
+
+
+class Capacity(msgspec.Struct, frozen=True):
+    """What a model's ready workers can do together, by what they measured. Zeros: unknown."""
+
+    rows_per_s: float = 0.0
+    batch_s: float = 0.0  # from the start of a full batch to its end, on the slowest of them
+
+
+UNKNOWN = Capacity()
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The answer of one `admit`. `open_rows`: waiting and running together."""
+
+    waiting: int
+    open_rows: int
+    verdicts: list[Verdict]
 
 
 class Request(msgspec.Struct):
@@ -46,14 +73,16 @@ class Admission:
         self._limits = (max_entries, max_bytes)
         self._body_ttl_ms = int(body_ttl_s * 1000)
 
-    async def admit(self, requests: Sequence[Request], *, force: bool = False) -> tuple[int, list[bool]]:
-        """Return (entries waiting, admitted or full for each request). Harmless to repeat.
+    async def admit(self, requests: Sequence[Request], *, force: bool = False, capacity: Capacity = UNKNOWN) -> Answer:
+        """Put requests on the stream while there is room. Harmless to repeat. With `force` (what was accepted once)
+        neither room nor lateness is asked about; with a `capacity` those that could only be late are refused.
 
         At most MAX_CALL_REQUESTS requests and MAX_CALL_BYTES of inline payload a call (the caller cuts).
         Raises BrokerFull (nothing was admitted) and BrokerUnavailable (unknown what was).
         """
         keys = self._keys
         args: list[Argument] = [GROUP, *self._limits, int(force)]
+        args += (capacity.rows_per_s / 1000, capacity.batch_s * 1000)
         bodies: list[Request] = []
         for request in requests:
             payload = request.payload
@@ -65,19 +94,26 @@ class Admission:
         with broker_errors():
             script_keys = [keys.requests, keys.open, keys.turn, keys.bell]
             if not bodies:
-                waiting, *codes = await ADMIT.call(self._client, script_keys, args)
+                waiting, open_rows, *codes = await ADMIT.call(self._client, script_keys, args)
             else:
                 pipeline = self._client.pipeline(transaction=False)
                 for request in bodies:
                     pipeline.set(keys.body(request.id), request.payload, px=request.timeout_ms + self._body_ttl_ms)
-                waiting, *codes = await ADMIT.call_in(pipeline, self._client, script_keys, args)
-        admitted = [code == 1 for code in codes]
-        refused = {request.id for request, ok in zip(requests, admitted, strict=True) if not ok}
-        leftover = [keys.body(request.id) for request in bodies if request.id in refused]
+                waiting, open_rows, *codes = await ADMIT.call_in(pipeline, self._client, script_keys, args)
+        verdicts = [Verdict(code) for code in codes]
+        if bodies:
+            await self._unlink_refused(requests, verdicts)
+        return Answer(waiting, open_rows, verdicts)
+
+    async def _unlink_refused(self, requests: Sequence[Request], verdicts: Sequence[Verdict]) -> None:
+        leftover = [
+            self._keys.body(request.id)
+            for request, verdict in zip(requests, verdicts, strict=True)
+            if verdict != Verdict.ADMITTED and not request.inline
+        ]
         if leftover:
             with broker_errors():
                 await self._client.unlink(*leftover)
-        return waiting, admitted
 
     async def cancel(self, request_ids: Sequence[str]) -> int:
         """Free the places of requests nobody waits for. Returns how many were still open."""

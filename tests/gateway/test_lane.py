@@ -11,7 +11,7 @@ import pytest
 from gateway.lane import Lane
 from gateway.meters import Meters
 from gateway.pending import Pending
-from shared.broker.admission import Request
+from shared.broker.admission import UNKNOWN, Request
 from shared.broker.claims import Claims, Outcome
 from shared.broker.connection import connect
 from shared.errors import BrokerUnavailable, ClientGone, DeadlineExceeded
@@ -25,7 +25,7 @@ KEYS = Keys("m")
 @pytest.fixture
 async def lane(broker: Broker) -> AsyncIterator[Lane]:
     settings = from_environment({"REDIS_URL": broker.url, "MODEL_NAME": "m"})
-    lane = Lane("m", settings, "gw", Meters().of("m"), lambda: 0.0)
+    lane = Lane("m", settings, "gw", Meters().of("m"), lambda: UNKNOWN)
     lane.start(asyncio.create_task)
     yield lane
     await lane.close()
@@ -121,12 +121,12 @@ async def test_giving_up_before_the_admission_was_sent_sends_nothing(lane: Lane,
 
 async def test_without_a_broker_requests_are_refused_and_soon_at_once() -> None:
     settings = from_environment({"REDIS_URL": "redis://127.0.0.1:1/0", "MODEL_NAME": "m"})
-    lane = Lane("m", settings, "gw", Meters().of("m"), lambda: 0.0)
+    lane = Lane("m", settings, "gw", Meters().of("m"), lambda: UNKNOWN)
     lane.start(asyncio.create_task)
     first = submit(lane, 1)
     with pytest.raises(BrokerUnavailable):
         async with asyncio.timeout(4):
             await first.future
     with pytest.raises(BrokerUnavailable):
-        submit(lane, 2)
+        lane.check(5000)
     await lane.close()

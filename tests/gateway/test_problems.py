@@ -27,6 +27,7 @@ EXPECTED = {
     "wire_error": 502,
     "unavailable": 503,
     "queue_full": 503,
+    "too_late": 503,
     "broker_unavailable": 503,
     "broker_full": 503,
     "draining": 503,

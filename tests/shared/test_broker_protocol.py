@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from shared.broker.admission import Admission, Request
+from shared.broker.admission import Admission, Answer, Capacity, Request, Verdict
 from shared.broker.claims import Claims, Convict, Mode, Outcome
 from shared.broker.connection import Client, connect
 from shared.broker.leases import Leases
@@ -16,6 +16,7 @@ from shared.keys import GROUP, Keys
 from tests.conftest import Broker, eventually
 
 KEYS = Keys("m")
+FULL, ADMITTED, TOO_LATE = Verdict
 GATEWAY = "gw"
 
 
@@ -37,8 +38,7 @@ async def claim(client: Client, worker_id: str = "w1", mode: Mode = "idle", **ho
 
 
 async def test_an_admitted_request_stands_on_the_stream_and_in_open(client: Client) -> None:
-    waiting, admitted = await admission(client).admit([request(1)])
-    assert (waiting, admitted) == (1, [True])
+    assert await admission(client).admit([request(1)]) == Answer(1, 1, [ADMITTED])
     [(entry_id, fields)] = await client.xrange(KEYS.requests)
     assert list(fields) == [b"id", b"gateway", b"t", b"timeout_ms", b"rows", b"bytes", b"kind", b"trace", b"payload"]
     assert await client.hgetall(KEYS.open) == {b"r1": entry_id + b"|100|1", b"#bytes": b"100"}
@@ -46,25 +46,42 @@ async def test_an_admitted_request_stands_on_the_stream_and_in_open(client: Clie
 
 async def test_admitting_again_under_the_same_id_changes_nothing(client: Client) -> None:
     for _ in range(3):
-        assert await admission(client).admit([request(1), request(2)]) == (2, [True, True])
+        assert await admission(client).admit([request(1), request(2)]) == Answer(2, 2, [ADMITTED, ADMITTED])
     assert await client.xlen(KEYS.requests) == 2
 
 
 async def test_entries_beyond_the_limit_are_refused_one_by_one(client: Client) -> None:
-    waiting, admitted = await admission(client, max_entries=2).admit([request(n) for n in range(4)])
-    assert (waiting, admitted) == (2, [True, True, False, False])
+    answer = await admission(client, max_entries=2).admit([request(n) for n in range(4)])
+    assert answer == Answer(2, 2, [ADMITTED, ADMITTED, FULL, FULL])
 
 
 async def test_bytes_beyond_the_limit_are_refused_and_leave_no_body(client: Client) -> None:
     large = b"y" * 100_000
-    _, admitted = await admission(client, max_bytes=150_000).admit([request(n, payload=large) for n in (1, 2)])
-    assert admitted == [True, False]
+    answer = await admission(client, max_bytes=150_000).admit([request(n, payload=large) for n in (1, 2)])
+    assert answer.verdicts == [ADMITTED, FULL]
     assert await client.keys("*body*") == [KEYS.body("r1").encode()]
 
 
 async def test_a_forced_admission_passes_every_limit(client: Client) -> None:
-    _, admitted = await admission(client, max_entries=1).admit([request(1), request(2)], force=True)
-    assert admitted == [True, True]
+    both = [request(1), request(2)]
+    answer = await admission(client, max_entries=1).admit(both, force=True, capacity=Capacity(0.01, 10))
+    assert answer.verdicts == [ADMITTED, ADMITTED]
+
+
+async def test_what_could_only_be_late_is_refused_by_all_the_rows_ahead_of_it(client: Client) -> None:
+    ten_a_second = Capacity(rows_per_s=10, batch_s=0.5)
+    wide = [request(1, rows=30), request(2, rows=14), request(3), request(4)]  # each has 5 s
+    answer = await admission(client).admit(wide, capacity=ten_a_second)
+    # 30 rows with nothing waiting; 44 would take 4.4 s and a batch; 45 take 4.5 s and a batch, 46 are too many.
+    assert answer == Answer(3, 45, [ADMITTED, ADMITTED, ADMITTED, TOO_LATE])
+    await claim(client, room_rows=1)
+    assert (await admission(client).admit([request(5)], capacity=ten_a_second)).verdicts == [TOO_LATE]  # running counts
+    assert (await admission(client).admit([request(6)])).verdicts == [ADMITTED]  # capacity unknown
+
+
+async def test_with_nothing_waiting_a_short_timeout_is_worth_a_try(client: Client) -> None:
+    answer = await admission(client).admit([request(1)], capacity=Capacity(0.1, 60))
+    assert answer.verdicts == [ADMITTED]
 
 
 async def test_a_full_redis_refuses_admissions_and_still_finishes_work(client: Client) -> None:

@@ -1,17 +1,17 @@
 -- What the group has not claimed yet. XINFO's own `lag` turns nil once entries are deleted out of order.
--- Returns waiting (a count), and the group's last-delivered-id or nil where there is no such group.
+-- Returns waiting (a count), the group's last-delivered-id or nil where there is no such group, and all entries.
 local function waiting_in(requests, group)
   local length = redis.call('XLEN', requests)
   local groups = redis.pcall('XINFO', 'GROUPS', requests)
-  if groups.err then return length, nil end
+  if groups.err then return length, nil, length end
   for _, fields in ipairs(groups) do
     local found = {}
     for i = 1, #fields, 2 do found[fields[i]] = fields[i + 1] end
     if found['name'] == group then
-      return length - found['pending'], found['last-delivered-id']
+      return length - found['pending'], found['last-delivered-id'], length
     end
   end
-  return length, nil
+  return length, nil, length
 end
 
 -- Wake one idle worker if work waits that nobody is filling a batch from. One token at the most: a token that

@@ -1,5 +1,5 @@
 -- The hash `open` holds request_id -> entry_id|bytes|rows for everything admitted and not finished, plus the sums
--- #bytes and #wide (requests of several rows). It vanishes when nothing is open.
+-- #bytes and #wide (rows beyond the first of each request). It vanishes when nothing is open.
 local function parse_open(value)
   if not value then return nil end
   return string.match(value, '^([^|]+)|(%d+)|(%d+)$')
@@ -16,7 +16,7 @@ local function close_requests(open, requests)
   for n, request in ipairs(requests) do
     ids[n] = request[1]
     bytes = bytes + tonumber(request[2])
-    if request[3] ~= '1' then wide = wide + 1 end
+    wide = wide + tonumber(request[3]) - 1
   end
   redis.call('HDEL', open, unpack(ids))
   add_to(open, '#bytes', -bytes)

@@ -1,0 +1,104 @@
+"""More than the workers can do: what is taken is answered in time, the rest is told when to come back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import aiohttp
+import psutil
+import pytest
+
+from tests.load import Load, percentile
+from tests.system.stack import Process, Stack
+
+# 16 rows in 160 ms: 100 rows a second.
+SLOW = {"MODEL_PATH": "simulated:base_ms=80,row_ms=5", "MAX_BATCH_SIZE": 16}
+CAPACITY = 100.0
+
+
+def start(stack: Callable[..., Stack], **settings: object) -> tuple[Stack, Process]:
+    system = stack(**SLOW, **settings)
+    gateway = system.gateway()
+    system.worker()
+    return system.ready(), gateway
+
+
+async def health(url: str, until: asyncio.Event) -> list[float]:
+    """Seconds that /healthz took, asked ten times a second over a connection of its own each time."""
+    took = []
+    connector = aiohttp.TCPConnector(force_close=True)
+    async with aiohttp.ClientSession(connector=connector) as client:
+        while not until.is_set():
+            started = time.monotonic()
+            async with client.get(f"{url}/healthz") as response:
+                assert response.status == 200
+            took.append(time.monotonic() - started)
+            await asyncio.sleep(0.1)
+    return took
+
+
+@pytest.mark.parametrize("times", [2, 10])
+async def test_beyond_capacity_what_is_admitted_is_in_time_and_the_device_stays_full(
+    stack: Callable[..., Stack], times: int
+) -> None:
+    system, gateway = start(stack, REQUEST_TIMEOUT=2)
+    process = psutil.Process(gateway.pid)
+    seconds = 6.0
+    done = asyncio.Event()
+    async with Load(lambda: [system.url]) as load:
+        await load.closed_loop(16, 64)  # warm
+        load.ledger.clear()
+        before = process.memory_info().rss
+        healthy = asyncio.create_task(health(system.url, done))
+        await load.open_loop(times * CAPACITY, seconds)
+        done.set()
+        took = await healthy
+        ledger = load.ledger
+    answered = [asked for asked in ledger if asked.status == 200]
+    refused = [asked for asked in ledger if asked.status == 503]
+    assert all(asked.right for asked in answered)
+    assert len(answered) + len(refused) >= 0.995 * len(ledger), load.statuses()  # next to no 504
+    assert percentile((asked.seconds for asked in answered), 99) < 2.2
+    assert len(answered) > 0.85 * CAPACITY * seconds
+    assert {asked.code for asked in refused} <= {"too_late", "queue_full"}
+    assert all(asked.retry_after and asked.retry_after >= 1 for asked in refused)
+    assert percentile((asked.seconds for asked in refused), 95) < 0.1
+    assert percentile(took, 95) < 0.1, took
+    assert process.memory_info().rss - before < 20e6
+
+
+async def test_a_full_queue_holds_no_more_than_it_may(stack: Callable[..., Stack]) -> None:
+    system, _ = start(stack, MAX_QUEUE=20)
+    async with Load(lambda: [system.url]) as load:
+        begun = [load.begin() for _ in range(100)]
+        waiting = []
+        while not all(task.done() for task in begun):
+            waiting.append(await asyncio.to_thread(lambda: system.stats()["queue"]["waiting"]))
+        assert max(waiting) <= 20
+        # 20 that wait and up to two batches that the worker has taken
+        assert 20 <= load.statuses()[200] <= 20 + 3 * 16
+        assert load.statuses()[200] + load.statuses()[503] == 100
+
+
+async def test_bytes_have_a_limit_of_their_own(stack: Callable[..., Stack]) -> None:
+    system, _ = start(stack, MAX_QUEUE_BYTES=1_000_000)
+    async with Load(lambda: [system.url]) as load:
+        await asyncio.gather(*(load.ask(body=b"%d" % n + bytes(300_000)) for n in range(20)))
+        assert load.statuses()[200] >= 3
+        assert {asked.code for asked in load.ledger if asked.status != 200} == {"queue_full"}
+        small = await load.ask()
+        assert small.status == 200
+
+
+async def test_a_timeout_that_can_not_be_kept_is_refused_and_a_longer_one_taken(stack: Callable[..., Stack]) -> None:
+    system, _ = start(stack)
+    async with Load(lambda: [system.url]) as load:
+        backlog = [load.begin() for _ in range(200)]  # two seconds of work
+        await asyncio.sleep(0.2)
+        hurried = await load.ask(headers={"x-request-timeout": "1"})
+        patient = await load.ask(headers={"x-request-timeout": "10"})
+        await asyncio.gather(*backlog)
+    assert (hurried.status, hurried.code) == (503, "too_late")
+    assert (patient.status, patient.right) == (200, True)
