@@ -19,7 +19,7 @@ from shared.broker import registry
 from shared.broker.admission import UNKNOWN, Capacity
 from shared.broker.connection import connect
 from shared.broker.registry import Snapshot
-from shared.errors import BrokerFull, BrokerUnavailable
+from shared.errors import BrokerUnavailable
 from shared.model_info import ModelInfo
 from shared.settings import Settings
 
@@ -61,7 +61,7 @@ class Observer:
                 if looks % REPORT_EVERY == 0:
                     await self._report()
                 looks += 1
-            except (BrokerUnavailable, BrokerFull) as error:
+            except BrokerUnavailable as error:
                 log.warning("looking at the broker failed: %s", error)
             await asyncio.sleep(LOOK_S)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from gateway.meters import LaneMeters
 from gateway.pending import Pending
 from shared.broker.replies import Inbox, chunks
-from shared.errors import BrokerFull, BrokerUnavailable
+from shared.errors import BrokerUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class ReplyRouter:
                     done += ids
                 self._on_broker(True)
                 failures = 0
-            except (BrokerUnavailable, BrokerFull) as error:
+            except BrokerUnavailable as error:
                 self._meters.broker_errors.inc()
                 self._on_broker(False)
                 if failures == 0:

@@ -109,6 +109,6 @@ class Submitter:
             # They run for nobody and their replies expire; sending this again later would cost more than that.
             log.warning("cancelling %d requests failed: %s", len(cancels), error)
 
-    def _fail(self, flush: list[Pending], error: BrokerUnavailable | BrokerFull) -> None:
+    def _fail(self, flush: list[Pending], error: BrokerUnavailable) -> None:
         for pending in flush:
             pending.fail(error)

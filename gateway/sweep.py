@@ -14,7 +14,7 @@ from gateway.meters import LaneMeters
 from gateway.pending import Pending
 from shared.broker.admission import MAX_CALL_BYTES, MAX_CALL_REQUESTS, Admission
 from shared.broker.replies import Inbox
-from shared.errors import BrokerFull, BrokerUnavailable
+from shared.errors import BrokerUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Sweep:
             self._soon.clear()
             try:
                 await self.sweep(time.monotonic() - OUTSTANDING_S)
-            except (BrokerUnavailable, BrokerFull) as error:
+            except BrokerUnavailable as error:
                 log.warning("the sweep failed: %s", error)
 
     async def sweep(self, admitted_before: float) -> None:

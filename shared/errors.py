@@ -102,8 +102,8 @@ class BrokerUnavailable(Unavailable):
     code = "broker_unavailable"
 
 
-class BrokerFull(Unavailable):
-    """Redis reached its maxmemory and takes no new work."""
+class BrokerFull(BrokerUnavailable):
+    """Redis reached its maxmemory and takes no new work: the command was refused, nothing was written."""
 
     code = "broker_full"
 

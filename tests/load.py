@@ -7,6 +7,7 @@ an answer that belongs to another request, or comes twice on one connection, can
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 from collections import Counter
@@ -97,14 +98,19 @@ class Load:
 
         await asyncio.gather(*(connection() for _ in range(connections)))
 
-    async def open_loop(self, rate: float, seconds: float, **how: Any) -> None:
+    async def open_loop(self, rate: float, seconds: float) -> None:
         """Send at this rate, whatever comes back, and wait for the answers."""
+        until = asyncio.Event()
+        asyncio.get_running_loop().call_later(seconds, until.set)
+        await self.open_loop_until(until, rate)
+
+    async def open_loop_until(self, until: asyncio.Event, rate: float) -> None:
         started = time.monotonic()
-        for number in range(int(rate * seconds)):
-            ahead_s = started + number / rate - time.monotonic()
-            if ahead_s > 0:
-                await asyncio.sleep(ahead_s)
-            self.begin(**how)
+        for number in itertools.count():
+            if until.is_set():
+                break
+            self.begin()
+            await asyncio.sleep(max(0.0, started + (number + 1) / rate - time.monotonic()))
         await self.finish()
 
     def begin(self, **how: Any) -> asyncio.Task[Asked]:

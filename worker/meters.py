@@ -47,8 +47,10 @@ class Meters:
         self.busy.inc(seconds)
 
     def batch(self, batch: Batch) -> None:
-        """Count a batch that has run."""
-        rows = batch.rows
+        """Count a batch that has run. One of which nothing reached the device was none."""
+        rows = batch.rows_run
+        if not rows:
+            return
         self._batches[batch.closed].inc()
         self.batch_rows.observe(rows)
         self.batch_requests.observe(len(batch.riders))

@@ -28,7 +28,7 @@ from shared.broker import registry
 from shared.broker.claims import Claims, Outcome
 from shared.broker.connection import BLOCK_S, check, connect
 from shared.broker.leases import LEASE_MS, Beat, Leases
-from shared.errors import ModelLoadError, SmartBatchError
+from shared.errors import BrokerFull, ModelLoadError, SmartBatchError
 from shared.keys import Keys
 from shared.model_info import ModelInfo
 from shared.settings import Settings
@@ -228,10 +228,11 @@ class Worker:
                 self.intake.forget(rider)
 
     async def _after_beat(self, beat: Beat, sent_at: float) -> None:
-        await registry.announce(self._redis, self._info())  # Redis may have lost it since
         strays = self.intake.audit(beat.pending, sent_at)
         if strays:
             await self.intake.adopt(strays, beat.now_ms)
+        with contextlib.suppress(BrokerFull):  # it still holds what was announced before
+            await registry.announce(self._redis, self._info())  # Redis may have lost it since
 
     # --- tasks and signals
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Sequence
 from typing import Literal
 
@@ -10,7 +11,7 @@ import msgspec
 
 from shared.broker.connection import Client, broker_errors
 from shared.broker.script import CLAIM, FINISH, RELEASE, Argument
-from shared.errors import BrokerUnavailable
+from shared.errors import BrokerFull, BrokerUnavailable
 from shared.keys import GROUP, Keys
 
 Mode = Literal["idle", "top", "ahead"]
@@ -190,6 +191,12 @@ class Claims:
 
     async def finish(self, outcomes: Sequence[Outcome]) -> int:
         """Publish replies and remove the entries. Returns how many requests it closed. Harmless to repeat."""
+        try:
+            return await self._finish(outcomes, INLINE_REPLY_BYTES)
+        except BrokerFull:  # a plain SET is refused then; the script, which frees more than it takes, is not
+            return await self._finish(outcomes, sys.maxsize)
+
+    async def _finish(self, outcomes: Sequence[Outcome], inline_bytes: int) -> int:
         keys = self._keys
         script_keys = [keys.requests, keys.open, keys.dead]
         args: list[Argument] = [GROUP, self._reply_ttl_ms, DEAD_BODY_TTL_MS, DEAD_MAX]
@@ -197,7 +204,7 @@ class Claims:
         for outcome in outcomes:
             entry, reply = outcome.entry, outcome.reply
             script_keys += (keys.reply(entry.id), keys.inbox(entry.gateway), keys.body(entry.id))
-            if len(reply) > INLINE_REPLY_BYTES:
+            if len(reply) > inline_bytes:
                 pipeline.set(keys.reply(entry.id), reply, px=self._reply_ttl_ms)
                 args += (entry.entry_id, entry.id, b"", len(reply), outcome.dead_reason)
             else:

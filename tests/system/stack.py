@@ -21,6 +21,7 @@ class Process:
 
     def __init__(self, command: str, environ: dict[str, str], log: Path) -> None:
         self.log = log
+        self.url = ""  # of a gateway
         with log.open("ab") as out:
             self.popen = subprocess.Popen(
                 [sys.executable, "-m", "deploy.cli", command],
@@ -66,7 +67,7 @@ class Stack:
             lines = [line for line in process.log.read_text().splitlines() if "gateway on " in line]
             return lines[-1].split("gateway on ")[1].split(",")[0] if lines else ""
 
-        self.url = eventually(address)
+        self.url = process.url = eventually(address)
         eventually(self._answers, 20)
         return process
 
@@ -79,8 +80,12 @@ class Stack:
         def enough() -> bool:
             for process in self.processes:
                 assert process.popen.poll() in (None, 0, -9, -15), process.log.read_text()
-            answer = self.client.get(f"{self.url}/readyz").json()
-            return answer["ready"] and sum(answer["ready_workers"].values()) >= workers
+            if not self.client.get(f"{self.url}/readyz").json()["ready"]:
+                return False
+            alive = {process.pid for process in self.processes if process.popen.poll() is None}
+            models = self.client.get(f"{self.url}/stats").json()["models"].values()
+            reports = [report for model in models for report in model["workers"].values()]
+            return sum(report.get("state") == "ready" and report["pid"] in alive for report in reports) >= workers
 
         eventually(enough, timeout_s, 0.05)
         return self
@@ -91,12 +96,46 @@ class Stack:
     def stats(self, model: str = "simulated") -> dict:
         return self.client.get(f"{self.url}/stats").json()["models"][model]
 
+    def held_by(self, worker: Process, model: str = "simulated") -> int:
+        """Entries pending for one worker."""
+        reports = self.stats(model)["workers"]
+        name = next((name for name, report in reports.items() if report["pid"] == worker.pid), None)
+        consumers = self.broker.sync.xinfo_consumers(f"smartbatch:{{{model}}}:requests", "workers")
+        return next((c["pending"] for c in consumers if c["name"].decode() == name), 0)
+
     def running(self, model: str = "simulated") -> int:
         """Entries claimed and not finished, asked of Redis itself."""
         try:
             return self.broker.sync.xpending(f"smartbatch:{{{model}}}:requests", "workers")["pending"]
         except redis.ResponseError:
             return 0  # no group yet
+
+    def counter(self, name: str, labels: str = "") -> float:
+        """The sum of a metric over its samples, or over those with `labels` as in `outcome="ok"`."""
+        lines = self.client.get(f"{self.url}/metrics").text.splitlines()
+        samples = [line for line in lines if line.startswith((f"{name}{{", f"{name} ")) and labels in line]
+        return sum(float(line.rpartition(" ")[2]) for line in samples)
+
+    def waiting(self, model: str = "simulated") -> int:
+        """Entries on the stream, asked of Redis itself."""
+        return self.broker.sync.xlen(f"smartbatch:{{{model}}}:requests")
+
+    def until_clean(self, workers: int, model: str = "simulated", timeout_s: float = 20.0) -> None:
+        """Wait until idle means empty: no entry, nothing pending, no key that won't expire, no dead consumer."""
+        eventually(lambda: not self.leftovers(workers, model), timeout_s, 0.1)
+
+    def leftovers(self, workers: int, model: str = "simulated") -> list[str]:
+        """What an idle system with so many workers shouldn't have."""
+        redis = self.broker.sync
+        tag = f"smartbatch:{{{model}}}:"
+        found = [f"{n} entries" for n in (redis.xlen(f"{tag}requests"),) if n]
+        found += [f"{n} pending" for n in (self.running(model),) if n]
+        consumers = len(redis.xinfo_consumers(f"{tag}requests", "workers")) if redis.exists(f"{tag}requests") else 0
+        found += [f"{consumers} consumers"] * (consumers > workers)
+        leases = redis.zcard(f"{tag}leases")
+        found += [f"{leases} leases"] * (leases != workers)
+        kept = ("requests", "bell", "leases", "gateways", "worker:", "gateway:", "dead")
+        return found + [k for k in map(bytes.decode, redis.keys(f"{tag}*")) if not k.removeprefix(tag).startswith(kept)]
 
     def close(self) -> None:
         self.client.close()

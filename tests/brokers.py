@@ -1,0 +1,73 @@
+"""A real broker server for the tests: Valkey or redis-server, which may be killed, restarted, and emptied."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import redis as redis_sync
+
+from deploy import embedded_broker
+
+
+class Broker:
+    """A server of this test session's own. With `durable` it keeps an append-only file, as in docker-compose.yml."""
+
+    def __init__(self, binary: str, *, durable: bool = False) -> None:
+        self.folder = tempfile.TemporaryDirectory(prefix="smartbatch-test-")
+        self.port = embedded_broker.free_port(preferred=0)
+        self._command = [binary, *embedded_broker.arguments(self.port, self.folder.name)[1:]]
+        if durable:
+            self._command += ["--appendonly", "yes", "--appendfsync", "everysec"]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.sync: Any = redis_sync.Redis(port=self.port, protocol=2, socket_timeout=5)
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        eventually(self._answers)
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.process.kill()
+        self.process.wait()
+
+    def lose_data(self) -> None:
+        """Remove what a killed server would load again."""
+        for file in Path(self.folder.name).rglob("*"):
+            if file.is_file():
+                file.unlink()
+
+    def pause(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        self.sync.close()
+        self.process.terminate()
+        self.process.wait()
+        self.folder.cleanup()
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.sync.ping())
+        except (redis_sync.ConnectionError, redis_sync.BusyLoadingError):
+            return False
+
+
+def eventually(condition: Callable[[], Any], timeout_s: float = 10.0, every_s: float = 0.01) -> Any:
+    """Wait until `condition()` is true and return its value; fail after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        if value := condition():
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not true within {timeout_s} s: {condition}")
+        time.sleep(every_s)

@@ -1,0 +1,155 @@
+"""Workers and gateways come and go under load: killed, paused, restarted one by one."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+
+from tests.brokers import eventually
+from tests.load import Load, percentile
+from tests.system.stack import Stack
+
+QUICK = {"MODEL_PATH": "simulated:base_ms=20,row_ms=1", "REPLY_TTL": 3}
+RATE = 150.0
+
+
+async def test_kill_9_of_a_worker_under_load_is_over_within_five_seconds(stack: Callable[..., Stack]) -> None:
+    system = stack(**QUICK)
+    system.gateway()
+    victim, _ = system.worker(), system.worker()
+    await asyncio.to_thread(system.ready, 2)
+    killed_at = []
+    async with Load(lambda: [system.url]) as load:
+        done = asyncio.Event()
+        sending = asyncio.create_task(load.open_loop_until(done, RATE))
+        for _ in range(2):  # the second is a restarted one
+            await asyncio.sleep(1)
+            await asyncio.to_thread(eventually, partial(system.held_by, victim))
+            victim.kill()
+            killed_at.append(time.monotonic())
+            victim = await asyncio.to_thread(system.worker)
+            await asyncio.sleep(5)
+        done.set()
+        await sending
+    assert load.statuses() == {200: len(load.ledger)}
+    assert all(asked.right for asked in load.ledger)
+    assert len({asked.request_id for asked in load.ledger}) == len(load.ledger)
+    recovered = [asked for asked in load.ledger if asked.closed == "solo"]
+    assert recovered
+    for asked in recovered:
+        killed = max(at for at in killed_at if at < asked.done_at)
+        assert asked.done_at - killed < 5
+    await asyncio.to_thread(system.until_clean, 2)
+
+
+async def test_a_worker_that_was_paused_alone_changes_no_answer_when_it_comes_back(stack: Callable[..., Stack]) -> None:
+    system = stack(**QUICK)
+    system.gateway()
+    paused, _ = system.worker(), system.worker()
+    await asyncio.to_thread(system.ready, 2)
+    async with Load(lambda: [system.url]) as load:
+        done = asyncio.Event()
+        sending = asyncio.create_task(load.open_loop_until(done, RATE))
+        await asyncio.to_thread(eventually, partial(system.held_by, paused))
+        paused.popen.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(6)  # long enough to be convicted, and its entries run by the other
+        paused.popen.send_signal(signal.SIGCONT)
+        await asyncio.sleep(2)
+        done.set()
+        await sending
+    assert load.statuses() == {200: len(load.ledger)}
+    assert all(asked.right for asked in load.ledger)
+    assert system.counter("smartbatch_convictions_total") == 1
+    await asyncio.to_thread(system.until_clean, 2)
+    assert paused.popen.poll() is None
+
+
+async def test_a_killed_gateway_breaks_its_own_connections_and_nothing_else(stack: Callable[..., Stack]) -> None:
+    system = stack(**QUICK)
+    gateways = [system.gateway(), system.gateway()]
+    system.worker()
+    await asyncio.to_thread(system.ready)
+    urls = [gateway.url for gateway in gateways]
+    async with Load(lambda: urls) as load:
+        done = asyncio.Event()
+        sending = asyncio.create_task(load.open_loop_until(done, RATE))
+        await asyncio.sleep(1)
+        killed = urls.pop(0)
+        gateways[0].kill()
+        await asyncio.sleep(1)
+        done.set()
+        await sending
+    others = [asked for asked in load.ledger if asked.status != 200]
+    assert {(asked.status, asked.url) for asked in others} <= {(0, killed)}
+    assert len(others) < RATE / 2
+    assert all(asked.right for asked in load.ledger if asked.status == 200)
+    system.url = urls[0]
+    await asyncio.to_thread(system.until_clean, 1)  # what the dead gateway had asked has run, its replies expired
+
+
+async def test_a_rolling_restart_fails_no_request(stack: Callable[..., Stack]) -> None:
+    system = stack(**QUICK)
+    gateways = [system.gateway(), system.gateway()]
+    workers = [system.worker(), system.worker()]
+    await asyncio.to_thread(system.ready, 2)
+    urls = [gateway.url for gateway in gateways]
+    async with Load(lambda: urls) as load:
+        done = asyncio.Event()
+        sending = asyncio.create_task(load.open_loop_until(done, RATE))
+        for worker in workers:
+            assert await asyncio.to_thread(worker.stop) == 0
+            await asyncio.to_thread(system.worker)
+            await asyncio.to_thread(system.ready, 2)
+        for gateway in gateways:
+            urls.remove(gateway.url)  # as a load balancer does that sees it not ready
+            assert await asyncio.to_thread(gateway.stop) == 0
+            urls.append((await asyncio.to_thread(system.gateway)).url)
+        await asyncio.sleep(0.5)
+        done.set()
+        await sending
+    assert load.statuses() == {200: len(load.ledger)}
+    assert all(asked.right for asked in load.ledger)
+    slow = [asked for asked in load.ledger if asked.seconds > 2]
+    assert not slow
+    assert "solo" not in {asked.closed for asked in load.ledger}  # nobody had to be convicted
+    await asyncio.to_thread(system.until_clean, 2)
+
+
+async def test_what_expired_never_reaches_the_device(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=1,row_ms=0", REPLY_TTL=3)
+    gateway = system.gateway()
+    async with Load(lambda: [system.url]) as load:
+        asked = [load.begin(headers={"x-request-timeout": "1"}) for _ in range(5)]
+        await asyncio.to_thread(eventually, lambda: system.waiting() == 5)
+        gateway.kill()  # so nobody takes them back at the deadline
+        await asyncio.gather(*asked)
+    await asyncio.sleep(1)
+    await asyncio.to_thread(system.gateway)
+    system.worker()
+    await asyncio.to_thread(system.ready)
+    expired = ("smartbatch_entries_total", 'outcome="expired"')
+    await asyncio.to_thread(eventually, lambda: system.counter(*expired) == 5)
+    assert system.counter("smartbatch_rows_total") == 0
+    await asyncio.to_thread(system.until_clean, 1)
+
+
+async def test_what_was_abandoned_or_timed_out_never_reaches_the_device(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=1,row_ms=0")
+    system.gateway()
+    async with Load(lambda: [system.url]) as load:
+        abandoned = [load.begin() for _ in range(3)]
+        late = [load.begin(headers={"x-request-timeout": "0.6"}) for _ in range(3)]
+        await asyncio.to_thread(eventually, lambda: system.waiting() == 6)
+        for task in abandoned:
+            task.cancel()
+        await asyncio.gather(*late)
+        assert {(task.result().status, task.result().code) for task in late} == {(504, "deadline_exceeded")}
+        await asyncio.to_thread(eventually, lambda: system.waiting() == 0)
+        system.worker()
+        await asyncio.to_thread(system.ready)
+        assert (await load.ask()).right
+    await asyncio.to_thread(eventually, lambda: system.counter("smartbatch_rows_total") == 1)
+    await asyncio.to_thread(system.until_clean, 1)
