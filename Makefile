@@ -1,6 +1,8 @@
 # make up          run everything on this machine (PORT=8000 WORKERS=1 MODEL=efficientnet_lite0)
 # make test        the tests
 # make test-docker the tests that bring up docker-compose.yml (a Docker engine is needed)
+# make chaos       everything goes wrong at random, under load: SECONDS=60 SEED= RATE=400 BROKER=valkey
+# make soak        steady load for SECONDS=600, and whether anything grows
 # make check       format, lint, types
 PORT ?= 8000
 WORKERS ?= 1
@@ -12,7 +14,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV := $(VENV)/.dev
 
-.PHONY: up test test-docker check format clean
+.PHONY: up test test-docker chaos soak check format clean
 
 up: $(READY)
 	@exec $(BIN)/smartbatch up --port $(PORT) --workers $(WORKERS) --model '$(MODEL)'
@@ -22,6 +24,13 @@ test: $(DEV)
 
 test-docker: $(DEV)
 	$(BIN)/pytest -m docker $(ARGS)
+
+chaos: $(DEV)
+	$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),60) --rate $(or $(RATE),400) \
+	  --broker $(or $(BROKER),valkey) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+soak: $(DEV)
+	$(BIN)/python -m tests.chaos.soak --seconds $(or $(SECONDS),600) $(ARGS)
 
 check: $(DEV)
 	$(BIN)/ruff format --check .
@@ -45,7 +54,7 @@ $(READY): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(DEV): $(READY)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[worker,local,examples,test,dev]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[worker,local,examples,loadtest,test,dev]'
 	@touch $@
 
 clean:

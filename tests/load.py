@@ -11,13 +11,15 @@ import itertools
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
 
 from worker.models.simulated import expected
+
+T = TypeVar("T")
 
 NO_ANSWER = 0  # the status of a request whose connection broke or whose client gave up
 
@@ -46,7 +48,7 @@ class Load:
     """Use as `async with`. `urls` gives the gateways to choose from at any moment."""
 
     def __init__(self, urls: Callable[[], list[str]], *, connections: int = 0, give_up_s: float = 60.0) -> None:
-        self._urls = urls
+        self.urls = urls
         self._connections = connections
         self._give_up_s = give_up_s
         self._open: set[asyncio.Task[Any]] = set()
@@ -69,7 +71,7 @@ class Load:
         self, kind: str = "plain", body: bytes | None = None, *, headers: Mapping[str, str] | None = None
     ) -> Asked:
         """Send one request and keep what came of it. Without `body` it gets one that no other has."""
-        asked = Asked(len(self.ledger), kind, time.monotonic(), random.choice(self._urls()))
+        asked = Asked(len(self.ledger), kind, time.monotonic(), random.choice(self.urls()))
         self.ledger.append(asked)
         body = b"input number %d" % asked.number if body is None else body
         try:
@@ -115,7 +117,11 @@ class Load:
 
     def begin(self, **how: Any) -> asyncio.Task[Asked]:
         """Send one without waiting for its answer; `finish` does."""
-        task = asyncio.create_task(self.ask(**how))
+        return self.also(self.ask(**how))
+
+    def also(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run something that `finish` waits for, too."""
+        task = asyncio.create_task(coroutine)
         self._open.add(task)
         task.add_done_callback(self._open.discard)
         return task

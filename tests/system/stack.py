@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -19,12 +20,12 @@ ROOT = Path(__file__).parents[2]
 class Process:
     """One of our processes, started by the test and ended by it."""
 
-    def __init__(self, command: str, environ: dict[str, str], log: Path) -> None:
+    def __init__(self, command: Sequence[str], environ: dict[str, str], log: Path) -> None:
         self.log = log
         self.url = ""  # of a gateway
         with log.open("ab") as out:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", "deploy.cli", command],
+                command,
                 env={**os.environ, **environ},
                 cwd=ROOT,
                 stdout=out,
@@ -60,7 +61,7 @@ class Stack:
 
     def gateway(self, **settings: object) -> Process:
         """Start a gateway on a free port; the last one started is `self.url`."""
-        process = self._start("gateway", settings)
+        process = self.start("gateway", settings)
 
         def address() -> str:
             assert process.popen.poll() is None, process.log.read_text()
@@ -72,7 +73,7 @@ class Stack:
         return process
 
     def worker(self, **settings: object) -> Process:
-        return self._start("worker", settings)
+        return self.start("worker", settings)
 
     def ready(self, workers: int = 1, timeout_s: float = 60.0) -> Stack:
         """Wait until so many workers are ready."""
@@ -80,15 +81,19 @@ class Stack:
         def enough() -> bool:
             for process in self.processes:
                 assert process.popen.poll() in (None, 0, -9, -15), process.log.read_text()
-            if not self.client.get(f"{self.url}/readyz").json()["ready"]:
-                return False
-            alive = {process.pid for process in self.processes if process.popen.poll() is None}
-            models = self.client.get(f"{self.url}/stats").json()["models"].values()
-            reports = [report for model in models for report in model["workers"].values()]
-            return sum(report.get("state") == "ready" and report["pid"] in alive for report in reports) >= workers
+            return self.ready_workers() >= workers
 
         eventually(enough, timeout_s, 0.05)
         return self
+
+    def ready_workers(self) -> int:
+        """How many of the worker processes that live now are ready; 0 while the gateway isn't."""
+        if not self.client.get(f"{self.url}/readyz").json()["ready"]:
+            return 0
+        alive = {process.pid for process in self.processes if process.popen.poll() is None}
+        models = self.client.get(f"{self.url}/stats").json()["models"].values()
+        reports = [report for model in models for report in model["workers"].values()]
+        return sum(report.get("state") == "ready" and report["pid"] in alive for report in reports)
 
     def predict(self, content: bytes = b"", **how) -> httpx.Response:
         return self.client.post(f"{self.url}/predict", content=content, **how)
@@ -142,9 +147,11 @@ class Stack:
         for process in self.processes:
             process.kill()
 
-    def _start(self, command: str, settings: dict[str, object]) -> Process:
+    def start(self, name: str, settings: Mapping[str, object], command: Sequence[str] = ()) -> Process:
+        """Start `smartbatch NAME`, or another command in its place."""
         environ = {**self.environ, **{k: str(v) for k, v in settings.items()}}
-        process = Process(command, environ, self.folder / f"{command}-{len(self.processes)}.log")
+        command = command or [sys.executable, "-m", "deploy.cli", name]
+        process = Process(command, environ, self.folder / f"{name}-{len(self.processes)}.log")
         self.processes.append(process)
         return process
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 from tests.brokers import eventually
-from tests.load import Load, percentile
+from tests.load import Load
 from tests.system.stack import Stack
 
 QUICK = {"MODEL_PATH": "simulated:base_ms=20,row_ms=1", "REPLY_TTL": 3}

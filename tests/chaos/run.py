@@ -1,0 +1,122 @@
+"""One run: traffic and faults until the time is up; then everything is let go, and the service has to prove itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from tests.brokers import Broker
+from tests.chaos import faults, traffic
+from tests.chaos.system import WORKERS, System
+from tests.load import Asked, Load
+
+WARM_S = 2.0
+BETWEEN_FAULTS_S = (0.5, 4.0)
+KILLER_EVERY_S = 15.0
+AFTER_S = 3.0  # of load after the last fault
+PROOF_REQUESTS = 200
+GIVE_UP_S = 45.0  # a client waits longer than REQUEST_TIMEOUT (30 s), so whatever comes later counts as lost
+
+
+class Happened(msgspec.Struct):
+    """A fault, and when it was over. Monotonic seconds."""
+
+    name: str
+    began_at: float
+    ended_at: float = 0.0
+
+
+class Run(msgspec.Struct):
+    """All that a verdict is made of."""
+
+    seed: int
+    seconds: float
+    rate: float
+    broker: str
+    asked: list[Asked] = []
+    faults: list[Happened] = []
+    killed_gateways: list[tuple[str, float]] = []
+    restarts: int = 0
+    convictions: float = 0.0
+    leftovers: list[str] = []
+    proof: list[Asked] = []
+
+
+async def run(broker: Broker, name: str, folder: Path, seed: int, seconds: float, rate: float, say: Callable) -> Run:
+    """Run the system for so long. `say(text)` is called now and then with how it goes."""
+    rng = random.Random(seed)
+    result = Run(seed, seconds, rate, name)
+    system = System(broker, folder)
+    try:
+        await system.start()
+        async with Load(system.urls, give_up_s=GIVE_UP_S) as load:
+            result.asked = load.ledger
+            until = time.monotonic() + WARM_S + seconds
+            breaking = [
+                asyncio.create_task(_break(kind, system, random.Random(rng.random()), until, result.faults))
+                for kind in faults.KINDS
+            ]
+            sending = asyncio.create_task(_send(load, rng, rate, until, lambda: say(_so_far(result, until))))
+            await asyncio.gather(*breaking)
+            await asyncio.sleep(AFTER_S)
+            sending.cancel()
+            say("letting go")
+            await load.finish()
+            await system.until_ready()
+            result.asked = list(load.ledger)
+            result.proof = [await load.ask() for _ in range(PROOF_REQUESTS)]
+        with contextlib.suppress(AssertionError):
+            await asyncio.to_thread(system.stack.until_clean, WORKERS)
+        result.leftovers = await asyncio.to_thread(system.stack.leftovers, WORKERS)
+        result.convictions = system.stack.counter("smartbatch_convictions_total")
+        result.killed_gateways, result.restarts = system.killed_gateways, system.restarts
+    finally:
+        await system.close()
+    return result
+
+
+async def _send(load: Load, rng: random.Random, rate: float, until: float, tell: Callable[[], None]) -> None:
+    """Open loop: requests are sent at their time, whatever has become of those before. Killers only until `until`,
+    the rest until cancelled."""
+    started = told_at = time.monotonic()
+    killer_at = started + WARM_S
+    sent = 0
+    while True:
+        now = time.monotonic()
+        traffic.begin(load, rng, traffic.kind(rng))
+        sent += 1
+        if killer_at < now < until:
+            traffic.begin(load, rng, rng.choice(traffic.KILLERS))
+            killer_at = now + KILLER_EVERY_S
+        if now > told_at + 1:
+            told_at = now
+            tell()
+        await asyncio.sleep(max(0.0, started + sent / rate - time.monotonic()))
+
+
+async def _break(
+    kind: tuple[faults.Fault, ...], system: System, rng: random.Random, until: float, happened: list[Happened]
+) -> None:
+    """One fault of this kind after the other. Four kinds at once would leave no time to recover in."""
+    await asyncio.sleep(WARM_S)
+    while True:
+        await asyncio.sleep(len(faults.KINDS) * rng.uniform(*BETWEEN_FAULTS_S))
+        if time.monotonic() > until:
+            return
+        fault = rng.choice(kind)
+        happened.append(this := Happened(fault.__name__, time.monotonic()))
+        await fault(system, rng)
+        this.ended_at = time.monotonic()
+
+
+def _so_far(result: Run, until: float) -> str:
+    answered = sum(asked.status == 200 for asked in result.asked)
+    last = result.faults[-1].name.replace("_", " ") if result.faults else "nothing yet"
+    left_s = max(0.0, until - time.monotonic())
+    return f"{left_s:.0f} s left · {len(result.asked)} sent, {answered} answered · {len(result.faults)} faults · {last}"

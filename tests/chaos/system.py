@@ -1,0 +1,100 @@
+"""The system under chaos: a durable broker behind a proxy, gateways, workers, and a supervisor that restarts them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import sys
+import time
+from pathlib import Path
+
+from tests.brokers import Broker, eventually
+from tests.proxy import Proxy
+from tests.system.stack import Process, Stack
+
+GATEWAYS = 2
+WORKERS = 3
+RESTART_AFTER_S = 0.2
+MODEL_PATH = "simulated:base_ms=5,row_ms=0.2"
+SETTINGS = {
+    "MODEL_PATH": MODEL_PATH,
+    "STALL_TIMEOUT": 3,  # a hang is noticed soon enough to see many of them
+    "REPLY_TTL": 5,
+    "GRACE_TIME": 20,
+    "LOG_LEVEL": "info",
+}
+CHAOTIC = [sys.executable, "-m", "tests.chaos.worker"]
+
+
+class System:
+    """Everything is started by `start` and ended by `close`. Faults act on `gateways`, `workers`, `broker`, `proxy`."""
+
+    def __init__(self, broker: Broker, folder: Path) -> None:
+        self.broker = broker
+        self.proxy = Proxy(broker.port)
+        self.stack = Stack(broker, folder, **SETTINGS, REDIS_URL=self.proxy.url)
+        self.gateways: list[Process] = []
+        self.workers: list[Process] = []
+        self.restarts = 0
+        self.killed_gateways: list[tuple[str, float]] = []  # (url, when)
+        self._supervisor: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        for _ in range(GATEWAYS):
+            self.gateways.append(await asyncio.to_thread(self.stack.gateway))
+        for _ in range(WORKERS):
+            self.workers.append(self._worker())
+        await asyncio.to_thread(self.stack.ready, WORKERS)
+        self._supervisor = asyncio.create_task(self._supervise())
+
+    def urls(self) -> list[str]:
+        """The gateways that a load balancer would send to."""
+        return [gateway.url for gateway in self.gateways] or [self.stack.url]
+
+    async def kill_gateway(self, rng: random.Random) -> None:
+        gateway = rng.choice(self.gateways)
+        self.killed_gateways.append((gateway.url, time.monotonic()))
+        self.gateways.remove(gateway)
+        gateway.kill()
+        await self._add_gateway()
+
+    async def restart_gateway(self, rng: random.Random) -> None:
+        """SIGTERM, as a rolling restart does: first out of the balancer, then drained."""
+        gateway = rng.choice(self.gateways)
+        self.gateways.remove(gateway)
+        code = await asyncio.to_thread(gateway.stop)
+        assert code == 0, f"a gateway ended with {code}:\n{gateway.log.read_text()[-2000:]}"
+        await self._add_gateway()
+
+    async def _add_gateway(self) -> None:
+        """One that finds no broker ends; it is started again until it does."""
+        while True:
+            await asyncio.sleep(RESTART_AFTER_S)
+            with contextlib.suppress(AssertionError):
+                self.gateways.append(await asyncio.to_thread(self.stack.gateway))
+                return
+
+    async def _supervise(self) -> None:
+        """Restart workers that ended, as compose and `smartbatch up` do."""
+        while True:
+            for worker in [worker for worker in self.workers if worker.popen.poll() is not None]:
+                self.workers.remove(worker)
+                self.restarts += 1
+                self.workers.append(self._worker())
+            await asyncio.sleep(RESTART_AFTER_S)
+
+    async def until_ready(self) -> None:
+        self.stack.url = self.gateways[0].url
+        await asyncio.to_thread(eventually, lambda: self.stack.ready_workers() >= WORKERS, 30, 0.1)
+
+    def _worker(self) -> Process:
+        return self.stack.start("worker", {}, CHAOTIC)
+
+    async def close(self) -> None:
+        if self._supervisor:
+            self._supervisor.cancel()
+        self.proxy.flow()
+        self.broker.resume()
+        await asyncio.to_thread(self.stack.close)
+        self.proxy.close()
