@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,19 @@ from deploy import embedded_broker
 class Broker:
     """A server of this test session's own. With `durable` it keeps an append-only file, as in docker-compose.yml."""
 
-    def __init__(self, binary: str, *, durable: bool = False) -> None:
+    def __init__(self, binary: str, *, durable: bool = False, environ: Mapping[str, str] | None = None) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="smartbatch-test-")
         self.port = embedded_broker.free_port(preferred=0)
         self._command = [binary, *embedded_broker.arguments(self.port, self.folder.name)[1:]]
         if durable:
             self._command += ["--appendonly", "yes", "--appendfsync", "everysec"]
+        self._environ = {**os.environ, **(environ or {})}
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.sync: Any = redis_sync.Redis(port=self.port, protocol=2, socket_timeout=5)
         self.start()
 
     def start(self) -> None:
-        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, env=self._environ)
         eventually(self._answers)
 
     def kill(self) -> None:

@@ -26,24 +26,24 @@ def valkey_server() -> Iterator[Broker]:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[Broker]:
-    server = Broker(_binary("redis"))
+    server = Broker(binary("redis"))
     yield server
     server.stop()
 
 
-def _binary(kind: str) -> str:
+def binary(kind: str) -> str:
     if kind == "valkey":
         return str(embedded_broker.server_binary())
-    binary = shutil.which("redis-server")
-    if binary is None:
+    found = shutil.which("redis-server")
+    if found is None:
         pytest.skip("no redis-server on PATH (Debian: apt-get install redis-server)")
-    return binary
+    return found
 
 
 @pytest.fixture(params=["valkey", "redis"])
 def durable_broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
     """Each kind of broker in turn, of the test's own and with an append-only file: to be killed and restarted."""
-    server = Broker(_binary(request.param), durable=True)
+    server = Broker(binary(request.param), durable=True)
     yield server
     server.stop()
 

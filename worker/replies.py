@@ -33,6 +33,11 @@ class ReplyMaker:
             elif rider.lost:
                 self._meters.outcome("lost")
                 outcomes.append(Outcome(rider.entry))
+            elif isinstance(rider.error, DeadlineExceeded):
+                # Given up without a reply: its gateway's own clock has said 504 or is about to. If it was Redis's
+                # clock that stepped, the gateway's sweep misses the entry and admits it again.
+                self._meters.outcome("expired")
+                outcomes.append(Outcome(rider.entry))
             else:
                 ride = Ride(batch.id, rows, len(batch.riders), batch.closed, self._worker_id, rider.entry.deliveries)
                 outcomes.append(Outcome(rider.entry, self._reply(rider, ride, _times(rider, batch))))
@@ -52,14 +57,8 @@ class ReplyMaker:
             else:
                 self._meters.outcome("ok")
                 return packed
-        self._meters.outcome(_outcome(error))
+        self._meters.outcome("invalid" if isinstance(error, ClientError) else "error")
         return pack_reply(Reply(None, error, ride, ms))
-
-
-def _outcome(error: SmartBatchError) -> str:
-    if isinstance(error, DeadlineExceeded):
-        return "expired"
-    return "invalid" if isinstance(error, ClientError) else "error"
 
 
 def _times(rider: Rider, batch: Batch) -> dict[str, float]:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 import click
 import matplotlib as mpl
@@ -46,13 +47,11 @@ class Series(msgspec.Struct):
         settled = [i for i, at in enumerate(self.seconds) if at >= min(SETTLED_S, self.seconds[-1] / 3)]
         fifth = max(1, len(settled) // 5)
         first, last = settled[:fifth], settled[-fifth:]
-        return tuple(
-            _median([v[i] for i in last]) - _median([v[i] for i in first]) for v in (self.rss_bytes, self.files)
-        )
 
+        def grown(values: list[int]) -> float:
+            return median(values[i] for i in last) - median(values[i] for i in first)
 
-def _median(values: list[int]) -> float:
-    return sorted(values)[len(values) // 2]
+        return grown(self.rss_bytes), grown(self.files)
 
 
 @click.command()
