@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from deploy import startup_error
 from shared import __version__
 from shared.errors import SmartBatchError
 
@@ -51,7 +52,8 @@ def main() -> None:
     try:
         cli(standalone_mode=True)
     except SmartBatchError as error:
-        click.secho(f"smartbatch: {error}", fg="red", err=True)
+        if not startup_error.tell(str(error)):
+            click.secho(f"smartbatch: {error}", fg="red", err=True)
         sys.exit(2)
 
 

@@ -12,7 +12,7 @@ import urllib.request
 
 from rich.console import Console
 
-from deploy import embedded_broker
+from deploy import embedded_broker, startup_error
 from deploy.child import Child
 from shared.broker import registry
 from shared.broker.connection import check, connect
@@ -23,7 +23,7 @@ from shared.settings import Settings, mask_url
 LOOK_S = 0.2
 BROKER_START_S = 10.0
 STARTUP_EXIT = 2  # a child that can't start, having said why in one line
-RESTART_S = (0.2, 1.0, 2.0, 5.0)
+RESTART_S = (0.2, 1.0, 2.0, 5.0)  # the pause before the first restart, the second, … and all later ones
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # http_proxy isn't for our own gateway
 STABLE_S = 30.0  # a child that lived so long is restarted at once again
 
@@ -41,13 +41,15 @@ class Launcher:
         self._watchers: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
         self._ready = False
-        self._error: str | None = None
+        self._error: tuple[str, ...] = ()
+        self._folder = ""
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
         for name in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(name, self._on_signal)
         with tempfile.TemporaryDirectory(prefix="smartbatch-") as folder:
+            self._folder = folder
             try:
                 await self._start_broker(folder)
                 await self._start_processes()
@@ -57,10 +59,12 @@ class Launcher:
                     await self._stop.wait()
             finally:
                 await self._drain()
-        if self._error:
-            self._console.print(f"smartbatch: {self._error}", style="red", markup=False)
-            return STARTUP_EXIT
-        return 0
+        for text in filter(None, self._error):
+            self._say_error(text)
+        return STARTUP_EXIT if self._error else 0
+
+    def _say_error(self, text: str) -> None:
+        self._console.print(f"smartbatch: {text}", style="red", markup=False, soft_wrap=True)
 
     # --- start
 
@@ -99,10 +103,13 @@ class Launcher:
         }
         if not settings.torch_threads:
             environ["TORCH_THREADS"] = str(max(1, (os.cpu_count() or 1) // self._workers))
-        await self._add(Child("gateway", _smartbatch("gateway"), environ))
+        await self._add(Child("gateway", _smartbatch("gateway"), self._environ(environ, "gateway")))
         for number in range(1, self._workers + 1):
             name = f"worker {number}" if self._workers > 1 else "worker"
-            await self._add(Child(name, _smartbatch("worker"), environ))
+            await self._add(Child(name, _smartbatch("worker"), self._environ(environ, name)))
+
+    def _environ(self, environ: dict[str, str], name: str) -> dict[str, str]:
+        return {**environ, **startup_error.environ(self._folder, name)}
 
     async def _add(self, child: Child) -> None:
         await child.start()
@@ -121,12 +128,17 @@ class Launcher:
             child.kill()  # what it may have left behind would hold the port
             if self._stop.is_set():
                 return
+            why = startup_error.take(self._folder, child.name)
             if code == STARTUP_EXIT and not self._ready:
-                self._error = f"the {child.name} could not start"
+                self._error = (why, f"the {child.name} could not start")
                 self._stop.set()
                 return
-            failures = 0 if loop.time() - started > STABLE_S else failures + 1
+            if why:
+                self._say_error(why)
+            if loop.time() - started > STABLE_S:
+                failures = 0
             pause_s = RESTART_S[min(failures, len(RESTART_S) - 1)]
+            failures += 1
             how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
             self._console.print(f"{child.name} ended {how}; started again in {pause_s:g} s", style="yellow")
             await asyncio.sleep(pause_s)

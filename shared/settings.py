@@ -56,7 +56,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "redis://127.0.0.1:6379/0"
     reply_ttl: Annotated[float, Meta(ge=1, le=86400, description="How long a reply nobody fetches is kept")] = 60.0
     max_deliveries: Annotated[
-        int, Meta(ge=1, le=100, description="An entry that has ended this many workers becomes a dead letter")
+        int,
+        Meta(
+            ge=1,
+            le=100,
+            description="An entry that has ended this many workers, all but the first while it ran alone, becomes a "
+            "dead letter; 1 counts as 2, since the first proves nothing",
+        ),
     ] = 3
 
     # the gateway

@@ -104,12 +104,18 @@ class Claimer:
     # --- device free
 
     async def _while_free(self) -> None:
-        self._filling.add(self._intake.take_adopted())
+        if not self._filling:
+            self._filling.add(self._intake.take_suspect())
+            self._solo = bool(self._filling)
+        if not self._solo:
+            self._filling.add(self._intake.take_adopted())
         if not self._filling and not await self._first():
             return
         if self._solo:
+            riders = self._filling.riders
             self._submit("solo")
             await self._until_free()
+            await self._intake.until_finished(riders)  # else the next, should it kill, would have this one counted too
             self._solo = False
             return
         await self._fill()
@@ -153,7 +159,7 @@ class Claimer:
 
     async def _while_busy(self) -> None:
         """One claim ahead, or a wait for the device, whichever is due."""
-        if len(self._on_device) > 1 or self._convictions.convicts:
+        if len(self._on_device) > 1 or self._convictions.convicts or self._intake.has_suspects:
             await self._until_freed(None)
             return
         running = self._on_device[0]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 from shared.errors import InvalidInput, SmartBatchError, TooManyRows
 from shared.wire import unpack_payload
@@ -20,13 +22,15 @@ _WEIGHT = 0.1
 
 
 class Decoder:
-    """The decode threads. Owned by the worker process; `decode` is called by the claimer."""
+    """The decode threads; replies are made in them too. Owned by the worker process, called from the event loop
+    and by the device thread. The watchdog looks at `working_since`."""
 
     def __init__(self, model: Model, max_rows: int, threads: int = 0) -> None:
         self._model = model
         self._max_rows = max_rows
         self._threads = threads or min(4, os.cpu_count() or 1)
-        self.pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
+        self._since: dict[int, float] = {}  # thread → when it began what it is doing, monotonic
         self.mean_s = 0.0  # per entry
 
     def decode(self, riders: Sequence[Rider]) -> None:
@@ -37,16 +41,35 @@ class Decoder:
             done: Future[None] = Future()
             for rider in chunk:
                 rider.decoded = done
-            self.pool.submit(self._decode_chunk, chunk, done)
+            self.submit(self._decode_chunk, chunk, done)
 
     def decode_later(self, rider: Rider) -> None:
         """Decode one rider whose `decoded` is already being waited for."""
-        self.pool.submit(self._decode_chunk, [rider], rider.decoded)
+        self.submit(self._decode_chunk, [rider], rider.decoded)
+
+    def submit(self, function: Callable[..., None], *args: Any) -> None:
+        """Run a function in a decode thread."""
+        self._pool.submit(self._work, function, *args)
+
+    @property
+    def working_since(self) -> float:
+        """When the thread that has made no progress for longest began; 0 while all are idle."""
+        return min(self._since.copy().values(), default=0.0)
+
+    def _work(self, function: Callable[..., None], *args: Any) -> None:
+        thread = threading.get_ident()
+        self._since[thread] = time.monotonic()
+        try:
+            function(*args)
+        except BaseException:  # the pool would keep it to itself
+            log.exception("a decode thread failed")
+        finally:
+            self._since.pop(thread, None)
 
     def _decode_chunk(self, riders: Sequence[Rider], done: Future[None]) -> None:
         try:
             for rider in riders:
-                started = time.monotonic()
+                started = self._since[threading.get_ident()] = time.monotonic()
                 self._decode_one(rider)
                 rider.decoded_at = time.monotonic()
                 rider.decode_s = rider.decoded_at - started
@@ -65,10 +88,10 @@ class Decoder:
             rider.rows, rider.options = rows, payload.options
         except SmartBatchError as error:
             rider.error = error
-        except Exception:
+        except BaseException:  # a model may be the user's own code: SystemExit too
             log.exception("decode failed", extra={"request_id": rider.entry.id})
             rider.error = InvalidInput("the model could not decode this input")
 
     def close(self) -> None:
         """Wait for everything handed in, then end the threads."""
-        self.pool.shutdown(wait=True)
+        self._pool.shutdown(wait=True)

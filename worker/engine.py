@@ -1,7 +1,8 @@
 """The device thread: it runs batches and cannot reach the network.
 
 A batch in, the same batch out with `outputs` or `error` on every rider. A row that raises is found by halving
-and fails alone; a batch too large for the device's memory is halved and the ceiling remembered.
+and fails alone; a batch too large for the device's memory is halved and the ceiling remembered. After an error that
+leaves the device useless nothing is halved or failed: the process ends, and others run what it held.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from shared.errors import DeadlineExceeded, InvalidInput, ModelFailed, SmartBatchError
 from worker.batch import Batch, Rider
+from worker.ceiling import Ceiling
+from worker.device_errors import is_lost, is_out_of_memory, may_be_lost
 from worker.forward_times import ForwardTimes
 from worker.meters import Meters
 from worker.models.contract import Model
@@ -23,7 +26,9 @@ log = logging.getLogger(__name__)
 
 Seat = tuple[Rider, int]  # a rider and which of its rows
 
-PROBE_AFTER_BATCHES = 200  # batches at the ceiling before a larger one is tried again
+
+class DeviceLost(Exception):
+    """The device is of no use to this process any more; it says nothing of any row."""
 
 
 class Engine:
@@ -31,16 +36,21 @@ class Engine:
 
     def __init__(self, model: Model, max_rows: int, times: ForwardTimes, meters: Meters) -> None:
         self._model = model
-        self._max_rows = max_rows
         self._times = times
         self._meters = meters
         self._batches: queue.SimpleQueue[Batch | Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._main, name="device", daemon=True)
         self.on_done: Callable[[Batch], None] = lambda batch: None
-        self.ceiling = max_rows  # rows that fit the device's memory, as far as is known
-        self._at_ceiling = 0
-        self.working_since = 0.0  # monotonic; 0 while there is nothing to do. The watchdog looks at it.
+        self.on_lost: Callable[[str], None] = lambda why: None  # ends the process
+        self._ceiling = Ceiling(max_rows)
+        self._row_too_large = False  # a row alone didn't fit, in the part that is running
+        self.working_since = 0.0  # monotonic, anew at each forward; 0 while idle. The watchdog looks at it.
         self.running: Batch | None = None
+
+    @property
+    def ceiling(self) -> int:
+        """Rows that fit the device's memory, as far as is known."""
+        return self._ceiling.rows
 
     def start(self) -> None:
         self._thread.start()
@@ -64,7 +74,10 @@ class Engine:
             self.running = work
             try:
                 self._run(work)
-            except Exception:
+            except DeviceLost as error:
+                self.on_lost(str(error))
+                self._fail(work.riders, ModelFailed("the device failed"))
+            except BaseException:  # this thread ends for nothing
                 log.exception("batch failed", extra={"batch_id": work.id})
                 self._fail(work.riders, ModelFailed("the model failed on this batch"))
             self.running = None
@@ -72,45 +85,83 @@ class Engine:
             self.on_done(work)
 
     def _run(self, batch: Batch) -> None:
-        groups: dict[Hashable, list[Seat]] = {}
         for rider in batch.riders:
             if not _decoded_in_time(rider):
                 rider.error = DeadlineExceeded("the deadline passed before the request reached the device")
-            if rider.alive:
-                rider.outputs = [None] * len(rider.rows)
-                for index, row in enumerate(rider.rows):
-                    groups.setdefault(self._model.group(row), []).append((rider, index))
-        batch.rows_run = sum(map(len, groups.values()))
         batch.started_at = self.working_since = time.monotonic()
-        for seats in groups.values():
-            for start in range(0, len(seats), self.ceiling):
-                self._run_seats(seats[start : start + self.ceiling])
+        groups = self._seats_by_group(batch.riders)
+        batch.rows_run = sum(map(len, groups))
+        for seats in groups:
+            while seats:
+                part, seats = seats[: self.ceiling], seats[self.ceiling :]
+                self._run_part(part)
         batch.forward_s = time.monotonic() - batch.started_at
 
+    def _seats_by_group(self, riders: Sequence[Rider]) -> list[list[Seat]]:
+        groups: dict[Hashable, list[Seat]] = {}
+        for rider in riders:
+            if not rider.alive:
+                continue
+            rider.outputs = [None] * len(rider.rows)
+            try:
+                keys = [self._model.group(row) for row in rider.rows]
+                hash(tuple(keys))
+            except BaseException as error:  # a model may be the user's own code: anything
+                rider.error = _as_row_error(error)
+                continue
+            for index, key in enumerate(keys):
+                groups.setdefault(key, []).append((rider, index))
+        return list(groups.values())
+
+    def _run_part(self, seats: list[Seat]) -> None:
+        """Run rows of one group, as many as should fit."""
+        ceiling = self.ceiling
+        self._row_too_large = False
+        self._run_seats(seats)
+        if self._row_too_large and self.ceiling < ceiling:
+            self._ceiling.restore(ceiling)
+            self._meters.ceiling.set(ceiling)
+            log.info("it was one row's size: batches of up to %d rows again", ceiling)
+
     def _run_seats(self, seats: list[Seat]) -> None:
-        """Run rows of one group; halve on failure until the bad row stands alone."""
+        """Halve on failure until the bad row stands alone."""
         seats = [seat for seat in seats if seat[0].alive]  # a rider that failed takes its other rows with it
         if not seats:
             return
         rows = [rider.rows[index] for rider, index in seats]
+        self.working_since = time.monotonic()
         try:
             outputs = self.forward(rows)
-        except Exception as error:
-            if len(seats) == 1:
-                self._fail([seats[0][0]], _as_row_error(error))
-                return
+        except BaseException as error:  # SystemExit too: a row that calls sys.exit() fails alone
+            too_large = self._failed(seats, error)
+        else:
+            for (rider, index), output in zip(seats, outputs, strict=True):
+                rider.outputs[index] = output
+            if self._ceiling.fitted(len(seats)):
+                self._meters.ceiling.set(self.ceiling)
+                log.info("trying batches of up to %d rows again", self.ceiling)
+            return
+        # Only here is the error gone, and with its traceback what the failed forward still held on the device.
+        if too_large:
+            self._model.free_memory()
+        if len(seats) > 1:
             half = len(seats) // 2
-            if _is_out_of_memory(error):
-                self._lower_ceiling(half)
-            else:
-                self._meters.bisections.inc()
-                log.info("a batch of %d rows failed and is halved: %s", len(seats), type(error).__name__)
             self._run_seats(seats[:half])
             self._run_seats(seats[half:])
-            return
-        for (rider, index), output in zip(seats, outputs, strict=True):
-            rider.outputs[index] = output
-        self._probe_ceiling(len(seats))
+
+    def _failed(self, seats: list[Seat], error: BaseException) -> bool:
+        """Draw the conclusions. True if it was for want of memory. Raises DeviceLost."""
+        if too_large := is_out_of_memory(error):
+            self._too_large(len(seats))
+            self._row_too_large = self._row_too_large or len(seats) == 1
+        elif is_lost(error) or (may_be_lost(error) and not self._model.device_works()):
+            raise DeviceLost(_one_line(error)) from error
+        elif len(seats) > 1:
+            self._meters.bisections.inc()
+            log.info("a batch of %d rows failed and is halved: %s", len(seats), type(error).__name__)
+        if len(seats) == 1:
+            self._fail([seats[0][0]], _as_row_error(error))
+        return too_large
 
     def forward(self, rows: list[Any], *, warm_up: bool = False) -> list[Any]:
         """Collate, run, copy back: one output per row. Also what warm-up calls."""
@@ -124,29 +175,18 @@ class Engine:
             self._meters.forward(seconds)
         return outputs
 
-    def limit(self, rows: int, error: Exception) -> None:
-        """Lower the ceiling because a warm-up batch didn't fit; raise any other error again."""
-        if not _is_out_of_memory(error):
-            raise error
-        self._lower_ceiling(rows)
+    def warm_up_failed(self, rows: int, error: Exception) -> bool:
+        """Lower the ceiling if it was for want of memory. False if it was anything else."""
+        if not is_out_of_memory(error):
+            return False
+        self._too_large(rows)
+        return True
 
-    def _lower_ceiling(self, rows: int) -> None:
-        self.ceiling = max(1, min(self.ceiling, rows))
-        self._at_ceiling = 0
+    def _too_large(self, rows: int) -> None:
+        self._ceiling.did_not_fit(rows)
         self._meters.out_of_memory.inc()
         self._meters.ceiling.set(self.ceiling)
-        log.warning("the device is out of memory; batches are limited to %d rows", self.ceiling)
-        self._model.free_memory()
-
-    def _probe_ceiling(self, rows: int) -> None:
-        if self.ceiling >= self._max_rows or rows < self.ceiling:
-            return
-        self._at_ceiling += 1
-        if self._at_ceiling >= PROBE_AFTER_BATCHES:
-            self._at_ceiling = 0
-            self.ceiling = min(self._max_rows, self.ceiling * 2)
-            self._meters.ceiling.set(self.ceiling)
-            log.info("trying batches of up to %d rows again", self.ceiling)
+        log.warning("the device is out of memory at %d rows; batches are limited to %d rows", rows, self.ceiling)
 
     def _fail(self, riders: list[Rider], error: SmartBatchError) -> None:
         for rider in riders:
@@ -165,16 +205,16 @@ def _decoded_in_time(rider: Rider) -> bool:
     return not rider.alive or time.monotonic() < rider.deadline_at
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    return type(error).__name__ == "OutOfMemoryError"  # torch's; this module works without torch
-
-
-def _as_row_error(error: Exception) -> SmartBatchError:
+def _as_row_error(error: BaseException) -> SmartBatchError:
     if isinstance(error, SmartBatchError):
-        return error
-    if _is_out_of_memory(error):
+        return error.with_traceback(None)  # its frames hold the batch
+    if is_out_of_memory(error):
         return ModelFailed("the device has not enough memory for this one row")
     if isinstance(error, ValueError | TypeError):
         return InvalidInput(f"the model refused this input: {str(error)[:300]}")
     log.warning("a row failed alone", exc_info=error)
     return ModelFailed(f"the model failed on this input ({type(error).__name__})")
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:300]}"

@@ -22,6 +22,8 @@ from worker.meters import Meters
 
 log = logging.getLogger(__name__)
 
+MIN_DELIVERIES = 2  # the first, in company, proves nothing against anyone: each gets one alone
+
 
 class Intake:
     """Owned by the worker process; everything is called from the event loop."""
@@ -39,20 +41,21 @@ class Intake:
         self._adopted: list[Rider] = []
         finisher.on_finished = self._forget_finished
         self._fetches: set[asyncio.Task[None]] = set()
+        self._forgot = asyncio.Event()
 
     @property
     def held(self) -> int:
         return len(self._held)
 
     def receive(self, entries: Sequence[Entry], redis_now_ms: int, now: float, *, solo: bool = False) -> list[Rider]:
-        """Make riders and start decoding them. An entry delivered too often is finished here, without being run."""
+        """Make riders and start decoding them. An entry that has ended enough workers is finished here, unrun."""
         if solo:
             self.meters.redeliveries.inc(len(entries))
         riders = []
         for entry in entries:
             rider = Rider(entry, redis_now_ms, now)
             self._held[entry.entry_id] = rider
-            if entry.deliveries > self._max_deliveries:
+            if entry.deliveries > max(MIN_DELIVERIES, self._max_deliveries):
                 self._bury(entry)
             else:
                 riders.append(rider)
@@ -64,8 +67,10 @@ class Intake:
         return riders
 
     def _bury(self, entry: Entry) -> None:
-        killed = entry.deliveries - 1
-        reason = f"ended {killed} workers (MAX_DELIVERIES is {self._max_deliveries})"
+        ended = entry.deliveries - 1
+        reason = (
+            f"ended {ended} workers, {ended - 1} of them while it ran alone (MAX_DELIVERIES is {self._max_deliveries})"
+        )
         log.error("dead letter: %s", reason, extra={"request_id": entry.id, "entry_id": entry.entry_id})
         error = DeadLettered(f"this request {reason} and was put aside as a dead letter")
         self.meters.outcome("dead")
@@ -100,10 +105,18 @@ class Intake:
     def _forget_finished(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
             self._held.pop(outcome.entry.entry_id, None)
+        self._forgot.set()
 
     def forget(self, rider: Rider) -> None:
         """Drop a rider whose entry is no longer this worker's."""
         self._held.pop(rider.entry.entry_id, None)
+        self._forgot.set()
+
+    async def until_finished(self, riders: Sequence[Rider]) -> None:
+        """Return when Redis has the outcomes of all of these, or they are no longer this worker's."""
+        while any(rider.entry.entry_id in self._held for rider in riders):
+            self._forgot.clear()
+            await self._forgot.wait()
 
     def audit(self, pending: Sequence[str], beat_sent_at: float) -> list[str]:
         """Compare with what Redis holds me to have. Returns entry ids unknown in two successive beats.
@@ -128,5 +141,21 @@ class Intake:
                 self._adopted += self.receive([entry], redis_now_ms, time.monotonic())
 
     def take_adopted(self) -> list[Rider]:
-        adopted, self._adopted = self._adopted, []
+        """Return what was adopted and may run in company."""
+        adopted = [rider for rider in self._adopted if rider.entry.deliveries == 1]
+        self._adopted = self._suspects
         return adopted
+
+    def take_suspect(self) -> list[Rider]:
+        """Return one that was adopted and came from a dead worker: it must run alone."""
+        suspects = self._suspects[:1]
+        self._adopted = [rider for rider in self._adopted if rider not in suspects]
+        return suspects
+
+    @property
+    def has_suspects(self) -> bool:
+        return bool(self._suspects)
+
+    @property
+    def _suspects(self) -> list[Rider]:
+        return [rider for rider in self._adopted if rider.entry.deliveries > 1]

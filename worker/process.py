@@ -50,7 +50,7 @@ from worker.replies import ReplyMaker
 from worker.report import Report
 from worker.service_rate import ServiceRate
 from worker.warmup import warm_up
-from worker.watchdog import Watchdog
+from worker.watchdog import EXIT_DEVICE_LOST, Watchdog, end_process
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class Worker:
         self._replies = ReplyMaker(self.model, self.meters, self.worker_id)
         self._leases = Leases(self._redis, keys, self.worker_id)
         self._heartbeat = Heartbeat(self._leases, convictions, self.meters, self.report.fields)
-        self._watchdog = Watchdog(self.engine, settings.stall_timeout)
+        self._watchdog = Watchdog(self.engine, self.decoder, settings.stall_timeout)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stop_asked = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -110,6 +110,7 @@ class Worker:
         log.info("worker %s on %s, model %s", self.worker_id, broker, self.settings.model)
         self.report.metrics_port = serve_metrics(self.meters.registry, self.settings)
         self.engine.on_done = self._batch_done
+        self.engine.on_lost = lambda why: end_process(f"the device is lost: {why}", EXIT_DEVICE_LOST)
         self.engine.start()
         self._spawn(self._heartbeat.run())
         await self._in_device_thread(self._load)
@@ -215,7 +216,7 @@ class Worker:
     def _batch_done(self, batch: Batch) -> None:
         """In the device thread: pass the batch on and be free for the next."""
         self._loop.call_soon_threadsafe(self.claimer.device_freed, batch)
-        self.decoder.pool.submit(self._make_replies, batch)
+        self.decoder.submit(self._make_replies, batch)
 
     def _make_replies(self, batch: Batch) -> None:
         outcomes = self._replies.make(batch)

@@ -51,7 +51,7 @@ class ReplyMaker:
                 packed = pack_reply(Reply(result, None, ride, ms))
             except SmartBatchError as raised:
                 error = raised
-            except Exception:
+            except BaseException:  # a model may be the user's own code: SystemExit too
                 log.exception("encode failed", extra={"request_id": rider.entry.id})
                 error = ModelFailed("the model's answer could not be encoded")
             else:

@@ -26,7 +26,7 @@ def sizes(max_rows: int) -> list[int]:
 def warm_up(engine: Engine, model: Model, max_rows: int, progress: Callable[[str], None]) -> None:
     """Run every size once, in the device thread. A size that doesn't fit the device lowers the ceiling.
 
-    Raises ModelLoadError if the model can't run even one row of its own example.
+    Raises ModelLoadError if the model fails on its own example for any other reason.
     """
     row = model.example()
     if row is None:
@@ -37,12 +37,16 @@ def warm_up(engine: Engine, model: Model, max_rows: int, progress: Callable[[str
             break
         progress(f"warming up {number}/{len(all_sizes)}: {size} row{'s' * (size > 1)}")
         started = time.monotonic()
+        too_large = False
         try:
             engine.forward([row] * size, warm_up=True)
         except Exception as error:
-            if size == 1:
-                raise ModelLoadError(f"the model failed on its own example: {type(error).__name__}: {error}") from error
-            engine.limit(size // 2, error)
+            if size == 1 or not engine.warm_up_failed(size, error):
+                where = f"its own example, {size} row{'s' * (size > 1)}"
+                raise ModelLoadError(f"the model failed on {where}: {type(error).__name__}: {error}") from error
+            too_large = True
+        if too_large:  # out here the error is gone, and what its traceback held on the device
+            model.free_memory()
             break
         seconds = time.monotonic() - started
         progress(f"warmed up {number}/{len(all_sizes)}: {size} rows in {seconds * 1000:.1f} ms")

@@ -1,5 +1,5 @@
-"""The watchdog ends the process when it makes no progress: a wedged device call can't be interrupted, and while
-the process lives its lease does too. Another worker then takes its entries, and whoever started it restarts it."""
+"""The watchdog ends the process when it makes no progress: a wedged call can't be interrupted, and while the process
+lives its lease does too. Another worker then takes its entries, and whoever started it restarts it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ import os
 import threading
 import time
 
+from worker.decoding import Decoder
 from worker.engine import Engine
 
 log = logging.getLogger(__name__)
 
 EXIT_STALLED = 70
+EXIT_DEVICE_LOST = 71
 CHECK_S = 0.5
 
 
 class Watchdog:
     """A thread of its own; `loop_alive` is called by the event loop at every beat."""
 
-    def __init__(self, engine: Engine, stall_timeout_s: float) -> None:
+    def __init__(self, engine: Engine, decoder: Decoder, stall_timeout_s: float) -> None:
         self._engine = engine
+        self._decoder = decoder
         self._stall_timeout_s = stall_timeout_s
         self._loop_alive_at = time.monotonic()
         self._stop = threading.Event()
@@ -37,22 +40,27 @@ class Watchdog:
         self._stop.set()
 
     def _main(self) -> None:
-        last = time.monotonic()
+        last = resumed_at = time.monotonic()
         while not self._stop.wait(CHECK_S):
             now = time.monotonic()
             if now - last > 4 * CHECK_S:  # this process was paused itself: give everybody the time again
-                self.loop_alive()
-                if self._engine.working_since:
-                    self._engine.working_since = now
+                resumed_at = now
             last = now
-            working_since = self._engine.working_since
-            if working_since and now - working_since > self._stall_timeout_s:
-                self._end(f"the running batch made no progress for {self._stall_timeout_s:g} s")
-            if now - self._loop_alive_at > self._stall_timeout_s:
-                self._end(f"the event loop made no progress for {self._stall_timeout_s:g} s")
+            for who, since in (
+                ("the running batch", self._engine.working_since),
+                ("a decode thread", self._decoder.working_since),
+                ("the event loop", self._loop_alive_at),
+            ):
+                if since and now - max(since, resumed_at) > self._stall_timeout_s:
+                    self._stalled(who)
 
-    def _end(self, why: str) -> None:
-        log.critical("%s (STALL_TIMEOUT); ending this worker, its entries go to others", why)
-        for handler in logging.getLogger().handlers:
-            handler.flush()
-        os._exit(EXIT_STALLED)
+    def _stalled(self, who: str) -> None:
+        end_process(f"{who} made no progress for {self._stall_timeout_s:g} s (STALL_TIMEOUT)", EXIT_STALLED)
+
+
+def end_process(why: str, exit_code: int) -> None:
+    """End it now, from any thread. Nothing is drained: what it holds goes to others."""
+    log.critical("%s; ending this worker, its entries go to others", why)
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    os._exit(exit_code)

@@ -162,6 +162,22 @@ def test_killed_worker_is_restarted_while_requests_go_on_being_answered(up: Call
     assert system.predict().status_code == 200
 
 
+def test_worker_that_ends_again_and_again_is_restarted_after_growing_pauses(up: Callable[..., Up]) -> None:
+    system = up("--model", "simulated:base_ms=5").ready()
+    for count in range(3):
+        (worker,) = eventually(lambda: system.children("worker"), 20)
+        worker.kill()
+        worker.wait()
+        eventually(lambda count=count: len(ended(system)) > count)
+    assert ended(system) == ["0.2", "1", "2"]
+
+
+def ended(system: Up) -> list[str]:
+    """The pauses before a worker was started again."""
+    matches = (re.fullmatch(r"worker ended by signal 9; started again in (.*) s", line) for line in system.lines)
+    return [match[1] for match in matches if match]
+
+
 def test_killed_broker_is_restarted_and_answers_come_again(up: Callable[..., Up]) -> None:
     system = up("--workers", "2", "--model", "simulated:base_ms=5").ready()
     port = system.broker_port
@@ -240,8 +256,9 @@ def test_killed_launcher_leaves_no_children(up: Callable[..., Up]) -> None:
     assert not listens(port)
 
 
-def test_model_that_cannot_be_loaded_ends_everything(up: Callable[..., Up]) -> None:
-    system = up("--model", "simulated:speed=9")
+@pytest.mark.parametrize("workers", [1, 3])
+def test_model_that_cannot_be_loaded_ends_everything_and_is_told_once(up: Callable[..., Up], workers: int) -> None:
+    system = up("--workers", str(workers), "--model", "simulated:speed=9")
 
     def ended() -> bool:
         system.children()
@@ -250,10 +267,11 @@ def test_model_that_cannot_be_loaded_ends_everything(up: Callable[..., Up]) -> N
     eventually(ended, 15)
     assert system.popen.returncode == 2
     told = [line for line in system.lines if line.startswith("smartbatch: ")]
+    who = told.pop()
+    assert re.fullmatch(r"smartbatch: the worker( \d)? could not start", who)
     assert told == [
         "smartbatch: simulated takes milliseconds from 0 as in `simulated:base_ms=4,row_ms=0.2,load_ms=0`, "
         "got 'speed=9'",
-        "smartbatch: the worker could not start",
     ]
     assert not any("Traceback" in line for line in system.lines)
     assert system.left == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
@@ -16,7 +17,8 @@ from shared.model_info import InputSpec
 from shared.wire import Payload, Result
 from tests.conftest import eventually
 from worker.batch import Batch, Rider
-from worker.engine import PROBE_AFTER_BATCHES, Engine
+from worker.ceiling import PROBE_AFTER_BATCHES
+from worker.engine import Engine
 from worker.forward_times import ForwardTimes
 from worker.meters import Meters
 from worker.models.contract import LoadContext, Model
@@ -68,6 +70,14 @@ def engine(model: Doubler) -> Iterator[Engine]:
     engine.start()
     yield engine
     engine.close()
+
+
+def fits(most: int) -> Callable[[list[int]], None]:
+    def refuse(rows: list[int]) -> None:
+        if len(rows) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    return refuse
 
 
 def rider(*rows: int, timeout_s: float = 10.0) -> Rider:
@@ -125,11 +135,7 @@ def test_a_row_refused_with_a_value_error_is_the_clients_fault(engine: Engine, m
 
 
 def test_a_batch_too_large_for_the_memory_is_halved_and_the_ceiling_remembered(engine: Engine, model: Doubler) -> None:
-    def refuse(rows: list[int]) -> None:
-        if len(rows) > 10:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-    model.refuse = refuse
+    model.refuse = fits(10)
     riders = [rider(n) for n in range(32)]
     run(engine, riders)
     assert all(each.error is None for each in riders)
@@ -140,10 +146,117 @@ def test_a_batch_too_large_for_the_memory_is_halved_and_the_ceiling_remembered(e
 
 
 def test_the_ceiling_is_tried_upward_again(engine: Engine, model: Doubler) -> None:
-    engine.ceiling = 8
+    assert engine.warm_up_failed(16, torch.OutOfMemoryError("CUDA out of memory"))
     for _ in range(PROBE_AFTER_BATCHES // 4):
         run(engine, [rider(n) for n in range(32)])
     assert engine.ceiling == 16
+
+
+def test_no_row_is_left_out_when_the_ceiling_falls_in_mid_batch(engine: Engine, model: Doubler) -> None:
+    assert engine.warm_up_failed(32, MemoryError())
+    model.refuse = fits(5)
+    riders = [rider(n) for n in range(32)]
+    run(engine, riders)
+    assert [each.outputs for each in riders] == [[2 * n] for n in range(32)]
+    assert engine.ceiling == 4
+
+
+def test_a_single_row_too_large_for_the_memory_fails_alone_and_lowers_nothing(engine: Engine, model: Doubler) -> None:
+    def refuse(rows: list[int]) -> None:
+        if 13 in rows:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.refuse = refuse
+    riders = [rider(n) for n in range(32)]
+    run(engine, riders)
+    assert [n for n, each in enumerate(riders) if each.error] == [13]
+    assert str(riders[13].error) == "the device has not enough memory for this one row"
+    assert engine.ceiling == 32
+
+
+def test_memory_is_given_back_when_nothing_holds_the_failed_batch_any_more(engine: Engine, model: Doubler) -> None:
+    held: list[Callable[[], object]] = []
+    alive: list[bool] = []
+
+    class OnDevice(list[int]):
+        pass
+
+    def collate(rows: list[int]) -> OnDevice:
+        batch = OnDevice(rows)
+        held.append(weakref.ref(batch))
+        return batch
+
+    def forward(batch: OnDevice) -> list[int]:
+        if len(batch) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return list(batch)
+
+    model.collate, model.forward = collate, forward  # pyright: ignore[reportAttributeAccessIssue]
+    model.free_memory = lambda: alive.append(held[-1]() is not None)
+    run(engine, [rider(1), rider(2)])
+    assert alive == [False]
+
+
+@pytest.mark.parametrize(("bad", "forwards"), [({5}, 11), ({5, 20}, 19), ({0, 1, 30, 31}, 19), (set(range(32)), 63)])
+def test_bad_rows_are_found_in_few_forwards(engine: Engine, model: Doubler, bad: set[int], forwards: int) -> None:
+    def refuse(rows: list[int]) -> None:
+        if bad & set(rows):
+            raise RuntimeError("unlucky")
+
+    model.refuse = refuse
+    riders = [rider(n) for n in range(32)]
+    run(engine, riders)
+    assert {n for n, each in enumerate(riders) if each.error} == bad
+    assert len(model.ran) == forwards
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()], ids=repr)
+def test_a_row_that_would_end_the_thread_fails_alone(engine: Engine, model: Doubler, error: BaseException) -> None:
+    def refuse(rows: list[int]) -> None:
+        if 3 in rows:
+            raise error
+
+    model.refuse = refuse
+    riders = [rider(1), rider(3)]
+    run(engine, riders)
+    assert (riders[0].outputs, riders[0].error) == ([2], None)
+    assert isinstance(riders[1].error, ModelFailed)
+
+
+def test_a_row_that_cannot_be_grouped_fails_alone(engine: Engine, model: Doubler) -> None:
+    model.group = lambda row: 1 // row  # pyright: ignore[reportAttributeAccessIssue]
+    riders = [rider(1), rider(0), rider(1)]
+    run(engine, riders)
+    assert isinstance(riders[1].error, ModelFailed)
+    assert [riders[0].outputs, riders[2].outputs] == [[2], [2]]
+
+
+def test_after_a_lost_device_nothing_more_is_run(engine: Engine, model: Doubler) -> None:
+    def refuse(rows: list[int]) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    lost: list[str] = []
+    engine.on_lost = lost.append
+    model.refuse = refuse
+    run(engine, [rider(n) for n in range(32)])
+    assert lost == ["RuntimeError: CUDA error: device-side assert triggered"]
+    assert len(model.ran) == 1
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_an_error_of_the_device_is_judged_by_trying_it(engine: Engine, model: Doubler, works: bool) -> None:
+    def refuse(rows: list[int]) -> None:
+        if 3 in rows:
+            raise RuntimeError("CUDA error: invalid configuration argument")
+
+    lost: list[str] = []
+    engine.on_lost = lost.append
+    model.refuse = refuse
+    model.device_works = lambda: works
+    riders = [rider(1), rider(3)]
+    run(engine, riders)
+    assert bool(lost) is not works
+    assert (riders[0].error is None) is works
 
 
 def test_what_nobody_waits_for_is_never_run(engine: Engine, model: Doubler) -> None:

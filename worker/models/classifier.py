@@ -96,6 +96,9 @@ class Classifier(Model):
     def free_memory(self) -> None:
         devices.free_memory()
 
+    def device_works(self) -> bool:
+        return devices.works(self._device)
+
     def encode(self, rows: Sequence[np.ndarray], options: dict[str, Any]) -> Result:
         top_k = options.get("top_k") or 0
         if not isinstance(top_k, int) or top_k < 0:

@@ -80,6 +80,10 @@ class Model(ABC):
     def free_memory(self) -> None:  # noqa: B027 - nothing to do on most devices
         """Give cached device memory back; called after the device ran out of it."""
 
+    def device_works(self) -> bool:
+        """Try the device; called after an error that came from it. False if nothing runs there any more."""
+        return True
+
     @abstractmethod
     def encode(self, rows: Sequence[RowOutput], options: dict[str, Any]) -> Result:
         """Turn the outputs of one request's rows into its result."""

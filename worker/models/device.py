@@ -53,3 +53,13 @@ def free_memory() -> None:
     """Give cached device memory back."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def works(device: torch.device) -> bool:
+    """Run something tiny. After some errors every call of this process fails, whatever it is."""
+    try:
+        return torch.ones(1, device=device).add_(1).item() == 2
+    except torch.OutOfMemoryError:
+        return True
+    except RuntimeError:
+        return False

@@ -113,6 +113,9 @@ class Exported(Model):
     def free_memory(self) -> None:
         devices.free_memory()
 
+    def device_works(self) -> bool:
+        return devices.works(self._device)
+
     def encode(self, rows: Sequence[RowOutput], options: dict[str, Any]) -> Result:
         return Result(outputs={name: from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]})
 

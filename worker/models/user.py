@@ -128,6 +128,9 @@ class UserModel(Model):
     def free_memory(self) -> None:
         devices.free_memory()
 
+    def device_works(self) -> bool:
+        return devices.works(self._device)
+
     def encode(self, rows: Sequence[Any], options: dict[str, Any]) -> Result:
         encoded = rows if self._encode is None else [self._encode(row) for row in rows]
         try:

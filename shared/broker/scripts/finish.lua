@@ -20,7 +20,10 @@ local held = redis.call('HMGET', open, unpack(ids))
 local function bury(entry_id, id, reason, body)
   local found = redis.call('XRANGE', requests, entry_id, entry_id)[1]
   local fields = found and found[2] or {'id', id}
-  redis.call('XADD', dead, 'MAXLEN', '~', dead_max, '*', 'reason', reason, 'entry_id', entry_id, unpack(fields))
+  local pending = redis.pcall('XPENDING', requests, group, entry_id, entry_id, 1)
+  local deliveries = not pending.err and pending[1] and pending[1][4] - 1 or 0 -- but this last one, never run
+  redis.call('XADD', dead, 'MAXLEN', '~', dead_max, '*', 'reason', reason, 'entry_id', entry_id,
+    'deliveries', deliveries, unpack(fields))
   redis.call('PEXPIRE', body, dead_body_ttl)
 end
 

@@ -1,0 +1,77 @@
+"""What an error of a model says of the device. Pure: by the error's type and text, without torch.
+
+Sources of the texts: torch's c10/cuda/CUDAException.cpp ("CUDA error: " and what cudaGetErrorString says), ATen's
+cuBLAS and cuDNN handle pools, c10/core/impl/alloc_cpu.cpp, and the MPS allocator. HIP has the same words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+_OUT_OF_MEMORY = (
+    "CUDA error: out of memory",
+    "HIP error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "HIPBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "MPS backend out of memory",
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+)
+# Errors after which every later call of the process fails, whatever its input.
+_LOST = (
+    "device-side assert triggered",
+    "an illegal memory access was encountered",
+    "an illegal instruction was encountered",
+    "misaligned address",
+    "invalid program counter",
+    "operation not supported on global/shared address space",
+    "hardware stack error",
+    "unspecified launch failure",
+    "the launch timed out and was terminated",
+    "uncorrectable ECC error encountered",
+    "context is destroyed",
+    "driver shutting down",
+)
+_DEVICE_CALLS = ("CUDA error", "HIP error", "CUBLAS_STATUS", "CUDNN_STATUS", "CUSOLVER_STATUS", "CUFFT_")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether fewer rows might have fitted."""
+    return any(
+        isinstance(each, MemoryError)
+        or type(each).__name__ == "OutOfMemoryError"
+        or (isinstance(each, RuntimeError) and _says(each, _OUT_OF_MEMORY))
+        for each in _causes(error)
+    )
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether the device is of no use to this process any more."""
+    return any(_of_device(each) and _says(each, _LOST) for each in _causes(error))
+
+
+def may_be_lost(error: BaseException) -> bool:
+    """Whether it came from the device at all: then trying the device tells."""
+    return any(_of_device(each) for each in _causes(error))
+
+
+def _of_device(error: BaseException) -> bool:
+    return type(error).__name__ == "AcceleratorError" or (
+        isinstance(error, RuntimeError) and _says(error, _DEVICE_CALLS)
+    )
+
+
+def _says(error: BaseException, texts: tuple[str, ...]) -> bool:
+    said = str(error)
+    return any(text in said for text in texts)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and those it was raised from: a model may wrap what torch raised."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__
