@@ -17,6 +17,7 @@ COMMANDS = {
     "worker": "Run a worker",
     "predict": "Send files to a running server and show its answers",
     "queue": "Show what waits and what runs, straight from Redis",
+    "dead": "Look at dead letters, run them again, drop them",
     "models": "List what can be served, and what is being served",
     "settings": "List all settings",
 }

@@ -7,5 +7,5 @@ replies.py      gateway: the inbox and the reply keys
 claims.py       worker: claim, wait, release, finish
 leases.py       worker: beat, leave
 registry.py     models, and what workers and gateways report of themselves
-dead.py         dead letters
+dead_letters.py dead letters: look, drop, put back on the stream
 """

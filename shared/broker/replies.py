@@ -17,7 +17,7 @@ class Inbox:
     def __init__(self, blocking: Client, keys: Keys, gateway_id: str) -> None:
         self._client = blocking
         self._keys = keys
-        self._inbox = keys.inbox(gateway_id)
+        self.key = keys.inbox(gateway_id)
 
     async def pop(self, done: Sequence[str]) -> list[tuple[str, int]]:
         """Delete the replies of `done`, then wait up to BLOCK_S for more. Returns [(request_id, bytes)]."""
@@ -25,10 +25,10 @@ class Inbox:
             if done:
                 pipeline = self._client.pipeline(transaction=False)
                 pipeline.unlink(*[self._keys.reply(request_id) for request_id in done])
-                pipeline.blmpop(BLOCK_S, 1, self._inbox, direction="LEFT", count=POP)
+                pipeline.blmpop(BLOCK_S, 1, self.key, direction="LEFT", count=POP)
                 popped = (await pipeline.execute())[-1]
             else:
-                popped = await self._client.blmpop(BLOCK_S, 1, self._inbox, direction="LEFT", count=POP)
+                popped = await self._client.blmpop(BLOCK_S, 1, self.key, direction="LEFT", count=POP)
         if not popped:
             return []
         return [_notice(notice) for notice in popped[1]]

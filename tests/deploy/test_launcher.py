@@ -172,6 +172,21 @@ def test_worker_that_ends_again_and_again_is_restarted_after_growing_pauses(up: 
     assert ended(system) == ["0.2", "1", "2"]
 
 
+def test_wedged_worker_is_ended_and_restarted_while_another_answers(up: Callable[..., Up]) -> None:
+    model = ("--model", "tests.system.hostile_model:Hostile")
+    system = up("--workers", "2", *model, STALL_TIMEOUT="2", MAX_DELIVERIES="2", TORCH_THREADS="1").ready()
+    eventually(lambda: sum(system.client.get("/readyz").json()["ready_workers"].values()) == 2, 20)
+    with ThreadPoolExecutor(1) as pool:
+        hanging = pool.submit(system.client.post, "/predict", content=b"hang")
+        eventually(system.running)
+        answers = [system.client.post("/predict", content=b"good").status_code for _ in range(20)]
+        assert (answers, hanging.done()) == ([200] * 20, False)
+        assert (hanging.result().status_code, hanging.result().json()["code"]) == (500, "dead_lettered")
+    lines = [line for line in system.lines if re.fullmatch(r"worker \d ended with exit code 70; started .*", line)]
+    assert len(lines) == 2
+    eventually(lambda: sum(system.client.get("/readyz").json()["ready_workers"].values()) == 2, 20)
+
+
 def ended(system: Up) -> list[str]:
     """The pauses before a worker was started again."""
     matches = (re.fullmatch(r"worker ended by signal 9; started again in (.*) s", line) for line in system.lines)

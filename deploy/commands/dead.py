@@ -1,0 +1,265 @@
+"""`smartbatch dead`"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from deploy.found_letters import every_letter, find_letters, models_named, open_client
+from deploy.options import read, setting_options
+from shared.broker.connection import BLOCK_S, Client
+from shared.broker.dead_letters import DeadLetter, DeadLetters, Requeue
+from shared.errors import DeadlineExceeded, SmartBatchError
+from shared.keys import Keys
+from shared.settings import Settings
+from shared.wire import Reply, Result, unpack_payload
+
+_name = click.option("--name", help="Only this model; by default all that are known.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+_all = click.option("--all", "everything", is_flag=True, help="All there are.")
+
+
+@click.group("dead")
+def command() -> None:
+    """Look at dead letters: requests that ended MAX_DELIVERIES workers and were put aside.
+
+    Reads and writes only Redis, so it works next to any deployment. An id that isn't there ends it with exit code 2,
+    before anything is changed.
+    """
+
+
+@command.command("list")
+@setting_options("REDIS_URL")
+@_name
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Letters of each model.")
+@_json
+def list_(name: str | None, limit: int, as_json: bool, **options: str | None) -> None:
+    """List dead letters, the newest first."""
+    asyncio.run(_list(read(options), name, limit, as_json))
+
+
+@command.command("show")
+@setting_options("REDIS_URL")
+@click.argument("letter_id", metavar="ID")
+@_name
+@click.option(
+    "--save",
+    "file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write what the client sent to this file, to try it offline: the image, a .npy, the body, JSON for texts.",
+)
+@_json
+def show(letter_id: str, name: str | None, file: Path | None, as_json: bool, **options: str | None) -> None:
+    """Show one dead letter and what it carries."""
+    asyncio.run(_show(read(options), name, letter_id, file, as_json))
+
+
+@command.command("requeue")
+@setting_options("REDIS_URL", "REQUEST_TIMEOUT", "MAX_QUEUE", "MAX_QUEUE_BYTES", "REPLY_TTL")
+@click.argument("letter_ids", metavar="[ID]…", nargs=-1)
+@_all
+@_name
+@click.option("--no-wait", is_flag=True, help="Put them back all at once, and don't wait for what becomes of them.")
+@_json
+def requeue(letter_ids, everything: bool, name, no_wait: bool, as_json: bool, **options: str | None) -> None:
+    """Run dead letters again, as new requests.
+
+    Its client is long gone, so this command waits for each in turn (REQUEST_TIMEOUT) and prints what becomes of it.
+    One that ran is no dead letter any more; one that wasn't run in time stays one; one that ends MAX_DELIVERIES
+    workers again becomes a new one. Exit code 1 if any failed.
+    """
+    _check_choice(letter_ids, everything)
+    sys.exit(asyncio.run(_requeue(read(options), name, letter_ids, no_wait, as_json)))
+
+
+@command.command("drop")
+@setting_options("REDIS_URL")
+@click.argument("letter_ids", metavar="[ID]…", nargs=-1)
+@_all
+@_name
+@click.option("--yes", is_flag=True, help="Don't ask before dropping all.")
+@_json
+def drop(letter_ids, everything: bool, name, yes: bool, as_json: bool, **options: str | None) -> None:
+    """Remove dead letters, and what was kept for them, for good."""
+    _check_choice(letter_ids, everything)
+    asyncio.run(_drop(read(options), name, letter_ids, yes, as_json))
+
+
+def _check_choice(letter_ids: Sequence[str], everything: bool) -> None:
+    if bool(letter_ids) == everything:
+        raise click.UsageError("give the ids of dead letters, or --all")
+
+
+# --- what they do
+
+
+async def _list(settings: Settings, name: str | None, limit: int, as_json: bool) -> None:
+    async with open_client(settings) as client:
+        found = []
+        for model in await models_named(client, name):
+            found += [(model, letter) for letter in await DeadLetters(client, Keys(model)).newest(limit)]
+    if as_json:
+        click.echo(json.dumps([_summary(model, letter) for model, letter in found], indent=2))
+        return
+    if not found:
+        click.echo("no dead letters")
+        return
+    from rich.markup import escape
+
+    from deploy.tables import console, table
+
+    rows = table("id", "model", "when", "request", "reason", "kind", "rows", "bytes", "deliveries", "trace")
+    for model, letter in found:
+        entry = letter.entry
+        numbers = (str(entry.rows), str(entry.bytes), str(letter.deliveries))
+        texts = (letter.id, model, _when(letter.died_ms), entry.id, letter.reason, entry.kind, *numbers, entry.trace)
+        rows.add_row(*[escape(_printable(text)) for text in texts])
+    console().print(rows)
+
+
+async def _show(settings: Settings, name: str | None, letter_id: str, file: Path | None, as_json: bool) -> None:
+    from deploy.payloads import describe, save
+
+    async with open_client(settings) as client:
+        [(model, letter)] = await find_letters(client, name, [letter_id])
+        packed = await DeadLetters(client, Keys(model)).payload(letter)
+    told = _summary(model, letter)
+    if packed is None:
+        told["payload"] = "expired" if letter.entry.bytes else "unknown"
+    else:
+        payload = unpack_payload(packed)
+        told["payload"] = describe(payload)
+        if file is not None:
+            told["saved"] = [str(path) for path in save(payload, file)]
+    if packed is None and file is not None:
+        raise SmartBatchError(f"{letter_id}: what its client sent has expired, nothing is left to save")
+    if as_json:
+        click.echo(json.dumps(told, indent=2))
+        return
+    for field, value in told.items():
+        for key, each in value.items() if isinstance(value, dict) else [(field, value)]:
+            text = each if isinstance(each, str) else json.dumps(each, ensure_ascii=False)
+            click.echo(f"{key:<12}  {_printable(text)}")
+
+
+async def _requeue(
+    settings: Settings, name: str | None, letter_ids: Sequence[str], no_wait: bool, as_json: bool
+) -> int:
+    told: list[dict[str, Any]] = []
+    async with open_client(settings) as client, open_client(settings, BLOCK_S) as blocking:
+        found = await find_letters(client, name, letter_ids) if letter_ids else await every_letter(client, name)
+        for model, letter in found:
+            outcome = await _requeue_one(settings, client, blocking, model, letter, wait=not no_wait)
+            told.append({"id": letter.id, "model": model, "request": letter.new_request_id, **outcome})
+            if not as_json:
+                click.echo(f"{letter.id}  {_printable(_sentence(outcome))}")
+    if as_json:
+        click.echo(json.dumps(told, indent=2))
+    return int(any(outcome["outcome"] in ("error", "kept") for outcome in told))
+
+
+async def _requeue_one(
+    settings: Settings, client: Client, blocking: Client, model: str, letter: DeadLetter, *, wait: bool
+) -> dict[str, Any]:
+    """Return what became of it. One at a time, so that no two that kill ever meet in a batch."""
+    keys, timeout_s = Keys(model), settings.request_timeout
+    limits = {"max_entries": settings.max_queue, "max_bytes": settings.max_queue_bytes}
+    again = Requeue(client, blocking, keys, reply_ttl_s=settings.reply_ttl, **limits)
+    letters = DeadLetters(client, keys)
+    try:
+        request_id = await again.put_back(letter, timeout_s)
+    except SmartBatchError as error:
+        return {"outcome": "kept", "detail": error.detail}
+    if not wait:
+        await letters.drop([letter])
+        return {"outcome": "waiting", "detail": f"its reply: {keys.reply(request_id)}, for {settings.reply_ttl:g} s"}
+    reply = await again.outcome(request_id, timeout_s)
+    await again.close()
+    if reply is None or isinstance(reply.error, DeadlineExceeded):
+        return {"outcome": "kept", "detail": f"not answered within {timeout_s:g} s (is a worker running?)"}
+    await letters.drop([letter])
+    return _outcome(reply)
+
+
+async def _drop(settings: Settings, name: str | None, letter_ids: Sequence[str], yes: bool, as_json: bool) -> None:
+    async with open_client(settings) as client:
+        found = await find_letters(client, name, letter_ids) if letter_ids else await every_letter(client, name)
+        if found and not letter_ids and not yes:
+            click.confirm(f"drop {_counted(len(found))} for good?", abort=True)
+        dropped = 0
+        for model in dict.fromkeys(model for model, _ in found):
+            of_model = [letter for each, letter in found if each == model]
+            dropped += await DeadLetters(client, Keys(model)).drop(of_model)
+    if as_json:
+        click.echo(json.dumps({"dropped": dropped}))
+    else:
+        click.echo(f"dropped {_counted(dropped)}")
+
+
+# --- words
+
+
+def _summary(model: str, letter: DeadLetter) -> dict[str, Any]:
+    entry = letter.entry
+    return {
+        "id": letter.id,
+        "model": model,
+        "when": _when(letter.died_ms),
+        "request": entry.id,
+        "entry": entry.entry_id,
+        "admitted": _when(entry.t_ms),
+        "reason": letter.reason,
+        "deliveries": letter.deliveries,
+        "kind": entry.kind,
+        "rows": entry.rows,
+        "bytes": entry.bytes,
+        "trace": entry.trace,
+    }
+
+
+def _outcome(reply: Reply) -> dict[str, Any]:
+    if reply.error is not None:
+        return {"outcome": "error", "code": reply.error.code, "detail": reply.error.detail}
+    assert reply.result is not None
+    return {"outcome": "ok", "result": _result(reply.result)}
+
+
+def _result(result: Result) -> Any:
+    if result.outputs is not None:
+        return {name: {"dtype": tensor.dtype, "shape": tensor.shape} for name, tensor in result.outputs.items()}
+    if result.classes is not None:
+        return [[{"label": label, "class_id": i, "probability": p} for i, label, p in row] for row in result.classes]
+    return result.values
+
+
+def _sentence(outcome: dict[str, Any]) -> str:
+    match outcome["outcome"]:
+        case "ok":
+            return f"answered: {msgspec.json.encode(outcome['result']).decode()[:300]}"
+        case "error":
+            return f"{outcome['code']}: {outcome['detail']}"
+        case "waiting":
+            return f"on the stream again; {outcome['detail']}"
+        case _:
+            return f"still a dead letter: {outcome['detail']}"
+
+
+def _when(ms: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ms / 1000))
+
+
+def _counted(count: int) -> str:
+    return f"{count} dead letter{'s' * (count != 1)}"
+
+
+def _printable(text: str) -> str:
+    """What clients sent may hold control sequences; a terminal gets none."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

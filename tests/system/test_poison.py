@@ -1,0 +1,154 @@
+"""Rows that raise, rows that kill, and what their batch mates see of it: nothing. Real processes, real signals."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.conftest import eventually
+from tests.system.hostile_stack import Supervised, ask, dead_letters, hostile, is_empty, metric
+from tests.system.stack import Stack
+
+GOOD = [f"good {number}" for number in range(15)]
+
+
+def rows_with(bad: list[str], good: int) -> list[str]:
+    """Good rows with the bad ones spread among them."""
+    rows = [f"good {number}" for number in range(good)]
+    for number, row in enumerate(bad):
+        rows.insert(1 + number * (good // len(bad)), row)
+    return rows
+
+
+# --- rows that raise
+
+
+@pytest.mark.parametrize(
+    ("bad", "statuses", "forwards"),
+    [
+        (["raise"], [500], 9),
+        (["refuse"], [422], 9),
+        (["quit"], [500], 9),
+        (["raise in company"], [200], 9),
+        (["short"], [500], 9),
+        (["raise", "refuse"], [500, 422], 15),
+        (["raise"] * 16, [500] * 16, 31),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+async def test_a_row_that_raises_fails_alone(
+    stack: Callable[..., Stack], bad: list[str], statuses: list[int], forwards: int
+) -> None:
+    system = hostile(stack, MAX_BATCH_SIZE=16)
+    with Supervised(system, 1) as workers:
+        rows = rows_with(bad, 16 - len(bad)) if len(bad) < 16 else bad
+        answers = await ask(system, rows)
+        assert [answer.status for row, answer in zip(rows, answers, strict=True) if row in bad] == statuses
+        for row, answer in zip(rows, answers, strict=True):
+            assert (row in bad) or (answer.status, answer.value) == (200, row)
+        assert {answer.body["batch"]["rows"] for answer in answers if answer.status == 200} <= {16}
+        eventually(lambda: metric(system, "smartbatch_entries_total") == 16)
+        ran = metric(system, "smartbatch_forward_seconds_count") + metric(system, "smartbatch_bisections_total")
+        assert ran + sum(status != 200 for status in statuses) == forwards  # those that fail alone are neither
+    assert workers.exits == []
+
+
+async def test_a_row_that_answers_no_number_is_answered(stack: Callable[..., Stack]) -> None:
+    system = hostile(stack, MAX_BATCH_SIZE=16)
+    with Supervised(system, 1):
+        answers = await ask(system, ["nan", *GOOD])
+    assert [answer.value for answer in answers] == [None, *GOOD]
+
+
+# --- rows that kill
+
+
+@pytest.mark.parametrize("poison", ["exit", "segfault", "kill", "exit in decode"])
+async def test_a_row_that_kills_becomes_a_dead_letter_and_its_mates_are_answered(
+    stack: Callable[..., Stack], poison: str
+) -> None:
+    system = hostile(stack, MAX_BATCH_SIZE=16)
+    with Supervised(system, 2) as workers:
+        started = time.monotonic()
+        answers = await ask(system, rows_with([poison], 15))
+        seconds = time.monotonic() - started
+        eventually(lambda: is_empty(system))
+    bad = [answer for answer in answers if answer.status != 200]
+    assert [(answer.status, answer.code) for answer in bad] == [(500, "dead_lettered")]
+    assert "ended 3 workers, 2 of them while it ran alone" in bad[0].body["detail"]
+    assert [answer.value for answer in answers if answer.status == 200] == GOOD
+    assert len(workers.exits) == 3
+    assert workers.exits[0] == {"exit": 1, "segfault": -11, "kill": -9, "exit in decode": 1}[poison]
+    [letter] = dead_letters(system)
+    assert (letter[b"deliveries"], letter[b"kind"]) == (b"3", b"raw")
+    assert letter[b"reason"].startswith(b"ended 3 workers, 2 of them while it ran alone")
+    assert seconds < 30  # three convictions of 3.5 s, two starts in between
+
+
+@pytest.mark.parametrize(("max_deliveries", "kills"), [(1, 2), (2, 2), (3, 3)])
+async def test_the_first_kill_is_held_against_nobody(
+    stack: Callable[..., Stack], max_deliveries: int, kills: int
+) -> None:
+    system = hostile(stack, MAX_BATCH_SIZE=16, MAX_DELIVERIES=max_deliveries)
+    with Supervised(system, 2) as workers:
+        answers = await ask(system, rows_with(["kill"], 15))
+    assert sorted(answer.code for answer in answers) == ["dead_lettered", *["ok"] * 15]
+    assert workers.exits == [-9] * kills
+    assert len(dead_letters(system)) == 1
+
+
+async def test_several_poisons_in_a_row_take_no_innocent_with_them(stack: Callable[..., Stack]) -> None:
+    system = hostile(stack, MAX_BATCH_SIZE=65, MAX_DELIVERIES=2)
+    rows = rows_with(["kill", "exit", "segfault", "kill", "exit"], 60)
+    with Supervised(system, 3) as workers:
+        answers = await ask(system, rows)
+        eventually(lambda: is_empty(system))
+    for row, answer in zip(rows, answers, strict=True):
+        if row.startswith("good"):
+            assert (answer.status, answer.value) == (200, row)
+        else:
+            assert (answer.status, answer.code) == (500, "dead_lettered")
+    assert len(dead_letters(system)) == 5
+    assert len(workers.exits) == 6  # one in company, then each alone
+
+
+async def test_what_was_claimed_ahead_of_a_kill_is_answered_though_it_may_be_delivered_but_twice(
+    stack: Callable[..., Stack],
+) -> None:
+    system = hostile(stack, MAX_BATCH_SIZE=8, MAX_DELIVERIES=1, MAX_WAIT_TIME=0.05)
+    with Supervised(system, 1, HOSTILE_FORWARD_MS=1000) as workers:
+        running = asyncio.create_task(ask(system, rows_with(["kill"], 7)))
+        await asyncio.to_thread(eventually, lambda: system.running("hostile") == 8)
+        ahead = asyncio.create_task(ask(system, GOOD[:8]))
+        await asyncio.to_thread(eventually, lambda: system.running("hostile") == 16 or workers.exits)
+        answers = await running + await ahead
+    assert sorted(answer.code for answer in answers) == ["dead_lettered", *["ok"] * 15]
+    assert workers.exits == [-9, -9]
+
+
+# --- the device's memory
+
+
+async def test_a_device_short_of_memory_answers_everything_in_smaller_batches(stack: Callable[..., Stack]) -> None:
+    system = hostile(stack, MAX_BATCH_SIZE=32)
+    with Supervised(system, 1, HOSTILE_ROWS_THAT_FIT=10) as workers:
+        rows = [f"good {number}" for number in range(320)]
+        answers = await ask(system, rows)
+        assert [answer.value for answer in answers] == rows
+        eventually(lambda: metric(system, "smartbatch_batch_ceiling_rows") == 8)
+        assert metric(system, "smartbatch_out_of_memory_total") >= 1
+        [report] = system.stats("hostile")["workers"].values()
+        assert int(report["ceiling"]) == 8
+    assert workers.exits == []
+
+
+async def test_a_lost_device_ends_its_worker_and_others_run_what_it_held(stack: Callable[..., Stack]) -> None:
+    system = hostile(stack, MAX_BATCH_SIZE=16, MAX_DELIVERIES=2)
+    with Supervised(system, 2) as workers:
+        answers = await ask(system, rows_with(["lost device"], 15))
+    assert sorted(answer.code for answer in answers) == ["dead_lettered", *["ok"] * 15]
+    assert workers.exits == [71, 71]
+    assert workers.said("the device is lost: RuntimeError: CUDA error: device-side assert triggered") == 2

@@ -1,0 +1,43 @@
+"""What hangs is noticed wherever it hangs, and costs its batch mates nothing but time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.conftest import eventually
+from tests.system.hostile_stack import Supervised, ask, hostile, is_empty
+from tests.system.stack import Stack
+
+
+@pytest.mark.parametrize(
+    ("row", "who"),
+    [("hang", "the running batch"), ("hang in decode", "a decode thread"), ("hang in encode", "a decode thread")],
+)
+async def test_a_hang_ends_the_worker_and_the_others_are_answered(
+    stack: Callable[..., Stack], row: str, who: str
+) -> None:
+    system = hostile(stack, MAX_BATCH_SIZE=8, STALL_TIMEOUT=2, MAX_DELIVERIES=2)
+    with Supervised(system, 2) as workers:
+        good = [f"good {number}" for number in range(7)]
+        answers = await ask(system, [row, *good])
+        eventually(lambda: is_empty(system))
+    assert (answers[0].status, answers[0].code) == (500, "dead_lettered")
+    assert [answer.value for answer in answers[1:]] == good
+    assert workers.exits == [70, 70]
+    assert workers.said(f"{who} made no progress for 2 s (STALL_TIMEOUT)") == 2
+
+
+async def test_a_hang_whose_client_has_gone_wedges_nobody_for_longer_than_the_stall_timeout(
+    stack: Callable[..., Stack],
+) -> None:
+    system = hostile(stack, MAX_WAIT_TIME=0.01, STALL_TIMEOUT=3, DECODE_THREADS=1, REQUEST_TIMEOUT=30)
+    with Supervised(system, 1) as workers:
+        hanging = system.client.post(
+            f"{system.url}/predict", content=b"hang in decode", headers={"x-request-timeout": "0.5"}
+        )
+        assert hanging.status_code == 504
+        answers = await ask(system, ["good"])  # its only decode thread is still in there
+        assert [answer.value for answer in answers] == ["good"]
+    assert workers.exits == [70]
