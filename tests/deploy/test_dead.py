@@ -1,0 +1,267 @@
+"""`smartbatch dead` as a person or a script runs it."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import time
+from pathlib import Path
+
+import msgpack
+import numpy as np
+import pytest
+from PIL import Image
+
+from shared.model_info import InputSpec, ModelInfo, encode
+from shared.wire import Payload, Raw, Tensor, pack_payload
+from tests.conftest import Broker, eventually
+from tests.deploy.test_cli import Ended
+from tests.system.stack import Process
+
+TAKEN = "ended 3 workers, 2 of them while it ran alone (MAX_DELIVERIES is 3)"
+
+
+class Letters:
+    """Dead letters of a model on an empty broker, and the command."""
+
+    def __init__(self, broker: Broker, model: str = "m") -> None:
+        self.broker = broker
+        self.model = model
+        self.keys = f"smartbatch:{{{model}}}:"
+        broker.sync.hset("smartbatch:models", model, encode(ModelInfo(model, "simulated", InputSpec(("raw",)), 32)))
+
+    def add(self, payload: Payload, *, died_ms: int = 1795433558335, apart: bool = False, trace: str = "") -> str:
+        packed = pack_payload(payload)
+        request_id = f"r{self.broker.sync.xlen(f'{self.keys}dead')}"
+        if apart:
+            self.broker.sync.set(f"{self.keys}body:{request_id}", packed)
+        fields = {"reason": TAKEN, "entry_id": "1795433550000-0", "deliveries": 3, "id": request_id, "gateway": "gw"}
+        fields |= {"t": 1795433550000, "timeout_ms": 30000, "rows": max(1, payload.rows), "bytes": len(packed)}
+        fields |= {"kind": payload.kind, "trace": trace, "payload": b"" if apart else packed}
+        return self.broker.sync.xadd(f"{self.keys}dead", fields, id=f"{died_ms}-*").decode()
+
+    def run(self, *arguments: str, code: int = 0, **environ: str) -> Ended:
+        ended = Ended("dead", *arguments, REDIS_URL=self.broker.url, **environ)
+        assert ended.code == code, (ended.out, ended.err)
+        return ended
+
+    def json(self, *arguments: str, code: int = 0, **environ: str):
+        return json.loads("\n".join(self.run(*arguments, "--json", code=code, **environ).out))
+
+    @property
+    def count(self) -> int:
+        return self.broker.sync.xlen(f"{self.keys}dead")
+
+
+@pytest.fixture
+def letters(broker: Broker) -> Letters:
+    return Letters(broker)
+
+
+def raw(text: str = "hello") -> Payload:
+    return Payload("raw", Raw(text.encode(), "text/plain"))
+
+
+def jpeg() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(file, "JPEG")
+    return file.getvalue()
+
+
+# --- list
+
+
+def test_list_shows_the_newest_first(letters: Letters) -> None:
+    letters.add(raw())
+    letters.add(raw("more of it"), died_ms=1795433558400, trace="00-abc-[red]\x1b[2J")
+    header, first, second = letters.run("list").out
+    assert " ".join(header.split()) == "id model when request reason kind rows bytes deliveries trace"
+    assert first.split()[:4] == ["1795433558400-0", "m", "2026-11-23T11:32:38Z", "r1"]
+    assert first.rstrip().endswith(r"00-abc-[red]\x1b[2J")
+    assert re.fullmatch(rf" *{second.split()[0]} .* {re.escape(TAKEN)} +raw +1 +\d+ +3 *", second)
+    assert len(letters.run("list", "--limit", "1").out) == 2
+
+
+def test_list_as_json_has_every_model_unless_one_is_named(letters: Letters, broker: Broker) -> None:
+    letters.add(raw())
+    Letters(broker, "other").add(raw())
+    assert [letter["model"] for letter in letters.json("list")] == ["m", "other"]
+    [letter] = letters.json("list", "--name", "other")
+    assert letter == {
+        "id": "1795433558335-0",
+        "model": "other",
+        "when": "2026-11-23T11:32:38Z",
+        "request": "r0",
+        "entry": "1795433550000-0",
+        "admitted": "2026-11-23T11:32:30Z",
+        "reason": TAKEN,
+        "deliveries": 3,
+        "kind": "raw",
+        "rows": 1,
+        "bytes": len(pack_payload(raw())),
+        "trace": "",
+    }
+
+
+def test_list_of_nothing_says_so(letters: Letters) -> None:
+    assert letters.run("list").out == ["no dead letters"]
+    assert letters.json("list") == []
+
+
+# --- show
+
+
+def test_show_tells_what_an_image_is_and_saves_it_as_it_came(letters: Letters, tmp_path: Path) -> None:
+    letter_id = letters.add(Payload("image", [jpeg()], {"top_k": 3}), apart=True)
+    file = tmp_path / "cat.jpg"
+    told = letters.json("show", letter_id, "--save", str(file))
+    image = {"bytes": len(jpeg()), "format": "JPEG", "width": 40, "height": 30}
+    assert told["payload"] == {"kind": "image", "images": [image], "options": {"top_k": 3}}
+    assert told["saved"] == [str(file)]
+    assert file.read_bytes() == jpeg()
+
+
+def test_show_saves_several_images_side_by_side(letters: Letters, tmp_path: Path) -> None:
+    letter_id = letters.add(Payload("image", [jpeg(), b"broken"]))
+    told = letters.json("show", letter_id, "--save", str(tmp_path / "cat.jpg"))
+    assert told["saved"] == [str(tmp_path / "cat-1.jpg"), str(tmp_path / "cat-2.jpg")]
+    assert (tmp_path / "cat-2.jpg").read_bytes() == b"broken"
+    assert told["payload"]["images"][1]["unreadable"].startswith("UnidentifiedImageError")
+
+
+def test_show_saves_a_tensor_as_npy(letters: Letters, tmp_path: Path) -> None:
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    letter_id = letters.add(Payload("tensor", Tensor("float32", (2, 3), array.tobytes())))
+    file = tmp_path / "two.npy"
+    told = letters.json("show", letter_id, "--save", str(file))
+    assert told["payload"] == {"kind": "tensor", "dtype": "float32", "shape": [2, 3], "options": {}}
+    np.testing.assert_array_equal(np.load(file), array)
+
+
+def test_show_saves_texts_as_the_json_that_predict_takes(letters: Letters, tmp_path: Path) -> None:
+    letter_id = letters.add(Payload("text", ["a cat", "ein Kätzchen"]))
+    file = tmp_path / "texts.json"
+    told = letters.json("show", letter_id, "--save", str(file))
+    assert told["payload"]["texts"] == ["a cat", "ein Kätzchen"]
+    assert json.loads(file.read_text()) == {"data": ["a cat", "ein Kätzchen"]}
+
+
+def test_show_for_a_person_has_a_line_per_fact_and_no_control_sequences(letters: Letters) -> None:
+    lines = letters.run("show", letters.add(raw(), trace="\x1b[2J")).out
+    facts = dict(line.split(maxsplit=1) for line in lines if len(line.split(maxsplit=1)) == 2)
+    assert (facts["reason"], facts["trace"], facts["content_type"]) == (TAKEN, r"\x1b[2J", "text/plain")
+
+
+def test_show_says_when_the_input_has_expired_and_saves_no_empty_file(letters: Letters, tmp_path: Path) -> None:
+    letter_id = letters.add(raw(), apart=True)
+    letters.broker.sync.delete(f"{letters.keys}body:r0")
+    assert letters.json("show", letter_id)["payload"] == "expired"
+    [line] = letters.run("show", letter_id, "--save", str(tmp_path / "x"), code=2).err
+    assert line == f"smartbatch: {letter_id}: what its client sent has expired, nothing is left to save"
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- requeue
+
+
+@pytest.fixture
+def worker(letters: Letters, tmp_path: Path):
+    environ = {"REDIS_URL": letters.broker.url, "MODEL_PATH": "simulated", "MODEL_NAME": "m"}
+    process = Process("worker", environ, tmp_path / "worker.log")
+    eventually(lambda: "ready" in process.log.read_text(), 30)
+    yield process
+    process.kill()
+
+
+def test_requeue_runs_it_and_says_what_became_of_it(letters: Letters, worker: Process) -> None:
+    first, second = letters.add(raw()), letters.add(raw("b"), died_ms=1795433558400, apart=True)
+    broken = letters.add(Payload("tensor", Tensor("float32", (0, 3), b"")), died_ms=1795433558500)
+    outputs = {"output": {"dtype": "float32", "shape": [1, 10]}}
+    assert letters.json("requeue", first, second) == [
+        {"id": first, "model": "m", "request": f"requeue-{first}", "outcome": "ok", "result": outputs},
+        {"id": second, "model": "m", "request": f"requeue-{second}", "outcome": "ok", "result": outputs},
+    ]
+    assert letters.run("requeue", broken, code=1).out == [
+        f"{broken}  invalid_input: expected at least one row, got none"
+    ]
+    assert letters.count == 0
+    assert [key for key in letters.broker.sync.keys("*") if b":body:" in key or b":reply:" in key] == []
+
+
+def test_requeue_keeps_what_nobody_ran(letters: Letters) -> None:
+    letter_id = letters.add(raw())
+    [told] = letters.json("requeue", letter_id, code=1, REQUEST_TIMEOUT="0.2")
+    assert (told["outcome"], told["detail"]) == ("kept", "not answered within 0.2 s (is a worker running?)")
+    assert letters.count == 1
+    assert letters.broker.sync.xlen(f"{letters.keys}requests") == 0
+
+
+def test_requeue_without_waiting_leaves_the_outcome_at_a_key_that_it_names(letters: Letters, worker: Process) -> None:
+    for _ in range(3):
+        letters.add(raw(), died_ms=int(time.time() * 1000))
+    told = letters.json("requeue", "--all", "--no-wait")
+    assert [each["outcome"] for each in told] == ["waiting"] * 3
+    assert letters.count == 0
+    for each in told:
+        key = each["detail"].removeprefix("its reply: ").removesuffix(", for 60 s")
+        assert key == f"{letters.keys}reply:{each['request']}"
+        assert "result" in msgpack.unpackb(eventually(lambda key=key: letters.broker.sync.get(key)))
+
+
+# --- drop
+
+
+def test_drop_removes_a_letter_and_what_was_kept_for_it(letters: Letters) -> None:
+    letter_id, other = letters.add(raw(), apart=True), letters.add(raw(), died_ms=1795433558400, apart=True)
+    assert letters.run("drop", letter_id, letter_id).out == ["dropped 1 dead letter"]
+    assert letters.count == 1
+    assert letters.broker.sync.keys("*body*") == [f"{letters.keys}body:r1".encode()]
+    assert letters.json("drop", other) == {"dropped": 1}
+
+
+def test_drop_of_all_asks_first(letters: Letters) -> None:
+    letters.add(raw())
+    letters.add(raw(), died_ms=1795433558400)
+    ended = letters.run("drop", "--all", code=1)  # nobody answers
+    assert "drop 2 dead letters for good? [y/N]" in "\n".join(ended.out + ended.err)
+    assert letters.count == 2
+    assert letters.run("drop", "--all", "--yes").out == ["dropped 2 dead letters"]
+    assert letters.count == 0
+
+
+# --- what was mistyped
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("show", "abc"), "a dead letter's id is like 1795433558335-0, not 'abc'"),
+        (("show", "1-1"), "no dead letter 1-1 of any model; `smartbatch dead list` shows what there is"),
+        (("show", "1-1", "--name", "m"), "no dead letter 1-1 of model 'm'; `smartbatch dead list` shows what there is"),
+        (
+            ("drop", "1795433558335-0", "1-1"),
+            "no dead letter 1-1 of any model; `smartbatch dead list` shows what there is",
+        ),
+        (("requeue", "1795433558335-0", "-1"), None),
+        (("requeue",), "give the ids of dead letters, or --all"),
+        (("drop", "1-1", "--all"), "give the ids of dead letters, or --all"),
+    ],
+)
+def test_a_wrong_id_is_refused_before_anything_is_done(letters: Letters, arguments: tuple[str, ...], said: str) -> None:
+    letters.add(raw())
+    ended = letters.run(*arguments, code=2)
+    assert said is None or said in ended.err[-1]
+    assert not any("Traceback" in line for line in ended.err)
+    assert letters.count == 1
+    assert letters.broker.sync.xlen(f"{letters.keys}requests") == 0
+
+
+def test_an_id_of_two_models_asks_for_the_name(letters: Letters, broker: Broker) -> None:
+    letter_id = letters.add(raw())
+    other = Letters(broker, "other")
+    other.add(raw())
+    [line] = letters.run("drop", letter_id, code=2).err
+    assert line == f"smartbatch: {letter_id} is a dead letter of several models (m, other); say which with --name"
+    letters.run("drop", letter_id, "--name", "other")
+    assert (letters.count, other.count) == (1, 0)
