@@ -144,10 +144,12 @@ async def _show(settings: Settings, name: str | None, letter_id: str, file: Path
     if as_json:
         click.echo(json.dumps(told, indent=2))
         return
-    for field, value in told.items():
-        for key, each in value.items() if isinstance(value, dict) else [(field, value)]:
-            text = each if isinstance(each, str) else json.dumps(each, ensure_ascii=False)
-            click.echo(f"{key:<12}  {_printable(text)}")
+    payload_told = told.pop("payload")
+    facts = payload_told if isinstance(payload_told, dict) else {"": payload_told}
+    told |= {f"input {fact}".rstrip(): value for fact, value in facts.items()}
+    for fact, value in told.items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        click.echo(f"{fact:<18}  {_printable(text)}".rstrip())
 
 
 async def _requeue(

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from shared.broker.admission import Admission, Request
+from shared.broker.admission import Admission, Request, Verdict
 from shared.broker.claims import Entry, parse_entry
 from shared.broker.connection import Client, broker_errors
 from shared.broker.replies import Inbox
@@ -115,9 +115,9 @@ class Requeue:
         if not (await self._admission.still_open([request_id]))[0]:
             with broker_errors():
                 await self._client.unlink(self._keys.reply(request_id))  # of an earlier time
-        waiting, [admitted] = await self._admission.admit([request])
-        if not admitted:
-            raise QueueFull(f"{letter.id}: the queue is full ({waiting} waiting); it stays a dead letter")
+        answer = await self._admission.admit([request])
+        if answer.verdicts != [Verdict.ADMITTED]:
+            raise QueueFull(f"{letter.id}: the queue is full ({answer.waiting} waiting); it stays a dead letter")
         return request_id
 
     async def outcome(self, request_id: str, timeout_s: float) -> Reply | None:

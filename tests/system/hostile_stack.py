@@ -64,8 +64,7 @@ class Supervised:
         self.logs = [process.log for process in self._running]
 
     def __enter__(self) -> Supervised:
-        eventually(lambda: self._system.broker.sync.hexists("smartbatch:models", MODEL), 60)
-        eventually(self._all_ready, 60)
+        eventually(lambda: self._system.ready_workers() == len(self._running), 60, 0.05)
         self._thread.start()
         return self
 
@@ -76,10 +75,6 @@ class Supervised:
     def said(self, text: str) -> int:
         """In how many lines of all logs it stands."""
         return sum(text in line for log in self.logs for line in log.read_text().splitlines())
-
-    def _all_ready(self) -> bool:
-        answer = self._system.client.get(f"{self._system.url}/readyz").json()
-        return sum(answer["ready_workers"].values()) == len(self._running)
 
     def _watch(self) -> None:
         while not self._stop.wait(0.02):
@@ -100,9 +95,3 @@ def is_empty(system: Stack) -> bool:
 
 def dead_letters(system: Stack) -> list[dict[bytes, bytes]]:
     return [fields for _, fields in system.broker.sync.xrange(f"{KEYS}dead")]
-
-
-def metric(system: Stack, name: str) -> float:
-    """The sum over workers."""
-    text = system.client.get(f"{system.url}/metrics").text
-    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(f"{name}{{"))

@@ -23,12 +23,6 @@ def dead(system: Stack, *arguments: str) -> list[dict]:
     return json.loads(ended.stdout)
 
 
-def gauge(system: Stack) -> float:
-    text = system.client.get(f"{system.url}/metrics").text
-    [line] = [line for line in text.splitlines() if line.startswith("smartbatch_dead_letters{")]
-    return float(line.split()[-1])
-
-
 async def test_a_dead_letter_is_run_again_once_its_cause_is_gone(stack: Callable[..., Stack], tmp_path: Path) -> None:
     cause = tmp_path / "cause"
     cause.touch()
@@ -39,7 +33,7 @@ async def test_a_dead_letter_is_run_again_once_its_cause_is_gone(stack: Callable
         assert (answer.status, answer.code) == (500, "dead_lettered")
         [letter] = dead(system, "list")
         assert (letter["model"], letter["kind"], letter["deliveries"]) == ("hostile", "raw", 2)
-        eventually(lambda: gauge(system) == 1)
+        eventually(lambda: system.counter("smartbatch_dead_letters") == 1)
 
         dead(system, "show", letter["id"], "--save", str(tmp_path / "input"))
         assert (tmp_path / "input").read_text() == row
@@ -54,5 +48,5 @@ async def test_a_dead_letter_is_run_again_once_its_cause_is_gone(stack: Callable
         [well] = dead(system, "requeue", "--all")
         assert (well["outcome"], well["result"]) == ("ok", [row])
         assert dead_letters(system) == []
-        eventually(lambda: gauge(system) == 0)
+        eventually(lambda: system.counter("smartbatch_dead_letters") == 0)
         eventually(lambda: is_empty(system))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.conftest import eventually
-from tests.system.hostile_stack import Supervised, ask, dead_letters, hostile, is_empty, metric
+from tests.system.hostile_stack import Supervised, ask, dead_letters, hostile, is_empty
 from tests.system.stack import Stack
 
 GOOD = [f"good {number}" for number in range(15)]
@@ -50,8 +50,8 @@ async def test_a_row_that_raises_fails_alone(
         for row, answer in zip(rows, answers, strict=True):
             assert (row in bad) or (answer.status, answer.value) == (200, row)
         assert {answer.body["batch"]["rows"] for answer in answers if answer.status == 200} <= {16}
-        eventually(lambda: metric(system, "smartbatch_entries_total") == 16)
-        ran = metric(system, "smartbatch_forward_seconds_count") + metric(system, "smartbatch_bisections_total")
+        eventually(lambda: system.counter("smartbatch_entries_total") == 16)
+        ran = system.counter("smartbatch_forward_seconds_count") + system.counter("smartbatch_bisections_total")
         assert ran + sum(status != 200 for status in statuses) == forwards  # those that fail alone are neither
     assert workers.exits == []
 
@@ -138,8 +138,8 @@ async def test_a_device_short_of_memory_answers_everything_in_smaller_batches(st
         rows = [f"good {number}" for number in range(320)]
         answers = await ask(system, rows)
         assert [answer.value for answer in answers] == rows
-        eventually(lambda: metric(system, "smartbatch_batch_ceiling_rows") == 8)
-        assert metric(system, "smartbatch_out_of_memory_total") >= 1
+        eventually(lambda: system.counter("smartbatch_batch_ceiling_rows") == 8)
+        assert system.counter("smartbatch_out_of_memory_total") >= 1
         [report] = system.stats("hostile")["workers"].values()
         assert int(report["ceiling"]) == 8
     assert workers.exits == []
