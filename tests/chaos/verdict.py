@@ -69,7 +69,9 @@ def judge(run: Run) -> Verdict:
         setattr(verdict, what, getattr(verdict, what) + 1)
         if what in ("lost", "wrong", "doubled", "punished"):
             verdict.bad.append(asked)
-    verdict.unproved = sum(not asked.right for asked in run.proof)
+    unproved = [asked for asked in run.proof if not asked.right]
+    verdict.unproved = len(unproved)
+    verdict.bad += unproved
     verdict.recovery_s = _recovery(run)
     verdict.slowest_s = max((asked.seconds for asked in run.asked if asked.right), default=0.0)
     return verdict

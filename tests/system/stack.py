@@ -23,7 +23,7 @@ class Process:
     def __init__(self, command: Sequence[str], environ: dict[str, str], log: Path) -> None:
         self.log = log
         self.url = ""  # of a gateway
-        with log.open("ab") as out:
+        with log.open("wb") as out:
             self.popen = subprocess.Popen(
                 command,
                 env={**os.environ, **environ},
