@@ -16,6 +16,7 @@ COMMANDS = {
     "gateway": "Run a gateway",
     "worker": "Run a worker",
     "predict": "Send files to a running server and show its answers",
+    "key": "Make an API key",
     "queue": "Show what waits and what runs, straight from Redis",
     "dead": "Look at dead letters, run them again, drop them",
     "models": "List what can be served, and what is being served",

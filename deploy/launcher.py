@@ -35,7 +35,7 @@ class Launcher:
         self._settings = settings
         self._workers = workers
         self._broker_given = broker_given
-        self._url = settings.redis_url
+        self._url = settings.broker_url
         self._console = Console(stderr=True, highlight=False)
         self._children: list[Child] = []
         self._watchers: set[asyncio.Task[None]] = set()
@@ -71,7 +71,7 @@ class Launcher:
     async def _start_broker(self, folder: str) -> None:
         if self._broker_given:
             version = await check(self._url)
-            self._console.print(f"broker    {version} at {mask_url(self._url)} (REDIS_URL)")
+            self._console.print(f"broker    {version} at {mask_url(self._settings.redis_url)} (REDIS_URL)")
             return
         port = embedded_broker.free_port()
         self._url = f"redis://127.0.0.1:{port}/0"
@@ -93,12 +93,14 @@ class Launcher:
     async def _start_processes(self) -> None:
         settings = self._settings
         environ = {
-            "REDIS_URL": self._url,
+            "REDIS_URL": self._settings.redis_url if self._broker_given else self._url,
+            "REDIS_PASSWORD_FILE": settings.redis_password_file if self._broker_given else "",
             "MODEL_PATH": settings.model_path,
             "MODEL_NAME": settings.model,
             "MODEL_WEIGHTS": settings.model_weights,
             "HOST": settings.host,
             "PORT": str(settings.port),
+            "MANAGEMENT_PORT": str(settings.management_port),
             "LOG_LEVEL": os.environ.get("LOG_LEVEL", "warning"),
         }
         if not settings.torch_threads:
@@ -160,7 +162,7 @@ class Launcher:
                         self._show_progress(snapshot, shown, status)
                     except BrokerUnavailable as error:
                         status.update(str(error))
-                    if await asyncio.to_thread(_answers, f"{self._base_url}/readyz"):
+                    if await asyncio.to_thread(_answers, f"{self._management_url}/readyz"):
                         return True
                     await asyncio.sleep(LOOK_S)
         finally:
@@ -185,9 +187,14 @@ class Launcher:
 
     @property
     def _base_url(self) -> str:
-        host = self._settings.host
-        host = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-        return f"http://{host}:{self._settings.port}"
+        return _url(self._settings.host, self._settings.port)
+
+    @property
+    def _management_url(self) -> str:
+        settings = self._settings
+        return (
+            self._base_url if settings.management_port < 0 else _url(settings.management_host, settings.management_port)
+        )
 
     # --- stop
 
@@ -217,6 +224,11 @@ def _smartbatch(command: str) -> list[str]:
     return [sys.executable, "-m", "deploy.cli", command]
 
 
+def _url(host: str, port: int) -> str:
+    host = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    return f"http://{host}:{port}"
+
+
 def _answers(url: str) -> bool:
     try:
         with _DIRECT.open(url, timeout=1) as response:
@@ -227,6 +239,8 @@ def _answers(url: str) -> bool:
 
 def _try_it(settings: Settings, base_url: str) -> str:
     """A curl line that works with the model that is being served."""
+    if settings.api_keys or settings.api_keys_file:
+        base_url = f'-H "Authorization: Bearer $SMARTBATCH_API_KEY" {base_url}'
     if settings.model_path.startswith("simulated"):
         return f"curl -d hello {base_url}/predict"
     if ":" in settings.model_path or settings.model_path.endswith(".pt2"):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import AsyncIterator
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from gateway import pages
@@ -25,12 +27,36 @@ class App(Starlette):
     """Hands POST /predict to its endpoint directly: it answers for its own errors, and Starlette's middleware and
     router would cost it a sixth of the gateway's time (`python -m loadtest.path_cost`)."""
 
+    management_port = -1
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == "/predict" and scope["method"] == "POST":
+        if scope["type"] != "http" or on_port(scope, self.management_port):  # who reaches that port needs no key
+            await super().__call__(scope, receive, send)
+        elif scope["path"] == "/predict" and scope["method"] == "POST":
             scope["app"] = self
             await PREDICT(scope, receive, send)
+        elif error := self.state.gateway.guard.refusal(scope):
+            await _problem_response(error)(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
+
+
+def on_port(scope: Scope, port: int) -> bool:
+    return port >= 0 and scope["server"][1] == port
+
+
+class PortRoute(Route):
+    """A route that exists on one side only: on MANAGEMENT_PORT if it is `managed`, elsewhere if it isn't."""
+
+    def __init__(self, path: str, endpoint: Any, *, managed: bool, port: int, methods: list[str] | None = None) -> None:
+        super().__init__(path, endpoint, methods=methods)
+        self._managed = managed
+        self._port = port
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if self._port >= 0 and on_port(scope, self._port) != self._managed:
+            return Match.NONE, {}
+        return super().matches(scope)
 
 
 PREDICT = Predict()
@@ -53,17 +79,20 @@ def create_app(settings: Settings | None = None) -> Starlette:
         finally:
             await gateway.close()
 
+    public = functools.partial(PortRoute, managed=False, port=settings.management_port)
+    management = functools.partial(PortRoute, managed=True, port=settings.management_port)
     app = App(
         routes=[
-            Route("/predict", PREDICT, methods=["POST"]),
             Route("/healthz", pages.healthz),
-            Route("/readyz", pages.readyz),
-            Route("/metrics", pages.metrics),
-            Route("/stats", pages.stats),
+            public("/predict", PREDICT, methods=["POST"]),
+            management("/readyz", pages.readyz),
+            management("/metrics", pages.metrics),
+            management("/stats", pages.stats),
         ],
         exception_handlers={404: _http_error, 405: _http_error, Exception: _unexpected},
         lifespan=lifespan,
     )
+    app.management_port = settings.management_port
     app.router.redirect_slashes = False  # a redirect would be built from the client's own Host header
     return app
 
@@ -78,5 +107,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
+    return _problem_response(error)
+
+
+def _problem_response(error: Exception) -> Response:
     status, headers, body = problem(error, None)
     return Response(body, status, headers)

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Coroutine
 from typing import Any
 
+from gateway.access.guard import Guard
 from gateway.lane import Lane
 from gateway.meters import Meters
 from gateway.observer import Observer
@@ -28,6 +29,7 @@ class Gateway:
         self.settings = settings
         self.gateway_id = uuid.uuid4().hex
         self.meters = Meters()
+        self.guard = Guard(settings, self.meters.registry)
         self.lanes: dict[str, Lane] = {}
         self.observer = Observer(settings, self.gateway_id, self.lanes)
         self._numbers = itertools.count(1)
@@ -36,11 +38,14 @@ class Gateway:
     async def start(self) -> None:
         self.lane(self.settings.model)
         self.watch(self.observer.run())
+        await self.guard.start()
+        self.watch(self.guard.run())
 
     async def close(self) -> None:
         for lane in self.lanes.values():
             await lane.close()
         await tasks.end(list(self._tasks))
+        await self.guard.close()
         await self.observer.close()
 
     def next_request_id(self) -> str:

@@ -36,9 +36,9 @@ class Lane:
         self.keys = Keys(model)
         self.meters = meters
         self._room = Room(settings.max_queue, capacity)
-        self._redis = connect(settings.redis_url)
-        self._sweep_redis = connect(settings.redis_url)
-        self._blocking_redis = connect(settings.redis_url, block_s=BLOCK_S)
+        self._redis = connect(settings.broker_url)
+        self._sweep_redis = connect(settings.broker_url)
+        self._blocking_redis = connect(settings.broker_url, block_s=BLOCK_S)
         self.outstanding: dict[str, Pending] = {}
         limits: dict[str, Any] = {
             "max_entries": settings.max_queue,

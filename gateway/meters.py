@@ -10,11 +10,14 @@ from shared.errors import (
     ClientError,
     ClientGone,
     DeadlineExceeded,
+    Forbidden,
+    LimitReached,
+    Unauthenticated,
     Unavailable,
 )
 
 PARTS = ("admit", "queue", "decode", "batch_wait", "forward", "reply")
-OUTCOMES = ("ok", "invalid", "rejected", "timeout", "cancelled", "error")
+OUTCOMES = ("ok", "invalid", "denied", "rejected", "timeout", "cancelled", "error")
 
 
 class Meters:
@@ -65,6 +68,10 @@ def outcome_of(error: BaseException) -> str:
     match error:
         case ClientGone():
             return "cancelled"
+        case Unauthenticated() | Forbidden():
+            return "denied"
+        case LimitReached():
+            return "rejected"
         case ClientError():
             return "invalid"
         case Unavailable():

@@ -34,7 +34,7 @@ class Observer:
     """One long-lived task per gateway process."""
 
     def __init__(self, settings: Settings, gateway_id: str, lanes: Mapping[str, Lane]) -> None:
-        self._client = connect(settings.redis_url)
+        self._client = connect(settings.broker_url)
         self._default = settings.model
         self._gateway_id = gateway_id
         self._lanes = lanes

@@ -11,15 +11,25 @@ from urllib.parse import parse_qsl
 from starlette.types import Receive, Scope, Send
 
 from gateway import formats
+from gateway.access.caller import ANYONE, Anyone
 from gateway.formats import accept, answers
 from gateway.formats.accept import Format, wants_outputs
 from gateway.gateway import Gateway
 from gateway.lane import Lane
 from gateway.pending import Pending
 from gateway.problems import problem
-from gateway.reading import read_body
+from gateway.reading import is_short, read_body
 from shared.broker.admission import Request
-from shared.errors import BodyTimeout, BodyTooLarge, ClientGone, MalformedBody, SmartBatchError
+from shared.errors import (
+    BodyTimeout,
+    BodyTooLarge,
+    ClientGone,
+    Forbidden,
+    LimitReached,
+    MalformedBody,
+    SmartBatchError,
+    Unauthenticated,
+)
 from shared.settings import Settings
 from shared.wire import Payload, Reply, pack_payload, unpack_reply
 
@@ -28,6 +38,7 @@ log = logging.getLogger(__name__)
 DEFAULT_TOP_K = 5
 MAX_TOP_K = 1000
 MAX_ID_CHARS = 128
+REFUSED = (Unauthenticated, Forbidden, LimitReached)  # at the door: before the body is read
 SLOW_S = 0.05  # after so long a request is worth watching for its client hanging up
 
 
@@ -52,9 +63,12 @@ class Predict:
         request_id = gateway.next_request_id()
         lane = gateway.lane(None)
         shown_id = request_id
+        caller = ANYONE
         try:
+            caller = gateway.guard.identify(scope["headers"])
             envelope = _envelope(scope)
             shown_id = envelope.client_id or request_id
+            caller.enter(envelope.model or gateway.settings.model)
             lane = gateway.lane(envelope.model)
             answer_format = accept.negotiate(envelope.accept)
             timeout_ms = _timeout_ms(envelope, gateway.settings)
@@ -69,13 +83,15 @@ class Predict:
             lane.meters.answered(timing)
         except Exception as error:
             lane.meters.failed(error, time.monotonic() - started_at)
-            _log(error, request_id)
+            _log(error, request_id, caller)
             if isinstance(error, ClientGone):
                 return
             status, texts, content = problem(error, request_id)
+            if status >= 500:
+                caller.give_back()
             texts["x-request-id"] = shown_id
             headers = [(name.encode(), value.encode("latin-1", "replace")) for name, value in texts.items()]
-            if isinstance(error, BodyTooLarge | BodyTimeout):
+            if isinstance(error, BodyTooLarge | BodyTimeout) or (isinstance(error, REFUSED) and not is_short(scope)):
                 headers.append((b"connection", b"close"))  # what still comes of it isn't read
         headers.append((b"content-length", b"%d" % len(content)))
         try:
@@ -194,9 +210,11 @@ def _printable(text: str) -> str:
     return text if len(text) <= MAX_ID_CHARS and text.isascii() and text.isprintable() else ""
 
 
-def _log(error: Exception, request_id: str) -> None:
-    extra = {"request_id": request_id}
+def _log(error: Exception, request_id: str, caller: Anyone) -> None:
+    extra = {"request_id": request_id, "key": caller.name} if caller.name else {"request_id": request_id}
     if not isinstance(error, SmartBatchError):
         log.exception("a request failed by an error of ours", extra=extra)
+    elif isinstance(error, REFUSED):
+        log.debug("%s: %s", error.code, error, extra=extra)  # counted; a line for each would make a flood costly
     else:
-        log.info("%s: %s", error.code, error.detail, extra=extra)
+        log.info("%s: %s", error.code, error, extra=extra)

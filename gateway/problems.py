@@ -18,6 +18,8 @@ STATUS: dict[type[errors.SmartBatchError], int] = {
     errors.SmartBatchError: 500,
     errors.ClientError: 400,
     errors.MalformedBody: 400,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
     errors.UnknownModel: 404,
     errors.NotAcceptable: 406,
     errors.BodyTimeout: 408,
@@ -25,6 +27,7 @@ STATUS: dict[type[errors.SmartBatchError], int] = {
     errors.TooManyRows: 413,
     errors.UnsupportedMedia: 415,
     errors.InvalidInput: 422,
+    errors.LimitReached: 429,
     errors.ClientGone: 499,  # nginx's; nobody is left to read it, but the access log and the metrics do
     errors.ModelFailed: 500,
     errors.DeadLettered: 500,
@@ -38,6 +41,7 @@ MAX_DETAIL_CHARS = 1000
 
 # A computed Retry-After past this says nothing better than "come back later".
 MAX_RETRY_AFTER_S = 3600
+DAY_S = 86400  # the end of a quota's day is no estimate
 
 Headers = dict[str, str]
 
@@ -63,6 +67,10 @@ def problem(error: BaseException, request_id: str | None) -> tuple[int, Headers,
     status, headers, body = problem_with(status, error.code, error.detail, request_id)
     if isinstance(error, errors.Unavailable):
         headers["retry-after"] = str(_whole_seconds(error.retry_after_s))
+    elif isinstance(error, errors.LimitReached):
+        headers["retry-after"] = str(_whole_seconds(error.retry_after_s, DAY_S))
+    elif isinstance(error, errors.Unauthenticated):
+        headers["www-authenticate"] = 'Bearer realm="smartbatch"'
     return status, headers, body
 
 
@@ -85,7 +93,7 @@ def problem_with(status: int, code: str, detail: str, request_id: str | None) ->
     return status, headers, msgspec.json.encode(members)
 
 
-def _whole_seconds(retry_after_s: float) -> int:
+def _whole_seconds(retry_after_s: float, most_s: int = MAX_RETRY_AFTER_S) -> int:
     if not retry_after_s > 1:  # NaN too
         return 1
-    return math.ceil(min(retry_after_s, MAX_RETRY_AFTER_S))
+    return math.ceil(min(retry_after_s, most_s))

@@ -18,6 +18,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 # Window bits for zlib: +16 takes a gzip wrapper, the plain value a zlib one, the negative a bare deflate stream.
 _GZIP = 16 + zlib.MAX_WBITS
 
+_SHORT_BYTES = 64 * 1024
+
 
 async def read_body(
     scope: MutableMapping[str, Any], receive: Receive, limit: int, timeout_s: float | None = None
@@ -42,6 +44,16 @@ async def read_body(
     if declared is not None and declared != len(body):
         raise MalformedBody(f"Content-Length says {declared} bytes, but {len(body)} came")
     return inflate(body, coding, limit) if coding else body
+
+
+def is_short(scope: MutableMapping[str, Any]) -> bool:
+    """Whether the body is declared to be so short that the connection is worth keeping, should it go unread."""
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return value.isdigit() and len(value) < 6 and int(value) <= _SHORT_BYTES
+        if name == b"transfer-encoding":
+            return False
+    return True
 
 
 def inflate(body: bytes, coding: str, limit: int) -> bytes:

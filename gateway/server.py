@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import logging
 import os
 import signal
@@ -13,6 +14,7 @@ import msgspec
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from gateway.access.keyring import Keyring
 from gateway.app import create_app
 from shared.errors import StartupError
 from shared.settings import Settings
@@ -22,33 +24,70 @@ log = logging.getLogger(__name__)
 
 def bind(settings: Settings) -> socket.socket:
     """Return a listening socket's address, bound. Raises StartupError with one clear line if it can't be."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    return _bind(settings.host, settings.port, "PORT, --port")
+
+
+def bind_management(settings: Settings) -> socket.socket | None:
+    """The same for MANAGEMENT_PORT, if there is one."""
+    if settings.management_port < 0:
+        return None
+    return _bind(settings.management_host, settings.management_port, "MANAGEMENT_PORT, --management-port")
+
+
+def _bind(host: str, port: int, how: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        sock.bind((settings.host, settings.port))
+        sock.bind((host, port))
     except OSError as error:
         sock.close()
-        where = f"{settings.host}:{settings.port}"
-        raise StartupError(f"can't listen on {where}: {error.strerror}. Choose another port (PORT, --port)") from None
+        raise StartupError(f"can't listen on {host}:{port}: {error.strerror}. Choose another port ({how})") from None
     sock.set_inheritable(True)
     return sock
 
 
-def serve(settings: Settings, sock: socket.socket) -> None:
+def serve(settings: Settings, sock: socket.socket, management: socket.socket | None = None) -> None:
     """Serve until SIGTERM or SIGINT; then stop accepting, finish what is in flight, return."""
     host, port = sock.getsockname()[:2]
+    sockets = [sock]
+    if management:
+        sockets.append(management)
+        settings = msgspec.structs.replace(settings, management_port=management.getsockname()[1])
+        log.info("management on http://%s:%d", *management.getsockname()[:2])
+    warn_if_open(settings)
     log.info("gateway on http://%s:%d, model %s", host, port, settings.model)
     if settings.gateway_processes == 1:
         config = _config(create_app(settings), settings)
         with _signals_once_only():
-            uvicorn.Server(config).run(sockets=[sock])
+            uvicorn.Server(config).run(sockets=sockets)
         return
     _to_environment(settings)
     with tempfile.TemporaryDirectory(prefix="smartbatch-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read by prometheus_client in the processes spawned next
         config = _config("gateway.app:create_app", settings)
-        Multiprocess(config, sockets=[sock]).run()
+        Multiprocess(config, sockets=sockets).run()
+
+
+def warn_if_open(settings: Settings) -> None:
+    """Say it once, loudly, if anybody on the network may ask. Raises SettingsError if the keys can't be read."""
+    if Keyring.wanted(settings):
+        if not Keyring(settings).keys:
+            log.warning("API_KEYS_FILE holds no key, so every request is refused: make one with `smartbatch key new`")
+    elif not _is_loopback(settings.host):
+        log.warning(
+            "NO API KEYS: whoever reaches %s:%d may use this gateway. Make a key (`smartbatch key new NAME`) and set "
+            "API_KEYS_FILE, or listen on this machine only (HOST=127.0.0.1)",
+            settings.host,
+            settings.port,
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _config(app, settings: Settings) -> uvicorn.Config:

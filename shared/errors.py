@@ -68,6 +68,37 @@ class UnknownModel(ClientError):
     code = "unknown_model"
 
 
+class Unauthenticated(ClientError):
+    """No API key, or one that doesn't hold (any more)."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(ClientError):
+    """The API key holds, but not for this."""
+
+    code = "forbidden"
+
+
+class LimitReached(ClientError):
+    """The API key's share is used up; the same request may be sent again after `retry_after_s`."""
+
+    code = "limit_reached"
+    retryable = True
+
+    def __init__(self, detail: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class RateLimited(LimitReached):
+    code = "rate_limited"
+
+
+class QuotaExceeded(LimitReached):
+    code = "quota_exceeded"
+
+
 class ClientGone(ClientError):
     """The client hung up before its response; never sent, only counted."""
 
@@ -99,7 +130,13 @@ class TooLate(Unavailable):
 
 
 class BrokerUnavailable(Unavailable):
+    """Its text is for the log: it may name the broker's address, or a file. A client is told no more than the code."""
+
     code = "broker_unavailable"
+
+    @property
+    def detail(self) -> str:
+        return "the broker can't be reached or can't answer; the server's log says more"
 
 
 class BrokerFull(BrokerUnavailable):

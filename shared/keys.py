@@ -13,6 +13,9 @@
     smartbatch:{M}:gateways       set, TTL                  the ids of those
     smartbatch:{M}:dead           stream                    dead letters
     smartbatch:models             hash                      model -> its description (outside the tags)
+    smartbatch:access:{usage}:buckets       hash, TTL       API key -> tokens|ms, what is left of its rate
+    smartbatch:access:{usage}:counts:<day>  hash, TTL       API key -> requests of that day
+    smartbatch:access:{usage}:seen:<id>     string, TTL     the last statement that a gateway process made
 
 Braces make the model's name the hash tag, so everything one script touches lives in one slot of a cluster.
 """
@@ -25,6 +28,7 @@ from shared.errors import UnknownModel
 
 GROUP = "workers"
 MODELS = "smartbatch:models"
+BUCKETS = "smartbatch:access:{usage}:buckets"
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -34,6 +38,14 @@ def check_model_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise UnknownModel(f"a model name is 1 to 128 characters of A-Z a-z 0-9 . _ -, not {name[:140]!r}")
     return name
+
+
+def counts(day: str) -> str:
+    return f"smartbatch:access:{{usage}}:counts:{day}"
+
+
+def seen(gateway_id: str) -> str:
+    return f"smartbatch:access:{{usage}}:seen:{gateway_id}"
 
 
 class Keys:

@@ -42,7 +42,7 @@ class Metric(msgspec.Struct, frozen=True):
 REQUESTS = Metric(
     "smartbatch_requests_total",
     "counter",
-    "Requests by how they ended: ok, invalid, rejected, timeout, cancelled, error",
+    "Requests by how they ended: ok, invalid, denied, rejected, timeout, cancelled, error",
     ("model", "outcome"),
 )
 REQUEST_SECONDS = Metric(
@@ -59,6 +59,14 @@ READMISSIONS = Metric("smartbatch_readmissions_total", "counter", "Requests admi
 FLUSHES = Metric("smartbatch_admit_calls_total", "counter", "Calls that admitted requests; each carries many")
 GATEWAY_BROKER_ERRORS = Metric("smartbatch_gateway_broker_errors_total", "counter", "Calls to Redis that failed")
 IN_FLIGHT = Metric("smartbatch_requests_in_flight", "gauge", "Requests a gateway is waiting for")
+
+KEY_DECISIONS = ("admitted", "forbidden", "rate", "quota")
+KEY_REQUESTS = Metric(
+    "smartbatch_api_key_requests_total",
+    "counter",
+    "Requests by API key and what was decided: admitted, forbidden, rate, quota; unauthenticated without a key's name",
+    ("key", "decision"),
+)
 
 # --- counted by workers
 

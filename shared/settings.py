@@ -10,13 +10,21 @@ import re
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import msgspec
 from msgspec import Meta
 
 from shared.errors import SettingsError
 from shared.keys import check_model_name
+
+PASSWORD_FILE = "password_file"  # the one option in a broker's URL that is ours and not redis-py's
+URL_OPTIONS = {
+    PASSWORD_FILE,
+    *("db", "username", "password"),
+    *("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password"),
+    *("ssl_cert_reqs", "ssl_check_hostname", "ssl_min_version", "ssl_ciphers"),
+}
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +62,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_url: Annotated[
         str, Meta(description="`redis://`, `rediss://` or `unix://`, with user and password where needed")
     ] = "redis://127.0.0.1:6379/0"
+    redis_password_file: Annotated[
+        str, Meta(description="A file that holds the broker's password, for REDIS_URL's user; read at each connect")
+    ] = ""
     reply_ttl: Annotated[float, Meta(ge=1, le=86400, description="How long a reply nobody fetches is kept")] = 60.0
     max_deliveries: Annotated[
         int,
@@ -69,6 +80,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: Annotated[str, Meta(description="The address the gateway listens on")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="The port the gateway listens on")] = 8000
     gateway_processes: Annotated[int, Meta(ge=1, le=256, description="Gateway processes behind that one port")] = 1
+    management_port: Annotated[
+        int,
+        Meta(
+            ge=-1,
+            le=65535,
+            description="A port of its own for /metrics, /stats and /readyz; 0 = any free one, -1 = PORT",
+        ),
+    ] = -1
+    management_host: Annotated[str, Meta(description="The address of that port")] = "127.0.0.1"
+    api_keys_file: Annotated[
+        str, Meta(description="A TOML file of API keys (`smartbatch key new`), read again when it changes")
+    ] = ""
+    api_keys: Annotated[
+        str, Meta(description="More API keys, `name:sha256,name:sha256`; with neither anybody may ask")
+    ] = ""
     request_timeout: Annotated[float, Meta(gt=0, le=86400, description="A request not answered by then gets a 504")] = (
         30.0
     )
@@ -110,6 +136,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """The name the model is served under."""
         return check_model_name(self.model_name or default_model_name(self.model_path))
 
+    @property
+    def broker_url(self) -> str:
+        """REDIS_URL with where its password is found, for `connect`."""
+        if not self.redis_password_file:
+            return self.redis_url
+        mark = "&" if "?" in self.redis_url else "?"
+        return f"{self.redis_url}{mark}{urlencode({PASSWORD_FILE: self.redis_password_file})}"
+
 
 def default_model_name(model_path: str) -> str:
     """`resnet18` → resnet18, `pkg.mod:Class` → Class, `dir/net.pt2` → net, `simulated:base_ms=4` → simulated."""
@@ -141,6 +175,8 @@ def from_environment(environ: Mapping[str, str] | None = None, **overrides: Any)
             raise SettingsError(f"{field.upper()}: {expected}, got {raw!r}") from None
     settings = msgspec.convert(values, Settings, strict=False)
     _check_redis_url(settings.redis_url)
+    if settings.redis_password_file and (urlsplit(settings.redis_url).password or "password=" in settings.redis_url):
+        raise SettingsError("REDIS_PASSWORD_FILE: REDIS_URL holds a password too; leave one of them out")
     return settings
 
 
@@ -166,6 +202,7 @@ def public(settings: Settings) -> dict[str, Any]:
     """Return the settings for printing, with passwords masked."""
     shown = msgspec.to_builtins(settings)
     shown["redis_url"] = mask_url(settings.redis_url)
+    shown["api_keys"] = re.sub(r"(:\s*)[^,]*", r"\1***", settings.api_keys)
     return shown
 
 
@@ -189,3 +226,7 @@ def _check_redis_url(url: str) -> None:
     if not readable:
         expected = "redis://user:password@host:port/db (or rediss://, unix://; special characters %-encoded)"
         raise SettingsError(f"REDIS_URL: expected {expected}, got {mask_url(url)!r}")
+    for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True):
+        if name not in URL_OPTIONS:  # redis-py would take it for an argument, and fail at the first connection
+            known = ", ".join(sorted(URL_OPTIONS))
+            raise SettingsError(f"REDIS_URL: there is no option {name[:40]!r}; there are {known}")

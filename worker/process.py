@@ -63,8 +63,8 @@ class Worker:
         self.worker_id = f"{socket.gethostname()[:40]}-{uuid.uuid4().hex[:12]}"
         keys = Keys(settings.model)
         self.model = models.resolve(settings.model_path)
-        self._redis = connect(settings.redis_url)
-        self._blocking_redis = connect(settings.redis_url, block_s=BLOCK_S)
+        self._redis = connect(settings.broker_url)
+        self._blocking_redis = connect(settings.broker_url, block_s=BLOCK_S)
         claims = Claims(
             self._blocking_redis,
             self._redis,
@@ -106,7 +106,7 @@ class Worker:
             await self._close()
 
     async def _start(self) -> None:
-        broker = await check(self.settings.redis_url)
+        broker = await check(self.settings.broker_url)
         log.info("worker %s on %s, model %s", self.worker_id, broker, self.settings.model)
         self.report.metrics_port = serve_metrics(self.meters.registry, self.settings)
         self.engine.on_done = self._batch_done

@@ -13,6 +13,9 @@ from deploy.options import read, setting_options
 @setting_options(
     "HOST",
     "PORT",
+    "MANAGEMENT_HOST",
+    "MANAGEMENT_PORT",
+    "API_KEYS_FILE",
     "REDIS_URL",
     "MODEL_PATH",
     "MODEL_NAME",
@@ -30,12 +33,12 @@ def command(**options: str | None) -> None:
 
     MODEL names the default model of /predict; other models are served as soon as a worker announces them.
     """
-    from gateway.server import bind, serve
+    from gateway.server import bind, bind_management, serve
     from shared import logs
     from shared.broker.connection import check
 
     settings = read(options)
     logs.set_up(settings.log_format, settings.log_level, "gateway")
-    sock = bind(settings)
-    asyncio.run(check(settings.redis_url))
-    serve(settings, sock)
+    sock, management = bind(settings), bind_management(settings)
+    asyncio.run(check(settings.broker_url))
+    serve(settings, sock, management)

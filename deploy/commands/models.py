@@ -21,7 +21,7 @@ def command(everything: bool, **options: str | None) -> None:
     """List what is being served now, and what MODEL_PATH can be."""
     screen = console()
     try:
-        asyncio.run(_served(screen, read(options).redis_url))
+        asyncio.run(_served(screen, read(options).broker_url))
     except BrokerUnavailable:
         screen.print("[dim]no broker to ask what is being served (REDIS_URL)[/]")
     from worker.models import listing

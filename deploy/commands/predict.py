@@ -23,16 +23,22 @@ from shared.errors import SmartBatchError
 @click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Where the server is.")
 @click.option("--model", help="The model to ask, if the server has several.")
 @click.option("--top-k", type=click.IntRange(0, 1000), help="How many classes; 0 asks for the plain outputs.")
+@click.option(
+    "--api-key",
+    envvar="SMARTBATCH_API_KEY",
+    show_envvar=True,
+    help="The API key, if the server wants one. Better in the environment: options show in the process list.",
+)
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait for each answer.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answers as they come.")
-def command(files, url, model, top_k, timeout, as_json) -> None:
+def command(files, url, model, top_k, api_key, timeout, as_json) -> None:
     """Send FILES (images, .npy, JSON) to a running server and show its answers."""
     query = {k: v for k, v in (("model", model), ("top_k", top_k)) if v is not None}
     target = f"{url.rstrip('/')}/predict" + (f"?{urllib.parse.urlencode(query)}" if query else "")
     failed = 0
     for file in files:
         try:
-            answer = _post(target, file.read_bytes(), timeout)
+            answer = _post(target, file.read_bytes(), timeout, api_key)
         except SmartBatchError as error:
             failed += 1
             click.secho(f"{file}: {error}", fg="red", err=True)
@@ -41,10 +47,12 @@ def command(files, url, model, top_k, timeout, as_json) -> None:
     sys.exit(1 if failed else 0)
 
 
-def _post(target: str, body: bytes, timeout: float) -> dict:
+def _post(target: str, body: bytes, timeout: float, api_key: str | None) -> dict:
     if urllib.parse.urlsplit(target).scheme not in ("http", "https"):
         raise SmartBatchError(f"--url: expected http:// or https://, got {target!r}")
     request = urllib.request.Request(target, body, {"content-type": "application/octet-stream"})
+    if api_key:
+        request.add_unredirected_header("authorization", f"Bearer {api_key.strip()}")
     try:
         with urllib.request.urlopen(request, timeout=timeout) as response:
             return json.load(response)

@@ -21,7 +21,7 @@ from shared.broker.registry import Snapshot
 @click.option("--limit", default=20, show_default=True, help="Entries to list of each kind.")
 def command(name: str | None, limit: int, **options: str | None) -> None:
     """Show what waits and what runs, and on which worker. Reads only Redis, so it works next to any deployment."""
-    asyncio.run(_show(read(options).redis_url, name, limit))
+    asyncio.run(_show(read(options).broker_url, name, limit))
 
 
 async def _show(url: str, name: str | None, limit: int) -> None:

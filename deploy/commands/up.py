@@ -23,10 +23,16 @@ def command(workers: int, **options: str | None) -> None:
     settings come from the environment: MAX_BATCH_SIZE=64 MAX_WAIT_TIME=0.005 smartbatch up
     """
     from deploy.launcher import launch
-    from gateway.server import bind
+    from gateway.access.keyring import Keyring
+    from gateway.server import bind, bind_management
 
     settings = read(options)
     with bind(settings) as sock:  # a port in use is told before anything is started
         settings = msgspec.structs.replace(settings, port=sock.getsockname()[1])  # PORT=0: the one that was found
+        if management := bind_management(settings):
+            with management:
+                settings = msgspec.structs.replace(settings, management_port=management.getsockname()[1])
+    if Keyring.wanted(settings):
+        Keyring(settings)  # keys that can't be read are told before anything is started
     broker_given = bool(options.get("redis_url") or os.environ.get("REDIS_URL"))
     sys.exit(asyncio.run(launch(settings, workers, broker_given)))

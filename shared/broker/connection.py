@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 import hiredis
 import redis.exceptions
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
 
 from shared.errors import BrokerFull, BrokerUnavailable
-from shared.settings import mask_url
+from shared.settings import PASSWORD_FILE, mask_url
 
 Client = Any  # redis.asyncio.Redis; its annotations don't know that ours never decode, so they'd be wrong
 
@@ -38,8 +41,34 @@ class _PackedByHiredis:
         return [hiredis.pack_command(args)]
 
 
+class _FromFile(CredentialProvider):
+    """Reads the password at each connect, so it may be changed without a restart."""
+
+    def __init__(self, username: str, path: str) -> None:
+        self._username = username
+        self._path = Path(path)
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        password = self._path.read_text().strip()
+        return (self._username, password) if self._username else (password,)
+
+
+def _credentials(url: str) -> tuple[str, dict[str, Any]]:
+    """Take our own option, the password's file, out of a broker's URL."""
+    parts = urlsplit(url)
+    options = parse_qsl(parts.query)
+    path = dict(options).get(PASSWORD_FILE)
+    if not path:
+        return url, {}
+    user, _, host = parts.netloc.rpartition("@")
+    query = urlencode([(name, value) for name, value in options if name != PASSWORD_FILE])
+    bare = urlunsplit(parts._replace(netloc=host, query=query))
+    return bare, {"credential_provider": _FromFile(unquote(user.partition(":")[0]), path)}
+
+
 def connect(url: str, *, block_s: float = 0.0) -> Client:
     """Return a client whose calls fail after a bounded time. `block_s`: how long its blocking reads may block."""
+    url, credentials = _credentials(url)
     client = Redis.from_url(
         url,
         protocol=2,  # plain lists; RESP3 turns stream replies into maps
@@ -48,6 +77,8 @@ def connect(url: str, *, block_s: float = 0.0) -> Client:
         socket_keepalive=True,
         retry=Retry(NoBackoff(), 0),
         client_name="smartbatch",
+        driver_info=None,  # no CLIENT SETINFO: Redis 7.0 has none, so no ACL that names it can be loaded there
+        **credentials,
     )
     pool = client.connection_pool
     pool.connection_class = type("Connection", (_PackedByHiredis, pool.connection_class), {})

@@ -11,6 +11,8 @@ EXPECTED = {
     "error": 500,
     "bad_request": 400,
     "malformed_body": 400,
+    "unauthenticated": 401,
+    "forbidden": 403,
     "unknown_model": 404,
     "not_acceptable": 406,
     "body_timeout": 408,
@@ -18,6 +20,9 @@ EXPECTED = {
     "too_many_rows": 413,
     "unsupported_media": 415,
     "invalid_input": 422,
+    "limit_reached": 429,
+    "rate_limited": 429,
+    "quota_exceeded": 429,
     "client_gone": 499,
     "model_failed": 500,
     "dead_lettered": 500,
@@ -43,7 +48,7 @@ def test_statuses_agree_with_whose_fault_it_is():
     for cls in errors.by_code().values():
         status = status_of(cls("x"))
         assert (400 <= status < 500) == issubclass(cls, errors.ClientError)
-        assert (status in (503, 504)) == cls.retryable
+        assert (status in (429, 503, 504)) == cls.retryable
 
 
 def test_the_table_holds_no_class_outside_the_tree():
@@ -71,6 +76,22 @@ def test_problem_is_one_object_for_both_conventions():
 def test_unavailable_says_when_to_come_back_in_whole_seconds(retry_after_s, header):
     status, headers, _ = problem(errors.QueueFull("full", retry_after_s), "r-1")
     assert (status, headers["retry-after"]) == (503, header)
+
+
+def test_a_limit_says_when_to_come_back_to_the_end_of_the_day_if_need_be():
+    status, headers, _ = problem(errors.QuotaExceeded("used up", 80_000.5), "r-1")
+    assert (status, headers["retry-after"]) == (429, "80001")
+    assert problem(errors.RateLimited("too fast", 0.02), "r-1")[1]["retry-after"] == "1"
+
+
+def test_a_refusal_names_the_scheme_that_is_expected():
+    assert problem(errors.Unauthenticated("no key"), None)[1]["www-authenticate"] == 'Bearer realm="smartbatch"'
+
+
+def test_a_client_is_not_told_where_the_broker_is():
+    error = errors.BrokerUnavailable("the broker can't be reached: Error 111 connecting to redis.internal:6379")
+    assert b"redis.internal" not in problem(error, "r-1")[2]
+    assert "redis.internal" in str(error)
 
 
 def test_unexpected_exception_shows_nothing_of_itself():
