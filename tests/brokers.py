@@ -17,17 +17,30 @@ from deploy import embedded_broker
 
 
 class Broker:
-    """A server of this test session's own. With `durable` it keeps an append-only file, as in docker-compose.yml."""
+    """A server of this test session's own. With `durable` it keeps an append-only file, as in docker-compose.yml.
 
-    def __init__(self, binary: str, *, durable: bool = False, environ: Mapping[str, str] | None = None) -> None:
+    In `options` of its command line and in `sync_url`, which the test itself uses, {port} stands for its port.
+    """
+
+    def __init__(
+        self,
+        binary: str,
+        *options: str,
+        durable: bool = False,
+        sync_url: str = "",
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="smartbatch-test-")
         self.port = embedded_broker.free_port(preferred=0)
         self._command = [binary, *embedded_broker.arguments(self.port, self.folder.name)[1:]]
         if durable:
             self._command += ["--appendonly", "yes", "--appendfsync", "everysec"]
+        self._command += [option.format(port=self.port) for option in options]
         self._environ = {**os.environ, **(environ or {})}
         self.url = f"redis://127.0.0.1:{self.port}/0"
-        self.sync: Any = redis_sync.Redis(port=self.port, protocol=2, socket_timeout=5)
+        self.sync: Any = redis_sync.Redis.from_url(
+            sync_url.format(port=self.port) or self.url, protocol=2, socket_timeout=5
+        )
         self.start()
 
     def start(self) -> None:

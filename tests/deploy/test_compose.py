@@ -92,7 +92,7 @@ def test_gateways_stop_before_the_workers_that_answer_them(services):
 
 
 def test_every_setting_can_be_set_and_defaults_do_not_drift(services):
-    deliberate = {"REDIS_URL", "HOST", "METRICS_HOST", "METRICS_PORT", "GRACE_TIME", "LOG_FORMAT"}
+    deliberate = {"REDIS_URL", "HOST", "MANAGEMENT_HOST", "METRICS_HOST", "METRICS_PORT", "GRACE_TIME", "LOG_FORMAT"}
     given = {key: value for name in PYTHON_SERVICES for key, value in services[name]["environment"].items()}
     for variable, _, default, _ in describe():
         assert variable in given, f"{variable} can't be set through docker-compose.yml"

@@ -13,12 +13,12 @@ from tests.system.stack import Stack
 from worker.models.simulated import expected
 
 
-async def ask_all(url: str, bodies: list[bytes], connections: int) -> list[dict]:
+async def ask_all(url: str, bodies: list[bytes], connections: int, headers: dict[str, str] | None = None) -> list[dict]:
     """Send all bodies over so many connections; every answer is the one for its own body."""
     queue = list(enumerate(bodies))
     answers: list[dict] = [{}] * len(bodies)
     connector = aiohttp.TCPConnector(limit=connections)
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(60)) as client:
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(60), headers=headers) as client:
 
         async def connection() -> None:
             while queue:
