@@ -163,6 +163,38 @@ def test_public_settings_mask_the_password_and_keep_the_rest() -> None:
     assert settings.redis_url == "redis://u:geheim@h:1/0"
 
 
+def test_public_settings_name_the_api_keys_and_mask_their_digests() -> None:
+    shown = public(from_environment({"API_KEYS": "app:0123abcd, other:4567ef"}))
+    assert shown["api_keys"] == "app:***, other:***"
+
+
+def test_an_option_of_the_url_that_does_not_exist_is_refused_by_its_name() -> None:
+    text = refused(REDIS_URL="rediss://u:geheim@h:1/0?ssl_ca_cert=ca.pem&x=geheim")
+    assert text.startswith(
+        "REDIS_URL: there is no option 'ssl_ca_cert'; there are db, password, password_file, ssl_ca_"
+    )
+    assert "geheim" not in text
+
+
+@pytest.mark.parametrize(
+    ("url", "with_file"),
+    [
+        ("redis://gateway@h:1/0", "redis://gateway@h:1/0?password_file=%2Frun%2Fsecret"),
+        ("rediss://h?ssl_ca_certs=ca.pem", "rediss://h?ssl_ca_certs=ca.pem&password_file=%2Frun%2Fsecret"),
+    ],
+)
+def test_the_broker_s_url_says_where_its_password_is(url: str, with_file: str) -> None:
+    assert from_environment({"REDIS_URL": url}).broker_url == url
+    assert from_environment({"REDIS_URL": url, "REDIS_PASSWORD_FILE": "/run/secret"}).broker_url == with_file
+
+
+@pytest.mark.parametrize("url", ["redis://u:geheim@h:1/0", "redis://h:1/0?password=geheim"])
+def test_a_password_in_two_places_is_refused(url: str) -> None:
+    text = refused(REDIS_URL=url, REDIS_PASSWORD_FILE="/run/secret")
+    assert text.startswith("REDIS_PASSWORD_FILE: ")
+    assert "geheim" not in text
+
+
 # --- the model's name
 
 

@@ -1,0 +1,93 @@
+"""`smartbatch key new`, and `smartbatch predict` with a key."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from deploy.cli import cli, main
+from gateway.access.keys import Key, from_file
+
+
+def test_the_key_is_shown_once_and_the_file_holds_its_digest(tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    runner = CliRunner()
+    first = runner.invoke(cli, ["key", "new", "my-app", "--file", str(file), "--rate", "50", "--quota", "9"])
+    second = runner.invoke(
+        cli, ["key", "new", "b.c", "--file", str(file), "--role", "admin", "--model", "x", "--model", "y"]
+    )
+    keys = [first.output.strip(), second.output.strip()]
+    assert all(key.startswith("sb_") and len(key) == 46 for key in keys)
+    digests = [hashlib.sha256(key.encode()).hexdigest() for key in keys]
+    assert from_file(file.read_bytes(), "") == {
+        "my-app": Key(sha256=digests[0], rate=50.0, quota=9),
+        "b.c": Key(sha256=digests[1], role="admin", models=("x", "y")),
+    }
+    assert not any(key in file.read_text() for key in keys)
+
+
+def test_without_a_file_the_table_is_printed_too() -> None:
+    lines = CliRunner().invoke(cli, ["key", "new", "app"]).output.splitlines()
+    key = lines[0].split()[-1]
+    assert lines[2:] == ["[keys.app]", f'sha256 = "{hashlib.sha256(key.encode()).hexdigest()}"']
+    assert from_file("\n".join(lines).encode(), "").keys() == {"app"}  # may be appended as it is
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("app", "Cannot declare"), ("a b", "a key's name is"), ("", "a key's name")]
+)
+def test_a_name_that_cannot_be_leaves_the_file_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, name: str, said: str
+) -> None:
+    file = tmp_path / "keys.toml"
+    CliRunner().invoke(cli, ["key", "new", "app", "--file", str(file)])
+    before = file.read_bytes()
+    monkeypatch.setattr("sys.argv", ["smartbatch", "key", "new", name, "--file", str(file)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+    assert file.read_bytes() == before
+
+
+class Wants(BaseHTTPRequestHandler):
+    """Says what it was sent as authorization."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        told = f'{{"detail": "came: {self.headers["authorization"]}"}}'.encode()
+        self.send_response(401)
+        self.send_header("content-length", str(len(told)))
+        self.end_headers()
+        self.wfile.write(told)
+
+    def log_message(self, format: str, *args) -> None: ...
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), Wants)
+    threading.Thread(target=server.serve_forever).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("words", "environ", "came"),
+    [
+        ([], {}, "came: None"),
+        ([], {"SMARTBATCH_API_KEY": "sb_x\n"}, "came: Bearer sb_x"),
+        (["--api-key", "sb_y"], {"SMARTBATCH_API_KEY": "sb_x"}, "came: Bearer sb_y"),
+    ],
+)
+def test_predict_sends_the_key(server: str, words: list[str], environ: dict[str, str], came: str) -> None:
+    done = CliRunner().invoke(cli, ["predict", __file__, "--url", server, *words], env=environ)
+    assert done.exit_code == 1
+    assert f"401 Unauthorized: {came}" in done.output
