@@ -144,6 +144,10 @@ class BrokerFull(BrokerUnavailable):
 
     code = "broker_full"
 
+    @property
+    def detail(self) -> str:
+        return str(self)  # ours, and holds no address
+
 
 class Draining(Unavailable):
     code = "draining"
