@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import multiprocessing
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -66,7 +67,8 @@ def create_app(settings: Settings | None = None) -> Starlette:
     """Make the application; without `settings` they come from the environment (a process of several)."""
     if settings is None:
         settings = from_environment()
-        end_with_parent()
+        parent = multiprocessing.parent_process()
+        end_with_parent(parent.pid if parent else None)
         logs.set_up(settings.log_format, settings.log_level, "gateway")
 
     @contextlib.asynccontextmanager

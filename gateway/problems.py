@@ -43,6 +43,9 @@ MAX_DETAIL_CHARS = 1000
 MAX_RETRY_AFTER_S = 3600
 DAY_S = 86400  # the end of a quota's day is no estimate
 
+# What a client is told of a broker that is away: not where it is, nor how the connection failed.
+UNTOLD = "the broker can't be reached or can't answer; the server's log says more"
+
 Headers = dict[str, str]
 
 
@@ -64,7 +67,8 @@ def problem(error: BaseException, request_id: str | None) -> tuple[int, Headers,
         if request_id:
             detail += f" under request id {request_id}"
         return problem_with(status, "internal_error", detail, request_id)
-    status, headers, body = problem_with(status, error.code, error.detail, request_id)
+    detail = UNTOLD if type(error) is errors.BrokerUnavailable else error.detail
+    status, headers, body = problem_with(status, error.code, detail, request_id)
     if isinstance(error, errors.Unavailable):
         headers["retry-after"] = str(_whole_seconds(error.retry_after_s))
     elif isinstance(error, errors.LimitReached):

@@ -130,23 +130,15 @@ class TooLate(Unavailable):
 
 
 class BrokerUnavailable(Unavailable):
-    """Its text is for the log: it may name the broker's address, or a file. A client is told no more than the code."""
+    """Its text is for the log alone: it may name the broker's address, or a file."""
 
     code = "broker_unavailable"
-
-    @property
-    def detail(self) -> str:
-        return "the broker can't be reached or can't answer; the server's log says more"
 
 
 class BrokerFull(BrokerUnavailable):
     """Redis reached its maxmemory and takes no new work: the command was refused, nothing was written."""
 
     code = "broker_full"
-
-    @property
-    def detail(self) -> str:
-        return str(self)  # ours, and holds no address
 
 
 class Draining(Unavailable):

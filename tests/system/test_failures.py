@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 
+import psutil
 import pytest
 
 from tests.conftest import eventually
@@ -147,3 +148,13 @@ def test_a_paused_worker_is_not_convicted_when_everybody_was_paused(stack: Calla
     lines = [line for line in text.splitlines() if line.startswith("smartbatch_convictions_total")]
     assert len(lines) == 2
     assert all(line.endswith(" 0.0") for line in lines)
+
+
+def test_a_gateway_killed_while_its_processes_start_leaves_none_of_them(stack: Callable[..., Stack]) -> None:
+    """Those that begin after its death are told of it by nobody."""
+    system = stack(MODEL_PATH="simulated", GATEWAY_PROCESSES=3)
+    gateway = system._start("gateway", {})
+    parent = psutil.Process(gateway.pid)
+    children = eventually(lambda: (found := parent.children()) and len(found) >= 3 and found)
+    gateway.kill()
+    eventually(lambda: not any(child.is_running() for child in children), 20)
