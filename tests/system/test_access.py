@@ -130,7 +130,7 @@ def test_the_gateway_does_not_start_with_keys_it_cannot_read(stack: Callable[...
         ({"API_KEYS": "app:1234"}, "API_KEYS: app: expected the key's SHA-256"),
     ):
         for processes in (1, 2):
-            process = stack(MODEL_PATH="simulated", GATEWAY_PROCESSES=processes, **settings)._start("gateway", {})
+            process = stack(MODEL_PATH="simulated", GATEWAY_PROCESSES=processes, **settings).start("gateway", {})
             assert process.popen.wait(20) == 2
             assert said in process.log.read_text()
             assert "Traceback" not in process.log.read_text()
@@ -291,7 +291,7 @@ def test_a_management_port_that_is_taken_is_one_line(stack: Callable[..., Stack]
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        process = stack(MODEL_PATH="simulated", MANAGEMENT_PORT=taken.getsockname()[1])._start("gateway", {})
+        process = stack(MODEL_PATH="simulated", MANAGEMENT_PORT=taken.getsockname()[1]).start("gateway", {})
         assert process.popen.wait(20) == 2
     assert "MANAGEMENT_PORT" in process.log.read_text()
     assert len(process.log.read_text().splitlines()) == 1

@@ -153,7 +153,7 @@ def test_a_paused_worker_is_not_convicted_when_everybody_was_paused(stack: Calla
 def test_a_gateway_killed_while_its_processes_start_leaves_none_of_them(stack: Callable[..., Stack]) -> None:
     """Those that begin after its death are told of it by nobody."""
     system = stack(MODEL_PATH="simulated", GATEWAY_PROCESSES=3)
-    gateway = system._start("gateway", {})
+    gateway = system.start("gateway", {})
     parent = psutil.Process(gateway.pid)
     children = eventually(lambda: (found := parent.children()) and len(found) >= 3 and found)
     gateway.kill()

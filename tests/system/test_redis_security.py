@@ -6,7 +6,8 @@ import asyncio
 import hashlib
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,10 @@ def stack(guarded: Broker, tmp_path: Path) -> Iterator[Callable[..., Stack]]:
     made: list[Stack] = []
 
     class Guarded(Stack):
-        def _start(self, command: str, settings: dict[str, object]) -> Process:
-            url = f"redis://{command}@127.0.0.1:{guarded.port}/0"
-            return super()._start(command, {**settings, "REDIS_URL": url, "REDIS_PASSWORD_FILE": tmp_path / command})
+        def start(self, name: str, settings: Mapping[str, object], command: Sequence[str] = ()) -> Process:
+            user = name if name in USERS else "viewer"
+            mine = {"REDIS_URL": f"redis://{user}@127.0.0.1:{guarded.port}/0", "REDIS_PASSWORD_FILE": tmp_path / user}
+            return super().start(name, {**settings, **mine}, command)
 
     def make(**settings: object) -> Stack:
         made.append(Guarded(guarded, tmp_path, **settings))
@@ -123,15 +125,7 @@ async def test_a_whole_system_runs_with_these_rights_and_uses_every_one(
     # The broker loses everything, and the queue is looked at.
     guarded.sync.flushall()
     assert (await asyncio.to_thread(system.predict, b"x", headers=headers)).status_code == 200
-    viewer = Process(
-        "queue",
-        {
-            **system.environ,
-            "REDIS_URL": f"redis://viewer@127.0.0.1:{guarded.port}/0",
-            "REDIS_PASSWORD_FILE": str(tmp_path / "viewer"),
-        },
-        tmp_path / "queue.log",
-    )
+    viewer = system.start("queue", {})
     assert viewer.popen.wait(20) == 0, viewer.log.read_text()
     assert "simulated  waiting 0" in viewer.log.read_text()
     # Leaving.
@@ -272,7 +266,8 @@ def test_a_broker_that_cannot_be_trusted_is_not_talked_to(
     tls: Broker, tmp_path: Path, command: str, host: str, options: str, said: str
 ) -> None:
     url = f"rediss://:canary@{host}:{tls.port}/0" + options.format(folder=tmp_path, all=certificates(tmp_path))
-    process = Process(command, {"REDIS_URL": url, "MODEL_PATH": "simulated", "PORT": "0"}, tmp_path / "out.log")
+    words = [sys.executable, "-m", "deploy.cli", command]
+    process = Process(words, {"REDIS_URL": url, "MODEL_PATH": "simulated", "PORT": "0"}, tmp_path / "out.log")
     try:
         assert process.popen.wait(20) == 2
         [line] = process.log.read_text().splitlines()[-1:]

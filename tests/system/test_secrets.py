@@ -124,7 +124,7 @@ def test_smartbatch_up_passes_no_secret_on_a_command_line(locked: Broker, tmp_pa
         "MANAGEMENT_PORT": "0",
         "LOG_LEVEL": level,
     }
-    process = Process("up", environ, tmp_path / "up.log")
+    process = Process([sys.executable, "-m", "deploy.cli", "up"], environ, tmp_path / "up.log")
     try:
         eventually(lambda: "ready     http" in process.log.read_text(), 40)
         lines = command_lines()
