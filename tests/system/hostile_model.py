@@ -34,7 +34,8 @@ def exit_if_exists(path: str) -> None:
 
 class Hostile:
     """`good …` is good. `raise`, `refuse`, `raise in company`, `quit`, `exit`, `exit if <path>`, `segfault`, `kill`,
-    `hang`, `hang in decode`, `hang in encode`, `exit in decode`, `lost device`, `short`, `nan` aren't."""
+    `hang`, `hang in decode`, `hang in encode`, `exit in decode`, `lost device`, `short`, `nan` aren't.
+    `slow to encode` only takes its time."""
 
     input = InputSpec(("raw",))
 
@@ -87,4 +88,6 @@ class Hostile:
     def encode(self, row: Any) -> Any:
         if row == "hang in encode":
             time.sleep(FOREVER_S)
+        if row == "slow to encode":
+            time.sleep(1)
         return row

@@ -100,6 +100,16 @@ async def test_the_first_kill_is_held_against_nobody(
     assert len(dead_letters(system)) == 1
 
 
+async def test_a_row_that_ran_alone_is_not_counted_against_by_the_kill_of_the_next(stack: Callable[..., Stack]) -> None:
+    system = hostile(stack, MAX_BATCH_SIZE=2, MAX_WAIT_TIME=10, MAX_DELIVERIES=2)
+    with Supervised(system, 1) as workers:
+        good = asyncio.create_task(ask(system, ["slow to encode"]))
+        await asyncio.to_thread(eventually, lambda: system.running("hostile") == 1)  # so it is the first to run alone
+        answers = await ask(system, ["kill"]) + await good
+    assert [answer.code for answer in answers] == ["dead_lettered", "ok"]
+    assert workers.exits == [-9, -9]
+
+
 async def test_several_poisons_in_a_row_take_no_innocent_with_them(stack: Callable[..., Stack]) -> None:
     system = hostile(stack, MAX_BATCH_SIZE=65, MAX_DELIVERIES=2)
     rows = rows_with(["kill", "exit", "segfault", "kill", "exit"], 60)
