@@ -72,12 +72,12 @@ def create_app(settings: Settings | None = None) -> Starlette:
         logs.set_up(settings.log_format, settings.log_level, "gateway")
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
         gateway = Gateway(settings)
         app.state.gateway = gateway
         await gateway.start()
         try:
-            yield
+            yield {"doorman": gateway.doorman}  # for gateway/http/connection.py
         finally:
             await gateway.close()
 

@@ -10,9 +10,11 @@ from collections.abc import Coroutine
 from typing import Any
 
 from gateway.access.guard import Guard
+from gateway.http.doorman import Doorman
 from gateway.lane import Lane
 from gateway.meters import Meters
 from gateway.observer import Observer
+from gateway.receiving import Receiving
 from shared import tasks
 from shared.errors import UnknownModel
 from shared.keys import check_model_name
@@ -30,6 +32,8 @@ class Gateway:
         self.gateway_id = uuid.uuid4().hex
         self.meters = Meters()
         self.guard = Guard(settings, self.meters.registry)
+        self.doorman = Doorman(settings.max_connections, settings.grace_time, self.meters.refused)
+        self.receiving = Receiving(max(settings.max_receiving_bytes, settings.max_body_bytes))
         self.lanes: dict[str, Lane] = {}
         self.observer = Observer(settings, self.gateway_id, self.lanes)
         self._numbers = itertools.count(1)
@@ -40,6 +44,7 @@ class Gateway:
         self.watch(self.observer.run())
         await self.guard.start()
         self.watch(self.guard.run())
+        self.watch(self.doorman.run())
 
     async def close(self) -> None:
         for lane in self.lanes.values():

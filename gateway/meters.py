@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry
 
 from gateway.recent import Recent
+from shared import errors
 from shared import metric_names as names
 from shared.errors import (
     ClientError,
@@ -18,6 +19,16 @@ from shared.errors import (
 
 PARTS = ("admit", "queue", "decode", "batch_wait", "forward", "reply")
 OUTCOMES = ("ok", "invalid", "denied", "rejected", "timeout", "cancelled", "error")
+REFUSALS = (
+    "idle",
+    "write_timeout",
+    errors.MalformedRequest.code,
+    errors.HeadTooLarge.code,
+    errors.UrlTooLong.code,
+    errors.HeadTimeout.code,
+    errors.TooManyConnections.code,
+    errors.Draining.code,
+)
 
 
 class Meters:
@@ -31,6 +42,12 @@ class Meters:
         self._readmissions = names.READMISSIONS.counter(self.registry)
         self._flushes = names.FLUSHES.counter(self.registry)
         self._broker_errors = names.GATEWAY_BROKER_ERRORS.counter(self.registry)
+        refused = names.HTTP_REFUSED.counter(self.registry)
+        self._refused = {reason: refused.labels(reason) for reason in REFUSALS}
+
+    def refused(self, reason: str) -> None:
+        """Count a connection that was ended early; `reason` is one of REFUSALS."""
+        self._refused[reason].inc()
 
     def of(self, model: str) -> LaneMeters:
         return LaneMeters(self, model)

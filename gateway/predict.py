@@ -18,11 +18,10 @@ from gateway.gateway import Gateway
 from gateway.lane import Lane
 from gateway.pending import Pending
 from gateway.problems import problem
-from gateway.reading import is_short, read_body
+from gateway.reading import read_body
 from shared.broker.admission import Request
 from shared.errors import (
     BodyTimeout,
-    BodyTooLarge,
     ClientGone,
     Forbidden,
     LimitReached,
@@ -71,9 +70,10 @@ class Predict:
             caller.enter(envelope.model or gateway.settings.model)
             lane = gateway.lane(envelope.model)
             answer_format = accept.negotiate(envelope.accept)
-            timeout_ms = _timeout_ms(envelope, gateway.settings)
+            settings = gateway.settings
+            timeout_ms = _timeout_ms(envelope, settings)
             lane.check(timeout_ms)
-            body = await read_body(scope, receive, gateway.settings.max_body_bytes, gateway.settings.request_timeout)
+            body = await read_body(scope, receive, settings.max_body_bytes, settings.request_timeout, gateway.receiving)
             request = _request(gateway, lane, request_id, envelope, timeout_ms, answer_format, body)
             reply, timing = await _ask(lane, request, started_at, receive)
             model = lane.keys.model
@@ -91,8 +91,6 @@ class Predict:
                 caller.give_back()
             texts["x-request-id"] = shown_id
             headers = [(name.encode(), value.encode("latin-1", "replace")) for name, value in texts.items()]
-            if isinstance(error, BodyTooLarge | BodyTimeout) or (isinstance(error, REFUSED) and not is_short(scope)):
-                headers.append((b"connection", b"close"))  # what still comes of it isn't read
         headers.append((b"content-length", b"%d" % len(content)))
         try:
             await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -164,9 +162,13 @@ class _Watch:
         self._task = asyncio.create_task(self._until_gone())
 
     async def _until_gone(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._pending.fail(ClientGone("the client hung up"))
+        try:
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+        except SmartBatchError as error:  # the connection ends, and says why
+            self._pending.fail(error)
+        else:
+            self._pending.fail(ClientGone("the client hung up"))
 
     def stop(self) -> None:
         if self._timer:
@@ -180,9 +182,7 @@ def _envelope(scope: Scope) -> Envelope:
     found: dict[bytes, str] = {}
     for name, value in scope["headers"]:
         found[name] = value.decode("latin-1")
-    if b"upgrade" in found:  # the parser stops reading at it, so the body would be lost without a word
-        raise MalformedBody("Upgrade is not supported here: send plain HTTP/1.1 (Java: HttpClient.Version.HTTP_1_1)")
-    query = dict(parse_qsl(scope["query_string"].decode("latin-1"))) if scope["query_string"] else {}
+    query = _query(scope["query_string"])
     timeout = found.get(b"x-request-timeout")
     return Envelope(
         found.get(b"content-type", ""),
@@ -191,8 +191,20 @@ def _envelope(scope: Scope) -> Envelope:
         _number("X-Request-Timeout (seconds)", timeout, 0.001, 86400.0) if timeout is not None else None,
         _printable(found.get(b"traceparent", "")),
         query.get("model"),
-        int(_number("top_k", query["top_k"], 0, MAX_TOP_K)) if "top_k" in query else None,
+        _whole("top_k", query["top_k"], MAX_TOP_K) if "top_k" in query else None,
     )
+
+
+def _query(text: bytes) -> dict[str, str]:
+    if not text:
+        return {}
+    return dict(parse_qsl(text.decode("latin-1"), keep_blank_values=True))
+
+
+def _whole(what: str, text: str, most: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) <= most):
+        raise MalformedBody(f"{what}: expected a whole number from 0 to {most}, got {text[:40]!r}")
+    return int(text)
 
 
 def _number(what: str, text: str, least: float, most: float) -> float:

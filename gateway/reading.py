@@ -11,23 +11,32 @@ import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from gateway.receiving import Receiving
 from shared.errors import BodyTimeout, BodyTooLarge, ClientGone, MalformedBody, UnsupportedMedia
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
+# A body may take REQUEST_TIMEOUT at the most, and so long only if it comes at this rate after the first seconds. It is
+# what the slowest mobile network brings; a client that is slower on purpose holds its bytes for seconds, not minutes.
+BODY_GRACE_S = 5.0
+MIN_BODY_BYTES_PER_S = 4096
+
 # Window bits for zlib: +16 takes a gzip wrapper, the plain value a zlib one, the negative a bare deflate stream.
 _GZIP = 16 + zlib.MAX_WBITS
 
-_SHORT_BYTES = 64 * 1024
-
 
 async def read_body(
-    scope: MutableMapping[str, Any], receive: Receive, limit: int, timeout_s: float | None = None
+    scope: MutableMapping[str, Any],
+    receive: Receive,
+    limit: int,
+    timeout_s: float = 30.0,
+    receiving: Receiving | None = None,
 ) -> bytes:
     """Return the whole body, decompressed if the client compressed it (gzip or deflate).
 
     `limit` is MAX_BODY_BYTES and holds for the bytes on the network and for what they inflate to.
-    Raises BodyTooLarge, BodyTimeout, MalformedBody, UnsupportedMedia (another Content-Encoding) or ClientGone.
+    Raises BodyTooLarge, BodyTimeout, ReceivingFull, MalformedBody, UnsupportedMedia (another Content-Encoding) or
+    ClientGone.
     """
     declared, encoding = None, b""
     for name, value in scope["headers"]:
@@ -36,24 +45,10 @@ async def read_body(
         elif name == b"content-encoding":
             encoding = encoding + b"," + value if encoding else value
     coding = _content_coding(encoding)
-    try:
-        async with asyncio.timeout(timeout_s):
-            body = await _receive_all(receive, limit)
-    except TimeoutError:
-        raise BodyTimeout(f"the body was not there within {timeout_s:g} s") from None
+    body = await _receive_all(receive, limit, timeout_s, receiving or Receiving(limit))
     if declared is not None and declared != len(body):
         raise MalformedBody(f"Content-Length says {declared} bytes, but {len(body)} came")
     return inflate(body, coding, limit) if coding else body
-
-
-def is_short(scope: MutableMapping[str, Any]) -> bool:
-    """Whether the body is declared to be so short that the connection is worth keeping, should it go unread."""
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            return value.isdigit() and len(value) < 6 and int(value) <= _SHORT_BYTES
-        if name == b"transfer-encoding":
-            return False
-    return True
 
 
 def inflate(body: bytes, coding: str, limit: int) -> bytes:
@@ -79,21 +74,37 @@ def inflate(body: bytes, coding: str, limit: int) -> bytes:
     return plain
 
 
-async def _receive_all(receive: Receive, limit: int) -> bytes:
-    message = await _next_message(receive)
-    chunk = message.get("body", b"")
-    if not message.get("more_body", False) and len(chunk) <= limit:
-        return chunk  # the common case: one message, not copied
-    chunks = [chunk]
-    came = len(chunk)
-    while came <= limit and message.get("more_body", False):
-        message = await _next_message(receive)
-        chunk = message.get("body", b"")
-        chunks.append(chunk)
-        came += len(chunk)
-    if came > limit:
-        raise BodyTooLarge(f"a body is at most {limit} bytes (MAX_BODY_BYTES), and {came} have come already")
-    return b"".join(chunks)
+async def _receive_all(receive: Receive, limit: int, timeout_s: float, receiving: Receiving) -> bytes:
+    begun_at = asyncio.get_running_loop().time()
+    came = 0
+    try:
+        async with asyncio.timeout(min(timeout_s, BODY_GRACE_S)) as waiting:
+            message = await _next_message(receive)
+            chunk = message.get("body", b"")
+            if not message.get("more_body", False) and len(chunk) <= limit:
+                return chunk  # the common case: one message, not copied
+            chunks = []
+            try:
+                while True:
+                    if came + len(chunk) > limit:
+                        raise _too_large(limit, came + len(chunk))
+                    receiving.take(len(chunk))
+                    came += len(chunk)
+                    chunks.append(chunk)
+                    if not message.get("more_body", False):
+                        return b"".join(chunks)
+                    waiting.reschedule(begun_at + min(timeout_s, BODY_GRACE_S + came / MIN_BODY_BYTES_PER_S))
+                    message = await _next_message(receive)
+                    chunk = message.get("body", b"")
+            finally:
+                receiving.give(came)
+    except TimeoutError:
+        waited_s = min(timeout_s, BODY_GRACE_S + came / MIN_BODY_BYTES_PER_S)
+        raise BodyTimeout(f"only {came} bytes of the body were there within {waited_s:.3g} s") from None
+
+
+def _too_large(limit: int, came: int) -> BodyTooLarge:
+    return BodyTooLarge(f"a body is at most {limit} bytes (MAX_BODY_BYTES), and {came} have come already")
 
 
 async def _next_message(receive: Receive) -> MutableMapping[str, Any]:

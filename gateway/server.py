@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
+import math
 import os
 import signal
 import socket
@@ -16,14 +17,18 @@ from uvicorn.supervisors import Multiprocess
 
 from gateway.access.keyring import Keyring
 from gateway.app import create_app
+from gateway.http.connection import Connection
 from shared.errors import StartupError
 from shared.settings import Settings
 
 log = logging.getLogger(__name__)
 
+# Connections that the kernel holds until they are accepted.
+BACKLOG = 2048
+
 
 def bind(settings: Settings) -> socket.socket:
-    """Return a listening socket's address, bound. Raises StartupError with one clear line if it can't be."""
+    """Return a listening socket. Raises StartupError with one clear line if there can't be one."""
     return _bind(settings.host, settings.port, "PORT, --port")
 
 
@@ -40,6 +45,7 @@ def _bind(host: str, port: int, how: str) -> socket.socket:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((host, port))
+        sock.listen(BACKLOG)  # now: with SO_REUSEADDR, others may bind the same port until somebody listens on it
     except OSError as error:
         sock.close()
         raise StartupError(f"can't listen on {host}:{port}: {error.strerror}. Choose another port ({how})") from None
@@ -96,14 +102,16 @@ def _config(app, settings: Settings) -> uvicorn.Config:
         factory=isinstance(app, str),
         workers=settings.gateway_processes,
         loop="uvloop",
-        http="httptools",
+        http=Connection,
+        headers=[("x-content-type-options", "nosniff")],
+        backlog=BACKLOG,
         ws="none",
         lifespan="on",
         access_log=False,
         log_config=None,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=max(1, int(settings.grace_time)),
+        timeout_graceful_shutdown=max(1, math.ceil(settings.grace_time)),
     )
 
 

@@ -34,6 +34,26 @@ class MalformedBody(ClientError):
     code = "malformed_body"
 
 
+class MalformedRequest(ClientError):
+    """Not HTTP/1.1 at all: nobody knows where the next request would begin."""
+
+    code = "malformed_request"
+
+
+class HeadTooLarge(ClientError):
+    """Request line and headers, or what follows a chunked body."""
+
+    code = "head_too_large"
+
+
+class UrlTooLong(ClientError):
+    code = "url_too_long"
+
+
+class HeadTimeout(ClientError):
+    code = "head_timeout"
+
+
 class InvalidInput(ClientError):
     """Well-formed, but not what the model takes: shape, dtype, an image that can't be decoded."""
 
@@ -53,7 +73,7 @@ class BodyTooLarge(ClientError):
 
 
 class BodyTimeout(ClientError):
-    """The body wasn't there within REQUEST_TIMEOUT."""
+    """The body wasn't there within REQUEST_TIMEOUT, or came too slowly."""
 
     code = "body_timeout"
 
@@ -117,6 +137,16 @@ class Unavailable(SmartBatchError):
     def __init__(self, detail: str, retry_after_s: float = 1.0) -> None:
         super().__init__(detail)
         self.retry_after_s = retry_after_s
+
+
+class TooManyConnections(Unavailable):
+    code = "too_many_connections"
+
+
+class ReceivingFull(Unavailable):
+    """The bodies that are being received take all the memory they may."""
+
+    code = "receiving_full"
 
 
 class QueueFull(Unavailable):

@@ -58,6 +58,12 @@ PART_SECONDS = Metric(
 READMISSIONS = Metric("smartbatch_readmissions_total", "counter", "Requests admitted again because Redis lost them")
 FLUSHES = Metric("smartbatch_admit_calls_total", "counter", "Calls that admitted requests; each carries many")
 GATEWAY_BROKER_ERRORS = Metric("smartbatch_gateway_broker_errors_total", "counter", "Calls to Redis that failed")
+HTTP_REFUSED = Metric(
+    "smartbatch_http_refused_total",
+    "counter",
+    "Connections ended early, by why: idle (too many were open), write_timeout, and the codes of errors",
+    ("reason",),
+)
 IN_FLIGHT = Metric("smartbatch_requests_in_flight", "gauge", "Requests a gateway is waiting for")
 
 KEY_DECISIONS = ("admitted", "forbidden", "rate", "quota")

@@ -103,6 +103,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, Meta(ge=1024, description="Payload bytes of one model that may be open; more are refused")
     ] = 512 * 1024 * 1024
     max_body_bytes: Annotated[int, Meta(ge=1, description="The largest request body taken")] = 16 * 1024 * 1024
+    max_receiving_bytes: Annotated[
+        int, Meta(ge=1, description="Bytes of bodies that a gateway process may be receiving at once; more are refused")
+    ] = 256 * 1024 * 1024
+    max_connections: Annotated[
+        int, Meta(ge=1, description="Connections of a gateway process; more make idle ones close, or are refused")
+    ] = 4096
 
     # the worker
     decode_threads: Annotated[

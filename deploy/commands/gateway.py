@@ -24,6 +24,8 @@ from deploy.options import read, setting_options
     "MAX_QUEUE",
     "MAX_QUEUE_BYTES",
     "MAX_BODY_BYTES",
+    "MAX_RECEIVING_BYTES",
+    "MAX_CONNECTIONS",
     "GRACE_TIME",
     "LOG_FORMAT",
     "LOG_LEVEL",

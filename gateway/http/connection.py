@@ -1,0 +1,313 @@
+"""One client connection: bytes in, exchanges out, and an end to everything that is too much or takes too long.
+
+Built on uvicorn's httptools protocol, which knows no limit to a head, no time for one to come, and stops reading at an
+Upgrade. The invariant: memory held for a connection that hasn't sent a whole request is bounded by MAX_HEAD_BYTES, the
+size of one read (256 KiB) and what the application has taken of the body; each request that has come whole is answered,
+in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.http.doorman import Doorman
+from gateway.http.exchange import Exchange
+from gateway.http.heads import MAX_HEAD_BYTES, head_bytes, response, target, too_large, without_upgrade
+from shared.errors import HeadTimeout, MalformedRequest, SmartBatchError, TooManyConnections
+
+log = logging.getLogger(__name__)
+
+# From the first byte of a head to its last; also how long a new connection may stay silent.
+HEAD_TIMEOUT_S = 10.0
+# Longer than the minute that proxies keep idle connections: a proxy that sends on one just as it is closed here
+# answers its own client with a 502.
+KEEP_ALIVE_S = 75.0
+# How long what still comes is read and thrown away after an answer that was given early. Closing at once would make the
+# kernel send a reset, and many clients then never see the answer.
+LINGER_S = 5.0
+DRAIN_LINGER_S = 0.25  # during a drain
+# A client that takes nothing of its answer for so long is given up.
+WRITE_TIMEOUT_S = 10.0
+# An idle connection is closed so long after the drain began: what the kernel holds already is read and answered first.
+LAST_CALL_S = 0.05
+# Requests that may wait on one connection for those before them. Each costs a hundred times its bytes.
+MAX_PIPELINED = 64
+
+
+class Connection(HttpToolsProtocol):
+    """Made by uvicorn for each connection; looked after by the process's doorman. Event loop only."""
+
+    # Declared more narrowly by uvicorn than they are used here.
+    app: Any
+    parser: Any
+    cycle: Any  # the newest exchange, or None
+    pipeline: deque[Any]
+
+    def __init__(self, config, server_state, app_state, _loop=None) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._doorman: Doorman = app_state["doorman"]
+        self._running: Exchange | None = None  # the oldest without its answer
+        self._receiving = False  # a request's head has come whole, and its body hasn't
+        self._silent_bytes = 0  # read since the parser last had anything to say for them
+        self._deaf = False  # what comes is thrown away
+        self._parting = b""  # sent after the answers still owed, before closing
+        self.url = b""
+        self._awaits = "head"
+        self._since = time.monotonic()  # when it began to await that
+        self._unsent = 0
+        self._unsent_since = 0.0
+
+    # --- asyncio's side
+
+    def connection_made(self, transport) -> None:
+        super().connection_made(transport)
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        if not self._doorman.admit(self):
+            self._deaf = True
+            self._doorman.count(TooManyConnections.code)
+            self.write(self._answer(TooManyConnections("too many connections are open (MAX_CONNECTIONS)")))
+            transport.close()
+
+    def connection_lost(self, exc) -> None:
+        self.connections.discard(self)
+        self._doorman.forget(self)
+        for exchange in (self._running, self.cycle, *(queued for queued, _ in self.pipeline)):
+            if exchange is not None:
+                exchange.hang_up()
+        self.pipeline.clear()
+        self.flow.resume_writing()  # who waits to write learns that there is nobody any more
+        if exc is None:
+            self.transport.close()
+        self.parser = None
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        self._silent_bytes += len(data)
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = data[upgrade.args[0] :]
+                if self.parser.get_method() == b"CONNECT":
+                    self._refuse(MalformedRequest("CONNECT is for proxies, and this is none"))
+                    return
+                # A server may ignore Upgrade (RFC 9110, section 7.8), but the parser can't: it is shown the head again.
+                data = without_upgrade(self.parser, self.url, self.headers) + rest
+                continue
+            except httptools.HttpParserError as error:
+                self._unparsed(error)
+                return
+            break
+        if self._silent_bytes > MAX_HEAD_BYTES:
+            self._refuse(too_large(self.url))
+
+    # --- the parser's side
+
+    def on_headers_complete(self) -> None:
+        parser = self.parser
+        if parser.should_upgrade():
+            return
+        if self._silent_bytes > MAX_HEAD_BYTES and head_bytes(self.url, self.headers) > MAX_HEAD_BYTES:
+            raise too_large(self.url)
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self.cycle.keep_alive = False
+            self._deaf = True
+            raise _Enough
+        self._silent_bytes = 0
+        scope = self.scope
+        scope["path"], scope["raw_path"], scope["query_string"] = target(self.url)
+        scope["method"] = parser.get_method().decode("ascii")
+        version = parser.get_http_version()
+        if version != "1.1":
+            scope["http_version"] = version
+            self.expect_100_continue = False
+        self.headers = []  # trailers go there, not among the headers that the application reads meanwhile
+        self.cycle = exchange = Exchange(
+            scope=scope,
+            transport=self,  # type: ignore[arg-type]  # write, close and is_closing are all it needs of one
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=False,
+            on_response=self.on_response_complete,
+        )
+        self._receiving = True
+        if self._running is None:
+            self._begin(exchange)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((exchange, self.app))
+
+    def on_chunk_header(self) -> None:
+        self._silent_bytes = 0
+
+    def on_body(self, body: bytes) -> None:
+        self._silent_bytes = 0
+        exchange = self.cycle
+        exchange.body += body
+        if len(exchange.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        exchange.message_event.set()
+
+    def on_message_complete(self) -> None:
+        if not self._receiving:
+            return  # the head of an upgrade, which comes again
+        self._receiving = False
+        self._silent_bytes = 0
+        exchange = self.cycle
+        exchange.more_body = False
+        exchange.keep_alive = (
+            not self._doorman.draining and exchange.scope["http_version"] == "1.1" and self.parser.should_keep_alive()
+        )
+        exchange.message_event.set()
+
+    # --- the exchanges' side
+
+    def on_response_complete(self) -> None:
+        """The running exchange has its answer. If it was the last one, `close` has been called before."""
+        self.server_state.total_requests += 1
+        self._running = None
+        self._since = self._doorman.now
+        if self.transport.is_closing():
+            return
+        if self.pipeline:
+            exchange, _ = self.pipeline.pop()
+            self._begin(exchange)
+        elif self._parting:
+            self._part()
+        if not self.pipeline:
+            self.flow.resume_reading()
+
+    def close(self) -> None:
+        """After the last answer, or in place of one."""
+        if self._receiving or self._deaf:
+            self._linger()
+        else:
+            self.transport.close()
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    # --- the doorman's side, and uvicorn's
+
+    @property
+    def idle(self) -> bool:
+        """No request is being read or answered, and nothing waits to be sent."""
+        return self._running is None and not self._receiving and not self.transport.get_write_buffer_size()
+
+    def look(self, now: float) -> None:
+        """Close what has taken too long. Called once a second."""
+        unsent = self.transport.get_write_buffer_size()
+        if unsent and unsent == self._unsent:
+            if now - self._unsent_since > WRITE_TIMEOUT_S:
+                self._doorman.count("write_timeout")
+                self.abort()
+            return
+        self._unsent, self._unsent_since = unsent, now
+        awaits = self._awaited()
+        if awaits != self._awaits:
+            self._awaits, self._since = awaits, now
+        elif awaits == "request" and now - self._since > KEEP_ALIVE_S:
+            self.transport.close()
+        elif awaits == "head" and now - self._since > HEAD_TIMEOUT_S:
+            if self._silent_bytes:
+                self._refuse(HeadTimeout(f"the request's head was not there within {HEAD_TIMEOUT_S:g} s"))
+            else:
+                self.transport.close()
+
+    def _awaited(self) -> str:
+        if self._running is not None or self._receiving or self._deaf:
+            return "end"  # others see to it: the application, `_linger`
+        return "head" if self.cycle is None or self._silent_bytes else "request"
+
+    def shutdown(self) -> None:
+        """SIGTERM came: the newest request is the last, and without one the connection ends after a last look."""
+        self._doorman.drain()
+        if self._running is None and not self._receiving:
+            self.loop.call_later(LAST_CALL_S, self._close_if_idle)
+        else:
+            self.cycle.keep_alive = False
+
+    def end_half_sent(self, error: SmartBatchError) -> None:
+        if not self._deaf and (self._receiving or self._silent_bytes):
+            self._refuse(error)
+
+    def end(self, error: SmartBatchError) -> None:
+        """Answer everything with an error."""
+        if self._running is None or self.flow.write_paused:
+            self.abort()
+            return
+        self._deaf = True
+        self.cycle.keep_alive = False
+        for exchange in (self._running, *(queued for queued, _ in self.pipeline)):
+            exchange.fail(error)
+
+    # --- within
+
+    def _begin(self, exchange: Exchange) -> None:
+        self._running = exchange
+        self._start_asgi_task(exchange, self.app)
+
+    def _unparsed(self, error: httptools.HttpParserError) -> None:
+        match error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None:
+            case SmartBatchError() as found:
+                self._refuse(found)
+            case _Enough():
+                pass
+            case None:
+                self._refuse(MalformedRequest(f"this is not HTTP/1.1: {error}"))
+            case ours:
+                log.error("reading a request failed by an error of ours", exc_info=ours)
+                self.abort()
+
+    def _refuse(self, error: SmartBatchError) -> None:
+        """Answer what came with an error, after the answers that are owed for what came before, and close."""
+        log.debug("refused: %s", error)
+        self._doorman.count(error.code)
+        self._deaf = True
+        if self._receiving:
+            self.cycle.fail(error)
+            return
+        self._parting = self._answer(error)
+        if self._running is None:
+            self._part()
+        else:
+            self.flow.pause_reading()
+
+    def _answer(self, error: SmartBatchError) -> bytes:
+        return response(error, self.server_state.default_headers)
+
+    def _part(self) -> None:
+        if not self.transport.is_closing():
+            self.write(self._parting)
+            self._linger()
+
+    def _linger(self) -> None:
+        """Half-close, and throw away what still comes until the client closes too."""
+        self._deaf, self._receiving, self._parting = True, False, b""
+        if not self.transport.is_closing():
+            self.transport.write_eof()
+            self.flow.resume_reading()
+            self.loop.call_later(DRAIN_LINGER_S if self._doorman.draining else LINGER_S, self.abort)
+
+    def _close_if_idle(self) -> None:
+        if self._awaited() != "end":
+            self.transport.close()
+
+
+class _Enough(Exception):
+    """Raised by a callback of the parser to make it stop where it is."""

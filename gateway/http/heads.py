@@ -1,0 +1,73 @@
+"""Heads of requests and responses: what a request's may be and says, and a response made without an application."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import unquote
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from gateway.problems import problem
+from shared.errors import HeadTooLarge, MalformedRequest, SmartBatchError, UrlTooLong
+
+# Request line and headers together. Browsers and proxies stay below 16 KiB.
+MAX_HEAD_BYTES = 64 * 1024
+MAX_URL_BYTES = 8 * 1024
+
+# What belongs to an upgrade, and not to the request itself.
+_UPGRADE_HEADERS = (b"upgrade", b"http2-settings")
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+def head_bytes(url: bytes, headers: Headers) -> int:
+    return len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
+
+
+def without_upgrade(parser: Any, url: bytes, headers: Headers) -> bytes:
+    """Return the head once more as the client sent it, but asking for no other protocol."""
+    version = parser.get_http_version().encode()
+    lines = [b"%s %s HTTP/%s\r\n" % (parser.get_method(), url, version)]
+    for name, value in headers:
+        if name in _UPGRADE_HEADERS:
+            continue
+        if name == b"connection":
+            options = [option.strip() for option in value.split(b",")]
+            value = b", ".join(option for option in options if option.lower() not in _UPGRADE_HEADERS)
+        lines.append(b"%s: %s\r\n" % (name, value))
+    return b"".join([*lines, b"\r\n"])
+
+
+def target(url: bytes) -> tuple[str, bytes, bytes]:
+    """Return path, path as it came, and query. Raises UrlTooLong or MalformedRequest."""
+    if url == b"/predict":  # nearly always
+        return "/predict", url, b""
+    if len(url) > MAX_URL_BYTES:
+        raise too_large(url)
+    if url == b"*":  # OPTIONS of the server as a whole
+        return "*", url, b""
+    try:
+        parsed = httptools.parse_url(url)
+        raw_path = parsed.path or b"/"
+        path = raw_path.decode("ascii")
+    except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
+        raise MalformedRequest(f"no such target: {url[:100].decode('latin-1')!r}") from None
+    return unquote(path) if "%" in path else path, raw_path, parsed.query or b""
+
+
+def too_large(url: bytes) -> SmartBatchError:
+    if len(url) > MAX_URL_BYTES:
+        return UrlTooLong(f"a URL is at most {MAX_URL_BYTES} bytes")
+    return HeadTooLarge(f"a request's head is at most {MAX_HEAD_BYTES} bytes")
+
+
+def response(error: SmartBatchError, default_headers: Headers) -> bytes:
+    """Return a whole response to a request that never became one; its connection is closed after it."""
+    status, texts, content = problem(error, None)
+    lines = [STATUS_LINE[status]]
+    lines += [b"%s: %s\r\n" % pair for pair in default_headers]
+    lines += [b"%s: %s\r\n" % (name.encode(), value.encode()) for name, value in texts.items()]
+    lines += [b"content-length: %d\r\nconnection: close\r\n\r\n" % len(content), content]
+    return b"".join(lines)
