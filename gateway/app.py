@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
-from gateway import pages
+from gateway import openapi, pages
 from gateway.gateway import Gateway
 from gateway.predict import Predict
 from gateway.problems import problem, problem_with
@@ -90,20 +90,27 @@ def create_app(settings: Settings | None = None) -> Starlette:
             management("/readyz", pages.readyz),
             management("/metrics", pages.metrics),
             management("/stats", pages.stats),
+            Route("/openapi.json", pages.openapi),
         ],
         exception_handlers={404: _http_error, 405: _http_error, Exception: _unexpected},
         lifespan=lifespan,
     )
     app.management_port = settings.management_port
     app.router.redirect_slashes = False  # a redirect would be built from the client's own Host header
+    app.state.openapi = openapi.document(settings)
     return app
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     """A path or a method that doesn't exist."""
     assert isinstance(error, HTTPException)
-    code = "not_found" if error.status_code == 404 else "method_not_allowed"
-    detail = f"{request.method} {request.url.path}: {error.detail}"
+    path = request.scope["path"]
+    if error.status_code == 404:
+        code, detail = "not_found", f"there is no {path[:200]} here"
+        if any(getattr(route, "path", None) == path.rstrip("/") for route in request.app.routes):
+            detail += f"; {path.rstrip('/')} is written without the slash at its end"
+    else:
+        code, detail = "method_not_allowed", f"{path} takes {(error.headers or {}).get('Allow', 'other methods')}"
     status, headers, body = problem_with(error.status_code, code, detail, None)
     return Response(body, status, {**headers, **(error.headers or {})})
 

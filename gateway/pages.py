@@ -1,4 +1,4 @@
-"""GET /healthz, /readyz, /metrics, /stats: all from the observer's last look."""
+"""GET /healthz, /readyz, /metrics, /stats: all from the observer's last look; and /openapi.json."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ from starlette.responses import Response
 
 from gateway.gateway import Gateway
 from gateway.recent import WINDOW_S, Summary, merge, unpack
+from gateway.response_types import Batches, Health, ModelStats, Queue, Readiness, Report, Stats
 from shared import metric_names as names
 from shared import metric_snapshot
 from shared.broker.registry import Snapshot
 
 JSON = "application/json"
+PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+HEALTHY = msgspec.json.encode(Health())
 
 
 async def healthz(request: Request) -> Response:
     """The process answers."""
-    return Response(b'{"status":"ok"}', media_type=JSON)
+    return Response(HEALTHY, media_type=JSON)
 
 
 async def readyz(request: Request) -> Response:
@@ -36,7 +39,7 @@ async def readyz(request: Request) -> Response:
     ready = {model: len(snapshot.ready_workers) for model, snapshot in observer.snapshots.items()}
     served = set(gateway.lanes)
     ok = broker_up and all(ready.get(model, 0) > 0 for model in served)
-    body = {"ready": ok, "broker": "up" if broker_up else "down", "ready_workers": ready}
+    body = Readiness(ok, "up" if broker_up else "down", ready)
     return Response(msgspec.json.encode(body), 200 if ok else 503, media_type=JSON)
 
 
@@ -50,9 +53,7 @@ async def metrics(request: Request) -> Response:
         own = gateway.meters.registry
     system = CollectorRegistry()
     system.register(_System(list(gateway.observer.snapshots.values())))
-    return Response(
-        generate_latest(own) + generate_latest(system), media_type="text/plain; version=0.0.4; charset=utf-8"
-    )
+    return Response(generate_latest(own) + generate_latest(system), media_type=PROMETHEUS)
 
 
 class _System:
@@ -96,31 +97,36 @@ async def stats(request: Request) -> Response:
     gateway: Gateway = request.app.state.gateway
     observer = gateway.observer
     models = {model: describe(snapshot) for model, snapshot in observer.snapshots.items()}
-    body = {"broker": "up" if observer.fresh else "down", "models": models}
+    body = Stats("up" if observer.fresh else "down", models)
     return Response(msgspec.json.encode(body), media_type=JSON)
 
 
-def describe(snapshot: Snapshot) -> dict[str, Any]:
+async def openapi(request: Request) -> Response:
+    """What is served here, as an OpenAPI 3.1 document."""
+    return Response(request.app.state.openapi, media_type=JSON)
+
+
+def describe(snapshot: Snapshot) -> ModelStats:
     """One model's snapshot, ready for JSON."""
     recent: Summary = merge(unpack(g["recent"]) for g in snapshot.gateways.values() if "recent" in g)
     rows, closed = _batches(snapshot)
-    return {
-        "window_s": WINDOW_S,
-        "throughput_rps": round(recent.answered / WINDOW_S, 2),
-        "latency_ms": {f"p{p:g}": recent.percentile_ms(p) for p in (50, 95, 99)},
-        "outcomes": recent.outcomes,
-        "queue": {
-            "waiting": snapshot.waiting,
-            "running": snapshot.running,
-            "open": snapshot.open_requests,
-            "open_bytes": snapshot.open_bytes,
-            "oldest_wait_s": snapshot.oldest_wait_s,
-            "dead_letters": snapshot.dead,
-        },
-        "batches": {"rows_at_most": rows, "closed": closed},
-        "workers": {name: _numbers(report) for name, report in snapshot.workers.items()},
-        "gateways": {name: _numbers(report) for name, report in snapshot.gateways.items()},
-    }
+    return ModelStats(
+        window_s=WINDOW_S,
+        throughput_rps=round(recent.answered / WINDOW_S, 2),
+        latency_ms={f"p{p:g}": recent.percentile_ms(p) for p in (50, 95, 99)},
+        outcomes=recent.outcomes,
+        queue=Queue(
+            waiting=snapshot.waiting,
+            running=snapshot.running,
+            open=snapshot.open_requests,
+            open_bytes=snapshot.open_bytes,
+            oldest_wait_s=snapshot.oldest_wait_s,
+            dead_letters=snapshot.dead,
+        ),
+        batches=Batches(rows, closed),
+        workers={name: _numbers(report) for name, report in snapshot.workers.items()},
+        gateways={name: _numbers(report) for name, report in snapshot.gateways.items()},
+    )
 
 
 def _batches(snapshot: Snapshot) -> tuple[dict[str, int], dict[str, int]]:
@@ -141,7 +147,7 @@ def _batches(snapshot: Snapshot) -> tuple[dict[str, int], dict[str, int]]:
     return rows, dict(closed)
 
 
-def _numbers(report: dict[str, Any]) -> dict[str, Any]:
+def _numbers(report: dict[str, Any]) -> Report:
     """A report with its numbers as numbers, without what is binary or already told."""
     return {name: _number(value) for name, value in report.items() if name not in ("metrics", "recent")}
 

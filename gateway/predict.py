@@ -38,6 +38,7 @@ DEFAULT_TOP_K = 5
 MAX_TOP_K = 1000
 MAX_ID_CHARS = 128
 REFUSED = (Unauthenticated, Forbidden, LimitReached)  # at the door: before the body is read
+MIN_TIMEOUT_S, MAX_TIMEOUT_S = 0.001, 86400.0  # what X-Request-Timeout may say
 SLOW_S = 0.05  # after so long a request is worth watching for its client hanging up
 
 
@@ -90,6 +91,8 @@ class Predict:
             if status >= 500:
                 caller.give_back()
             texts["x-request-id"] = shown_id
+            if isinstance(error, BodyTimeout):
+                texts["connection"] = "close"
             headers = [(name.encode(), value.encode("latin-1", "replace")) for name, value in texts.items()]
         headers.append((b"content-length", b"%d" % len(content)))
         try:
@@ -188,7 +191,7 @@ def _envelope(scope: Scope) -> Envelope:
         found.get(b"content-type", ""),
         found.get(b"accept", ""),
         _printable(found.get(b"x-request-id", "")),
-        _number("X-Request-Timeout (seconds)", timeout, 0.001, 86400.0) if timeout is not None else None,
+        _number("X-Request-Timeout (seconds)", timeout, MIN_TIMEOUT_S, MAX_TIMEOUT_S) if timeout is not None else None,
         _printable(found.get(b"traceparent", "")),
         query.get("model"),
         _whole("top_k", query["top_k"], MAX_TOP_K) if "top_k" in query else None,

@@ -9,6 +9,7 @@ import math
 
 import msgspec
 
+from gateway.response_types import Problem
 from shared import errors
 
 CONTENT_TYPE = "application/problem+json"
@@ -86,17 +87,10 @@ def problem_with(status: int, code: str, detail: str, request_id: str | None) ->
     title = code.replace("_", " ").capitalize()
     # Lone surrogates can't be written as JSON, and a reply to a bad request must not fail in its turn.
     detail = (detail or title)[:MAX_DETAIL_CHARS].encode("utf-8", "replace").decode()
-    members = {
-        "type": f"urn:smartbatch:{code}",
-        "title": title,
-        "status": status,
-        "detail": detail,
-        "code": code,
-        "error": detail,
-    }
+    members = Problem(f"urn:smartbatch:{code}", title, status, detail, code, detail)
     headers = {"content-type": CONTENT_TYPE}
     if request_id:
-        members["request_id"] = headers["x-request-id"] = request_id
+        members.request_id = headers["x-request-id"] = request_id
     return status, headers, msgspec.json.encode(members)
 
 

@@ -22,8 +22,7 @@ class Problem(msgspec.Struct):
     request_id: str | UnsetType = UNSET
 
 
-# --- POST /predict. Made by gateway/formats/answers.py, which is on the hot path, without these types; a test holds that
-# it makes exactly them.
+# --- POST /predict: made without these types by gateway/formats/answers.py, which is on the hot path; a test compares
 
 
 class Guess(msgspec.Struct, forbid_unknown_fields=True):

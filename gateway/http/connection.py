@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.http.doorman import Doorman
 from gateway.http.exchange import Exchange
-from gateway.http.heads import MAX_HEAD_BYTES, head_bytes, response, target, too_large, without_upgrade
+from gateway.http.heads import MAX_HEAD_BYTES, head_bytes, may_be_skipped, response, target, too_large, without_upgrade
 from shared.errors import HeadTimeout, MalformedRequest, SmartBatchError, TooManyConnections
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class Connection(HttpToolsProtocol):
         self._doorman: Doorman = app_state["doorman"]
         self._running: Exchange | None = None  # the oldest without its answer
         self._receiving = False  # a request's head has come whole, and its body hasn't
+        self._judged: Exchange | None = None  # whether the rest of its body is worth reading if it is answered early
         self._silent_bytes = 0  # read since the parser last had anything to say for them
         self._deaf = False  # what comes is thrown away
         self._parting = b""  # sent after the answers still owed, before closing
@@ -110,6 +111,9 @@ class Connection(HttpToolsProtocol):
             break
         if self._silent_bytes > MAX_HEAD_BYTES:
             self._refuse(too_large(self.url))
+        elif self._receiving and self._judged is not self.cycle:
+            self._judged = self.cycle
+            self.cycle.keep_alive = self._may_go_on() and may_be_skipped(self.cycle.scope)
 
     # --- the parser's side
 
@@ -158,6 +162,8 @@ class Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._silent_bytes = 0
         exchange = self.cycle
+        if exchange.response_complete:
+            return
         exchange.body += body
         if len(exchange.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
@@ -170,9 +176,7 @@ class Connection(HttpToolsProtocol):
         self._silent_bytes = 0
         exchange = self.cycle
         exchange.more_body = False
-        exchange.keep_alive = (
-            not self._doorman.draining and exchange.scope["http_version"] == "1.1" and self.parser.should_keep_alive()
-        )
+        exchange.keep_alive = exchange.scope["http_version"] == "1.1" and self._may_go_on()
         exchange.message_event.set()
 
     # --- the exchanges' side
@@ -195,7 +199,7 @@ class Connection(HttpToolsProtocol):
     def close(self) -> None:
         """After the last answer, or in place of one."""
         if self._receiving or self._deaf:
-            self._linger()
+            self._linger()  # the rest isn't read
         else:
             self.transport.close()
 
@@ -206,8 +210,8 @@ class Connection(HttpToolsProtocol):
 
     @property
     def idle(self) -> bool:
-        """No request is being read or answered, and nothing waits to be sent."""
-        return self._running is None and not self._receiving and not self.transport.get_write_buffer_size()
+        """No request is being answered, nor read by the application, and nothing waits to be sent."""
+        return self._running is None and not self.transport.get_write_buffer_size()
 
     def look(self, now: float) -> None:
         """Close what has taken too long. Called once a second."""
@@ -223,21 +227,21 @@ class Connection(HttpToolsProtocol):
             self._awaits, self._since = awaits, now
         elif awaits == "request" and now - self._since > KEEP_ALIVE_S:
             self.transport.close()
-        elif awaits == "head" and now - self._since > HEAD_TIMEOUT_S:
-            if self._silent_bytes:
+        elif awaits in ("head", "rest") and now - self._since > HEAD_TIMEOUT_S:
+            if awaits == "head" and self._silent_bytes:
                 self._refuse(HeadTimeout(f"the request's head was not there within {HEAD_TIMEOUT_S:g} s"))
             else:
                 self.transport.close()
 
     def _awaited(self) -> str:
-        if self._running is not None or self._receiving or self._deaf:
+        if self._running is not None or self._deaf:
             return "end"  # others see to it: the application, `_linger`
-        return "head" if self.cycle is None or self._silent_bytes else "request"
+        return "rest" if self._receiving else "head" if self.cycle is None or self._silent_bytes else "request"
 
     def shutdown(self) -> None:
         """SIGTERM came: the newest request is the last, and without one the connection ends after a last look."""
         self._doorman.drain()
-        if self._running is None and not self._receiving:
+        if self._running is None:
             self.loop.call_later(LAST_CALL_S, self._close_if_idle)
         else:
             self.cycle.keep_alive = False
@@ -257,6 +261,9 @@ class Connection(HttpToolsProtocol):
             exchange.fail(error)
 
     # --- within
+
+    def _may_go_on(self) -> bool:
+        return not self._doorman.draining and self.parser.should_keep_alive()
 
     def _begin(self, exchange: Exchange) -> None:
         self._running = exchange
@@ -280,6 +287,7 @@ class Connection(HttpToolsProtocol):
         self._doorman.count(error.code)
         self._deaf = True
         if self._receiving:
+            self.cycle.keep_alive = False
             self.cycle.fail(error)
             return
         self._parting = self._answer(error)
@@ -305,7 +313,7 @@ class Connection(HttpToolsProtocol):
             self.loop.call_later(DRAIN_LINGER_S if self._doorman.draining else LINGER_S, self.abort)
 
     def _close_if_idle(self) -> None:
-        if self._awaited() != "end":
+        if self._awaited() != "end" and not self._silent_bytes:
             self.transport.close()
 
 

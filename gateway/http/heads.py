@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import httptools
+from uvicorn._types import HTTPScope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from gateway.problems import problem
@@ -15,6 +16,8 @@ from shared.errors import HeadTooLarge, MalformedRequest, SmartBatchError, UrlTo
 # Request line and headers together. Browsers and proxies stay below 16 KiB.
 MAX_HEAD_BYTES = 64 * 1024
 MAX_URL_BYTES = 8 * 1024
+# Reading so much costs less than a new connection.
+MAX_SKIPPED_BYTES = 64 * 1024
 
 # What belongs to an upgrade, and not to the request itself.
 _UPGRADE_HEADERS = (b"upgrade", b"http2-settings")
@@ -38,6 +41,18 @@ def without_upgrade(parser: Any, url: bytes, headers: Headers) -> bytes:
             value = b", ".join(option for option in options if option.lower() not in _UPGRADE_HEADERS)
         lines.append(b"%s: %s\r\n" % (name, value))
     return b"".join([*lines, b"\r\n"])
+
+
+def may_be_skipped(scope: HTTPScope) -> bool:
+    """Whether what is left of a body may be read and thrown away, so that its connection can be used again.
+
+    Not if it is large, of unknown length, or not sent before the client has seen a 100.
+    """
+    if scope["http_version"] != "1.1":
+        return False
+    headers = dict(scope["headers"])
+    length = headers.get(b"content-length", b"")
+    return len(length) < 9 and length.isdigit() and int(length) <= MAX_SKIPPED_BYTES and b"expect" not in headers
 
 
 def target(url: bytes) -> tuple[str, bytes, bytes]:
