@@ -117,6 +117,10 @@ class Connection(HttpToolsProtocol):
 
     # --- the parser's side
 
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._silent_bytes = self._silent_bytes or 1  # a head has begun, also if it came behind a whole request
+
     def on_headers_complete(self) -> None:
         parser = self.parser
         if parser.should_upgrade():

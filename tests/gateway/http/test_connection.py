@@ -1,0 +1,226 @@
+"""Connections on a real uvicorn in this process, with an application of the test's own and times that are short."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+import uvicorn
+
+from gateway.http import connection as connections
+from gateway.http import doorman as doormen
+from gateway.http.connection import Connection
+from gateway.http.doorman import Doorman
+
+HELLO = b"GET /hello HTTP/1.1\r\nhost: x\r\n\r\n"
+POST = b"POST /echo HTTP/1.1\r\nhost: x\r\n"
+
+
+class Site:
+    """`/echo` answers with the body, `/wait` once `go` is set, `/large` with 64 MB, others with their path."""
+
+    def __init__(self, server: uvicorn.Server, port: int) -> None:
+        self.server, self.port = server, port
+        self.go = asyncio.Event()
+        self.counted: list[str] = []
+        self.faults: list[str] = []
+
+    async def __call__(self, scope, receive, send) -> None:
+        body = scope["path"].encode()
+        if body == b"/echo":
+            body, more = b"", True
+            try:
+                while more:
+                    message = await receive()
+                    body, more = body + message["body"], message["more_body"]
+            except Exception as error:
+                self.faults.append(type(error).__name__)
+                body = type(error).__name__.encode()
+        elif body == b"/wait":
+            await self.go.wait()
+        elif body == b"/large":
+            body = bytes(64_000_000)
+        elif body == b"/headers":
+            await asyncio.sleep(0.05)
+            body = json.dumps([name.decode() for name, _ in scope["headers"]]).encode()
+        elif body == b"/broken":
+            raise ValueError("secret")
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+        await send({"type": "http.response.body", "body": body})
+
+    async def ask(self, data: bytes) -> bytes:
+        """Send, and return all that comes until the server closes."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        with contextlib.closing(writer):
+            writer.write(data)
+            return await asyncio.wait_for(reader.read(), 5)
+
+
+Start = Callable[..., contextlib.AbstractAsyncContextManager[Site]]
+
+
+@contextlib.asynccontextmanager
+async def site(most: int = 100, grace_s: float = 5.0) -> AsyncIterator[Site]:
+    made: list[Site] = []
+
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            doorman = Doorman(most, grace_s, lambda reason: made[0].counted.append(reason))
+            scope["state"]["doorman"] = doorman
+            looking = asyncio.create_task(doorman.run())
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            looking.cancel()
+            await send({"type": "lifespan.shutdown.complete"})
+        else:
+            await made[0](scope, receive, send)
+
+    config = uvicorn.Config(app, port=0, http=Connection, ws="none", loop="uvloop", lifespan="on", log_config=None)
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server._serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    made.append(Site(server, port))
+    try:
+        yield made[0]
+    finally:
+        made[0].go.set()
+        server.should_exit = True
+        await asyncio.wait_for(serving, 10)
+
+
+@pytest.fixture(autouse=True)
+def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doormen, "LOOK_S", 0.05)
+    monkeypatch.setattr(connections, "HEAD_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(connections, "WRITE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(connections, "LINGER_S", 0.3)
+
+
+def statuses(answer: bytes) -> list[int]:
+    return [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]]
+
+
+async def test_a_head_that_never_ends_is_answered_with_a_408():
+    async with site() as server:
+        assert statuses(await server.ask(b"GET / HTTP/1.1\r\na: b")) == [408]
+        assert statuses(await server.ask(HELLO + b"GET / HTTP/1.1\r\na: b")) == [200, 408]
+        assert server.counted == ["head_timeout", "head_timeout"]
+
+
+async def test_a_connection_that_never_says_anything_is_closed_without_a_word():
+    async with site() as server:
+        assert await server.ask(b"") == b""
+
+
+async def test_an_idle_connection_is_kept_longer_than_a_head_may_take_and_then_closed(monkeypatch):
+    monkeypatch.setattr(connections, "KEEP_ALIVE_S", 1.0)
+    async with site() as server:
+        begun_at = time.monotonic()
+        assert statuses(await server.ask(HELLO)) == [200]
+        assert 0.9 < time.monotonic() - begun_at < 4
+        assert server.counted == []
+
+
+async def test_a_client_that_reads_nothing_is_given_up():
+    async with site() as server:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1)
+        writer.write(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n")
+        while "write_timeout" not in server.counted:
+            await asyncio.sleep(0.01)
+        writer.transport.abort()
+
+
+async def test_an_idle_connection_makes_room_for_a_new_one():
+    async with site(most=3) as server:
+        idle = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(3)]
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(HELLO)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        with contextlib.suppress(ConnectionResetError):  # the oldest had to go
+            assert await asyncio.wait_for(idle[0][0].read(), 5) == b""
+        assert server.counted[0] == "idle"
+        for _, each in [*idle, (reader, writer)]:
+            each.transport.abort()
+
+
+async def test_when_all_are_busy_a_new_connection_is_told_when_to_come_back():
+    async with site(most=3) as server:
+        waiting = [
+            asyncio.create_task(server.ask(b"GET /wait HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"))
+            for _ in range(3)
+        ]
+        while len(server.server.server_state.tasks) < 3:
+            await asyncio.sleep(0.01)
+        refused = await server.ask(b"")
+        assert statuses(refused) == [503]
+        assert b"retry-after: 1\r\n" in refused
+        server.go.set()
+        assert [statuses(await each) for each in waiting] == [[200]] * 3
+
+
+async def test_trailers_do_not_become_headers_of_the_request_they_follow():
+    request = b"POST /headers HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
+    async with site() as server:
+        answer = await server.ask(request + b"1\r\na\r\n0\r\nx-request-timeout: 9\r\n\r\n")
+    assert answer.endswith(b'["host", "connection", "transfer-encoding"]')
+
+
+async def test_pipelined_requests_are_answered_in_order_up_to_a_limit():
+    requests = b"".join(b"GET /%03d HTTP/1.1\r\nhost: x\r\n\r\n" % n for n in range(200))
+    async with site() as server:
+        answer = await server.ask(requests)
+    bodies = [part[-4:] for part in answer.split(b"HTTP/1.1 200 OK")[1:]]
+    assert bodies == [b"/%03d" % n for n in range(65)]
+    assert answer.count(b"connection: close") == 1
+
+
+async def test_an_error_of_the_application_is_a_problem_that_tells_nothing(caplog):
+    async with site() as server:
+        answer = await server.ask(b"GET /broken HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert statuses(answer) == [500]
+    assert b"application/problem+json" in answer
+    assert b"secret" not in answer
+    assert "secret" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("rest", "closes"),
+    [(b"content-length: 100\r\n\r\n", False), (b"content-length: 70000\r\n\r\n", True), (b"expect: 100-continue\r\ncontent-length: 9\r\n\r\n", True)],
+)  # fmt: skip
+async def test_an_early_answer_closes_only_if_much_is_still_to_come(rest: bytes, closes: bool):
+    async with site() as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"POST /hello HTTP/1.1\r\nhost: x\r\n" + rest)
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(6)
+        assert (b"connection: close" in head) == closes
+        if not closes:
+            writer.write(bytes(100) + HELLO)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        writer.transport.abort()
+
+
+async def test_a_drain_ends_what_is_half_sent_and_answers_what_is_whole():
+    async with site() as server:
+        half = asyncio.create_task(server.ask(POST + b"content-length: 9\r\n\r\nab"))
+        head = asyncio.create_task(server.ask(HELLO + b"GET /hel"))
+        whole = asyncio.create_task(server.ask(b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n" + HELLO))
+        while server.server.server_state.total_requests < 1 or len(server.server.server_state.tasks) < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        begun_at = time.monotonic()
+        server.server.should_exit = True
+        assert b"Draining" in await half
+        await head
+        assert 0.8 < time.monotonic() - begun_at < 3
+        server.go.set()
+        answer = await whole
+        assert statuses(answer) == [200, 200]
+        assert answer.count(b"connection: close") == 1
