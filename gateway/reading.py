@@ -20,6 +20,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 # what the slowest mobile network brings; a client that is slower on purpose holds its bytes for seconds, not minutes.
 BODY_GRACE_S = 5.0
 MIN_BODY_BYTES_PER_S = 4096
+BODY_STALL_S = 10.0  # of which nothing may come
 
 # Window bits for zlib: +16 takes a gzip wrapper, the plain value a zlib one, the negative a bare deflate stream.
 _GZIP = 16 + zlib.MAX_WBITS
@@ -75,7 +76,8 @@ def inflate(body: bytes, coding: str, limit: int) -> bytes:
 
 
 async def _receive_all(receive: Receive, limit: int, timeout_s: float, receiving: Receiving) -> bytes:
-    begun_at = asyncio.get_running_loop().time()
+    loop = asyncio.get_running_loop()
+    begun_at = loop.time()
     came = 0
     try:
         async with asyncio.timeout(min(timeout_s, BODY_GRACE_S)) as waiting:
@@ -93,14 +95,15 @@ async def _receive_all(receive: Receive, limit: int, timeout_s: float, receiving
                     chunks.append(chunk)
                     if not message.get("more_body", False):
                         return b"".join(chunks)
-                    waiting.reschedule(begun_at + min(timeout_s, BODY_GRACE_S + came / MIN_BODY_BYTES_PER_S))
+                    until = begun_at + min(timeout_s, BODY_GRACE_S + came / MIN_BODY_BYTES_PER_S)
+                    waiting.reschedule(min(until, loop.time() + BODY_STALL_S))
                     message = await _next_message(receive)
                     chunk = message.get("body", b"")
             finally:
                 receiving.give(came)
     except TimeoutError:
-        waited_s = min(timeout_s, BODY_GRACE_S + came / MIN_BODY_BYTES_PER_S)
-        raise BodyTimeout(f"only {came} bytes of the body were there within {waited_s:.3g} s") from None
+        waited_s = loop.time() - begun_at
+        raise BodyTimeout(f"only {came} bytes of the body had come after {waited_s:.3g} s") from None
 
 
 def _too_large(limit: int, came: int) -> BodyTooLarge:

@@ -76,7 +76,10 @@ class Connection(HttpToolsProtocol):
             self._deaf = True
             self._doorman.count(TooManyConnections.code)
             self.write(self._answer(TooManyConnections("too many connections are open (MAX_CONNECTIONS)")))
-            transport.close()
+            if self._doorman.turn_away(self):
+                self._linger()
+            else:
+                transport.close()
 
     def connection_lost(self, exc) -> None:
         self.connections.discard(self)

@@ -25,10 +25,12 @@ LOOK_S = 1.0
 DRAIN_HALF_SENT_S = 1.0
 # So long before uvicorn cancels what is left at the end of GRACE_TIME, it is answered by us.
 DRAIN_MARGIN_S = 0.5
-# A search for connections to give up costs a walk over all of them.
-SEARCH_EVERY_S = 0.1
-# Open files of this process that are no client's: Redis, the log, the loop's own.
-OTHER_FILES = 128
+# A search for connections to give up walks over all of them; then it pauses for so many times as long as it took.
+SEARCH_PAUSE = 10
+# Those turned away may stay until they have read why, so many at a time.
+MAX_TURNED_AWAY = 64
+# Open files of this process that are no client's, or of one turned away: Redis, the log, the loop's own.
+OTHER_FILES = 128 + MAX_TURNED_AWAY
 
 
 class Doorman:
@@ -42,7 +44,8 @@ class Doorman:
         self._grace_s = grace_time
         self._inside: dict[Connection, None] = {}  # in the order in which they came
         self._idle: deque[Connection] = deque()
-        self._searched_at = 0.0
+        self._search_after = 0.0
+        self._turned_away: set[Connection] = set()
 
     async def run(self) -> None:
         while True:
@@ -61,8 +64,16 @@ class Doorman:
         self._inside[connection] = None
         return True
 
+    def turn_away(self, connection: Connection) -> bool:
+        """Whether one that wasn't admitted may stay until it has read why."""
+        if len(self._turned_away) >= MAX_TURNED_AWAY:
+            return False
+        self._turned_away.add(connection)
+        return True
+
     def forget(self, connection: Connection) -> None:
         self._inside.pop(connection, None)
+        self._turned_away.discard(connection)
 
     def drain(self) -> None:
         """Once: what has come whole is answered, what has come half is given a second."""
@@ -74,9 +85,10 @@ class Doorman:
         loop.call_later(max(DRAIN_HALF_SENT_S, self._grace_s) - DRAIN_MARGIN_S, self._end_all)
 
     def _give_one_up(self) -> bool:
-        if not self._idle and (now := time.monotonic()) - self._searched_at > SEARCH_EVERY_S:
-            self._searched_at = now
+        if not self._idle and (began_at := time.monotonic()) > self._search_after:
             self._idle.extend(connection for connection in self._inside if connection.idle)
+            ended_at = time.monotonic()
+            self._search_after = ended_at + SEARCH_PAUSE * (ended_at - began_at)
         while self._idle:
             connection = self._idle.popleft()
             if connection in self._inside and connection.idle:

@@ -192,8 +192,13 @@ async def test_an_error_of_the_application_is_a_problem_that_tells_nothing(caplo
 
 @pytest.mark.parametrize(
     ("rest", "closes"),
-    [(b"content-length: 100\r\n\r\n", False), (b"content-length: 70000\r\n\r\n", True), (b"expect: 100-continue\r\ncontent-length: 9\r\n\r\n", True)],
-)  # fmt: skip
+    [
+        (b"content-length: 100\r\n\r\n", False),
+        (b"content-length: 70000\r\n\r\n", True),
+        (b"expect: 100-continue\r\ncontent-length: 9\r\n\r\n", True),
+        (b"transfer-encoding: chunked\r\n\r\n", True),
+    ],
+)
 async def test_an_early_answer_closes_only_if_much_is_still_to_come(rest: bytes, closes: bool):
     async with site() as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)

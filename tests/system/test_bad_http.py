@@ -1,0 +1,281 @@
+"""Bad HTTP does no harm: raw sockets against a real gateway, which meanwhile answers others and stays small."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import psutil
+import pytest
+
+from gateway.server import bind
+from shared.errors import StartupError
+from shared.settings import Settings
+from tests.conftest import Broker, eventually
+from tests.system.stack import Stack
+
+POST = b"POST /predict HTTP/1.1\r\nhost: x\r\n"
+CHUNKED = POST + b"transfer-encoding: chunked\r\n\r\n"
+HEALTH = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+LAST = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+UPGRADE = POST + b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAARAAAAAAAIAAAAA\r\n"
+MB = 1_000_000
+# For tests with processes of their own: the worker of `system` is on the same broker.
+OTHER = {"MODEL_NAME": "other"}
+
+
+@pytest.fixture(scope="module")
+def system(valkey_server: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """One gateway with one worker for all the attacks: what one leaves behind, the next would find."""
+    valkey_server.sync.flushall()
+    stack = Stack(valkey_server, tmp_path_factory.mktemp("bad-http"), MODEL_PATH="simulated:base_ms=1,row_ms=0")
+    stack.gateway()
+    stack.worker()
+    yield stack.ready()
+    stack.close()
+
+
+def connect(system: Stack) -> socket.socket:
+    host, port = system.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), 20)
+
+
+def ask(system: Stack, data: bytes) -> bytes:
+    """Send, as far as the server takes it, and return all that comes until the server closes."""
+    with connect(system) as client:
+        with contextlib.suppress(ConnectionError):
+            client.sendall(data)
+        return read_all(client)
+
+
+def read_all(client: socket.socket) -> bytes:
+    return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+def statuses(answer: bytes) -> list[int]:
+    return [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]]
+
+
+@contextlib.contextmanager
+def unharmed(system: Stack, grows_mb: float = 50) -> Iterator[None]:
+    """Meanwhile /healthz answers within 0.2 s and the gateway grows by little; afterwards it predicts, and its log
+    holds neither a traceback nor a warning."""
+    gateway = system.processes[0]
+    process = psutil.Process(gateway.pid)
+    before = process.memory_info().rss
+    largest, took, over = before, [], threading.Event()
+
+    def probe() -> None:
+        nonlocal largest
+        with httpx.Client(timeout=10) as client:
+            while not over.is_set() or len(took) < 5:
+                begun_at = time.monotonic()
+                assert client.get(f"{system.url}/healthz").status_code == 200
+                took.append(time.monotonic() - begun_at)
+                largest = max(largest, process.memory_info().rss)
+                over.wait(0.02)
+
+    with ThreadPoolExecutor(1) as pool:
+        probing = pool.submit(probe)
+        try:
+            yield
+        finally:
+            over.set()
+        probing.result()
+    assert sorted(took)[int(len(took) * 0.9)] < 0.2  # the machine of the tests may have something else to do once
+    assert largest - before < grows_mb * MB
+    assert system.predict(b"x").status_code == 200
+    log = gateway.log.read_text()
+    assert "Traceback" not in log
+    assert "WARNING" not in log
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        pytest.param(b"\x00\x01\x02 garbage\r\n\r\n", [400], id="garbage"),
+        pytest.param(bytes.fromhex("16030100c8010000c40303") + bytes(200), [400], id="TLS"),
+        pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", [400], id="HTTP/2"),
+        pytest.param(b"CONNECT example.org:443 HTTP/1.1\r\nhost: x\r\n\r\n", [400], id="CONNECT"),
+        pytest.param(HEALTH + b"\x00\x00", [200, 400], id="garbage behind a request"),
+        pytest.param(b"GET /\xff HTTP/1.1\r\n\r\n", [400], id="a path that is not ASCII"),
+        pytest.param(b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n", [414], id="a long URL"),
+        pytest.param(b"GET /" + b"a" * 20 * MB, [414], id="an endless URL"),
+        pytest.param(b"GET / HTTP/1.1\r\na: " + b"x" * 70_000 + b"\r\n\r\n", [431], id="a large header"),
+        pytest.param(b"GET / HTTP/1.1\r\na: " + b"x" * 20 * MB, [431], id="an endless header"),
+        pytest.param(b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 3 * MB, [431], id="endless headers"),
+        pytest.param(b"\r\n" * 10 * MB, [431], id="endless lines before a request"),
+        pytest.param(POST + b"content-length: -1\r\n\r\n", [400], id="a negative length"),
+        pytest.param(POST + b"content-length: 1e3\r\n\r\n", [400], id="a length that is none"),
+        pytest.param(POST + b"content-length: " + b"9" * 30 + b"\r\n\r\n", [400], id="a length past all numbers"),
+        pytest.param(POST + b"content-length: 99999999999\r\n\r\n" + b"x" * 30 * MB, [413], id="a body too large"),
+        pytest.param(POST + b"content-length: 3\r\ncontent-length: 4\r\n\r\nabcd", [400], id="two lengths"),
+        pytest.param(
+            POST + b"content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", [400], id="length and chunks"
+        ),
+        pytest.param(POST + b"content-length: 1\r\n\r\na!!", [200, 400], id="more than the length"),
+        pytest.param(CHUNKED + b"zz\r\nabc", [400], id="a chunk without a size"),
+        pytest.param(CHUNKED + b"3\r\nabcde\r\n0\r\n\r\n", [400], id="a chunk larger than its size"),
+        pytest.param(CHUNKED + b"f" * 20 + b"\r\n", [400], id="a chunk past all numbers"),
+        pytest.param(CHUNKED + b"3;" + b"x" * 20 * MB, [431], id="an endless chunk extension"),
+        pytest.param(CHUNKED + b"1\r\na\r\n0\r\na: " + b"b" * 20 * MB, [431], id="an endless trailer"),
+        pytest.param(CHUNKED + b"100000\r\n" + bytes(2**20) * 20, [400], id="a chunk without its end"),
+        pytest.param(CHUNKED + (b"100000\r\n" + bytes(2**20) + b"\r\n") * 20, [413], id="chunks without end"),
+        pytest.param(HEALTH * 10_000, [200] * 65, id="more requests than are taken at once"),
+    ],
+)
+def test_what_is_wrong_is_answered_and_closed(system: Stack, data: bytes, expected: list[int]) -> None:
+    with unharmed(system):
+        answer = ask(system, data)
+    assert statuses(answer) == expected
+    last = answer[answer.rindex(b"HTTP/1.1 ") :]
+    assert b"\r\nconnection: close\r\n" in last
+    assert b"\r\nx-content-type-options: nosniff\r\n" in last
+    if expected[-1] >= 400:
+        assert b"\r\ncontent-type: application/problem+json\r\n" in last
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        pytest.param(b"GET http://other:80/healthz?a HTTP/1.1\r\nhost: x\r\n\r\n", 200, id="an absolute target"),
+        pytest.param(b"HEAD /healthz HTTP/1.1\r\nhost: x\r\n\r\n", 200, id="HEAD"),
+        pytest.param(b"OPTIONS * HTTP/1.1\r\nhost: x\r\n\r\n", 404, id="OPTIONS of the server"),
+        pytest.param(b"OPTIONS /predict HTTP/1.1\r\nhost: x\r\n\r\n", 405, id="OPTIONS"),
+        pytest.param(b"GET /predict HTTP/1.1\r\nhost: x\r\n\r\n", 405, id="GET"),
+        pytest.param(b"HEAD /predict HTTP/1.1\r\nhost: x\r\n\r\n", 405, id="HEAD of what is POST only"),
+        pytest.param(b"POST /predict/ HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\na", 404, id="a slash at the end"),
+        pytest.param(b"GET /%00%ff/../ HTTP/1.1\r\nhost: x\r\n\r\n", 404, id="a path of odd bytes"),
+        pytest.param(b"\r\n" + HEALTH, 200, id="an empty line before it"),
+        pytest.param(CHUNKED + b"1\r\na\r\n1;x=y\r\nb\r\n0\r\na: b\r\n\r\n", 200, id="chunks with all that may be"),
+        pytest.param(POST + b"expect: 100-continue\r\ncontent-length: 1\r\n\r\na", 100, id="Expect"),
+        pytest.param(UPGRADE + b"content-length: 5\r\n\r\nhello", 200, id="an upgrade with a body"),
+        pytest.param(UPGRADE + b"transfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n", 200, id="one with chunks"),
+        pytest.param(HEALTH[:-2] + b"connection: upgrade\r\nupgrade: websocket\r\n\r\n", 200, id="one without a body"),
+    ],
+)
+def test_what_is_unusual_is_answered_and_the_connection_goes_on(system: Stack, data: bytes, expected: int) -> None:
+    answer = ask(system, data + LAST)
+    assert statuses(answer) == ([100, 200, 200] if expected == 100 else [expected, 200])
+    if expected == 405:
+        assert b"\r\nallow: POST\r\n" in answer
+
+
+def test_an_upgrade_that_comes_byte_by_byte_loses_nothing(system: Stack) -> None:
+    with connect(system) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in UPGRADE + b"content-length: 5\r\n\r\nhello" + LAST:
+            client.send(bytes([byte]))
+        assert statuses(read_all(client)) == [200, 200]
+
+
+def test_http_1_0_is_answered_and_closed(system: Stack) -> None:
+    answer = ask(system, b"POST /predict HTTP/1.0\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\nab")
+    assert statuses(answer) == [200]
+    assert b"transfer-encoding" not in answer
+
+
+@pytest.mark.slow
+def test_clients_that_send_slowly_are_cut_off(system: Stack) -> None:
+    heads = [b"GET /healthz HTTP/1.1\r\na: ", POST]
+    bodies = [POST + b"content-length: 200000\r\n\r\n" + b"x" * 20_000, CHUNKED + b"4e20\r\n" + b"x" * 20_000 + b"\r\n"]
+    with unharmed(system, grows_mb=60), contextlib.ExitStack() as open_sockets:
+        clients = [open_sockets.enter_context(connect(system)) for _ in range(300)]
+        begun_at = time.monotonic()
+        for number, client in enumerate(clients):
+            client.sendall([*heads, *bodies, b""][number % 5])
+        dripping = True
+        while dripping and time.monotonic() - begun_at < 20:
+            dripping = False
+            for number, client in enumerate(clients):
+                if number % 5 < 2:
+                    with contextlib.suppress(ConnectionError):
+                        client.send(b"x")
+                        dripping = True
+            time.sleep(1)
+        answers = [statuses(read_all(client)) for client in clients]
+        assert time.monotonic() - begun_at < 30
+    assert answers == [[408], [408], [408], [408], []] * 60
+
+
+def test_idle_connections_keep_nobody_out(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=1,row_ms=0", MAX_CONNECTIONS=50, **OTHER)
+    system.gateway()
+    system.worker()
+    system.ready()
+    with unharmed(system), contextlib.ExitStack() as open_sockets:
+        for _ in range(500):
+            open_sockets.enter_context(connect(system))
+        assert statuses(ask(system, LAST)) == [200]
+    text = system.client.get(f"{system.url}/metrics").text
+    assert 'smartbatch_http_refused_total{reason="too_many_connections"} 0.0' in text
+
+
+def test_bodies_being_received_are_bounded_together(stack: Callable[..., Stack]) -> None:
+    system = stack(
+        MODEL_PATH="simulated:base_ms=1,row_ms=0",
+        REQUEST_TIMEOUT=3,
+        MAX_BODY_BYTES=2 * MB,
+        MAX_RECEIVING_BYTES=5 * MB,
+        **OTHER,
+    )
+    system.gateway()
+    system.worker()
+    system.ready()
+    with unharmed(system), contextlib.ExitStack() as open_sockets:
+        clients = [open_sockets.enter_context(connect(system)) for _ in range(10)]
+        for client in clients:
+            with contextlib.suppress(ConnectionError):
+                client.sendall(POST + b"content-length: 2000000\r\n\r\n" + bytes(1_900_000))
+        with ThreadPoolExecutor(10) as pool:  # those that were taken run into REQUEST_TIMEOUT
+            answers = list(pool.map(read_all, clients))
+    assert {status for answer in answers for status in statuses(answer)} <= {408, 503}
+    refused = [answer for answer in answers if statuses(answer) == [503]]
+    assert len(refused) >= 7
+    assert all(b"receiving_full" in answer and b"retry-after: 1" in answer for answer in refused)
+
+
+def test_a_drain_waits_for_nobody_who_has_not_sent_a_whole_request(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=1500,row_ms=0", **OTHER)
+    gateway = system.gateway()
+    system.worker()
+    system.ready()
+    with connect(system) as head, connect(system) as body, connect(system) as idle, connect(system) as whole:
+        head.sendall(b"POST /predict HTT")
+        body.sendall(POST + b"content-length: 100\r\n\r\nabc")
+        idle.sendall(HEALTH)
+        whole.sendall(POST + b"content-length: 1\r\n\r\na")
+        eventually(lambda: system.running("other") == 1)
+        begun_at = time.monotonic()
+        gateway.popen.send_signal(signal.SIGTERM)
+        assert [statuses(read_all(client)) for client in (head, body, idle, whole)] == [[503], [503], [200], [200]]
+        assert gateway.popen.wait(10) == 0
+    assert time.monotonic() - begun_at < 5  # GRACE_TIME is 30
+    assert "Traceback" not in gateway.log.read_text()
+
+
+def test_what_outlives_the_grace_time_is_answered_all_the_same(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated", GRACE_TIME=2, **OTHER)
+    gateway = system.gateway()
+    with connect(system) as client:
+        client.sendall((POST + b"content-length: 1\r\n\r\na") * 2)  # there is no worker
+        eventually(lambda: system.broker.sync.xlen("smartbatch:{other}:requests") == 1)
+        gateway.popen.send_signal(signal.SIGTERM)
+        answer = read_all(client)
+    assert statuses(answer) == [503, 503]
+    assert b"GRACE_TIME" in answer
+    assert gateway.popen.wait(10) == 0
+    assert "Traceback" not in gateway.log.read_text()
+
+
+def test_of_two_gateways_on_one_port_the_second_says_so() -> None:
+    with bind(Settings(port=0)) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(StartupError, match=rf"^can't listen on 127.0.0.1:{port}: Address already in use"):
+            bind(Settings(port=port))
