@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gzip
 import tracemalloc
@@ -9,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway import reading
 from gateway.reading import inflate, read_body
-from shared.errors import BodyTooLarge, ClientGone, MalformedBody, UnsupportedMedia
+from gateway.receiving import Receiving
+from shared.errors import BodyTimeout, BodyTooLarge, ClientGone, MalformedBody, ReceivingFull, UnsupportedMedia
 
 GONE = {"type": "http.disconnect"}
 
@@ -172,3 +175,51 @@ def test_bytes_after_the_stream_are_malformed(tail):
 def test_any_bytes_inflate_or_are_refused(body, coding):
     with contextlib.suppress(MalformedBody, BodyTooLarge):
         assert len(inflate(body, coding, 1000)) <= 1000
+
+
+class Slow(Client):
+    """Sends a chunk every 50 ms, for ever."""
+
+    async def __call__(self):
+        self.asked += 1
+        await asyncio.sleep(0.05)
+        return {"type": "http.request", "body": b"x" * 10, "more_body": True}
+
+
+async def test_body_that_comes_too_slowly_is_given_up_long_before_the_timeout(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reading, "BODY_GRACE_S", 0.3)
+    with pytest.raises(BodyTimeout, match=r"only \d+ bytes of the body had come after 0\.3"):
+        await read(Slow(), limit=10_000)
+
+
+async def test_body_that_is_fast_enough_may_take_longer(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reading, "BODY_GRACE_S", 0.3)
+    monkeypatch.setattr(reading, "MIN_BODY_BYTES_PER_S", 10)
+    with pytest.raises(BodyTooLarge):
+        await read(Slow(), limit=100)
+
+
+async def test_body_that_stops_in_the_middle_is_given_up(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reading, "BODY_STALL_S", 0.2)
+    sent = [{"type": "http.request", "body": bytes(1_000_000), "more_body": True}]
+
+    async def receive():
+        return sent.pop() if sent else await asyncio.Future()
+
+    with pytest.raises(BodyTimeout, match=r"only 1000000 bytes of the body had come after 0\.2"):
+        await read_body({"headers": []}, receive, 2_000_000)
+
+
+async def test_bodies_in_the_making_are_counted_together_and_forgotten_at_their_end():
+    receiving = Receiving(100)
+    with pytest.raises(ReceivingFull):
+        receiving.take(60)
+        receiving.take(41)
+    receiving.give(60)
+    assert await read_body({"headers": []}, Client(b"x" * 60, b"y" * 40), 1000, receiving=receiving) == (
+        b"x" * 60 + b"y" * 40
+    )
+    for bad in (Client(b"x" * 60, b"y" * 41), Client(b"x" * 60, None)):
+        with pytest.raises((ReceivingFull, ClientGone)):
+            await read_body({"headers": []}, bad, 1000, receiving=receiving)
+    assert receiving.bytes == 0

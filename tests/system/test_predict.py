@@ -116,15 +116,6 @@ def test_a_body_that_never_comes_is_not_waited_for_for_ever(stack: Callable[...,
     assert b"body_timeout" in answer
 
 
-def test_an_upgrade_is_refused_instead_of_losing_the_body(stack: Callable[..., Stack]) -> None:
-    system = stack(MODEL_PATH="simulated")
-    system.gateway()
-    h2c = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": ""}
-    response = system.predict(b"hello", headers=h2c)
-    assert response.status_code == 400
-    assert "HTTP/1.1" in response.json()["detail"]
-
-
 @pytest.mark.parametrize(("path", "method", "status"), [("/predict", "GET", 405), ("/nothing", "GET", 404)])
 def test_what_does_not_exist_is_a_problem_too(stack: Callable[..., Stack], path: str, method: str, status: int) -> None:
     system = stack(MODEL_PATH="simulated")

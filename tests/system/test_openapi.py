@@ -1,0 +1,87 @@
+"""What /openapi.json says is what is served: schemathesis asks, and compares."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.system.stack import Stack
+
+# A client may ask for an answer within a millisecond, and then a 504 is the right one. What the schema allows and the
+# model doesn't take (another number of columns, text) is refused by the codes here.
+EXPECTATIONS = """
+[checks]
+not_a_server_error.expected-statuses = ["2xx", "4xx", 504]
+positive_data_acceptance.expected-statuses = ["2xx", 404, 413, 415, 422, 504]
+"""
+
+
+def explore(system: Stack, folder: Path, *options: str) -> None:
+    """Have schemathesis send requests that follow the document and such that don't; every answer must conform."""
+    (folder / "schemathesis.toml").write_text(EXPECTATIONS)
+    phases = ["--phases", "examples,coverage,fuzzing", "--max-examples", "60", "--seed", "1", "--continue-on-failure"]
+    command = ["-m", "schemathesis.cli", "--config-file", "schemathesis.toml", "run", f"{system.url}/openapi.json"]
+    run = subprocess.run(
+        [sys.executable, *command, *phases, *options], cwd=folder, capture_output=True, text=True, timeout=100
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "Tested: 5" in run.stdout  # all but the document itself
+    assert "Traceback" not in system.processes[0].log.read_text()
+
+
+@pytest.mark.slow
+def test_requests_by_the_document_are_answered_by_the_document(stack: Callable[..., Stack], tmp_path: Path) -> None:
+    system = stack(MODEL_PATH="examples.tabular:Iris", MODEL_NAME="iris")
+    system.gateway()
+    system.worker()
+    system.ready()
+    explore(system, tmp_path)
+
+
+@pytest.mark.slow
+def test_so_are_those_to_a_model_that_takes_any_body(stack: Callable[..., Stack], tmp_path: Path) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=1,row_ms=0")
+    system.gateway()
+    system.worker()
+    system.ready()
+    explore(system, tmp_path, "--exclude-checks", "negative_data_rejection")  # it takes bodies that no document allows
+
+
+def test_the_document_names_limits_media_types_and_every_error(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated", MAX_BODY_BYTES=12345)
+    system.gateway()
+    document = system.client.get(f"{system.url}/openapi.json").json()
+    predict = document["paths"]["/predict"]["post"]
+    assert document["openapi"] == "3.1.0"
+    assert "12345 bytes" in predict["requestBody"]["description"]
+    assert list(predict["requestBody"]["content"]) == [
+        "application/json",
+        "image/jpeg",
+        "image/png",
+        "image/webp",
+        "application/x-npy",
+        "application/msgpack",
+        "multipart/form-data",
+        "text/plain",
+    ]
+    assert list(predict["responses"]["200"]["content"]) == [
+        "application/json",
+        "application/msgpack",
+        "application/x-npy",
+    ]
+    assert {parameter["name"] for parameter in predict["parameters"]} == {
+        "model",
+        "top_k",
+        "X-Request-Timeout",
+        "X-Request-Id",
+        "Traceparent",
+    }
+    assert set(predict["responses"]) >= {"200", "400", "404", "406", "408", "413", "414", "415", "422", "431"}
+    assert set(predict["responses"]) >= {"500", "502", "503", "504"}
+    assert "499" not in predict["responses"]  # there is nobody left to read it
+    assert "queue_full" in predict["responses"]["503"]["description"]
+    assert "Retry-After" in predict["responses"]["503"]["headers"]
