@@ -40,7 +40,7 @@ class Doorman:
         self.count = count
         self.draining = False
         self.now = time.monotonic()  # of the last look
-        self._most = _affordable(max_connections)
+        self._most = affordable(max_connections)
         self._grace_s = grace_time
         self._inside: dict[Connection, None] = {}  # in the order in which they came
         self._idle: deque[Connection] = deque()
@@ -107,7 +107,7 @@ class Doorman:
             connection.end(Draining("the server is stopping, and its GRACE_TIME is over"))
 
 
-def _affordable(connections: int) -> int:
+def affordable(connections: int) -> int:
     """Raise the limit of open files as far as is needed and allowed; return how many connections there is room for."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = connections + OTHER_FILES

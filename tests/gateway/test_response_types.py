@@ -14,7 +14,7 @@ TENSOR = Tensor("float32", (1, 2), b"\x00\x00\x80\x3f\x00\x00\xc0\x7f")  # 1 and
 @pytest.mark.parametrize(
     ("result", "member", "expected"),
     [
-        (Result(classes=[[(3, "cat", 0.5)]]), "predictions", [[Guess("cat", 3, 0.5)]]),
+        (Result(classes=[[[3, "cat", 0.5]]]), "predictions", [[Guess("cat", 3, 0.5)]]),
         (Result(outputs={"y": TENSOR}), "outputs", {"y": OutputTensor("float32", [1, 2], [[1.0, None]])}),
         (Result(values=[{"any": ["thing"]}]), "values", [{"any": ["thing"]}]),
     ],

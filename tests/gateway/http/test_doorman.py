@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import resource, sys
+from gateway.http.doorman import affordable
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[2])))
+print(affordable(4096), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "connections", "raised_to"),
+    [(256, 5000, 4096, 4288), (5000, 5000, 4096, 5000), (256, 256, 64, 256), (256, 1000, 808, 1000)],
+)
+def test_open_files_are_allowed_as_far_as_is_needed_and_connections_as_far_as_there_are_files(
+    soft: int, hard: int, connections: int, raised_to: int
+):
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(soft), str(hard)], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert run.stdout.split() == [str(connections), str(raised_to)]
+    assert ("ulimit -n" in run.stderr) == (connections < 4096)
