@@ -21,21 +21,15 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from gateway.http.doorman import Doorman
 from gateway.http.exchange import Exchange
 from gateway.http.heads import MAX_HEAD_BYTES, head_bytes, may_be_skipped, response, target, too_large, without_upgrade
+from gateway.http.patience import HEAD_TIMEOUT_S, Awaited, Patience
 from shared.errors import HeadTimeout, MalformedRequest, SmartBatchError, TooManyConnections
 
 log = logging.getLogger(__name__)
 
-# From the first byte of a head to its last; also how long a new connection may stay silent.
-HEAD_TIMEOUT_S = 10.0
-# Longer than the minute that proxies keep idle connections: a proxy that sends on one just as it is closed here
-# answers its own client with a 502.
-KEEP_ALIVE_S = 75.0
 # How long what still comes is read and thrown away after an answer that was given early. Closing at once would make the
 # kernel send a reset, and many clients then never see the answer.
 LINGER_S = 5.0
 DRAIN_LINGER_S = 0.25  # during a drain
-# A client that takes nothing of its answer for so long is given up.
-WRITE_TIMEOUT_S = 10.0
 # An idle connection is closed so long after the drain began: what the kernel holds already is read and answered first.
 LAST_CALL_S = 0.05
 # Requests that may wait on one connection for those before them. Each costs a hundred times its bytes.
@@ -61,10 +55,7 @@ class Connection(HttpToolsProtocol):
         self._deaf = False  # what comes is thrown away
         self._parting = b""  # sent after the answers still owed, before closing
         self.url = b""
-        self._awaits = "head"
-        self._since = time.monotonic()  # when it began to await that
-        self._unsent = 0
-        self._unsent_since = 0.0
+        self._patience = Patience(time.monotonic())
 
     # --- asyncio's side
 
@@ -192,7 +183,7 @@ class Connection(HttpToolsProtocol):
         """The running exchange has its answer. If it was the last one, `close` has been called before."""
         self.server_state.total_requests += 1
         self._running = None
-        self._since = self._doorman.now
+        self._patience.renew(self._doorman.now)
         if self.transport.is_closing():
             return
         if self.pipeline:
@@ -222,27 +213,20 @@ class Connection(HttpToolsProtocol):
 
     def look(self, now: float) -> None:
         """Close what has taken too long. Called once a second."""
-        unsent = self.transport.get_write_buffer_size()
-        if unsent and unsent == self._unsent:
-            if now - self._unsent_since > WRITE_TIMEOUT_S:
-                self._doorman.count("write_timeout")
-                self.abort()
+        awaited, unsent = self._awaited(), self.transport.get_write_buffer_size()
+        if not self._patience.over(awaited, unsent, now):
             return
-        self._unsent, self._unsent_since = unsent, now
-        awaits = self._awaited()
-        if awaits != self._awaits:
-            self._awaits, self._since = awaits, now
-        elif awaits == "request" and now - self._since > KEEP_ALIVE_S:
+        if unsent:
+            self._doorman.count("write_timeout")
+            self.abort()
+        elif awaited == "head" and self._silent_bytes:
+            self._refuse(HeadTimeout(f"the request's head was not there within {HEAD_TIMEOUT_S:g} s"))
+        else:
             self.transport.close()
-        elif awaits in ("head", "rest") and now - self._since > HEAD_TIMEOUT_S:
-            if awaits == "head" and self._silent_bytes:
-                self._refuse(HeadTimeout(f"the request's head was not there within {HEAD_TIMEOUT_S:g} s"))
-            else:
-                self.transport.close()
 
-    def _awaited(self) -> str:
+    def _awaited(self) -> Awaited:
         if self._running is not None or self._deaf:
-            return "end"  # others see to it: the application, `_linger`
+            return "nothing"  # it is the application's turn, or `_linger` sees to the end
         return "rest" if self._receiving else "head" if self.cycle is None or self._silent_bytes else "request"
 
     def shutdown(self) -> None:
@@ -254,7 +238,10 @@ class Connection(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def end_half_sent(self, error: SmartBatchError) -> None:
-        if not self._deaf and (self._receiving or self._silent_bytes):
+        if self._deaf:
+            if self._running is None:
+                self.abort()  # it has its answer
+        elif self._receiving or self._silent_bytes:
             self._refuse(error)
 
     def end(self, error: SmartBatchError) -> None:
@@ -320,7 +307,7 @@ class Connection(HttpToolsProtocol):
             self.loop.call_later(DRAIN_LINGER_S if self._doorman.draining else LINGER_S, self.abort)
 
     def _close_if_idle(self) -> None:
-        if self._awaited() != "end" and not self._silent_bytes:
+        if self._awaited() != "nothing" and not self._silent_bytes:
             self.transport.close()
 
 

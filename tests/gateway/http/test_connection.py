@@ -13,6 +13,7 @@ import uvicorn
 
 from gateway.http import connection as connections
 from gateway.http import doorman as doormen
+from gateway.http import patience
 from gateway.http.connection import Connection
 from gateway.http.doorman import Doorman
 
@@ -98,8 +99,8 @@ async def site(most: int = 100, grace_s: float = 5.0) -> AsyncIterator[Site]:
 @pytest.fixture(autouse=True)
 def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doormen, "LOOK_S", 0.05)
-    monkeypatch.setattr(connections, "HEAD_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(connections, "WRITE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(patience, "HEAD_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(patience, "WRITE_TIMEOUT_S", 0.3)
     monkeypatch.setattr(connections, "LINGER_S", 0.3)
 
 
@@ -120,7 +121,7 @@ async def test_a_connection_that_never_says_anything_is_closed_without_a_word():
 
 
 async def test_an_idle_connection_is_kept_longer_than_a_head_may_take_and_then_closed(monkeypatch):
-    monkeypatch.setattr(connections, "KEEP_ALIVE_S", 1.0)
+    monkeypatch.setattr(patience, "KEEP_ALIVE_S", 1.0)
     async with site() as server:
         begun_at = time.monotonic()
         assert statuses(await server.ask(HELLO)) == [200]
