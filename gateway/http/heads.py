@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
 
 import httptools
-from uvicorn._types import HTTPScope
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from gateway.problems import problem
 from shared.errors import HeadTooLarge, MalformedRequest, SmartBatchError, UrlTooLong
@@ -43,7 +42,7 @@ def without_upgrade(parser: Any, url: bytes, headers: Headers) -> bytes:
     return b"".join([*lines, b"\r\n"])
 
 
-def may_be_skipped(scope: HTTPScope) -> bool:
+def may_be_skipped(scope: Mapping[str, Any]) -> bool:
     """Whether what is left of a body may be read and thrown away, so that its connection can be used again.
 
     Not if it is large, of unknown length, or not sent before the client has seen a 100.
@@ -81,7 +80,7 @@ def too_large(url: bytes) -> SmartBatchError:
 def response(error: SmartBatchError, default_headers: Headers) -> bytes:
     """Return a whole response to a request that never became one; its connection is closed after it."""
     status, texts, content = problem(error, None)
-    lines = [STATUS_LINE[status]]
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()]
     lines += [b"%s: %s\r\n" % pair for pair in default_headers]
     lines += [b"%s: %s\r\n" % (name.encode(), value.encode()) for name, value in texts.items()]
     lines += [b"content-length: %d\r\nconnection: close\r\n\r\n" % len(content), content]

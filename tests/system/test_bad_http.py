@@ -242,7 +242,7 @@ def test_bodies_being_received_are_bounded_together(stack: Callable[..., Stack])
 
 
 def test_a_drain_waits_for_nobody_who_has_not_sent_a_whole_request(stack: Callable[..., Stack]) -> None:
-    system = stack(MODEL_PATH="simulated:base_ms=1500,row_ms=0", **OTHER)
+    system = stack(MODEL_PATH="simulated:base_ms=700,row_ms=0", **OTHER)
     gateway = system.gateway()
     system.worker()
     system.ready()

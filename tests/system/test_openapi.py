@@ -23,7 +23,7 @@ positive_data_acceptance.expected-statuses = ["2xx", 404, 413, 415, 422, 504]
 def explore(system: Stack, folder: Path, *options: str) -> None:
     """Have schemathesis send requests that follow the document and such that don't; every answer must conform."""
     (folder / "schemathesis.toml").write_text(EXPECTATIONS)
-    phases = ["--phases", "examples,coverage,fuzzing", "--max-examples", "60", "--seed", "1", "--continue-on-failure"]
+    phases = ["--phases", "examples,coverage,fuzzing", "--max-examples", "30", "--seed", "1", "--continue-on-failure"]
     command = ["-m", "schemathesis.cli", "--config-file", "schemathesis.toml", "run", f"{system.url}/openapi.json"]
     run = subprocess.run(
         [sys.executable, *command, *phases, *options], cwd=folder, capture_output=True, text=True, timeout=100
