@@ -13,11 +13,13 @@ from typing import Any
 import msgspec
 
 from gateway import formats, pages, predict
+from gateway.access.guard import ALWAYS_OPEN
+from gateway.access.keyring import Keyring
 from gateway.formats.accept import Format
 from gateway.http.heads import MAX_HEAD_BYTES, MAX_URL_BYTES
 from gateway.meters import REFUSALS
 from gateway.openapi_inputs import INPUTS, input_schemas
-from gateway.problems import CONTENT_TYPE, MAX_RETRY_AFTER_S, status_of
+from gateway.problems import CONTENT_TYPE, DAY_S, MAX_RETRY_AFTER_S, status_of
 from gateway.response_types import Answer, Health, Problem, Readiness, Stats
 from shared import __version__, errors
 from shared.keys import MODEL_NAME
@@ -37,7 +39,7 @@ def document(settings: Settings) -> bytes:
     _, responses = msgspec.json.schema_components(
         (Answer, Health, Problem, Readiness, Stats), ref_template="#/components/schemas/{name}"
     )
-    described = {
+    described: Json = {
         "openapi": "3.1.0",
         "info": {
             "title": "SmartBatch",
@@ -60,6 +62,14 @@ def document(settings: Settings) -> bytes:
         },
         "components": {"schemas": {**responses, **input_schemas()}},
     }
+    if Keyring.wanted(settings):
+        described["components"]["securitySchemes"] = {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        }
+        described["security"] = [{"bearer": []}, {"key": []}]
+        for path in ALWAYS_OPEN:
+            described["paths"][path]["get"]["security"] = []
     return msgspec.json.encode(described)
 
 
@@ -124,7 +134,9 @@ def _request_content() -> Json:
 
 def _page(name: str, summary: str, contents: dict[int, Json]) -> Json:
     """A GET without parameters. It may be refused for what any request may be refused for."""
-    responses = _problems([code for code in REFUSALS if code in errors.by_code()] + [_INTERNAL_ERROR], {})
+    access = [] if f"/{name}" in ALWAYS_OPEN else [errors.Unauthenticated.code, errors.Forbidden.code]
+    refusals = [code for code in REFUSALS if code in errors.by_code()]
+    responses = _problems([*access, *refusals, _INTERNAL_ERROR], {})
     for status, content in contents.items():
         known = responses.get(str(status), {"description": summary, "content": {}})
         responses[str(status)] = {**known, "content": {**content, **known["content"]}}
@@ -142,11 +154,15 @@ def _problems(codes: Iterable[str], headers: Json) -> Json:
     by_status: dict[int, list[str]] = defaultdict(list)
     for code in codes:
         by_status[status_of(tree[code](code)) if code in tree else 500].append(code)
-    retry = _header("integer", "Seconds after which to come back", minimum=1, maximum=MAX_RETRY_AFTER_S)
+    more = {
+        401: {"WWW-Authenticate": _header("string", "How to show who asks")},
+        429: _retry_after(DAY_S),
+        503: _retry_after(MAX_RETRY_AFTER_S),
+    }
     return {
         str(status): {
             "description": _HINTS.get(status, "") + "`code` is one of: " + ", ".join(sorted(found)),
-            "headers": {**headers, "Retry-After": retry} if status == 503 else headers,
+            "headers": {**headers, **more.get(status, {})},
             "content": {CONTENT_TYPE: {"schema": _ref("Problem")}},
         }
         for status, found in sorted(by_status.items())
@@ -157,6 +173,10 @@ _HINTS = {
     414: f"The URL is at most {MAX_URL_BYTES} bytes. ",
     431: f"Request line and headers are at most {MAX_HEAD_BYTES} bytes. ",
 }
+
+
+def _retry_after(most_s: int) -> Json:
+    return {"Retry-After": _header("integer", "Seconds after which to come back", minimum=1, maximum=most_s)}
 
 
 def _json(name: str) -> Json:
