@@ -20,8 +20,8 @@ _ID = re.compile(r"\d+-\d+")
 
 @asynccontextmanager
 async def open_client(settings: Settings, block_s: float = 0.0) -> AsyncIterator[Client]:
-    await check(settings.redis_url)
-    client = connect(settings.redis_url, block_s=block_s)
+    await check(settings.broker_url)
+    client = connect(settings.broker_url, block_s=block_s)
     try:
         yield client
     finally:

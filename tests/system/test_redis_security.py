@@ -25,7 +25,7 @@ from tests.system.stack import ROOT, Process, Stack
 from tests.system.test_batching import ask_all, bodies
 
 ACL = ROOT / "deploy/redis/users.acl"
-USERS = ("gateway", "worker", "viewer")
+USERS = ("gateway", "worker", "viewer", "operator")
 NEVER = Retry(NoBackoff(), 0)
 UNUSED_AT_REST = {"client|setname", "ping", "select"}  # for other databases, and for a person's redis-cli
 
@@ -69,7 +69,7 @@ def stack(guarded: Broker, tmp_path: Path) -> Iterator[Callable[..., Stack]]:
 
     class Guarded(Stack):
         def start(self, name: str, settings: Mapping[str, object], command: Sequence[str] = ()) -> Process:
-            user = name if name in USERS else "viewer"
+            user = name if name in USERS else {"dead": "operator"}.get(name, "viewer")
             mine = {"REDIS_URL": f"redis://{user}@127.0.0.1:{guarded.port}/0", "REDIS_PASSWORD_FILE": tmp_path / user}
             return super().start(name, {**settings, **mine}, command)
 
@@ -90,6 +90,12 @@ def granted() -> dict[str, set[str]]:
     """The commands of each user in the shipped file."""
     lines = [line.split() for line in ACL.read_text().splitlines()[1:]]
     return {words[1]: {word[1:] for word in words if word.startswith("+")} for words in lines}
+
+
+def deliveries(broker: Broker) -> int:
+    """The most that one of the pending entries has had."""
+    pending = broker.sync.xpending_range("smartbatch:{simulated}:requests", "workers", "-", "+", 100)
+    return max((row["times_delivered"] for row in pending), default=0)
 
 
 async def test_a_whole_system_runs_with_these_rights_and_uses_every_one(
@@ -121,7 +127,13 @@ async def test_a_whole_system_runs_with_these_rights_and_uses_every_one(
         await asyncio.to_thread(eventually, system.running)
         first.kill()
         second = system.worker()
+        await asyncio.to_thread(eventually, lambda: deliveries(guarded) == 2, 20)  # one runs alone
+        second.kill()
+        third = system.worker()
         assert "dead_lettered" in await asyncio.gather(*asking)
+    for arguments in ("list", "show 0-0", "requeue --all", "drop --all --yes"):
+        dead = system.start("dead", {}, [sys.executable, "-m", "deploy.cli", "dead", *arguments.split()])
+        assert await asyncio.to_thread(dead.popen.wait, 20) == (2 if "0-0" in arguments else 0), dead.log.read_text()
     # The broker loses everything, and the queue is looked at.
     guarded.sync.flushall()
     assert (await asyncio.to_thread(system.predict, b"x", headers=headers)).status_code == 200
@@ -130,7 +142,7 @@ async def test_a_whole_system_runs_with_these_rights_and_uses_every_one(
     assert "simulated  waiting 0" in viewer.log.read_text()
     # Leaving.
     gateway = system.processes[0]
-    assert await asyncio.to_thread(second.stop) == 0
+    assert await asyncio.to_thread(third.stop) == 0
     assert await asyncio.to_thread(gateway.stop) == 0
     assert guarded.sync.acl_log() == []
     used = {name.removeprefix("cmdstat_") for name in guarded.sync.info("commandstats")}
