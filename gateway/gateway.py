@@ -6,8 +6,9 @@ import asyncio
 import itertools
 import logging
 import uuid
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from gateway.access.guard import Guard
 from gateway.http.doorman import Doorman
@@ -22,6 +23,8 @@ from shared.model_info import ModelInfo
 from shared.settings import Settings
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Gateway:
@@ -38,6 +41,7 @@ class Gateway:
         self.observer = Observer(settings, self.gateway_id, self.lanes)
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="parse")
 
     async def start(self) -> None:
         self.lane(self.settings.model)
@@ -46,12 +50,17 @@ class Gateway:
         self.watch(self.guard.run())
         self.watch(self.doorman.run())
 
+    async def in_thread(self, function: Callable[..., T], *args: Any) -> T:
+        """Run what takes long beside the event loop, in its turn: one at a time, so that the rest isn't starved."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+
     async def close(self) -> None:
         for lane in self.lanes.values():
             await lane.close()
         await tasks.end(list(self._tasks))
         await self.guard.close()
         await self.observer.close()
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def next_request_id(self) -> str:
         """Unique over all gateways. Made here always: a client's own id never becomes part of a key."""

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
+
+# C0 and C1, the separators that some readers take as line ends, and marks that turn the direction of writing
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
@@ -28,7 +32,15 @@ class _Human(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
         extras = " ".join(f"{name}={value}" for name, value in _extras(record).items())
-        return f"{line}  [{extras}]" if extras else line
+        return f"{line}  [{_one_line(extras)}]" if extras else line
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return _one_line(super().formatMessage(record))
+
+
+def _one_line(text: str) -> str:
+    """Escape what would begin a line or steer a terminal: log texts may quote what a client sent."""
+    return text if text.isprintable() else _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def _extras(record: logging.LogRecord) -> dict[str, object]:

@@ -1,7 +1,8 @@
 """The msgpack values that cross the broker: what a request carries, and what a reply carries.
 
-Versioned (`v`), checked on reading, and never pickle. A tensor is {dtype, shape, data} with C-order little-endian
-bytes (`order: "F"` when a client sent Fortran order; only readers that compute need to care).
+Versioned (`v`) and never pickle. Reading checks every field, so what was read has the types that are written here,
+whoever put it on the broker. A tensor is {dtype, shape, data} with C-order little-endian bytes (`order: "F"` when a
+client sent Fortran order; only readers that compute need to care).
 
 Payload  {v, kind, content, options}
     kind     content
@@ -12,7 +13,7 @@ Payload  {v, kind, content, options}
     options  {top_k: n} and whatever else a model understands
 
 Reply    {v, result, batch, ms} or {v, error: {code, detail}, batch, ms}
-    result   {classes: [[[index, label, probability], …] per row]}
+    result   {classes: [[(index, label, probability), …] per row]}
              {outputs: {name: tensor}}                the first dimension is rows
              {values: [anything per row]}
     batch    {id, rows, requests, closed, worker, deliveries}; absent if the entry never rode in one
@@ -22,16 +23,18 @@ Reply    {v, result, batch, ms} or {v, error: {code, detail}, batch, ms}
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import msgpack
 import msgspec
+from msgspec import Meta
 
 from shared.errors import SmartBatchError, WireError, from_wire
 
 VERSION = 1
 
 Kind = Literal["image", "tensor", "text", "raw"]
+Order = Literal["C", "F"]
 
 # numpy's names; sizes in bytes
 DTYPE_BYTES = {
@@ -59,34 +62,26 @@ class Tensor(msgspec.Struct):
     dtype: str
     shape: tuple[int, ...]
     data: bytes | bytearray | memoryview
-    order: Literal["C", "F"] = "C"
+    order: Order = "C"
 
     def check(self) -> None:
         size = DTYPE_BYTES.get(self.dtype)
         if size is None:
             raise WireError(f"unknown dtype {self.dtype!r}; known: {', '.join(DTYPE_BYTES)}")
-        if len(self.shape) > MAX_DIMENSIONS or any(not isinstance(n, int) or n < 0 for n in self.shape):
-            raise WireError(f"a shape is at most {MAX_DIMENSIONS} non-negative integers, not {self.shape!r:.200}")
         expected = math.prod(self.shape) * size
         if len(self.data) != expected:
             raise WireError(
                 f"{self.dtype} of shape {list(self.shape)} takes {expected} bytes, but {len(self.data)} came"
             )
+        # Any other byte in a bool is undefined behaviour in C++.
+        if self.dtype == "bool" and bytes(self.data).translate(None, b"\x00\x01"):
+            raise WireError("a bool is a byte of 0 or 1")
 
     def to_wire(self) -> dict[str, Any]:
         wire: dict[str, Any] = {"dtype": self.dtype, "shape": self.shape, "data": self.data}
         if self.order != "C":
             wire["order"] = self.order
         return wire
-
-    @classmethod
-    def from_wire(cls, wire: Any) -> Tensor:
-        try:
-            tensor = cls(wire["dtype"], tuple(wire["shape"]), wire["data"], wire.get("order", "C"))
-        except (TypeError, KeyError, AttributeError) as error:
-            raise WireError(f"not a tensor: {error!r}") from None
-        tensor.check()
-        return tensor
 
 
 class Raw(msgspec.Struct):
@@ -123,18 +118,14 @@ def pack_payload(payload: Payload) -> bytes:
 
 
 def unpack_payload(data: bytes) -> Payload:
-    wire = _unpack(data)
-    try:
-        kind, content, options = wire["kind"], wire["content"], wire["options"]
-        if kind == "tensor":
-            content = Tensor.from_wire(content)
-        elif kind == "raw":
-            content = Raw(content["data"], content["content_type"])
-        elif kind not in ("image", "text"):
-            raise WireError(f"unknown payload kind {kind!r}")
-    except (KeyError, TypeError) as error:
-        raise WireError(f"not a payload: {error!r}") from None
-    return Payload(kind, content, options)
+    """Raises WireError, saying where, for anything that `pack_payload` wouldn't have written."""
+    wire = _unpack(_PAYLOAD, data)
+    if isinstance(wire, _TensorPayload):
+        content = wire.content.tensor()
+        if not content.shape:
+            raise WireError("a payload's tensor has rows as its first dimension, so its shape can't be []")
+        return Payload("tensor", content, wire.options)
+    return Payload(wire.__struct_config__.tag, wire.content, wire.options)  # type: ignore[arg-type]
 
 
 class Ride(msgspec.Struct):
@@ -151,7 +142,7 @@ class Ride(msgspec.Struct):
 class Result(msgspec.Struct):
     """What the model made of one request; exactly one of the three is set."""
 
-    classes: list[list[list[Any]]] | None = None
+    classes: list[list[tuple[int, str, float]]] | None = None
     outputs: dict[str, Tensor] | None = None
     values: list[Any] | None = None
 
@@ -187,18 +178,17 @@ def pack_reply(reply: Reply) -> bytes:
 
 
 def unpack_reply(data: bytes) -> Reply:
-    wire = _unpack(data)
-    try:
-        batch = Ride(**wire["batch"]) if "batch" in wire else None
-        if "error" in wire:
-            return Reply(error=from_wire(wire["error"]["code"], wire["error"]["detail"]), batch=batch, ms=wire["ms"])
-        result = wire["result"]
-        outputs = result.get("outputs")
-        if outputs is not None:
-            outputs = {name: Tensor.from_wire(tensor) for name, tensor in outputs.items()}
-        return Reply(Result(result.get("classes"), outputs, result.get("values")), None, batch, wire["ms"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise WireError(f"not a reply: {error!r}") from None
+    """Raises WireError, saying where, for anything that `pack_reply` wouldn't have written."""
+    wire = _unpack(_REPLY, data)
+    if wire.error is not None:
+        return Reply(None, from_wire(wire.error.code, wire.error.detail), wire.batch, wire.ms)
+    if wire.result is None:
+        raise WireError("a reply holds a result or an error")
+    classes, outputs, values = wire.result.classes, wire.result.outputs, wire.result.values
+    if (classes is None) + (outputs is None) + (values is None) != 2:
+        raise WireError("a result is one of classes, outputs and values")
+    tensors = None if outputs is None else {name: tensor.tensor() for name, tensor in outputs.items()}
+    return Reply(Result(classes, tensors, values), None, wire.batch, wire.ms)
 
 
 def _result_to_wire(result: Result) -> dict[str, Any]:
@@ -215,12 +205,93 @@ def _pack(wire: dict[str, Any]) -> bytes:
     return packed
 
 
-def _unpack(data: bytes) -> dict[str, Any]:
+# --- what the bytes are read as
+
+
+class _TensorWire(msgspec.Struct):
+    dtype: str
+    shape: Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(max_length=MAX_DIMENSIONS)]
+    data: bytes
+    order: Order = "C"
+
+    def tensor(self) -> Tensor:
+        tensor = Tensor(self.dtype, self.shape, self.data, self.order)
+        tensor.check()
+        return tensor
+
+
+class _Payload(msgspec.Struct, tag_field="kind", kw_only=True):
+    v: int
+    options: dict[str, Any]
+
+
+class _ImagePayload(_Payload, tag="image"):
+    content: list[bytes]
+
+
+class _TextPayload(_Payload, tag="text"):
+    content: list[str]
+
+
+class _TensorPayload(_Payload, tag="tensor"):
+    content: _TensorWire
+
+
+class _RawPayload(_Payload, tag="raw"):
+    content: Raw
+
+
+class _ErrorWire(msgspec.Struct):
+    code: str
+    detail: str
+
+
+class _ResultWire(msgspec.Struct):
+    classes: list[list[tuple[int, str, float]]] | None = None
+    outputs: dict[str, _TensorWire] | None = None
+    values: list[Any] | None = None
+
+
+class _ReplyWire(msgspec.Struct):
+    v: int
+    ms: dict[str, float]
+    result: _ResultWire | None = None
+    error: _ErrorWire | None = None
+    batch: Ride | None = None
+
+
+class _Version(msgspec.Struct):
+    v: Any = None
+
+
+def _no_extension(code: int, data: memoryview) -> NoReturn:
+    raise ValueError(f"an extension type ({code}) came")
+
+
+def _decoder(form: Any) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(form, ext_hook=_no_extension)
+
+
+_PAYLOAD = _decoder(_ImagePayload | _TextPayload | _TensorPayload | _RawPayload)
+_REPLY = _decoder(_ReplyWire)
+_VERSION = _decoder(_Version)
+
+
+def _unpack(decoder: msgspec.msgpack.Decoder[Any], data: bytes) -> Any:
     try:
-        wire = msgpack.unpackb(data, raw=False)
-    except (ValueError, msgpack.exceptions.ExtraData) as error:
-        raise WireError(f"not msgpack: {error}") from None
-    if not isinstance(wire, dict) or wire.get("v") != VERSION:
-        version = wire.get("v") if isinstance(wire, dict) else None
-        raise WireError(f"expected wire version {VERSION}, got {version!r}")
+        wire = decoder.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        _check_version(data)  # says more than that a field is missing, if it is that
+        raise WireError(f"not of wire version {VERSION}: {error!s:.200}") from None
+    if wire.v != VERSION:
+        raise WireError(f"expected wire version {VERSION}, got {wire.v!r:.60}")
     return wire
+
+
+def _check_version(data: bytes) -> None:
+    try:
+        version = _VERSION.decode(data).v
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return
+    if version != VERSION:
+        raise WireError(f"expected wire version {VERSION}, got {version!r:.60}")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 
 from shared.broker.claims import Claims, Entry, Outcome
-from shared.errors import BrokerUnavailable, DeadLettered
+from shared.errors import BrokerUnavailable, DeadLettered, SmartBatchError, WireError
 from shared.wire import Reply, pack_reply
 from worker.batch import Rider
 from worker.decoding import Decoder
@@ -55,7 +55,9 @@ class Intake:
         for entry in entries:
             rider = Rider(entry, redis_now_ms, now)
             self._held[entry.entry_id] = rider
-            if entry.deliveries > max(MIN_DELIVERIES, self._max_deliveries):
+            if entry.garbled:
+                self._put_aside(entry)
+            elif entry.deliveries > max(MIN_DELIVERIES, self._max_deliveries):
                 self._bury(entry)
             else:
                 riders.append(rider)
@@ -71,8 +73,15 @@ class Intake:
         reason = (
             f"ended {ended} workers, {ended - 1} of them while it ran alone (MAX_DELIVERIES is {self._max_deliveries})"
         )
+        self._dead(entry, reason, DeadLettered(f"this request {reason} and was put aside as a dead letter"))
+
+    def _put_aside(self, entry: Entry) -> None:
+        """An entry that no gateway wrote, or that was damaged since: told to whoever may wait for it, and kept."""
+        error = WireError(f"this request's entry on the stream can't be read: {entry.garbled}")
+        self._dead(entry, f"garbled: {entry.garbled}", error)
+
+    def _dead(self, entry: Entry, reason: str, error: SmartBatchError) -> None:
         log.error("dead letter: %s", reason, extra={"request_id": entry.id, "entry_id": entry.entry_id})
-        error = DeadLettered(f"this request {reason} and was put aside as a dead letter")
         self.meters.outcome("dead")
         self._finisher.put([Outcome(entry, pack_reply(Reply(error=error)), reason)])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -14,6 +15,8 @@ from shared.wire import Reply, Result, Ride, Tensor
 
 _encode_json = msgspec.json.Encoder().encode
 _encode_msgpack = msgspec.msgpack.Encoder().encode
+
+_NOT_FINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}
 
 # The stages of a request in their order; the broker's reply knows the middle four.
 _WORKER_STAGES = ("queue", "decode", "batch_wait", "forward")
@@ -34,7 +37,9 @@ def timing_ms(reply: Reply, *, admit_ms: float, reply_ms: float, total_ms: float
 def render(chosen: Format, reply: Reply, *, model: str, request_id: str, timing: dict[str, float]) -> tuple[str, bytes]:
     """Return (content type, body). The reply holds a result, not an error.
 
-    Numbers that JSON has no word for (NaN, infinities) become null there; npy and MessagePack keep them.
+    Numbers that JSON has no word for become text there, "NaN", "Infinity" and "-Infinity" (as in protobuf's JSON:
+    Python's float() and JavaScript's Number() read them, and null would be any of the three); npy and MessagePack
+    keep them.
     Raises NotAcceptable if npy was asked for and the model's answer isn't one tensor.
     """
     result = reply.result
@@ -59,7 +64,12 @@ def render(chosen: Format, reply: Reply, *, model: str, request_id: str, timing:
     if reply.batch is not None:
         body["batch"] = _batch(reply.batch)
     body["timing_ms"] = timing
-    return chosen.value, _encode_json(body) if chosen is Format.JSON else _encode_msgpack(body)
+    if chosen is not Format.JSON:
+        return chosen.value, _encode_msgpack(body)
+    encoded = _encode_json(body)
+    if b"null" in encoded:  # msgspec's word for them
+        encoded = _encode_json(_finite(body))
+    return chosen.value, encoded
 
 
 def response_headers(request_id: str, batch: Ride | None, timing: dict[str, float]) -> list[tuple[bytes, bytes]]:
@@ -70,6 +80,17 @@ def response_headers(request_id: str, batch: Ride | None, timing: dict[str, floa
         headers.append((b"x-batch-rows", b"%d" % batch.rows))
         headers.append((b"x-batch-closed", batch.closed.encode("latin-1", "replace")))
     return headers
+
+
+def _finite(value: Any) -> Any:
+    """Return the same with text for each number that isn't finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else _NOT_FINITE.get(value, "NaN")
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return value
 
 
 def _batch(ride: Ride) -> dict[str, Any]:

@@ -9,6 +9,7 @@ bounded before any of it is followed.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Annotated, Any, Literal
@@ -16,6 +17,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from gateway.formats import large_lists
 from gateway.formats.numbers import ELEMENT, flatten, to_bytes
 from gateway.formats.rows import check_dtype, check_rows, tensor_payload
 from shared.errors import InvalidInput, MalformedBody
@@ -25,6 +27,12 @@ from shared.wire import MAX_DIMENSIONS, Payload, Tensor
 Length = Annotated[int, Meta(ge=0, le=2**53)]
 Shape = Annotated[tuple[Length, ...], Meta(max_length=MAX_DIMENSIONS)]
 Leaf = Literal["number", "text", "bytes"]
+
+# Escapes in JSON text: a pair of surrogates is one character, and half of one is caught by the group.
+_HEX = rb"[0-9a-fA-F]{2}"
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB]" + _HEX + rb"\\u[dD][c-fC-F]" + _HEX + rb"|(u[dD][89a-fA-F]" + _HEX + rb")|.)", re.DOTALL
+)
 
 # (where a decoder comes from, how deep `data` is nested and what stands in it first)
 NewDecoder = Callable[[Any], Any]
@@ -46,9 +54,16 @@ def decode(decoder: Any, body: Any, *, known: str) -> Any:
         hint = f"; known fields are {known}" if "field" in text else ""
         raise InvalidInput(text[:300].replace("`$[", "`data[").replace("`$.", "`") + hint) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise MalformedBody(str(error)[:300]) from None
+        json = isinstance(decoder, msgspec.json.Decoder)
+        raise MalformedBody((json and _lone_surrogate(body)) or str(error)[:300]) from None
     except RecursionError:
         raise MalformedBody(f"the body is nested too deeply; data has at most {MAX_DIMENSIONS} dimensions") from None
+
+
+def _lone_surrogate(body: Any) -> str:
+    """Name half a character, which msgspec reports as an end that comes too early; "" if there is none."""
+    lone = next((found[1].decode() for found in _ESCAPE.finditer(body) if found[1]), None)
+    return f"\\{lone} is a lone surrogate, half of a character: text is made of whole ones" if lone else ""
 
 
 def payload_of(fields: Fields, new_decoder: NewDecoder, look: Look, info: ModelInfo | None, max_rows: int) -> Payload:
@@ -68,15 +83,31 @@ def payload_of(fields: Fields, new_decoder: NewDecoder, look: Look, info: ModelI
     if depth == 0:
         raise InvalidInput("data is a list of numbers or text, not a single value")
     check_dtype(dtype, spec)  # before the numbers are read as of that type
-    nested = decode(_decoder(new_decoder, dtype, depth), fields.data, known="")
-    values, shape = flatten(nested, depth)
-    if not values:
-        raise InvalidInput(f"data is empty: its shape is {list(shape)}")
-    if fields.shape is not None and math.prod(fields.shape) != len(values):
-        raise InvalidInput(
-            f"shape {list(fields.shape)} means {math.prod(fields.shape)} numbers, but data holds {len(values)}"
+
+    def read(data: Any, depth: int) -> tuple[bytes, tuple[int, ...]]:
+        values, shape = flatten(decode(_decoder(new_decoder, dtype, depth), data, known=""), depth)
+        return to_bytes(values, dtype), shape
+
+    size = len(memoryview(fields.data))
+    if size <= large_lists.PIECE_BYTES:
+        numbers, shape = read(fields.data, depth)
+    elif new_decoder is msgspec.json.Decoder:
+        text = bytes(fields.data)
+        large_lists.check_count(text, info, max_rows)
+        numbers, shape = large_lists.read_in_pieces(
+            text, depth, read, large_lists.most_rows(depth, info, max_rows if fields.shape is None else size)
         )
-    tensor = Tensor(dtype, shape if fields.shape is None else fields.shape, to_bytes(values, dtype))
+    else:
+        large_lists.check_msgpack(size)
+        numbers, shape = read(fields.data, depth)
+    count = math.prod(shape)
+    if not count:
+        raise InvalidInput(f"data is empty: its shape is {list(shape)}")
+    if fields.shape is not None and math.prod(fields.shape) != count:
+        raise InvalidInput(
+            f"shape {list(fields.shape)} means {math.prod(fields.shape)} numbers, but data holds {count}"
+        )
+    tensor = Tensor(dtype, shape if fields.shape is None else fields.shape, numbers)
     return tensor_payload(tensor, info, max_rows, flat=fields.shape is None and depth == 1)
 
 
@@ -85,6 +116,8 @@ def _text(fields: Fields, new_decoder: NewDecoder, depth: int, max_rows: int) ->
         raise InvalidInput("shape and dtype go with numbers, not with text")
     if depth > 1:
         raise InvalidInput("text is a string or a list of strings, not nested lists")
+    if depth and len(memoryview(fields.data)) > large_lists.PIECE_BYTES:
+        large_lists.check_texts(bytes(fields.data), max_rows)
     text = decode(_decoder(new_decoder, "text", depth), fields.data, known="")
     rows = text if depth else [text]
     check_rows(len(rows), max_rows)

@@ -37,6 +37,7 @@ class Entry(msgspec.Struct):
     trace: str
     payload: bytes
     deliveries: int = 1
+    garbled: str = ""  # why it can't be run, if it isn't what a gateway writes
 
 
 class Claim(msgspec.Struct):
@@ -65,23 +66,48 @@ class Convict(msgspec.Struct, frozen=True):
     score: bytes
 
 
+_FIELDS = [b"id", b"gateway", b"t", b"timeout_ms", b"rows", b"bytes", b"kind", b"trace", b"payload"]
+_MAX_NUMBER = 2**53  # what Lua and floats still tell from its neighbours
+_MAX_TIMEOUT_MS = 7 * 24 * 3600 * 1000  # REQUEST_TIMEOUT is a day at the most; waiting for 1e11 s raises
+
+
 def parse_entry(raw: Sequence, deliveries: int = 1) -> Entry:
-    """Read one stream entry. Fields stand in a fixed order (PROTOCOL: id, gateway, t, …, payload)."""
+    """Read one stream entry. Fields stand in a fixed order (PROTOCOL: id, gateway, t, …, payload).
+
+    One that isn't of that form (somebody's own XADD) is no error here, which would take its batch mates along: it
+    comes back as `garbled`, saying why.
+    """
     entry_id, fields = raw
-    _, id_, _, gateway, _, t, _, timeout_ms, _, rows, _, size, _, kind, _, trace, _, payload = fields[:18]
-    return Entry(
-        entry_id.decode(),
-        id_.decode(),
-        gateway.decode(),
-        int(t),
-        int(timeout_ms),
-        int(rows),
-        int(size),
-        kind.decode(),
-        trace.decode(),
-        payload,
-        deliveries,
-    )
+    if fields[::2] != _FIELDS:
+        return _garbled(entry_id, fields, deliveries, "its fields are not those of a request")
+    id_, gateway, t, timeout, rows, size, kind, trace, payload = fields[1::2]
+    try:
+        entry = Entry(
+            entry_id.decode(),
+            id_.decode(),
+            gateway.decode(),
+            int(t),
+            int(timeout),
+            int(rows),
+            int(size),
+            kind.decode(),
+            trace.decode(),
+            payload,
+            deliveries,
+        )
+    except ValueError:  # UnicodeDecodeError is one
+        return _garbled(entry_id, fields, deliveries, "a field is neither a number nor text")
+    times = _MAX_NUMBER >= entry.t_ms >= 0 and _MAX_TIMEOUT_MS >= entry.timeout_ms > 0
+    if not (times and _MAX_NUMBER >= entry.rows > 0 and _MAX_NUMBER >= entry.bytes > 0):
+        return _garbled(entry_id, fields, deliveries, "a number is out of range")
+    return entry
+
+
+def _garbled(entry_id: bytes, fields: Sequence[bytes], deliveries: int, reason: str) -> Entry:
+    """Keep who asked, if that can be read: then there is somebody to tell."""
+    named = dict(zip(fields[::2], fields[1::2], strict=False))
+    id_, gateway = (named.get(name, b"").decode("ascii", "replace") for name in (b"id", b"gateway"))
+    return Entry(entry_id.decode("ascii", "replace"), id_, gateway, 0, 0, 0, 0, "", "", b"", deliveries, reason)
 
 
 class Claims:

@@ -151,4 +151,6 @@ def _letter(found: tuple[bytes, Mapping[bytes, bytes]]) -> DeadLetter:
         missing = b"0" if name in ("t", "timeout_ms", "rows", "bytes") else b""  # its entry was gone when it was buried
         parts += (name.encode(), fields.get(name.encode(), missing))
     entry = parse_entry((fields[b"entry_id"], parts))
-    return DeadLetter(letter_id.decode(), fields[b"reason"].decode(), int(fields.get(b"deliveries", 0)), entry)
+    # an entry that no gateway wrote may have fields of these names itself
+    reason, deliveries = fields[b"reason"].decode("utf-8", "replace"), fields.get(b"deliveries", b"0")
+    return DeadLetter(letter_id.decode(), reason, int(deliveries) if deliveries.isdigit() else 0, entry)

@@ -15,7 +15,8 @@ import redis.exceptions
 from shared import model_info
 from shared.broker.connection import Client, broker_errors
 from shared.broker.script import Argument
-from shared.keys import GROUP, MODELS, Keys
+from shared.errors import UnknownModel
+from shared.keys import GROUP, MODELS, Keys, check_model_name
 from shared.model_info import ModelInfo
 
 GATEWAY_REPORT_TTL_MS = 10_000
@@ -47,14 +48,15 @@ async def announce(client: Client, info: ModelInfo) -> None:
 
 
 async def models(client: Client) -> dict[str, ModelInfo]:
-    """Return every model that a worker has announced. One that can't be read is left out."""
+    """Return every model that a worker has announced. One that can't be read, or that no key could hold, is left
+    out."""
     with broker_errors():
         announced = await client.hgetall(MODELS)
     found = {}
     for name, text in announced.items():
         try:
-            found[name.decode()] = model_info.decode(text)
-        except msgspec.DecodeError:
+            found[check_model_name(name.decode())] = model_info.decode(text)
+        except (ValueError, UnknownModel):  # msgspec's errors and UnicodeDecodeError are ValueErrors
             continue
     return found
 
@@ -110,7 +112,7 @@ async def snapshot(client: Client, model: str) -> Snapshot:
         running,
         fields - sum(value is not None for value in sums),
         int(sums[0] or 0),
-        max(0, now_ms - int(head[0][1][b"t"])) / 1000 if head else 0.0,
+        _age_s(head[0][1].get(b"t", b""), now_ms) if head else 0.0,
         dead,
         turn.decode() if turn else "",
         workers,
@@ -131,6 +133,11 @@ async def _reports(client: Client, keys: Keys, worker_ids, gateway_ids, last_id:
     workers = {n: _text(r) for n, r in zip(worker_names, reports, strict=False) if r}
     gateways = {n: _text(r) for n, r in zip(gateway_names, reports[len(worker_names) :], strict=True) if r}
     return workers, gateways, head
+
+
+def _age_s(admitted_ms: bytes, now_ms: int) -> float:
+    """0 for an entry that no gateway wrote."""
+    return max(0, now_ms - int(admitted_ms)) / 1000 if admitted_ms.isdigit() and len(admitted_ms) < 16 else 0.0
 
 
 def _text(report: dict[bytes, bytes]) -> dict[str, Any]:

@@ -40,8 +40,9 @@ class Inbox:
 
 
 def _notice(notice: bytes) -> tuple[str, int]:
-    request_id, _, size = notice.decode().rpartition("|")
-    return request_id, int(size)
+    """Read `id|size`. Anything else names nobody's request, and is skipped as one that has gone."""
+    request_id, _, size = notice.decode("ascii", "replace").rpartition("|")
+    return request_id, int(size) if size.isdigit() and len(size) < 16 else 0
 
 
 def chunks(notices: Sequence[tuple[str, int]], max_bytes: int = MAX_READ_BYTES) -> Iterator[list[str]]:

@@ -42,7 +42,10 @@ def tensors(draw: st.DrawFn) -> Tensor:
     shape = tuple(draw(st.lists(st.integers(0, 4), min_size=1, max_size=4)))
     size = math.prod(shape) * DTYPE_BYTES[dtype]
     order: Any = draw(st.sampled_from(["C", "F"]))
-    return Tensor(dtype, shape, draw(st.binary(min_size=size, max_size=size)), order)
+    data = draw(st.binary(min_size=size, max_size=size))
+    if dtype == "bool":
+        data = bytes(byte & 1 for byte in data)
+    return Tensor(dtype, shape, data, order)
 
 
 payloads = st.one_of(
@@ -51,7 +54,7 @@ payloads = st.one_of(
     st.builds(Payload, st.just("tensor"), tensors(), st.dictionaries(names, plain)),
     st.builds(Payload, st.just("raw"), st.builds(Raw, st.binary(), names), st.dictionaries(names, plain)),
 )
-guesses = st.lists(st.tuples(st.integers(0, 999), names, st.floats(0, 1)).map(list), max_size=3)
+guesses = st.lists(st.tuples(st.integers(0, 999), names, st.floats(0, 1)), max_size=3)
 results = st.one_of(
     st.builds(lambda rows: Result(classes=rows), st.lists(guesses, min_size=1, max_size=3)),
     st.builds(lambda outputs: Result(outputs=outputs), st.dictionaries(names, tensors(), max_size=3)),
@@ -59,6 +62,12 @@ results = st.one_of(
 )
 rides = st.none() | st.builds(Ride, names, *[st.integers(1, 65536)] * 2, names, names, st.integers(1, 100))
 parts = st.dictionaries(st.sampled_from(["queue", "decode", "batch_wait", "forward"]), st.floats(0, 1e6))
+
+
+def packed(wire: dict) -> bytes:
+    data = msgpack.packb(wire)
+    assert data is not None
+    return data
 
 
 # --- precise examples
@@ -89,7 +98,7 @@ def test_fortran_order_is_written_and_c_order_is_not() -> None:
 
 def test_reply_with_classes_in_bytes() -> None:
     ride = Ride("w-1", 8, 3, "window", "w")
-    packed = pack_reply(Reply(Result(classes=[[[281, "tabby", 0.5]]]), None, ride, {"queue": 0.25}))
+    packed = pack_reply(Reply(Result(classes=[[(281, "tabby", 0.5)]]), None, ride, {"queue": 0.25}))
     assert msgpack.unpackb(packed) == {
         "v": 1,
         "ms": {"queue": 0.25},
@@ -181,17 +190,23 @@ def test_another_version_is_refused_by_name(unpack: Any, version: Any) -> None:
 @pytest.mark.parametrize(
     ("tensor", "said"),
     [
-        (("float31", (1,), b""), "unknown dtype 'float31'; known: bool, uint8"),
-        (("float32", (2,), b"1234"), "float32 of shape [2] takes 8 bytes, but 4 came"),
-        (("uint8", (-1,), b""), "a shape is at most 32 non-negative integers, not (-1,)"),
-        (("uint8", (1,) * 33, b"1"), "a shape is at most 32 non-negative integers"),
-        (("uint8", (1.0,), b"1"), "a shape is at most 32 non-negative integers"),
+        ({"dtype": "float31"}, "unknown dtype 'float31'; known: bool, uint8"),
+        ({"dtype": "float32", "shape": [2], "data": b"1234"}, "float32 of shape [2] takes 8 bytes, but 4 came"),
+        ({"shape": [2**62] * 4}, "uint8 of shape [4611686018427387904, 4611686018427387904, 46116860184"),
+        ({"dtype": "bool", "data": b"\x02"}, "a bool is a byte of 0 or 1"),
+        ({"shape": [], "data": b"1"}, "a payload's tensor has rows as its first dimension, so its shape can't be []"),
+        ({"shape": [-1]}, "not of wire version 1: Expected `int` >= 0 - at `$.content.shape[0]`"),
+        ({"shape": [1] * 33}, "not of wire version 1: Expected `array` of length <= 32 - at `$.content.shape`"),
+        ({"shape": [1.0]}, "not of wire version 1: Expected `int`, got `float` - at `$.content.shape[0]`"),
+        ({"shape": [True]}, "not of wire version 1: Expected `int`, got `bool` - at `$.content.shape[0]`"),
+        ({"data": "1"}, "not of wire version 1: Expected `bytes`, got `str` - at `$.content.data`"),
+        ({"order": "X"}, "not of wire version 1: Invalid enum value 'X' - at `$.content.order`"),
     ],
 )
-def test_tensor_that_contradicts_itself_is_refused(tensor: tuple, said: str) -> None:
-    dtype, shape, data = tensor
+def test_tensor_that_contradicts_itself_is_refused(tensor: dict, said: str) -> None:
+    content = {"dtype": "uint8", "shape": [1], "data": b"1"} | tensor
     with pytest.raises(WireError) as caught:
-        Tensor.from_wire({"dtype": dtype, "shape": shape, "data": data})
+        unpack_payload(packed({"v": 1, "kind": "tensor", "content": content, "options": {}}))
     assert str(caught.value).startswith(said)
 
 
@@ -208,13 +223,24 @@ def test_tensor_that_contradicts_itself_is_refused(tensor: tuple, said: str) -> 
         {"kind": "tensor", "content": {"dtype": "uint8", "shape": [1], "data": None}, "options": {}},
         {"kind": "raw", "content": b"x", "options": {}},
         {"kind": "raw", "content": {"data": b"x"}, "options": {}},
+        {"kind": "raw", "content": {"data": b"x", "content_type": b"text/plain"}, "options": {}},
+        {"kind": "raw", "content": {"data": "x", "content_type": "text/plain"}, "options": {}},
+        {"kind": "text", "content": "one text", "options": {}},
+        {"kind": "text", "content": [b"bytes"], "options": {}},
+        {"kind": "text", "content": ["a", None], "options": {}},
+        {"kind": "image", "content": ["text"], "options": {}},
+        {"kind": "image", "content": b"bytes", "options": {}},
+        {"kind": "image", "content": {"0": b"x"}, "options": {}},
+        {"kind": "text", "content": ["a"]},
+        {"kind": "text", "content": ["a"], "options": None},
+        {"kind": "text", "content": ["a"], "options": [["top_k", 5]]},
+        {"kind": "text", "content": ["a"], "options": {5: "top_k"}},
+        {"kind": "text", "content": ["a"], "options": {"x": msgpack.ExtType(5, b"x")}},
     ],
 )
 def test_payload_of_another_form_is_refused(wire: dict) -> None:
-    packed = msgpack.packb({"v": 1, **wire})
-    assert packed
     with pytest.raises(WireError):
-        unpack_payload(packed)
+        unpack_payload(packed({"v": 1, **wire}))
 
 
 @pytest.mark.parametrize(
@@ -226,19 +252,30 @@ def test_payload_of_another_form_is_refused(wire: dict) -> None:
         {"result": [], "ms": {}},
         {"result": {"outputs": []}, "ms": {}},
         {"result": {"outputs": {"a": 1}}, "ms": {}},
+        {"result": {}, "ms": {}},
+        {"result": {"values": [1], "classes": []}, "ms": {}},
+        {"result": {"values": {"0": 1}}, "ms": {}},
+        {"result": {"values": [msgpack.ExtType(5, b"x")]}, "ms": {}},
+        {"result": {"classes": [[[1, "cat"]]]}, "ms": {}},
+        {"result": {"classes": [[["1", "cat", 0.5]]]}, "ms": {}},
+        {"result": {"values": [1]}, "ms": {"forward": "1"}},
+        {"result": {"values": [1]}, "ms": None},
         {"error": "text", "ms": {}},
         {"error": {"code": []}, "ms": {}},
         {"error": {"code": [], "detail": ""}, "ms": {}},
         {"result": {"values": [1]}, "ms": {}, "batch": {"id": "x"}},
         {"result": {"values": [1]}, "ms": {}, "batch": []},
         {"result": {"values": [1]}, "ms": {}, "batch": {"id": "x", "of_tomorrow": 1}},
+        {
+            "result": {"values": [1]},
+            "ms": {},
+            "batch": {"id": "x", "rows": "8", "requests": 1, "closed": "full", "worker": "w"},
+        },
     ],
 )
 def test_reply_of_another_form_is_refused(wire: dict) -> None:
-    packed = msgpack.packb({"v": 1, **wire})
-    assert packed
     with pytest.raises(WireError):
-        unpack_reply(packed)
+        unpack_reply(packed({"v": 1, **wire}))
 
 
 @given(payloads, st.data())
@@ -267,8 +304,16 @@ def test_reply_cut_short_is_refused(result: Result, ride: Ride | None, ms: dict,
         b"\xdd\xff\xff\xff\xff",
         b"\x91" * 5000,
         b"\x81\x90\x00",
+        b"\x84\xa1v\x01\xa4kind\xa4text\xa7content\xdd\xff\xff\xff\xff",
+        b"\x84\xa1v\x01\xa4kind\xa4text\xa7content\x91\xdb\xff\xff\xff\xff",
+        b"\x84\xa1v\x01\xa4kind\xa4text\xa7content\x91\xa1a\xa7options\x81\xa1a" + b"\x91" * 100_000 + b"\xc0",
+        b"\x83\xa1v\x01\xa2ms\x80\xa6result\x81\xa6values" + b"\x91" * 100_000 + b"\xc0",
+        b"\xdf\xff\xff\xff\xff" * 1000,
     ],
-    ids=["empty", "reserved", "text", "more after the end", "not UTF-8", "4 Gi of list", "5000 deep", "list as key"],
+    ids=[
+        *("empty", "reserved", "text", "more after the end", "not UTF-8", "4 Gi of list", "5000 deep", "list as key"),
+        *("4 Gi of texts", "4 GiB of text", "100,000 deep options", "100,000 deep values", "maps of 4 Gi"),
+    ],
 )
 def test_what_is_no_map_of_ours_is_refused(unpack: Any, data: bytes) -> None:
     with pytest.raises(WireError):

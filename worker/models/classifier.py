@@ -107,8 +107,9 @@ class Classifier(Model):
             return Result(classes=[self._top(logits, top_k) for logits in rows])
         return Result(outputs={"logits": from_numpy(np.stack(rows))})
 
-    def _top(self, logits: np.ndarray, count: int) -> list[list[Any]]:
-        weights = np.exp(logits - logits.max())
-        probabilities = weights / weights.sum()
+    def _top(self, logits: np.ndarray, count: int) -> list[tuple[int, str, float]]:
+        with np.errstate(invalid="ignore"):  # where logits aren't finite, all probabilities are NaN: that is said
+            weights = np.exp(logits - logits.max())
+            probabilities = weights / weights.sum()
         best = np.argsort(-logits, kind="stable")[:count]
-        return [[int(index), self._labels[index], float(probabilities[index])] for index in best]
+        return [(int(index), self._labels[index], float(probabilities[index])) for index in best]

@@ -1,15 +1,19 @@
-"""Client bytes to pixels: the one place where an image is parsed.
+"""Client bytes to pixels: the one place where an image is decoded.
 
-Only PIL's JPEG, PNG and WebP readers ever see client bytes, the size is checked from the header before a pixel is
-decoded, and no global state of PIL is touched, so any number of threads may decode at once.
+Only PIL's JPEG, PNG and WebP readers ever see client bytes, and of those only what the pixels need
+(image_header.py); size and cost are checked before a pixel is decoded; no global state of PIL is touched, so any
+number of threads may decode at once, within one bound on their memory.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import struct
+import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import msgspec
 import numpy as np
@@ -21,22 +25,22 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from shared.errors import InvalidInput
+from worker.models.image_header import MAX_SIDE, BrokenImage, Header, read_header
 
 Resample = Image.Resampling
 
 # Built directly, not by Image.open: that one warns about large images from a process-wide limit, and a warning
 # can't be silenced in one thread alone. `max_pixels` below takes its place.
-_READERS = {b"\xff\xd8\xff": JpegImageFile, b"\x89PNG\r\n\x1a\n": PngImageFile, b"RIFF": WebPImageFile}
+_READERS = {"JPEG": JpegImageFile, "PNG": PngImageFile, "WEBP": WebPImageFile}
 
 _OTHERS = {b"GIF8": "a GIF", b"BM": "a BMP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"%PDF": "a PDF"}
 
 # what the three readers raise on bytes that don't hold together
 _BROKEN = (
-    *(OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, MemoryError),
+    *(OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, MemoryError, AttributeError, SystemError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
 )
 
-_ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -48,6 +52,12 @@ _UPRIGHT = {
 }
 
 MAX_ASPECT = 16  # a longer strip loses its ends first: 10000x1 would otherwise be resized to 2560000x256
+
+# What all decode threads together may take for large images, per pixel of MAX_IMAGE_PIXELS (600 MB by default): a
+# PNG takes 4 bytes a pixel, a progressive JPEG 7, a WebP 16 or 24, so of the last it takes half as large ones.
+ROOM_BYTES_PER_PIXEL = 12
+SMALL_BYTES = 16 * 1024 * 1024  # below this an image waits for nobody
+BAND_PIXELS = 2_000_000  # converted to RGB at a time
 
 
 class Preset(msgspec.Struct, frozen=True):
@@ -67,12 +77,13 @@ class Preset(msgspec.Struct, frozen=True):
 def decode_images(images: Sequence[bytes], preset: Preset, max_pixels: int) -> list[torch.Tensor]:
     """Return (3, crop, crop) uint8 of each. Raises InvalidInput: not an image, broken, or more than `max_pixels`
     in all of them together (by their headers, before any is decoded)."""
-    opened = [_open(data) for data in images]
-    total = sum(image.width * image.height for image in opened)
-    if total > max_pixels:
-        came = f"{opened[0].width}x{opened[0].height}" if len(opened) == 1 else f"{len(opened)} images with {total}"
-        raise InvalidInput(f"expected images of at most {max_pixels} pixels, got {came}")
-    return [_decode(image, len(data), preset) for image, data in zip(opened, images, strict=True)]
+    headers = [_read_header(data) for data in images]
+    _check_sizes(headers, max_pixels)
+    rows = []
+    for header, data in zip(headers, images, strict=True):
+        with _room.taken(header.decode_bytes, max_pixels * ROOM_BYTES_PER_PIXEL):
+            rows.append(_decode(header, len(data), preset))
+    return rows
 
 
 def decode_image(data: bytes, preset: Preset, max_pixels: int) -> torch.Tensor:
@@ -80,34 +91,33 @@ def decode_image(data: bytes, preset: Preset, max_pixels: int) -> torch.Tensor:
     return decode_images([data], preset, max_pixels)[0]
 
 
-def _decode(image: ImageFile, size_bytes: int, preset: Preset) -> torch.Tensor:
-    width, height = image.size
-    name = image.format
+def _read_header(data: bytes) -> Header:
     try:
-        if name == "JPEG":
-            # the decoder scales by 1/2, 1/4 or 1/8 for free; twice the size wanted leaves the resize its say
-            image.draft("RGB", (2 * preset.resize, 2 * preset.resize))
-        image.load()
-        rgb = _to_rgb(_upright(image))
-    except _BROKEN as error:
+        header = read_header(data)
+    except BrokenImage as error:
         raise InvalidInput(
-            f"expected a whole image, got a broken {name} of {width}x{height} in {size_bytes} bytes ({error!s:.100})"
+            f"expected a JPEG, PNG or WebP image, got {len(data)} bytes with a broken header ({error})"
         ) from None
-    pixels = np.array(_fit(rgb, preset))  # (crop, crop, 3) uint8
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()  # (3, crop, crop) uint8
-
-
-def _open(data: bytes) -> ImageFile:
-    """Read the header alone."""
-    reader = next((reader for magic, reader in _READERS.items() if data.startswith(magic)), None)
-    if reader is None:
+    if header is None:
         raise InvalidInput(f"expected a JPEG, PNG or WebP image, got {_describe(data)}")
-    try:
-        return reader(io.BytesIO(data))
-    except _BROKEN as error:
-        raise InvalidInput(
-            f"expected a JPEG, PNG or WebP image, got {len(data)} bytes with a broken header ({error!s:.100})"
-        ) from None
+    return header
+
+
+def _check_sizes(headers: Sequence[Header], max_pixels: int) -> None:
+    for image in headers:
+        if max(image.width, image.height) > MAX_SIDE:
+            raise InvalidInput(f"expected images of at most {MAX_SIDE} pixels a side, got {image.width}x{image.height}")
+    total = sum(image.width * image.height for image in headers)
+    if total > max_pixels:
+        first = headers[0]
+        came = f"{first.width}x{first.height}" if len(headers) == 1 else f"{len(headers)} images with {total}"
+        raise InvalidInput(f"expected images of at most {max_pixels} pixels, got {came}")
+    for image in headers:
+        if image.decode_bytes > max(SMALL_BYTES, max_pixels * ROOM_BYTES_PER_PIXEL):
+            raise InvalidInput(
+                f"expected an image that decodes within {max_pixels * ROOM_BYTES_PER_PIXEL // 1_000_000} MB, got a "
+                f"{image.format} of {image.width}x{image.height}, which takes {image.decode_bytes // 1_000_000}"
+            )
 
 
 def _describe(data: bytes) -> str:
@@ -117,12 +127,97 @@ def _describe(data: bytes) -> str:
     return f"{other} of {len(data)} bytes" if other else f"{len(data)} bytes starting with {data[:8].hex(' ')}"
 
 
-def _upright(image: ImageFile) -> Image.Image:
+class _Room:
+    """The memory that large images are decoded in, shared by all decode threads."""
+
+    def __init__(self) -> None:
+        self._used = 0
+        self._freed = threading.Condition()
+        self._turn = threading.Lock()  # held by whoever waits longest, so that none is overtaken for ever
+
+    @contextmanager
+    def taken(self, size: int, limit: int) -> Iterator[None]:
+        """Wait until `size` bytes fit in `limit`; they are free again afterwards."""
+        if size < SMALL_BYTES:
+            yield
+            return
+        with self._turn, self._freed:
+            self._freed.wait_for(lambda: self._used + size <= limit)
+            self._used += size
+        try:
+            yield
+        finally:
+            with self._freed:
+                self._used -= size
+                self._freed.notify_all()
+
+
+_room = _Room()
+
+
+def _decode(header: Header, size_bytes: int, preset: Preset) -> torch.Tensor:
     try:
-        method = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # EXIF is an extra: damage to it (PIL raises nearly anything) is no reason to refuse pixels
-        return image
-    return image if method is None else image.transpose(method)
+        image: ImageFile = _READERS[header.format](io.BytesIO(header.data))
+        if image.size != (header.width, header.height):
+            raise ValueError(f"it decodes as {image.width}x{image.height}")
+        if header.format == "JPEG":
+            # the decoder scales by 1/2, 1/4 or 1/8 for free; twice the size wanted leaves the resize its say
+            image.draft("RGB", (2 * preset.resize, 2 * preset.resize))
+        image.load()
+        pixels = np.array(_fit(image, header.orientation, preset))  # (crop, crop, 3) uint8
+    except _BROKEN as error:
+        raise InvalidInput(
+            f"expected a whole image, got a broken {header.format} of {header.width}x{header.height} "
+            f"in {size_bytes} bytes ({error!s:.100})"
+        ) from None
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()  # (3, crop, crop) uint8
+
+
+def _fit(image: Image.Image, orientation: int, preset: Preset) -> Image.Image:
+    """Resize and crop to the pixel as torchvision's eval presets do with PIL images.
+
+    Turned upright only once it is small; which side is the shorter doesn't hang on that.
+    """
+    width, height = image.size
+    short = min(width, height)
+    # (left, top, right, bottom) of what is looked at: all, but for a strip
+    wide, high = (width, height) if preset.squash else (min(side, MAX_ASPECT * short) for side in image.size)
+    left, top = round((width - wide) / 2), round((height - high) / 2)
+    size = (preset.resize, preset.resize)
+    if not preset.squash:
+        stretched = int(preset.resize * max(wide, high) / short)
+        size = (preset.resize, stretched) if width <= height else (stretched, preset.resize)
+    small = _resize(image, (left, top, left + wide, top + high), size, preset.resample)
+    method = _UPRIGHT.get(orientation)
+    return _centre(small if method is None else small.transpose(method), preset.crop, preset.crop)
+
+
+def _resize(image: Image.Image, box: tuple[int, int, int, int], size: tuple[int, int], how: Resample) -> Image.Image:
+    """Return the box as RGB of the size, as converting the whole of it first would give.
+
+    What isn't RGB yet is converted in bands of rows, each with as many rows beyond its edges as the filter reads:
+    a conversion makes several copies, which of a large image would be gigabytes.
+    """
+    left, top, right, bottom = box
+    if box != (0, 0, *image.size):
+        image = image.crop(box)
+    width, height = right - left, bottom - top
+    if (image.mode == "RGB" or image.mode == "L") and "transparency" not in image.info:
+        return (image if image.size == size else image.resize(size, how)).convert("RGB")
+    bands = min(size[1], math.ceil(width * height / BAND_PIXELS))
+    if bands == 1:
+        rgb = _to_rgb(image)
+        return rgb if rgb.size == size else rgb.resize(size, how)
+    out = Image.new("RGB", size)
+    scale = height / size[1]
+    margin = math.ceil(3 * max(1.0, scale)) + 1  # no filter reads further than three of its own pixels
+    for band in range(bands):
+        first, last = band * size[1] // bands, (band + 1) * size[1] // bands
+        start, end = first * scale, min(float(height), last * scale)
+        above, below = max(0, math.floor(start) - margin), min(height, math.ceil(end) + margin)
+        part = _to_rgb(image.crop((0, above, width, below)))
+        out.paste(part.resize((size[0], last - first), how, box=(0, start - above, width, end - above)), (0, first))
+    return out
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -137,23 +232,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
-
-
-def _fit(image: Image.Image, preset: Preset) -> Image.Image:
-    """Resize and crop to the pixel as torchvision's eval presets do with PIL images."""
-    width, height = image.size
-    short, long = min(width, height), max(width, height)
-    if preset.squash:
-        size = (preset.resize, preset.resize)
-    else:
-        if long > MAX_ASPECT * short:
-            image = _centre(image, min(width, MAX_ASPECT * short), min(height, MAX_ASPECT * short))
-            long = MAX_ASPECT * short
-        stretched = int(preset.resize * long / short)
-        size = (preset.resize, stretched) if width <= height else (stretched, preset.resize)
-    if image.size != size:
-        image = image.resize(size, preset.resample)
-    return _centre(image, preset.crop, preset.crop)
 
 
 def _centre(image: Image.Image, width: int, height: int) -> Image.Image:

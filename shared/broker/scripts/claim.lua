@@ -54,6 +54,11 @@ then
   return answer('empty', 0, 0, {})
 end
 
+-- An entry that no gateway wrote may hold anything there. It counts 1, and the worker puts it aside.
+local function number(text)
+  return text and string.match(text, '^%d+$') and tonumber(text) or 1
+end
+
 -- A batch counts rows, and bytes. While no request of several rows is open, and all that is open fits, one read
 -- does; otherwise an entry at a time, with a look (which costs a copy) at whether the next one still fits.
 local entries, rows, bytes, too_wide = {}, 0, 0, 0
@@ -67,7 +72,7 @@ else
   while rows < room_rows and bytes < room_bytes do
     if wide and (held_rows > 0 or rows > 0) then
       local head = redis.call('XRANGE', requests, '(' .. last, '+', 'COUNT', 1)[1]
-      if head and rows + tonumber(head[2][10]) > room_rows then
+      if head and rows + number(head[2][10]) > room_rows then
         too_wide = 1
         break
       end
@@ -76,8 +81,8 @@ else
     if not streams then break end
     local entry = streams[1][2][1]
     last = entry[1]
-    rows = rows + tonumber(entry[2][10])
-    bytes = bytes + tonumber(entry[2][12])
+    rows = rows + number(entry[2][10])
+    bytes = bytes + number(entry[2][12])
     entries[#entries + 1] = entry
   end
 end

@@ -17,8 +17,11 @@ for i = 5, #ARGV, 5 do
 end
 local held = redis.call('HMGET', open, unpack(ids))
 
+-- `id` is nil for an entry that no gateway admitted: then there is a letter only while it stands on the stream, so
+-- that sending this again makes no second one.
 local function bury(entry_id, id, reason, body)
   local found = redis.call('XRANGE', requests, entry_id, entry_id)[1]
+  if not found and not id then return end
   local fields = found and found[2] or {'id', id}
   local pending = redis.pcall('XPENDING', requests, group, entry_id, entry_id, 1)
   local deliveries = not pending.err and pending[1] and pending[1][4] - 1 or 0 -- but this last one, never run
@@ -45,6 +48,8 @@ for n, id in ipairs(ids) do
       notices[inbox] = notices[inbox] or {}
       table.insert(notices[inbox], id .. '|' .. size)
     end
+  elseif ARGV[4 + n * 5] ~= '' then
+    bury(entry_ids[n], nil, ARGV[4 + n * 5], KEYS[3 + n * 3])
   end
 end
 close_requests(open, closed)

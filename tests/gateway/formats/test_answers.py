@@ -18,7 +18,7 @@ from shared.wire import Reply, Result, Ride, Tensor
 
 RIDE = Ride("b-1", 8, 5, "full", "w-1", 1)
 STAGES = {"forward": 4.00049, "queue": 0.1, "decode": 2.5, "batch_wait": 1.25}
-CLASSES = Result(classes=[[[281, "tabby", 0.75], [282, "tiger cat", 0.25]], [[1, "goldfish", 1.0]]])
+CLASSES = Result(classes=[[(281, "tabby", 0.75), (282, "tiger cat", 0.25)], [(1, "goldfish", 1.0)]])
 
 
 def answer(result: Result, chosen: Format = Format.JSON, batch: Ride | None = RIDE) -> tuple[str, bytes]:
@@ -93,13 +93,17 @@ def test_what_is_not_one_tensor_cannot_be_npy(result):
         answer(result, Format.NPY)
 
 
-def test_nan_and_infinity_are_null_in_json_and_kept_elsewhere():
+def test_nan_and_infinity_are_text_in_json_and_kept_elsewhere():
     array = np.array([[math.nan, math.inf, -math.inf, 1.0]], np.float32)
     assert json.loads(answer(Result(outputs=outputs(array)))[1])["outputs"]["logits"]["data"] == [
-        [None, None, None, 1.0]
+        ["NaN", "Infinity", "-Infinity", 1.0]
     ]
-    row = [[0, "a", math.nan]]
-    assert json.loads(answer(Result(classes=[row]))[1])["predictions"][0][0]["probability"] is None
+    row = [(0, "a", math.nan)]
+    assert json.loads(answer(Result(classes=[row]))[1])["predictions"][0][0]["probability"] == "NaN"
+    own = {"a": [None, math.inf, (math.nan, -math.inf)], "b": "null"}
+    assert json.loads(answer(Result(values=[own]))[1])["values"] == [
+        {"a": [None, "Infinity", ["NaN", "-Infinity"]], "b": "null"}
+    ]
     kept = msgpack.unpackb(answer(Result(classes=[row]), Format.MSGPACK)[1])
     assert math.isnan(kept["predictions"][0][0]["probability"])
     saved = np.load(io.BytesIO(answer(Result(outputs=outputs(array)), Format.NPY)[1]))

@@ -40,7 +40,7 @@ def test_photos_are_recognised(model, format, options, photo, index, label, prob
     """At JPEG's quality 75 what the compression loses moves these to 0.79 and 0.82."""
     rows = model.decode(Payload("image", [encoded(pixels(photo), format, **options)]))
     classes = model.encode(run(model, rows), {"top_k": 5}).classes[0]
-    assert classes[0][:2] == [index, label]
+    assert classes[0][:2] == (index, label)
     assert classes[0][2] == pytest.approx(probability, abs=0.005)
     assert [row[2] for row in classes] == sorted((row[2] for row in classes), reverse=True)
 

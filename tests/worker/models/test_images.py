@@ -1,6 +1,12 @@
+import io
 import struct
+import subprocess
+import sys
+import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,9 +14,13 @@ import torch
 from PIL import Image
 
 from shared.errors import InvalidInput
+from tests.conftest import eventually
+from tests.worker.models.images_of_harm import exif, jpeg_with, png_with, segment
 from tests.worker.models.photos import encoded, pixels
-from worker.models.images import Preset, decode_image, decode_images
+from worker.models import images
+from worker.models.images import Preset, Resample, _Room, decode_image, decode_images
 
+ROOT = Path(__file__).parents[3]
 EXACT = Preset(resize=8, crop=8)  # 8x8 images pass unchanged
 LIMIT = 1_000_000
 
@@ -156,3 +166,149 @@ def test_the_pixels_of_all_images_of_a_request_count_together():
 def test_a_webp_that_lies_about_its_size_is_refused():
     with pytest.raises(InvalidInput):
         decode_image(b"RIFF\xff\xff\xff\xffWEBPVP8X" + bytes(range(256)), EXACT, LIMIT)
+
+
+# --- headers that cost more than the pixels: each of these took PIL seconds to minutes, or gigabytes
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (png_with((b"aaAa", b""), 20_000), "more chunks than 1000 and one per KiB"),
+        (png_with((b"IDAT", b""), 20_000), "more chunks than 1000 and one per KiB"),
+        (jpeg_with(segment(0xE1, b"Exif\0\0x") * 20_000), "more than 1000 segments"),
+        (jpeg_with(b"\xff" * 1_000_000), "no scan follows"),
+        (jpeg_with(b"", scans=101), "111 scans, and 100 are taken"),
+        (jpeg_with(segment(0xC0, struct.pack(">BHHB", 8, 8, 8, 1))), "two frames"),
+        (jpeg_with(segment(0xE1, b"")[:-1] + b"\0"), "cut short"),
+    ],
+    ids=["chunks", "empty IDAT", "Exif segments", "fill bytes", "scans", "frames", "length 0"],
+)
+def test_a_header_that_costs_too_much_is_refused_before_pil_sees_it(data: bytes, said: str):
+    with pytest.raises(InvalidInput, match=said):
+        decode_image(data, EXACT, LIMIT)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png_with((b"iCCP", b"x\0\0" + zlib.compress(bytes(1_000_000))), 400),
+        png_with((b"zTXt", b"x\0\0" + zlib.compress(bytes(1_000_000))), 400),
+        png_with((b"iTXt", b"x\0\1\0\0\0" + zlib.compress(bytes(5_000_000)))),
+        png_with((b"eXIf", exif(2000, 500_000))),
+        png_with((b"acTL", struct.pack(">II", 2**31 - 1, 0))),
+        jpeg_with(segment(0xE1, exif(3000, 20_000))),
+        jpeg_with(segment(0xFE, bytes(60_000)) * 300),
+    ],
+    ids=["400 MB of profile", "400 MB of text", "5 MB of text", "1 GB of EXIF", "2 G frames", "60 MB EXIF", "comment"],
+)
+def test_what_stands_beside_the_pixels_is_never_read(data: bytes, monkeypatch: pytest.MonkeyPatch):
+    def inflate(*_):
+        raise AssertionError("PIL inflated something")
+
+    monkeypatch.setattr("PIL.PngImagePlugin._safe_zlib_decompress", inflate)
+    monkeypatch.setattr("PIL.Image.Exif.load", inflate)
+    assert decode_image(data, EXACT, LIMIT).float().mean() == pytest.approx(9, abs=1)
+
+
+@pytest.mark.parametrize(("width", "height"), [(65_501, 1), (1, 65_501), (1, 900_000)])
+def test_a_side_that_no_jpeg_could_have_is_refused(width: int, height: int):
+    with pytest.raises(InvalidInput, match=rf"at most 65500 pixels a side, got {width}x{height}"):
+        decode_image(bomb(width, height), EXACT, LIMIT)
+
+
+@pytest.mark.parametrize(("lossless", "most"), [(False, 1500), (True, 1000)])
+def test_a_webp_that_would_take_more_memory_than_there_is_room_for_is_refused(lossless: bool, most: int):
+    limit = 2_000_000  # pixels, of which there is room for 12 bytes each
+    fits, too_large = (
+        encoded(np.zeros((1000, width, 3), np.uint8), "WEBP", lossless=lossless) for width in (most, most + 1)
+    )
+    assert decode_image(fits, EXACT, limit).sum() == 0
+    with pytest.raises(InvalidInput, match=rf"within 24 MB, got a WEBP of {most + 1}x1000, which takes 24"):
+        decode_image(too_large, EXACT, limit)
+
+
+def test_an_animation_is_its_first_frame():
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    for format in ("PNG", "WEBP"):
+        buffer = io.BytesIO()
+        frames[0].save(buffer, format, save_all=True, append_images=frames[1:], lossless=True)
+        assert decode_image(buffer.getvalue(), EXACT, LIMIT)[:, 4, 4].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1", "I;16"])
+@pytest.mark.parametrize("how", [Resample.BILINEAR, Resample.BICUBIC])
+@pytest.mark.parametrize("squash", [False, True])
+def test_converting_in_bands_gives_the_same_pixels_as_converting_the_whole(
+    mode: str, how: Resample, squash: bool, monkeypatch: pytest.MonkeyPatch
+):
+    photo = Image.fromarray(pixels("coffee"))
+    if mode == "P":
+        image = photo.quantize(64)
+    elif mode == "I;16":
+        image = Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257)
+    else:
+        image = photo.convert("L" if mode == "LA" else "RGB").convert(mode)
+        if mode in ("RGBA", "LA"):
+            image.putalpha(Image.fromarray(pixels("coffee")[..., 1]))
+    data, preset = encoded(image), Preset(64, 56, resample=how, squash=squash)
+    whole = decode_image(data, preset, LIMIT)
+    monkeypatch.setattr(images, "BAND_PIXELS", 20_000)  # a dozen bands
+    assert (decode_image(data, preset, LIMIT).int() - whole.int()).abs().max() <= 1
+
+
+# --- many at once
+
+
+def test_large_images_wait_for_room_in_their_order_and_small_ones_for_nobody():
+    room, order = _Room(), []
+    large = images.SMALL_BYTES
+
+    def take(name: str, size: int) -> threading.Thread:
+        def run() -> None:
+            with room.taken(size, 2 * large):
+                order.append(name)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        return thread
+
+    with room.taken(large, 2 * large):
+        first = take("all of it", 2 * large)
+        eventually(room._turn.locked)
+        second = take("fits, but came later", large)
+        take("small", large - 1).join(5)
+        assert order == ["small"]
+    first.join(5)
+    second.join(5)
+    assert order == ["small", "all of it", "fits, but came later"]
+
+
+MEASURED = """
+import io, resource, sys
+from PIL import Image
+from tests.worker.models.photos import encoded
+from worker.models.images import Preset, decode_image
+
+def peak_mb():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+data = open(sys.argv[1], "rb").read()
+before = peak_mb()
+decode_image(data, Preset(256, 224), 50_000_000)
+print(peak_mb() - before)
+"""
+
+
+@pytest.mark.parametrize(("mode", "most_mb"), [("RGBA", 400), ("P", 200)])
+def test_converting_a_large_image_takes_little_more_than_its_pixels(mode: str, most_mb: int, tmp_path: Path):
+    """It used to take 950 and 810 MB for these 50 megapixels, and 1.9 GB for a strip."""
+    image = Image.new(mode, (10_000, 5_000), 3)
+    path = tmp_path / "large.png"
+    options: Any = {"transparency": bytes(9)} if mode == "P" else {}
+    path.write_bytes(encoded(image, "PNG", compress_level=1, **options))
+    image.close()
+    measured = subprocess.run(
+        [sys.executable, "-c", MEASURED, str(path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert float(measured.stdout) < most_mb

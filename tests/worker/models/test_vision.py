@@ -80,7 +80,7 @@ def test_weights_come_from_a_file(tmp_path, form):
     assert model.outputs[0].shape == (5,)
     result = model.encode([np.array([0, 3, 1, 2, 0], np.float32)], {"top_k": 2})
     assert result.classes is not None
-    assert [best[:2] for best in result.classes[0]] == [[1, "1"], [3, "3"]]
+    assert [best[:2] for best in result.classes[0]] == [(1, "1"), (3, "3")]
 
 
 class Evil:

@@ -1,0 +1,36 @@
+"""One body against every kind of model: it is read or refused as a client's error, and what is read is whole."""
+
+from __future__ import annotations
+
+from tests.fuzz.harness import guided_by
+
+with guided_by("gateway.formats", "python_multipart"):
+    from gateway import formats
+    from gateway.formats import large_lists
+from shared.errors import ClientError
+from shared.model_info import InputSpec, ModelInfo
+from shared.wire import pack_payload, unpack_payload
+
+__all__ = ["large_lists", "read"]
+
+MAX_ROWS = 8
+
+# the specs that make most of the difference to what is read of a body
+INFOS = (
+    None,
+    ModelInfo("m", "m", InputSpec(("image", "tensor"), "float32", (3, 4, 4)), MAX_ROWS),
+    ModelInfo("m", "m", InputSpec(("tensor",), "int64", (-1,)), MAX_ROWS),
+    ModelInfo("m", "m", InputSpec(("tensor", "text", "raw")), MAX_ROWS),
+)
+
+
+def read(body: bytes, content_type: str) -> None:
+    for info in INFOS:
+        try:
+            payload = formats.parse(body, content_type, info, max_rows=MAX_ROWS)
+        except ClientError as refused:
+            str(refused).encode("utf-8", "replace")
+            continue
+        assert 1 <= payload.rows <= MAX_ROWS
+        assert info is None or payload.kind in info.input.kinds
+        assert unpack_payload(pack_payload(payload)).rows == payload.rows  # a worker can read what is passed on

@@ -1,0 +1,45 @@
+"""Each fuzzer for a few seconds, so that it keeps working, and finds what a change breaks in the first minute."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RUNS = {
+    "json_body": 10_000,
+    "npy_body": 10_000,
+    "msgpack_body": 10_000,
+    "multipart_body": 2_000,
+    "wire": 10_000,
+    "images": 2_000,
+}
+
+
+def test_every_fuzzer_is_run_here() -> None:
+    found = {path.stem for path in Path(__file__).parent.glob("*.py") if "def seeds()" in path.read_text()}
+    assert found - {"test_fuzzers"} == set(RUNS)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_seeds_hold(name: str) -> None:
+    """Also without atheris."""
+    fuzzer = importlib.import_module(f"tests.fuzz.{name}")
+    for seed in fuzzer.seeds():
+        fuzzer.one(seed)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_nothing_is_found_in_a_few_seconds(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("atheris", reason="atheris has no wheel for this Python or platform")
+    options = [f"-runs={RUNS[name]}", "-max_total_time=10", "-seed=1", f"-artifact_prefix={tmp_path}/"]
+    command = [sys.executable, "-m", f"tests.fuzz.{name}", *options]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    found = [path.read_bytes()[:1000] for path in tmp_path.iterdir()]
+    assert (ended.returncode, found) == (0, []), ended.stderr[-5000:]
+    assert "Done " in ended.stderr
+    assert "corp: " in ended.stderr  # it was guided: inputs were kept for the branches they reached
