@@ -20,7 +20,7 @@ ALLOWED: dict[str, set[tuple[int, str]]] = {
     "large": _PLAIN,
     "memory": _PLAIN,
     "raise": {(500, "model_failed")},
-    "malformed": {(400, "malformed_body"), (415, "unsupported_media"), (406, "not_acceptable")},
+    "malformed": {(400, "bad_request"), (400, "malformed_body"), (415, "unsupported_media"), (406, "not_acceptable")},
     "abandoned": {(200, ""), (NO_ANSWER, "")},
     "hurried": {(200, ""), (504, "deadline_exceeded")},
     **dict.fromkeys(("exit", "segfault", "kill", "hang"), _KILLED),
