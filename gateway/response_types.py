@@ -26,15 +26,15 @@ class Problem(msgspec.Struct):
 
 
 class Guess(msgspec.Struct, forbid_unknown_fields=True):
-    """One class that a classifier sees in a row. A probability that is no number is null."""
+    """One class that a classifier sees in a row. A probability is "NaN" where the logits are not finite."""
 
     label: str
     class_id: int
-    probability: float | None
+    probability: float | Literal["NaN"]
 
 
 class OutputTensor(msgspec.Struct, forbid_unknown_fields=True):
-    """A tensor of all rows. `data` is nested as `shape` says; NaN and infinities are null."""
+    """A tensor of all rows. `data` is nested as `shape` says; "NaN", "Infinity" and "-Infinity" are text."""
 
     dtype: str
     shape: list[int]

@@ -5,6 +5,8 @@ A single .npy file is taken as a tensor. The names of the parts don't matter, th
 
 from __future__ import annotations
 
+import logging
+
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
@@ -13,6 +15,8 @@ from gateway.formats.image_body import images_payload
 from shared.errors import InvalidInput, MalformedBody, TooManyRows
 from shared.model_info import ModelInfo
 from shared.wire import Payload
+
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it warns of what it raises, a line for each body
 
 
 def read(body: bytes, content_type: str, info: ModelInfo | None, max_rows: int) -> Payload:

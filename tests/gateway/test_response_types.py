@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import msgspec
 import pytest
 
@@ -14,8 +16,9 @@ TENSOR = Tensor("float32", (1, 2), b"\x00\x00\x80\x3f\x00\x00\xc0\x7f")  # 1 and
 @pytest.mark.parametrize(
     ("result", "member", "expected"),
     [
-        (Result(classes=[[[3, "cat", 0.5]]]), "predictions", [[Guess("cat", 3, 0.5)]]),
-        (Result(outputs={"y": TENSOR}), "outputs", {"y": OutputTensor("float32", [1, 2], [[1.0, None]])}),
+        (Result(classes=[[(3, "cat", 0.5)]]), "predictions", [[Guess("cat", 3, 0.5)]]),
+        (Result(classes=[[(3, "cat", math.nan)]]), "predictions", [[Guess("cat", 3, "NaN")]]),
+        (Result(outputs={"y": TENSOR}), "outputs", {"y": OutputTensor("float32", [1, 2], [[1.0, "NaN"]])}),
         (Result(values=[{"any": ["thing"]}]), "values", [{"any": ["thing"]}]),
     ],
 )
