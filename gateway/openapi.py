@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from gateway import formats, pages, predict
+from gateway import envelope, formats, pages, predict
 from gateway.access.guard import ALWAYS_OPEN
 from gateway.access.keyring import Keyring
 from gateway.formats.accept import Format
@@ -106,7 +106,7 @@ def _predict(settings: Settings) -> Json:
 
 
 def _parameters(settings: Settings) -> list[Json]:
-    timeout = {"type": "number", "minimum": predict.MIN_TIMEOUT_S, "maximum": predict.MAX_TIMEOUT_S}
+    timeout = {"type": "number", "minimum": envelope.MIN_TIMEOUT_S, "maximum": envelope.MAX_TIMEOUT_S}
     return [
         _parameter(
             "query", "model", _schema("string", pattern=f"^{MODEL_NAME.pattern}$"), "Default: " + settings.model
@@ -114,7 +114,7 @@ def _parameters(settings: Settings) -> list[Json]:
         _parameter(
             "query",
             "top_k",
-            _schema("integer", minimum=0, maximum=predict.MAX_TOP_K, default=predict.DEFAULT_TOP_K),
+            _schema("integer", minimum=0, maximum=envelope.MAX_TOP_K, default=predict.DEFAULT_TOP_K),
             "How many classes a classifier names per row; 0 for its outputs as they are",
         ),
         _parameter(

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import logging
-import re
 import time
-from typing import NamedTuple
-from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
 from gateway import formats
 from gateway.access.caller import ANYONE, Anyone
+from gateway.envelope import Envelope, read_envelope
 from gateway.formats import accept, answers
 from gateway.formats.accept import Format, wants_outputs
 from gateway.gateway import Gateway
@@ -24,44 +21,21 @@ from gateway.reading import read_body
 from shared.broker.admission import Request
 from shared.errors import (
     BodyTimeout,
-    ClientError,
     ClientGone,
     Forbidden,
     LimitReached,
     SmartBatchError,
     Unauthenticated,
 )
-from shared.keys import check_model_name
 from shared.settings import Settings
 from shared.wire import Payload, Reply, pack_payload, unpack_reply
 
 log = logging.getLogger(__name__)
 
 DEFAULT_TOP_K = 5
-MAX_TOP_K = 1000
-MAX_ID_CHARS = 128
 REFUSED = (Unauthenticated, Forbidden, LimitReached)  # at the door: before the body is read
-MAX_QUERY_FIELDS = 16
-KNOWN_QUERY = ("model", "top_k")
-MIN_TIMEOUT_S, MAX_TIMEOUT_S = 0.001, 86400.0  # what X-Request-Timeout may say
 LARGE_BYTES = 128 * 1024  # a longer body is parsed in a thread, so that others are served meanwhile
-
-# float() and int() take more: 1_0, nan, 1e3, blanks and the digits of every script
-_DECIMAL = re.compile(r"[0-9]{1,9}(?:\.[0-9]{0,20})?|\.[0-9]{1,20}")
-_WHOLE = re.compile(r"[0-9]{1,9}")
 SLOW_S = 0.05  # after so long a request is worth watching for its client hanging up
-
-
-class Envelope(NamedTuple):
-    """What the request says besides its body."""
-
-    content_type: str
-    accept: str
-    client_id: str
-    timeout_s: float | None
-    trace: str
-    model: str | None
-    top_k: int | None
 
 
 class Predict:
@@ -76,7 +50,7 @@ class Predict:
         caller = ANYONE
         try:
             caller = gateway.guard.identify(scope["headers"])
-            envelope = _envelope(scope)
+            envelope = read_envelope(scope)
             shown_id = envelope.client_id or request_id
             caller.enter(envelope.model or gateway.settings.model)
             lane = gateway.lane(envelope.model)
@@ -190,62 +164,6 @@ class _Watch:
             self._timer.cancel()
         if self._task:
             self._task.cancel()
-
-
-def _envelope(scope: Scope) -> Envelope:
-    """Read headers and query. Raises ClientError for a number that isn't one, and for what isn't known."""
-    found: dict[bytes, str] = {}
-    for name, value in scope["headers"]:
-        text = value.decode("latin-1")
-        found[name] = f"{found[name]}, {text}" if name in found else text  # one list, as RFC 9110 5.3 reads them
-    query = _query(scope["query_string"]) if scope["query_string"] else {}
-    timeout = found.get(b"x-request-timeout")
-    return Envelope(
-        found.get(b"content-type", ""),
-        found.get(b"accept", ""),
-        _printable(found.get(b"x-request-id", "")),
-        _seconds("X-Request-Timeout", timeout) if timeout is not None else None,
-        _printable(found.get(b"traceparent", "")),
-        check_model_name(query["model"]) if "model" in query else None,
-        _count("top_k", query["top_k"], MAX_TOP_K) if "top_k" in query else None,
-    )
-
-
-def _query(query: bytes) -> dict[str, str]:
-    """Read the query. What isn't known is ignored (proxies, load generators and caches add such), unless it looks like
-    a known one misspelt, which would be ignored to the client's harm."""
-    try:
-        pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
-    except ValueError:
-        raise ClientError(f"a query has at most {MAX_QUERY_FIELDS} parameters") from None
-    found: dict[str, str] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ClientError(f"the query parameter {name} came twice")
-        if name in KNOWN_QUERY:
-            found[name] = value
-        elif meant := difflib.get_close_matches(name[:40].lower(), KNOWN_QUERY, n=1):
-            raise ClientError(f"unknown query parameter {name[:40]!r}; did you mean {meant[0]}?")
-    return found
-
-
-def _seconds(what: str, text: str) -> float:
-    value = float(text) if _DECIMAL.fullmatch(text.strip()) else -1.0
-    if not MIN_TIMEOUT_S <= value <= MAX_TIMEOUT_S:
-        least, most = f"{MIN_TIMEOUT_S:g}", f"{MAX_TIMEOUT_S:g}"
-        raise ClientError(f"{what}: expected a number of seconds from {least} to {most}, got {text[:40]!r}")
-    return value
-
-
-def _count(what: str, text: str, most: int) -> int:
-    if not _WHOLE.fullmatch(text) or int(text) > most:
-        raise ClientError(f"{what}: expected a whole number from 0 to {most}, got {text[:40]!r}")
-    return int(text)
-
-
-def _printable(text: str) -> str:
-    """A client's text fit to be echoed and logged, or nothing."""
-    return text if len(text) <= MAX_ID_CHARS and text.isascii() and text.isprintable() else ""
 
 
 def _log(error: Exception, request_id: str, caller: Anyone) -> None:
