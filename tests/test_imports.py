@@ -71,7 +71,7 @@ def test_gateway_loads_no_numeric_library_and_starts_quickly() -> None:
         seconds, loaded = fresh_import("gateway.app")
         assert loaded & (HEAVY | {"worker", "deploy"}) == set()
         times.append(seconds)
-    assert min(times) < 0.5
+    assert min(times) < 0.75  # 0.3 to 0.45 when the machine is quiet
 
 
 def test_worker_of_the_simulated_model_loads_no_torch_and_no_http_server() -> None:

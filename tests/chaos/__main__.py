@@ -48,7 +48,7 @@ def main(seconds: float, seed: int | None, rate: float, broker: str, out: Path |
     verdict = judge(result)
     show(console, result, verdict, time.monotonic() - started)
     if out:
-        summary = {name: getattr(result, name) for name in ("seed", "seconds", "rate", "broker", "restarts")}
+        summary = {name: getattr(result, name) for name in ("seed", "seconds", "rate", "broker", "restarts", "faults")}
         out.write_bytes(msgspec.json.format(msgspec.json.encode({**summary, "verdict": verdict, "good": verdict.good})))
     sys.exit(0 if verdict.good else 1)
 
@@ -63,6 +63,7 @@ def show(console: Console, result: Run, verdict: Verdict, took_s: float) -> None
         ("hostile", "hostile, answered with their error"),
         ("abandoned", "abandoned by their client"),
         ("broken", "broken off by the kill -9 of their gateway"),
+        ("late", "answered 504, having gone from one death to the next"),
         ("lost", "lost"),
         ("doubled", "answered twice"),
         ("wrong", "answered wrong"),

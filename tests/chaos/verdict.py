@@ -10,6 +10,7 @@ from tests.chaos.run import Run
 from tests.load import NO_ANSWER, Asked
 
 RECOVERED_S = 5.0
+MAX_LATE = 0.005  # of all requests: more would mean that something is stuck
 _BROKEN_S = 2.0  # so long after its gateway's death a connection may be seen to break
 
 # What may come of each kind besides a refusal (503) and a connection that broke with its gateway.
@@ -37,6 +38,7 @@ class Verdict(msgspec.Struct):
     broken: int = 0  # by the death of their gateway
     abandoned: int = 0
     hostile: int = 0  # answered with the error that they deserve
+    late: int = 0  # answered 504: they went from one death to the next until their time was up
     lost: int = 0
     wrong: int = 0
     doubled: int = 0
@@ -49,7 +51,7 @@ class Verdict(msgspec.Struct):
 
     @property
     def admitted(self) -> int:
-        return self.answered + self.lost + self.wrong + self.doubled + self.punished
+        return self.answered + self.late + self.lost + self.wrong + self.doubled + self.punished
 
     @property
     def slow(self) -> list[str]:
@@ -58,7 +60,7 @@ class Verdict(msgspec.Struct):
     @property
     def good(self) -> bool:
         failed = self.lost + self.wrong + self.doubled + self.punished + self.unproved
-        return not (failed or self.leftovers or self.slow)
+        return not (failed or self.leftovers or self.slow or self.late > MAX_LATE * self.sent)
 
 
 def judge(run: Run) -> Verdict:
@@ -90,7 +92,7 @@ def _became(asked: Asked, run: Run) -> str:
         )
         return "broken" if died else "lost"
     if outcome not in ALLOWED[asked.kind]:
-        return "lost" if asked.status == 504 else "punished"
+        return "late" if outcome == (504, "deadline_exceeded") else "punished"
     if asked.status == 200:
         return "answered" if asked.right else "wrong"
     return "hostile"
