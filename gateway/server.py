@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
 import logging
@@ -25,6 +26,19 @@ log = logging.getLogger(__name__)
 
 # Connections that the kernel holds until they are accepted.
 BACKLOG = 2048
+# Turns of the event loop, and time, between SIGTERM and the end of accepting.
+LAST_ACCEPTS = 3
+LAST_ACCEPT_S = 0.05
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, but it doesn't turn away who has come before SIGTERM: closing a listening socket resets all that the
+    kernel has connected and nobody has accepted yet, which is many when the process was short of time."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for _ in range(LAST_ACCEPTS):
+            await asyncio.sleep(LAST_ACCEPT_S)  # at each turn the loop accepts all there are
+        await super().shutdown(sockets)
 
 
 def bind(settings: Settings) -> socket.socket:
@@ -66,7 +80,7 @@ def serve(settings: Settings, sock: socket.socket, management: socket.socket | N
     if settings.gateway_processes == 1:
         config = _config(create_app(settings), settings)
         with _signals_once_only():
-            uvicorn.Server(config).run(sockets=sockets)
+            Server(config).run(sockets=sockets)
         return
     _to_environment(settings)
     with tempfile.TemporaryDirectory(prefix="smartbatch-metrics-") as folder:

@@ -63,14 +63,17 @@ class Sweep:
         if not absent:
             return
         replies = await self._inbox.read([p.request.id for p in absent])
-        lost = []
+        lost, found = [], []
         for pending, reply in zip(absent, replies, strict=True):
             if reply is not None:
                 pending.resolve(reply)
+                found.append(pending.request.id)
             elif not pending.future.done():
                 lost.append(pending)
         if lost:
             await self._admit_again(lost)
+        if found:
+            await self._inbox.discard(found)
 
     async def _admit_again(self, lost: list[Pending]) -> None:
         log.warning("admitting %d requests again that the broker lost", len(lost))

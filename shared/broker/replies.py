@@ -38,6 +38,11 @@ class Inbox:
         with broker_errors():
             return await self._client.mget([self._keys.reply(request_id) for request_id in request_ids])
 
+    async def discard(self, request_ids: Sequence[str]) -> None:
+        """Delete replies that have been read."""
+        with broker_errors():
+            await self._client.unlink(*[self._keys.reply(request_id) for request_id in request_ids])
+
 
 def _notice(notice: bytes) -> tuple[str, int]:
     """Read `id|size`. Anything else names nobody's request, and is skipped as one that has gone."""

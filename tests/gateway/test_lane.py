@@ -79,6 +79,8 @@ async def test_a_lost_wake_up_is_found_by_the_sweep(lane: Lane, worker: Claims, 
     await worker.finish([stray])
     async with asyncio.timeout(4):
         assert await pending.future == b"reply"
+        while broker.sync.exists(KEYS.reply("r1")):
+            await asyncio.sleep(0.001)
 
 
 async def test_what_redis_lost_is_admitted_again_under_the_same_id(lane: Lane, worker: Claims, broker: Broker) -> None:
