@@ -182,7 +182,7 @@ class Launcher:
         model = settings.model
         workers = f"{self._workers} worker{'s' * (self._workers > 1)}"
         self._console.print(f"ready     [bold]{self._base_url}[/]  model [bold]{model}[/], {workers}")
-        self._console.print(f"try       [green]{_try_it(settings, self._base_url)}[/]")
+        self._console.print(f"try       [green]{_try_it(settings, self._base_url)}[/]", soft_wrap=True)
         self._console.print("stop      Ctrl-C drains, twice forces")
 
     @property

@@ -107,7 +107,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     path = request.scope["path"]
     if error.status_code == 404:
         code, detail = "not_found", f"there is no {path[:200]} here"
-        if any(getattr(route, "path", None) == path.rstrip("/") for route in request.app.routes):
+        if path.endswith("/") and any(getattr(route, "path", None) == path.rstrip("/") for route in request.app.routes):
             detail += f"; {path.rstrip('/')} is written without the slash at its end"
     else:
         code, detail = "method_not_allowed", f"{path} takes {(error.headers or {}).get('Allow', 'other methods')}"

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import socket
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from gateway.lane import Lane
 from gateway.recent import pack
@@ -63,6 +65,8 @@ class Observer:
                 looks += 1
             except BrokerUnavailable as error:
                 log.warning("looking at the broker failed: %s", error)
+            except Exception:  # what others wrote on the broker must not end it
+                log.exception("looking at the broker failed")
             await asyncio.sleep(LOOK_S)
 
     async def _look(self) -> None:
@@ -96,5 +100,14 @@ class Observer:
 
 def _capacity(snapshot: Snapshot) -> Capacity:
     reports = [snapshot.workers[worker_id] for worker_id in snapshot.ready_workers]
-    rates = [float(report.get("capacity_rows_per_s", 0)) for report in reports]
-    return Capacity(sum(rates), max((float(report.get("batch_full_s", 0)) for report in reports), default=0.0))
+    rates = [number(report.get("capacity_rows_per_s")) for report in reports]
+    return Capacity(sum(rates), min((number(report.get("batch_full_s")) for report in reports), default=0.0))
+
+
+def number(text: Any) -> float:
+    """A number of a report, or 0: whatever stands there, it must not end the observer."""
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return 0.0
+    return value if 0 <= value < math.inf else 0.0

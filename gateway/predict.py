@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections.abc import Callable
+from functools import partial
 
 from starlette.types import Receive, Scope, Send
 
@@ -17,15 +20,18 @@ from gateway.gateway import Gateway
 from gateway.lane import Lane
 from gateway.pending import Pending
 from gateway.problems import problem
-from gateway.reading import read_body
+from gateway.reading import inflate, read_body
 from shared.broker.admission import Request
 from shared.errors import (
     BodyTimeout,
+    BodyTooLarge,
     ClientGone,
+    DeadlineExceeded,
     Forbidden,
     LimitReached,
     SmartBatchError,
     Unauthenticated,
+    Unavailable,
 )
 from shared.settings import Settings
 from shared.wire import Payload, Reply, pack_payload, unpack_reply
@@ -59,9 +65,8 @@ class Predict:
             timeout_ms = _timeout_ms(envelope, settings)
             lane.check(timeout_ms)
             body = await read_body(scope, receive, settings.max_body_bytes, settings.request_timeout, gateway.receiving)
-            what = (gateway, lane, request_id, envelope, timeout_ms, answer_format, body)
-            large = len(body) > LARGE_BYTES
-            request = await gateway.in_thread(_request, *what) if large else _request(*what)
+            make = partial(_request, gateway, lane, request_id, envelope, timeout_ms, answer_format)
+            request = await _made(gateway, make, *body, started_at + timeout_ms / 1000)
             reply, timing = await _ask(lane, request, started_at, receive)
             model = lane.keys.model
             media, content = answers.render(answer_format, reply, model=model, request_id=request_id, timing=timing)
@@ -74,8 +79,8 @@ class Predict:
             if isinstance(error, ClientGone):
                 return
             status, texts, content = problem(error, request_id)
-            if status >= 500:
-                caller.give_back()
+            if isinstance(error, Unavailable) or not isinstance(error, SmartBatchError):
+                caller.give_back()  # refused, or our own fault; a timeout and a poison are the client's choice
             texts["x-request-id"] = shown_id
             if isinstance(error, BodyTimeout):
                 texts["connection"] = "close"
@@ -86,6 +91,26 @@ class Predict:
             await send({"type": "http.response.body", "body": content})
         except RuntimeError as error:  # uvicorn's, when the connection closed under it
             log.debug("an answer could not be sent: %s", error, extra={"request_id": request_id})
+
+
+async def _made(gateway: Gateway, make: Callable[[bytes], Request], body: bytes, coding: str, until: float) -> Request:
+    """Make the request of a body: a large one in the thread, within the bound on all bodies that are held for it, and
+    not once its time is up."""
+    if coding:
+        with contextlib.suppress(BodyTooLarge):
+            body, coding = inflate(body, coding, LARGE_BYTES), ""
+    if not coding and len(body) <= LARGE_BYTES:
+        return make(body)
+    most = gateway.settings.max_body_bytes
+    size = most if coding else len(body)
+    gateway.receiving.take(size)
+    try:
+        async with asyncio.timeout_at(until):  # on the loop's clock, which is time.monotonic()
+            return await gateway.in_thread(lambda: make(inflate(body, coding, most) if coding else body))
+    except TimeoutError:
+        raise DeadlineExceeded("its time was up before its large body was read") from None
+    finally:
+        gateway.receiving.give(size)
 
 
 def _request(

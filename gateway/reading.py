@@ -21,6 +21,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 BODY_GRACE_S = 5.0
 MIN_BODY_BYTES_PER_S = 4096
 BODY_STALL_S = 10.0  # of which nothing may come
+PAUSED_S = 0.25  # a timeout that is noticed so much late says nothing of the client
 
 # Window bits for zlib: +16 takes a gzip wrapper, the plain value a zlib one, the negative a bare deflate stream.
 _GZIP = 16 + zlib.MAX_WBITS
@@ -32,10 +33,10 @@ async def read_body(
     limit: int,
     timeout_s: float = 30.0,
     receiving: Receiving | None = None,
-) -> bytes:
-    """Return the whole body, decompressed if the client compressed it (gzip or deflate).
+) -> tuple[bytes, str]:
+    """Return the whole body as it came, and how it is compressed: "gzip", "deflate" or "" (`inflate` is next).
 
-    `limit` is MAX_BODY_BYTES and holds for the bytes on the network and for what they inflate to.
+    `limit` is MAX_BODY_BYTES.
     Raises BodyTooLarge, BodyTimeout, ReceivingFull, MalformedBody, UnsupportedMedia (another Content-Encoding) or
     ClientGone.
     """
@@ -49,7 +50,7 @@ async def read_body(
     body = await _receive_all(receive, limit, timeout_s, receiving or Receiving(limit))
     if declared is not None and declared != len(body):
         raise MalformedBody(f"Content-Length says {declared} bytes, but {len(body)} came")
-    return inflate(body, coding, limit) if coding else body
+    return body, coding
 
 
 def inflate(body: bytes, coding: str, limit: int) -> bytes:
@@ -80,27 +81,25 @@ async def _receive_all(receive: Receive, limit: int, timeout_s: float, receiving
     begun_at = loop.time()
     came = 0
     try:
-        async with asyncio.timeout(min(timeout_s, BODY_GRACE_S)) as waiting:
-            message = await _next_message(receive)
-            chunk = message.get("body", b"")
-            if not message.get("more_body", False) and len(chunk) <= limit:
-                return chunk  # the common case: one message, not copied
-            chunks = []
-            try:
-                while True:
-                    if came + len(chunk) > limit:
-                        raise _too_large(limit, came + len(chunk))
-                    receiving.take(len(chunk))
-                    came += len(chunk)
-                    chunks.append(chunk)
-                    if not message.get("more_body", False):
-                        return b"".join(chunks)
-                    until = begun_at + min(timeout_s, BODY_GRACE_S + came / MIN_BODY_BYTES_PER_S)
-                    waiting.reschedule(min(until, loop.time() + BODY_STALL_S))
-                    message = await _next_message(receive)
-                    chunk = message.get("body", b"")
-            finally:
-                receiving.give(came)
+        message = await _next_in_time(receive, begun_at + min(timeout_s, BODY_GRACE_S))
+        chunk = message.get("body", b"")
+        if not message.get("more_body", False) and len(chunk) <= limit:
+            return chunk  # the common case: one message, not copied
+        chunks = []
+        try:
+            while True:
+                if came + len(chunk) > limit:
+                    raise _too_large(limit, came + len(chunk))
+                receiving.take(len(chunk))
+                came += len(chunk)
+                chunks.append(chunk)
+                if not message.get("more_body", False):
+                    return b"".join(chunks)
+                until = begun_at + min(timeout_s, BODY_GRACE_S + came / MIN_BODY_BYTES_PER_S)
+                message = await _next_in_time(receive, min(until, loop.time() + BODY_STALL_S))
+                chunk = message.get("body", b"")
+        finally:
+            receiving.give(came)
     except TimeoutError:
         waited_s = loop.time() - begun_at
         raise BodyTimeout(f"only {came} bytes of the body had come after {waited_s:.3g} s") from None
@@ -108,6 +107,19 @@ async def _receive_all(receive: Receive, limit: int, timeout_s: float, receiving
 
 def _too_large(limit: int, came: int) -> BodyTooLarge:
     return BodyTooLarge(f"a body is at most {limit} bytes (MAX_BODY_BYTES), and {came} have come already")
+
+
+async def _next_in_time(receive: Receive, until: float) -> MutableMapping[str, Any]:
+    """Wait for a message until then, on the loop's clock. Raises TimeoutError."""
+    try:
+        async with asyncio.timeout_at(until):
+            return await _next_message(receive)
+    except TimeoutError:
+        if asyncio.get_running_loop().time() - until < PAUSED_S:
+            raise
+        # It was this process that stood still, and what came meanwhile lies in the kernel: look once more.
+        async with asyncio.timeout(PAUSED_S):
+            return await _next_message(receive)
 
 
 async def _next_message(receive: Receive) -> MutableMapping[str, Any]:

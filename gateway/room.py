@@ -57,7 +57,9 @@ class Room:
         self._learned_at = now = self._clock()
         full = answer.waiting >= self._max_entries  # else it was for its bytes, and a smaller one may fit
         closed = [(math.inf, v) for _, v in refused if v == Verdict.FULL and full]
-        closed += [(r.timeout_ms, v) for r, v in refused if v == Verdict.TOO_LATE]
+        # What a request of many rows learned says nothing of one row, unless that would be late as well.
+        late = self._wait_s(1) * 1000
+        closed += [(r.timeout_ms, v) for r, v in refused if v == Verdict.TOO_LATE and late > r.timeout_ms]
         if closed:
             if self._closed is None:
                 self._tokens, self._tokens_at = 0.0, now
@@ -68,13 +70,14 @@ class Room:
     def _has_room(self, answer: Answer) -> bool:
         if self._closed == Verdict.FULL:
             return answer.waiting < REOPEN_BELOW * self._max_entries
-        return self._wait_s() * 1000 < REOPEN_BELOW * self._closed_to_ms
+        return self._wait_s(1) * 1000 < REOPEN_BELOW * self._closed_to_ms
 
-    def refusal(self, verdict: Verdict, timeout_ms: int) -> Unavailable:
+    def refusal(self, verdict: Verdict, timeout_ms: int, rows: int = 1) -> Unavailable:
         """Make the error that says why, and when to come back."""
         if verdict == Verdict.TOO_LATE:
-            wait_s, timeout_s = self._wait_s(), timeout_ms / 1000
-            ahead = f"{self._open_rows} rows are ahead, which take about {wait_s:.3g} s"
+            wait_s, timeout_s = self._wait_s(rows), timeout_ms / 1000
+            own = f" with its own {rows}" if rows > 1 else ""
+            ahead = f"{self._open_rows} rows are ahead, which take{own} about {wait_s:.3g} s"
             return TooLate(f"{ahead}; the timeout is {timeout_s:g} s", _jittered(wait_s - timeout_s))
         detail = "the queue is full (MAX_QUEUE entries or MAX_QUEUE_BYTES wait)"
         return QueueFull(detail, self.retry_after_s())
@@ -84,9 +87,9 @@ class Room:
         rate = self.capacity().rows_per_s
         return _jittered(self._open_rows / rate if rate else 0.0)
 
-    def _wait_s(self) -> float:
+    def _wait_s(self, rows: int) -> float:
         capacity = self.capacity()
-        return self._open_rows / capacity.rows_per_s + capacity.batch_s if capacity.rows_per_s else 0.0
+        return (self._open_rows + rows) / capacity.rows_per_s + capacity.batch_s if capacity.rows_per_s else 0.0
 
 
 def _jittered(seconds: float) -> float:

@@ -99,7 +99,7 @@ class Submitter:
                 refused.append((pending, verdict))
         self._room.learned(answer, [(pending.request, verdict) for pending, verdict in refused])
         for pending, verdict in refused:
-            pending.fail(self._room.refusal(verdict, pending.request.timeout_ms))
+            pending.fail(self._room.refusal(verdict, pending.request.timeout_ms, pending.request.rows))
 
     async def _send_cancels(self) -> None:
         cancels, self._cancels = self._cancels[:MAX_CALL_REQUESTS], self._cancels[MAX_CALL_REQUESTS:]

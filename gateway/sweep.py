@@ -81,10 +81,13 @@ class Sweep:
         call: list[Pending] = []
         size = 0
         for pending in lost:
+            if pending.future.done():  # given up meanwhile; its cancel may have gone before
+                continue
             payload_bytes = len(pending.request.payload)
             if len(call) == MAX_CALL_REQUESTS or (call and size + payload_bytes > MAX_CALL_BYTES):
                 await self._admission.admit([p.request for p in call], force=True)
                 call, size = [], 0
             call.append(pending)
             size += payload_bytes
-        await self._admission.admit([p.request for p in call], force=True)
+        if call:
+            await self._admission.admit([p.request for p in call], force=True)

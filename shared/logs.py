@@ -7,6 +7,7 @@ import logging
 import re
 import sys
 import time
+from typing import Any
 
 # C0 and C1, the separators that some readers take as line ends, and marks that turn the direction of writing
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -36,6 +37,10 @@ class _Human(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return _one_line(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        """Indented, so that no line of it passes for one of ours: a model's error may quote what a client sent."""
+        return "\n".join("  | " + _one_line(line) for line in super().formatException(ei).split("\n"))
 
 
 def _one_line(text: str) -> str:

@@ -8,10 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from shared.broker.claims import Claims, Outcome
-from shared.errors import BrokerUnavailable
+from shared.errors import BrokerUnavailable, ModelFailed
+from shared.wire import Reply, pack_reply
 from worker.meters import Meters
 
 log = logging.getLogger(__name__)
@@ -19,6 +23,16 @@ log = logging.getLogger(__name__)
 MAX_CALL_ENTRIES = 256
 MAX_CALL_BYTES = 1024 * 1024
 RETRY_S = (0.02, 0.1, 0.25, 0.5)
+UNPUBLISHABLE = 3  # failures of one reply alone, while others get through
+
+
+class Parcel(msgspec.Struct):
+    """Outcomes that leave together."""
+
+    outcomes: list[Outcome]
+    first_tried_at: float = 0.0
+    failures: int = 0  # while others got through in between
+    others: int = 0  # how many parcels had got through at its last failure
 
 
 class Finisher:
@@ -29,6 +43,9 @@ class Finisher:
         self._meters = meters
         self._give_up_after_s = give_up_after_s
         self._waiting: list[Outcome] = []
+        self._again: deque[Parcel] = deque()
+        self._through = 0  # parcels that got through
+        self._failing = 0  # tries in a row that failed
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self.on_finished: Callable[[Sequence[Outcome]], None] = lambda outcomes: None
@@ -47,8 +64,11 @@ class Finisher:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._waiting:
-                await self._send(self._cut())
+            while self._waiting or self._again:
+                if self._waiting:
+                    await self._send(Parcel(self._cut()))
+                if self._again:
+                    await self._send(self._again.popleft())
             self._idle.set()
 
     def _cut(self) -> list[Outcome]:
@@ -62,19 +82,43 @@ class Finisher:
         flush, self._waiting = self._waiting[:count], self._waiting[count:]
         return flush
 
-    async def _send(self, flush: list[Outcome]) -> None:
-        started = time.monotonic()
-        attempt = 0
-        while True:
-            try:
-                await self._claims.finish(flush)
-                break
-            except BrokerUnavailable as error:
-                self._meters.broker_errors.inc()
-                if time.monotonic() - started > self._give_up_after_s:
-                    log.error("gave up publishing %d replies after %.0f s", len(flush), self._give_up_after_s)
-                    break
-                log.warning("publishing %d replies failed and is repeated: %s", len(flush), error)
-                await asyncio.sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)])
-                attempt += 1
-        self.on_finished(flush)
+    async def _send(self, parcel: Parcel) -> None:
+        """Try once. What doesn't get through goes to the back, in halves: so one reply that Redis won't take (larger
+        than its limits, or than the link can carry in time) is soon alone, and holds up no other."""
+        parcel.first_tried_at = parcel.first_tried_at or time.monotonic()
+        try:
+            await self._claims.finish(parcel.outcomes)
+        except BrokerUnavailable as error:
+            self._meters.broker_errors.inc()
+            self._failing += 1
+            self._try_again(parcel, error)
+            await asyncio.sleep(RETRY_S[min(self._failing, len(RETRY_S)) - 1])
+        else:
+            self._failing = 0
+            self._through += 1
+            self.on_finished(parcel.outcomes)
+
+    def _try_again(self, parcel: Parcel, error: BrokerUnavailable) -> None:
+        outcomes = parcel.outcomes
+        if time.monotonic() - parcel.first_tried_at > self._give_up_after_s:
+            log.error("gave up publishing %d replies after %.0f s", len(outcomes), self._give_up_after_s)
+            self.on_finished(outcomes)
+            return
+        log.warning("publishing %d replies failed and is repeated: %s", len(outcomes), error)
+        if len(outcomes) > 1:
+            half = len(outcomes) // 2
+            self._again += (Parcel(part, parcel.first_tried_at) for part in (outcomes[:half], outcomes[half:]))
+            return
+        if self._through > parcel.others:
+            parcel.failures += 1
+            parcel.others = self._through
+        if parcel.failures >= UNPUBLISHABLE:
+            parcel.outcomes = [_unpublishable(outcomes[0])]
+        self._again.append(parcel)
+
+
+def _unpublishable(outcome: Outcome) -> Outcome:
+    size = len(outcome.reply)
+    log.error("an answer of %d bytes can't be published", size, extra={"request_id": outcome.entry.id})
+    error = ModelFailed(f"the answer of {size} bytes is more than the broker takes")
+    return Outcome(outcome.entry, pack_reply(Reply(error=error)), outcome.dead_reason)

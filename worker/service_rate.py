@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from worker.forward_times import ForwardTimes
 
+OUTLIER = 3.0  # times what was known
+
 
 class ServiceRate:
     """Written by the claimer, read by the report; both in the event loop."""
@@ -16,20 +18,21 @@ class ServiceRate:
         self._services = ForwardTimes()
 
     def record(self, rows: int, seconds: float) -> None:
-        """Take in a batch. One of which nothing reached the device says nothing."""
-        if rows:
-            self._services.record(rows, seconds)
+        """Take in a batch. One of which nothing reached the device says nothing; one that took far longer than those
+        before (this process was paused, an input was slow to decode) counts as slow, and not for all that it took."""
+        if not rows:
+            return
+        if known_s := self._services.estimate(rows) or self._forwards.estimate(rows):
+            seconds = min(seconds, OUTLIER * known_s)
+        self._services.record(rows, seconds)
 
     def rows_per_s(self) -> float:
         """At the size that serves most, as far as is known; 0 while nothing is."""
-        sizes = ((min(rows, self._max_rows), seconds) for rows, seconds in self._table().items())
+        table = {**self._forwards.table(), **self._services.table()}  # warm-up's, until a batch of that size was served
+        sizes = ((min(rows, self._max_rows), seconds) for rows, seconds in table.items())
         return max((rows / max(seconds, 1e-6) for rows, seconds in sizes), default=0.0)
 
     def batch_full_s(self) -> float:
-        """How long a batch of the largest size known takes."""
-        table = self._table()
-        return table[max(table)] if table else 0.0
-
-    def _table(self) -> dict[int, float]:
-        """Rows → seconds: the forward times of warm-up until a batch of that size has been served."""
-        return {**self._forwards.table(), **self._services.table()}
+        """How long a full batch takes at that rate: not what the last full one took, which may be long ago."""
+        rate = self.rows_per_s()
+        return self._max_rows / rate if rate else 0.0

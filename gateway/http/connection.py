@@ -184,6 +184,7 @@ class Connection(HttpToolsProtocol):
         self.server_state.total_requests += 1
         self._running = None
         self._patience.renew(self._doorman.now)
+        self._doorman.answered(self)
         if self.transport.is_closing():
             return
         if self.pipeline:

@@ -42,7 +42,7 @@ class Doorman:
         self.now = time.monotonic()  # of the last look
         self._most = affordable(max_connections)
         self._grace_s = grace_time
-        self._inside: dict[Connection, None] = {}  # in the order in which they came
+        self._inside: dict[Connection, None] = {}  # in the order of their last answer, or of coming
         self._idle: deque[Connection] = deque()
         self._search_after = 0.0
         self._turned_away: set[Connection] = set()
@@ -74,6 +74,12 @@ class Doorman:
     def forget(self, connection: Connection) -> None:
         self._inside.pop(connection, None)
         self._turned_away.discard(connection)
+
+    def answered(self, connection: Connection) -> None:
+        """It has been of use just now: it is the last to be given up."""
+        if connection in self._inside:
+            del self._inside[connection]
+            self._inside[connection] = None
 
     def drain(self) -> None:
         """Once: what has come whole is answered, what has come half is given a second."""

@@ -28,7 +28,7 @@ class Capacity(msgspec.Struct, frozen=True):
     """What a model's ready workers can do together, by what they measured. Zeros: unknown."""
 
     rows_per_s: float = 0.0
-    batch_s: float = 0.0  # from the start of a full batch to its end, on the slowest of them
+    batch_s: float = 0.0  # from the start of a full batch to its end, on the quickest of them
 
 
 UNKNOWN = Capacity()

@@ -125,11 +125,11 @@ def _plot(series: list[Series], out: Path) -> None:
         memory.plot(minutes, [value / 1e6 for value in one.rss_bytes], label=one.name, linewidth=1.4)
         files.plot(minutes, one.files, label=one.name, linewidth=1.4)
     memory.set(ylabel="resident memory, MB", title="Steady load: memory and open files of every process")
-    files.set(ylabel="open files", xlabel="minutes")
+    files.set(ylabel="open files (with clients' connections)", xlabel="minutes")
     for axes in (memory, files):
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
-    memory.legend(ncols=3, fontsize="small", loc="lower right")
+    memory.legend(ncols=3, fontsize="small", loc="center")
     figure.savefig(out, dpi=130)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import signal
 import sys
 import time
 from pathlib import Path
@@ -63,7 +64,7 @@ class System:
         """SIGTERM, as a rolling restart does: first out of the balancer, then drained."""
         gateway = rng.choice(self.gateways)
         self.gateways.remove(gateway)
-        code = await asyncio.to_thread(gateway.stop)
+        code = await asyncio.to_thread(gateway.stop, signal.SIGTERM, 60)
         assert code == 0, f"a gateway ended with {code}:\n{gateway.log.read_text()[-2000:]}"
         await self._add_gateway()
 

@@ -35,7 +35,8 @@ class Client:
 
 async def read(client: Client, limit: int = 100, **headers: bytes) -> bytes:
     named = [(name.replace("_", "-").encode(), value) for name, value in headers.items()]
-    return await read_body({"type": "http", "headers": named}, client, limit)
+    body, coding = await read_body({"type": "http", "headers": named}, client, limit)
+    return inflate(body, coding, limit) if coding else body
 
 
 async def test_body_of_one_message_is_not_copied():
@@ -53,7 +54,7 @@ async def test_message_without_a_body_counts_as_empty():
     async def receive():
         return {"type": "http.request"}
 
-    assert await read_body({"headers": []}, receive, 10) == b""
+    assert await read_body({"headers": []}, receive, 10) == (b"", "")
 
 
 async def test_content_length_over_the_limit_is_refused_before_anything_is_read():
@@ -217,7 +218,8 @@ async def test_bodies_in_the_making_are_counted_together_and_forgotten_at_their_
         receiving.take(41)
     receiving.give(60)
     assert await read_body({"headers": []}, Client(b"x" * 60, b"y" * 40), 1000, receiving=receiving) == (
-        b"x" * 60 + b"y" * 40
+        b"x" * 60 + b"y" * 40,
+        "",
     )
     for bad in (Client(b"x" * 60, b"y" * 41), Client(b"x" * 60, None)):
         with pytest.raises((ReceivingFull, ClientGone)):

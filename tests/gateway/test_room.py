@@ -80,10 +80,18 @@ def test_only_timeouts_as_short_as_the_late_one_are_refused(room: Room) -> None:
 
 def test_late_ones_are_let_in_again_when_the_wait_is_well_below_their_timeout(room: Room) -> None:
     room.learned(Answer(90, 100, [Verdict.TOO_LATE]), [(request(2000), Verdict.TOO_LATE)])
-    room.learned(Answer(80, 86, [Verdict.ADMITTED]), [])  # 86 / 50 + 0.2 = 1.92 s
+    room.learned(Answer(80, 85, [Verdict.ADMITTED]), [])  # (85 + 1) / 50 + 0.2 = 1.92 s
     assert refused(room, 2000)
-    room.learned(Answer(80, 84, [Verdict.ADMITTED]), [])  # 1.88 s
+    room.learned(Answer(80, 83, [Verdict.ADMITTED]), [])  # with its own row 1.88 s
     assert not refused(room, 2000)
+
+
+def test_a_wide_request_that_was_late_closes_nothing_for_narrow_ones(room: Room) -> None:
+    wide = Request("r", 2000, 60, "raw", b"x")
+    room.learned(Answer(40, 50, [Verdict.TOO_LATE]), [(wide, Verdict.TOO_LATE)])  # 60 more rows are; one more isn't
+    assert not refused(room, 2000)
+    text = str(room.refusal(Verdict.TOO_LATE, 2000, rows=60))
+    assert text == "50 rows are ahead, which take with its own 60 about 2.4 s; the timeout is 2 s"
 
 
 def test_nothing_is_refused_by_guess_while_no_worker_has_told_its_rate(clock: Clock) -> None:

@@ -23,8 +23,26 @@ def test_before_any_request_warm_up_tells(forwards: ForwardTimes) -> None:
 
 def test_served_batches_count_for_more_than_bare_forwards(forwards: ForwardTimes) -> None:
     rate = ServiceRate(forwards, 32)
-    rate.record(32, 0.4)  # it waited for decodes
-    assert (rate.rows_per_s(), rate.batch_full_s()) == (pytest.approx(100), pytest.approx(0.4))
+    rate.record(32, 0.25)  # it waited for decodes
+    assert (rate.rows_per_s(), rate.batch_full_s()) == (pytest.approx(128), pytest.approx(0.25))
+
+
+def test_a_pause_of_the_process_is_no_measure_of_the_device(forwards: ForwardTimes) -> None:
+    rate = ServiceRate(forwards, 32)
+    for _ in range(20):
+        rate.record(32, 0.1)
+    rate.record(32, 15.0)
+    assert rate.rows_per_s() > 200
+    assert rate.batch_full_s() < 0.16
+
+
+def test_small_batches_tell_too_once_full_ones_have_become_slow(forwards: ForwardTimes) -> None:
+    rate = ServiceRate(forwards, 32)
+    for _ in range(50):
+        rate.record(32, 10.0)  # it really became slow
+    rate.record(1, 0.01)
+    assert rate.rows_per_s() == pytest.approx(100)
+    assert rate.batch_full_s() == pytest.approx(0.32)
 
 
 def test_a_batch_of_which_nothing_ran_says_nothing(forwards: ForwardTimes) -> None:

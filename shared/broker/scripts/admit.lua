@@ -2,7 +2,7 @@
 -- Admit requests while there is room for them. Sending it again is harmless: an id that is open stays as it is.
 -- KEYS requests open turn bell
 -- ARGV group max_entries max_bytes force rows_per_ms batch_ms, then per request: id gateway timeout_ms rows bytes kind
---   trace payload. rows_per_ms is what the workers do together, 0 if unknown; batch_ms what their slowest batch takes.
+--   trace payload. rows_per_ms is what the workers do together, 0 if unknown; batch_ms what a batch of the quickest takes.
 -- Returns waiting, the open rows, then a code per request: 1 admitted, 0 full, 2 it could only be late.
 -- No allow-oom: a full Redis refuses this script, and only this one, before it has written anything.
 --#include _group

@@ -3,7 +3,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from typing import Any
+
 import pytest
+
+from gateway.http.doorman import Doorman
 
 SCRIPT = """
 import resource, sys
@@ -25,3 +29,23 @@ def test_open_files_are_allowed_as_far_as_is_needed_and_connections_as_far_as_th
     )
     assert run.stdout.split() == [str(connections), str(raised_to)]
     assert ("ulimit -n" in run.stderr) == (connections < 4096)
+
+
+class Idle:
+    """A connection with nothing to do."""
+
+    idle = True
+    closed = False
+
+    def abort(self) -> None:
+        self.closed = True
+
+
+def test_the_one_that_was_of_use_last_is_the_last_to_be_given_up():
+    doorman = Doorman(16, 30.0, lambda reason: None)
+    connections: list[Any] = [Idle() for _ in range(16)]
+    assert all(doorman.admit(connection) for connection in connections)
+    doorman.answered(connections[0])  # the oldest, and the only one that ever asked for anything
+    newer: list[Any] = [Idle() for _ in range(15)]
+    assert all(doorman.admit(connection) for connection in newer)
+    assert [connection.closed for connection in connections] == [False] + [True] * 15
