@@ -14,15 +14,16 @@ from tests.conftest import Broker
 from tests.system.stack import Stack
 
 ROOT = Path(__file__).parents[1]
-OURS = {"gateway", "worker", "shared", "deploy", "loadtest"}
+OURS = {"gateway", "worker", "shared", "deploy", "loadtest", "simulation"}
 HEAVY = {"torch", "torchvision", "numpy", "PIL"}
 HTTP = {"starlette", "uvicorn"}
 FORBIDDEN = {
-    "gateway": {"worker", "deploy", "loadtest"} | HEAVY,
-    "worker": {"gateway", "deploy", "loadtest"} | HTTP,
-    "shared": {"gateway", "worker", "deploy", "loadtest"} | HEAVY | HTTP,
+    "gateway": {"worker", "deploy", "loadtest", "simulation"} | HEAVY,
+    "worker": {"gateway", "deploy", "loadtest", "simulation"} | HTTP,
+    "shared": {"gateway", "worker", "deploy", "loadtest", "simulation"} | HEAVY | HTTP,
     "loadtest": OURS - {"loadtest"},
-    "deploy": {"loadtest"},
+    "deploy": {"loadtest", "simulation"},
+    "simulation": {"deploy", "loadtest"} | HEAVY | HTTP,
 }
 FILES = [path for package in sorted(FORBIDDEN) for path in sorted((ROOT / package).rglob("*.py"))]
 

@@ -1,0 +1,140 @@
+"""Virtual time: an event loop whose clock jumps to the next event, so coroutines of the real code run unchanged.
+
+Two runs of the same scenario do the same things in the same order: events at the same time run in the order in
+which they were set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+
+class Timer:
+    """Something to be run later."""
+
+    __slots__ = ("args", "callback")
+
+    def __init__(self, callback: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self.callback: Callable[..., Any] | None = callback
+        self.args = args
+
+    def cancel(self) -> None:
+        self.callback = None
+        self.args = ()
+
+
+class VirtualLoop(asyncio.AbstractEventLoop):
+    """As much of an event loop as tasks, futures and asyncio.Event need, in virtual seconds. No I/O, no threads."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.events = 0  # timers that ran
+        self._sequence = 0
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._ready: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
+        self._tasks: list[asyncio.Task[Any]] = []
+        self.failure: BaseException | None = None
+
+    def at(self, when: float, callback: Callable[..., Any], *args: Any) -> Timer:
+        timer = Timer(callback, args)
+        self._sequence += 1
+        heapq.heappush(self._timers, (when, self._sequence, timer))
+        return timer
+
+    def run_while(self, unfinished: Callable[[], bool]) -> None:
+        """Run event after event, while `unfinished` says so (asked after each) and there is anything to run."""
+        timers, ready = self._timers, self._ready
+        with self._as_running_loop():
+            while True:
+                while ready:
+                    callback, args = ready.popleft()
+                    callback(*args)
+                if self.failure:
+                    raise self.failure
+                if not timers or not unfinished():
+                    return
+                when, _, timer = heapq.heappop(timers)
+                if timer.callback is None:
+                    continue
+                self.now = when
+                self.events += 1
+                timer.callback(*timer.args)
+
+    def end(self) -> None:
+        """Cancel every task, and let each of them end."""
+        self._timers.clear()
+        for task in self._tasks:
+            task.cancel()
+        self.run_while(lambda: True)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Start a task that is to run until the end; if it ends by itself with an error, that is raised."""
+        with self._as_running_loop():
+            task = self.create_task(coroutine)
+        task.add_done_callback(self._task_ended)
+        self._tasks.append(task)
+
+    def _task_ended(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and (error := task.exception()):
+            self.failure = error
+
+    # --- what asyncio asks of a loop
+
+    def time(self) -> float:
+        return self.now
+
+    def call_soon(self, callback: Callable[..., Any], *args: Any, context: Any = None) -> Any:
+        self._ready.append((callback, args))
+
+    def call_at(self, when: float, callback: Callable[..., Any], *args: Any, context: Any = None) -> Any:
+        return self.at(when, callback, *args)
+
+    def call_later(self, delay: float, callback: Callable[..., Any], *args: Any, context: Any = None) -> Any:
+        return self.at(self.now + delay, callback, *args)
+
+    def create_task(self, coro: Any, *, name: str | None = None, context: Any = None) -> asyncio.Task[Any]:
+        return asyncio.Task(coro, loop=self, name=name)
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return asyncio.Future(loop=self)
+
+    def get_debug(self) -> bool:
+        return False
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        self.failure = context.get("exception") or RuntimeError(context["message"])
+
+    @contextlib.contextmanager
+    def _as_running_loop(self) -> Iterator[None]:
+        before = asyncio._get_running_loop()
+        asyncio._set_running_loop(self)
+        try:
+            yield
+        finally:
+            asyncio._set_running_loop(before)
+
+
+@contextlib.contextmanager
+def virtual_time(loop: VirtualLoop) -> Iterator[None]:
+    """Let the worker's modules read this loop's clock as `time.monotonic()`, instead of the machine's."""
+    ours: Any = SimpleNamespace(monotonic=loop.time)
+    modules = [module for name, module in sys.modules.items() if name.startswith("worker.") and _tells_time(module)]
+    for module in modules:
+        vars(module)["time"] = ours
+    try:
+        yield
+    finally:
+        for module in modules:
+            vars(module)["time"] = time
+
+
+def _tells_time(module: ModuleType) -> bool:
+    return vars(module).get("time") is time

@@ -1,0 +1,68 @@
+"""What things cost, in seconds: the parameters of a simulation. docs/scale.md says how each default was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+Curve = Callable[[int], float]
+"""Rows → seconds that a forward of so many takes."""
+
+
+def affine(base_ms: float, row_ms: float) -> Curve:
+    """base + rows × row, as the `simulated` model sleeps."""
+    return lambda rows: (base_ms + rows * row_ms) / 1000
+
+
+def measured(points: dict[int, float]) -> Curve:
+    """Through measured points (rows → ms), straight between them, and on as between the last two."""
+    known = sorted(points.items())
+    if len(known) < 2:
+        raise ValueError("a curve needs two points at least")
+
+    def seconds(rows: int) -> float:
+        upper = next((n for n, (at, _) in enumerate(known) if at >= rows and n), len(known) - 1)
+        (x0, y0), (x1, y1) = known[upper - 1], known[upper]
+        return max(0.0, y0 + (y1 - y0) * (rows - x0) / (x1 - x0)) / 1000
+
+    return seconds
+
+
+class Price(msgspec.Struct, frozen=True):
+    """Of one command on the broker's one thread."""
+
+    command_s: float
+    entry_s: float = 0.0
+
+    def of(self, entries: int) -> float:
+        return self.command_s + entries * self.entry_s
+
+
+class BrokerCosts(msgspec.Struct, frozen=True):
+    """Single-threaded time on the broker, and one way on the network."""
+
+    admit: Price = Price(40e-6, 6.0e-6)
+    claim: Price = Price(40e-6, 6.0e-6)
+    wait: Price = Price(5e-6)  # BLPOP or XREAD before a claim, CLIENT UNBLOCK
+    release: Price = Price(25e-6)
+    finish: Price = Price(35e-6, 8.3e-6)
+    pop: Price = Price(25e-6, 0.6e-6)  # UNLINK and BLMPOP
+    read: Price = Price(11e-6, 0.8e-6)  # MGET
+    hop_s: float = 50e-6
+
+
+class Costs(msgspec.Struct, frozen=True):
+    """All that isn't the device."""
+
+    broker: BrokerCosts = BrokerCosts()
+    gateway_in_s: float = 50e-6  # of a gateway's one thread, per request: until it may leave for the broker
+    gateway_out_s: float = 50e-6  # and from its reply to the response
+    gateway_refuse_s: float = 30e-6  # at the door
+    worker_s: float = 300e-6  # from the end of a forward until its replies leave
+    device_gap_s: float = 300e-6  # around each forward: waking up, collating, separating
+    client_s: float = 100e-6  # between a response and the next request of a client in a closed loop
+
+
+FREE = Costs(BrokerCosts(*[Price(0.0)] * 7, hop_s=0.0), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+"""Nothing but the device costs anything."""

@@ -1,0 +1,56 @@
+"""What became of every request, and how large the batches were, over the part of a run that counts."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from typing import Literal
+
+Kind = Literal["ok", "late", "refused"]
+
+
+class Outcomes:
+    """Times are virtual seconds; counted is what arrived, or ran, between `start` and `end`."""
+
+    def __init__(self, start: float, end: float) -> None:
+        self.start = start
+        self.end = end
+        self.total_arrived = 0
+        self.open = 0  # arrived, and without an outcome yet
+        self.total: Counter[Kind] = Counter()
+        self.answered_in_time = 0  # responses in time that left between start and end, whenever their requests came
+        self.latencies_s = array("d")  # of those that arrived between start and end, and were answered in time
+        self.batches: Counter[int] = Counter()  # rows → batches begun between start and end
+        self.closed: Counter[str] = Counter()
+        self.device_busy_s = 0.0
+
+    def arrived(self) -> None:
+        self.total_arrived += 1
+        self.open += 1
+
+    def add(self, kind: Kind, arrived_at: float, answered_at: float) -> None:
+        self.total[kind] += 1
+        self.open -= 1
+        if kind == "ok":
+            self.answered_in_time += self.start <= answered_at < self.end
+            if self.start <= arrived_at < self.end:
+                self.latencies_s.append(answered_at - arrived_at)
+
+    def batch(self, rows: int, closed: str, started_at: float, seconds: float) -> None:
+        if self.start <= started_at < self.end:
+            self.batches[rows] += 1
+            self.closed[closed] += 1
+            self.device_busy_s += seconds
+
+    @property
+    def mean_batch(self) -> float:
+        return sum(rows * count for rows, count in self.batches.items()) / max(1, self.batches.total())
+
+    @property
+    def goodput(self) -> float:
+        """Requests a second that were answered in time."""
+        return self.answered_in_time / (self.end - self.start)
+
+    def latency_ms(self, percent: float) -> float:
+        ordered = sorted(self.latencies_s)
+        return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] * 1000 if ordered else 0.0

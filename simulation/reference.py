@@ -1,0 +1,46 @@
+"""The best that batching can do: one in-process queue feeding all devices, at no cost but the devices' own.
+
+One queue, one batch being filled at a time, closed by the same policy; a free device takes it the moment it closes.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+
+from simulation.arrivals import NEVER, Arrivals
+from simulation.costs import Curve
+from simulation.outcomes import Outcomes
+from worker.policy import Fill, Limits, decide
+
+
+def one_queue(
+    arrivals: Arrivals, devices: int, curve: Curve, limits: Limits, outcomes: Outcomes, timeout_s: float = 5.0
+) -> None:
+    """Run every arrival, and tell `outcomes`. Nothing is refused."""
+    waiting: deque[float] = deque()
+    ends: list[float] = []  # of the batches that are running
+    now = 0.0
+    while waiting or arrivals.next_at < NEVER:
+        while ends and ends[0] <= now:
+            heapq.heappop(ends)
+        while arrivals.next_at <= now:
+            waiting.append(arrivals.take())
+            outcomes.arrived()
+        wake = arrivals.next_at
+        if waiting and len(ends) < devices:
+            rows = min(len(waiting), limits.max_rows)
+            fill = Fill(rows, rows, waiting[0], waiting[0] + timeout_s)
+            decision = decide(fill, limits, now, curve(rows))
+            if decision.reason:
+                end = now + curve(rows)
+                heapq.heappush(ends, end)
+                outcomes.batch(rows, decision.reason, now, curve(rows))
+                for _ in range(rows):
+                    at = waiting.popleft()
+                    outcomes.add("ok" if end <= at + timeout_s else "late", at, end)
+                continue
+            wake = min(wake, decision.until)
+        elif waiting:
+            wake = min(wake, ends[0])
+        now = max(now, wake)

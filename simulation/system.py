@@ -1,0 +1,160 @@
+"""A whole system in virtual time: a scenario in, what was measured out."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Literal
+
+import msgspec
+
+from shared.broker.admission import Capacity
+from simulation.arrivals import Arrivals, Closed, Open, bursty, poisson
+from simulation.broker import Broker
+from simulation.clock import VirtualLoop, virtual_time
+from simulation.costs import Costs, Curve
+from simulation.gateway import Gateway
+from simulation.outcomes import Outcomes
+from simulation.worker import Worker
+from worker.policy import Limits
+
+REPORT_S = 0.5  # how often gateways learn what the workers can do
+
+Pattern = Literal["poisson", "bursty", "closed"]
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
+    """`partitions` are brokers, each with its share of workers, gateways and load; nothing is shared between them."""
+
+    curve: Curve
+    workers: int = 1
+    partitions: int = 1
+    gateways: int = 1  # per partition
+    pattern: Pattern = "poisson"
+    rate: float = 0.0  # requests a second in all; not for closed loops
+    clients: int = 0  # of closed loops, in all
+    think_s: float = 0.0
+    max_rows: int = 32
+    window_s: float = 0.010
+    timeout_s: float = 5.0
+    max_queue: int = 1024
+    warm_up_s: float = 0.5
+    measured_s: float = 2.0
+    costs: Costs = Costs()
+    seed: int = 1
+
+
+class Result(msgspec.Struct, frozen=True):
+    """Of the measured part of a run."""
+
+    goodput: float  # requests a second answered in time
+    mean_batch: float  # rows
+    p50_ms: float
+    p99_ms: float
+    ok: int
+    late: int
+    refused: int
+    arrived: int
+    batches: dict[int, int]  # rows → how many
+    closed: dict[str, int]  # why → how many
+    device_busy: float  # share of the devices' time
+    broker_busy: float  # share of the busiest broker's time
+    commands: dict[str, int]
+    events: int
+    wall_s: float
+
+
+def simulate(scenario: Scenario) -> Result:
+    """Run a scenario until every request that arrived has its outcome."""
+    loop, started = VirtualLoop(), time.perf_counter()
+    end = scenario.warm_up_s + scenario.measured_s
+    outcomes = Outcomes(scenario.warm_up_s, end)
+    state = random.getstate()
+    random.seed(scenario.seed)  # for what the worker's own code draws
+    try:
+        with virtual_time(loop):
+            brokers = _build(loop, scenario, outcomes)
+            busy = [0.0] * len(brokers)
+            loop.at(scenario.warm_up_s, lambda: busy.__setitem__(slice(None), [b.busy_s for b in brokers]))
+            shares: list[float] = []
+            loop.at(end, lambda: shares.extend(b.busy_s - was for b, was in zip(brokers, busy, strict=True)))
+            loop.run_while(lambda: loop.now < end or outcomes.open > 0)
+            loop.end()
+    finally:
+        random.setstate(state)
+    return Result(
+        goodput=outcomes.goodput,
+        mean_batch=outcomes.mean_batch,
+        p50_ms=outcomes.latency_ms(50),
+        p99_ms=outcomes.latency_ms(99),
+        ok=outcomes.total["ok"],
+        late=outcomes.total["late"],
+        refused=outcomes.total["refused"],
+        arrived=outcomes.total_arrived,
+        batches=dict(sorted(outcomes.batches.items())),
+        closed=dict(outcomes.closed),
+        device_busy=outcomes.device_busy_s / scenario.measured_s / scenario.workers,
+        broker_busy=min(1.0, max(shares) / scenario.measured_s),
+        commands={
+            name: sum(b.commands[name] for b in brokers) for name in sorted(set().union(*(b.commands for b in brokers)))
+        },
+        events=loop.events,
+        wall_s=time.perf_counter() - started,
+    )
+
+
+def _build(loop: VirtualLoop, scenario: Scenario, outcomes: Outcomes) -> list[Broker]:
+    limits = Limits(scenario.max_rows, 1 << 40, scenario.window_s)
+    brokers = []
+    for partition in range(scenario.partitions):
+        broker = Broker(loop, scenario.costs.broker, scenario.max_queue)
+        workers = [
+            Worker(
+                loop,
+                broker,
+                f"w{number}",
+                limits=limits,
+                curve=scenario.curve,
+                costs=scenario.costs,
+                timeout_s=scenario.timeout_s,
+                outcomes=outcomes,
+            )
+            for number in range(partition, scenario.workers, scenario.partitions)
+        ]
+        fleet = Fleet(loop, workers)
+        for number in range(scenario.gateways):
+            arrivals = _arrivals(scenario, partition * scenario.gateways + number)
+            Gateway(broker, arrivals, scenario.costs, outcomes, scenario.timeout_s, fleet.capacity, scenario.max_queue)
+        brokers.append(broker)
+    return brokers
+
+
+class Fleet:
+    """What a partition's gateways know of its workers."""
+
+    def __init__(self, loop: VirtualLoop, workers: list[Worker]) -> None:
+        self._loop = loop
+        self._workers = workers
+        self._known = Capacity()
+        self._due_at = 0.0
+
+    def capacity(self) -> Capacity:
+        if self._loop.now >= self._due_at:
+            self._due_at = self._loop.now + REPORT_S
+            rates = [worker.service.rows_per_s() for worker in self._workers]
+            batches = [worker.service.batch_full_s() for worker in self._workers]
+            self._known = Capacity(sum(rates), max(batches, default=0.0))
+        return self._known
+
+
+def _arrivals(scenario: Scenario, gateway: int) -> Arrivals:
+    """An equal share of the load, drawn independently of the others'."""
+    gateways = scenario.partitions * scenario.gateways
+    draw = random.Random(f"{scenario.seed}:{gateway}")
+    until = scenario.warm_up_s + scenario.measured_s
+    if scenario.pattern == "closed":
+        clients = len(range(gateway, scenario.clients, gateways))
+        gap_s = scenario.costs.client_s
+        return Closed(clients, draw, until=until, think_s=scenario.think_s, gap_s=gap_s)
+    times = {"poisson": poisson, "bursty": bursty}[scenario.pattern](scenario.rate / gateways, draw)
+    return Open(times, until)

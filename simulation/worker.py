@@ -1,0 +1,235 @@
+"""A worker: the real `Claimer`, with its policy, forward times and service rate, on a model of what is around it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any, cast
+
+from shared.broker.claims import MAX_WAIT_MS, Mode
+from simulation.broker import Answer, Broker, Command, Entry
+from simulation.clock import VirtualLoop
+from simulation.costs import Costs, Curve
+from simulation.outcomes import Outcomes
+from worker.batch import Batch
+from worker.claimer import Claimer
+from worker.finisher import MAX_CALL_ENTRIES
+from worker.forward_times import ForwardTimes
+from worker.policy import Limits
+from worker.service_rate import ServiceRate
+from worker.warmup import sizes
+
+
+class Worker:
+    """Claims, runs on its one device, and finishes."""
+
+    def __init__(
+        self,
+        loop: VirtualLoop,
+        broker: Broker,
+        name: str,
+        *,
+        limits: Limits,
+        curve: Curve,
+        costs: Costs,
+        timeout_s: float,
+        outcomes: Outcomes,
+    ) -> None:
+        times = ForwardTimes()
+        for rows in sizes(limits.max_rows):
+            times.record(rows, curve(rows), warm_up=True)
+        self.service = ServiceRate(times, limits.max_rows)
+        device = Device(loop, curve, times, costs, outcomes)
+        finisher = Finisher(broker)
+        claimer = Claimer(
+            cast(Any, Claims(broker, name)),
+            cast(Any, Intake(timeout_s)),
+            cast(Any, device),
+            limits,
+            times,
+            self.service,
+            cast(Any, Convictions()),
+            name,
+        )
+        device.claimer = claimer
+        device.finisher = finisher
+        loop.spawn(claimer.run())
+
+
+class Claims:
+    """What `shared.broker.claims.Claims` is to the claimer."""
+
+    def __init__(self, broker: Broker, me: str) -> None:
+        self._broker = broker
+        self._loop = broker.loop
+        self._me = me
+
+    async def claim(
+        self,
+        mode: Mode,
+        *,
+        room_rows: int,
+        room_bytes: int,
+        held_rows: int = 0,
+        hold_ms: int = 0,
+        soon: bool = False,
+        convict: None = None,
+        after_bell_s: float = 0.0,
+        after_entry: tuple[str, int] | None = None,
+    ) -> Answer:
+        broker, answer = self._broker, self._loop.create_future()
+        waited = not after_bell_s and not after_entry
+
+        def run() -> float:
+            nonlocal waited
+            if not waited:
+                waited = True
+                if after_bell_s:
+                    broker.after_bell(command, after_bell_s)
+                elif after_entry:
+                    broker.after_entry(command, after_entry[0])
+                if command.blocked:
+                    return broker.costs.wait.of(1)
+            found.append(
+                broker.claim(self._me, mode, held_rows=held_rows, room_rows=room_rows, hold_ms=hold_ms, soon=soon)
+            )
+            return broker.costs.claim.of(len(found[0].entries))
+
+        found: list[Answer] = []
+        command = broker.call("claim", run, lambda: answer.set_result(found[0]))
+        timer = None
+        if after_entry:
+            wait_s = min(after_entry[1], MAX_WAIT_MS) / 1000
+            timer = self._loop.at(self._loop.now + wait_s, self._unblock, command)
+        try:
+            return await answer
+        finally:
+            if timer:
+                timer.cancel()
+
+    def _unblock(self, command: Command) -> None:
+        def unblock() -> float:
+            self._broker.unblock(command)
+            return self._broker.costs.wait.of(1)
+
+        self._broker.call("unblock", unblock, _nothing)
+
+    async def release(self) -> None:
+        answer = self._loop.create_future()
+
+        def release() -> float:
+            self._broker.release(self._me)
+            return self._broker.costs.release.of(1)
+
+        self._broker.call("release", release, lambda: answer.set_result(None))
+        await answer
+
+
+class Device:
+    """Runs batches one after the other; also what `Engine` is to the claimer."""
+
+    claimer: Claimer
+    finisher: Finisher
+
+    def __init__(self, loop: VirtualLoop, curve: Curve, times: ForwardTimes, costs: Costs, outcomes: Outcomes) -> None:
+        self._loop = loop
+        self._curve = curve
+        self._times = times
+        self._costs = costs
+        self._outcomes = outcomes
+        self._queue: deque[Batch] = deque()
+        self._running = False
+
+    def submit(self, batch: Batch) -> None:
+        self._queue.append(batch)
+        if not self._running:
+            self._start()
+
+    def _start(self) -> None:
+        batch, now = self._queue.popleft(), self._loop.now
+        riders = cast(list[Entry], batch.riders)
+        for entry in riders:
+            entry.late = entry.deadline_at <= now
+        batch.rows_run = sum(not entry.late for entry in riders)
+        batch.started_at = now
+        batch.forward_s = self._curve(batch.rows_run) if batch.rows_run else 0.0
+        self._running = True
+        self._loop.at(now + batch.forward_s + self._costs.device_gap_s, self._ended, batch)
+
+    def _ended(self, batch: Batch) -> None:
+        self._running = False
+        if batch.rows_run:
+            self._times.record(batch.rows_run, batch.forward_s)
+            self._outcomes.batch(batch.rows_run, batch.closed, batch.started_at, batch.forward_s)
+        if self._queue:
+            self._start()
+        self.claimer.device_freed(batch)
+        self._loop.at(self._loop.now + self._costs.worker_s, self.finisher.put, batch.riders)
+
+
+class Finisher:
+    """Sends everything that gathered in one call."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._waiting: list[Entry] = []
+        self._in_flight = False
+
+    def put(self, entries: list[Entry]) -> None:
+        self._waiting += entries
+        if not self._in_flight:
+            self._send()
+
+    def _send(self) -> None:
+        entries, self._waiting = self._waiting[:MAX_CALL_ENTRIES], self._waiting[MAX_CALL_ENTRIES:]
+
+        def finish() -> float:
+            self._broker.finish(entries)
+            return self._broker.costs.finish.of(len(entries))
+
+        def finished() -> None:
+            self._in_flight = False
+            if self._waiting:
+                self._send()
+
+        self._in_flight = True
+        self._broker.call("finish", finish, finished)
+
+
+class Intake:
+    """What `worker.intake.Intake` is to the claimer. Nobody dies here, so nothing is adopted and nobody suspect."""
+
+    has_suspects = False
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self.meters = self.starved = self.broker_errors = self.decoder = self
+        self.mean_s = 0.0  # of a decode
+
+    def inc(self, amount: float = 1) -> None:
+        """What the meters count, nobody reads here."""
+
+    def receive(self, entries: list[Entry], now_ms: int, now: float, *, solo: bool) -> list[Entry]:
+        for entry in entries:
+            entry.admitted_at = now - max(0, now_ms - entry.t_ms) / 1000
+            entry.deadline_at = entry.admitted_at + self._timeout_s
+        return entries
+
+    def take_suspect(self) -> list[Entry]:
+        return []
+
+    def take_adopted(self) -> list[Entry]:
+        return []
+
+    async def until_finished(self, riders: object) -> None:
+        await asyncio.Event().wait()
+
+
+class Convictions:
+    """Nobody is convicted."""
+
+    convicts: tuple[()] = ()
+
+
+def _nothing() -> None:
+    pass

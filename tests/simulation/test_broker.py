@@ -1,0 +1,88 @@
+"""The simulated broker against the real scripts: the same calls get the same answers, whatever their order."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from shared.broker.admission import Admission, Request
+from shared.broker.claims import Claims, Outcome
+from shared.broker.connection import Client
+from shared.keys import Keys
+from simulation.broker import Broker, Entry
+from simulation.clock import VirtualLoop
+from simulation.costs import FREE
+
+KEYS = Keys("m")
+LONG_MS = 100_000  # held through the test, as it takes no virtual time
+
+
+class Gateway:
+    """As much of one as the simulated broker looks at."""
+
+    def __init__(self) -> None:
+        self.inbox: list[Entry] = []
+        self.popping = None
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_it_answers_as_the_scripts_do(client: Client, seed: int) -> None:
+    draw = random.Random(seed)
+    simulated, gateway = Broker(VirtualLoop(), FREE.broker, max_entries=40), Gateway()
+    admission = Admission(client, KEYS, "gw", max_entries=40, max_bytes=1 << 30, body_ttl_s=60)
+    workers = {name: Claims(client, client, KEYS, name, lease_ms=60_000, reply_ttl_s=60) for name in "abc"}
+    held: dict[str, tuple[list, list[Entry]]] = {name: ([], []) for name in workers}
+    numbers = iter(range(10_000))
+    for _ in range(150):
+        name = draw.choice("abc")
+        ours, theirs = held[name]
+        what: Any = draw.choice(["admit", "idle", "idle", "top", "ahead", "release", "finish"])
+        if what == "admit":
+            ids = [next(numbers) for _ in range(draw.randint(1, 12))]
+            answer = await admission.admit([Request(f"r{n}", 5000, 1, "raw", b"x") for n in ids])
+            entries = [Entry(gateway, float(n)) for n in ids]
+            assert simulated.admit(entries, 5000, 0.0, 0.0) == [int(verdict) for verdict in answer.verdicts]
+            assert (len(simulated.stream), simulated.open_rows) == (answer.waiting, answer.open_rows)
+        elif what == "release":
+            await workers[name].release()
+            simulated.release(name)
+        elif what == "finish":
+            if ours:  # nobody finishes nothing
+                assert await workers[name].finish([Outcome(entry, b"reply") for entry in ours]) == len(theirs)
+                simulated.finish(theirs)
+            held[name] = ([], [])
+        else:
+            rows = draw.randint(0, 3)
+            how: dict[str, Any] = {"held_rows": rows, "room_rows": 8 - rows, "hold_ms": draw.choice([0, LONG_MS])}
+            how["soon"] = draw.random() < 0.5
+            answer = await workers[name].claim(what, room_bytes=1 << 30, **how)
+            expected = simulated.claim(name, what, **how)
+            assert (expected.kind, expected.waiting) == (answer.kind, answer.waiting)
+            assert [f"r{entry.arrived_at:.0f}" for entry in expected.entries] == [e.id for e in answer.entries]
+            ours += answer.entries
+            theirs += expected.entries
+        holder = await client.get(KEYS.turn)
+        assert simulated.turn() == (holder or b"").decode()
+        assert simulated._bell == bool(await client.llen(KEYS.bell))
+
+
+def test_commands_run_one_after_the_other_in_the_order_they_came() -> None:
+    loop = VirtualLoop()
+    broker = Broker(loop, FREE.broker, max_entries=10)
+    ran: list[tuple[str, float]] = []
+
+    def command(name: str, cost: float) -> None:
+        def run() -> float:
+            ran.append((name, loop.now))
+            return cost
+
+        broker.call(name, run, lambda: None)
+
+    for name, cost in (("first", 0.3), ("second", 0.2), ("third", 0.1)):
+        command(name, cost)
+    loop.at(0.4, command, "later", 0.1)
+    loop.run_while(lambda: True)
+    assert ran == [("first", 0.0), ("second", 0.3), ("third", 0.5), ("later", pytest.approx(0.6))]
+    assert broker.busy_s == pytest.approx(0.7)

@@ -1,0 +1,110 @@
+"""The simulated system: what it must keep, and formulas that it has to agree with where there are any."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+import pytest
+
+from simulation.arrivals import Open, bursty, poisson
+from simulation.costs import FREE, affine, measured
+from simulation.outcomes import Outcomes
+from simulation.reference import one_queue
+from simulation.system import Scenario, simulate
+from worker.policy import Limits
+
+S = affine(4, 0.2)
+SLOW = affine(40, 2)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
+    scenario = Scenario(curve=S, workers=3, rate=2000, measured_s=0.5)
+    first, again = simulate(scenario), simulate(scenario)
+    assert msgspec.structs.replace(first, wall_s=0.0) == msgspec.structs.replace(again, wall_s=0.0)
+    assert simulate(msgspec.structs.replace(scenario, seed=2)).arrived != first.arrived
+
+
+@pytest.mark.parametrize("pattern", ["poisson", "bursty"])
+@pytest.mark.parametrize("rate", [300, 3000, 12_000])  # a tenth, about all, and four times what it can do
+def test_every_arrival_has_exactly_one_outcome(pattern, rate: int) -> None:
+    result = simulate(Scenario(curve=S, pattern=pattern, rate=rate, timeout_s=0.1, max_queue=300, measured_s=1.0))
+    assert result.arrived > rate
+    assert result.ok + result.late + result.refused == result.arrived
+    if rate != 3000:
+        assert (result.refused > 0) == (rate == 12_000)
+
+
+def test_overload_leaves_goodput_at_what_the_device_can_do() -> None:
+    result = simulate(Scenario(curve=S, rate=12_000, timeout_s=0.2, measured_s=2.0))
+    assert result.goodput == pytest.approx(3077, rel=0.05)
+    assert result.late < result.arrived * 0.01
+
+
+def test_a_queue_of_one_row_batches_waits_as_the_formula_of_m_d_1_says() -> None:
+    # ρ = 0.7, D = 10 ms: the mean wait is ρD / 2(1 - ρ) = 11.67 ms, and with the service itself 21.67 ms. One that
+    # is claimed ahead starts as the device gets free, so that the claimer adds no wait.
+    scenario = Scenario(curve=affine(10, 0), rate=70, max_rows=1, window_s=0.0, measured_s=100.0, costs=FREE)
+    outcomes = Outcomes(0.5, 100.5)
+    arrivals = Open(poisson(70, random.Random("1:0")), 100.5)
+    one_queue(arrivals, 1, affine(10, 0), Limits(1, 1 << 40, 0.0), outcomes)
+    mean_ms = 1000 * sum(outcomes.latencies_s) / len(outcomes.latencies_s)
+    assert mean_ms == pytest.approx(21.67, rel=0.05)
+    ordered = sorted(outcomes.latencies_s)
+    assert simulate(scenario).p50_ms == pytest.approx(1000 * ordered[len(ordered) // 2], abs=0.5)
+
+
+def test_a_closed_loop_that_fills_every_batch_is_as_fast_as_the_device() -> None:
+    result = simulate(Scenario(curve=S, pattern="closed", clients=64, costs=FREE))
+    assert set(result.batches) == {32}
+    assert result.goodput == pytest.approx(3077, rel=0.01)
+
+
+def test_one_client_waits_for_window_and_forward_and_nothing_else() -> None:
+    result = simulate(Scenario(curve=S, pattern="closed", clients=1, costs=FREE))
+    assert result.closed.keys() == {"window"}
+    assert 14.2 <= result.p50_ms <= 15.2  # admission is known to the millisecond, and waits are whole ones
+
+
+def test_a_window_of_zero_runs_at_once() -> None:
+    result = simulate(Scenario(curve=S, pattern="closed", clients=1, window_s=0.0, costs=FREE))
+    assert result.p50_ms == pytest.approx(4.2, abs=0.01)
+
+
+@pytest.mark.parametrize("load", [0.2, 0.5])
+def test_idle_workers_tear_no_batch(load: float) -> None:
+    rate = load * 8 * 32 / SLOW(32)
+    result = simulate(Scenario(curve=SLOW, workers=8, rate=rate, measured_s=10.0))
+    reference = Outcomes(0.5, 10.5)
+    limits = Limits(32, 1 << 40, 0.010)
+    one_queue(Open(poisson(rate, random.Random("1:0")), 10.5), 8, SLOW, limits, reference)
+    assert result.mean_batch >= 0.9 * reference.mean_batch
+
+
+def test_partitions_share_nothing_but_the_load() -> None:
+    whole = simulate(Scenario(curve=S, workers=2, rate=3000, measured_s=1.0))
+    halves = simulate(Scenario(curve=S, workers=4, partitions=2, rate=6000, measured_s=1.0))
+    assert halves.goodput == pytest.approx(2 * whole.goodput, rel=0.05)
+    assert halves.mean_batch == pytest.approx(whole.mean_batch, rel=0.1)
+
+
+def test_bursts_keep_the_mean_rate_and_come_in_bunches() -> None:
+    counts = [0] * 4000  # in each 100 ms
+    for at in bursty(1000, random.Random(7)):
+        if at >= 400:
+            break
+        counts[int(at * 10)] += 1
+    mean = sum(counts) / len(counts)
+    assert mean == pytest.approx(100, rel=0.05)
+    variance = sum((count - mean) ** 2 for count in counts) / len(counts)
+    assert variance > 10 * mean  # Poisson's would be the mean
+
+
+def test_bursts_that_hold_more_than_everything_are_refused() -> None:
+    with pytest.raises(ValueError, match="at most 1"):
+        next(bursty(1000, random.Random(1), factor=20, share=0.1))
+
+
+def test_a_measured_curve_goes_through_its_points() -> None:
+    curve = measured({1: 5.0, 8: 12.0, 32: 60.0})
+    assert [curve(rows) for rows in (1, 8, 20, 32, 44)] == pytest.approx([0.005, 0.012, 0.036, 0.060, 0.084])
