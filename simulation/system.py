@@ -34,8 +34,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     rate: float = 0.0  # requests a second in all; not for closed loops
     clients: int = 0  # of closed loops, in all
     think_s: float = 0.0
-    max_rows: int = 32
-    window_s: float = 0.010
+    limits: Limits = Limits(max_rows=32, max_bytes=1 << 40, window_s=0.010)
     timeout_s: float = 5.0
     max_queue: int = 1024
     warm_up_s: float = 0.5
@@ -104,7 +103,6 @@ def simulate(scenario: Scenario) -> Result:
 
 
 def _build(loop: VirtualLoop, scenario: Scenario, outcomes: Outcomes) -> list[Broker]:
-    limits = Limits(scenario.max_rows, 1 << 40, scenario.window_s)
     brokers = []
     for partition in range(scenario.partitions):
         broker = Broker(loop, scenario.costs.broker, scenario.max_queue)
@@ -113,7 +111,7 @@ def _build(loop: VirtualLoop, scenario: Scenario, outcomes: Outcomes) -> list[Br
                 loop,
                 broker,
                 f"w{number}",
-                limits=limits,
+                limits=scenario.limits,
                 curve=scenario.curve,
                 costs=scenario.costs,
                 timeout_s=scenario.timeout_s,

@@ -16,6 +16,8 @@ from worker.policy import Limits
 
 S = affine(4, 0.2)
 SLOW = affine(40, 2)
+AT_ONCE = Limits(32, 1 << 40, 0.0)
+ONE_BY_ONE = Limits(1, 1 << 40, 0.0)
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
@@ -44,10 +46,10 @@ def test_overload_leaves_goodput_at_what_the_device_can_do() -> None:
 def test_a_queue_of_one_row_batches_waits_as_the_formula_of_m_d_1_says() -> None:
     # ρ = 0.7, D = 10 ms: the mean wait is ρD / 2(1 - ρ) = 11.67 ms, and with the service itself 21.67 ms. One that
     # is claimed ahead starts as the device gets free, so that the claimer adds no wait.
-    scenario = Scenario(curve=affine(10, 0), rate=70, max_rows=1, window_s=0.0, measured_s=100.0, costs=FREE)
+    scenario = Scenario(curve=affine(10, 0), rate=70, limits=ONE_BY_ONE, measured_s=100.0, costs=FREE)
     outcomes = Outcomes(0.5, 100.5)
     arrivals = Open(poisson(70, random.Random("1:0")), 100.5)
-    one_queue(arrivals, 1, affine(10, 0), Limits(1, 1 << 40, 0.0), outcomes)
+    one_queue(arrivals, 1, affine(10, 0), ONE_BY_ONE, outcomes)
     mean_ms = 1000 * sum(outcomes.latencies_s) / len(outcomes.latencies_s)
     assert mean_ms == pytest.approx(21.67, rel=0.05)
     ordered = sorted(outcomes.latencies_s)
@@ -67,7 +69,7 @@ def test_one_client_waits_for_window_and_forward_and_nothing_else() -> None:
 
 
 def test_a_window_of_zero_runs_at_once() -> None:
-    result = simulate(Scenario(curve=S, pattern="closed", clients=1, window_s=0.0, costs=FREE))
+    result = simulate(Scenario(curve=S, pattern="closed", clients=1, limits=AT_ONCE, costs=FREE))
     assert result.p50_ms == pytest.approx(4.2, abs=0.01)
 
 
@@ -76,7 +78,7 @@ def test_idle_workers_tear_no_batch(load: float) -> None:
     rate = load * 8 * 32 / SLOW(32)
     result = simulate(Scenario(curve=SLOW, workers=8, rate=rate, measured_s=10.0))
     reference = Outcomes(0.5, 10.5)
-    limits = Limits(32, 1 << 40, 0.010)
+    limits = Limits(32, 1 << 40, window_s=0.010)
     one_queue(Open(poisson(rate, random.Random("1:0")), 10.5), 8, SLOW, limits, reference)
     assert result.mean_batch >= 0.9 * reference.mean_batch
 

@@ -1,0 +1,82 @@
+"""Simulate a system and print what came of it; or make the tables and plots of docs/scale.md.
+
+    python -m simulation run --workers 8 --rate 5000 [--pattern bursty] [--curve 40,2 | --curve 1:5,8:12,32:60]
+    python -m simulation consolidation | scale | partitions | million [--out docs/images]
+
+Times are virtual. `--curve base,row` is in ms; `rows:ms,…` goes through measured points.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from simulation import studies
+from simulation.costs import Curve, affine, measured
+from simulation.system import Scenario, simulate
+from worker.policy import Limits
+
+STUDIES = {
+    "consolidation": studies.consolidation,
+    "scale": studies.scale,
+    "partitions": studies.partitions,
+    "million": studies.million,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run")
+    run.add_argument("--curve", type=_curve, default=affine(4, 0.2))
+    run.add_argument("--pattern", choices=["poisson", "bursty", "closed"], default="poisson")
+    run.add_argument("--rate", type=float, default=1000.0, help="requests a second, in all")
+    run.add_argument("--clients", type=int, default=64, help="of a closed loop")
+    run.add_argument("--think-ms", type=float, default=0.0, help="of a closed loop's clients, in the mean")
+    run.add_argument("--workers", type=int, default=1)
+    run.add_argument("--partitions", type=int, default=1, help="brokers, each with its share of everything")
+    run.add_argument("--gateways", type=int, default=1, help="per partition")
+    run.add_argument("--max-rows", type=int, default=32, help="MAX_BATCH_SIZE")
+    run.add_argument("--window-ms", type=float, default=10.0, help="MAX_WAIT_TIME")
+    run.add_argument("--timeout", type=float, default=5.0, help="seconds")
+    run.add_argument("--seconds", type=float, default=2.0, help="measured, after half a second that isn't")
+    run.add_argument("--seed", type=int, default=1)
+    for name in STUDIES:
+        study = commands.add_parser(name)
+        study.add_argument("--out", type=Path, help="a folder for the plots")
+    options = parser.parse_args()
+    if options.command != "run":
+        STUDIES[options.command](options.out)
+        return
+    result = simulate(
+        Scenario(
+            curve=options.curve,
+            pattern=options.pattern,
+            rate=options.rate,
+            clients=options.clients,
+            think_s=options.think_ms / 1000,
+            workers=options.workers,
+            partitions=options.partitions,
+            gateways=options.gateways,
+            limits=Limits(options.max_rows, 1 << 40, options.window_ms / 1000),
+            timeout_s=options.timeout,
+            measured_s=options.seconds,
+            seed=options.seed,
+        )
+    )
+    print(studies.HEADER, studies.line(f"{options.workers} workers", result), sep="\n")
+    print(f"{result.events} events in {result.wall_s:.1f} s; outcomes: {result.ok} ok, {result.late} late, ", end="")
+    print(f"{result.refused} refused; closed: {result.closed}; commands: {result.commands}")
+
+
+def _curve(text: str) -> Curve:
+    if ":" in text:
+        points = (part.split(":") for part in text.split(","))
+        return measured({int(rows): float(ms) for rows, ms in points})
+    base, row = map(float, text.split(","))
+    return affine(base, row)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

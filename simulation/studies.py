@@ -1,0 +1,120 @@
+"""The studies of docs/scale.md: each prints a Markdown table, and draws it where a folder is given."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import msgspec
+
+from simulation.arrivals import Open, bursty, poisson
+from simulation.costs import affine
+from simulation.outcomes import Outcomes
+from simulation.reference import one_queue
+from simulation.system import Pattern, Result, Scenario, simulate
+
+S = affine(4, 0.2)
+S_PER_S = 32 / S(32)  # rows a second at the most
+SLOW = affine(40, 2)
+LOADS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85)
+
+HEADER = (
+    "| system | goodput /s | mean batch | p50 ms | p99 ms | refused | late | device busy | broker busy |\n"
+    "|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def line(name: str, result: Result) -> str:
+    refused, late = result.refused / max(1, result.arrived), result.late / max(1, result.arrived)
+    return (
+        f"| {name} | {result.goodput:,.0f} | {result.mean_batch:.1f} | {result.p50_ms:.1f} | {result.p99_ms:.1f} | "
+        f"{refused:.1%} | {late:.1%} | {result.device_busy:.0%} | {result.broker_busy:.0%} |"
+    )
+
+
+def consolidation(out: Path | None) -> None:
+    """Eight workers of 40 + 2 ms a row: their batches against those of one queue in one process."""
+    print("| load | arrivals | mean batch | one in-process queue | share of it |\n|---|---|---|---|---|")
+    drawn: dict[str, list[tuple[float, float, float]]] = {}
+    for pattern in ("poisson", "bursty"):
+        for load in LOADS:
+            ours, reference = _consolidation(pattern, load)
+            drawn.setdefault(pattern, []).append((load, ours, reference))
+            print(f"| {load:.0%} | {pattern} | {ours:.2f} | {reference:.2f} | {ours / reference:.0%} |", flush=True)
+    if out:
+        from simulation import plots  # needs matplotlib, of the extra `loadtest`
+
+        plots.consolidation(drawn, out / "consolidation.png")
+
+
+def _consolidation(pattern: Pattern, load: float, workers: int = 8, seconds: float = 20.0) -> tuple[float, float]:
+    rate = load * workers * 32 / SLOW(32)
+    scenario = Scenario(curve=SLOW, workers=workers, pattern=pattern, rate=rate, measured_s=seconds)
+    ours = simulate(scenario)
+    end = scenario.warm_up_s + seconds
+    reference = Outcomes(scenario.warm_up_s, end)
+    times = {"poisson": poisson, "bursty": bursty}[pattern](rate, random.Random(f"{scenario.seed}:0"))
+    one_queue(Open(times, end), workers, SLOW, scenario.limits, reference)
+    return ours.mean_batch, reference.mean_batch
+
+
+def scale(out: Path | None) -> None:
+    """One broker, 1 to 1,000 workers of S: where more of them bring no more."""
+    print(HEADER)
+    drawn: dict[str, list[tuple[int, Result]]] = {}
+    for load in (0.5, 1.3):
+        for workers in (1, 2, 4, 8, 16, 32, 100, 1000):
+            rate = min(load * workers * S_PER_S, 60_000)  # more than a broker takes, however many workers
+            result = simulate(
+                Scenario(
+                    curve=S,
+                    workers=workers,
+                    rate=rate,
+                    gateways=max(1, round(rate / 5000)),
+                    timeout_s=1.0,
+                    warm_up_s=0.2 if workers > 8 else 0.5,
+                    measured_s=0.5 if workers > 8 else 2.0,
+                )
+            )
+            drawn.setdefault(f"{load:.0%}", []).append((workers, result))
+            print(line(f"{workers} at {rate:,.0f} /s", result), flush=True)
+    if out:
+        from simulation import plots  # needs matplotlib, of the extra `loadtest`
+
+        plots.scale(drawn, S_PER_S, out / "one-broker.png")
+
+
+def partitions(out: Path | None) -> None:
+    """1,000 workers of S and a million requests a second, over so many brokers. They share nothing, so one of them
+    tells what all do; `million` runs all of them."""
+    print(HEADER)
+    drawn: list[tuple[int, Result]] = []
+    for brokers in (20, 25, 32, 40, 50, 64, 100):
+        result = simulate(one_of(brokers))
+        drawn.append((brokers, result))
+        print(line(f"one of {brokers} brokers", result), flush=True)
+    if out:
+        from simulation import plots  # needs matplotlib, of the extra `loadtest`
+
+        plots.partitions(drawn, out / "partitions.png")
+
+
+def million(out: Path | None, brokers: int = 50) -> None:
+    """All of it at once: 1,000 workers, a million requests a second. Takes a minute."""
+    one = one_of(brokers)
+    result = simulate(msgspec.structs.replace(one, workers=1000, partitions=brokers, rate=1e6, measured_s=0.2))
+    print(HEADER, line(f"all of {brokers} brokers", result), sep="\n")
+    print(f"{result.arrived:,} requests, {result.events:,} events in {result.wall_s:.0f} s")
+
+
+def one_of(brokers: int) -> Scenario:
+    """One partition of 1,000 workers and a million requests a second."""
+    return Scenario(
+        curve=S,
+        workers=round(1000 / brokers),
+        gateways=max(1, round(200 / brokers)),  # each does 10,000 requests a second at the most
+        rate=1e6 / brokers,
+        timeout_s=1.0,
+        warm_up_s=0.1,
+        measured_s=0.5,
+    )
