@@ -66,7 +66,9 @@ def main() -> None:
         )
     )
     print(studies.HEADER, studies.line(f"{options.workers} workers", result), sep="\n")
-    print(f"{result.events} events in {result.wall_s:.1f} s; outcomes: {result.ok} ok, {result.late} late, ", end="")
+    print(
+        f"{result.events} events in {result.cpu_s:.1f} s of CPU; outcomes: {result.ok} ok, {result.late} late, ", end=""
+    )
     print(f"{result.refused} refused; closed: {result.closed}; commands: {result.commands}")
 
 
