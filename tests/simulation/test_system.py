@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import msgspec
@@ -12,6 +13,8 @@ from simulation.costs import FREE, affine, measured
 from simulation.outcomes import Outcomes
 from simulation.reference import one_queue
 from simulation.system import Scenario, simulate
+from simulation.worker import Device
+from worker.batch import Batch
 from worker.policy import Limits
 
 S = affine(4, 0.2)
@@ -81,6 +84,24 @@ def test_idle_workers_tear_no_batch(load: float) -> None:
     limits = Limits(32, 1 << 40, window_s=0.010)
     one_queue(Open(poisson(rate, random.Random("1:0")), 10.5), 8, SLOW, limits, reference)
     assert result.mean_batch >= 0.9 * reference.mean_batch
+
+
+@pytest.mark.parametrize(("load", "torn"), [(0.2, 0.0), (0.5, 0.02)])  # torn by a worker that had claimed ahead
+def test_a_batch_begins_only_when_the_window_of_the_one_before_has_ended(monkeypatch, load: float, torn: float) -> None:
+    began: list[float] = []  # the oldest admission of each batch, in the order in which they were closed
+
+    def submit(device: Device, batch: Batch) -> None:
+        assert batch.closed in ("window", "full")
+        began.append(min(rider.admitted_at for rider in batch.riders))
+        submitted(device, batch)
+
+    submitted = Device.submit
+    monkeypatch.setattr(Device, "submit", submit)
+    simulate(Scenario(curve=SLOW, workers=8, rate=load * 8 * 32 / SLOW(32), measured_s=5.0))
+    gaps = [later - earlier for earlier, later in itertools.pairwise(began)]
+    assert len(gaps) > 200
+    too_soon = [gap for gap in gaps if gap < 0.009]  # of a window of 10 ms; admission is known to the millisecond
+    assert len(too_soon) <= torn * len(gaps)
 
 
 def test_partitions_share_nothing_but_the_load() -> None:
