@@ -3,6 +3,7 @@
 # make test-docker the tests that bring up docker-compose.yml (a Docker engine is needed)
 # make chaos       everything goes wrong at random, under load: SECONDS=60 SEED= RATE=400 BROKER=valkey
 # make soak        steady load for SECONDS=600, and whether anything grows
+# make bench       measures every goal on this machine: ONLY=E,S ARGS=--quick; docs/performance.md says how
 # make check       format, lint, types
 PORT ?= 8000
 WORKERS ?= 1
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV := $(VENV)/.dev
 
-.PHONY: up test test-docker chaos soak check format clean
+.PHONY: up test test-docker chaos soak bench check format clean
 
 up: $(READY)
 	@exec $(BIN)/smartbatch up --port $(PORT) --workers $(WORKERS) --model '$(MODEL)'
@@ -31,6 +32,9 @@ chaos: $(DEV)
 
 soak: $(DEV)
 	$(BIN)/python -m tests.chaos.soak --seconds $(or $(SECONDS),600) $(ARGS)
+
+bench: $(DEV)
+	$(BIN)/python -m loadtest.bench $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
 check: $(DEV)
 	$(BIN)/ruff format --check .

@@ -26,7 +26,7 @@ from shared.settings import Settings, from_environment
 
 class App(Starlette):
     """Hands POST /predict to its endpoint directly: it answers for its own errors, and Starlette's middleware and
-    router would cost it a sixth of the gateway's time (`python -m loadtest.path_cost`)."""
+    router would cost it a sixth of the gateway's time (`make bench ONLY=E`)."""
 
     management_port = -1
 

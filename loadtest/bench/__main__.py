@@ -1,0 +1,59 @@
+"""python -m loadtest.bench [--only E,S] [--quick] [--out bench-results]"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from loadtest.bench import machine, report
+from loadtest.bench.figures import Outcome, Run
+from loadtest.bench.rows import ROWS
+
+
+def main() -> None:
+    options = _options()
+    run = Run(quick=options.quick)
+    outcomes: dict[str, Outcome] = {}
+    failed: dict[str, str] = {}
+    described = machine.describe()
+    started = time.time()
+    for name in options.only:
+        try:
+            outcomes[name] = ROWS[name](run)
+        except Exception as error:  # the other rows' hour isn't lost
+            traceback.print_exc()
+            failed[name] = f"{type(error).__name__}: {error}"[:500]
+    document = report.document(
+        outcomes,
+        failed,
+        described,
+        made_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        took_s=round(time.time() - started, 1),
+        quick=options.quick,
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
+    result = options.out / "bench.json"
+    result.write_text(json.dumps(document, indent=1) + "\n")
+    print(report.table(outcomes, failed))
+    print(f"\n{described['cpu']}, {described['cores']} cores; generator {described['generator']}; {result}")
+    sys.exit(1 if failed else 0)  # a goal that was missed is a result, not a failure
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m loadtest.bench", description="Measure every goal on this machine.")
+    parser.add_argument("--only", default="", help=f"rows, by comma: {','.join(ROWS)}")
+    parser.add_argument("--quick", action="store_true", help="a second or two each: does it work, not how fast is it")
+    parser.add_argument("--out", type=Path, default=Path("bench-results"), help="the folder for results")
+    options = parser.parse_args()
+    options.only = [name for name in options.only.split(",") if name] or list(ROWS)
+    if unknown := set(options.only) - set(ROWS):
+        parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""A lean HTTP/1.1 client over keep-alive connections: it shares the cores with what it measures.
+
+One request at a time per connection. It reads the status and the length of an answer, nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+UNANSWERED = 0  # the status of a request whose connection broke
+
+
+def request_bytes(port: int, body: bytes, **headers: str) -> bytes:
+    """The whole of a POST /predict, made once and sent again and again."""
+    lines = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    head = [f"POST /predict HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-length: {len(body)}", *lines, "", ""]
+    return "\r\n".join(head).encode() + body
+
+
+class Connection(asyncio.Protocol):
+    """`answered(connection, status)` is called once for each `send`, also when the connection breaks."""
+
+    def __init__(self, answered: Callable[[Connection, int], None]) -> None:
+        self._answered = answered
+        self._head = b""
+        self._left = 0  # bytes of the answer's body still to come
+        self._status = UNANSWERED
+        self._busy = False
+        self.closed = False
+        self.mark = 0.0  # the sender's: when this request was to start
+        self.sent_at = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def send(self, request: bytes) -> None:
+        self._busy = True
+        self._transport.write(request)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        if self._left:
+            self._left -= len(data)
+        else:
+            self._head += data
+            end = self._head.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            head = self._head[:end].lower()
+            self._status = int(head[9:12])
+            at = head.find(b"\r\ncontent-length:")
+            length = int(head[at + 17 :].partition(b"\r\n")[0]) if at >= 0 else 0
+            self._left = end + 4 + length - len(self._head)
+            self._head = b""
+        if self._left <= 0:
+            self._left = 0
+            self._end(self._status)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        if self._busy:
+            self._end(UNANSWERED)
+
+    def _end(self, status: int) -> None:
+        self._busy = False
+        self._answered(self, status)
+
+
+async def connect(port: int, answered: Callable[[Connection, int], None]) -> Connection:
+    loop = asyncio.get_running_loop()
+    _, connection = await loop.create_connection(lambda: Connection(answered), "127.0.0.1", port)
+    return connection

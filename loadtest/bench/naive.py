@@ -1,0 +1,49 @@
+"""The yardstick: what one would write without a batcher. Starlette on uvicorn, the model run per request, one process.
+
+    python -m loadtest.bench.naive PORT echo | sleep:MS
+
+`echo` answers what the simulated model answers, ten floats made of the body's digest, and costs what that costs;
+`sleep:4.2` first holds the one device for so long. The model runs in the event loop, which is the cheapest way (a
+thread per request costs more CPU) and, with one device, as fast as any.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import sys
+import time
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+
+def application(model_s: float) -> Starlette:
+    async def predict(request: Request) -> JSONResponse:
+        row = _digest(await request.body())
+        if model_s:
+            time.sleep(model_s)  # noqa: ASYNC251 (this is what makes it naive)
+        return JSONResponse({"outputs": {"output": {"dtype": "float32", "shape": [1, 10], "data": [row]}}})
+
+    async def ready(request: Request) -> JSONResponse:
+        return JSONResponse({"ready": True, "ready_workers": {"naive": 1}})
+
+    return Starlette(routes=[Route("/predict", predict, methods=["POST"]), Route("/readyz", ready)])
+
+
+def _digest(body: bytes) -> list[float]:
+    words = struct.unpack("<10I", hashlib.blake2b(body, digest_size=40).digest())
+    return [(word >> 8) / 2**24 for word in words]
+
+
+def main() -> None:
+    port, model = int(sys.argv[1]), sys.argv[2]
+    model_s = float(model.removeprefix("sleep:")) / 1000 if model.startswith("sleep:") else 0.0
+    uvicorn.run(application(model_s), port=port, log_level="warning", access_log=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,13 @@
+"""The rows of the table in docs/performance.md, in its order. Each runs alone: `make bench ONLY=S`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from loadtest.bench.figures import Outcome, Run
+from loadtest.bench.rows import echo, steady
+
+ROWS: dict[str, Callable[[Run], Outcome]] = {
+    "E": echo.measure,
+    "S": steady.measure,
+}

@@ -1,0 +1,42 @@
+"""S: a device of 4 ms and 0.2 ms a row, kept busy by a closed loop; and what one lone request waits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loadtest.bench.closed_loop import drive
+from loadtest.bench.figures import Figure, Outcome, Run, median
+from loadtest.bench.system import naive, smartbatch
+
+MODEL = "simulated:base_ms=4,row_ms=0.2"
+BODY = b"x" * 1024
+MAX_ROWS = 32
+CAPACITY = MAX_ROWS / (0.004 + 0.0002 * MAX_ROWS)  # rows a second: 3,077
+SHARE = 0.97
+LONE_MS = 5.5
+
+
+def measure(run: Run) -> Outcome:
+    details: dict[str, Any] = {"capacity": round(CAPACITY, 1)}
+    figures: list[Figure] = []
+    with smartbatch(MODEL) as system:
+        for connections in (64, 256):
+            run.say(f"S: {connections} connections")
+            drive(system.port, BODY, connections, 1)
+            rounds = [drive(system.port, BODY, connections, run.seconds(5)) for _ in range(run.rounds(3))]
+            details[str(connections)] = rounds
+            rate = median([each["requests_per_s"] for each in rounds])
+            figures.append(Figure(f"{connections} connections, throughput", rate, "req/s", round(SHARE * CAPACITY, 1)))
+    with smartbatch(MODEL, MAX_WAIT_TIME=0) as system:
+        run.say("S: one connection")
+        drive(system.port, BODY, 1, 1)
+        rounds = [drive(system.port, BODY, 1, run.seconds(4)) for _ in range(run.rounds(3))]
+        details["1"] = rounds
+        figures.append(
+            Figure("one connection, p50", median([each["p50_ms"] for each in rounds]), "ms", LONE_MS, "at most")
+        )
+    with naive("sleep:4.2") as system:  # one row alone takes the device 4.2 ms
+        run.say("S: the naive server, 64 connections")
+        details["naive"] = drive(system.port, BODY, 64, run.seconds(4))
+        figures.append(Figure("naive server's throughput", details["naive"]["requests_per_s"], "req/s"))
+    return Outcome(figures, details)
