@@ -16,7 +16,7 @@ from typing import Any
 
 import uvloop
 
-from loadtest.bench.http_client import Connection, connect, request_bytes
+from loadtest.bench.http_client import UNANSWERED, Connection, connect, request_bytes
 from loadtest.bench.open_loop import percentile
 
 PERCENTILES = (*range(1, 100), 99.9)
@@ -83,7 +83,7 @@ async def _own(port: int, request: bytes, connections: int, seconds: float) -> d
         now = time.monotonic()
         latencies.append(now - connection.mark)
         errors += status != 200
-        if now < started + seconds and not connection.closed:
+        if now < started + seconds and status != UNANSWERED:
             connection.mark = now
             connection.send(request)
 

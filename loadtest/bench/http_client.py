@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import cast
 
 UNANSWERED = 0  # the status of a request whose connection broke
+
+Answered = Callable[["Connection", int], None]
+Lost = Callable[["Connection"], None]
 
 
 def request_bytes(port: int, body: bytes, **headers: str) -> bytes:
@@ -19,21 +23,20 @@ def request_bytes(port: int, body: bytes, **headers: str) -> bytes:
 
 
 class Connection(asyncio.Protocol):
-    """`answered(connection, status)` is called once for each `send`, also when the connection breaks."""
+    """`answered(connection, status)` is called once for each `send`, also when the connection breaks; `lost` once."""
 
-    def __init__(self, answered: Callable[[Connection, int], None]) -> None:
+    def __init__(self, answered: Answered, lost: Lost) -> None:
         self._answered = answered
+        self._lost = lost
         self._head = b""
         self._left = 0  # bytes of the answer's body still to come
         self._status = UNANSWERED
         self._busy = False
-        self.closed = False
         self.mark = 0.0  # the sender's: when this request was to start
         self.sent_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's isn't derived from it
 
     def send(self, request: bytes) -> None:
         self._busy = True
@@ -61,16 +64,16 @@ class Connection(asyncio.Protocol):
             self._end(self._status)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.closed = True
         if self._busy:
             self._end(UNANSWERED)
+        self._lost(self)
 
     def _end(self, status: int) -> None:
         self._busy = False
         self._answered(self, status)
 
 
-async def connect(port: int, answered: Callable[[Connection, int], None]) -> Connection:
+async def connect(port: int, answered: Answered, lost: Lost = lambda connection: None) -> Connection:
     loop = asyncio.get_running_loop()
-    _, connection = await loop.create_connection(lambda: Connection(answered), "127.0.0.1", port)
+    _, connection = await loop.create_connection(lambda: Connection(answered, lost), "127.0.0.1", port)
     return connection

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 
 import uvloop
 
-from loadtest.bench.http_client import Connection, connect
+from loadtest.bench.http_client import UNANSWERED, Connection, connect
 
 SEED = 1  # the same arrivals in each run
 PATIENCE_S = 10.0  # how long the last answers are waited for
-TICK_S = 0.001  # what is due within it leaves together; that lateness counts as latency
+TICK_S = 0.0005  # what is due within it leaves together: timers are no finer
 
 
 def poisson(rate: float, seconds: float, start_s: float = 0.0, seed: int = SEED) -> list[float]:
@@ -54,7 +54,7 @@ class Trace:
 
     def lateness(self) -> list[float]:
         """Seconds from the intended start to the sending, sorted: the generator's own part."""
-        return sorted(sent - start for start, sent, _, _ in self.lines)
+        return sorted(max(0.0, sent - start) for start, sent, _, _ in self.lines)
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -62,8 +62,11 @@ def percentile(values: list[float], share: float) -> float:
     return values[min(len(values) - 1, int(share * len(values)))] if values else float("inf")
 
 
-def offer(port: int, request: bytes, starts: list[float], connections: int = 64) -> Trace:
-    """Send a request at each of the sorted `starts`. Returns once all are answered, or PATIENCE_S after the last."""
+def offer(port: int, request: bytes, starts: list[float], connections: int = 1024) -> Trace:
+    """Send a request at each of the sorted `starts`, over as many connections as that takes, up to `connections`.
+
+    Returns once all are answered, or PATIENCE_S after the last.
+    """
     return uvloop.run(_Offer(port, request, connections).run(starts))
 
 
@@ -71,59 +74,69 @@ class _Offer:
     def __init__(self, port: int, request: bytes, connections: int) -> None:
         self._port = port
         self._request = request
-        self._connections = connections
-        self._idle: list[Connection] = []
+        self._may_open = connections
+        self._open: set[Connection] = set()
+        self._idle: dict[Connection, None] = {}  # the last one used is used next: the others may time out
         self._due: deque[float] = deque()  # to be sent as soon as a connection is free
         self._trace = Trace()
         self._all_answered = asyncio.Event()
-        self._replacing: set[asyncio.Task[None]] = set()
+        self._opening: set[asyncio.Task[None]] = set()
 
     async def run(self, starts: list[float]) -> Trace:
         self._clock = asyncio.get_running_loop().time
-        for _ in range(self._connections):
-            self._idle.append(await connect(self._port, self._answered))
-        opened = list(self._idle)
         self._trace.offered = len(starts)
+        await self._open_one()
         self._begin = self._clock()
-        for start in starts:
-            if (wait := self._begin + start - self._clock()) > 0:
-                await asyncio.sleep(max(wait, TICK_S))
-            self._send(start)
+        due = deque(starts)
+        while due:
+            await asyncio.sleep(max(0.0, self._begin + due[0] - self._clock()))  # also when late: answers must be read
+            now = self._clock() - self._begin + TICK_S
+            while due and due[0] <= now:
+                self._send(due.popleft())
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await self._all_answered.wait()
         except TimeoutError:
             pass  # they are missing from the trace, and `statuses` says so
-        finally:
-            for connection in opened:
-                connection.close()
+        for opening in self._opening:
+            opening.cancel()
+        for connection in list(self._open):
+            connection.close()
         return self._trace
 
     def _send(self, start: float) -> None:
         if not self._idle:
             self._due.append(start)
+            if self._may_open > 0:
+                self._may_open -= 1
+                opening = asyncio.create_task(self._open_one())
+                self._opening.add(opening)
+                opening.add_done_callback(self._opening.discard)
             return
-        connection = self._idle.pop()
+        connection, _ = self._idle.popitem()
         connection.mark = start
         connection.sent_at = self._clock() - self._begin
         connection.send(self._request)
+
+    async def _open_one(self) -> None:
+        connection = await connect(self._port, self._answered, self._lost)
+        self._open.add(connection)
+        self._free(connection)
 
     def _answered(self, connection: Connection, status: int) -> None:
         lines = self._trace.lines
         lines.append((connection.mark, connection.sent_at, self._clock() - self._begin, status))
         if len(lines) == self._trace.offered:
             self._all_answered.set()
-        if connection.closed:
-            replacing = asyncio.create_task(self._replace())
-            self._replacing.add(replacing)
-            replacing.add_done_callback(self._replacing.discard)
-            return
-        self._free(connection)
+        if status != UNANSWERED:
+            self._free(connection)
 
-    async def _replace(self) -> None:
-        self._free(await connect(self._port, self._answered))
+    def _lost(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        self._idle.pop(connection, None)
+        self._may_open += 1
 
     def _free(self, connection: Connection) -> None:
-        self._idle.append(connection)
+        self._idle[connection] = None
         if self._due:
             self._send(self._due.popleft())

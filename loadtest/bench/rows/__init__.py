@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from loadtest.bench.figures import Outcome, Run
-from loadtest.bench.rows import echo, steady
+from loadtest.bench.rows import echo, overload, steady, workers
 
 ROWS: dict[str, Callable[[Run], Outcome]] = {
     "E": echo.measure,
     "S": steady.measure,
+    "overload": overload.measure,
+    "scale": workers.scale,
+    "consolidation": workers.consolidation,
 }

@@ -1,0 +1,89 @@
+"""Overload: twice and five times what the device can do, open loop. What is taken must be in time, the rest refused."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from loadtest.bench.figures import Figure, Outcome, Run
+from loadtest.bench.http_client import request_bytes
+from loadtest.bench.open_loop import Trace, offer, percentile, poisson
+from loadtest.bench.rows.steady import BODY, CAPACITY, MODEL
+from loadtest.bench.system import smartbatch
+
+TIMES = (2, 5)
+SHARE = 0.95
+LIMIT_S = 0.5
+CONNECTIONS = 2048  # more than can be open at the server within LIMIT_S, so that no request waits for one
+RAMP_S = 1.0  # queues fill and the gateway learns the rate; shown in the plot, not counted
+ADMITTED = (200, 504)  # 504: taken, and not answered in time
+
+
+def measure(run: Run) -> Outcome:
+    details: dict[str, Any] = {"capacity": round(CAPACITY, 1), "limit_s": LIMIT_S, "ramp_s": RAMP_S}
+    figures: list[Figure] = []
+    with smartbatch(MODEL) as system:
+        request = request_bytes(
+            system.port, BODY, content_type="application/octet-stream", x_request_timeout=f"{LIMIT_S:g}"
+        )
+        offer(system.port, request, poisson(CAPACITY / 2, 1.0))  # warm
+        for times in TIMES:
+            seconds = run.seconds(10)
+            run.say(f"overload: {times} times capacity, {RAMP_S + seconds:g} s, open loop")
+            starts = poisson(times * CAPACITY, RAMP_S + seconds)
+            before = system.cpu_s()
+            trace = offer(system.port, request, starts, CONNECTIONS)
+            spent = sum(system.cpu_s().values()) - sum(before.values())
+            details[str(times)] = {
+                **_details(trace, seconds),
+                "cpu_s_per_1000_offered": round(spent * 1000 / len(starts), 4),
+            }
+            figures += _figures(times, trace.since(RAMP_S), seconds)
+    return Outcome(figures, details)
+
+
+def _figures(times: int, trace: Trace, seconds: float) -> list[Figure]:
+    in_time = sum(latency <= LIMIT_S for latency in trace.latencies(200))
+    p99_ms = percentile(trace.latencies(*ADMITTED), 0.99) * 1000
+    return [
+        Figure(f"{times} × capacity, goodput", round(in_time / seconds, 1), "req/s", round(SHARE * CAPACITY, 1)),
+        Figure(f"{times} × capacity, p99 of the admitted", round(p99_ms, 1), "ms", LIMIT_S * 1000, "at most"),
+        Figure(
+            f"{times} × capacity, generator's lateness p99", round(percentile(trace.lateness(), 0.99) * 1000, 1), "ms"
+        ),
+    ]
+
+
+def _details(trace: Trace, seconds: float) -> dict[str, Any]:
+    counted = trace.since(RAMP_S)
+    admitted, refused = counted.latencies(*ADMITTED), counted.latencies(503)
+    shares = (0.5, 0.9, 0.99, 0.999)
+    return {
+        "seconds": seconds,
+        "offered": counted.offered,
+        "statuses": counted.statuses(),
+        "admitted_ms": {f"p{share * 100:g}": round(percentile(admitted, share) * 1000, 1) for share in shares},
+        "refused_ms": {f"p{share * 100:g}": round(percentile(refused, share) * 1000, 1) for share in shares}
+        if refused
+        else {},
+        "over_time": _over_time(trace, RAMP_S + seconds),
+    }
+
+
+def _over_time(trace: Trace, seconds: float, step_s: float = 0.25) -> list[dict[str, float]]:
+    """By intended start, each quarter of a second: how many offered, in time, late and refused a second."""
+    kinds = Counter((int(start / step_s), _kind(status, done - start)) for start, _, done, status in trace.lines)
+    steps = range(int(seconds / step_s))
+    return [
+        {
+            "at_s": step * step_s,
+            **{kind: kinds[step, kind] / step_s for kind in ("in_time", "late", "refused", "other")},
+        }
+        for step in steps
+    ]
+
+
+def _kind(status: int, latency: float) -> str:
+    if status == 200:
+        return "in_time" if latency <= LIMIT_S else "late"
+    return {503: "refused", 504: "late"}.get(status, "other")
