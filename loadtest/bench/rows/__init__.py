@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from loadtest.bench.figures import Outcome, Run
-from loadtest.bench.rows import echo, overload, steady, workers
+from loadtest.bench.rows import broker, echo, growth, idle, large, overload, photos, steady, workers
 
 ROWS: dict[str, Callable[[Run], Outcome]] = {
     "E": echo.measure,
     "S": steady.measure,
+    "R": photos.measure,
     "overload": overload.measure,
     "scale": workers.scale,
     "consolidation": workers.consolidation,
+    "large": large.measure,
+    "idle": idle.measure,
+    "broker": broker.measure,
+    "growth": growth.measure,
 }

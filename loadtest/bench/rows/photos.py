@@ -1,0 +1,61 @@
+"""R: photos through ResNet18 on one CPU thread, beside decode and forward in a bare process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from loadtest.bench.figures import Figure, Outcome, Run, median
+from loadtest.bench.rows.echo import driven
+from loadtest.bench.system import ROOT, smartbatch
+
+PHOTO = ROOT / "examples" / "cat.jpg"
+SIZES = (1, 2, 4, 8, 16, 32)
+CONNECTIONS = 64
+SHARE = 0.95
+REQUESTS_PER_S = 50.0
+
+
+def measure(run: Run) -> Outcome:
+    """The bare process and ours take turns; ours may batch as many as served the bare one best."""
+    with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
+        photo = _photo()
+        Path(file.name).write_bytes(photo)
+        run.say(f"R: a bare process, batches of {', '.join(map(str, SIZES))}")
+        sweep = _bare(file.name, run.seconds(3), SIZES)
+        best = max(SIZES, key=lambda size: sweep[str(size)])
+        bare: list[float] = []
+        ours: list[dict[str, Any]] = []
+        settings = {"MODEL_WEIGHTS": "random", "TORCH_THREADS": 1, "DECODE_THREADS": 1, "MAX_BATCH_SIZE": best}
+        with smartbatch("resnet18", DEVICE="cpu", **settings) as system:
+            driven(system, photo, CONNECTIONS, 3, content_type="image/jpeg")
+            for number in range(run.rounds(3)):
+                run.say(f"R: bare process, then {CONNECTIONS} connections, round {number + 1}")
+                bare.append(_bare(file.name, run.seconds(8), (best,))[str(best)])
+                ours.append(driven(system, photo, CONNECTIONS, run.seconds(8), content_type="image/jpeg"))
+    rate = median([each["requests_per_s"] for each in ours])
+    figures = [
+        Figure("of the bare process", rate, "req/s", round(SHARE * median(bare), 2)),
+        Figure("throughput", rate, "req/s", REQUESTS_PER_S),
+    ]
+    details = {"photo_bytes": len(photo), "bare_sweep": sweep, "best_size": best, "bare": bare, "smartbatch": ours}
+    return Outcome(figures, details)
+
+
+def _photo() -> bytes:
+    from PIL import Image
+
+    out = BytesIO()
+    Image.open(PHOTO).resize((224, 224)).save(out, "JPEG", quality=90)
+    return out.getvalue()
+
+
+def _bare(photo: str, seconds: float, sizes: tuple[int, ...]) -> dict[str, float]:
+    command = [sys.executable, "-m", "loadtest.bench.bare", photo, str(seconds), ",".join(map(str, sizes))]
+    out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300).stdout
+    return json.loads(out)
