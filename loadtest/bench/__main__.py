@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 from loadtest.bench import machine, report
 from loadtest.bench.figures import Outcome, Run
@@ -37,16 +38,27 @@ def main() -> None:
     )
     options.out.mkdir(parents=True, exist_ok=True)
     result = options.out / "bench.json"
-    result.write_text(json.dumps(document, indent=1) + "\n")
+    result.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    plots = plot(document, options.out)
     print(report.table(outcomes, failed))
-    print(f"\n{described['cpu']}, {described['cores']} cores; generator {described['generator']}; {result}")
+    print(f"\n{described['cpu']}, {described['cores']} cores; generator {described['generator']}")
+    print(*(f"{path}" for path in (result, *plots)), sep="\n")
     sys.exit(1 if failed else 0)  # a goal that was missed is a result, not a failure
+
+
+def plot(document: dict[str, Any], folder: Path) -> list[Path]:
+    try:
+        from loadtest.bench.plots import draw
+    except ImportError:
+        print("no plots: pip install 'smartbatch[loadtest]'", file=sys.stderr)
+        return []
+    return draw(document, folder)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m loadtest.bench", description="Measure every goal on this machine.")
     parser.add_argument("--only", default="", help=f"rows, by comma: {','.join(ROWS)}")
-    parser.add_argument("--quick", action="store_true", help="a second or two each: does it work, not how fast is it")
+    parser.add_argument("--quick", action="store_true", help="a second each: does it work, not how fast is it")
     parser.add_argument("--out", type=Path, default=Path("bench-results"), help="the folder for results")
     options = parser.parse_args()
     options.only = [name for name in options.only.split(",") if name] or list(ROWS)

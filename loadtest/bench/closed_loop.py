@@ -44,6 +44,8 @@ def drive(
         result = _wrk(port, body, connections, max(1, round(seconds)), content_type)
     else:
         result = uvloop.run(_own(port, request_bytes(port, body, content_type=content_type), connections, seconds))
+    if not result["requests"]:  # wrk says 0 ms then
+        result["latency_ms"] = [float("inf")] * len(PERCENTILES)
     latency = result["latency_ms"]
     right = result["requests"] - result["errors"]  # an error is no work done, and quickly given
     rate = round(right / result["seconds"], 1)

@@ -47,8 +47,8 @@ class Run:
     quick: bool = False
 
     def seconds(self, full: float) -> float:
-        """How long one measurement takes: `full`, or a second or two of a quick run."""
-        return min(full, 2.0) if self.quick else full
+        """How long one measurement takes: `full`, or one of a quick run."""
+        return min(full, 1.0) if self.quick else full
 
     def rounds(self, full: int) -> int:
         return 1 if self.quick else full

@@ -18,6 +18,7 @@ from loadtest.bench.http_client import UNANSWERED, Connection, connect
 
 SEED = 1  # the same arrivals in each run
 PATIENCE_S = 10.0  # how long the last answers are waited for
+AGAIN_S = 0.1  # before a connection is tried again
 TICK_S = 0.0005  # what is due within it leaves together: timers are no finer
 
 
@@ -33,13 +34,18 @@ def poisson(rate: float, seconds: float, start_s: float = 0.0, seed: int = SEED)
 class Trace:
     """One line per answered request: (intended start, sent, answered, status), in seconds of the schedule."""
 
+    starts: list[float]
     lines: list[tuple[float, float, float, int]] = field(default_factory=list)
-    offered: int = 0
+
+    @property
+    def offered(self) -> int:
+        return len(self.starts)
 
     def since(self, start_s: float) -> Trace:
         """What was to start at `start_s` or later."""
-        lines = [line for line in self.lines if line[0] >= start_s]
-        return Trace(lines, self.offered - (len(self.lines) - len(lines)))
+        return Trace(
+            [start for start in self.starts if start >= start_s], [line for line in self.lines if line[0] >= start_s]
+        )
 
     def statuses(self) -> dict[str, int]:
         """How many of each status; 0 is a broken connection, `none` never answered. They add up to `offered`."""
@@ -67,27 +73,27 @@ def offer(port: int, request: bytes, starts: list[float], connections: int = 102
 
     Returns once all are answered, or PATIENCE_S after the last.
     """
-    return uvloop.run(_Offer(port, request, connections).run(starts))
+    return uvloop.run(_Offer(port, request, starts, connections).run())
 
 
 class _Offer:
-    def __init__(self, port: int, request: bytes, connections: int) -> None:
+    def __init__(self, port: int, request: bytes, starts: list[float], connections: int) -> None:
         self._port = port
         self._request = request
-        self._may_open = connections
+        self._may_open = connections - 1  # `run` opens the first
+        self._ended = False
         self._open: set[Connection] = set()
         self._idle: dict[Connection, None] = {}  # the last one used is used next: the others may time out
         self._due: deque[float] = deque()  # to be sent as soon as a connection is free
-        self._trace = Trace()
+        self._trace = Trace(starts)
         self._all_answered = asyncio.Event()
         self._opening: set[asyncio.Task[None]] = set()
 
-    async def run(self, starts: list[float]) -> Trace:
+    async def run(self) -> Trace:
         self._clock = asyncio.get_running_loop().time
-        self._trace.offered = len(starts)
         await self._open_one()
         self._begin = self._clock()
-        due = deque(starts)
+        due = deque(self._trace.starts)
         while due:
             await asyncio.sleep(max(0.0, self._begin + due[0] - self._clock()))  # also when late: answers must be read
             now = self._clock() - self._begin + TICK_S
@@ -98,6 +104,7 @@ class _Offer:
                 await self._all_answered.wait()
         except TimeoutError:
             pass  # they are missing from the trace, and `statuses` says so
+        self._ended = True
         for opening in self._opening:
             opening.cancel()
         for connection in list(self._open):
@@ -119,11 +126,18 @@ class _Offer:
         connection.send(self._request)
 
     async def _open_one(self) -> None:
-        connection = await connect(self._port, self._answered, self._lost)
+        while True:
+            try:
+                connection = await connect(self._port, self._answered, self._lost)
+                break
+            except OSError:  # refused; what is due goes on waiting, and its clock runs
+                await asyncio.sleep(AGAIN_S)
         self._open.add(connection)
         self._free(connection)
 
     def _answered(self, connection: Connection, status: int) -> None:
+        if self._ended:
+            return  # we gave up, not the server
         lines = self._trace.lines
         lines.append((connection.mark, connection.sent_at, self._clock() - self._begin, status))
         if len(lines) == self._trace.offered:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from loadtest.bench.figures import Figure, Outcome
@@ -11,7 +12,7 @@ def document(outcomes: dict[str, Outcome], failed: dict[str, str], machine: dict
     """All of it. `totals` counts figures: those met, missed and without a goal add up to `figures`."""
     figures = [figure for outcome in outcomes.values() for figure in outcome.figures]
     met = [figure.met for figure in figures]
-    return {
+    whole = {
         **facts,
         "machine": machine,
         "totals": {
@@ -27,6 +28,16 @@ def document(outcomes: dict[str, Outcome], failed: dict[str, str], machine: dict
         },
         "failed": failed,
     }
+    return _finite(whole)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: what was never answered has no latency."""
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def table(outcomes: dict[str, Outcome], failed: dict[str, str]) -> str:
@@ -45,12 +56,12 @@ def table(outcomes: dict[str, Outcome], failed: dict[str, str]) -> str:
 
 
 def _cells(figure: Figure) -> tuple[str, str, str, str]:
-    measured = f"{_number(figure.measured)} {figure.unit}".rstrip()
+    measured = f"{number(figure.measured)} {figure.unit}".rstrip()
     if figure.goal is None or figure.ratio is None:
         return "", measured, "", ""
-    goal = f"{'≥' if figure.sense == 'at least' else '≤'} {_number(figure.goal)}"
+    goal = f"{'≥' if figure.sense == 'at least' else '≤'} {number(figure.goal)}"
     return goal, measured, f"{figure.ratio:.2f}", "met" if figure.met else "MISSED"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

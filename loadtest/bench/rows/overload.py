@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import Any
 
@@ -31,10 +32,11 @@ def measure(run: Run) -> Outcome:
             seconds = run.seconds(10)
             run.say(f"overload: {times} times capacity, {RAMP_S + seconds:g} s, open loop")
             starts = poisson(times * CAPACITY, RAMP_S + seconds)
-            before = system.cpu_s()
+            before, own = system.cpu_s(), time.process_time()
             trace = offer(system.port, request, starts, CONNECTIONS)
             spent = sum(system.cpu_s().values()) - sum(before.values())
             details[str(times)] = {
+                "generator_cpu_s": round(time.process_time() - own, 2),
                 **_details(trace, seconds),
                 "cpu_s_per_1000_offered": round(spent * 1000 / len(starts), 4),
             }

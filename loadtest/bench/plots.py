@@ -1,0 +1,130 @@
+"""Plots of a result, made from its JSON alone: `python -m loadtest.bench.plots bench-results/bench.json`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from loadtest.bench.closed_loop import PERCENTILES
+from loadtest.bench.report import number
+
+MET, MISSED, PLAIN = "#2a7f62", "#c0392b", "#8a8f98"
+KINDS = {"in_time": MET, "late": MISSED, "refused": PLAIN, "other": "#d9a441"}
+ROLES = {"gateway": "#3b6ea5", "worker": "#2a7f62", "broker": "#d9a441", "root": PLAIN}
+
+
+def draw(document: dict[str, Any], folder: Path) -> list[Path]:
+    """Draw what the rows that ran give. Returns the files."""
+    rows = document["rows"]
+    drawn = [_goals(document, folder / "goals.png")]
+    if "S" in rows:
+        drawn.append(_latency(rows["S"]["details"], folder / "latency-S.png"))
+    if "overload" in rows:
+        drawn.append(_overload(rows["overload"]["details"], folder / "overload.png"))
+    if "growth" in rows:
+        drawn.append(_growth(rows["growth"]["details"], folder / "growth.png"))
+    return [path for path in drawn if path]
+
+
+def _goals(document: dict[str, Any], path: Path) -> Path | None:
+    """Each figure with a goal as how far it is on the good side of it: 1 is the goal, right of it is better."""
+    judged = [
+        (f"{name}: {figure['name']}", figure)
+        for name, row in document["rows"].items()
+        for figure in row["figures"]
+        if figure["goal"]
+    ]
+    if not judged:
+        return None
+    figure, axes = plt.subplots(figsize=(9, 0.8 + 0.34 * len(judged)))
+    for at, (_, each) in enumerate(judged):
+        axes.barh(at, min(3.0, _goodness(each)), color=MET if each["met"] else MISSED, height=0.62)
+        measured = "none" if each["measured"] is None else number(each["measured"])
+        sign = "≥" if each["sense"] == "at least" else "≤"
+        axes.text(3.06, at, f"{measured} {each['unit']} ({sign} {number(each['goal'])})", va="center", fontsize=8)
+    axes.set_yticks(range(len(judged)), [label for label, _ in judged], fontsize=8)
+    axes.invert_yaxis()
+    axes.axvline(1.0, color="black", linewidth=1)
+    axes.set_xlim(0, 3)
+    axes.set_xlabel("times better than the goal (3 or more is drawn as 3)")
+    machine = document["machine"]
+    axes.set_title(f"Measured against goals: {machine['cpu']}, {machine['cores']} cores", fontsize=10)
+    return _save(figure, path)
+
+
+def _goodness(figure: dict[str, Any]) -> float:
+    if figure["sense"] == "at least":
+        return figure["ratio"] or 0.0
+    return 1 / figure["ratio"] if figure["ratio"] else (0.0 if figure["measured"] is None else 3.0)
+
+
+def _latency(details: dict[str, Any], path: Path) -> Path:
+    figure, axes = plt.subplots(figsize=(7, 4.2))
+    for connections in ("1", "64", "256"):
+        for round_, each in enumerate(details[connections]):
+            label = None if round_ else f"{connections} connection{'s' * (connections != '1')}"
+            color = list(ROLES.values())[("1", "64", "256").index(connections)]
+            axes.plot(each["latency_ms"], PERCENTILES, color=color, label=label, linewidth=1.4)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))  # type: ignore[attr-defined]
+    axes.set_xlabel("latency, ms")
+    axes.set_ylabel("% of requests answered within")
+    axes.set_ylim(0, 100)
+    axes.set_title("S: 4 ms and 0.2 ms a row; a line for each round", fontsize=10)
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    return _save(figure, path)
+
+
+def _overload(details: dict[str, Any], path: Path) -> Path:
+    loads = [name for name, each in details.items() if isinstance(each, dict)]
+    figure, panels = plt.subplots(1, len(loads), figsize=(5.2 * len(loads), 4), sharey=False, squeeze=False)
+    for axes, times in zip(panels[0], loads, strict=True):
+        series = details[times]["over_time"]
+        seconds = [each["at_s"] for each in series]
+        values = [[each[kind] for each in series] for kind in KINDS]
+        axes.stackplot(seconds, values, labels=[kind.replace("_", " ") for kind in KINDS], colors=KINDS.values())
+        axes.axhline(details["capacity"], color="black", linestyle="--", linewidth=1, label="capacity")
+        axes.axvline(details["ramp_s"], color="black", linestyle=":", linewidth=1)
+        axes.set_title(f"{times} × capacity, open loop (counted right of the dots)", fontsize=10)
+        axes.set_xlabel("intended start, s")
+        axes.set_ylabel("requests/s")
+    panels[0][0].legend(loc="lower right", fontsize=8)
+    return _save(figure, path)
+
+
+def _growth(details: dict[str, Any], path: Path) -> Path:
+    figure, panels = plt.subplots(2, 2, figsize=(10, 7))
+    for axes, (axis, measured) in zip(panels.flat, details.items(), strict=True):
+        labels = [f"{each['value']:,}" for each in measured]
+        below = [0.0] * len(measured)
+        for role, color in ROLES.items():
+            costs = [each["cpu_s_per_1000"].get(role, 0.0) for each in measured]
+            axes.bar(labels, costs, bottom=below, color=color, label="launcher" if role == "root" else role, width=0.6)
+            below = [low + cost for low, cost in zip(below, costs, strict=True)]
+        for at, each in enumerate(measured):
+            axes.text(at, below[at], f"{each['requests_per_s']:,.0f}/s", ha="center", va="bottom", fontsize=8)
+        axes.set_xlabel(axis.replace("_", " "))
+        axes.set_ylabel("CPU s per 1,000 requests")
+        axes.set_ylim(0, 1.12 * max(below))
+    panels[0][0].legend(fontsize=8)
+    return _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> Path:
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
+if __name__ == "__main__":
+    source = Path(sys.argv[1])
+    print(*draw(json.loads(source.read_text()), source.parent), sep="\n")
