@@ -141,4 +141,5 @@ def test_a_quick_run_leaves_a_result_that_is_complete_and_adds_up(tmp_path: Path
     for times in ("2", "5"):
         overloaded = result["rows"]["overload"]["details"][times]
         assert sum(overloaded["statuses"].values()) == overloaded["offered"] > 2000
+        assert all(sum(step.values()) - step["at_s"] > 0 for step in overloaded["over_time"])
     assert {path.name for path in tmp_path.glob("*.png")} == {"goals.png", "overload.png"}

@@ -73,16 +73,15 @@ def _details(trace: Trace, seconds: float) -> dict[str, Any]:
 
 
 def _over_time(trace: Trace, seconds: float, step_s: float = 0.25) -> list[dict[str, float]]:
-    """By intended start, each quarter of a second: how many offered, in time, late and refused a second."""
+    """By intended start, each quarter of a second: how many of those offered were in time, late, refused, and other
+    (broken, or never answered), a second."""
+    offered = Counter(int(start / step_s) for start in trace.starts)
     kinds = Counter((int(start / step_s), _kind(status, done - start)) for start, _, done, status in trace.lines)
-    steps = range(int(seconds / step_s))
-    return [
-        {
-            "at_s": step * step_s,
-            **{kind: kinds[step, kind] / step_s for kind in ("in_time", "late", "refused", "other")},
-        }
-        for step in steps
-    ]
+    series = []
+    for step in range(int(seconds / step_s)):
+        known = {kind: kinds[step, kind] / step_s for kind in ("in_time", "late", "refused")}
+        series.append({"at_s": step * step_s, **known, "other": offered[step] / step_s - sum(known.values())})
+    return series
 
 
 def _kind(status: int, latency: float) -> str:
