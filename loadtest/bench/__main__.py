@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import sys
 import time
 import traceback
@@ -14,9 +15,12 @@ from loadtest.bench import machine, report
 from loadtest.bench.figures import Outcome, Run
 from loadtest.bench.rows import ROWS
 
+OPEN_FILES = 8192
+
 
 def main() -> None:
     options = _options()
+    _allow_open_files()
     run = Run(quick=options.quick)
     outcomes: dict[str, Outcome] = {}
     failed: dict[str, str] = {}
@@ -53,6 +57,14 @@ def plot(document: dict[str, Any], folder: Path) -> list[Path]:
         print("no plots: pip install 'smartbatch[loadtest]'", file=sys.stderr)
         return []
     return draw(document, folder)
+
+
+def _allow_open_files() -> None:
+    """Thousands of connections, at both ends: many systems allow 1,024 files unless asked. Children inherit it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _options() -> argparse.Namespace:
