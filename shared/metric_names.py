@@ -104,6 +104,12 @@ OUT_OF_MEMORY = Metric(
     "smartbatch_out_of_memory_total", "counter", "Batches halved because the device's memory was full"
 )
 CEILING = Metric("smartbatch_batch_ceiling_rows", "gauge", "Rows that fit the device's memory, as far as is known")
+SPEEDUP = Metric(
+    "smartbatch_model_speedup_ratio",
+    "gauge",
+    "Forwards in the time of one eager forward, by the form that OPTIMIZE chose; measured when it was chosen",
+    ("model", "form"),
+)
 DEVICE_BUSY = Metric("smartbatch_device_busy_seconds_total", "counter", "Time spent in forwards")
 DEVICE_STARVED = Metric(
     "smartbatch_device_starved_seconds_total", "counter", "Time the device waited for a batch that a backlog filled"

@@ -48,6 +48,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["float32", "float16", "bfloat16"], Meta(description="The type that the model computes in")
     ] = "float32"
 
+    optimize: Annotated[
+        Literal["auto", "none"],
+        Meta(
+            description="`auto` serves with the fastest form of a network that answers as the eager one does; "
+            "see docs/performance.md"
+        ),
+    ] = "auto"
+
     # batching
     max_batch_size: Annotated[int, Meta(ge=1, le=65536, description="Rows in one batch at the most")] = 32
     max_wait_time: Annotated[

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from shared import metric_names as names
 from worker.batch import Batch
+from worker.models.contract import Optimisation
 from worker.policy import CloseReason
 
 OUTCOMES = ("ok", "invalid", "error", "expired", "cancelled", "lost", "dead")
@@ -36,6 +37,8 @@ class Meters:
         self.bisections = names.BISECTIONS.counter(self.registry).labels(**label)
         self.out_of_memory = names.OUT_OF_MEMORY.counter(self.registry).labels(**label)
         self.ceiling = names.CEILING.gauge(self.registry).labels(**label)
+        self._speedup = names.SPEEDUP.gauge(self.registry)
+        self._model = model
         self.busy = names.DEVICE_BUSY.counter(self.registry).labels(**label)
         self.starved = names.DEVICE_STARVED.counter(self.registry).labels(**label)
         self.broker_errors = names.WORKER_BROKER_ERRORS.counter(self.registry).labels(**label)
@@ -45,6 +48,11 @@ class Meters:
     def forward(self, seconds: float) -> None:
         self.forward_s.observe(seconds)
         self.busy.inc(seconds)
+
+    def serves_as(self, form: Optimisation) -> None:
+        """Say in which form the model serves; the one before it is no longer shown."""
+        self._speedup.clear()
+        self._speedup.labels(self._model, form.name).set(form.gain)
 
     def batch(self, batch: Batch) -> None:
         """Count a batch that has run. One of which nothing reached the device was none."""

@@ -176,6 +176,7 @@ class Worker:
         context = LoadContext(
             settings.device,
             settings.dtype,
+            settings.optimize,
             settings.model_weights,
             settings.torch_threads,
             settings.max_image_pixels,

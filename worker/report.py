@@ -41,6 +41,7 @@ class Report:
         if now - self._metrics_at >= METRICS_EVERY_S:
             self._metrics_at = now
             self._meters.last_progress.set(time.time() - self._stalled_s(now))
+            self._meters.serves_as(self._model.optimisation)
             self._metrics = metric_snapshot.pack(self._meters.registry)
         running = self._engine.running
         return {
@@ -49,6 +50,7 @@ class Report:
             "model": self._settings.model,
             "model_path": self._settings.model_path,
             "device": self._model.device_name,
+            "form": str(self._model.optimisation),
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "started_ms": self._started_ms,

@@ -14,6 +14,7 @@ from deploy.options import read, setting_options
     "MODEL_WEIGHTS",
     "DEVICE",
     "DTYPE",
+    "OPTIMIZE",
     "MAX_BATCH_SIZE",
     "MAX_WAIT_TIME",
     "MAX_BATCH_BYTES",

@@ -33,11 +33,23 @@ class LoadContext(msgspec.Struct):
 
     device: str = "auto"
     dtype: str = "float32"
+    optimize: str = "none"
     weights: str = "default"
     torch_threads: int = 0
     max_image_pixels: int = 50_000_000
     max_batch_size: int = 32
     progress: Callable[[str], None] = lambda text: None
+
+
+class Optimisation(msgspec.Struct, frozen=True):
+    """In which form a network serves: its name, and how it compares with the one as it was built."""
+
+    name: str = "none"
+    gain: float = 1.0  # forwards in the time of one eager forward
+    error: float = 0.0  # relative to the largest output
+
+    def __str__(self) -> str:
+        return self.name if self.gain == 1.0 else f"{self.name} {self.gain:.2f}x"
 
 
 class Model(ABC):
@@ -49,6 +61,11 @@ class Model(ABC):
     classifier: bool = False
     platform: str = "pytorch"
     device_name: str = "cpu"
+
+    @property
+    def optimisation(self) -> Optimisation:
+        """The form that serves now; it may change while serving, and any thread may ask."""
+        return Optimisation()
 
     @abstractmethod
     def load(self, context: LoadContext) -> None:
