@@ -62,6 +62,18 @@ class Engine:
         """Run a function in the device thread: load and warm-up, which must happen where forwards happen."""
         self._batches.put(function)
 
+    def between_batches(self, function: Callable[[], None]) -> None:
+        """Run a function in the device thread that may use the device; the watchdog looks at it as at a batch."""
+
+        def watched() -> None:
+            self.working_since = time.monotonic()
+            try:
+                function()
+            finally:
+                self.working_since = 0.0
+
+        self.call(watched)
+
     def close(self) -> None:
         self._batches.put(None)
         self._thread.join(timeout=5)

@@ -182,6 +182,8 @@ class Worker:
             settings.max_image_pixels,
             settings.max_batch_size,
             self._progress,
+            settings.model_path,
+            self.engine.between_batches,
         )
         try:
             self.model.load(context)

@@ -6,6 +6,7 @@ The two run as sub-batches of their own.
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -18,11 +19,14 @@ from shared.errors import InvalidInput
 from shared.model_info import InputSpec, OutputSpec
 from shared.wire import Payload, Result, Tensor
 from worker.models import device as devices
+from worker.models import inductor
 from worker.models.contract import LoadContext, Model, Optimisation
 from worker.models.folding import channels_last, fold_batch_norms
 from worker.models.images import Preset, decode_images
 from worker.models.optimisation import TIMED_ROWS_CPU, Network, Optimiser
 from worker.models.tensors import from_numpy, to_numpy, to_torch
+
+log = logging.getLogger(__name__)
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 
@@ -43,17 +47,22 @@ class Classifier(Model):
     def build(self, context: LoadContext) -> tuple[nn.Module, Sequence[str]]:
         """Return the network with its weights, and its labels in the order of its logits."""
 
-    def load(self, context: LoadContext) -> None:
+    def eager(self, context: LoadContext) -> nn.Module:
+        """Build the network as it is, on its device and in its type."""
         self._device = devices.open_device(context)
         self._dtype = devices.DTYPES[context.dtype]
-        self._max_pixels = context.max_image_pixels
         network, labels = self.build(context)
-        network = network.eval().to(device=self._device, dtype=self._dtype)
+        self._labels = list(labels)
+        return network.eval().to(device=self._device, dtype=self._dtype)
+
+    def load(self, context: LoadContext) -> None:
+        self._max_pixels = context.max_image_pixels
+        network = self.eager(context)
         self._network: Network = network
         self._mean = torch.tensor(self._preset.mean, device=self._device).view(3, 1, 1)
         self._std = torch.tensor(self._preset.std, device=self._device).view(3, 1, 1)
         classes = self.separate(self.forward(self.collate([self.example()])), 1)[0].size
-        self._labels = list(labels) if len(labels) == classes else [str(index) for index in range(classes)]
+        self._labels = self._labels if len(self._labels) == classes else [str(index) for index in range(classes)]
         self.outputs = (OutputSpec("logits", "float32", (classes,)),)
         self.device_name = devices.device_name(self._device)
         if context.optimize == "auto":
@@ -61,17 +70,39 @@ class Classifier(Model):
 
     def _optimise(self, network: nn.Module, context: LoadContext) -> None:
         rows = min(TIMED_ROWS_CPU, context.max_batch_size) if self._device.type == "cpu" else context.max_batch_size
-        self._network = self._optimiser = Optimiser(network, self._noise, rows)
+        self._network = self._optimiser = Optimiser(network, self.noise, rows)
         for name, make in (
             ("channels_last", lambda: channels_last(network)),
-            ("folded channels_last", lambda: channels_last(fold_batch_norms(network, self._noise(1)))),
+            ("folded channels_last", lambda: channels_last(fold_batch_norms(network, self.noise(1)))),
         ):
             context.progress(f"trying {name}")
             for _ in self._optimiser.consider(name, make):
                 pass
+        self._try_inductor(network, self._optimiser, context)
         context.progress(f"serving as {self._optimiser.choice}")
 
-    def _noise(self, rows: int) -> torch.Tensor:
+    def _try_inductor(self, network: nn.Module, optimiser: Optimiser, context: LoadContext) -> None:
+        """Try what was compiled at an earlier start; otherwise compile it beside serving."""
+        if self._device.type not in inductor.DEVICES or not context.model_path:
+            return
+        try:
+            folder = inductor.cache_folder() / inductor.key(network, context.dtype, self._device)
+        except OSError as error:
+            log.warning("OPTIMIZE: %s is left out: %s", inductor.NAME, error)
+            return
+        threads = torch.get_num_threads()
+        order = inductor.Order(
+            context.model_path, str(self._device), context.dtype, context.weights, threads, str(folder)
+        )
+        compiled = inductor.Inductor(optimiser, order, self._device)
+        if compiled.cached:
+            context.progress(f"trying {inductor.NAME}")
+            for _ in compiled.consider():
+                pass
+        elif context.in_device_thread:
+            compiled.compile_beside(context.in_device_thread)
+
+    def noise(self, rows: int) -> torch.Tensor:
         """Return what a network's answers are compared on: always the same, and nothing in it like anything else."""
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn((rows, 3, self._preset.crop, self._preset.crop), generator=generator)

@@ -39,6 +39,8 @@ class LoadContext(msgspec.Struct):
     max_image_pixels: int = 50_000_000
     max_batch_size: int = 32
     progress: Callable[[str], None] = lambda text: None
+    model_path: str = ""
+    in_device_thread: Callable[[Callable[[], None]], None] | None = None  # for what comes after loading
 
 
 class Optimisation(msgspec.Struct, frozen=True):

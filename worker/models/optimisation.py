@@ -69,8 +69,11 @@ class Optimiser:
     @torch.inference_mode()
     def consider(
         self, name: str, make: Callable[[], Network], *, compiled: bool = False
-    ) -> Generator[None, None, None]:
-        """Serve with what `make` returns from then on, if it is right and faster. Yields between forwards."""
+    ) -> Generator[None, None, bool]:
+        """Serve with what `make` returns from then on, if it is right and faster. Yields between forwards.
+
+        Returns whether it was refused because it failed.
+        """
         try:
             candidate = make()
             yield
@@ -81,12 +84,13 @@ class Optimiser:
             gain = yield from self._gain_of(candidate)
         except Exception as failure:  # compilers and other people's networks raise anything
             log.warning("OPTIMIZE: %s is left out: %s", name, one_line(failure))
-            return
+            return True
         log.info("OPTIMIZE: %s is %.2f times as fast as eager, relative error %.1e", name, gain, error)
         if gain > self.choice.gain:
             self._fallback = self._eager if compiled else None
             self._serving = candidate
             self.choice = Optimisation(name, gain, error)
+        return False
 
     def _timed_rows(self) -> int:
         if 1 not in self._reference:
@@ -131,6 +135,8 @@ class Optimiser:
 
 
 def _seconds(network: Network, batch: torch.Tensor) -> float:
-    started = time.perf_counter()
+    # a CPU's own time, as far as it was this thread's: wall time would measure what else the machine is doing
+    clock = time.thread_time if batch.device.type == "cpu" else time.perf_counter
+    started = clock()
     network(batch).cpu()  # waits for the device
-    return time.perf_counter() - started
+    return clock() - started

@@ -1,0 +1,99 @@
+"""The process that compiles a network: started by inductor.py, which says what compiling is for and where it goes.
+
+Only one at a time compiles the same network; it leaves the library whole or not at all, and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import zipfile
+from pathlib import Path
+
+import msgspec
+
+from worker.models.inductor import LIBRARY, Order
+
+EXAMPLE_ROWS = 4
+MOST_ROWS = 65536
+
+_works: list[Path] = []  # folders to leave no trace of
+
+
+def main() -> None:
+    order = msgspec.json.decode(sys.argv[1], type=Order)
+    os.setsid()  # with what it starts, so that all of it ends at once
+    os.nice(19)
+    threading.Thread(target=_end_with_the_worker, daemon=True).start()
+    folder = Path(order.folder)
+    with _alone(folder):
+        if not (folder / LIBRARY).exists():
+            with tempfile.TemporaryDirectory(prefix="compiling-", dir=folder.parent) as work:
+                _compile(order, Path(work), folder)
+
+
+def _end_with_the_worker() -> None:
+    while os.read(0, 1):
+        pass
+    for work in _works:
+        shutil.rmtree(work, ignore_errors=True)
+    os.killpg(0, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path):
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _compile(order: Order, work: Path, folder: Path) -> None:
+    _works.append(work)
+    # Beside the result and not in /tmp: Inductor loads what it compiles there, and /tmp may forbid code.
+    os.environ.update(TORCHINDUCTOR_CACHE_DIR=str(work / "inductor"), TMPDIR=str(work))
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+    tempfile.tempdir = str(work)
+    from worker.models import resolve
+    from worker.models.classifier import Classifier
+
+    model = resolve(order.model_path)
+    assert isinstance(model, Classifier)
+    network = model.eager(order.context)
+    package = compile_network(network, model.noise(EXAMPLE_ROWS), work)
+    unpack(package, work / "result")
+    (work / "result").replace(folder)
+
+
+def compile_network(network, example, work: Path) -> Path:
+    """Compile for any number of rows. Returns the package."""
+    import torch
+
+    network = network.to(memory_format=torch.channels_last)
+    example = example.contiguous(memory_format=torch.channels_last)
+    rows = torch.export.Dim("rows", min=1, max=MOST_ROWS)
+    with torch.no_grad():
+        program = torch.export.export(network, (example,), dynamic_shapes=({0: rows},))
+        path = torch._inductor.aoti_compile_and_package(
+            program, package_path=str(work / "network.pt2"), inductor_configs={"freezing": True}
+        )
+    return Path(path)
+
+
+def unpack(package: Path, folder: Path) -> None:
+    """Take the library, and for a GPU its kernels, out of the package."""
+    folder.mkdir()
+    with zipfile.ZipFile(package) as archive:
+        for name in archive.namelist():
+            file = Path(name).name
+            if file.endswith((".so", ".cubin", ".hsaco", ".spv")):
+                (folder / (LIBRARY if file.endswith(".so") else file)).write_bytes(archive.read(name))
+
+
+if __name__ == "__main__":
+    main()
