@@ -11,6 +11,7 @@
 #   COPY requirements.txt /tmp/
 #   RUN pip install --no-cache-dir -c /src/constraints.txt -r /tmp/requirements.txt
 #   COPY my_model.py weights.pt /models/
+#   RUN apt-get update && apt-get install -y --no-install-recommends g++  # only for Inductor: docs/performance.md
 #   USER 10001:10001
 #   ENV MODEL_PATH=my_model:MyModel
 # One that needs none is mounted on /models instead: see docker-compose.yml.

@@ -54,7 +54,8 @@ class Stack:
     def __init__(self, broker: Broker, folder: Path, **settings: object) -> None:
         self.broker = broker
         self.folder = folder
-        self.environ = {"REDIS_URL": broker.url, "PORT": "0", **{k: str(v) for k, v in settings.items()}}
+        # none: no test but those that say otherwise is about which form serves, and compiling would slow the others down
+        self.environ = {"REDIS_URL": broker.url, "PORT": "0", "OPTIMIZE": "none", **{k: str(v) for k, v in settings.items()}}
         self.processes: list[Process] = []
         self.url = ""
         self.client = httpx.Client(timeout=30)

@@ -49,7 +49,7 @@ def direct(views: list[bytes]) -> list[np.ndarray]:
 
 @pytest.mark.timeout(180)
 async def test_every_photo_gets_its_own_and_the_right_answer(stack: Callable[..., Stack]) -> None:
-    system = stack(MODEL_PATH="efficientnet_lite0", TORCH_THREADS=1, MAX_BATCH_SIZE=16)
+    system = stack(MODEL_PATH="efficientnet_lite0", TORCH_THREADS=1, MAX_BATCH_SIZE=16, OPTIMIZE="auto")
     system.gateway()
     system.worker()
     system.ready()
