@@ -54,8 +54,13 @@ class Stack:
     def __init__(self, broker: Broker, folder: Path, **settings: object) -> None:
         self.broker = broker
         self.folder = folder
-        # none: no test but those that say otherwise is about which form serves, and compiling would slow the others down
-        self.environ = {"REDIS_URL": broker.url, "PORT": "0", "OPTIMIZE": "none", **{k: str(v) for k, v in settings.items()}}
+        # none: unless a test says otherwise it isn't about which form serves, and compiling would slow it down
+        self.environ = {
+            "REDIS_URL": broker.url,
+            "PORT": "0",
+            "OPTIMIZE": "none",
+            **{k: str(v) for k, v in settings.items()},
+        }
         self.processes: list[Process] = []
         self.url = ""
         self.client = httpx.Client(timeout=30)

@@ -110,10 +110,10 @@ class Inductor:
         return (self._folder / LIBRARY).is_file()
 
     def consider(self) -> Generator[None, None, None]:
-        """Check and time what is cached. If it answers wrongly it is deleted, and so made again at the next start."""
+        """Check and time what is cached. If it fails it is kept, for making it again at each start might be for nothing."""
         refused = yield from self._optimiser.consider(NAME, lambda: load(self._folder, self._device), compiled=True)
         if refused:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            log.warning("OPTIMIZE: delete %s to have it compiled again at the next start", self._folder)
 
     def compile_beside(self, in_device_thread: Callable[[Callable[[], None]], None]) -> None:
         """Compile once the device thread gets to it, which is when the worker serves; then consider the result."""
