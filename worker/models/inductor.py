@@ -110,7 +110,7 @@ class Inductor:
         return (self._folder / LIBRARY).is_file()
 
     def consider(self) -> Generator[None, None, None]:
-        """Check and time what is cached. If it fails it is kept, for making it again at each start might be for nothing."""
+        """Check and time what is cached. What fails is kept: made again at each start it might fail each time."""
         refused = yield from self._optimiser.consider(NAME, lambda: load(self._folder, self._device), compiled=True)
         if refused:
             log.warning("OPTIMIZE: delete %s to have it compiled again at the next start", self._folder)
