@@ -79,7 +79,7 @@ KEY_REQUESTS = Metric(
 BATCHES = Metric(
     "smartbatch_batches_total",
     "counter",
-    "Batches by why they were closed: full, bytes, window, deadline, drain, solo",
+    "Batches by why they were closed: full, bytes, window, quiet, deadline, drain, solo",
     ("model", "closed"),
 )
 BATCH_ROWS = Metric("smartbatch_batch_rows", "histogram", "Rows in a batch", buckets=ROWS_BUCKETS)

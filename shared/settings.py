@@ -60,8 +60,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_batch_size: Annotated[int, Meta(ge=1, le=65536, description="Rows in one batch at the most")] = 32
     max_wait_time: Annotated[
         float,
-        Meta(ge=0, le=60, description="The window: how long after admission the oldest entry waits for others"),
+        Meta(
+            ge=0,
+            le=60,
+            description="The window: how long after admission the oldest entry waits for others at the most",
+        ),
     ] = 0.01
+    window: Annotated[
+        Literal["adaptive", "fixed"],
+        Meta(
+            description="`adaptive`: the window ends early when, by what was learned, nobody else is coming; right for "
+            "one worker, while several then share small batches"
+        ),
+    ] = "fixed"
     max_batch_bytes: Annotated[int, Meta(ge=1024, description="Payload bytes claimed for one batch at the most")] = (
         256 * 1024 * 1024
     )

@@ -85,6 +85,8 @@ class Filling:
         self.bytes = 0
         self.last_id = ""  # the group's last-delivered-id; empty until claimed with the device free
         self.head_too_wide = False
+        self._known = 0
+        self.explores = False  # waits out its window although nobody is expected
 
     def __bool__(self) -> bool:
         return bool(self.riders)
@@ -94,6 +96,11 @@ class Filling:
         for rider in riders:
             self.rows += rider.entry.rows
             self.bytes += rider.entry.bytes
+
+    def news(self) -> list[float]:
+        """When the riders were admitted that came since this was asked last, in order."""
+        known, self._known = self._known, len(self.riders)
+        return [rider.admitted_at for rider in self.riders[known:]]
 
     def state(self) -> Fill:
         """What the policy is asked about."""

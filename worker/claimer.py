@@ -18,12 +18,13 @@ import time
 
 from shared.broker.claims import Claim, Claims, Mode
 from shared.errors import BrokerUnavailable
+from worker.arrivals import Arrivals
 from worker.batch import Batch, Filling
 from worker.conviction import Convictions
 from worker.engine import Engine
 from worker.forward_times import ForwardTimes
 from worker.intake import Intake
-from worker.policy import CloseReason, Limits, decide
+from worker.policy import CloseReason, Fill, Limits, decide
 from worker.service_rate import ServiceRate
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ class Claimer:
         self._times = times
         self._service = service
         self._convictions = convictions
+        self._arrivals = Arrivals()
+        self._last_batch: Batch | None = None
         self._batch_ids = (f"{worker_id}-{n}" for n in itertools.count(1))
         self._filling = Filling()
         self._on_device: list[Batch] = []  # the running one and the one claimed ahead
@@ -78,6 +81,8 @@ class Claimer:
         self._on_device.remove(batch)
         if batch.closed != "solo":
             self._service.record(batch.rows_run, time.monotonic() - batch.on_device_at)
+        if batch is self._last_batch:
+            self._arrivals.left(time.monotonic())
         if self._on_device:
             self._on_device[0].on_device_at = time.monotonic()
         else:
@@ -138,7 +143,9 @@ class Claimer:
         filling = self._filling
         while True:
             run_s = self._run_s(filling.rows)
-            decision = decide(filling.state(), self._limits, time.monotonic(), run_s, draining=self._draining)
+            now, state = time.monotonic(), filling.state()
+            quiet_at = self._quiet_at(state, now)
+            decision = decide(state, self._limits, now, run_s, quiet_at=quiet_at, draining=self._draining)
             if decision.reason in ("full", "bytes"):
                 break
             left_s = max(0.0, decision.until - time.monotonic())
@@ -154,6 +161,18 @@ class Claimer:
         if decision.reason not in ("full", "bytes"):
             self._release()
         self._submit(decision.reason or "window")
+
+    def _quiet_at(self, state: Fill, now: float) -> float:
+        """When nobody else will be expected. Never for a batch that explores: it waits out its window."""
+        filling = self._filling
+        if not self._limits.adaptive or filling.explores or state.rows >= self._limits.max_rows:
+            return math.inf
+        self._arrivals.came(filling.news(), learn=True)
+        quiet_at = self._arrivals.quiet_at(now, state.oldest_at + self._limits.window_s)
+        if quiet_at <= now < state.oldest_at + self._limits.window_s and self._arrivals.explores():
+            filling.explores = True
+            return math.inf
+        return quiet_at
 
     # --- device busy
 
@@ -223,7 +242,8 @@ class Claimer:
         return claim
 
     def _submit(self, closed: CloseReason) -> None:
-        batch = Batch(next(self._batch_ids), self._filling.riders, closed)
+        self._arrivals.came(self._filling.news(), learn=False)
+        self._last_batch = batch = Batch(next(self._batch_ids), self._filling.riders, closed)
         self._filling = Filling()
         batch.on_device_at = now = time.monotonic()
         if self._free_since is not None and closed in ("full", "bytes"):

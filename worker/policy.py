@@ -10,8 +10,9 @@ from typing import Literal
 
 import msgspec
 
-CloseReason = Literal["full", "bytes", "window", "deadline", "drain", "solo"]
-"""Why a batch was closed. `solo`: an entry of a dead worker, run alone; the policy never says it."""
+CloseReason = Literal["full", "bytes", "window", "quiet", "deadline", "drain", "solo"]
+"""Why a batch was closed. `quiet`: nobody else was expected (`arrivals.py`). `solo`: an entry of a dead worker, run
+alone; the policy never says it."""
 
 DEADLINE_MARGIN_S = 0.010  # reply and HTTP response, generously, on a loaded machine
 
@@ -20,6 +21,7 @@ class Limits(msgspec.Struct, frozen=True):
     max_rows: int
     max_bytes: int
     window_s: float
+    adaptive: bool = False  # close before the window ends once nobody else is expected
 
 
 class Fill(msgspec.Struct, frozen=True):
@@ -39,8 +41,11 @@ class Decision(msgspec.Struct, frozen=True):
     until: float
 
 
-def decide(fill: Fill, limits: Limits, now: float, run_s: float, *, draining: bool = False) -> Decision:
+def decide(
+    fill: Fill, limits: Limits, now: float, run_s: float, *, quiet_at: float = float("inf"), draining: bool = False
+) -> Decision:
     """Say whether the batch closes now. `run_s`: how long a batch of these rows takes, from now to its replies.
+    `quiet_at`: when nobody else will be expected any more.
 
     A batch without rows never closes: there is nothing to run.
     """
@@ -54,7 +59,9 @@ def decide(fill: Fill, limits: Limits, now: float, run_s: float, *, draining: bo
         return Decision("drain", now)
     window_end = fill.oldest_at + limits.window_s
     latest_start = fill.deadline_at - run_s - DEADLINE_MARGIN_S
-    until = min(window_end, latest_start)
+    until = min(window_end, latest_start, quiet_at)
     if now < until:
         return Decision(None, until)
-    return Decision("window" if window_end <= latest_start else "deadline", now)
+    if latest_start < min(window_end, quiet_at):
+        return Decision("deadline", now)
+    return Decision("window" if window_end <= quiet_at else "quiet", now)

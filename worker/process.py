@@ -76,7 +76,7 @@ class Worker:
         max_rows = settings.max_batch_size
         times = ForwardTimes()
         service = ServiceRate(times, max_rows)
-        limits = Limits(max_rows, settings.max_batch_bytes, settings.max_wait_time)
+        limits = Limits(max_rows, settings.max_batch_bytes, settings.max_wait_time, settings.window == "adaptive")
         self.meters = Meters(settings.model)
         self.engine = Engine(self.model, max_rows, times, self.meters)
         self.decoder = Decoder(self.model, max_rows, settings.decode_threads)

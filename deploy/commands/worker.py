@@ -17,6 +17,7 @@ from deploy.options import read, setting_options
     "OPTIMIZE",
     "MAX_BATCH_SIZE",
     "MAX_WAIT_TIME",
+    "WINDOW",
     "MAX_BATCH_BYTES",
     "REDIS_URL",
     "DECODE_THREADS",

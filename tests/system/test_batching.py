@@ -52,6 +52,29 @@ async def test_a_lone_request_waits_out_the_window_and_no_longer(stack: Callable
     assert 35 < answer["timing_ms"]["batch_wait"] < 90
 
 
+async def test_a_client_alone_is_soon_not_made_to_wait(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=2,row_ms=0", MAX_WAIT_TIME=0.05, WINDOW="adaptive")
+    system.gateway()
+    system.worker()
+    system.ready()
+    await ask_all(system.url, bodies(20), 1)
+    answers = await ask_all(system.url, bodies(20), 1)
+    assert {answer["batch"]["closed"] for answer in answers} == {"quiet"}
+    assert sorted(answer["timing_ms"]["batch_wait"] for answer in answers)[10] < 5
+
+
+async def test_clients_that_come_together_are_waited_for(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=40,row_ms=0", MAX_WAIT_TIME=0.1, WINDOW="adaptive")
+    system.gateway()
+    system.worker()
+    system.ready()
+    await ask_all(system.url, bodies(100), 8)
+    answers = await ask_all(system.url, bodies(200), 8)
+    sizes = [answer["batch"]["rows"] for answer in answers]
+    assert sum(sizes) / len(sizes) > 6
+    assert sorted(answer["timing_ms"]["batch_wait"] for answer in answers)[100] < 50  # and the window isn't waited out
+
+
 async def test_simultaneous_requests_ride_together_and_a_backlog_fills_batches(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=20,row_ms=0.1", MAX_BATCH_SIZE=16)
     system.gateway()

@@ -46,7 +46,12 @@ async def test_every_request_is_counted_once(stack: Callable[..., Stack], proces
     assert found["smartbatch_batch_requests_sum", ""] == 400
     assert found["smartbatch_rows_total", ""] == 400
     assert found["smartbatch_queue_wait_seconds_count", ""] == 400
-    assert found["smartbatch_batches_total", "full"] + found["smartbatch_batches_total", "window"] > 0
+    assert (
+        found["smartbatch_batches_total", "full"]
+        + found["smartbatch_batches_total", "window"]
+        + found["smartbatch_batches_total", "quiet"]
+        > 0
+    )
     assert found["smartbatch_queue_depth", ""] == 0
     assert found["smartbatch_workers", "ready"] == 2
 
