@@ -54,6 +54,7 @@ class Predict:
         lane = gateway.lane(None)
         shown_id = request_id
         caller = ANYONE
+        envelope = None
         try:
             caller = gateway.guard.identify(scope["headers"])
             envelope = read_envelope(scope)
@@ -79,8 +80,8 @@ class Predict:
             if isinstance(error, ClientGone):
                 return
             status, texts, content = problem(error, request_id)
-            if isinstance(error, Unavailable) or not isinstance(error, SmartBatchError):
-                caller.give_back()  # refused, or our own fault; a timeout and a poison are the client's choice
+            if _our_fault(error, hurried=envelope is not None and envelope.timeout_s is not None):
+                caller.give_back()
             texts["x-request-id"] = shown_id
             if isinstance(error, BodyTimeout):
                 texts["connection"] = "close"
@@ -131,6 +132,14 @@ def _request(
     if top_k and not wants_outputs(answer_format):
         payload.options = {"top_k": top_k}
     return Request(request_id, timeout_ms, payload.rows, payload.kind, pack_payload(payload), envelope.trace)
+
+
+def _our_fault(error: Exception, *, hurried: bool) -> bool:
+    """Whether a request that ended so counts against nobody's quota. A poison does, and a timeout of the client's own
+    choice: else either would be free."""
+    if isinstance(error, DeadlineExceeded):
+        return not hurried
+    return isinstance(error, Unavailable) or not isinstance(error, SmartBatchError)
 
 
 def _timeout_ms(envelope: Envelope, settings: Settings) -> int:

@@ -76,6 +76,7 @@ class Submitter:
                 answer = await self._admission.admit(requests, capacity=self._room.capacity())
                 break
             except BrokerFull as error:
+                self._cancels += [request.id for request in requests]  # a body was refused, and its entry perhaps not
                 self._fail(flush, BrokerFull(error.detail, self._room.retry_after_s()))
                 return
             except BrokerUnavailable as error:

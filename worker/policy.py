@@ -14,7 +14,7 @@ CloseReason = Literal["full", "bytes", "window", "quiet", "deadline", "drain", "
 """Why a batch was closed. `quiet`: nobody else was expected (`arrivals.py`). `solo`: an entry of a dead worker, run
 alone; the policy never says it."""
 
-DEADLINE_MARGIN_S = 0.010  # reply and HTTP response, generously, on a loaded machine
+DEADLINE_MARGIN_S = 0.025  # what comes before admission, the reply and the HTTP response, on a loaded machine
 
 
 class Limits(msgspec.Struct, frozen=True):

@@ -43,7 +43,7 @@ def test_draining_closes_what_is_held() -> None:
 
 
 def test_a_deadline_closes_a_batch_before_its_window() -> None:
-    tight = fill(deadline=100.030)
+    tight = fill(deadline=100.045)
     before = decide(tight, LIMITS, now=100.0, run_s=0.015)
     assert math.isclose(before.until, 100.005)
     assert decide(tight, LIMITS, now=100.006, run_s=0.015).reason == "deadline"
