@@ -111,7 +111,10 @@ class Stack:
         """Entries pending for one worker."""
         reports = self.stats(model)["workers"]
         name = next((name for name, report in reports.items() if report["pid"] == worker.pid), None)
-        consumers = self.broker.sync.xinfo_consumers(f"smartbatch:{{{model}}}:requests", "workers")
+        try:
+            consumers = self.broker.sync.xinfo_consumers(f"smartbatch:{{{model}}}:requests", "workers")
+        except redis.ResponseError:
+            return 0  # no stream yet
         return next((c["pending"] for c in consumers if c["name"].decode() == name), 0)
 
     def running(self, model: str = "simulated") -> int:
