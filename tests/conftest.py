@@ -12,9 +12,7 @@ import pytest
 
 from deploy import embedded_broker
 from shared.broker.connection import Client, connect
-from tests.brokers import Broker, eventually
-
-__all__ = ["Broker", "eventually"]
+from tests.brokers import Broker
 
 
 @pytest.fixture(scope="session")

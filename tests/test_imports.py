@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import Broker
+from tests.brokers import Broker
 from tests.system.stack import Stack
 
 ROOT = Path(__file__).parents[1]

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from deploy import embedded_broker
 from deploy.cli import COMMANDS, cli
 from shared.settings import describe
-from tests.conftest import Broker
+from tests.brokers import Broker
 
 ROOT = Path(__file__).parents[2]
 NOBODY = {"REDIS_URL": "redis://somebody:geheim@127.0.0.1:1/0"}  # port 1: nobody listens

@@ -16,7 +16,7 @@ from PIL import Image
 
 from shared.model_info import InputSpec, ModelInfo, encode
 from shared.wire import Payload, Raw, Tensor, pack_payload
-from tests.conftest import Broker, eventually
+from tests.brokers import Broker, eventually
 from tests.deploy.test_cli import Ended
 from tests.system.stack import Process
 

@@ -20,7 +20,7 @@ import pytest
 
 from deploy import embedded_broker
 from shared.settings import describe
-from tests.conftest import Broker, eventually
+from tests.brokers import Broker, eventually
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {name for name, *_ in describe()}

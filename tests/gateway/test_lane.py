@@ -17,7 +17,7 @@ from shared.broker.connection import connect
 from shared.errors import BrokerUnavailable, ClientGone, DeadlineExceeded
 from shared.keys import Keys
 from shared.settings import from_environment
-from tests.conftest import Broker
+from tests.brokers import Broker
 
 KEYS = Keys("m")
 

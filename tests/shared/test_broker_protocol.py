@@ -13,7 +13,7 @@ from shared.broker.leases import Leases
 from shared.broker.replies import Inbox, chunks
 from shared.errors import BrokerFull
 from shared.keys import GROUP, Keys
-from tests.conftest import Broker, eventually
+from tests.brokers import Broker, eventually
 
 KEYS = Keys("m")
 FULL, ADMITTED, TOO_LATE = Verdict

@@ -12,7 +12,7 @@ from shared.broker.dead_letters import DeadLetter, DeadLetters, Requeue
 from shared.errors import ModelFailed, QueueFull, SmartBatchError
 from shared.keys import Keys
 from shared.wire import Reply, Result, pack_reply
-from tests.conftest import Broker
+from tests.brokers import Broker
 from tests.shared.test_broker_protocol import KEYS, admission, claim, claims, request
 
 LARGE = b"y" * 100_000

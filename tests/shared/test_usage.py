@@ -9,7 +9,7 @@ import pytest
 
 from shared.broker.usage import Line, Usage
 from shared.keys import BUCKETS, counts
-from tests.conftest import Broker
+from tests.brokers import Broker
 
 DAY = "2030-01-02"
 

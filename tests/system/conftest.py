@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Broker
+from tests.brokers import Broker
 from tests.system.stack import Stack
 
 

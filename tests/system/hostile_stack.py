@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.conftest import eventually
+from tests.brokers import eventually
 from tests.system.stack import Process, Stack
 
 MODEL = "hostile"

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import redis
 
-from tests.conftest import Broker, eventually
+from tests.brokers import Broker, eventually
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,7 +14,7 @@ import aiohttp
 import httpx
 import pytest
 
-from tests.conftest import eventually
+from tests.brokers import eventually
 from tests.system.stack import Stack
 
 APP, ADMIN, MONITOR = "sb_app", "sb_admin", "sb_monitor"

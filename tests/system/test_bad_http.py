@@ -17,7 +17,7 @@ import pytest
 from gateway.server import bind
 from shared.errors import StartupError
 from shared.settings import Settings
-from tests.conftest import Broker, eventually
+from tests.brokers import Broker, eventually
 from tests.system.stack import Stack
 
 POST = b"POST /predict HTTP/1.1\r\nhost: x\r\n"

@@ -134,11 +134,11 @@ async def test_idle_means_empty(stack: Callable[..., Stack]) -> None:
 
 
 async def test_at_most_one_batch_is_claimed_ahead_of_the_device(stack: Callable[..., Stack]) -> None:
-    system = stack(MODEL_PATH="simulated:base_ms=30,row_ms=0", MAX_BATCH_SIZE=8)
+    system = stack(MODEL_PATH="simulated:base_ms=200,row_ms=0", MAX_BATCH_SIZE=8)
     system.gateway()
     system.worker()
     system.ready()
-    asking = asyncio.create_task(ask_all(system.url, bodies(400), 80))
+    asking = asyncio.create_task(ask_all(system.url, bodies(160), 80))
     held: list[int] = []
     while not asking.done():
         held.append(await asyncio.to_thread(system.running))

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.conftest import eventually
+from tests.brokers import eventually
 from tests.system.hostile_stack import Supervised, ask, dead_letters, hostile, is_empty
 from tests.system.stack import ROOT, Stack
 

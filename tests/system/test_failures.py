@@ -10,7 +10,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from tests.conftest import eventually
+from tests.brokers import eventually
 from tests.system.stack import Stack
 from tests.system.test_batching import ask_all, bodies
 

@@ -16,7 +16,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from tests.conftest import eventually
+from tests.brokers import eventually
 from tests.system.stack import Stack
 from tests.worker.models.images_of_harm import chunk, exif, jpeg_with, png_with, segment
 from tests.worker.models.photos import encoded, pixels

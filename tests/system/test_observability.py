@@ -8,7 +8,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import eventually
+from tests.brokers import eventually
 from tests.system.stack import Stack
 from tests.system.test_batching import ask_all, bodies
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.conftest import eventually
+from tests.brokers import eventually
 from tests.system.hostile_stack import Supervised, ask, dead_letters, hostile, is_empty
 from tests.system.stack import Stack
 

@@ -20,7 +20,7 @@ from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 
 from deploy import embedded_broker
-from tests.conftest import Broker, eventually
+from tests.brokers import Broker, eventually
 from tests.system.stack import ROOT, Process, Stack
 from tests.system.test_batching import ask_all, bodies
 

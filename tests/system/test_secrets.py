@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from deploy import embedded_broker
-from tests.conftest import Broker, eventually
+from tests.brokers import Broker, eventually
 from tests.system.stack import ROOT, Process, Stack
 from tests.system.test_batching import ask_all, bodies
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.conftest import eventually
+from tests.brokers import eventually
 from tests.system.hostile_stack import Supervised, ask, hostile, is_empty
 from tests.system.stack import Stack
 

@@ -15,7 +15,7 @@ from shared.broker.claims import Entry
 from shared.errors import DeadlineExceeded, InvalidInput, ModelFailed
 from shared.model_info import InputSpec
 from shared.wire import Payload, Result
-from tests.conftest import eventually
+from tests.brokers import eventually
 from worker.batch import Batch, Rider
 from worker.ceiling import PROBE_AFTER_BATCHES
 from worker.engine import Engine

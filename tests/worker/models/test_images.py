@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from shared.errors import InvalidInput
-from tests.conftest import eventually
+from tests.brokers import eventually
 from tests.worker.models.images_of_harm import exif, jpeg_with, png_with, segment
 from tests.worker.models.photos import encoded, pixels
 from worker.models import images
