@@ -77,7 +77,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
         app.state.gateway = gateway
         await gateway.start()
         try:
-            yield {"doorman": gateway.doorman}  # for gateway/http/connection.py
+            yield {"doorman": gateway.doorman, "gateway": gateway}  # for gateway/http/connection.py
         finally:
             await gateway.close()
 

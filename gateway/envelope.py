@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 from urllib.parse import parse_qsl
-
-from starlette.types import Scope
 
 from shared.errors import ClientError
 from shared.keys import check_model_name
@@ -23,6 +22,9 @@ _DECIMAL = re.compile(r"[0-9]{1,9}(?:\.[0-9]{0,20})?|\.[0-9]{1,20}")
 _WHOLE = re.compile(r"[0-9]{1,9}")
 
 
+_READ = frozenset({b"content-type", b"accept", b"x-request-id", b"x-request-timeout", b"traceparent"})
+
+
 class Envelope(NamedTuple):
     """Texts as they came, or empty; numbers checked, or None where the client said nothing."""
 
@@ -35,13 +37,14 @@ class Envelope(NamedTuple):
     top_k: int | None
 
 
-def read_envelope(scope: Scope) -> Envelope:
+def read_envelope(headers: Iterable[tuple[bytes, bytes]], query_string: bytes) -> Envelope:
     """Read headers and query. Raises ClientError for a number that isn't one, and for what isn't known."""
     found: dict[bytes, str] = {}
-    for name, value in scope["headers"]:
-        text = value.decode("latin-1")
-        found[name] = f"{found[name]}, {text}" if name in found else text  # one list, as RFC 9110 5.3 reads them
-    query = _query(scope["query_string"]) if scope["query_string"] else {}
+    for name, value in headers:
+        if name in _READ:
+            text = value.decode("latin-1")
+            found[name] = f"{found[name]}, {text}" if name in found else text  # one list, as RFC 9110 5.3 reads them
+    query = _query(query_string) if query_string else {}
     timeout = found.get(b"x-request-timeout")
     return Envelope(
         found.get(b"content-type", ""),

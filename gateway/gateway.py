@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+SETTLE_S = 0.5
+
 
 class Gateway:
     """One per process. `gateway_id` is never reused, so a dead gateway's inbox is nobody else's."""
@@ -49,6 +51,13 @@ class Gateway:
         await self.guard.start()
         self.watch(self.guard.run())
         self.watch(self.doorman.run())
+        self.watch(self._settle_meters())
+
+    async def _settle_meters(self) -> None:
+        """With several processes, each scrape is answered by one of them, from what all have written to files."""
+        while True:
+            await asyncio.sleep(SETTLE_S)
+            self.meters.settle()
 
     async def in_thread(self, function: Callable[..., T], *args: Any) -> T:
         """Run what takes long beside the event loop, in its turn: one at a time, so that the rest isn't starved."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from gateway.deadlines import Deadlines
 from gateway.meters import LaneMeters
-from gateway.pending import Pending
+from gateway.pending import Awaited, Outcome, Pending
 from gateway.room import Room
 from gateway.router import ReplyRouter
 from gateway.submitter import Submitter
@@ -17,7 +17,7 @@ from shared import tasks
 from shared.broker.admission import Admission, Capacity, Request
 from shared.broker.connection import BLOCK_S, connect
 from shared.broker.replies import Inbox
-from shared.errors import BrokerUnavailable, DeadlineExceeded
+from shared.errors import BrokerUnavailable
 from shared.keys import Keys
 from shared.settings import Settings
 
@@ -40,6 +40,7 @@ class Lane:
         self._sweep_redis = connect(settings.broker_url)
         self._blocking_redis = connect(settings.broker_url, block_s=BLOCK_S)
         self.outstanding: dict[str, Pending] = {}
+        self._deadlines = Deadlines(self.outstanding)
         limits: dict[str, Any] = {
             "max_entries": settings.max_queue,
             "max_bytes": settings.max_queue_bytes,
@@ -62,6 +63,7 @@ class Lane:
         self._tasks = [watch(self._submitter.run()), watch(self._router.run()), watch(self._sweep.run())]
 
     async def close(self) -> None:
+        self._deadlines.close()
         await tasks.end(self._tasks)
         for client in (self._redis, self._sweep_redis, self._blocking_redis):
             await client.aclose()
@@ -72,23 +74,30 @@ class Lane:
             raise BrokerUnavailable("the broker can't be reached", self._room.retry_after_s())
         self._room.check(timeout_ms)
 
-    def submit(self, request: Request, started_at: float) -> Pending:
+    def submit(self, request: Request, started_at: float) -> Awaited:
         """Send a request on its way. `started_at`: monotonic, when it arrived. The caller has called `check`; it
         awaits `pending.future` and then calls `finished`, whatever happened."""
-        pending = Pending(request, asyncio.get_running_loop().create_future(), started_at)
-        self.outstanding[request.id] = pending
-        self._submitter.put(pending)
+        pending = Awaited(request, started_at)
+        self._put(pending)
         return pending
+
+    def submit_and_tell(self, request: Request, started_at: float, ended: Callable[[Outcome], None]) -> Pending:
+        """The same without a future: `ended` is called with the outcome, and calls `finished`."""
+        pending = Pending(request, started_at, ended)
+        self._put(pending)
+        return pending
+
+    def _put(self, pending: Pending) -> None:
+        self.outstanding[pending.request.id] = pending
+        self._deadlines.watch(pending)
+        self._submitter.put(pending)
 
     def finished(self, pending: Pending, *, answered: bool) -> None:
         """Forget a request. One that ended without its reply is taken back from the stream."""
         self.outstanding.pop(pending.request.id, None)
+        pending.done = True
         if not answered:
             self._submitter.cancel(pending)
-
-    def expire(self, pending: Pending) -> None:
-        waited = time.monotonic() - pending.started_at
-        pending.fail(DeadlineExceeded(f"not answered within {waited:.3g} s"))
 
     @property
     def broker_up(self) -> bool:

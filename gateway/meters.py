@@ -16,6 +16,7 @@ from shared.errors import (
     Unauthenticated,
     Unavailable,
 )
+from shared.tally import Tally
 
 PARTS = ("admit", "queue", "decode", "batch_wait", "forward", "reply")
 OUTCOMES = ("ok", "invalid", "denied", "rejected", "timeout", "cancelled", "error")
@@ -44,13 +45,21 @@ class Meters:
         self._broker_errors = names.GATEWAY_BROKER_ERRORS.counter(self.registry)
         refused = names.HTTP_REFUSED.counter(self.registry)
         self._refused = {reason: refused.labels(reason) for reason in REFUSALS}
+        self._lanes: list[LaneMeters] = []
 
     def refused(self, reason: str) -> None:
         """Count a connection that was ended early; `reason` is one of REFUSALS."""
         self._refused[reason].inc()
 
     def of(self, model: str) -> LaneMeters:
-        return LaneMeters(self, model)
+        lane = LaneMeters(self, model)
+        self._lanes.append(lane)
+        return lane
+
+    def settle(self) -> None:
+        """Bring the histograms up to date, before somebody looks at them."""
+        for lane in self._lanes:
+            lane.settle()
 
 
 class LaneMeters:
@@ -58,8 +67,8 @@ class LaneMeters:
 
     def __init__(self, meters: Meters, model: str) -> None:
         self._outcomes = {outcome: meters._requests.labels(model, outcome) for outcome in OUTCOMES}
-        self._seconds = meters._seconds.labels(model)
-        self._parts = {part: meters._parts.labels(model, part) for part in PARTS}
+        self._seconds = Tally(meters._seconds.labels(model))
+        self._parts = {part: Tally(meters._parts.labels(model, part)) for part in PARTS}
         self.readmissions = meters._readmissions.labels(model)
         self.flushes = meters._flushes.labels(model)
         self.broker_errors = meters._broker_errors.labels(model)
@@ -70,8 +79,8 @@ class LaneMeters:
         total_s = timing_ms["total"] / 1000
         self._outcomes["ok"].inc()
         self._seconds.observe(total_s)
-        for part, child in self._parts.items():
-            child.observe(timing_ms.get(part, 0.0) / 1000)
+        for part, tally in self._parts.items():
+            tally.observe(timing_ms.get(part, 0.0) / 1000)
         self.recent.add("ok", total_s)
 
     def failed(self, error: BaseException, total_s: float) -> None:
@@ -79,6 +88,10 @@ class LaneMeters:
         self._outcomes[outcome].inc()
         self._seconds.observe(total_s)
         self.recent.add(outcome, total_s)
+
+    def settle(self) -> None:
+        for tally in (self._seconds, *self._parts.values()):
+            tally.settle()
 
 
 def outcome_of(error: BaseException) -> str:

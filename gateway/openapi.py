@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from gateway import envelope, formats, pages, predict
+from gateway import asking, envelope, formats, pages
 from gateway.access.guard import ALWAYS_OPEN
 from gateway.access.keyring import Keyring
 from gateway.formats.accept import Format
@@ -114,7 +114,7 @@ def _parameters(settings: Settings) -> list[Json]:
         _parameter(
             "query",
             "top_k",
-            _schema("integer", minimum=0, maximum=envelope.MAX_TOP_K, default=predict.DEFAULT_TOP_K),
+            _schema("integer", minimum=0, maximum=envelope.MAX_TOP_K, default=asking.DEFAULT_TOP_K),
             "How many classes a classifier names per row; 0 for its outputs as they are",
         ),
         _parameter(

@@ -46,6 +46,7 @@ async def readyz(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Prometheus text: this gateway's own counts (of all its processes), and the system's from Redis."""
     gateway: Gateway = request.app.state.gateway
+    gateway.meters.settle()
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         own = CollectorRegistry()
         MultiProcessCollector(own)

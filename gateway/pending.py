@@ -4,32 +4,54 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from shared.broker.admission import Request
 
+Outcome = bytes | Exception  # the packed reply, or why there is none
+
 
 class Pending:
-    """Made by the lane; resolved once, by whoever comes first: the router, the sweep, the timer, a disconnect."""
+    """Made by the lane; ended once, by whoever comes first: the router, the sweep, its deadline, a disconnect.
 
-    __slots__ = ("admitted", "admitted_at", "deadline_at", "future", "request", "started_at")
+    `ended` is told the outcome at once, in the event loop. It raises nothing.
+    """
 
-    def __init__(self, request: Request, future: asyncio.Future[bytes], started_at: float) -> None:
+    __slots__ = ("admitted", "admitted_at", "deadline_at", "done", "ended", "request", "started_at")
+
+    def __init__(self, request: Request, started_at: float, ended: Callable[[Outcome], None]) -> None:
         self.request = request
-        self.future = future
         self.started_at = started_at
+        self.ended = ended
         self.deadline_at = started_at + request.timeout_ms / 1000
         self.admitted = False
         self.admitted_at = 0.0
+        self.done = False
 
     def mark_admitted(self) -> None:
         if not self.admitted:
             self.admitted = True
             self.admitted_at = time.monotonic()
 
-    def resolve(self, reply: bytes) -> None:
-        if not self.future.done():
-            self.future.set_result(reply)
+    def end(self, outcome: Outcome) -> None:
+        if not self.done:
+            self.done = True
+            self.ended(outcome)
 
-    def fail(self, error: Exception) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
+
+class Awaited(Pending):
+    """One whose outcome is awaited: `future` returns the packed reply, or raises."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, request: Request, started_at: float) -> None:
+        super().__init__(request, started_at, self._resolve)
+        self.future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def _resolve(self, outcome: Outcome) -> None:
+        if self.future.done():  # who awaited it was cancelled
+            return
+        if isinstance(outcome, Exception):
+            self.future.set_exception(outcome)
+        else:
+            self.future.set_result(outcome)

@@ -55,4 +55,4 @@ class ReplyRouter:
             pending = self._outstanding.get(request_id)
             if pending is not None and reply is not None:
                 pending.mark_admitted()  # its reply may overtake the answer of its admission
-                pending.resolve(reply)
+                pending.end(reply)

@@ -61,7 +61,7 @@ class Submitter:
             if len(flush) == MAX_CALL_REQUESTS or (flush and size + payload_bytes > MAX_CALL_BYTES):
                 break
             taken += 1
-            if not pending.future.done():
+            if not pending.done:
                 flush.append(pending)
                 size += payload_bytes
         self._waiting = self._waiting[taken:]
@@ -94,13 +94,13 @@ class Submitter:
         for pending, verdict in zip(flush, answer.verdicts, strict=True):
             if verdict == Verdict.ADMITTED:
                 pending.mark_admitted()
-                if pending.future.done():  # it gave up while the call was in flight
+                if pending.done:  # it gave up while the call was in flight
                     self._cancels.append(pending.request.id)
             else:
                 refused.append((pending, verdict))
         self._room.learned(answer, [(pending.request, verdict) for pending, verdict in refused])
         for pending, verdict in refused:
-            pending.fail(self._room.refusal(verdict, pending.request.timeout_ms, pending.request.rows))
+            pending.end(self._room.refusal(verdict, pending.request.timeout_ms, pending.request.rows))
 
     async def _send_cancels(self) -> None:
         cancels, self._cancels = self._cancels[:MAX_CALL_REQUESTS], self._cancels[MAX_CALL_REQUESTS:]
@@ -112,4 +112,4 @@ class Submitter:
 
     def _fail(self, flush: list[Pending], error: BrokerUnavailable) -> None:
         for pending in flush:
-            pending.fail(error)
+            pending.end(error)

@@ -66,9 +66,9 @@ class Sweep:
         lost, found = [], []
         for pending, reply in zip(absent, replies, strict=True):
             if reply is not None:
-                pending.resolve(reply)
+                pending.end(reply)
                 found.append(pending.request.id)
-            elif not pending.future.done():
+            elif not pending.done:
                 lost.append(pending)
         if lost:
             await self._admit_again(lost)
@@ -81,7 +81,7 @@ class Sweep:
         call: list[Pending] = []
         size = 0
         for pending in lost:
-            if pending.future.done():  # given up meanwhile; its cancel may have gone before
+            if pending.done:  # given up meanwhile; its cancel may have gone before
                 continue
             payload_bytes = len(pending.request.payload)
             if len(call) == MAX_CALL_REQUESTS or (call and size + payload_bytes > MAX_CALL_BYTES):

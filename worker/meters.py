@@ -8,6 +8,7 @@ from typing import get_args
 from prometheus_client import CollectorRegistry
 
 from shared import metric_names as names
+from shared.tally import Tally
 from worker.batch import Batch
 from worker.models.contract import Optimisation
 from worker.policy import CloseReason
@@ -63,10 +64,13 @@ class Meters:
         self.batch_rows.observe(rows)
         self.batch_requests.observe(len(batch.riders))
         self.rows.inc(rows)
+        queue_wait, decode, batch_wait = tallies = Tally(self.queue_wait), Tally(self.decode), Tally(self.batch_wait)
         for rider in batch.riders:
-            self.queue_wait.observe(rider.claimed_at - rider.admitted_at)
-            self.decode.observe(rider.decode_s)
-            self.batch_wait.observe(max(0.0, batch.started_at - rider.decoded_at))
+            queue_wait.observe(rider.claimed_at - rider.admitted_at)
+            decode.observe(rider.decode_s)
+            batch_wait.observe(max(0.0, batch.started_at - rider.decoded_at))
+        for tally in tallies:
+            tally.settle()
         self.totals["batches"] += 1
         self.totals["rows"] += rows
 

@@ -15,13 +15,25 @@ from collections import deque
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway.gateway import Gateway
+from gateway.http import prompt
 from gateway.http.doorman import Doorman
 from gateway.http.exchange import Exchange
-from gateway.http.heads import MAX_HEAD_BYTES, head_bytes, may_be_skipped, response, target, too_large, without_upgrade
+from gateway.http.heads import (
+    MAX_HEAD_BYTES,
+    Headers,
+    head_bytes,
+    may_be_skipped,
+    response,
+    target,
+    too_large,
+    whole,
+    without_upgrade,
+)
 from gateway.http.patience import HEAD_TIMEOUT_S, Awaited, Patience
+from gateway.http.prompt import PATH, Prompt
 from shared.errors import HeadTimeout, MalformedRequest, SmartBatchError, TooManyConnections
 
 log = logging.getLogger(__name__)
@@ -48,7 +60,8 @@ class Connection(HttpToolsProtocol):
     def __init__(self, config, server_state, app_state, _loop=None) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._doorman: Doorman = app_state["doorman"]
-        self._running: Exchange | None = None  # the oldest without its answer
+        self._gateway: Gateway | None = app_state.get("gateway")  # None: nothing is asked but the application
+        self._running: Exchange | Prompt | None = None  # the oldest without its answer
         self._receiving = False  # a request's head has come whole, and its body hasn't
         self._judged: Exchange | None = None  # whether the rest of its body is worth reading if it is answered early
         self._silent_bytes = 0  # read since the parser last had anything to say for them
@@ -61,6 +74,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport) -> None:
         super().connection_made(transport)
+        if self._gateway and self.server and self.server[1] == self._gateway.settings.management_port:
+            self._gateway = None
         self.write = transport.write
         self.is_closing = transport.is_closing
         if not self._doorman.admit(self):
@@ -88,6 +103,21 @@ class Connection(HttpToolsProtocol):
         if self._deaf:
             return
         self._silent_bytes += len(data)
+        self._parse(data)
+        if self._receiving and isinstance(self.cycle, Prompt):  # the rest comes later
+            self._hand_on(self.cycle)
+        running = self._running
+        if isinstance(running, Prompt) and not running.asked:
+            self._begin(running)
+        if self._deaf:
+            return
+        if self._silent_bytes > MAX_HEAD_BYTES:
+            self._refuse(too_large(self.url))
+        elif self._receiving and self._judged is not self.cycle:
+            self._judged = self.cycle
+            self.cycle.keep_alive = self._may_go_on() and may_be_skipped(self.cycle.scope)
+
+    def _parse(self, data: bytes) -> None:
         while True:
             try:
                 self.parser.feed_data(data)
@@ -101,71 +131,51 @@ class Connection(HttpToolsProtocol):
                 continue
             except httptools.HttpParserError as error:
                 self._unparsed(error)
-                return
-            break
-        if self._silent_bytes > MAX_HEAD_BYTES:
-            self._refuse(too_large(self.url))
-        elif self._receiving and self._judged is not self.cycle:
-            self._judged = self.cycle
-            self.cycle.keep_alive = self._may_go_on() and may_be_skipped(self.cycle.scope)
+            return
 
     # --- the parser's side
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
         self._silent_bytes = self._silent_bytes or 1  # a head has begun, also if it came behind a whole request
 
     def on_headers_complete(self) -> None:
         parser = self.parser
         if parser.should_upgrade():
             return
-        if self._silent_bytes > MAX_HEAD_BYTES and head_bytes(self.url, self.headers) > MAX_HEAD_BYTES:
+        headers = self.headers
+        if self._silent_bytes > MAX_HEAD_BYTES and head_bytes(self.url, headers) > MAX_HEAD_BYTES:
             raise too_large(self.url)
         if len(self.pipeline) >= MAX_PIPELINED:
             self.cycle.keep_alive = False
             self._deaf = True
             raise _Enough
         self._silent_bytes = 0
-        scope = self.scope
-        scope["path"], scope["raw_path"], scope["query_string"] = target(self.url)
-        scope["method"] = parser.get_method().decode("ascii")
-        version = parser.get_http_version()
-        if version != "1.1":
-            scope["http_version"] = version
-            self.expect_100_continue = False
+        path, raw_path, query = target(self.url)
+        method, version = parser.get_method(), parser.get_http_version()
         self.headers = []  # trailers go there, not among the headers that the application reads meanwhile
-        self.cycle = exchange = Exchange(
-            scope=scope,
-            transport=self,  # type: ignore[arg-type]  # write, close and is_closing are all it needs of one
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue,
-            keep_alive=False,
-            on_response=self.on_response_complete,
-        )
-        self._receiving = True
-        if self._running is None:
-            self._begin(exchange)
+        if self._gateway and version == "1.1" and prompt.may_be(method, path, headers):
+            self.cycle = Prompt(self, self._gateway, raw_path, query, headers)
         else:
+            self.cycle = self._exchange(method, version, path, raw_path, query, headers)
+        self._receiving = True
+        if self._running is not None:
             self.flow.pause_reading()
-            self.pipeline.appendleft((exchange, self.app))
+            self.pipeline.appendleft((self.cycle, self.app))
+        elif isinstance(self.cycle, Prompt):
+            self._running = self.cycle  # asked at the end of this read, or handed on
+        else:
+            self._begin(self.cycle)
 
     def on_chunk_header(self) -> None:
         self._silent_bytes = 0
 
     def on_body(self, body: bytes) -> None:
         self._silent_bytes = 0
-        exchange = self.cycle
-        if exchange.response_complete:
-            return
-        exchange.body += body
-        if len(exchange.body) > HIGH_WATER_LIMIT:
-            self.flow.pause_reading()
-        exchange.message_event.set()
+        if not self.cycle.response_complete:
+            self.cycle.received(body)
 
     def on_message_complete(self) -> None:
         if not self._receiving:
@@ -173,9 +183,7 @@ class Connection(HttpToolsProtocol):
         self._receiving = False
         self._silent_bytes = 0
         exchange = self.cycle
-        exchange.more_body = False
-        exchange.keep_alive = exchange.scope["http_version"] == "1.1" and self._may_go_on()
-        exchange.message_event.set()
+        exchange.came_whole(keep_alive=self._may_go_on() and exchange.persists)
 
     # --- the exchanges' side
 
@@ -204,6 +212,9 @@ class Connection(HttpToolsProtocol):
 
     def abort(self) -> None:
         self.transport.abort()
+
+    def send(self, status: int, headers: Headers, content: bytes, *, keep_alive: bool) -> None:
+        self.write(whole(status, self.server_state.default_headers, headers, content, keep_alive=keep_alive))
 
     # --- the doorman's side, and uvicorn's
 
@@ -260,9 +271,59 @@ class Connection(HttpToolsProtocol):
     def _may_go_on(self) -> bool:
         return not self._doorman.draining and self.parser.should_keep_alive()
 
-    def _begin(self, exchange: Exchange) -> None:
+    def _begin(self, exchange: Exchange | Prompt) -> None:
         self._running = exchange
-        self._start_asgi_task(exchange, self.app)
+        if not isinstance(exchange, Prompt):
+            self._start_asgi_task(exchange, self.app)
+        elif exchange.small and not self.flow.write_paused:  # else its answer would wait beside an earlier one
+            exchange.ask()
+        else:
+            self._hand_on(exchange)
+
+    def _hand_on(self, prompt: Prompt) -> None:
+        """Make an exchange of what is not prompt after all."""
+        exchange = self._exchange(b"POST", "1.1", PATH, prompt.raw_path, prompt.query, prompt.headers)
+        exchange.keep_alive, exchange.more_body, exchange.fault = prompt.keep_alive, prompt.more_body, prompt.fault
+        exchange.body += prompt.body
+        exchange.message_event.set()
+        if self.cycle is prompt:
+            self.cycle = exchange
+        if self._running is prompt:
+            self._begin(exchange)
+        else:
+            self.pipeline[0] = (exchange, self.app)
+
+    def _exchange(
+        self, method: bytes, version: str, path: str, raw_path: bytes, query: bytes, headers: list[tuple[bytes, bytes]]
+    ) -> Exchange:
+        scope = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": self.root_path,
+            "method": method.decode("ascii"),
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": headers,
+            "state": self.app_state.copy(),
+        }
+        return Exchange(
+            scope=scope,  # type: ignore[arg-type]
+            transport=self,  # type: ignore[arg-type]  # write, close and is_closing are all it needs of one
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue and version == "1.1",
+            keep_alive=False,
+            on_response=self.on_response_complete,
+        )
 
     def _unparsed(self, error: httptools.HttpParserError) -> None:
         match error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None:

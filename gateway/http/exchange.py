@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import Any
 
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from gateway.problems import problem
@@ -21,6 +22,22 @@ class Exchange(RequestResponseCycle):
     """
 
     fault: Exception | None = None
+
+    @property
+    def persists(self) -> bool:
+        """Whether its version of HTTP lets another request follow."""
+        return self.scope["http_version"] == "1.1"
+
+    def received(self, body: bytes) -> None:
+        self.body += body
+        if len(self.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        self.message_event.set()
+
+    def came_whole(self, *, keep_alive: bool) -> None:
+        self.more_body = False
+        self.keep_alive = keep_alive
+        self.message_event.set()
 
     def fail(self, error: Exception) -> None:
         """Have `receive` raise `error` from now on: the rest of the request won't come, or isn't wanted any more."""

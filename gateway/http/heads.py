@@ -21,6 +21,8 @@ MAX_SKIPPED_BYTES = 64 * 1024
 # What belongs to an upgrade, and not to the request itself.
 _UPGRADE_HEADERS = (b"upgrade", b"http2-settings")
 
+_STATUS_LINES = {int(status): f"HTTP/1.1 {status} {status.phrase}\r\n".encode() for status in HTTPStatus}
+
 Headers = Iterable[tuple[bytes, bytes]]
 
 
@@ -80,8 +82,24 @@ def too_large(url: bytes) -> SmartBatchError:
 def response(error: SmartBatchError, default_headers: Headers) -> bytes:
     """Return a whole response to a request that never became one; its connection is closed after it."""
     status, texts, content = problem(error, None)
-    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()]
-    lines += [b"%s: %s\r\n" % pair for pair in default_headers]
-    lines += [b"%s: %s\r\n" % (name.encode(), value.encode()) for name, value in texts.items()]
-    lines += [b"content-length: %d\r\nconnection: close\r\n\r\n" % len(content), content]
-    return b"".join(lines)
+    headers = [(name.encode(), value.encode()) for name, value in texts.items()]
+    return whole(status, default_headers, headers, content, keep_alive=False)
+
+
+def whole(
+    status: int,
+    default_headers: Headers,
+    headers: Headers,
+    content: bytes,
+    *,
+    keep_alive: bool,
+) -> bytes:
+    """Return a whole HTTP/1.1 response. Raises ValueError for a header that would become several."""
+    lines = [b"%b: %b" % pair for pair in default_headers]
+    lines += [b"%b: %b" % pair for pair in headers]
+    if not keep_alive:
+        lines.append(b"connection: close")
+    head = b"\r\n".join(lines)
+    if head.count(b"\n") != len(lines) - 1 or head.count(b"\r") != len(lines) - 1:
+        raise ValueError("a header holds a line break")
+    return b"%b%b\r\ncontent-length: %d\r\n\r\n%b" % (_STATUS_LINES[status], head, len(content), content)

@@ -21,7 +21,7 @@ def envelope(query: str = "", **headers: str | list[str]) -> Envelope:
         for name, values in headers.items()
         for value in ([values] if isinstance(values, str) else values)
     ]
-    return read_envelope({"headers": pairs, "query_string": query.encode("latin-1")})
+    return read_envelope(pairs, query.encode("latin-1"))
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("10", 10), ("0.5", 0.5), (".5", 0.5), ("1.", 1), ("86400", 86400)])

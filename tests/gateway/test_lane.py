@@ -10,7 +10,7 @@ import pytest
 
 from gateway.lane import Lane
 from gateway.meters import Meters
-from gateway.pending import Pending
+from gateway.pending import Awaited, Pending
 from shared.broker.admission import UNKNOWN, Request
 from shared.broker.claims import Claims, Outcome
 from shared.broker.connection import connect
@@ -38,7 +38,7 @@ async def worker(broker: Broker) -> AsyncIterator[Claims]:
     await client.aclose()
 
 
-def submit(lane: Lane, number: int, timeout_ms: int = 5000) -> Pending:
+def submit(lane: Lane, number: int, timeout_ms: int = 5000) -> Awaited:
     return lane.submit(Request(f"r{number}", timeout_ms, 1, "raw", b"x"), time.monotonic())
 
 
@@ -100,7 +100,7 @@ async def test_what_redis_lost_is_admitted_again_under_the_same_id(lane: Lane, w
 async def test_giving_up_frees_the_place(lane: Lane, broker: Broker, error: Exception) -> None:
     pending = submit(lane, 1)
     await admitted(pending)
-    pending.fail(error)
+    pending.end(error)
     with pytest.raises(type(error)):
         await pending.future
     lane.finished(pending, answered=False)
@@ -112,7 +112,7 @@ async def test_giving_up_frees_the_place(lane: Lane, broker: Broker, error: Exce
 
 async def test_giving_up_before_the_admission_was_sent_sends_nothing(lane: Lane, broker: Broker) -> None:
     pending = submit(lane, 1)
-    pending.fail(ClientGone("gone"))
+    pending.end(ClientGone("gone"))
     lane.finished(pending, answered=False)
     after = submit(lane, 2)
     await admitted(after)

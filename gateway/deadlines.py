@@ -1,0 +1,49 @@
+"""Ends what is not answered in time. One timer for all requests of a lane: nearly none ever needs its own."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Mapping
+
+from gateway.pending import Pending
+from shared.errors import DeadlineExceeded
+
+# So long may pass between two looks, and a request be late by. A look walks over all that are outstanding.
+EVERY_S = 0.01
+
+
+class Deadlines:
+    """One per lane, in its event loop."""
+
+    def __init__(self, outstanding: Mapping[str, Pending]) -> None:
+        self._outstanding = outstanding
+        self._next_at = math.inf
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watch(self, pending: Pending) -> None:
+        """Look no later than at this one's deadline. Until then an answered one is no trouble: it is gone."""
+        if pending.deadline_at < self._next_at:
+            self._look_at(pending.deadline_at)
+
+    def close(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+
+    def _look_at(self, at: float) -> None:
+        if self._timer:
+            self._timer.cancel()
+        self._next_at = at
+        self._timer = asyncio.get_running_loop().call_at(at, self._look)  # the loop's clock is time.monotonic()
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        late = [pending for pending in self._outstanding.values() if pending.deadline_at <= now]
+        for pending in late:
+            waited = now - pending.started_at
+            pending.end(DeadlineExceeded(f"not answered within {waited:.3g} s"))
+        self._timer, self._next_at = None, math.inf
+        left = [pending.deadline_at for pending in self._outstanding.values() if not pending.done]
+        if left:
+            self._look_at(max(min(left), now + EVERY_S))

@@ -1,0 +1,140 @@
+"""A request to POST /predict that came in one piece, as nearly all do: asked without a task, answered in one write.
+
+It stands where an `Exchange` stands for every other request, and gives way to one when it turns out not to be prompt:
+then it goes through ASGI to `gateway/predict.py`. Both drive the same `Asking`.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+from gateway.asking import Asking, Response
+from gateway.gateway import Gateway
+from gateway.http import heads
+from gateway.pending import Outcome, Pending
+from gateway.predict import LARGE_BYTES
+from shared.errors import ClientGone
+
+log = logging.getLogger(__name__)
+
+PATH = "/predict"
+
+
+class Host(Protocol):
+    """What it needs of its connection."""
+
+    def send(self, status: int, headers: heads.Headers, content: bytes, *, keep_alive: bool) -> None: ...
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
+    def on_response_complete(self) -> None: ...
+
+
+class Prompt:
+    """Event loop only. `ask` is called once: when it is this request's turn, and it has come whole."""
+
+    persists = True
+
+    __slots__ = (
+        "_asking",
+        "_gateway",
+        "_host",
+        "_pending",
+        "asked",
+        "body",
+        "fault",
+        "gone",
+        "headers",
+        "keep_alive",
+        "more_body",
+        "query",
+        "raw_path",
+        "response_complete",
+    )
+
+    def __init__(
+        self, host: Host, gateway: Gateway, raw_path: bytes, query: bytes, headers: list[tuple[bytes, bytes]]
+    ) -> None:
+        self._host = host
+        self._gateway = gateway
+        self.raw_path, self.query, self.headers = raw_path, query, headers
+        self.body = b""
+        self.more_body = True
+        self.keep_alive = False
+        self.asked = False
+        self.gone = False
+        self.response_complete = False
+        self.fault: Exception | None = None
+        self._asking: Asking | None = None
+        self._pending: Pending | None = None
+
+    @property
+    def small(self) -> bool:
+        """Whether its body may be read here and now, in the event loop."""
+        return len(self.body) <= min(LARGE_BYTES, self._gateway.settings.max_body_bytes)
+
+    # --- the connection's side, as an Exchange has it
+
+    def received(self, body: bytes) -> None:
+        self.body = self.body + body if self.body else body
+
+    def came_whole(self, *, keep_alive: bool) -> None:
+        self.more_body = False
+        self.keep_alive = keep_alive
+
+    def fail(self, error: Exception) -> None:
+        """Answer with `error`: at once, or when it is asked."""
+        self.fault = error
+        if self._pending is not None:
+            self._pending.end(error)
+
+    def hang_up(self) -> None:
+        self.gone = True
+        if self._pending is not None:
+            self._pending.end(ClientGone("the client hung up"))
+
+    def ask(self) -> None:
+        self.asked = True
+        self._asking = asking = Asking(self._gateway)
+        try:
+            asking.head(self.headers, self.query)
+            if self.fault is not None:
+                raise self.fault
+            self._pending = asking.submit_and_tell(asking.request(self.body), self._ended)
+        except Exception as error:
+            self._answer(asking.failed(error))
+
+    # --- within
+
+    def _ended(self, outcome: Outcome) -> None:
+        """Called by whoever ended the request, which nothing that goes wrong here may disturb."""
+        asking = self._asking
+        assert asking is not None
+        try:
+            try:
+                if isinstance(outcome, Exception):
+                    raise outcome
+                response = asking.answered(outcome)
+            except Exception as error:
+                response = asking.failed(error)
+            self._answer(response)
+        except Exception:
+            log.exception("a request ended without an answer")
+            self._host.abort()
+
+    def _answer(self, response: Response | None) -> None:
+        if response is None or self.gone:
+            return
+        host = self._host
+        host.send(*response, keep_alive=self.keep_alive)
+        self.response_complete = True
+        if not self.keep_alive:
+            host.close()
+        host.on_response_complete()
+
+
+def may_be(method: bytes, path: str, headers: heads.Headers) -> bool:
+    """Whether such a head can be a prompt request's. A compressed body, or one that waits for a 100, never is."""
+    if method != b"POST" or path != PATH:
+        return False
+    return not any(name in (b"content-encoding", b"expect") for name, _ in headers)
