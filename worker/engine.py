@@ -1,12 +1,15 @@
-"""The device thread: it runs batches and cannot reach the network.
+"""The device's two threads: one launches batches, the other lands them. Neither can reach the network.
 
-A batch in, the same batch out with `outputs` or `error` on every rider. A row that raises is found by halving
+A batch in, the same batch out with `outputs` or `error` on every rider. While the device computes one batch, the next
+is launched, if the model can do that (`Model.overlaps`) and nothing is unusual about it. Otherwise, and after any
+failure, a batch runs with the device to itself. A row that raises is found by halving
 and fails alone; a batch too large for the device's memory is halved and the ceiling remembered. After an error that
 leaves the device useless nothing is halved or failed: the process ends, and others run what it held.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import queue
 import threading
@@ -21,10 +24,9 @@ from worker.device_errors import is_lost, is_out_of_memory, may_be_lost
 from worker.forward_times import ForwardTimes
 from worker.meters import Meters
 from worker.models.contract import Model
+from worker.runway import Flight, Runway, Seat
 
 log = logging.getLogger(__name__)
-
-Seat = tuple[Rider, int]  # a rider and which of its rows
 
 
 class DeviceLost(Exception):
@@ -32,20 +34,33 @@ class DeviceLost(Exception):
 
 
 class Engine:
-    """One device. `submit` is called by the claimer, the callbacks by the device thread."""
+    """One device. `submit` is called by the claimer, the callbacks by the device's threads."""
 
     def __init__(self, model: Model, max_rows: int, times: ForwardTimes, meters: Meters) -> None:
         self._model = model
         self._times = times
         self._meters = meters
         self._batches: queue.SimpleQueue[Batch | Callable[[], None] | None] = queue.SimpleQueue()
+        self._runway = Runway()
         self._thread = threading.Thread(target=self._main, name="device", daemon=True)
+        self._landing = threading.Thread(target=self._land_all, name="landing", daemon=True)
         self.on_done: Callable[[Batch], None] = lambda batch: None
         self.on_lost: Callable[[str], None] = lambda why: None  # ends the process
         self._ceiling = Ceiling(max_rows)
         self._row_too_large = False  # a row alone didn't fit, in the part that is running
-        self.working_since = 0.0  # monotonic, anew at each forward; 0 while idle. The watchdog looks at it.
-        self.running: Batch | None = None
+        self._working_since = 0.0  # of the device thread
+        self._running: Batch | None = None  # with the device to itself
+
+    @property
+    def working_since(self) -> float:
+        """When the forward began that runs now, monotonic; 0 while idle. The watchdog looks at it."""
+        oldest = self._runway.oldest
+        return min(filter(None, (self._working_since, oldest and self._runway.begun_at(oldest))), default=0.0)
+
+    @property
+    def running(self) -> Batch | None:
+        oldest = self._runway.oldest
+        return oldest.batch if oldest else self._running
 
     @property
     def ceiling(self) -> int:
@@ -54,6 +69,7 @@ class Engine:
 
     def start(self) -> None:
         self._thread.start()
+        self._landing.start()
 
     def submit(self, batch: Batch) -> None:
         self._batches.put(batch)
@@ -66,41 +82,67 @@ class Engine:
         """Run a function in the device thread that may use the device; the watchdog looks at it as at a batch."""
 
         def watched() -> None:
-            self.working_since = time.monotonic()
+            self._working_since = time.monotonic()
             try:
                 function()
             finally:
-                self.working_since = 0.0
+                self._working_since = 0.0
 
         self.call(watched)
 
     def close(self) -> None:
         self._batches.put(None)
         self._thread.join(timeout=5)
+        self._landing.join(timeout=5)
+
+    # --- the device thread
 
     def _main(self) -> None:
         while (work := self._batches.get()) is not None:
             if not isinstance(work, Batch):
+                self._runway.until_clear()
                 work()
-                continue
-            self.running = work
-            try:
-                self._run(work)
-            except DeviceLost as error:
-                self.on_lost(str(error))
-                self._fail(work.riders, ModelFailed("the device failed"))
-            except BaseException:  # this thread ends for nothing
-                log.exception("batch failed", extra={"batch_id": work.id})
-                self._fail(work.riders, ModelFailed("the model failed on this batch"))
-            self.running = None
-            self.working_since = 0.0
-            self.on_done(work)
+            elif not self._launch(work):
+                self._runway.until_clear()
+                self._run_to_the_end(work)
+        self._runway.close()
+
+    def _launch(self, batch: Batch) -> bool:
+        """Begin a batch while the one before may still be computed. False if it has to run by itself."""
+        if not self._model.overlaps:
+            return False
+        self._drop_late(batch)
+        groups = self._seats_by_group(batch.riders)
+        if len(groups) != 1 or len(groups[0]) > self.ceiling:
+            return False
+        seats = groups[0]
+        launched_at = self._working_since = time.monotonic()
+        try:
+            outputs = self._model.forward(self._model.collate([rider.rows[index] for rider, index in seats]))
+        except BaseException:  # what it was is found when it runs by itself
+            return False
+        finally:
+            self._working_since = 0.0
+        self._runway.launch(Flight(batch, seats, outputs, launched_at))
+        return True
+
+    def _run_to_the_end(self, batch: Batch) -> None:
+        self._running = batch
+        try:
+            self._run(batch)
+        except DeviceLost as error:
+            self.on_lost(str(error))
+            self._fail(batch.riders, ModelFailed("the device failed"))
+        except BaseException:  # this thread ends for nothing
+            log.exception("batch failed", extra={"batch_id": batch.id})
+            self._fail(batch.riders, ModelFailed("the model failed on this batch"))
+        self._running = None
+        self._working_since = 0.0
+        self.on_done(batch)
 
     def _run(self, batch: Batch) -> None:
-        for rider in batch.riders:
-            if not _decoded_in_time(rider):
-                rider.error = DeadlineExceeded("the deadline passed before the request reached the device")
-        batch.started_at = self.working_since = time.monotonic()
+        self._drop_late(batch)
+        batch.started_at = self._working_since = time.monotonic()
         groups = self._seats_by_group(batch.riders)
         batch.rows_run = sum(map(len, groups))
         for seats in groups:
@@ -108,6 +150,51 @@ class Engine:
                 part, seats = seats[: self.ceiling], seats[self.ceiling :]
                 self._run_part(part)
         batch.forward_s = time.monotonic() - batch.started_at
+
+    # --- the landing thread
+
+    def _land_all(self) -> None:
+        while (flight := self._runway.next()) is not None:
+            batch, seats = flight.batch, flight.seats
+            try:
+                outputs = self._on_host(flight.outputs, len(seats))
+            except BaseException as error:
+                log.info("a batch failed and runs again by itself: %s", type(error).__name__)
+                flight.outputs = None  # they hold memory
+                self.call(functools.partial(self._run_to_the_end, batch))
+                self._runway.landed()
+                continue
+            batch.started_at = self._runway.begun_at(flight)
+            batch.forward_s = self._runway.landed() - batch.started_at
+            batch.rows_run = len(seats)
+            self._count(len(seats), batch.forward_s)
+            self._seat(seats, outputs)
+            self.on_done(batch)
+            del flight, outputs  # until the next one lands, that may be long
+
+    # --- both
+
+    def _drop_late(self, batch: Batch) -> None:
+        for rider in batch.riders:
+            if not _decoded_in_time(rider):
+                rider.error = DeadlineExceeded("the deadline passed before the request reached the device")
+
+    def _seat(self, seats: list[Seat], outputs: Sequence[Any]) -> None:
+        for (rider, index), output in zip(seats, outputs, strict=True):
+            rider.outputs[index] = output
+        if self._ceiling.fitted(len(seats)):
+            self._meters.ceiling.set(self.ceiling)
+            log.info("trying batches of up to %d rows again", self.ceiling)
+
+    def _on_host(self, outputs: Any, rows: int) -> list[Any]:
+        separated = self._model.separate(outputs, rows)
+        if len(separated) != rows:
+            raise RuntimeError(f"the model answered {len(separated)} outputs for {rows} rows")
+        return separated
+
+    def _count(self, rows: int, seconds: float) -> None:
+        self._times.record(rows, seconds)
+        self._meters.forward(seconds)
 
     def _seats_by_group(self, riders: Sequence[Rider]) -> list[list[Seat]]:
         groups: dict[Hashable, list[Seat]] = {}
@@ -141,17 +228,13 @@ class Engine:
         if not seats:
             return
         rows = [rider.rows[index] for rider, index in seats]
-        self.working_since = time.monotonic()
+        self._working_since = time.monotonic()
         try:
             outputs = self.forward(rows)
         except BaseException as error:  # SystemExit too: a row that calls sys.exit() fails alone
             too_large = self._failed(seats, error)
         else:
-            for (rider, index), output in zip(seats, outputs, strict=True):
-                rider.outputs[index] = output
-            if self._ceiling.fitted(len(seats)):
-                self._meters.ceiling.set(self.ceiling)
-                log.info("trying batches of up to %d rows again", self.ceiling)
+            self._seat(seats, outputs)
             return
         # Only here is the error gone, and with its traceback what the failed forward still held on the device.
         if too_large:
@@ -178,13 +261,12 @@ class Engine:
     def forward(self, rows: list[Any], *, warm_up: bool = False) -> list[Any]:
         """Collate, run, copy back: one output per row. Also what warm-up calls."""
         started = time.monotonic()
-        outputs = self._model.separate(self._model.forward(self._model.collate(rows)), len(rows))
-        if len(outputs) != len(rows):
-            raise RuntimeError(f"the model answered {len(outputs)} outputs for {len(rows)} rows")
+        outputs = self._on_host(self._model.forward(self._model.collate(rows)), len(rows))
         seconds = time.monotonic() - started
-        self._times.record(len(rows), seconds, warm_up=warm_up)
-        if not warm_up:
-            self._meters.forward(seconds)
+        if warm_up:
+            self._times.record(len(rows), seconds, warm_up=True)
+        else:
+            self._count(len(rows), seconds)
         return outputs
 
     def warm_up_failed(self, rows: int, error: Exception) -> bool:

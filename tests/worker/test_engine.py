@@ -59,9 +59,12 @@ class Doubler(Model):
         return Result(values=list(rows))
 
 
-@pytest.fixture
-def model() -> Doubler:
-    return Doubler()
+@pytest.fixture(params=[False, True], ids=["alone", "overlapping"])
+def model(request: pytest.FixtureRequest) -> Doubler:
+    """Of either kind; whatever fails in an overlapping one is tried once more with the device to itself."""
+    model = Doubler()
+    model.overlaps = request.param
+    return model
 
 
 @pytest.fixture
@@ -207,7 +210,7 @@ def test_bad_rows_are_found_in_few_forwards(engine: Engine, model: Doubler, bad:
     riders = [rider(n) for n in range(32)]
     run(engine, riders)
     assert {n for n, each in enumerate(riders) if each.error} == bad
-    assert len(model.ran) == forwards
+    assert len(model.ran) == forwards + model.overlaps
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()], ids=repr)
@@ -240,7 +243,7 @@ def test_after_a_lost_device_nothing_more_is_run(engine: Engine, model: Doubler)
     model.refuse = refuse
     run(engine, [rider(n) for n in range(32)])
     assert lost == ["RuntimeError: CUDA error: device-side assert triggered"]
-    assert len(model.ran) == 1
+    assert len(model.ran) == 1 + model.overlaps
 
 
 @pytest.mark.parametrize("works", [True, False])

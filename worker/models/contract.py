@@ -5,8 +5,9 @@
     decode     per request, in a decode thread, while the batch is still filling
     group      per row: rows of one group can be collated
     collate    per batch, in the device thread
-    forward    per batch, in the device thread
-    separate   per batch, in the device thread: outputs back on the host, one per row
+    forward    per batch, in the device thread; may return before the device is done, if the model `overlaps`
+    separate   per batch, in the device thread, or in the landing thread if the model `overlaps`: waits for the
+               outputs; back on the host, one per row
     encode     per request, in a decode thread
 
 A row is whatever `decode` makes and `collate` takes. Rows never know which batch they ride in.
@@ -55,9 +56,10 @@ class Optimisation(msgspec.Struct, frozen=True):
 
 
 class Model(ABC):
-    """One loaded model; owned by the engine. Everything but `decode`, `group` and `encode` is called by the
-    device thread alone; those three must be safe in several threads at once."""
+    """One loaded model; owned by the engine. Everything but `decode`, `group`, `encode` and, if it `overlaps`,
+    `separate` is called by the device thread alone; the first three must be safe in several threads at once."""
 
+    overlaps: bool = False  # a forward may be begun before the outputs of the one before were waited for
     input: InputSpec
     outputs: tuple[OutputSpec, ...] = ()
     classifier: bool = False

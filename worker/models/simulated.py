@@ -1,4 +1,5 @@
-"""An accelerator stand-in: it sleeps base + rows × row, and answers what only that row's bytes can give.
+"""An accelerator stand-in: a batch takes base + rows × row, one after the other, and the answer is what only that row's
+bytes can give.
 
 For testing and measuring the system without a device. Never imports torch.
 """
@@ -44,6 +45,7 @@ class Simulated(Model):
 
     platform = "simulated"
     device_name = "simulated"
+    overlaps = True
     input = InputSpec(("raw",))
     outputs = (OutputSpec("output", "float32", (WIDTH,)),)
 
@@ -52,6 +54,7 @@ class Simulated(Model):
         self._base_s = values["base_ms"] / 1000
         self._row_s = values["row_ms"] / 1000
         self._load_s = values["load_ms"] / 1000
+        self._free_at = 0.0  # monotonic: when the device is done with all it was given
 
     def load(self, context: LoadContext) -> None:
         time.sleep(self._load_s)
@@ -70,14 +73,17 @@ class Simulated(Model):
     def collate(self, rows: Sequence[bytes]) -> np.ndarray:
         return _floats(rows)
 
-    def forward(self, batch: np.ndarray) -> np.ndarray:
-        seconds = self._base_s + len(batch) * self._row_s
-        if seconds:
-            time.sleep(seconds)
-        return batch
+    def forward(self, batch: np.ndarray) -> tuple[np.ndarray, float]:
+        """Begin, as a device does: at once, or when it is done with what it was given before."""
+        self._free_at = max(time.monotonic(), self._free_at) + self._base_s + len(batch) * self._row_s
+        return batch, self._free_at
 
-    def separate(self, outputs: np.ndarray, rows: int) -> list[np.ndarray]:
-        return list(outputs)
+    def separate(self, outputs: tuple[np.ndarray, float], rows: int) -> list[np.ndarray]:
+        batch, done_at = outputs
+        left_s = done_at - time.monotonic()
+        if left_s > 0:
+            time.sleep(left_s)
+        return list(batch)
 
     def encode(self, rows: Sequence[np.ndarray], options: dict[str, Any]) -> Result:
         data = b"".join([row.tobytes() for row in rows])

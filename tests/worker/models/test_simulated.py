@@ -38,12 +38,16 @@ def test_answers_are_the_same_everywhere_and_tell_bytes_apart():
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == str(expected(b"abc"))
 
 
-def test_forward_takes_base_and_row_time():
+def test_a_batch_takes_base_and_row_time_and_the_next_begins_when_it_ends():
     model = resolve("simulated:base_ms=20,row_ms=5")
     batch = model.collate([model.example()] * 4)
     started, burnt = time.monotonic(), time.thread_time()
-    model.forward(batch)
+    first, second = model.forward(batch), model.forward(batch)
+    assert time.monotonic() - started < 0.020
+    model.separate(first, 4)
     assert 0.040 <= time.monotonic() - started < 0.060
+    model.separate(second, 4)
+    assert 0.080 <= time.monotonic() - started < 0.100
     assert time.thread_time() - burnt < 0.005
 
 

@@ -1,0 +1,133 @@
+"""Batches that overlap on the device: the next is launched while one is computed, and failures part them again."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from tests.brokers import eventually
+from tests.worker.test_engine import Doubler, rider
+from worker.batch import Batch
+from worker.engine import Engine
+from worker.forward_times import ForwardTimes
+from worker.meters import Meters
+
+
+class Held(Doubler):
+    """A device that computes until `release`; `fails(rows)` says whose outputs never come."""
+
+    overlaps = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.release = threading.Event()
+        self.landed_by: list[str] = []
+        self.fails = lambda outputs: False
+
+    def separate(self, outputs: list[int], rows: int) -> list[int]:
+        self.landed_by.append(threading.current_thread().name)
+        assert self.release.wait(10)
+        if self.fails(outputs):
+            raise RuntimeError("unlucky")
+        return outputs
+
+
+@pytest.fixture
+def model() -> Held:
+    return Held()
+
+
+@pytest.fixture
+def engine(model: Held) -> Iterator[Engine]:
+    engine = Engine(model, 32, ForwardTimes(), Meters("m"))
+    engine.start()
+    yield engine
+    model.release.set()
+    engine.close()
+
+
+def submit(engine: Engine, *batches: list[int]) -> list[Batch]:
+    made = [Batch(f"b{n}", [rider(row) for row in rows], "full") for n, rows in enumerate(batches)]
+    for batch in made:
+        engine.submit(batch)
+    return made
+
+
+def outcomes(batch: Batch) -> list[list[int] | str]:
+    return [type(rider.error).__name__ if rider.error else rider.outputs for rider in batch.riders]
+
+
+def test_the_next_batch_is_launched_before_the_one_before_has_landed(engine: Engine, model: Held) -> None:
+    done: list[Batch] = []
+    engine.on_done = done.append
+    first, second = submit(engine, [1, 2], [3])
+    eventually(lambda: len(model.ran) == 2)
+    assert not done and engine.running is first
+    model.release.set()
+    eventually(lambda: done == [first, second])
+    assert outcomes(first) == [[2], [4]] and outcomes(second) == [[6]]
+    assert set(model.landed_by) == {"landing"}
+
+
+def test_each_is_charged_only_the_time_that_the_device_was_its_own(engine: Engine, model: Held) -> None:
+    done: list[Batch] = []
+    engine.on_done = done.append
+    began = time.monotonic()
+    first, second = submit(engine, [1], [2])
+    eventually(lambda: len(model.ran) == 2)
+    time.sleep(0.1)
+    assert began <= engine.working_since <= time.monotonic() - 0.1
+    model.release.set()
+    eventually(lambda: len(done) == 2)
+    assert first.forward_s >= 0.1 > second.forward_s
+    assert second.started_at >= first.started_at + first.forward_s
+    assert engine.working_since == 0.0 and engine.running is None
+
+
+@pytest.mark.parametrize("bad", [1, 4], ids=["in the first", "in the second"])
+def test_a_failure_that_shows_late_is_pinned_on_its_row(engine: Engine, model: Held, bad: int) -> None:
+    done: list[Batch] = []
+    engine.on_done = done.append
+    model.fails = lambda outputs: 2 * bad in outputs
+    first, second = submit(engine, [1, 2], [3, 4])
+    eventually(lambda: len(model.ran) == 2)
+    model.release.set()
+    eventually(lambda: len(done) == 2)
+    want = ["ModelFailed" if row == bad else [2 * row] for row in (1, 2, 3, 4)]
+    assert outcomes(first) + outcomes(second) == want
+
+
+def test_memory_that_two_batches_do_not_fit_together_says_nothing_of_one(engine: Engine, model: Held) -> None:
+    done: list[Batch] = []
+    engine.on_done = done.append
+
+    def refuse(rows: list[int]) -> None:
+        if rows == [3, 4] and not model.release.is_set():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.refuse = refuse
+    first, second = submit(engine, [1, 2], [3, 4])
+    eventually(lambda: len(model.ran) == 2)
+    assert not done
+    model.release.set()
+    eventually(lambda: done == [first, second])
+    assert outcomes(second) == [[6], [8]]
+    assert engine.ceiling == 32
+
+
+def test_what_else_the_device_thread_does_waits_for_all_to_land(engine: Engine, model: Held) -> None:
+    done: list[object] = []
+    engine.on_done = done.append
+    [batch] = submit(engine, [1])
+    engine.call(lambda: done.append("called"))
+    eventually(lambda: len(model.ran) == 1)
+    time.sleep(0.05)
+    assert not done
+    model.release.set()
+    eventually(lambda: len(done) == 2)
+    assert outcomes(batch) == [[2]]
+    assert set(map(type, done)) == {Batch, str}

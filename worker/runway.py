@@ -1,0 +1,75 @@
+"""Batches that the device computes while the next one is being prepared: launched by one thread, landed by another.
+
+The device runs them one after the other, in the order of their launch; so does the landing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import Any
+
+from worker.batch import Batch, Rider
+
+Seat = tuple[Rider, int]  # a rider and which of its rows
+
+
+class Flight:
+    """A batch whose forward was begun and whose outputs may not be there yet."""
+
+    __slots__ = ("batch", "launched_at", "outputs", "seats")
+
+    def __init__(self, batch: Batch, seats: list[Seat], outputs: Any, launched_at: float) -> None:
+        self.batch = batch
+        self.seats = seats
+        self.outputs = outputs
+        self.launched_at = launched_at  # monotonic
+
+
+class Runway:
+    """`launch` and `until_clear` are called by the device thread, `next` and `landed` by the landing thread."""
+
+    def __init__(self) -> None:
+        self._flights: deque[Flight] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._landed_at = 0.0
+
+    def launch(self, flight: Flight) -> None:
+        with self._changed:
+            self._flights.append(flight)
+            self._changed.notify_all()
+
+    def until_clear(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._flights)
+
+    def next(self) -> Flight | None:
+        """Wait for the oldest flight; None once closed and clear."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._flights or self._closed)
+            return self._flights[0] if self._flights else None
+
+    def landed(self) -> float:
+        """The oldest is down. Returns when, monotonic."""
+        with self._changed:
+            self._flights.popleft()
+            self._landed_at = time.monotonic()
+            self._changed.notify_all()
+            return self._landed_at
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def begun_at(self, flight: Flight) -> float:
+        """When the device could begin with it: it was launched, and the one before was down."""
+        return max(flight.launched_at, self._landed_at)
+
+    @property
+    def oldest(self) -> Flight | None:
+        """The one that the device is computing. Any thread may ask."""
+        with self._changed:
+            return self._flights[0] if self._flights else None
