@@ -67,12 +67,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 0.01
     window: Annotated[
-        Literal["adaptive", "fixed"],
+        Literal["auto", "adaptive", "fixed"],
         Meta(
-            description="`adaptive`: the window ends early when, by what was learned, nobody else is coming; right for "
-            "one worker, while several then share small batches"
+            description="`adaptive`: the window ends early when, by what was learned, nobody else is coming; `auto`: "
+            "so while a model has one worker, and `fixed` when it has several, which would share small batches then"
         ),
-    ] = "fixed"
+    ] = "auto"
     max_batch_bytes: Annotated[int, Meta(ge=1024, description="Payload bytes claimed for one batch at the most")] = (
         256 * 1024 * 1024
     )

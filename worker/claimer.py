@@ -56,6 +56,7 @@ class Claimer:
         self._times = times
         self._service = service
         self._convictions = convictions
+        self.adaptive = False  # close before the window ends once nobody else is expected
         self._arrivals = Arrivals()
         self._last_batch: Batch | None = None
         self._batch_ids = (f"{worker_id}-{n}" for n in itertools.count(1))
@@ -165,7 +166,7 @@ class Claimer:
     def _quiet_at(self, state: Fill, now: float) -> float:
         """When nobody else will be expected. Never for a batch that explores: it waits out its window."""
         filling = self._filling
-        if not self._limits.adaptive or filling.explores or state.rows >= self._limits.max_rows:
+        if not self.adaptive or filling.explores or state.rows >= self._limits.max_rows:
             return math.inf
         self._arrivals.came(filling.news(), learn=True)
         quiet_at = self._arrivals.quiet_at(now, state.oldest_at + self._limits.window_s)

@@ -21,7 +21,6 @@ class Limits(msgspec.Struct, frozen=True):
     max_rows: int
     max_bytes: int
     window_s: float
-    adaptive: bool = False  # close before the window ends once nobody else is expected
 
 
 class Fill(msgspec.Struct, frozen=True):

@@ -76,7 +76,7 @@ class Worker:
         max_rows = settings.max_batch_size
         times = ForwardTimes()
         service = ServiceRate(times, max_rows)
-        limits = Limits(max_rows, settings.max_batch_bytes, settings.max_wait_time, settings.window == "adaptive")
+        limits = Limits(max_rows, settings.max_batch_bytes, settings.max_wait_time)
         self.meters = Meters(settings.model)
         self.engine = Engine(self.model, max_rows, times, self.meters)
         self.decoder = Decoder(self.model, max_rows, settings.decode_threads)
@@ -232,6 +232,8 @@ class Worker:
                 self.intake.forget(rider)
 
     async def _after_beat(self, beat: Beat, sent_at: float) -> None:
+        window = self.settings.window
+        self.claimer.adaptive = window == "adaptive" or (window == "auto" and beat.alive == 1)
         strays = self.intake.audit(beat.pending, sent_at)
         if strays:
             await self.intake.adopt(strays, beat.now_ms)

@@ -15,10 +15,11 @@ REPORT_TTL_MS = 10_000
 
 
 class Beat(msgspec.Struct):
-    """What Redis knows: the entries I am held to have, and the workers whose lease has lapsed."""
+    """What Redis knows: the entries I am held to have, and the workers."""
 
     now_ms: int
     pending: list[str]
+    alive: int  # workers whose lease holds, with me
     lapsed: dict[str, bytes]  # worker id -> score, as text
 
 
@@ -37,10 +38,10 @@ class Leases:
             args += (field, value)
         with broker_errors():
             script_keys = [keys.leases, keys.requests, keys.worker(self._worker_id)]
-            now, pending, lapsed = await BEAT.call(self._client, script_keys, args)
+            now, pending, alive, lapsed = await BEAT.call(self._client, script_keys, args)
         scores = dict(zip([name.decode() for name in lapsed[::2]], lapsed[1::2], strict=True))
         scores.pop(self._worker_id, None)
-        return Beat(now, [entry_id.decode() for entry_id in pending], scores)
+        return Beat(now, [entry_id.decode() for entry_id in pending], alive, scores)
 
     async def leave(self) -> int:
         """Return how many entries were still held; 0 means that no trace is left."""

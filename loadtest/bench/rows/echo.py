@@ -32,7 +32,7 @@ def measure(run: Run) -> Outcome:
                     details[side][str(connections)].append(driven(system, BODY, connections, run.seconds(5)))
             figures += _figures(connections, *(details[side][str(connections)] for side in sides))
         details["resident_mb"] = {side: system.resident_mb() for side, system in sides.items()}
-    with smartbatch(MODEL, MAX_WAIT_TIME=0) as ours:
+    with smartbatch(MODEL) as ours:
         run.say("E: one connection")
         drive(ours.port, BODY, 1, 1)
         rounds = [drive(ours.port, BODY, 1, run.seconds(4)) for _ in range(run.rounds(3))]

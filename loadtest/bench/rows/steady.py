@@ -27,7 +27,7 @@ def measure(run: Run) -> Outcome:
             details[str(connections)] = rounds
             rate = median([each["requests_per_s"] for each in rounds])
             figures.append(Figure(f"{connections} connections, throughput", rate, "req/s", round(SHARE * CAPACITY, 1)))
-    with smartbatch(MODEL, MAX_WAIT_TIME=0) as system:
+    with smartbatch(MODEL) as system:
         run.say("S: one connection")
         drive(system.port, BODY, 1, 1)
         rounds = [drive(system.port, BODY, 1, run.seconds(4)) for _ in range(run.rounds(3))]
