@@ -104,8 +104,9 @@ class Connection(HttpToolsProtocol):
             return
         self._silent_bytes += len(data)
         self._parse(data)
-        if self._receiving and isinstance(self.cycle, Prompt):  # the rest comes later
-            self._hand_on(self.cycle)
+        newest = self.cycle
+        if self._receiving and isinstance(newest, Prompt):  # the rest comes later
+            self._hand_on(newest)
         running = self._running
         if isinstance(running, Prompt) and not running.asked:
             self._begin(running)
@@ -114,8 +115,8 @@ class Connection(HttpToolsProtocol):
         if self._silent_bytes > MAX_HEAD_BYTES:
             self._refuse(too_large(self.url))
         elif self._receiving and self._judged is not self.cycle:
-            self._judged = self.cycle
-            self.cycle.keep_alive = self._may_go_on() and may_be_skipped(self.cycle.scope)
+            self._judged = exchange = self.cycle
+            exchange.keep_alive = self._may_go_on() and may_be_skipped(exchange.scope)
 
     def _parse(self, data: bytes) -> None:
         while True:
@@ -284,8 +285,7 @@ class Connection(HttpToolsProtocol):
         """Make an exchange of what is not prompt after all."""
         exchange = self._exchange(b"POST", "1.1", PATH, prompt.raw_path, prompt.query, prompt.headers)
         exchange.keep_alive, exchange.more_body, exchange.fault = prompt.keep_alive, prompt.more_body, prompt.fault
-        exchange.body += prompt.body
-        exchange.message_event.set()
+        exchange.received(prompt.body)
         if self.cycle is prompt:
             self.cycle = exchange
         if self._running is prompt:

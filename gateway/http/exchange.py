@@ -23,14 +23,20 @@ class Exchange(RequestResponseCycle):
 
     fault: Exception | None = None
 
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**how)
+        self._pieces: list[bytes] = []  # of the body, not yet taken by the application; `body` is unused
+        self._came = 0  # bytes of them
+
     @property
     def persists(self) -> bool:
         """Whether its version of HTTP lets another request follow."""
         return self.scope["http_version"] == "1.1"
 
     def received(self, body: bytes) -> None:
-        self.body += body
-        if len(self.body) > HIGH_WATER_LIMIT:
+        self._pieces.append(body)
+        self._came += len(body)
+        if self._came > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
         self.message_event.set()
 
@@ -62,7 +68,8 @@ class Exchange(RequestResponseCycle):
             return {"type": "http.disconnect"}
         if self.fault is not None:
             raise self.fault
-        body, self.body = bytes(self.body), bytearray()
+        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces, self._came = [], 0
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     async def run_asgi(self, app) -> None:

@@ -36,6 +36,8 @@ class _PackedByHiredis:
 
     def pack_command(self, *args: Any) -> list[bytes]:
         name = args[0]
+        if name == "SET":  # a body or a reply too large for a script: redis-py sends it from where it lies
+            return super().pack_command(*args)  # type: ignore[misc]
         if isinstance(name, str) and " " in name:
             args = (*name.split(), *args[1:])
         return [hiredis.pack_command(args)]

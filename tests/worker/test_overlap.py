@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ class Held(Doubler):
         super().__init__()
         self.release = threading.Event()
         self.landed_by: list[str] = []
-        self.fails = lambda outputs: False
+        self.fails: Callable[[list[int]], bool] = lambda outputs: False
 
     def separate(self, outputs: list[int], rows: int) -> list[int]:
         self.landed_by.append(threading.current_thread().name)

@@ -12,8 +12,10 @@ local group, max_entries, max_bytes, force = ARGV[1], tonumber(ARGV[2]), tonumbe
 local rows_per_ms, batch_ms = tonumber(ARGV[5]), tonumber(ARGV[6])
 local now = string.format('%.0f', now_ms())
 local waiting, _, length = waiting_in(requests, group)
-local sums = redis.call('HMGET', open, '#bytes', '#wide')
-local held, open_rows = tonumber(sums[1] or '0'), length + tonumber(sums[2] or '0')
+local asked = {'#bytes', '#wide'}
+for i = 7, #ARGV, 8 do asked[#asked + 1] = ARGV[i] end
+local found = redis.call('HMGET', open, unpack(asked))
+local held, open_rows = tonumber(found[1] or '0'), length + tonumber(found[2] or '0')
 
 local function late(rows, timeout_ms)
   return rows_per_ms > 0 and waiting > 0 and (open_rows + rows) / rows_per_ms + batch_ms > timeout_ms
@@ -23,7 +25,7 @@ local reply, opened, seen, wide, before = {0, 0}, {}, {}, 0, held
 for i = 7, #ARGV, 8 do
   local id, gateway, timeout_ms, rows, bytes = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local code = 1
-  if redis.call('HEXISTS', open, id) == 0 and not seen[id] then
+  if not found[#reply + 1] and not seen[id] then
     if not force and (waiting >= max_entries or held + tonumber(bytes) > max_bytes) then
       code = 0
     elseif not force and late(tonumber(rows), tonumber(timeout_ms)) then
