@@ -11,16 +11,7 @@ from collections.abc import Callable
 from shared.errors import ModelLoadError
 from worker.engine import Engine
 from worker.models.contract import Model
-
-
-def sizes(max_rows: int) -> list[int]:
-    """1, 2, 4, … up to and with `max_rows`."""
-    powers = []
-    size = 1
-    while size < max_rows:
-        powers.append(size)
-        size *= 2
-    return [*powers, max_rows]
+from worker.sizes import sizes
 
 
 def warm_up(engine: Engine, model: Model, max_rows: int, progress: Callable[[str], None]) -> None:

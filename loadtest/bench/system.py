@@ -78,6 +78,15 @@ class System:
             for role, processes in self.processes().items()
         }
 
+    def until_compiled(self, timeout_s: float = 900.0) -> None:
+        """Wait until no worker has a network compiled beside serving, which takes it minutes, once."""
+        deadline = time.monotonic() + timeout_s
+        root = psutil.Process(self._popen.pid)
+        while any("compile_process" in " ".join(child.cmdline()) for child in root.children(recursive=True)):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"compiling took more than {timeout_s:g} s")
+            time.sleep(1)
+
     def broker_port(self) -> int:
         line = self.processes()["broker"][0].cmdline()
         if "--port" in line:

@@ -8,7 +8,8 @@ from tests.worker.test_engine import Doubler
 from worker.engine import Engine
 from worker.forward_times import ForwardTimes
 from worker.meters import Meters
-from worker.warmup import sizes, warm_up
+from worker.sizes import sizes
+from worker.warmup import warm_up
 
 
 def warmed(model: Doubler, max_rows: int) -> tuple[Engine, list[str]]:

@@ -22,9 +22,11 @@ from worker.models import device as devices
 from worker.models import inductor
 from worker.models.contract import LoadContext, Model, Optimisation
 from worker.models.folding import channels_last, fold_batch_norms
+from worker.models.graphs import Graphs
 from worker.models.images import Preset, decode_images
 from worker.models.optimisation import TIMED_ROWS_CPU, Network, Optimiser
 from worker.models.tensors import from_numpy, to_numpy, to_torch
+from worker.sizes import sizes
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ class Classifier(Model):
         """Build the network as it is, on its device and in its type."""
         self._device = devices.open_device(context)
         self._dtype = devices.DTYPES[context.dtype]
+        self.overlaps = self._device.type == "cuda"
         network, labels = self.build(context)
         self._labels = list(labels)
         return network.eval().to(device=self._device, dtype=self._dtype)
@@ -71,10 +74,14 @@ class Classifier(Model):
     def _optimise(self, network: nn.Module, context: LoadContext) -> None:
         rows = min(TIMED_ROWS_CPU, context.max_batch_size) if self._device.type == "cpu" else context.max_batch_size
         self._network = self._optimiser = Optimiser(network, self.noise, rows)
-        for name, make in (
+        forms = [
             ("channels_last", lambda: channels_last(network)),
             ("folded channels_last", lambda: channels_last(fold_batch_norms(network, self.noise(1)))),
-        ):
+        ]
+        if self._device.type == "cuda":
+            folded = forms[-1][1]
+            forms.append(("CUDA graphs", lambda: Graphs(folded(), self.noise, sizes(context.max_batch_size))))
+        for name, make in forms:
             context.progress(f"trying {name}")
             for _ in self._optimiser.consider(name, make):
                 pass
@@ -141,13 +148,14 @@ class Classifier(Model):
         return devices.stack_on(self._device, rows)  # (rows, 3, H, W) uint8 or float32
 
     @torch.inference_mode()
-    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+    def forward(self, batch: torch.Tensor) -> torch.Tensor | devices.OnItsWay:
         if batch.dtype == torch.uint8:
             batch = batch.float().div_(255).sub_(self._mean).div_(self._std)
-        return self._network(batch.to(self._dtype)).float()  # (rows, classes) float32
+        return devices.copy_back(self._network(batch.to(self._dtype)).float())  # (rows, classes) float32
 
-    def separate(self, outputs: torch.Tensor, rows: int) -> list[np.ndarray]:
-        return list(to_numpy(outputs))  # (classes,) float32 each
+    def separate(self, outputs: torch.Tensor | devices.OnItsWay, rows: int) -> list[np.ndarray]:
+        """(classes,) float32 each."""
+        return list(outputs.arrived() if isinstance(outputs, devices.OnItsWay) else to_numpy(outputs))
 
     def free_memory(self) -> None:
         devices.free_memory()

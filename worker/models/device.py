@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from shared.errors import ModelLoadError
@@ -46,7 +48,41 @@ def stack_on(device: torch.device, rows: Sequence[torch.Tensor]) -> torch.Tensor
     # pinned memory comes from torch's caching host allocator, which reuses a block only after its copy is done
     staging = torch.empty((len(rows), *rows[0].shape), dtype=rows[0].dtype, pin_memory=True)
     torch.stack(tuple(rows), out=staging)
-    return staging.to(device, non_blocking=True)
+    inward, computing = _stream(device, "in"), torch.cuda.current_stream(device)
+    with torch.cuda.stream(inward):  # beside what is computed now
+        batch = staging.to(device, non_blocking=True)
+    computing.wait_stream(inward)
+    batch.record_stream(computing)
+    return batch
+
+
+class OnItsWay:
+    """Outputs that are being copied to the host. `arrived` waits for them, and for nothing that was launched later."""
+
+    def __init__(self, outputs: torch.Tensor) -> None:
+        outward = _stream(outputs.device, "out")
+        outward.wait_stream(torch.cuda.current_stream(outputs.device))
+        with torch.cuda.stream(outward):
+            self._host = torch.empty(outputs.shape, dtype=outputs.dtype, pin_memory=True)
+            self._host.copy_(outputs, non_blocking=True)
+            self._copied = torch.cuda.Event(blocking=True)  # or waiting would take a core
+            self._copied.record(outward)
+        outputs.record_stream(outward)
+
+    def arrived(self) -> np.ndarray:
+        self._copied.synchronize()
+        return self._host.numpy()
+
+
+def copy_back(outputs: torch.Tensor) -> torch.Tensor | OnItsWay:
+    """Begin to copy outputs to the host, where that can be begun and waited for later."""
+    return OnItsWay(outputs) if outputs.is_cuda else outputs
+
+
+@functools.cache
+def _stream(device: torch.device, purpose: str) -> torch.cuda.Stream:
+    """The device's own queue for a purpose, beside the one that computes."""
+    return torch.cuda.Stream(device)
 
 
 def free_memory() -> None:

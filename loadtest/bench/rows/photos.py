@@ -24,30 +24,34 @@ REQUESTS_PER_S = 50.0
 def measure(run: Run) -> Outcome:
     """The bare process and ours take turns; ours may batch as many as served the bare one best."""
     with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
-        photo = _photo()
-        Path(file.name).write_bytes(photo)
+        data = photo()
+        Path(file.name).write_bytes(data)
         run.say(f"R: a bare process, batches of {', '.join(map(str, SIZES))}")
         sweep = _bare(file.name, run.seconds(3), SIZES)
         best = max(SIZES, key=lambda size: sweep[str(size)])
         bare: list[float] = []
         ours: list[dict[str, Any]] = []
         settings = {"MODEL_WEIGHTS": "random", "TORCH_THREADS": 1, "DECODE_THREADS": 1, "MAX_BATCH_SIZE": best}
+        settings["OPTIMIZE"] = "none" if run.quick else "auto"
         with smartbatch("resnet18", DEVICE="cpu", **settings) as system:
-            driven(system, photo, CONNECTIONS, 3, content_type="image/jpeg")
+            if not run.quick:
+                run.say("R: until the network is compiled, which takes minutes the first time")
+                system.until_compiled()
+            driven(system, data, CONNECTIONS, 3, content_type="image/jpeg")
             for number in range(run.rounds(3)):
                 run.say(f"R: bare process, then {CONNECTIONS} connections, round {number + 1}")
                 bare.append(_bare(file.name, run.seconds(8), (best,))[str(best)])
-                ours.append(driven(system, photo, CONNECTIONS, run.seconds(8), content_type="image/jpeg"))
+                ours.append(driven(system, data, CONNECTIONS, run.seconds(8), content_type="image/jpeg"))
     rate = median([each["requests_per_s"] for each in ours])
     figures = [
         Figure("of the bare process", rate, "req/s", round(SHARE * median(bare), 2)),
         Figure("throughput", rate, "req/s", REQUESTS_PER_S),
     ]
-    details = {"photo_bytes": len(photo), "bare_sweep": sweep, "best_size": best, "bare": bare, "smartbatch": ours}
+    details = {"photo_bytes": len(data), "bare_sweep": sweep, "best_size": best, "bare": bare, "smartbatch": ours}
     return Outcome(figures, details)
 
 
-def _photo() -> bytes:
+def photo() -> bytes:
     from PIL import Image
 
     out = BytesIO()
