@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_bare_and_engine_are_measured_on_any_device(tmp_path: Path) -> None:
-    options = [
+    options = ["--device", "cpu", "--dtype", "float32", "--models", "squeezenet1_1", "--sizes", "1,2"]
+    options += ["--quick", "--no-http"]
         "--device",
         "cpu",
         "--dtype",
