@@ -17,7 +17,7 @@ from worker.finisher import MAX_CALL_ENTRIES
 from worker.forward_times import ForwardTimes
 from worker.policy import Limits
 from worker.service_rate import ServiceRate
-from worker.warmup import sizes
+from worker.sizes import sizes
 
 
 class Worker:
@@ -154,17 +154,19 @@ class Device:
         batch.started_at = now
         batch.forward_s = self._curve(batch.rows_run) if batch.rows_run else 0.0
         self._running = True
-        self._loop.at(now + batch.forward_s + self._costs.device_gap_s, self._ended, batch)
+        self._loop.at(now + batch.forward_s, self._ended, batch)
 
     def _ended(self, batch: Batch) -> None:
+        """What was launched meanwhile begins at once; that this one is done is noticed a little later."""
         self._running = False
         if batch.rows_run:
             self._times.record(batch.rows_run, batch.forward_s)
             self._outcomes.batch(batch.rows_run, batch.closed, batch.started_at, batch.forward_s)
         if self._queue:
             self._start()
-        self.claimer.device_freed(batch)
-        self._loop.at(self._loop.now + self._costs.worker_s, self.finisher.put, batch.riders)
+        noticed_at = self._loop.now + self._costs.device_gap_s
+        self._loop.at(noticed_at, self.claimer.device_freed, batch)
+        self._loop.at(noticed_at + self._costs.worker_s, self.finisher.put, batch.riders)
 
 
 class Finisher:

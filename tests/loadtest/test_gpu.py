@@ -12,21 +12,8 @@ ROOT = Path(__file__).parents[2]
 
 def test_bare_and_engine_are_measured_on_any_device(tmp_path: Path) -> None:
     options = ["--device", "cpu", "--dtype", "float32", "--models", "squeezenet1_1", "--sizes", "1,2"]
-    options += ["--quick", "--no-http"]
-        "--device",
-        "cpu",
-        "--dtype",
-        "float32",
-        "--models",
-        "squeezenet1_1",
-        "--sizes",
-        "1,2",
-        "--quick",
-        "--no-http",
-    ]
-    subprocess.run(
-        [sys.executable, "-m", "loadtest.gpu", *options, "--out", tmp_path], cwd=ROOT, check=True, timeout=200
-    )
+    command = [sys.executable, "-m", "loadtest.gpu", *options, "--quick", "--no-http", "--out", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=200)
     result = json.loads((tmp_path / "gpu.json").read_text())
     assert result["device"] == "cpu"
     found = result["models"]["squeezenet1_1"]
