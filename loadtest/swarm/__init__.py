@@ -1,0 +1,1 @@
+"""What Locust runs (loadtest/locustfile.py): clients, what they check, and the shapes of the load."""

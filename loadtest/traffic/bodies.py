@@ -1,0 +1,133 @@
+"""The bodies that requests carry: photos of several sizes, tensors as JSON, npy and MessagePack, texts, plain bytes.
+
+The same ones in each run, each different from all others, so that answers which were mixed up are seen.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import math
+import random
+import struct
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+DATA = Path(__file__).parents[1] / "data"
+SEED = 1
+BYTES_EACH = 1024
+TENSORS_EACH = 2  # of each format
+
+TYPES = {
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".png": "image/png",
+    ".webp": "image/webp",
+    ".json": "application/json",
+    ".npy": "application/x-npy",
+    ".msgpack": "application/msgpack",
+    ".txt": "text/plain",
+}
+TEXTS = (
+    "A cat sleeps on the warm stones.",
+    "The train to the coast leaves at nine.",
+    "Snow fell on the harbour all night, and in the morning the boats were white.",
+    "How long does a letter take from here to the islands?",
+)
+_FORMATS = {"float32": ("f", "<f4"), "float64": ("d", "<f8"), "uint8": ("B", "|u1"), "int64": ("q", "<i8")}
+
+
+class Body(NamedTuple):
+    """One request's body. `kind` groups those that a client would send in the same way."""
+
+    name: str
+    kind: str
+    content: bytes
+    content_type: str
+
+
+def photos() -> list[Body]:
+    """Six photos from 224×149 to 1411×1411, as JPEG, PNG and WebP (loadtest/data/NOTICE)."""
+    return [_file(path, "photo") for path in sorted(DATA.iterdir()) if path.suffix in TYPES]
+
+
+def json_tensors(shape: Sequence[int], dtype: str) -> list[Body]:
+    return [
+        Body(f"json {number}", "json", json.dumps({"data": values, "shape": [1, *shape]}).encode(), "application/json")
+        for number, values in enumerate(_values(shape, dtype))
+    ]
+
+
+def npy_tensors(shape: Sequence[int], dtype: str) -> list[Body]:
+    return [
+        Body(f"npy {number}", "npy", _npy(values, (1, *shape), dtype), "application/x-npy")
+        for number, values in enumerate(_values(shape, dtype))
+    ]
+
+
+def msgpack_tensors(shape: Sequence[int], dtype: str) -> list[Body]:
+    return [
+        Body(f"msgpack {number}", "msgpack", _msgpack(values, (1, *shape), dtype), "application/msgpack")
+        for number, values in enumerate(_values(shape, dtype))
+    ]
+
+
+def texts() -> list[Body]:
+    return [Body(f"text {number}", "text", text.encode(), "text/plain") for number, text in enumerate(TEXTS)]
+
+
+def plain_bytes(count: int = 16) -> list[Body]:
+    chance = random.Random(SEED)
+    return [
+        Body(f"bytes {number}", "bytes", chance.randbytes(BYTES_EACH), "application/octet-stream")
+        for number in range(count)
+    ]
+
+
+def own(path: Path) -> Body:
+    """A file as it is; its ending says its content type. Raises ValueError."""
+    if path.suffix.lower() not in TYPES:
+        raise ValueError(f"{path}: expected a file ending in {', '.join(TYPES)}, got {path.suffix or 'none'!r}")
+    try:
+        return _file(path, path.suffix[1:].lower())
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+
+
+def _file(path: Path, kind: str) -> Body:
+    return Body(path.name, kind, path.read_bytes(), TYPES[path.suffix.lower()])
+
+
+def _values(shape: Sequence[int], dtype: str) -> list[list[float] | list[int]]:
+    """TENSORS_EACH lists of random numbers: floats as normalised pixels have them, whole numbers from 0 to 255."""
+    if dtype not in _FORMATS:
+        raise ValueError(f"expected a dtype of {', '.join(_FORMATS)}, got {dtype!r}")
+    chance = random.Random(SEED)
+    size = math.prod(shape)
+    if dtype.startswith("float"):
+        return [[round(chance.gauss(0, 1), 4) for _ in range(size)] for _ in range(TENSORS_EACH)]
+    return [[chance.randrange(256) for _ in range(size)] for _ in range(TENSORS_EACH)]
+
+
+def _data(values: Sequence[float] | Sequence[int], dtype: str) -> bytes:
+    data = array.array(_FORMATS[dtype][0], values)
+    if sys.byteorder == "big":
+        data.byteswap()
+    return data.tobytes()
+
+
+def _npy(values: Sequence[float] | Sequence[int], shape: Sequence[int], dtype: str) -> bytes:
+    """Version 1.0 of https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html"""
+    head = repr({"descr": _FORMATS[dtype][1], "fortran_order": False, "shape": tuple(shape)})
+    head += " " * (-(len(head) + 11) % 64) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head.encode() + _data(values, dtype)
+
+
+def _msgpack(values: Sequence[float] | Sequence[int], shape: Sequence[int], dtype: str) -> bytes:
+    import msgpack
+
+    packed = msgpack.packb({"data": _data(values, dtype), "shape": list(shape), "dtype": dtype})
+    assert packed is not None
+    return packed
