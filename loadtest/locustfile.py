@@ -5,9 +5,6 @@ Against any running server; `--help` has what it adds to Locust's own options, d
 
 import logging
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from locust import events
 from locust.env import Environment
@@ -17,6 +14,7 @@ from locust.runners import MasterRunner, WorkerRunner
 from loadtest.swarm import options, references
 from loadtest.swarm.client import Client
 from loadtest.swarm.shape import Shape
+from loadtest.traffic.asking import Refused
 
 __all__ = ["Client", "Shape"]
 
@@ -39,7 +37,7 @@ def ask_for_references(environment: Environment, **_) -> None:
     url = references.target(environment.host or parsed.host, parsed.model)
     try:
         taken = references.ask(url, options.chosen(parsed), headers)
-    except (references.NothingToSend, ValueError) as error:
+    except (Refused, ValueError) as error:
         environment.process_exit_code = 2
         if isinstance(runner, WorkerRunner):
             log.error("%s", error)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import gevent
 from locust import FastHttpUser, task
 
-from loadtest.swarm.references import Reference
+from loadtest.swarm.references import Reference, Taken
 from loadtest.traffic import answers
 
 MAX_PAUSE_S = 30.0  # of a Retry-After that is kept
@@ -27,9 +27,7 @@ class Client(FastHttpUser):
     checked: ClassVar[int] = 0
 
     @classmethod
-    def prepare(
-        cls, taken: dict[str, tuple[int, list[Reference]]], path: str, headers: dict[str, str], think_time_s: float
-    ) -> None:
+    def prepare(cls, taken: Taken, path: str, headers: dict[str, str], think_time_s: float) -> None:
         """Give each task its bodies, and the weight that was asked for; a task without bodies is not run."""
         cls.references = {kind: references for kind, (_, references) in taken.items()}
         cls.path, cls.sent_headers, cls.think_time_s, cls.checked = path, headers, think_time_s, 0

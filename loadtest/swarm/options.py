@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from loadtest.swarm.references import Chosen
 from loadtest.traffic import bodies
-from loadtest.traffic.bodies import Body
 from loadtest.traffic.shapes import SHAPES
 
 KINDS = {"photo": 6, "json": 1, "npy": 2, "msgpack": 1}  # how often each is sent, relative to the others
@@ -32,7 +32,7 @@ def add(parser: Any) -> None:
     )
 
 
-def chosen(options: argparse.Namespace) -> dict[str, tuple[int, list[Body]]]:
+def chosen(options: argparse.Namespace) -> Chosen:
     """Return weight and bodies by kind. Raises ValueError that says what was expected."""
     if options.body:
         own = [bodies.own(Path(name.strip())) for name in options.body.split(",")]
@@ -42,7 +42,9 @@ def chosen(options: argparse.Namespace) -> dict[str, tuple[int, list[Body]]]:
     except ValueError:
         shape = ()
     if not shape or min(shape) < 1:
-        raise ValueError(f"--tensor-shape: expected whole numbers by comma, like 3,224,224, got {options.tensor_shape!r}")
+        raise ValueError(
+            f"--tensor-shape: expected whole numbers by comma, like 3,224,224, got {options.tensor_shape!r}"
+        )
     makers = {
         "photo": bodies.photos,
         "json": lambda: bodies.json_tensors(shape, options.tensor_dtype),

@@ -1,0 +1,114 @@
+"""The baseline: what one would write without a batcher. The same model, one request at a time, behind Starlette.
+
+    MODEL_PATH=resnet18 python -m loadtest.baseline serve 8080
+    MODEL_PATH=resnet18 python -m loadtest.baseline describe      # what the model takes, as JSON
+
+Settings come from the environment, as a worker's do. The model runs in the event loop: with one device that is as fast
+as any other way, and costs less than a thread per request.
+
+Everything else in loadtest looks at SmartBatch from outside. This file imports it, since a comparison is only worth
+something if both sides read the same bodies, run the same model code and write the same answers.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import msgspec
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway import formats
+from gateway.formats import answers
+from gateway.formats.accept import Format
+from gateway.predict import DEFAULT_TOP_K
+from gateway.problems import problem
+from shared import model_info
+from shared.errors import SmartBatchError
+from shared.model_info import ModelInfo
+from shared.settings import Settings, from_environment
+from shared.wire import Reply
+from worker import models
+from worker.models import LoadContext, Model
+
+
+def load(settings: Settings) -> Model:
+    """The model as a worker loads it, but for what a worker compiles while it serves."""
+    model = models.resolve(settings.model_path)
+    model.load(
+        LoadContext(
+            settings.device,
+            settings.dtype,
+            settings.optimize,
+            settings.model_weights,
+            settings.torch_threads,
+            settings.max_image_pixels,
+            max_batch_size=1,
+            model_path=settings.model_path,
+        )
+    )
+    if (row := model.example()) is not None:
+        model.separate(model.forward(model.collate([row])), 1)
+    return model
+
+
+def describe(settings: Settings, model: Model) -> ModelInfo:
+    return ModelInfo(
+        settings.model,
+        settings.model_path,
+        model.input,
+        settings.max_batch_size,
+        model.outputs,
+        model.classifier,
+        model.platform,
+    )
+
+
+def application(settings: Settings, model: Model) -> Starlette:
+    info = describe(settings, model)
+
+    def answer(body: bytes, content_type: str) -> bytes:
+        started = time.monotonic()
+        payload = formats.parse(body, content_type, info, max_rows=settings.max_batch_size)
+        payload.options = {"top_k": DEFAULT_TOP_K}
+        rows = model.decode(payload)
+        outputs = model.separate(model.forward(model.collate(rows)), len(rows))
+        reply = Reply(model.encode(outputs, payload.options))
+        timing = {"total": round((time.monotonic() - started) * 1000, 3)}
+        return answers.render(Format.JSON, reply, model=info.name, request_id="", timing=timing)[1]
+
+    async def predict(request: Request) -> Response:
+        body = await request.body()
+        try:
+            return Response(answer(body, request.headers.get("content-type", "")), media_type="application/json")
+        except SmartBatchError as error:
+            status, headers, content = problem(error, None)
+            return Response(content, status, headers)
+
+    async def ready(request: Request) -> Response:
+        return Response(msgspec.json.encode({"ready": True, "ready_workers": {info.name: 1}}))
+
+    return Starlette(routes=[Route("/predict", predict, methods=["POST"]), Route("/readyz", ready)])
+
+
+def main() -> None:
+    try:
+        settings = from_environment()
+        model = load(settings)
+    except SmartBatchError as error:
+        sys.exit(f"baseline: {error}")
+    match sys.argv[1:]:
+        case ["describe"]:
+            print(model_info.encode(describe(settings, model)).decode())
+        case ["serve", port] if port.isdigit():
+            uvicorn.run(application(settings, model), port=int(port), log_level="warning", access_log=False)
+        case _:
+            sys.exit("baseline: expected `describe` or `serve PORT`")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Load on one machine: servers are started, driven by a process of its own, and watched."""

@@ -1,0 +1,92 @@
+"""How our charts look."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+BASELINE, SMARTBATCH, GRAY, INK = "#c2562d", "#1f6f8b", "#8a8f98", "#222222"
+STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GRAY,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e3e5e8",
+    "grid.linewidth": 0.8,
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+    "savefig.dpi": 150,
+    "figure.constrained_layout.use": True,
+}
+
+
+def sheet(panels: int, title: str, subtitle: str) -> tuple[Figure, list[Axes]]:
+    """Panels side by side, under a title and, smaller, what was measured where."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, panels, figsize=(max(7.2, 5.4 * panels), 4.4), squeeze=False)
+    figure.suptitle(f"{title}\n", x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
+    figure.text(0.01, 0.925, subtitle, ha="left", fontsize=9, color=GRAY)
+    return figure, list(axes[0])
+
+
+def save(figure: Figure, path: Path) -> Path:
+    with plt.rc_context(STYLE):
+        figure.savefig(path)
+    plt.close(figure)
+    return path
+
+
+def milliseconds(value: float) -> str:
+    """12 ms, 1.5 s, 2 min"""
+    if value >= 120_000:
+        return f"{value / 60_000:.3g} min"
+    return f"{value / 1000:.3g} s" if value >= 1000 else f"{value:.3g} ms"
+
+
+def latency_axis(axes: Axes) -> None:
+    """Logarithmic, with a label at 1, 2 and 5 of each decade."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0), numticks=12))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: milliseconds(value)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def thousands(axes: Axes) -> None:
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+
+
+def time_axis(axes: Axes, length_s: float) -> None:
+    unit, size = ("h", 3600) if length_s > 7200 else ("min", 60) if length_s > 300 else ("s", 1)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / size:g}"))
+    axes.set_xlabel(f"time, {unit}")
+    axes.set_xlim(0, length_s)
+
+
+def label_end(axes: Axes, x: float, y: Any, text: str, color: str) -> None:
+    """Say at a line's right end what it is."""
+    axes.annotate(
+        text,
+        (x, y),
+        xytext=(6, 0),
+        textcoords="offset points",
+        color=color,
+        va="center",
+        fontsize=9,
+        annotation_clip=False,
+    )

@@ -1,0 +1,140 @@
+"""The command line of the A/B benchmark."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from loadtest.drive.driving import GeneratorFailed
+from loadtest.drive.scenario import SCENARIOS, NoScenario
+from loadtest.drive.servers import ModelFailed
+from loadtest.production import plan as plans
+from loadtest.production import report
+from loadtest.production.display import Display
+from loadtest.production.plan import Plan
+from loadtest.production.run import Runner, plan_of
+from loadtest.production.store import OtherRun, Store
+from loadtest.production.summary import document
+from loadtest.traffic.asking import Refused
+
+INTERRUPTED = 130
+
+
+def _duration(context: click.Context, parameter: click.Parameter, text: str) -> int:
+    try:
+        seconds = plans.seconds(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    if seconds < 1:
+        raise click.BadParameter(f"expected a second or more, got {text!r}")
+    return seconds
+
+
+def _users(context: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not all(word.isdigit() and int(word) > 0 for word in words):
+        raise click.BadParameter(f"expected whole numbers from 1 by comma, like 200,1000, got {text!r}")
+    return tuple(dict.fromkeys(map(int, words)))
+
+
+def _rates(context: click.Context, parameter: click.Parameter, text: str) -> tuple[float | str, ...]:
+    rates: list[float | str] = []
+    for word in [word.strip() for word in text.split(",") if word.strip() and word.strip() != "none"]:
+        try:
+            rates.append(word if word == "auto" else float(word))
+        except ValueError:
+            raise click.BadParameter(f"expected auto, none, or requests a second by comma, got {word!r}") from None
+        if word != "auto" and not 0 < float(word) < 1e6:
+            raise click.BadParameter(f"expected more than 0 and less than a million requests a second, got {word}")
+    return tuple(dict.fromkeys(rates))
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--model", default="efficientnet_lite0", show_default=True, help="As MODEL_PATH: what is served.")
+@click.option("--weights", default="default", show_default=True, help="As MODEL_WEIGHTS.")
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="SmartBatch's workers.")
+@click.option("--users", default="200", show_default=True, callback=_users, help="Users of the closed loop, by comma.")
+@click.option(
+    "--rate",
+    default="auto",
+    show_default=True,
+    callback=_rates,
+    help="Requests a second of the open loop, by comma; auto: 80 % of what SmartBatch answered in the closed loop.",
+)
+@click.option("--duration", default="1m", show_default=True, callback=_duration, help="Of each phase: 90s, 10m, 1h.")
+@click.option("--warmup", default="3s", show_default=True, callback=_duration, help="Before each phase, at the least.")
+@click.option("--scenario", type=click.Choice(SCENARIOS), default="auto", show_default=True, help="What is sent.")
+@click.option(
+    "--body",
+    "own",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A file to send instead (an image, .json, .npy, .msgpack, .txt); may be given several times.",
+)
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("production-results"), show_default=True
+)
+@click.option("--fresh", is_flag=True, help="Throw away what --out holds of an earlier run.")
+def command(model, weights, workers, users, rate, duration, warmup, scenario, own, out, fresh) -> None:
+    """Measure a baseline (one request at a time) and SmartBatch, one after the other, under the same load.
+
+    Settings come from the environment, for both: MAX_BATCH_SIZE=64 python loadtest/production_benchmark.py … The same
+    command resumes a run that was broken off, or shows the result of one that is complete.
+    """
+    if not users and not rate:
+        raise click.UsageError("there is nothing to measure: give --users or --rate")
+    if "auto" in rate and not users:
+        raise click.UsageError("--rate auto follows from a closed loop: give --users too, or a rate")
+    plan = plan_of(
+        model,
+        weights,
+        workers,
+        scenario=scenario,
+        bodies=tuple(str(path.resolve()) for path in own),
+        users=users,
+        rates=rate,
+        duration_s=duration,
+        warm_s=warmup,
+    )
+    store = Store(out)
+    try:
+        if store.open(plan, fresh=fresh):
+            click.echo(f"taking up what {out} holds", err=True)
+        result = _run(plan, store, list(own))
+    except (OtherRun, ModelFailed, NoScenario, Refused, GeneratorFailed, ValueError, RuntimeError) as error:
+        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        click.echo(f"\nstopped; what was measured is in {out}, and the same command goes on from there", err=True)
+        sys.exit(INTERRUPTED)
+    sys.exit(_tell(result, out))
+
+
+def _run(plan: Plan, store: Store, own: list[Path]) -> dict:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as a Ctrl-C: what was started is stopped
+    with Display(plan.duration_s) as display:
+        phases = Runner(plan, store, display, own).run()
+    store.remember(
+        command=shlex.join(["python", "loadtest/production_benchmark.py", *sys.argv[1:]]),
+        finished_at=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    )
+    return document(store, phases)
+
+
+def _tell(result: dict, out: Path) -> int:
+    """Write the results; return the exit code: 1 if answers were wrong."""
+    from loadtest.production.plots import draw
+
+    path = out / "result.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    plots = draw(result, out)
+    page = report.write(result, out)
+    click.echo(report.text(result))
+    click.echo(f"\n{report.agreement(result)}\n")
+    click.echo("\n".join(str(each) for each in (page, path, *plots)))
+    return 1 if result["agreement"]["disagreeing"] or result["totals"]["wrong"] else 0
