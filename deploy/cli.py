@@ -19,6 +19,7 @@ COMMANDS = {
     "key": "Make an API key",
     "queue": "Show what waits and what runs, straight from Redis",
     "dead": "Look at dead letters, run them again, drop them",
+    "limits": "Change how workers batch while they serve",
     "models": "List what can be served, and what is being served",
     "settings": "List all settings",
 }

@@ -12,6 +12,7 @@
     smartbatch:{M}:gateway:<id>   hash, TTL                 what a gateway process reports of itself
     smartbatch:{M}:gateways       set, TTL                  the ids of those
     smartbatch:{M}:dead           stream                    dead letters
+    smartbatch:{M}:limits         hash                      limits of batching, changed while workers serve
     smartbatch:models             hash                      model -> its description (outside the tags)
     smartbatch:access:{usage}:buckets       hash, TTL       API key -> tokens|ms, what is left of its rate
     smartbatch:access:{usage}:counts:<day>  hash, TTL       API key -> requests of that day
@@ -60,6 +61,7 @@ class Keys:
         self.bell = tag + "bell"
         self.leases = tag + "leases"
         self.dead = tag + "dead"
+        self.limits = tag + "limits"
         self.gateways = tag + "gateways"
         self._body = tag + "body:"
         self._reply = tag + "reply:"

@@ -78,6 +78,15 @@ class Claimer:
         self._freed.set()
         await self._drained.wait()
 
+    @property
+    def limits(self) -> Limits:
+        return self._limits
+
+    def set_limits(self, limits: Limits) -> None:
+        """Hold from the next decision on; the batch that is filling may be larger by then."""
+        self._limits = limits
+        self._service.max_rows = limits.max_rows
+
     def device_freed(self, batch: Batch) -> None:
         self._on_device.remove(batch)
         if batch.closed != "solo":

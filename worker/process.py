@@ -21,6 +21,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any
 
+import msgspec
 import uvloop
 
 from shared import tasks
@@ -28,6 +29,7 @@ from shared.broker import registry
 from shared.broker.claims import Claims, Outcome
 from shared.broker.connection import BLOCK_S, check, connect
 from shared.broker.leases import LEASE_MS, Beat, Leases
+from shared.broker.live_limits import LiveLimits
 from shared.errors import BrokerFull, ModelLoadError, SmartBatchError
 from shared.keys import Keys
 from shared.model_info import ModelInfo
@@ -76,14 +78,16 @@ class Worker:
         max_rows = settings.max_batch_size
         times = ForwardTimes()
         service = ServiceRate(times, max_rows)
-        limits = Limits(max_rows, settings.max_batch_bytes, settings.max_wait_time)
+        self._started_with = Limits(max_rows, settings.max_batch_bytes, settings.max_wait_time)
         self.meters = Meters(settings.model)
         self.engine = Engine(self.model, max_rows, times, self.meters)
         self.decoder = Decoder(self.model, max_rows, settings.decode_threads)
         self.finisher = Finisher(claims, self.meters, settings.request_timeout + settings.reply_ttl)
         self.intake = Intake(claims, self.decoder, self.finisher, self.meters, settings.max_deliveries)
         convictions = Convictions()
-        self.claimer = Claimer(claims, self.intake, self.engine, limits, times, service, convictions, self.worker_id)
+        self.claimer = Claimer(
+            claims, self.intake, self.engine, self._started_with, times, service, convictions, self.worker_id
+        )
         self.report = Report(settings, self.model, self.engine, service, self.meters)
         self._replies = ReplyMaker(self.model, self.meters, self.worker_id)
         self._leases = Leases(self._redis, keys, self.worker_id)
@@ -231,9 +235,23 @@ class Worker:
             if rider.cancelled:
                 self.intake.forget(rider)
 
+    def _apply(self, live: LiveLimits) -> None:
+        """Batch by what was set while serving, within what this worker was started with."""
+        began = self._started_with
+        limits = msgspec.structs.replace(
+            began,
+            max_rows=min(began.max_rows, live.max_batch_size or began.max_rows),
+            window_s=began.window_s if live.max_wait_time is None else live.max_wait_time,
+        )
+        if limits != self.claimer.limits:
+            log.info("batches of up to %d rows, a window of %g s from now on", limits.max_rows, limits.window_s)
+            self.claimer.set_limits(limits)
+            self.report.limits = limits
+
     async def _after_beat(self, beat: Beat, sent_at: float) -> None:
         window = self.settings.window
         self.claimer.adaptive = window == "adaptive" or (window == "auto" and beat.alive == 1)
+        self._apply(beat.limits)
         strays = self.intake.audit(beat.pending, sent_at)
         if strays:
             await self.intake.adopt(strays, beat.now_ms)

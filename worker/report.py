@@ -12,6 +12,7 @@ from shared.settings import Settings
 from worker.engine import Engine
 from worker.meters import Meters
 from worker.models.contract import Model
+from worker.policy import Limits
 from worker.service_rate import ServiceRate
 
 METRICS_EVERY_S = 1.0
@@ -30,6 +31,7 @@ class Report:
         self._metrics = b""
         self._metrics_at = 0.0
         self.metrics_port = -1
+        self.limits = Limits(settings.max_batch_size, settings.max_batch_bytes, settings.max_wait_time)
         self.state = "starting"
         self._progress = ""
 
@@ -58,6 +60,8 @@ class Report:
             "batch": running.id if running else "",
             "batch_rows": running.rows if running else 0,
             "batch_s": f"{self._stalled_s(now):.3f}",
+            "max_batch_size": self.limits.max_rows,
+            "max_wait_time": f"{self.limits.window_s:g}",
             "ceiling": self._engine.ceiling,
             "capacity_rows_per_s": f"{self._service.rows_per_s():.3f}",
             "batch_full_s": f"{self._service.batch_full_s():.4f}",

@@ -14,7 +14,7 @@ class ServiceRate:
 
     def __init__(self, forwards: ForwardTimes, max_rows: int) -> None:
         self._forwards = forwards
-        self._max_rows = max_rows
+        self.max_rows = max_rows
         self._services = ForwardTimes()
 
     def record(self, rows: int, seconds: float) -> None:
@@ -29,10 +29,10 @@ class ServiceRate:
     def rows_per_s(self) -> float:
         """At the size that serves most, as far as is known; 0 while nothing is."""
         table = {**self._forwards.table(), **self._services.table()}  # warm-up's, until a batch of that size was served
-        sizes = ((min(rows, self._max_rows), seconds) for rows, seconds in table.items())
+        sizes = ((min(rows, self.max_rows), seconds) for rows, seconds in table.items())
         return max((rows / max(seconds, 1e-6) for rows, seconds in sizes), default=0.0)
 
     def batch_full_s(self) -> float:
         """How long a full batch takes at that rate: not what the last full one took, which may be long ago."""
         rate = self.rows_per_s()
-        return self._max_rows / rate if rate else 0.0
+        return self.max_rows / rate if rate else 0.0

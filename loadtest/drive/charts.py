@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
@@ -34,20 +33,19 @@ STYLE = {
     "savefig.dpi": 150,
     "figure.constrained_layout.use": True,
 }
+matplotlib.rcParams.update(STYLE)
 
 
 def sheet(panels: int, title: str, subtitle: str) -> tuple[Figure, list[Axes]]:
     """Panels side by side, under a title and, smaller, what was measured where."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, panels, figsize=(max(7.2, 5.4 * panels), 4.4), squeeze=False)
+    figure, axes = plt.subplots(1, panels, figsize=(max(7.2, 5.4 * panels), 4.4), squeeze=False)
     figure.suptitle(f"{title}\n", x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
     figure.text(0.01, 0.925, subtitle, ha="left", fontsize=9, color=GRAY)
     return figure, list(axes[0])
 
 
 def save(figure: Figure, path: Path) -> Path:
-    with plt.rc_context(STYLE):
-        figure.savefig(path)
+    figure.savefig(path)
     plt.close(figure)
     return path
 
@@ -76,17 +74,3 @@ def time_axis(axes: Axes, length_s: float) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / size:g}"))
     axes.set_xlabel(f"time, {unit}")
     axes.set_xlim(0, length_s)
-
-
-def label_end(axes: Axes, x: float, y: Any, text: str, color: str) -> None:
-    """Say at a line's right end what it is."""
-    axes.annotate(
-        text,
-        (x, y),
-        xytext=(6, 0),
-        textcoords="offset points",
-        color=color,
-        va="center",
-        fontsize=9,
-        annotation_clip=False,
-    )

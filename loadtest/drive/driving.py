@@ -24,7 +24,8 @@ class GeneratorFailed(Exception):
 def drive(system: System, order: Order, *, batches: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield ("warm" | "begin" | "second" | "end", what was counted), about once a second.
 
-    Closing the iterator ends the generator. With `batches`, each has `rows`, `batches` (run since the one before) and `queue` (waiting now) by /metrics.
+    Closing the iterator ends the generator. With `batches`, each has `rows`, `batches` (run since the one
+    before) and `queue` (waiting now), by /metrics.
     """
     with tempfile.TemporaryDirectory(prefix="load-") as folder:
         path, said = Path(folder) / "order.json", Path(folder) / "stderr"

@@ -38,39 +38,36 @@ def _draw(result: dict[str, Any], loads: list[Load], path: Path, title: str, ser
     figure, panels = charts.sheet(len(loads), title, subtitle(result))
     for axes, load in zip(panels, loads, strict=True):
         phases = [phase for phase in result["phases"] if Load(**phase["load"]) == load]
-        length_s = max(phase["seconds"] for phase in phases)
-        if series.endswith("_ms"):
-            charts.latency_axis(axes)
-        else:
-            charts.thousands(axes)
+        is_latency = series.endswith("_ms")
+        (charts.latency_axis if is_latency else charts.thousands)(axes)
         for phase in phases:
             _line(axes, phase, series)
         if series == "in_flight":
             _queue(axes, phases)
         if load.kind == "open" and series == "throughput_rps":
-            axes.axhline(load.amount, color=charts.GRAY, linestyle="--", linewidth=1)
-            axes.annotate("asked for", (0, load.amount), xytext=(4, 3), textcoords="offset points", fontsize=8)
-        if not series.endswith("_ms"):
-            axes.set_ylim(0, 1.08 * max(1.0, axes.get_ylim()[1] / 1.05))
-        charts.time_axis(axes, length_s)
+            axes.axhline(load.amount, color=charts.GRAY, linestyle="--", linewidth=1, label="asked for")
+        if not is_latency:
+            axes.set_ylim(0, 1.1 * max(1.0, axes.get_ylim()[1]))
+        charts.time_axis(axes, max(phase["seconds"] for phase in phases))
         axes.set_ylabel(unit)
         axes.set_title(f"{'Closed' if load.kind == 'closed' else 'Open'} loop, {load}")
-    _legend(panels[0], result)
+        axes.legend(loc="best", fontsize=9)
     return charts.save(figure, path)
 
 
 def _line(axes: Axes, phase: dict[str, Any], series: str) -> None:
+    """A phase's series; its label says what the whole phase came to."""
+    whole = _whole(phase, series)
     points = [(point["at_s"], _value(phase, point, series)) for point in phase["series"]]
     known = [(at_s, value) for at_s, value in points if value is not None]
-    if not known:
-        return
-    color = COLORS[phase["side"]]
-    axes.plot(*zip(*known, strict=True), color=color, marker="o" if len(known) == 1 else "")
-    if series.endswith("_ms"):
-        whole = phase[series]
-        charts.label_end(axes, *known[-1], charts.milliseconds(whole), color)
-    elif series == "throughput_rps":
-        charts.label_end(axes, *known[-1], f"{phase['throughput_rps']:,.4g}", color)
+    axes.plot(
+        [at_s for at_s, _ in known],
+        [value for _, value in known],
+        color=COLORS[phase["side"]],
+        linewidth=3.4 if phase["side"] == "baseline" and series == "in_flight" else 1.8,  # seen under the other
+        marker="o" if len(known) == 1 else "",
+        label=f"{phase['title']}: {whole}" if whole else phase["title"],
+    )
 
 
 def _value(phase: dict[str, Any], point: dict[str, Any], series: str) -> float | None:
@@ -78,20 +75,24 @@ def _value(phase: dict[str, Any], point: dict[str, Any], series: str) -> float |
     return 1.0 if series == "batch_rows" and phase["side"] == "baseline" else point[series]
 
 
+def _whole(phase: dict[str, Any], series: str) -> str:
+    if series.endswith("_ms"):
+        return charts.milliseconds(phase[series]) if phase[series] else "no answer"
+    if series == "throughput_rps":
+        return f"{phase[series]:,.4g}/s"
+    if series == "batch_rows":
+        return "1" if phase["side"] == "baseline" else f"{phase['mean_batch_rows'] or 0:.1f}"
+    return ""
+
+
 def _queue(axes: Axes, phases: list[dict[str, Any]]) -> None:
     """Of those that wait, what is on SmartBatch's stream; the others ride in a batch, or are on their way."""
     for phase in phases:
         known = [(point["at_s"], point["queue"]) for point in phase["series"] if point["queue"] is not None]
         if known:
-            axes.plot(*zip(*known, strict=True), color=COLORS[phase["side"]], linestyle=":", linewidth=1.4)
-
-
-def _legend(axes: Axes, result: dict[str, Any]) -> None:
-    sides = dict.fromkeys(phase["side"] for phase in result["phases"])
-    titles = {phase["side"]: phase["title"] for phase in result["phases"]}
-    for side in sides:
-        axes.plot([], [], color=COLORS[side], label=titles[side])
-    axes.legend(loc="best", fontsize=9)
+            times, depths = zip(*known, strict=True)
+            label = f"{phase['title']}: on the stream"
+            axes.plot(times, depths, color=COLORS[phase["side"]], linestyle=":", linewidth=1.4, label=label)
 
 
 if __name__ == "__main__":

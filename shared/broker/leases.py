@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from shared.broker.connection import Client, broker_errors
+from shared.broker.live_limits import LiveLimits, from_redis
 from shared.broker.script import BEAT, LEAVE, Argument
 from shared.keys import GROUP, Keys
 
@@ -15,12 +16,13 @@ REPORT_TTL_MS = 10_000
 
 
 class Beat(msgspec.Struct):
-    """What Redis knows: the entries I am held to have, and the workers."""
+    """What Redis knows: the entries I am held to have, the workers, and the live limits."""
 
     now_ms: int
     pending: list[str]
     alive: int  # workers whose lease holds, with me
     lapsed: dict[str, bytes]  # worker id -> score, as text
+    limits: LiveLimits = LiveLimits()
 
 
 class Leases:
@@ -37,11 +39,11 @@ class Leases:
         for field, value in report.items():
             args += (field, value)
         with broker_errors():
-            script_keys = [keys.leases, keys.requests, keys.worker(self._worker_id)]
-            now, pending, alive, lapsed = await BEAT.call(self._client, script_keys, args)
+            script_keys = [keys.leases, keys.requests, keys.worker(self._worker_id), keys.limits]
+            now, pending, alive, lapsed, live = await BEAT.call(self._client, script_keys, args)
         scores = dict(zip([name.decode() for name in lapsed[::2]], lapsed[1::2], strict=True))
         scores.pop(self._worker_id, None)
-        return Beat(now, [entry_id.decode() for entry_id in pending], alive, scores)
+        return Beat(now, [entry_id.decode() for entry_id in pending], alive, scores, from_redis(*live))
 
     async def leave(self) -> int:
         """Return how many entries were still held; 0 means that no trace is left."""

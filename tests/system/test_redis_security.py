@@ -69,7 +69,7 @@ def stack(guarded: Broker, tmp_path: Path) -> Iterator[Callable[..., Stack]]:
 
     class Guarded(Stack):
         def start(self, name: str, settings: Mapping[str, object], command: Sequence[str] = ()) -> Process:
-            user = name if name in USERS else {"dead": "operator"}.get(name, "viewer")
+            user = name if name in USERS else "operator" if name in ("dead", "limits") else "viewer"
             mine = {"REDIS_URL": f"redis://{user}@127.0.0.1:{guarded.port}/0", "REDIS_PASSWORD_FILE": tmp_path / user}
             return super().start(name, {**settings, **mine}, command)
 
@@ -134,6 +134,9 @@ async def test_a_whole_system_runs_with_these_rights_and_uses_every_one(
     for arguments in ("list", "show 0-0", "requeue --all", "drop --all --yes"):
         dead = system.start("dead", {}, [sys.executable, "-m", "deploy.cli", "dead", *arguments.split()])
         assert await asyncio.to_thread(dead.popen.wait, 20) == (2 if "0-0" in arguments else 0), dead.log.read_text()
+    for arguments in ("--max-wait-time 0.02", "--reset"):
+        limits = system.start("limits", {}, [sys.executable, "-m", "deploy.cli", "limits", *arguments.split()])
+        assert await asyncio.to_thread(limits.popen.wait, 20) == 0, limits.log.read_text()
     # The broker loses everything, and the queue is looked at.
     guarded.sync.flushall()
     assert (await asyncio.to_thread(system.predict, b"x", headers=headers)).status_code == 200

@@ -1,9 +1,11 @@
 #!lua flags=allow-oom
--- Renew a worker's lease and report; learn what it is held to have, how many live, and whose lease has lapsed.
--- KEYS leases requests worker   ARGV group me lease_ms report_ttl_ms, then field value …
--- Returns {now, {my pending entry ids}, workers alive, {worker, score, …}}; scores are compared as text, never as numbers
+-- Renew a worker's lease and report; learn what it is held to have, how many live, whose lease has lapsed, and the live
+-- limits.
+-- KEYS leases requests worker limits   ARGV group me lease_ms report_ttl_ms, then field value …
+-- Returns {now, {my pending entry ids}, workers alive, {worker, score, …}, {max_batch_size, max_wait_time}}; scores are
+-- compared as text, never as numbers
 --#include _group
-local leases, requests, worker = KEYS[1], KEYS[2], KEYS[3]
+local leases, requests, worker, limits = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, me = ARGV[1], ARGV[2]
 local now = now_ms()
 redis.call('ZADD', leases, now + tonumber(ARGV[3]), me)
@@ -16,4 +18,6 @@ if not pending.err then
 end
 local from = string.format('%.0f', now)
 local alive = redis.call('ZCOUNT', leases, from, '+inf')
-return {now, mine, alive, redis.call('ZRANGEBYSCORE', leases, '-inf', '(' .. from, 'WITHSCORES')}
+local lapsed = redis.call('ZRANGEBYSCORE', leases, '-inf', '(' .. from, 'WITHSCORES')
+local live = redis.pcall('HMGET', limits, 'max_batch_size', 'max_wait_time')
+return {now, mine, alive, lapsed, live.err and {false, false} or live}
