@@ -12,9 +12,9 @@ from pathlib import Path
 import click
 
 from loadtest.drive.driving import GeneratorFailed
+from loadtest.drive.inputs import checked, numbers, whole_seconds
 from loadtest.drive.scenario import SCENARIOS, NoScenario
 from loadtest.drive.servers import ModelFailed
-from loadtest.production import plan as plans
 from loadtest.production import report
 from loadtest.production.display import Display
 from loadtest.production.plan import Plan
@@ -26,49 +26,44 @@ from loadtest.traffic.asking import Refused
 INTERRUPTED = 130
 
 
-def _duration(context: click.Context, parameter: click.Parameter, text: str) -> int:
-    try:
-        seconds = plans.seconds(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-    if seconds < 1:
-        raise click.BadParameter(f"expected a second or more, got {text!r}")
-    return seconds
+def _users(text: str) -> tuple[int, ...]:
+    return () if text == "none" else numbers(text, int, 1, "none, or whole numbers from 1")
 
 
-def _users(context: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    if not all(word.isdigit() and int(word) > 0 for word in words):
-        raise click.BadParameter(f"expected whole numbers from 1 by comma, like 200,1000, got {text!r}")
-    return tuple(dict.fromkeys(map(int, words)))
-
-
-def _rates(context: click.Context, parameter: click.Parameter, text: str) -> tuple[float | str, ...]:
-    rates: list[float | str] = []
-    for word in [word.strip() for word in text.split(",") if word.strip() and word.strip() != "none"]:
-        try:
-            rates.append(word if word == "auto" else float(word))
-        except ValueError:
-            raise click.BadParameter(f"expected auto, none, or requests a second by comma, got {word!r}") from None
-        if word != "auto" and not 0 < float(word) < 1e6:
-            raise click.BadParameter(f"expected more than 0 and less than a million requests a second, got {word}")
-    return tuple(dict.fromkeys(rates))
+def _rates(text: str) -> tuple[float | str, ...]:
+    if text in ("none", "auto"):
+        return () if text == "none" else ("auto",)
+    return numbers(text, float, 0.001, "auto, none, or requests a second")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--model", default="efficientnet_lite0", show_default=True, help="As MODEL_PATH: what is served.")
 @click.option("--weights", default="default", show_default=True, help="As MODEL_WEIGHTS.")
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="SmartBatch's workers.")
-@click.option("--users", default="200", show_default=True, callback=_users, help="Users of the closed loop, by comma.")
+@click.option(
+    "--users",
+    default="200",
+    show_default=True,
+    callback=checked(_users),
+    help="Users of the closed loop, by comma; or none.",
+)
 @click.option(
     "--rate",
     default="auto",
     show_default=True,
-    callback=_rates,
+    callback=checked(_rates),
     help="Requests a second of the open loop, by comma; auto: 80 % of what SmartBatch answered in the closed loop.",
 )
-@click.option("--duration", default="1m", show_default=True, callback=_duration, help="Of each phase: 90s, 10m, 1h.")
-@click.option("--warmup", default="3s", show_default=True, callback=_duration, help="Before each phase, at the least.")
+@click.option(
+    "--duration", default="1m", show_default=True, callback=checked(whole_seconds), help="Of each phase: 90s, 10m, 1h."
+)
+@click.option(
+    "--warmup",
+    default="3s",
+    show_default=True,
+    callback=checked(whole_seconds),
+    help="Before each phase, at the least.",
+)
 @click.option("--scenario", type=click.Choice(SCENARIOS), default="auto", show_default=True, help="What is sent.")
 @click.option(
     "--body",

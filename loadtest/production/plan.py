@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -13,8 +12,6 @@ Side = Literal["baseline", "smartbatch"]
 SIDES: tuple[Side, ...] = ("baseline", "smartbatch")
 TITLES: dict[Side, str] = {"baseline": "Baseline", "smartbatch": "SmartBatch"}
 AUTO_SHARE = 0.8  # of what SmartBatch answers in the closed loop: a load that it should bear
-
-_UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
 
 
 class Phase(NamedTuple):
@@ -64,13 +61,3 @@ class Plan:
 def _round(rate: float) -> float:
     """Two digits are enough of a rate that was chosen by a rule; at least one a second."""
     return max(1.0, float(f"{rate:.2g}"))
-
-
-def seconds(text: str) -> int:
-    """`90`, `90s`, `10m`, `1h`, `1h30m` → seconds. Raises ValueError."""
-    parts = re.findall(r"(\d+)\s*([a-z]*)", text.strip().lower())
-    if not parts or "".join(number + unit for number, unit in parts) != re.sub(r"\s", "", text.lower()):
-        raise ValueError(f"expected a duration like 90s, 10m or 1h30m, got {text!r}")
-    if unknown := {unit for _, unit in parts} - set(_UNITS):
-        raise ValueError(f"expected s, m or h after a number, got {', '.join(sorted(unknown))!r} in {text!r}")
-    return sum(int(number) * _UNITS[unit] for number, unit in parts)

@@ -39,7 +39,7 @@ def _draw(result: dict[str, Any], loads: list[Load], path: Path, title: str, ser
     for axes, load in zip(panels, loads, strict=True):
         phases = [phase for phase in result["phases"] if Load(**phase["load"]) == load]
         is_latency = series.endswith("_ms")
-        (charts.latency_axis if is_latency else charts.thousands)(axes)
+        charts.latency_axis(axes) if is_latency else charts.thousands(axes.yaxis)
         for phase in phases:
             _line(axes, phase, series)
         if series == "in_flight":
