@@ -256,7 +256,9 @@ class Open(Loop):
     def _serve(self) -> None:
         while self._due and self._idle:
             connection, _ = self._idle.popitem()
-            self._send(connection, self._due.popleft())
+            start = self._due.popleft()
+            self.tally.sent_late(self._clock() - start)
+            self._send(connection, start)
         if self._due and self._connections < MOST_CONNECTIONS:
             self._connections += 1
             self._spawn(self._add())

@@ -21,12 +21,19 @@ class Tally:
         self.wrong = 0
         self.errors: Counter[str] = Counter()
         self.latency: Counter[int] = Counter()
+        self.late: Counter[int] = Counter()
 
     def answered(self, seconds: float) -> None:
         self.latency[bucket(seconds * 1000)] += 1
 
+    def sent_late(self, seconds: float) -> None:
+        self.late[bucket(seconds * 1000)] += 1
+
     def take(self) -> dict[str, Any]:
-        """`ok` + `refused` + all `errors` is what was answered; latencies are those of `ok`."""
+        """`ok` + `refused` + all `errors` is what was answered; latencies are those of `ok`.
+
+        `late`: from when requests of an open loop were to start to when they were sent.
+        """
         counted = {
             "sent": self.sent,
             "ok": self.latency.total(),
@@ -34,7 +41,12 @@ class Tally:
             "errors": dict(self.errors),
             "checked": self.checked,
             "wrong": self.wrong,
-            "latency": {str(index): count for index, count in sorted(self.latency.items())},
+            "latency": _as_json(self.latency),
+            "late": _as_json(self.late),
         }
         self._new()
         return counted
+
+
+def _as_json(histogram: Counter[int]) -> dict[str, int]:
+    return {str(index): count for index, count in sorted(histogram.items())}

@@ -10,7 +10,19 @@ from loadtest.drive.charts import milliseconds
 from loadtest.drive.order import Load
 from loadtest.production.plots import PLOTS
 
-HEAD = ("load", "", "answers/s", "p50", "p95", "p99", "errors", "refused", "rows a batch", "CPU s per 1,000")
+HEAD = (
+    "load",
+    "",
+    "answers/s",
+    "p50",
+    "p95",
+    "p99",
+    "errors",
+    "refused",
+    "rows a batch",
+    "CPU s per 1,000",
+    "sent late",
+)
 METHOD = (
     "Both sides run the same model code with the same settings, and read the same bodies. The baseline runs one "
     "request at a time behind Starlette, in one process. Each side is started anew for each load, asked each body "
@@ -18,7 +30,8 @@ METHOD = (
     "In a closed loop each user sends again once it is answered, so a slow server is asked less: that hides how far "
     "behind it would fall. In an open loop requests come at their own pace (Poisson, the same in each run), and "
     "latency runs from the moment a request was to be sent. There percentiles hold also what was never answered, with "
-    "the time it had waited.",
+    "the time it had waited. “Sent late” is the generator's own part: the p99 of how long requests waited for it, or "
+    "for a free connection. Where that is near the latency, the machine is too small for generator and servers.",
     "An answer counts if its status is 200; of every twenty, one is compared with what the same body was answered "
     "alone. 503 with Retry-After is a refusal. Generator and servers share the machine's cores.",
 )
@@ -32,7 +45,7 @@ def rows(result: dict[str, Any]) -> list[list[str]]:
         pair = [phase for phase in result["phases"] if Load(**phase["load"]) == load]
         lines += [_phase(load, phase) for phase in pair]
         factors = [_times(gains.get(name)) for name in ("throughput", "p50", "p95", "p99")]
-        lines.append(["", "improvement", *factors, "", "", "", ""])
+        lines.append(["", "improvement", *factors, "", "", "", "", ""])
     return lines
 
 
@@ -53,6 +66,7 @@ def _phase(load: Load, phase: dict[str, Any]) -> list[str]:
         f"{phase['refused']:,}",
         "1" if phase["side"] == "baseline" else f"{batch:.1f}" if batch else "–",
         f"{cpu:,.2f}" if cpu else "–",
+        milliseconds(late) if (late := phase["sent_late_p99_ms"]) else "",
     ]
 
 
