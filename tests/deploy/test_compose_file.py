@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from shared.settings import describe
 
 ROOT = Path(__file__).parents[2]
 PYTHON_SERVICES = ("gateway", "worker")
+IMAGES = (*PYTHON_SERVICES, "loadtest")
 
 
 def load(name: str = "docker-compose.yml") -> dict[str, Any]:
@@ -26,9 +30,9 @@ def services() -> dict[str, Any]:
 
 
 def test_every_service_restarts_and_holds_no_privileges(services):
-    assert set(services) == {"redis", "gateway", "worker"}
+    assert {name for name, service in services.items() if "profiles" not in service} == {"redis", "gateway", "worker"}
     for service in services.values():
-        assert service["restart"] == "unless-stopped"
+        assert service["restart"] == ("no" if "profiles" in service else "unless-stopped")
         assert service["init"] is True
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
@@ -86,9 +90,36 @@ def test_gpu_overlay_reserves_one_gpu_for_the_worker_and_changes_nothing_else():
     assert overlay["worker"]["environment"] == {"DEVICE": "cuda"}
 
 
-@pytest.mark.parametrize("name", PYTHON_SERVICES)
+def test_locust_comes_only_when_asked_for_and_finds_the_gateway(services):
+    locust, worker = services["locust"], services["locust-worker"]
+    assert locust["profiles"] == worker["profiles"] == ["loadtest"]
+    assert locust["image"] == worker["image"]
+    assert locust["ports"] == ["127.0.0.1:8089:8089"]  # whoever reaches the page can start a load
+    assert "ports" not in worker  # so that there may be many
+    port = services["gateway"]["environment"]["PORT"]
+    assert locust["command"] == ["--master", "--host", f"http://gateway:{port}"]
+    assert worker["command"] == ["--worker", "--master-host", "locust"]
+
+
+def test_the_image_for_load_holds_all_that_the_locustfile_imports(tmp_path):
+    dockerfile = (ROOT / "deploy/docker/loadtest.Dockerfile").read_text()
+    for sources in re.findall(r"^COPY (loadtest.*) \S+$", dockerfile, re.M):
+        for source in sources.split():
+            copied = tmp_path / source
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            origin = ROOT / source
+            shutil.copytree(origin, copied) if origin.is_dir() else shutil.copy(origin, copied)
+    asked = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--list"]
+    listed = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert listed.returncode == 0, listed.stderr
+    assert "Client" in listed.stdout
+    assert not re.search(r"loadtest/(bench|drive|baseline)", dockerfile)
+
+
+@pytest.mark.parametrize("name", IMAGES)
 def test_images_run_as_a_numbered_user_and_name_no_registry(name):
     dockerfile = (ROOT / f"deploy/docker/{name}.Dockerfile").read_text()
     assert re.findall(r"^USER (\d+):\d+$", dockerfile, re.M)[-1] != "0"
     assert "http" not in dockerfile
-    assert dockerfile.index("pip install") < dockerfile.index("COPY gateway")  # code changes install nothing again
+    first = dockerfile.index("COPY gateway" if name in PYTHON_SERVICES else "COPY loadtest")
+    assert dockerfile.index("pip install") < first  # code changes install nothing again

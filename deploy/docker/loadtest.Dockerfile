@@ -1,0 +1,28 @@
+# Locust with our locustfile: clients for the stack beside it. Built from the repository's root:
+#   docker build -f deploy/docker/loadtest.Dockerfile -t smartbatch-loadtest .
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+FROM ${PYTHON_IMAGE}
+
+ENV PYTHONUNBUFFERED=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_ROOT_USER_ACTION=ignore
+# Further settings of pip, for a mirror: --build-arg PIP_INDEX_URL=... or PIP_EXTRA_INDEX_URL=...
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+
+WORKDIR /src
+
+COPY constraints.txt ./
+RUN pip install --no-cache-dir -c constraints.txt locust msgpack
+
+# What the clients need of us: nothing that serves, and nothing that computes.
+COPY loadtest/__init__.py loadtest/locustfile.py loadtest/
+COPY loadtest/traffic loadtest/traffic
+COPY loadtest/swarm loadtest/swarm
+COPY loadtest/data loadtest/data
+
+RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin smartbatch
+USER 10001:10001
+
+EXPOSE 8089
+ENTRYPOINT ["locust", "-f", "loadtest/locustfile.py"]

@@ -1,0 +1,48 @@
+"""The baseline answers as a worker would: the comparison is of queues, not of models."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from loadtest import baseline
+from shared.settings import from_environment
+from worker.models.simulated import expected
+
+ROOT = Path(__file__).parents[2]
+
+
+def client(model_path: str) -> httpx.AsyncClient:
+    settings = from_environment({"MODEL_PATH": model_path, "MODEL_WEIGHTS": "random"})
+    app = baseline.application(settings, baseline.load(settings))
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://baseline")
+
+
+async def test_it_answers_in_the_servers_own_format() -> None:
+    async with client("simulated:base_ms=0,row_ms=0") as asked:
+        answer = (await asked.post("/predict", content=b"hello")).json()
+    assert answer["outputs"]["output"]["data"] == [pytest.approx(expected(b"hello"), abs=1e-7)]
+    assert answer["model"] == "simulated"
+
+
+async def test_a_class_of_ones_own_runs_in_it() -> None:
+    async with client("examples.tabular:Iris") as asked:
+        answer = (await asked.post("/predict", json={"data": [[5.1, 3.5, 1.4, 0.2], [6.7, 3.0, 5.2, 2.3]]})).json()
+        refused = await asked.post("/predict", content=b"\xff\xd8\xff", headers={"content-type": "image/jpeg"})
+    assert [row["species"] for row in answer["values"]] == ["setosa", "virginica"]
+    assert refused.status_code == 415 and "the model takes tensor" in refused.json()["detail"]
+
+
+def test_it_tells_what_the_model_takes_and_why_it_cannot_load() -> None:
+    def describe(model_path: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "loadtest.baseline", "describe"]
+        return subprocess.run(command, cwd=ROOT, env={"MODEL_PATH": model_path}, capture_output=True, text=True)
+
+    assert json.loads(describe("simulated").stdout)["input"]["kinds"] == ["raw"]
+    failed = describe("resnet-18")
+    assert failed.returncode == 1 and failed.stderr.startswith("baseline: there is no model 'resnet-18'; did you mean")
