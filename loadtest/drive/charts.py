@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 BASELINE, SMARTBATCH, GRAY, INK = "#c2562d", "#1f6f8b", "#8a8f98", "#222222"
+PANEL_HEIGHT, HEAD_HEIGHT = 3.7, 0.7  # inches
 STYLE = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -38,11 +39,19 @@ matplotlib.rcParams.update(STYLE)
 
 
 def sheet(panels: int, title: str, subtitle: str) -> tuple[Figure, list[Axes]]:
-    """Panels side by side, under a title and, smaller, what was measured where."""
-    figure, axes = plt.subplots(1, panels, figsize=(max(7.2, 5.4 * panels), 4.4), squeeze=False)
-    figure.suptitle(f"{title}\n", x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
-    figure.text(0.01, 0.925, subtitle, ha="left", fontsize=9, color=GRAY)
-    return figure, list(axes[0])
+    """Panels, two in a row, under a title and, smaller, what was measured where."""
+    columns = min(2, panels)
+    rows = -(-panels // columns)
+    height = PANEL_HEIGHT * rows + HEAD_HEIGHT
+    figure, axes = plt.subplots(rows, columns, figsize=(max(7.4, 5.6 * columns), height), squeeze=False)
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.set(rect=(0, 0, 1, 1 - HEAD_HEIGHT / height))  # type: ignore[call-arg]
+    figure.text(0.01, 1 - 0.28 / height, title, ha="left", va="center", fontsize=13, fontweight="bold", color=INK)
+    figure.text(0.01, 1 - 0.52 / height, subtitle, ha="left", va="center", fontsize=9, color=GRAY)
+    for unused in axes.flat[panels:]:
+        unused.set_axis_off()
+    return figure, list(axes.flat[:panels])
 
 
 def save(figure: Figure, path: Path) -> Path:

@@ -245,6 +245,7 @@ class Open(Loop):
                 await asyncio.sleep(0)  # late: answers must be read all the same
             self._due.append(start)
             self.tally.sent += 1
+            self.tally.was_late(self._clock() - start)
             self._serve()
 
     def _starts(self, clock: float) -> Iterator[float]:
@@ -256,9 +257,7 @@ class Open(Loop):
     def _serve(self) -> None:
         while self._due and self._idle:
             connection, _ = self._idle.popitem()
-            start = self._due.popleft()
-            self.tally.sent_late(self._clock() - start)
-            self._send(connection, start)
+            self._send(connection, self._due.popleft())
         if self._due and self._connections < MOST_CONNECTIONS:
             self._connections += 1
             self._spawn(self._add())

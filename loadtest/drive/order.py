@@ -22,7 +22,7 @@ class Load:
     amount: float  # users, or requests a second
 
     def __str__(self) -> str:
-        return f"{self.amount:g} users" if self.kind == "closed" else f"{self.amount:,.4g} req/s"
+        return f"{self.amount:,g} users" if self.kind == "closed" else f"{self.amount:,.4g} req/s"
 
 
 @dataclass(frozen=True)

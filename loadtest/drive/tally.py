@@ -26,13 +26,13 @@ class Tally:
     def answered(self, seconds: float) -> None:
         self.latency[bucket(seconds * 1000)] += 1
 
-    def sent_late(self, seconds: float) -> None:
+    def was_late(self, seconds: float) -> None:
         self.late[bucket(seconds * 1000)] += 1
 
     def take(self) -> dict[str, Any]:
         """`ok` + `refused` + all `errors` is what was answered; latencies are those of `ok`.
 
-        `late`: from when requests of an open loop were to start to when they were sent.
+        `late`: by how much the generator missed the moments of an open loop's schedule.
         """
         counted = {
             "sent": self.sent,

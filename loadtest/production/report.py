@@ -30,8 +30,8 @@ METHOD = (
     "In a closed loop each user sends again once it is answered, so a slow server is asked less: that hides how far "
     "behind it would fall. In an open loop requests come at their own pace (Poisson, the same in each run), and "
     "latency runs from the moment a request was to be sent. There percentiles hold also what was never answered, with "
-    "the time it had waited. “Sent late” is the generator's own part: the p99 of how long requests waited for it, or "
-    "for a free connection. Where that is near the latency, the machine is too small for generator and servers.",
+    "the time it had waited. “Sent late” is the generator's own part: the p99 of how much it missed its schedule by. "
+    "Where that is near the latency, the machine is too small for generator and servers.",
     "An answer counts if its status is 200; of every twenty, one is compared with what the same body was answered "
     "alone. 503 with Retry-After is a refusal. Generator and servers share the machine's cores.",
 )
@@ -66,7 +66,7 @@ def _phase(load: Load, phase: dict[str, Any]) -> list[str]:
         f"{phase['refused']:,}",
         "1" if phase["side"] == "baseline" else f"{batch:.1f}" if batch else "–",
         f"{cpu:,.2f}" if cpu else "–",
-        milliseconds(late) if (late := phase["sent_late_p99_ms"]) else "",
+        milliseconds(late) if (late := phase["late_p99_ms"]) else "",
     ]
 
 

@@ -50,7 +50,7 @@ def phase_result(phase: Phase, events: list[Event]) -> dict[str, Any]:
         "wrong": sum(each["wrong"] for each in seconds),
         "throughput_rps": round(ok / length, 2),
         **{f"p{percent}_ms": percentile_ms(latency, percent) for percent in PERCENTS},
-        "sent_late_p99_ms": percentile_ms(merged(each["late"] for each in seconds), 99),
+        "late_p99_ms": percentile_ms(merged(each["late"] for each in seconds), 99),
         "mean_batch_rows": _mean_batch(seconds),
         "cpu_s_per_1000": _cpu_per_1000(ends, ok),
         "series": _series(seconds),

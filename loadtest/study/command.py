@@ -78,7 +78,9 @@ def _waits(text: str) -> tuple[float, ...]:
     "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("study-results"), show_default=True
 )
 @click.option("--fresh", is_flag=True, help="Throw away what --out holds of an earlier study.")
-def command(p99, model, weights, trials, max_batch, wait, workers, decode_threads, users, seconds, **rest) -> None:
+def command(
+    p99, model, weights, trials, max_batch, wait, workers, decode_threads, users, seconds, wanted, own, out, fresh
+) -> None:
     """Find the settings that serve most within a latency: MAX_BATCH_SIZE, MAX_WAIT_TIME, workers, decode threads.
 
     Other settings come from the environment. The same command goes on with a study that was broken off; with a higher
@@ -95,16 +97,15 @@ def command(p99, model, weights, trials, max_batch, wait, workers, decode_thread
         "users": list(ladder),
         "seconds": seconds,
         "space": json.loads(json.dumps(space._asdict())),
-        "scenario": rest["wanted"],
-        "bodies": [str(path.resolve()) for path in rest["own"]],
+        "scenario": wanted,
+        "bodies": [str(path.resolve()) for path in own],
     }
-    out = rest["out"]
-    if rest["fresh"]:
+    if fresh:
         (out / JOURNAL).unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as a Ctrl-C: what was started is stopped
     try:
-        result = _study(asked, space, served, trials, rest["own"], out)
+        result = _study(asked, space, served, trials, own, out)
     except (OtherStudy, ModelFailed, NoScenario, Refused, GeneratorFailed, ValueError, RuntimeError) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:

@@ -73,7 +73,6 @@ def _pareto(result: dict[str, Any], path: Path) -> Path:
     """Every level of every trial: what it served, and how late. A point is worth having if none is better in both."""
     p99_ms = result["asked"]["p99_ms"]
     figure, (axes,) = charts.sheet(1, "What is served, and how late", _subtitle(result))
-    figure.set_size_inches(8.2, 5.0)
     charts.latency_axis(axes)
     charts.thousands(axes.xaxis)
     points = [

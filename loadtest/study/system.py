@@ -54,7 +54,9 @@ class Tuned:
         size, wait = str(settings.MAX_BATCH_SIZE), f"{settings.MAX_WAIT_TIME:g}"
         command = [sys.executable, "-m", "deploy.cli", "limits", "--redis-url", url, "--model", self._served.model]
         command += ["--max-batch-size", size, "--max-wait-time", wait]
-        subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=60)
+        ended = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        if ended.returncode:
+            raise RuntimeError(f"smartbatch limits failed: {ended.stderr.strip()}")
         deadline = time.monotonic() + APPLY_S
         while self._batching() != {(settings.MAX_BATCH_SIZE, settings.MAX_WAIT_TIME)}:
             if time.monotonic() > deadline:
