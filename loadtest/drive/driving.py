@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ class GeneratorFailed(Exception):
     """The process that sends ended by itself; says what it said."""
 
 
-def drive(system: System, order: Order, *, batches: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+def drive(system: System, order: Order, *, batches: bool) -> Generator[tuple[str, dict[str, Any]]]:
     """Yield ("warm" | "begin" | "second" | "end", what was counted), about once a second.
 
     Closing the iterator ends the generator. With `batches`, each has `rows`, `batches` (run since the one

@@ -44,7 +44,7 @@ async def run(order: Order) -> None:
 
 async def _count(order: Order, loop: Loop, told_to_stop: asyncio.Event) -> None:
     loop.tally = Tally()
-    begin = time.monotonic()
+    begin, cpu_s = time.monotonic(), time.process_time()
     _say("begin", {"in_flight": len(loop.waiting_since())})
     for second in range(1, order.seconds + 1):
         await asyncio.sleep(max(0.0, begin + second - time.monotonic()))
@@ -62,8 +62,8 @@ async def _count(order: Order, loop: Loop, told_to_stop: asyncio.Event) -> None:
     for start in left:
         ages.answered(now - start)
     loop.stop()
-    took_s = round(time.monotonic() - begin, 3)
-    _say("end", {"took_s": took_s, "unanswered": ages.take()["latency"]})
+    took_s, cpu_s = round(time.monotonic() - begin, 3), round(time.process_time() - cpu_s, 3)
+    _say("end", {"took_s": took_s, "generator_cpu_s": cpu_s, "unanswered": ages.take()["latency"]})
 
 
 def _say(event: str, counted: dict[str, Any], **more: Any) -> None:

@@ -13,7 +13,8 @@ import click
 
 from loadtest.drive.driving import GeneratorFailed
 from loadtest.drive.inputs import checked, numbers, whole_seconds
-from loadtest.drive.scenario import SCENARIOS, NoScenario
+from loadtest.drive.options import results, served_and_sent
+from loadtest.drive.scenario import NoScenario
 from loadtest.drive.servers import ModelFailed
 from loadtest.production import report
 from loadtest.production.display import Display
@@ -37,8 +38,7 @@ def _rates(text: str) -> tuple[float | str, ...]:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--model", default="efficientnet_lite0", show_default=True, help="As MODEL_PATH: what is served.")
-@click.option("--weights", default="default", show_default=True, help="As MODEL_WEIGHTS.")
+@served_and_sent
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="SmartBatch's workers.")
 @click.option(
     "--users",
@@ -64,18 +64,7 @@ def _rates(text: str) -> tuple[float | str, ...]:
     callback=checked(whole_seconds),
     help="Before each phase, at the least.",
 )
-@click.option("--scenario", type=click.Choice(SCENARIOS), default="auto", show_default=True, help="What is sent.")
-@click.option(
-    "--body",
-    "own",
-    multiple=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A file to send instead (an image, .json, .npy, .msgpack, .txt); may be given several times.",
-)
-@click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("production-results"), show_default=True
-)
-@click.option("--fresh", is_flag=True, help="Throw away what --out holds of an earlier run.")
+@results("production-results")
 def command(model, weights, workers, users, rate, duration, warmup, scenario, own, out, fresh) -> None:
     """Measure a baseline (one request at a time) and SmartBatch, one after the other, under the same load.
 
@@ -130,6 +119,6 @@ def _tell(result: dict, out: Path) -> int:
     plots = draw(result, out)
     page = report.write(result, out)
     click.echo(report.text(result))
-    click.echo(f"\n{report.agreement(result)}\n")
+    click.echo(f"\n{report.agreement(result)} {report.disturbance(result)}\n")
     click.echo("\n".join(str(each) for each in (page, path, *plots)))
     return 1 if result["agreement"]["disagreeing"] or result["totals"]["wrong"] else 0

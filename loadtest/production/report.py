@@ -23,6 +23,7 @@ HEAD = (
     "CPU s per 1,000",
     "sent late",
 )
+DISTURBED_CORES = 0.2
 METHOD = (
     "Both sides run the same model code with the same settings, and read the same bodies. The baseline runs one "
     "request at a time behind Starlette, in one process. Each side is started anew for each load, asked each body "
@@ -70,6 +71,17 @@ def _phase(load: Load, phase: dict[str, Any]) -> list[str]:
     ]
 
 
+def disturbance(result: dict[str, Any]) -> str:
+    """A warning if other processes took a noticeable part of this machine; empty if none did."""
+    most = max((phase["others_cores"] or 0.0 for phase in result["phases"]), default=0.0)
+    if most < DISTURBED_CORES:
+        return ""
+    return (
+        f"Other processes kept up to {most:.1f} of {result['machine']['cores']} cores busy meanwhile, "
+        "so the figures say little; measure again on a quiet machine."
+    )
+
+
 def _times(value: float | None) -> str:
     return f"{value:.2f}×" if value else "–"
 
@@ -90,7 +102,7 @@ def write(result: dict[str, Any], folder: Path) -> Path:
     settings = {"MODEL_PATH": plan["model"], "MODEL_WEIGHTS": plan["weights"], **plan["settings"]}
     parts = [
         page.table(HEAD, lines, strong=[number for number, line in enumerate(lines) if line[1] == "improvement"]),
-        page.paragraph(agreement(result)),
+        page.paragraph(f"{agreement(result)} {disturbance(result)}"),
         page.code(result["command"]),
         *(page.image(folder / name, title) for name, (title, _, _) in PLOTS.items()),
         page.heading("What was measured"),

@@ -11,6 +11,7 @@ from loadtest.drive import scenario, servers
 from loadtest.drive.driving import drive
 from loadtest.drive.order import Order
 from loadtest.drive.servers import Served
+from loadtest.production.cpu import Cpu
 from loadtest.production.display import Display
 from loadtest.production.plan import Phase, Plan
 from loadtest.production.store import Store
@@ -77,18 +78,18 @@ class Runner:
                 warm_s=plan.warm_s,
                 warm_most_s=max(plan.warm_s, min(90.0, plan.duration_s)),
             )
-            cpu_s = 0.0
+            cpu: Cpu | None = None
             with closing(drive(system, order, batches=phase.side == "smartbatch")) as events:
                 for event, counted in events:
                     if event == "warm":
                         display.warm(counted)
                         continue
                     if event == "begin":
-                        cpu_s = sum(system.cpu_s().values())
+                        cpu = Cpu(system)
                     if event == "second":
                         display.second(counted)
-                    if event == "end":
-                        counted["cpu_s"] = round(sum(system.cpu_s().values()) - cpu_s, 3)
+                    if event == "end" and cpu:
+                        counted |= cpu.since(counted["generator_cpu_s"])
                     store.append(phase, event, counted)
 
 

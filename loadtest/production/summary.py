@@ -53,6 +53,7 @@ def phase_result(phase: Phase, events: list[Event]) -> dict[str, Any]:
         "late_p99_ms": percentile_ms(merged(each["late"] for each in seconds), 99),
         "mean_batch_rows": _mean_batch(seconds),
         "cpu_s_per_1000": _cpu_per_1000(ends, ok),
+        "others_cores": _others(ends),
         "series": _series(seconds),
     }
 
@@ -75,6 +76,12 @@ def _mean_batch(seconds: list[dict[str, Any]]) -> float | None:
 
 def _cpu_per_1000(ends: list[dict[str, Any]], ok: int) -> float | None:
     return round(1000 * sum(end.get("cpu_s", 0.0) for end in ends) / ok, 3) if ok and ends else None
+
+
+def _others(ends: list[dict[str, Any]]) -> float | None:
+    """Cores that processes of others kept busy, on average."""
+    took_s = sum(end["took_s"] for end in ends if "others_cpu_s" in end)
+    return round(sum(end.get("others_cpu_s", 0.0) for end in ends) / took_s, 2) if took_s else None
 
 
 def _series(seconds: list[dict[str, Any]]) -> list[dict[str, Any]]:

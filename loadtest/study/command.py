@@ -14,10 +14,12 @@ from typing import Any
 import click
 
 from loadtest.bench import machine
-from loadtest.drive import scenario, servers
+from loadtest.drive import scenario as scenarios
+from loadtest.drive import servers
 from loadtest.drive.driving import GeneratorFailed
 from loadtest.drive.inputs import checked, duration_s, numbers, whole_seconds
-from loadtest.drive.scenario import SCENARIOS, NoScenario
+from loadtest.drive.options import results, served_and_sent
+from loadtest.drive.scenario import NoScenario
 from loadtest.drive.servers import ModelFailed, Served
 from loadtest.study import report
 from loadtest.study.plots import draw
@@ -39,8 +41,7 @@ def _waits(text: str) -> tuple[float, ...]:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--p99", required=True, callback=checked(duration_s), help="The latency that must be kept: 100ms, 2s.")
-@click.option("--model", default="efficientnet_lite0", show_default=True, help="As MODEL_PATH: what is served.")
-@click.option("--weights", default="default", show_default=True, help="As MODEL_WEIGHTS.")
+@served_and_sent
 @click.option("--trials", type=click.IntRange(1), default=30, show_default=True, help="Settings to try.")
 @click.option("--max-batch", type=click.IntRange(1), default=64, show_default=True, help="The largest MAX_BATCH_SIZE.")
 @click.option(
@@ -64,22 +65,9 @@ def _waits(text: str) -> tuple[float, ...]:
     help="The loads that each setting climbs through.",
 )
 @click.option("--seconds", default="4s", show_default=True, callback=checked(whole_seconds), help="For each load.")
-@click.option(
-    "--scenario", "wanted", type=click.Choice(SCENARIOS), default="auto", show_default=True, help="What is sent."
-)
-@click.option(
-    "--body",
-    "own",
-    multiple=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A file to send instead (an image, .json, .npy, .msgpack, .txt); may be given several times.",
-)
-@click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("study-results"), show_default=True
-)
-@click.option("--fresh", is_flag=True, help="Throw away what --out holds of an earlier study.")
+@results("study-results")
 def command(
-    p99, model, weights, trials, max_batch, wait, workers, decode_threads, users, seconds, wanted, own, out, fresh
+    p99, model, weights, trials, max_batch, wait, workers, decode_threads, users, seconds, scenario, own, out, fresh
 ) -> None:
     """Find the settings that serve most within a latency: MAX_BATCH_SIZE, MAX_WAIT_TIME, workers, decode threads.
 
@@ -97,7 +85,7 @@ def command(
         "users": list(ladder),
         "seconds": seconds,
         "space": json.loads(json.dumps(space._asdict())),
-        "scenario": wanted,
+        "scenario": scenario,
         "bodies": [str(path.resolve()) for path in own],
     }
     if fresh:
@@ -121,7 +109,7 @@ def _study(
     study = open_study(out, asked)
     with Progress() as progress:
         progress.say(f"loading {served.model} to see what it takes")
-        name, bodies = scenario.choose(asked["scenario"], own, servers.describe(served))
+        name, bodies = scenarios.choose(asked["scenario"], own, servers.describe(served))
         described = machine.describe()
         search = Search(study, space, tuple(asked["users"]), asked["p99_ms"], asked["seconds"])
         with Tuned(served, max(space.MAX_BATCH_SIZE), bodies, progress.say) as system:

@@ -55,8 +55,10 @@ def _grid(axes: Axes, result: dict[str, Any], group: tuple[int, int], most: floa
         share = reached / most
         face = "#f0d9d2" if trial["pruned"] or not reached else colors(0.08 + 0.8 * share)
         is_best = settings == result["recommended"]
-        edge = {"edgecolor": charts.BASELINE, "linewidth": 3, "zorder": 3} if is_best else {"edgecolor": "white"}
-        axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=face, **edge))
+        square = Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=face, edgecolor="white")
+        if is_best:
+            square.set(edgecolor=charts.BASELINE, linewidth=3, zorder=3)
+        axes.add_patch(square)
         text = "given up" if trial["pruned"] else f"{reached:,.4g}" if reached else "too slow"
         ink = "white" if share > 0.6 and not trial["pruned"] else charts.INK
         axes.text(x, y, text, ha="center", va="center", fontsize=8, color=ink, zorder=4)

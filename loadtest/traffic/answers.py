@@ -48,7 +48,7 @@ def difference(expected: Any, got: Any) -> float:
     return 0.0 if expected == got else math.inf
 
 
-def _numbers(expected: list[float], got: list[float]) -> float:
+def _numbers(expected: list[Any], got: list[Any]) -> float:
     allowed = max(1e-6, RELATIVE * max(map(abs, expected)))
     return max(abs(one - other) for one, other in zip(expected, got, strict=True)) / allowed
 

@@ -6,26 +6,9 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
-import pytest
-
-from tests.brokers import Broker
 from tests.system.stack import ROOT, Stack
-
-
-@pytest.fixture
-def stack(broker: Broker, tmp_path: Path) -> Iterator[Callable[..., Stack]]:
-    made: list[Stack] = []
-
-    def make(**settings: object) -> Stack:
-        made.append(Stack(broker, tmp_path, **settings))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
 
 
 def locust(host: str, *arguments: str) -> tuple[int, dict[str, dict], str]:
@@ -81,7 +64,7 @@ class LyingAnswers:
 
 
 def test_a_wrong_answer_is_a_failure_whatever_its_status(stack: Callable[..., Stack]) -> None:
-    system = stack(MODEL_PATH="tests.loadtest.test_locust:LyingAnswers", MAX_WAIT_TIME=0.05)
+    system = stack(MODEL_PATH="tests.system.test_locust:LyingAnswers", MAX_WAIT_TIME=0.05)
     system.gateway()
     system.worker()
     system.ready()
