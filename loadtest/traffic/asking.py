@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping
@@ -12,6 +13,7 @@ from loadtest.traffic import answers
 from loadtest.traffic.bodies import Body
 
 TIMEOUT_S = 60.0
+AGAIN_S = 0.5
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # http_proxy isn't for loopback
 
 
@@ -24,13 +26,15 @@ class Refused(Exception):
 
 
 def alone(target: str, bodies: Iterable[Body], headers: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """POST each body to `target`; return the results by the bodies' names. Raises Refused."""
+    """POST each body to `target`; return the results by the bodies' names. Raises Refused.
+
+    A server that says when to come back (503 with Retry-After) is asked again, for a minute.
+    """
     results = {}
     for body in {body.name: body for body in bodies}.values():
         request = urllib.request.Request(target, body.content, {"content-type": body.content_type, **(headers or {})})
         try:
-            with _DIRECT.open(request, timeout=TIMEOUT_S) as response:
-                results[body.name] = answers.result(response.read())
+            results[body.name] = answers.result(_patiently(request))
         except urllib.error.HTTPError as error:
             raise Refused(f"{body.name} was answered {error.code}: {_detail(error)}", error.code) from None
         except answers.Unreadable as error:
@@ -38,6 +42,18 @@ def alone(target: str, bodies: Iterable[Body], headers: Mapping[str, str] | None
         except (OSError, ValueError) as error:
             raise Refused(f"can't reach {target}: {getattr(error, 'reason', error)}") from None
     return results
+
+
+def _patiently(request: urllib.request.Request) -> bytes:
+    until = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            with _DIRECT.open(request, timeout=TIMEOUT_S) as response:
+                return response.read()
+        except urllib.error.HTTPError as error:
+            if error.code != 503 or "retry-after" not in error.headers or time.monotonic() > until:
+                raise
+            time.sleep(AGAIN_S)
 
 
 def _detail(error: urllib.error.HTTPError) -> str:

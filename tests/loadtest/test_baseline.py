@@ -44,5 +44,5 @@ def test_it_tells_what_the_model_takes_and_why_it_cannot_load() -> None:
         return subprocess.run(command, cwd=ROOT, env={"MODEL_PATH": model_path}, capture_output=True, text=True)
 
     assert json.loads(describe("simulated").stdout)["input"]["kinds"] == ["raw"]
-    failed = describe("resnet-18")
-    assert failed.returncode == 1 and failed.stderr.startswith("baseline: there is no model 'resnet-18'; did you mean")
+    failed = describe("simulated:base_s=4")
+    assert failed.returncode == 1 and failed.stderr.startswith("baseline: simulated takes milliseconds")

@@ -18,7 +18,7 @@ from loadtest.study.space import Settings, Space, batch_sizes, waits
 ROOT = Path(__file__).parents[2]
 COMMAND = [
     *(sys.executable, "loadtest/study_params.py", "--model", "simulated:base_ms=10,row_ms=0.1", "--p99", "10s"),
-    *("--max-batch", "8", "--wait", "0", "--users", "2,12", "--seconds", "1s"),
+    *("--max-batch", "32", "--wait", "10ms", "--users", "2,12", "--seconds", "1s"),
 ]
 
 
@@ -69,13 +69,13 @@ def test_the_pareto_front_is_what_no_other_point_beats_in_both() -> None:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """One setting, then two more by the same command."""
+    """One setting, the defaults, then another by the same command."""
     folder = tmp_path_factory.mktemp("study")
-    for trials in ("1", "3"):
+    for trials in ("1", "2"):
         command = [*COMMAND, "--trials", trials, "--out", str(folder)]
         ended = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=110)
         assert ended.returncode == 0, ended.stderr
-    assert "going on: 1 of 3 settings were tried before" in ended.stderr
+    assert "going on: 1 of 2 settings were tried before" in ended.stderr
     assert ended.stderr.count("starting 1 worker(s)") == 1  # batch sizes change without loading the model again
     return folder, ended.stdout
 
@@ -84,23 +84,24 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_a_short_study_ends_with_settings_that_can_be_pasted(study: tuple[Path, str]) -> None:
     folder, said = study
     result = json.loads((folder / "study.json").read_text())
-    assert len(result["trials"]) == 3
+    assert len(result["trials"]) == 2
+    assert result["trials"][0]["settings"]["MAX_BATCH_SIZE"] == 32
     kept = [trial for trial in result["trials"] if trial["best"] and not trial["pruned"]]
     most = max(kept, key=lambda trial: trial["best"]["throughput_rps"])
     assert result["recommended"] == most["settings"] and result["reached"] == most["best"]
     block = (folder / "recommended.env").read_text()
     assert block.strip() in said
-    assert re.fullmatch(r"MAX_BATCH_SIZE=\d+\nMAX_WAIT_TIME=0\nDECODE_THREADS=0\n# workers: 1\n", block)
+    assert re.fullmatch(r"MAX_BATCH_SIZE=\d+\nMAX_WAIT_TIME=0\.01\nDECODE_THREADS=0\n# workers: 1\n", block)
     assert result["confirmed"][-1]["load"] < result["reached"]["throughput_rps"]
 
 
 @pytest.mark.slow
 def test_larger_batches_were_really_run(study: tuple[Path, str]) -> None:
-    """12 users, 10 ms a batch: batches of one can't be as fast as batches of eight, however slow this machine is."""
+    """The batch sizes that were set are those that ran."""
     result = json.loads((study[0] / "study.json").read_text())
     for trial in result["trials"]:
         assert max(each["batch_rows"] for each in trial["levels"]) <= trial["settings"]["MAX_BATCH_SIZE"]
-    assert result["recommended"]["MAX_BATCH_SIZE"] > 1
+        assert max(each["batch_rows"] for each in trial["levels"]) > 1 or trial["settings"]["MAX_BATCH_SIZE"] == 1
 
 
 @pytest.mark.slow
