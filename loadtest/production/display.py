@@ -15,6 +15,8 @@ from loadtest.production.plan import TITLES, Phase
 
 RECENT = 10  # seconds that percentiles and batch size are of
 LINE_EVERY = 10
+FIGURES = ("right/s", "p50", "p95", "p99", "batch", "queue", "refused", "errors")
+WIDE = 110  # columns of a terminal with room for all
 
 
 class Display:
@@ -50,7 +52,7 @@ class Display:
 
     def warm(self, counted: dict[str, Any]) -> None:
         assert self._phase
-        self._rows[self._phase.name] = ("warming up", "", f"{counted['ok']:,}")
+        self._rows[self._phase.name] = ("warming up", f"{counted['ok']:,}")
 
     def second(self, counted: dict[str, Any]) -> None:
         assert self._phase
@@ -58,10 +60,9 @@ class Display:
         self._recent.append(counted)
         left_s = self._duration_s - self._done
         figures = self._figures(counted)
-        self._rows[self._phase.name] = (_bar(self._done / self._duration_s), _time(left_s), *figures)
+        self._rows[self._phase.name] = (f"{self._bar()}{_time(left_s)} left", *figures)
         if not self._console.is_terminal and self._done % LINE_EVERY == 0:
-            names = ("answered/s", "p50", "p95", "p99", "batch", "waiting", "refused", "errors")
-            told = ", ".join(f"{name} {figure}" for name, figure in zip(names, figures, strict=True) if figure)
+            told = ", ".join(f"{name} {figure}" for name, figure in zip(FIGURES, figures, strict=True) if figure)
             self.say(f"{TITLES[self._phase.side]}, {self._phase.load}: {_time(left_s)} left, {told}")
 
     def finish(self, result: dict[str, Any]) -> None:
@@ -70,7 +71,6 @@ class Display:
         batch = result["mean_batch_rows"]
         self._rows[name] = (
             "done",
-            "",
             f"{result['throughput_rps']:,.1f}",
             *(_ms(result[f"p{percent}_ms"]) for percent in (50, 95, 99)),
             f"{batch:.1f}" if batch else "",
@@ -93,24 +93,26 @@ class Display:
         )
 
     def _table(self) -> Table:
-        table = Table(title="Baseline and SmartBatch", title_justify="left", caption_justify="left")
-        for name in ("phase", "load"):
-            table.add_column(name)
-        for name in ("progress", "left", "answered/s", "p50", "p95", "p99", "batch", "waiting", "refused", "errors"):
-            table.add_column(name, justify="left" if name == "progress" else "right", no_wrap=True)
+        table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", caption_justify="left")
+        table.add_column("", no_wrap=True)
+        table.add_column("", no_wrap=True)
+        for name in FIGURES:
+            table.add_column(name, justify="right", no_wrap=True)
         for phase in self.phases:
-            table.add_row(TITLES[phase.side], str(phase.load), *self._rows.get(phase.name, ("",)))
+            name = f"{TITLES[phase.side]} {phase.load}" if self._wide else f"{TITLES[phase.side]} {phase.load.amount:g}"
+            table.add_row(name, *self._rows.get(phase.name, ("",)))
         waiting = sum(phase.name not in self._rows for phase in self.phases)
         left_s = max(0, self._duration_s - self._done) + waiting * self._duration_s
-        table.caption = (
-            f"about {_time(left_s)} to go, besides starts and warm-ups. Ctrl-C stops; the same command resumes"
-        )
+        table.caption = f"{_time(left_s)} to go, besides starts and warm-ups. Ctrl-C stops, the same command resumes."
         return table
 
+    @property
+    def _wide(self) -> bool:
+        return self._console.width >= WIDE
 
-def _bar(share: float, width: int = 16) -> str:
-    full = round(share * width)
-    return "█" * full + "░" * (width - full)
+    def _bar(self, width: int = 12) -> str:
+        full = round(self._done / self._duration_s * width)
+        return "█" * full + "░" * (width - full) + " " if self._wide else ""
 
 
 def _time(seconds: float) -> str:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from loadtest.drive.order import Load
+from loadtest.production import report
 from loadtest.production.plan import Phase, Plan
 from loadtest.production.summary import compare, phase_result
 from tests.brokers import eventually
@@ -60,6 +61,12 @@ def test_improvement_is_how_many_times_better() -> None:
     sides = {"load": {"kind": "closed", "amount": 1}, "p50_ms": 100.0, "p95_ms": 200.0, "p99_ms": None}
     gains = compare({**sides, "throughput_rps": 10.0}, {**sides, "throughput_rps": 33.0, "p50_ms": 20.0})
     assert gains == {"load": sides["load"], "throughput": 3.3, "p50": 5.0, "p95": 1.0, "p99": None}
+
+
+def test_a_machine_that_others_used_is_told() -> None:
+    quiet, busy = {"others_cores": 0.1}, {"others_cores": 0.9}
+    assert report.disturbance({"phases": [quiet, {"others_cores": None}], "machine": {"cores": 2}}) == ""
+    assert "up to 0.9 of 2 cores" in report.disturbance({"phases": [quiet, busy], "machine": {"cores": 2}})
 
 
 def test_the_open_loop_is_a_share_of_what_the_closed_one_reached() -> None:
