@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -15,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 BASELINE, SMARTBATCH, GRAY, INK = "#c2562d", "#1f6f8b", "#8a8f98", "#222222"
 PANEL_HEIGHT, HEAD_HEIGHT = 3.7, 0.7  # inches
-STYLE = {
+STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,

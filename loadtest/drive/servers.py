@@ -61,7 +61,7 @@ def start(side: str, served: Served) -> System:
     environ = served.environ()
     if side == "baseline":
         port = free_port()
-        return System(["-m", "loadtest.baseline", "serve", str(port)], port, **environ)
+        return System(["-m", "loadtest.baseline", "serve", str(port)], port, 0, **environ)
     return smartbatch(served.model, served.workers, **environ)
 
 
