@@ -32,7 +32,8 @@ STYLE: Any = {
     "grid.color": "#e3e5e8",
     "grid.linewidth": 0.8,
     "lines.linewidth": 1.8,
-    "legend.frameon": False,
+    "legend.framealpha": 0.85,
+    "legend.edgecolor": "white",
     "savefig.dpi": 150,
     "figure.constrained_layout.use": True,
 }

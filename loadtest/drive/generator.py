@@ -52,11 +52,11 @@ async def _count(order: Order, loop: Loop, told_to_stop: asyncio.Event) -> None:
             break
         loop.give_up()
         _say("second", loop.tally.take(), in_flight=len(loop.waiting_since()))
-    left = loop.waiting_since()
-    if order.load.kind == "open":
-        await asyncio.sleep(LAST_ANSWERS_S)
-        still = set(loop.waiting_since())
-        left = [start for start in left if start in still]
+    left = set(loop.waiting_since())
+    until = time.monotonic() + LAST_ANSWERS_S
+    while order.load.kind == "open" and left and time.monotonic() < until:
+        await asyncio.sleep(0.05)
+        left &= set(loop.waiting_since())
     now = asyncio.get_running_loop().time()
     ages = Tally()
     for start in left:

@@ -13,9 +13,10 @@ body { font: 16px/1.55 system-ui, sans-serif; color: #222; max-width: 68rem; mar
 h1 { font-size: 1.7rem; margin-bottom: .2rem } h2 { font-size: 1.2rem; margin-top: 2.2rem }
 .lead { color: #5b6067; margin-top: 0 } .scroll { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums } caption { text-align: left; color: #5b6067 }
-th, td { padding: .35rem .9rem .35rem 0; text-align: right; border-bottom: 1px solid #e3e5e8; white-space: nowrap }
+th, td { padding: .35rem .7rem .35rem 0; text-align: right; border-bottom: 1px solid #e3e5e8; white-space: nowrap }
 th:first-child, td:first-child { text-align: left } tr.strong td { font-weight: 600; background: #eef5f7 }
-img { width: 100%; height: auto; margin: .6rem 0 } pre { background: #f4f5f6; padding: .8rem 1rem; overflow-x: auto }
+img { width: 100%; height: auto; margin: .6rem 0 } pre { white-space: pre-wrap;
+  background: #f4f5f6; padding: .8rem 1rem; overflow-x: auto }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem } dt { color: #5b6067 } dd { margin: 0 }
 """
 

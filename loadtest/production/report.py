@@ -19,9 +19,9 @@ HEAD = (
     "p99",
     "errors",
     "refused",
-    "rows a batch",
-    "CPU s per 1,000",
-    "sent late",
+    "batch",
+    "CPU s/1,000",
+    "late",
 )
 DISTURBED_CORES = 0.2
 METHOD = (
@@ -31,10 +31,11 @@ METHOD = (
     "In a closed loop each user sends again once it is answered, so a slow server is asked less: that hides how far "
     "behind it would fall. In an open loop requests come at their own pace (Poisson, the same in each run), and "
     "latency runs from the moment a request was to be sent. There percentiles hold also what was never answered, with "
-    "the time it had waited. “Sent late” is the generator's own part: the p99 of how much it missed its schedule by. "
+    "the time it had waited. “Late” is the generator's own part: the p99 of how much it missed its schedule by. "
     "Where that is near the latency, the machine is too small for generator and servers.",
     "An answer counts if its status is 200; of every twenty, one is compared with what the same body was answered "
-    "alone. 503 with Retry-After is a refusal. Generator and servers share the machine's cores.",
+    "alone. 503 with Retry-After is a refusal. “Batch” is the mean number of rows in one, “CPU s/1,000” what the "
+    "servers spent on a thousand right answers. Generator and servers share the machine's cores.",
 )
 
 

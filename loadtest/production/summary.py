@@ -11,7 +11,8 @@ from loadtest.production.plan import TITLES, Phase
 from loadtest.production.store import Store
 from loadtest.traffic import answers
 
-POINTS = 60  # of a series, at the most
+POINTS = 8, 60  # of a series, at the least and at the most
+ANSWERS = 200  # that a point should rest on
 PERCENTS = (50, 95, 99)
 
 Event = tuple[str, dict[str, Any]]
@@ -85,11 +86,15 @@ def _others(ends: list[dict[str, Any]]) -> float | None:
 
 
 def _series(seconds: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Figures over time, in up to POINTS steps of whole seconds. None where nothing was answered."""
-    step = max(1, -(-len(seconds) // POINTS))
+    """Figures over time, in steps of whole seconds. None where nothing was answered."""
+    fewest, most = POINTS
+    answered = max(1, sum(each["ok"] for each in seconds))
+    step = max(1, len(seconds) * ANSWERS // answered)
+    step = min(max(step, -(-len(seconds) // most)), max(1, len(seconds) // fewest))
     points = []
-    for start in range(0, len(seconds), step):
-        part = seconds[start : start + step]
+    starts = range(0, max(1, len(seconds) - step + 1), step)
+    for start in starts:
+        part = seconds[start : None if start == starts[-1] else start + step]  # the last takes the remainder along
         latency = merged(each["latency"] for each in part)
         queues = [each["queue"] for each in part if "queue" in each]
         points.append(
