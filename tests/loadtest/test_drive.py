@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -33,9 +34,11 @@ async def counted(kind: str, amount: float, answer: Answer, *, until: int) -> tu
     """
     came = 0
     enough = asyncio.Event()
+    open_at_the_server: set[asyncio.StreamWriter] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal came
+        open_at_the_server.add(writer)
         try:
             while await reader.readuntil(b"\r\n\r\n"):
                 await reader.readexactly(1)
@@ -50,6 +53,9 @@ async def counted(kind: str, amount: float, answer: Answer, *, until: int) -> tu
             pass
         finally:
             writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+            open_at_the_server.discard(writer)
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -63,6 +69,10 @@ async def counted(kind: str, amount: float, answer: Answer, *, until: int) -> tu
     tally = loop.tally.take()
     ages = loop.stop()
     server.close()
+    await asyncio.sleep(0.1)  # what was just being accepted is open by now
+    async with asyncio.timeout(20):
+        while open_at_the_server:
+            await asyncio.sleep(0.01)
     answered = tally["ok"] + tally["refused"] + sum(tally["errors"].values())
     assert tally["sent"] == answered + in_flight
     return tally, came, ages
@@ -111,10 +121,13 @@ async def test_what_waits_too_long_is_given_up() -> None:
     closed = asyncio.Event()
 
     async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while await reader.read(1000):
-            pass
-        closed.set()
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(1000):
+                pass
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        closed.set()
 
     server = await asyncio.start_server(never, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -124,9 +137,9 @@ async def test_what_waits_too_long_is_given_up() -> None:
         while not loop.tally.errors["no answer"]:
             loop.give_up()
             await asyncio.sleep(0.01)
-    await asyncio.wait_for(closed.wait(), 10)
-    loop.stop()
+    loop.stop()  # before it connects again
     server.close()
+    await asyncio.wait_for(closed.wait(), 10)
 
 
 def test_percentiles_are_right_within_a_hundredth() -> None:
