@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,30 @@ def response(status: int = 200, content: bytes = OK, *headers: str) -> bytes:
     return "\r\n".join(head).encode() + content
 
 
+@contextlib.asynccontextmanager
+async def served(handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[int]:
+    """A server on a free port, which is yielded. All its connections are closed afterwards."""
+    open_here: set[asyncio.StreamWriter] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        open_here.add(writer)
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            await handle(reader, writer)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        open_here.discard(writer)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1]
+    async with asyncio.timeout(20):
+        for _ in range(10):  # a connection that is being accepted just when the server closes is never closed
+            await asyncio.sleep(0.01)
+            while open_here:
+                await asyncio.sleep(0.01)
+    server.close()
+
+
 async def counted(kind: str, amount: float, answer: Answer, *, until: int) -> tuple[dict, int, list[float]]:
     """Drive a server that gives request number n (from 0) `answer(n)`, or hangs up, until so many have come.
 
@@ -34,45 +58,29 @@ async def counted(kind: str, amount: float, answer: Answer, *, until: int) -> tu
     """
     came = 0
     enough = asyncio.Event()
-    open_at_the_server: set[asyncio.StreamWriter] = set()
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal came
-        open_at_the_server.add(writer)
-        try:
-            while await reader.readuntil(b"\r\n\r\n"):
-                await reader.readexactly(1)
-                number, came = came, came + 1
-                if came >= until:
-                    enough.set()
-                said = answer(number)
-                if said is None:
-                    break
-                writer.write(said)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-            with contextlib.suppress(ConnectionError):
-                await writer.wait_closed()
-            open_at_the_server.discard(writer)
+        while await reader.readuntil(b"\r\n\r\n"):
+            await reader.readexactly(1)
+            number, came = came, came + 1
+            if came >= until:
+                enough.set()
+            said = answer(number)
+            if said is None:
+                break
+            writer.write(said)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    load = Load("closed" if kind == "closed" else "open", amount)
-    order = Order(port, load, 1, BODIES, {"one": ["right"]}, check_every=1)
-    loop: Loop = (Closed if kind == "closed" else Open)(order)
-    loop.start()
-    async with asyncio.timeout(20):
-        await enough.wait()
-    in_flight = len(loop.waiting_since())
-    tally = loop.tally.take()
-    ages = loop.stop()
-    server.close()
-    await asyncio.sleep(0.1)  # what was just being accepted is open by now
-    async with asyncio.timeout(20):
-        while open_at_the_server:
-            await asyncio.sleep(0.01)
+    async with served(handle) as port:
+        load = Load("closed" if kind == "closed" else "open", amount)
+        order = Order(port, load, 1, BODIES, {"one": ["right"]}, check_every=1)
+        loop: Loop = (Closed if kind == "closed" else Open)(order)
+        loop.start()
+        async with asyncio.timeout(20):
+            await enough.wait()
+        in_flight = len(loop.waiting_since())
+        tally = loop.tally.take()
+        ages = loop.stop()
     answered = tally["ok"] + tally["refused"] + sum(tally["errors"].values())
     assert tally["sent"] == answered + in_flight
     return tally, came, ages
@@ -118,28 +126,24 @@ async def test_a_server_that_is_not_there_is_an_error_and_no_crash() -> None:
 
 
 async def test_what_waits_too_long_is_given_up() -> None:
-    closed = asyncio.Event()
+    hung_up = asyncio.Event()
 
     async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
+        try:
             while await reader.read(1000):
                 pass
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-        closed.set()
+        finally:
+            hung_up.set()
 
-    server = await asyncio.start_server(never, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    loop = Closed(Order(port, Load("closed", 1), 1, BODIES, {}, give_up_s=0.0))
-    loop.start()
-    async with asyncio.timeout(10):
-        while not loop.tally.errors["no answer"]:
-            loop.give_up()
-            await asyncio.sleep(0.01)
-    loop.stop()  # before it connects again
-    server.close()
-    await asyncio.wait_for(closed.wait(), 10)
+    async with served(never) as port:
+        loop = Closed(Order(port, Load("closed", 1), 1, BODIES, {}, give_up_s=0.0))
+        loop.start()
+        async with asyncio.timeout(10):
+            while not loop.tally.errors["no answer"]:
+                loop.give_up()
+                await asyncio.sleep(0.01)
+        loop.stop()
+        await asyncio.wait_for(hung_up.wait(), 10)
 
 
 def test_percentiles_are_right_within_a_hundredth() -> None:
