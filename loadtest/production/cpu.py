@@ -18,7 +18,7 @@ class Cpu:
 
     def _now(self) -> tuple[float, float, float]:
         times = psutil.cpu_times()
-        busy = sum(times) - times.idle - getattr(times, "iowait", 0.0)
+        busy = times.user + times.system + getattr(times, "nice", 0.0) + getattr(times, "steal", 0.0)
         return busy, sum(self._system.cpu_s().values()), time.process_time()
 
     def since(self, generator_cpu_s: float) -> dict[str, float]:

@@ -23,7 +23,7 @@ HEAD = (
     "CPU s/1,000",
     "late",
 )
-DISTURBED_CORES = 0.2
+DISTURBED_CORES = 0.3
 METHOD = (
     "Both sides run the same model code with the same settings, and read the same bodies. The baseline runs one "
     "request at a time behind Starlette, in one process. Each side is started anew for each load, asked each body "
