@@ -140,6 +140,7 @@ async def test_a_whole_system_runs_with_these_rights_and_uses_every_one(
     # The broker loses everything, and the queue is looked at.
     guarded.sync.flushall()
     assert (await asyncio.to_thread(system.predict, b"x", headers=headers)).status_code == 200
+    await asyncio.to_thread(eventually, lambda: guarded.sync.exists("smartbatch:models"))  # with the next beat
     viewer = system.start("queue", {})
     assert viewer.popen.wait(20) == 0, viewer.log.read_text()
     assert "simulated  waiting 0" in viewer.log.read_text()
