@@ -1,18 +1,16 @@
-"""One POST /predict, step by step: its head, its body, its way to the workers, its response. Nothing here waits; who
-drives it does (`predict.py`, `http/prompt.py`)."""
+"""One request that runs a model, step by step: its head, its body, its way to the workers, its response. Nothing here
+waits; who drives it does (`endpoint.py`, `http/prompt.py`, `rpc/infer.py`). Each protocol has its own kind of it."""
 
 from __future__ import annotations
 
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from gateway import formats
 from gateway.access.caller import ANYONE, Anyone
-from gateway.envelope import Envelope, read_envelope
-from gateway.formats import accept, answers
-from gateway.formats.accept import Format, wants_outputs
+from gateway.formats import answers
 from gateway.gateway import Gateway
 from gateway.pending import Awaited, Outcome, Pending
 from gateway.problems import problem
@@ -27,37 +25,37 @@ from shared.errors import (
     Unauthenticated,
     Unavailable,
 )
-from shared.settings import Settings
-from shared.wire import pack_payload, unpack_reply
+from shared.wire import Payload, Reply, pack_payload, unpack_reply
 
 log = logging.getLogger(__name__)
 
-DEFAULT_TOP_K = 5
 REFUSED = (Unauthenticated, Forbidden, LimitReached)  # at the door: before the body is read
+
+Headers = list[tuple[bytes, bytes]]
 
 
 class Response(NamedTuple):
     """Without Content-Length, which is the length of `content`."""
 
     status: int
-    headers: list[tuple[bytes, bytes]]
+    headers: Headers
     content: bytes
 
 
-class Asking:
+class Asking(ABC):
     """Its stages in their order: `head`, `request`, `submit` (or `submit_and_tell`), `answered`. Each may raise, and
     what it raised goes to `failed`. So every request ends in exactly one response, one count and one forgetting."""
 
     __slots__ = (
-        "_answer_format",
         "_caller",
-        "_envelope",
         "_gateway",
+        "_hurried",
         "_lane",
         "_pending",
         "_request_id",
         "_shown_id",
         "_timeout_ms",
+        "_trace",
         "started_at",
     )
 
@@ -67,9 +65,9 @@ class Asking:
         self._request_id = self._shown_id = gateway.next_request_id()
         self._lane = gateway.lane(None)
         self._caller: Anyone = ANYONE
-        self._envelope: Envelope | None = None
-        self._answer_format = Format.JSON
+        self._hurried = False  # its timeout is of the client's own choice
         self._timeout_ms = 0
+        self._trace = ""
         self._pending: Pending | None = None
 
     @property
@@ -77,32 +75,46 @@ class Asking:
         """Monotonic. Known after `head`."""
         return self.started_at + self._timeout_ms / 1000
 
+    @property
+    def coding(self) -> str:
+        """How the content of the answer is to be compressed, where that makes it shorter. Known after `head`."""
+        return ""
+
+    # --- of each protocol
+
+    @abstractmethod
     def head(self, headers: Iterable[tuple[bytes, bytes]], query: bytes) -> None:
         """Read headers and query, and refuse what is refused before its body is read."""
-        gateway = self._gateway
-        self._caller = gateway.guard.identify(headers)
-        self._envelope = envelope = read_envelope(headers, query)
-        self._shown_id = envelope.client_id or self._request_id
-        self._caller.enter(envelope.model or gateway.settings.model)
-        if envelope.model:
-            self._lane = gateway.lane(envelope.model)
-        self._answer_format = accept.negotiate(envelope.accept)
-        self._timeout_ms = _timeout_ms(envelope, gateway.settings)
-        self._lane.check(self._timeout_ms)
 
+    @abstractmethod
     def request(self, body: bytes) -> Request:
         """Check the body against what the model takes, and pack it. In any thread."""
-        envelope = self._envelope
-        assert envelope is not None
-        settings = self._gateway.settings
-        info = self._gateway.info(self._lane.keys.model)
-        max_rows = info.max_batch_size if info else settings.max_batch_size
-        payload = formats.parse(body, envelope.content_type, info, max_rows=max_rows)
-        top_k = envelope.top_k if envelope.top_k is not None else DEFAULT_TOP_K
-        if top_k and not wants_outputs(self._answer_format):
-            payload.options = {"top_k": top_k}
+
+    @abstractmethod
+    def _response(self, reply: Reply, timing: dict[str, float]) -> Response:
+        """Make the response of a reply that holds a result."""
+
+    # --- of all
+
+    def _enter(self, model: str | None) -> None:
+        """Count the request against its caller's limits, and find the model's lane."""
+        self._caller.enter(model or self._gateway.settings.model)
+        if model is not None:
+            self._lane = self._gateway.lane(model)
+
+    def _wait_at_most(self, timeout_s: float | None) -> None:
+        """Set the timeout; None: the client said nothing."""
+        longest_s = self._gateway.settings.request_timeout
+        self._hurried = timeout_s is not None
+        self._timeout_ms = max(1, int(min(timeout_s or longest_s, longest_s) * 1000))
+
+    def _check(self) -> None:
+        """Refuse what can't be taken now."""
+        self._lane.check(self._timeout_ms)
+
+    def _packed(self, payload: Payload) -> Request:
         packed = pack_payload(payload)
-        return Request(self._request_id, self._timeout_ms, payload.rows, payload.kind, packed, envelope.trace)
+        return Request(self._request_id, self._timeout_ms, payload.rows, payload.kind, packed, self._trace)
 
     def submit(self, request: Request) -> Awaited:
         self._pending = pending = self._lane.submit(request, self.started_at)
@@ -125,28 +137,29 @@ class Asking:
         admit_ms = (pending.admitted_at - self.started_at) * 1000
         reply_ms = max(0.0, total_ms - admit_ms - sum(reply.ms.values()))
         timing = answers.timing_ms(reply, admit_ms=admit_ms, reply_ms=reply_ms, total_ms=total_ms)
-        media, content = answers.render(
-            self._answer_format, reply, model=self._lane.keys.model, request_id=self._request_id, timing=timing
-        )
-        headers = [(b"content-type", media.encode()), *answers.response_headers(self._shown_id, reply.batch, timing)]
+        response = self._response(reply, timing)
         self._lane.meters.answered(timing)
-        return Response(200, headers, content)
+        return response
 
     def failed(self, error: Exception) -> Response | None:
         """Make the response of an error; None if nobody is there to read it."""
-        self.forget()
-        self._lane.meters.failed(error, time.monotonic() - self.started_at)
-        _log(error, self._request_id, self._caller)
+        self.account(error)
         if isinstance(error, ClientGone):
             return None
         status, texts, content = problem(error, self._request_id)
-        if _our_fault(error, hurried=self._envelope is not None and self._envelope.timeout_s is not None):
-            self._caller.give_back()
         texts["x-request-id"] = self._shown_id
         if isinstance(error, BodyTimeout):
             texts["connection"] = "close"
         headers = [(name.encode(), value.encode("latin-1", "replace")) for name, value in texts.items()]
         return Response(status, headers, content)
+
+    def account(self, error: Exception) -> None:
+        """Forget, count and log a request that ended without its result."""
+        self.forget()
+        self._lane.meters.failed(error, time.monotonic() - self.started_at)
+        _log(error, self._request_id, self._caller)
+        if _our_fault(error, hurried=self._hurried):
+            self._caller.give_back()
 
     def forget(self) -> None:
         """Free the place of a request that nobody waits for any more. Harmless at any time, and to repeat."""
@@ -161,11 +174,6 @@ def _our_fault(error: Exception, *, hurried: bool) -> bool:
     if isinstance(error, DeadlineExceeded):
         return not hurried
     return isinstance(error, Unavailable) or not isinstance(error, SmartBatchError)
-
-
-def _timeout_ms(envelope: Envelope, settings: Settings) -> int:
-    timeout_s = min(envelope.timeout_s or settings.request_timeout, settings.request_timeout)
-    return max(1, int(timeout_s * 1000))
 
 
 def _log(error: Exception, request_id: str, caller: Anyone) -> None:

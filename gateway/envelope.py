@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
@@ -39,22 +39,27 @@ class Envelope(NamedTuple):
 
 def read_envelope(headers: Iterable[tuple[bytes, bytes]], query_string: bytes) -> Envelope:
     """Read headers and query. Raises ClientError for a number that isn't one, and for what isn't known."""
-    found: dict[bytes, str] = {}
-    for name, value in headers:
-        if name in _READ:
-            text = value.decode("latin-1")
-            found[name] = f"{found[name]}, {text}" if name in found else text  # one list, as RFC 9110 5.3 reads them
+    found = read_headers(headers, _READ)
     query = _query(query_string) if query_string else {}
-    timeout = found.get(b"x-request-timeout")
     return Envelope(
         found.get(b"content-type", ""),
         found.get(b"accept", ""),
-        _printable(found.get(b"x-request-id", "")),
-        _seconds("X-Request-Timeout", timeout) if timeout is not None else None,
-        _printable(found.get(b"traceparent", "")),
+        printable(found.get(b"x-request-id", "")),
+        timeout_of(found),
+        printable(found.get(b"traceparent", "")),
         check_model_name(query["model"]) if "model" in query else None,
         _count("top_k", query["top_k"], MAX_TOP_K) if "top_k" in query else None,
     )
+
+
+def read_headers(headers: Iterable[tuple[bytes, bytes]], names: Container[bytes]) -> dict[bytes, str]:
+    """Return the headers of these names as text."""
+    found: dict[bytes, str] = {}
+    for name, value in headers:
+        if name in names:
+            text = value.decode("latin-1")
+            found[name] = f"{found[name]}, {text}" if name in found else text  # one list, as RFC 9110 5.3 reads them
+    return found
 
 
 def _query(query: bytes) -> dict[str, str]:
@@ -75,11 +80,15 @@ def _query(query: bytes) -> dict[str, str]:
     return found
 
 
-def _seconds(what: str, text: str) -> float:
+def timeout_of(headers: Mapping[bytes, str]) -> float | None:
+    """Read X-Request-Timeout, in seconds; None if it didn't come."""
+    text = headers.get(b"x-request-timeout")
+    if text is None:
+        return None
     value = float(text) if _DECIMAL.fullmatch(text.strip()) else -1.0
     if not MIN_TIMEOUT_S <= value <= MAX_TIMEOUT_S:
         least, most = f"{MIN_TIMEOUT_S:g}", f"{MAX_TIMEOUT_S:g}"
-        raise ClientError(f"{what}: expected a number of seconds from {least} to {most}, got {text[:40]!r}")
+        raise ClientError(f"X-Request-Timeout: expected a number of seconds from {least} to {most}, got {text[:40]!r}")
     return value
 
 
@@ -89,6 +98,6 @@ def _count(what: str, text: str, most: int) -> int:
     return int(text)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """A client's text fit to be echoed and logged, or nothing."""
     return text if len(text) <= MAX_ID_CHARS and text.isascii() and text.isprintable() else ""

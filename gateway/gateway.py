@@ -84,8 +84,7 @@ class Gateway:
         lane = self.lanes.get(name)
         if lane is None:
             if name != self.settings.model and check_model_name(name) not in self.observer.models:
-                known = ", ".join(sorted({self.settings.model, *self.observer.models}))
-                raise UnknownModel(f"no model {name!r} here; there is: {known}")
+                raise UnknownModel(f"no model {name!r} here; there is: {', '.join(self.models)}")
             lane = Lane(
                 name, self.settings, self.gateway_id, self.meters.of(name), lambda: self.observer.capacity(name)
             )
@@ -93,9 +92,35 @@ class Gateway:
             self.lanes[name] = lane
         return lane
 
+    @property
+    def models(self) -> list[str]:
+        """The models that are served here, whether or not a worker of theirs is ready."""
+        return sorted({self.settings.model, *self.observer.models})
+
+    @property
+    def broker_up(self) -> bool:
+        return self.observer.fresh and all(lane.broker_up for lane in self.lanes.values())
+
+    @property
+    def ready_workers(self) -> dict[str, int]:
+        """How many there are, by model."""
+        return {model: len(snapshot.ready_workers) for model, snapshot in self.observer.snapshots.items()}
+
+    @property
+    def ready(self) -> bool:
+        """Redis is reachable and every model that was asked for here has a worker that is ready."""
+        workers = self.ready_workers
+        return self.broker_up and all(workers.get(model, 0) > 0 for model in self.lanes)
+
     def info(self, model: str) -> ModelInfo | None:
         """What a worker announced of the model, or None before the first did."""
         return self.observer.models.get(model)
+
+    def max_rows(self, model: str) -> int:
+        """How many rows one request may hold; before the model's first worker is up, as many as this side's setting
+        says."""
+        info = self.info(model)
+        return info.max_batch_size if info else self.settings.max_batch_size
 
     def watch(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a task that must not end by itself; one that does is logged."""

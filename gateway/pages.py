@@ -34,12 +34,8 @@ async def healthz(request: Request) -> Response:
 async def readyz(request: Request) -> Response:
     """Redis is reachable and every model served has a worker that is ready."""
     gateway: Gateway = request.app.state.gateway
-    observer = gateway.observer
-    broker_up = observer.fresh and all(lane.broker_up for lane in gateway.lanes.values())
-    ready = {model: len(snapshot.ready_workers) for model, snapshot in observer.snapshots.items()}
-    served = set(gateway.lanes)
-    ok = broker_up and all(ready.get(model, 0) > 0 for model in served)
-    body = Readiness(ok, "up" if broker_up else "down", ready)
+    ok = gateway.ready
+    body = Readiness(ok, "up" if gateway.broker_up else "down", gateway.ready_workers)
     return Response(msgspec.json.encode(body), 200 if ok else 503, media_type=JSON)
 
 

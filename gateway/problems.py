@@ -60,19 +60,24 @@ def status_of(error: BaseException) -> int:
     return 500
 
 
-def problem(error: BaseException, request_id: str | None) -> tuple[int, Headers, bytes]:
-    """Return the response to `error`: status, headers, body. `request_id` is None if the request never got one.
+def told(error: BaseException, request_id: str | None) -> tuple[str, str]:
+    """Return the code of `error` and what a client is told of it. `request_id` is None if the request never got one.
 
     Of an exception outside our tree nothing is shown but the request id, by which the log can be searched.
     """
-    status = status_of(error)
     if not isinstance(error, errors.SmartBatchError):
         detail = "an unexpected error; the server's log has it"
         if request_id:
             detail += f" under request id {request_id}"
-        return problem_with(status, "internal_error", detail, request_id)
+        return "internal_error", detail
     detail = UNTOLD if type(error) is errors.BrokerUnavailable else error.detail
-    status, headers, body = problem_with(status, error.code, detail, request_id)
+    return error.code, _showable(error.code, detail)
+
+
+def problem(error: BaseException, request_id: str | None) -> tuple[int, Headers, bytes]:
+    """Return the response to `error`: status, headers, body."""
+    code, detail = told(error, request_id)
+    status, headers, body = problem_with(status_of(error), code, detail, request_id)
     if isinstance(error, errors.Unavailable):
         headers["retry-after"] = str(_whole_seconds(error.retry_after_s))
     elif isinstance(error, errors.LimitReached):
@@ -84,14 +89,21 @@ def problem(error: BaseException, request_id: str | None) -> tuple[int, Headers,
 
 def problem_with(status: int, code: str, detail: str, request_id: str | None) -> tuple[int, Headers, bytes]:
     """Return a problem that no class of ours stands for, such as a path or a method that doesn't exist."""
-    title = code.replace("_", " ").capitalize()
-    # Lone surrogates can't be written as JSON, and a reply to a bad request must not fail in its turn.
-    detail = (detail or title)[:MAX_DETAIL_CHARS].encode("utf-8", "replace").decode()
-    members = Problem(f"urn:smartbatch:{code}", title, status, detail, code, detail)
+    detail = _showable(code, detail)
+    members = Problem(f"urn:smartbatch:{code}", _title(code), status, detail, code, detail)
     headers = {"content-type": CONTENT_TYPE}
     if request_id:
         members.request_id = headers["x-request-id"] = request_id
     return status, headers, msgspec.json.encode(members)
+
+
+def _title(code: str) -> str:
+    return code.replace("_", " ").capitalize()
+
+
+def _showable(code: str, detail: str) -> str:
+    # Lone surrogates can't be written as JSON, and a reply to a bad request must not fail in its turn.
+    return (detail or _title(code))[:MAX_DETAIL_CHARS].encode("utf-8", "replace").decode()
 
 
 def _whole_seconds(retry_after_s: float, most_s: int = MAX_RETRY_AFTER_S) -> int:

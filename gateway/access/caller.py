@@ -28,6 +28,10 @@ class Anyone:
     def give_back(self) -> None:
         """Take the last request off the day's count: it failed by our fault."""
 
+    def may_use(self, model: str) -> bool:
+        """Whether a model is this caller's business at all."""
+        return True
+
 
 ANYONE = Anyone()
 
@@ -59,12 +63,15 @@ class Caller(Anyone):
             self._tokens += key.burst_requests - self.key.burst_requests
         self.key = key
 
+    def may_use(self, model: str) -> bool:
+        return not self.key.models or model in self.key.models
+
     def enter(self, model: str) -> None:
         key = self.key
         if key.role == "monitor":
             self._decisions["forbidden"].inc()
             raise Forbidden("this key is for /metrics and /stats")
-        if key.models and model not in key.models:
+        if not self.may_use(model):
             self._decisions["forbidden"].inc()
             raise Forbidden("this key is not for that model")  # which others there are is none of its business
         if key.limited:

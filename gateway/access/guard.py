@@ -10,8 +10,6 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
-from starlette.types import Scope
-
 from gateway.access.caller import ANYONE, Anyone, Caller
 from gateway.access.keyring import Keyring
 from gateway.access.keys import Digest, digest_of
@@ -22,9 +20,12 @@ from shared.settings import Settings
 
 log = logging.getLogger(__name__)
 
+Headers = Iterable[tuple[bytes, bytes]]
+
 RELOAD_S = 1.0
-ALWAYS_OPEN = frozenset({"/healthz", "/readyz"})  # asked by engines and load balancers, and they tell nothing
-MONITORED = frozenset({"/metrics", "/stats"})
+# asked by engines and load balancers, and they tell nothing
+ALWAYS_OPEN = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
+MONITORED = ("/metrics", "/stats")  # how their paths end
 
 _HOW = "send an API key: Authorization: Bearer <key>, or X-API-Key: <key>"
 
@@ -72,7 +73,7 @@ class Guard:
         self._callers = callers
         self._by_digest = {caller.key.digest: caller for caller in callers.values()}
 
-    def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> Anyone:
+    def identify(self, headers: Headers) -> Anyone:
         """Return whose request it is. Raises Unauthenticated."""
         if self._keyring is None:
             return ANYONE
@@ -89,15 +90,15 @@ class Guard:
             raise Unauthenticated("this API key doesn't hold here" if sent else _HOW)
         return caller
 
-    def refusal(self, scope: Scope) -> SmartBatchError | None:
+    def refusal(self, path: str, headers: Headers) -> SmartBatchError | None:
         """Why a page (anything but a prediction) isn't shown to who asks for it, or None. What isn't known to be open
         needs a key, so a page that is added later does too."""
-        if self._keyring is None or scope["path"] in ALWAYS_OPEN:
+        if self._keyring is None or path in ALWAYS_OPEN:
             return None
         try:
-            caller = self.identify(scope["headers"])
+            caller = self.identify(headers)
         except Unauthenticated as error:
             return error
-        if scope["path"] in MONITORED and isinstance(caller, Caller) and caller.key.role == "client":
+        if path.endswith(MONITORED) and isinstance(caller, Caller) and caller.key.role == "client":
             return Forbidden("this needs a key of the role monitor or admin")
         return None

@@ -69,7 +69,7 @@ def render(chosen: Format, reply: Reply, *, model: str, request_id: str, timing:
         return chosen.value, _encode_msgpack(body)
     encoded = _encode_json(body)
     if b"null" in encoded:  # msgspec's word for them
-        encoded = _encode_json(_finite(body))
+        encoded = _encode_json(finite(body))
     return chosen.value, encoded
 
 
@@ -88,14 +88,14 @@ def _server_timing(stages: tuple[str, ...]) -> bytes:
     return ", ".join(f"{stage};dur=%.3f" for stage in stages).encode()
 
 
-def _finite(value: Any) -> Any:
-    """Return the same with text for each number that isn't finite."""
+def finite(value: Any) -> Any:
+    """Return the same with text for each number that JSON has no word for."""
     if isinstance(value, float):
         return value if math.isfinite(value) else _NOT_FINITE.get(value, "NaN")
     if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
+        return {name: finite(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
+        return [finite(part) for part in value]
     return value
 
 

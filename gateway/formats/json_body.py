@@ -25,7 +25,7 @@ def read(body: bytes, content_type: str, info: ModelInfo | None, max_rows: int) 
         if info is not None and "raw" in info.input.kinds and not _has_data(body):
             return Payload("raw", Raw(body, content_type))
         raise
-    return payload_of(fields, msgspec.json.Decoder, _look, info, max_rows)
+    return payload_of(fields, msgspec.json.Decoder, look, info, max_rows)
 
 
 def _has_data(body: bytes) -> bool:
@@ -36,7 +36,8 @@ def _has_data(body: bytes) -> bool:
         return False
 
 
-def _look(data: memoryview) -> tuple[int, Leaf]:
+def look(data: memoryview) -> tuple[int, Leaf]:
+    """Say how deep the lists are nested, and what stands in them first."""
     opening = _OPENING.match(data)
     assert opening is not None
     depth = bytes(opening[0]).count(b"[")

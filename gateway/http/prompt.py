@@ -1,7 +1,7 @@
 """A request to POST /predict that came in one piece, as nearly all do: asked without a task, answered in one write.
 
 It stands where an `Exchange` stands for every other request, and gives way to one when it turns out not to be prompt:
-then it goes through ASGI to `gateway/predict.py`. Both drive the same `Asking`.
+then it goes through ASGI to `gateway/endpoint.py`. Both drive the same `Prediction`.
 """
 
 from __future__ import annotations
@@ -9,16 +9,15 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
-from gateway.asking import Asking, Response
+from gateway.asking import Response
 from gateway.gateway import Gateway
 from gateway.http import heads
+from gateway.parsing import LARGE_BYTES
 from gateway.pending import Outcome, Pending
-from gateway.predict import LARGE_BYTES
+from gateway.prediction import PATH, Prediction
 from shared.errors import ClientGone
 
 log = logging.getLogger(__name__)
-
-PATH = "/predict"
 
 
 class Host(Protocol):
@@ -65,7 +64,7 @@ class Prompt:
         self.gone = False
         self.response_complete = False
         self.fault: Exception | None = None
-        self._asking: Asking | None = None
+        self._asking: Prediction | None = None
         self._pending: Pending | None = None
 
     @property
@@ -95,7 +94,7 @@ class Prompt:
 
     def ask(self) -> None:
         self.asked = True
-        self._asking = asking = Asking(self._gateway)
+        self._asking = asking = Prediction(self._gateway)
         try:
             asking.head(self.headers, self.query)
             if self.fault is not None:

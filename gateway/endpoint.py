@@ -1,40 +1,46 @@
-"""POST /predict as an ASGI endpoint: for a request whose body is large, compressed, slow to come, or wants a 100."""
+"""What runs a model, as an ASGI endpoint: all of it but the requests to POST /predict that come in one piece
+(`http/prompt.py`)."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
+from collections.abc import Callable
 
 from starlette.types import Receive, Scope, Send
 
-from gateway.asking import Asking
+from gateway import compression
+from gateway.asking import Asking, Response
 from gateway.gateway import Gateway
+from gateway.parsing import LARGE_BYTES, made
 from gateway.pending import Awaited, Pending
-from gateway.reading import inflate, read_body
-from shared.broker.admission import Request
-from shared.errors import BodyTooLarge, ClientGone, DeadlineExceeded, SmartBatchError
+from gateway.reading import read_body
+from shared.errors import ClientGone, SmartBatchError
 
 log = logging.getLogger(__name__)
 
-LARGE_BYTES = 128 * 1024  # a longer body is parsed in a thread, so that others are served meanwhile
 SLOW_S = 0.05  # after so long a request is worth watching for its client hanging up
 
 
-class Predict:
-    """The endpoint; stateless."""
+class Endpoint:
+    """Stateless. `make` makes the asking of a protocol, of the gateway and the request's path."""
+
+    def __init__(self, make: Callable[[Gateway, str], Asking]) -> None:
+        self._make = make
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         gateway: Gateway = scope["app"].state.gateway
-        asking = Asking(gateway)
+        asking = self._make(gateway, scope["path"])
         settings = gateway.settings
         try:
             asking.head(scope["headers"], scope["query_string"])
             body, coding = await read_body(
                 scope, receive, settings.max_body_bytes, settings.request_timeout, gateway.receiving
             )
-            request = await _made(gateway, asking, body, coding)
+            request = await made(gateway, asking, body, coding)
             response = asking.answered(await _reply(asking.submit(request), receive))
+            if asking.coding:
+                response = await _compressed(gateway, response, asking.coding)
         except Exception as error:
             response = asking.failed(error)
             if response is None:
@@ -47,26 +53,6 @@ class Predict:
             await send({"type": "http.response.body", "body": response.content})
         except RuntimeError as error:  # uvicorn's, when the connection closed under it
             log.debug("an answer could not be sent: %s", error)
-
-
-async def _made(gateway: Gateway, asking: Asking, body: bytes, coding: str) -> Request:
-    """Make the request of a body: a large one in the thread, within the bound on all bodies that are held for it, and
-    not once its time is up."""
-    if coding:
-        with contextlib.suppress(BodyTooLarge):
-            body, coding = inflate(body, coding, LARGE_BYTES), ""
-    if not coding and len(body) <= LARGE_BYTES:
-        return asking.request(body)
-    most = gateway.settings.max_body_bytes
-    size = most if coding else len(body)
-    gateway.receiving.take(size)
-    try:
-        async with asyncio.timeout_at(asking.deadline_at):  # on the loop's clock, which is time.monotonic()
-            return await gateway.in_thread(lambda: asking.request(inflate(body, coding, most) if coding else body))
-    except TimeoutError:
-        raise DeadlineExceeded("its time was up before its large body was read") from None
-    finally:
-        gateway.receiving.give(size)
 
 
 async def _reply(pending: Awaited, receive: Receive) -> bytes:
@@ -94,3 +80,18 @@ async def _until_gone(pending: Pending, receive: Receive) -> None:
         pending.end(error)
     else:
         pending.end(ClientGone("the client hung up"))
+
+
+async def _compressed(gateway: Gateway, response: Response, coding: str) -> Response:
+    """Compress an answer if it gets shorter by it."""
+    content = response.content
+    if len(content) < compression.MIN_BYTES:
+        return response
+    if len(content) > LARGE_BYTES:
+        shorter = await gateway.in_thread(compression.compress, content, coding)
+    else:
+        shorter = compression.compress(content, coding)
+    if len(shorter) >= len(content):
+        return response
+    headers = [(b"content-encoding", coding.encode()), (b"vary", b"accept-encoding")]
+    return Response(response.status, response.headers + headers, shorter)

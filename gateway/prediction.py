@@ -1,0 +1,55 @@
+"""A request to POST /predict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gateway import formats
+from gateway.asking import Asking, Response
+from gateway.envelope import read_envelope
+from gateway.formats import accept, answers
+from gateway.formats.accept import Format, wants_outputs
+from gateway.gateway import Gateway
+from shared.broker.admission import Request
+from shared.wire import Reply
+
+PATH = "/predict"
+DEFAULT_TOP_K = 5
+
+
+class Prediction(Asking):
+    __slots__ = ("_answer_format", "_content_type", "_top_k")
+
+    def __init__(self, gateway: Gateway) -> None:
+        super().__init__(gateway)
+        self._answer_format = Format.JSON
+        self._content_type = ""
+        self._top_k = DEFAULT_TOP_K
+
+    def head(self, headers: Iterable[tuple[bytes, bytes]], query: bytes) -> None:
+        self._caller = self._gateway.guard.identify(headers)
+        envelope = read_envelope(headers, query)
+        self._shown_id = envelope.client_id or self._request_id
+        self._trace = envelope.trace
+        self._content_type = envelope.content_type
+        if envelope.top_k is not None:
+            self._top_k = envelope.top_k
+        self._wait_at_most(envelope.timeout_s)
+        self._enter(envelope.model)
+        self._answer_format = accept.negotiate(envelope.accept)
+        self._check()
+
+    def request(self, body: bytes) -> Request:
+        model = self._lane.keys.model
+        info, max_rows = self._gateway.info(model), self._gateway.max_rows(model)
+        payload = formats.parse(body, self._content_type, info, max_rows=max_rows)
+        if self._top_k and not wants_outputs(self._answer_format):
+            payload.options = {"top_k": self._top_k}
+        return self._packed(payload)
+
+    def _response(self, reply: Reply, timing: dict[str, float]) -> Response:
+        media, content = answers.render(
+            self._answer_format, reply, model=self._lane.keys.model, request_id=self._request_id, timing=timing
+        )
+        headers = [(b"content-type", media.encode()), *answers.response_headers(self._shown_id, reply.batch, timing)]
+        return Response(200, headers, content)
