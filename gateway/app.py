@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import multiprocessing
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from starlette.applications import Starlette
@@ -16,8 +16,14 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from gateway import openapi, pages
+from gateway.docs.pages import PATHS as DOCS_PATHS
+from gateway.docs.pages import docs
+from gateway.endpoint import Endpoint
 from gateway.gateway import Gateway
-from gateway.predict import Predict
+from gateway.oip.infer import PATH as INFER_PATH
+from gateway.oip.routes import INFER
+from gateway.oip.routes import routes as oip_routes
+from gateway.prediction import Prediction
 from gateway.problems import problem, problem_with
 from shared import logs
 from shared.parent import end_with_parent
@@ -25,8 +31,8 @@ from shared.settings import Settings, from_environment
 
 
 class App(Starlette):
-    """Hands POST /predict to its endpoint directly: it answers for its own errors, and Starlette's middleware and
-    router would cost it a sixth of the gateway's time (`make bench ONLY=E`)."""
+    """Hands POST /predict, and infer requests of /v2, to their endpoints directly: these answer for their own errors,
+    and Starlette's middleware and router would cost a sixth of the gateway's time (`make bench ONLY=E`)."""
 
     management_port = -1
 
@@ -36,7 +42,10 @@ class App(Starlette):
         elif scope["path"] == "/predict" and scope["method"] == "POST":
             scope["app"] = self
             await PREDICT(scope, receive, send)
-        elif error := self.state.gateway.guard.refusal(scope):
+        elif scope["method"] == "POST" and INFER_PATH.fullmatch(scope["path"]):
+            scope["app"] = self
+            await INFER(scope, receive, send)
+        elif error := self.state.gateway.guard.refusal(scope["path"], scope["headers"]):
             await _problem_response(error)(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
@@ -60,11 +69,15 @@ class PortRoute(Route):
         return super().matches(scope)
 
 
-PREDICT = Predict()
+PREDICT = Endpoint(lambda gateway, path: Prediction(gateway))
 
 
-def create_app(settings: Settings | None = None) -> Starlette:
-    """Make the application; without `settings` they come from the environment (a process of several)."""
+Beside = Callable[[Gateway], contextlib.AbstractAsyncContextManager[None]]
+
+
+def create_app(settings: Settings | None = None, beside: Beside | None = None) -> Starlette:
+    """Make the application; without `settings` they come from the environment (a process of several). `beside`: what
+    else runs on the same gateway, from when it is up until before it is closed."""
     if settings is None:
         settings = from_environment()
         parent = multiprocessing.parent_process()
@@ -77,7 +90,8 @@ def create_app(settings: Settings | None = None) -> Starlette:
         app.state.gateway = gateway
         await gateway.start()
         try:
-            yield {"doorman": gateway.doorman, "gateway": gateway}  # for gateway/http/connection.py
+            async with beside(gateway) if beside else contextlib.nullcontext():
+                yield {"doorman": gateway.doorman, "gateway": gateway}  # for gateway/http/connection.py
         finally:
             await gateway.close()
 
@@ -91,6 +105,8 @@ def create_app(settings: Settings | None = None) -> Starlette:
             management("/metrics", pages.metrics),
             management("/stats", pages.stats),
             Route("/openapi.json", pages.openapi),
+            *(Route(path, docs) for path in DOCS_PATHS),
+            *oip_routes(public, management),
         ],
         exception_handlers={404: _http_error, 405: _http_error, Exception: _unexpected},
         lifespan=lifespan,

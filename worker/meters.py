@@ -3,6 +3,7 @@ through its report on Redis by every gateway."""
 
 from __future__ import annotations
 
+import time
 from typing import get_args
 
 from prometheus_client import CollectorRegistry
@@ -44,7 +45,7 @@ class Meters:
         self.starved = names.DEVICE_STARVED.counter(self.registry).labels(**label)
         self.broker_errors = names.WORKER_BROKER_ERRORS.counter(self.registry).labels(**label)
         self.last_progress = names.LAST_PROGRESS.gauge(self.registry).labels(**label)
-        self.totals = {"batches": 0, "rows": 0, "entries": 0, "failed": 0}
+        self.totals = {"batches": 0, "rows": 0, "entries": 0, "failed": 0, "last_batch_ms": 0}
 
     def forward(self, seconds: float) -> None:
         self.forward_s.observe(seconds)
@@ -73,6 +74,7 @@ class Meters:
             tally.settle()
         self.totals["batches"] += 1
         self.totals["rows"] += rows
+        self.totals["last_batch_ms"] = int(time.time() * 1000)
 
     def outcome(self, outcome: str) -> None:
         """Count an entry by what became of it: one of OUTCOMES."""

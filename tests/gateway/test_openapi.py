@@ -11,7 +11,7 @@ def test_a_key_is_asked_for_where_one_is_needed_and_only_if_there_are_keys():
     assert document["security"] == [{"bearer": []}, {"key": []}]
     assert set(document["components"]["securitySchemes"]) == {"bearer", "key"}
     without = [path for path, methods in document["paths"].items() if methods.get("get", {}).get("security") == []]
-    assert without == ["/healthz", "/readyz"]
+    assert without == ["/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"]
     assert "WWW-Authenticate" in document["paths"]["/predict"]["post"]["responses"]["401"]["headers"]
     assert "Retry-After" in document["paths"]["/predict"]["post"]["responses"]["429"]["headers"]
     assert "security" not in json.loads(openapi.document(Settings()))

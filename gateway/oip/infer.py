@@ -1,0 +1,97 @@
+"""A request to POST /v2/models/{model}[/versions/{version}]/infer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from gateway import compression
+from gateway.asking import Asking, Response
+from gateway.envelope import printable, read_headers, timeout_of
+from gateway.formats.answers import response_headers
+from gateway.gateway import Gateway
+from gateway.oip import outputs, rest_answer, rest_request
+from gateway.oip.wanted import Wanted, check_version, shortest
+from gateway.problems import CONTENT_TYPE as PROBLEM
+from shared.broker.admission import Request
+from shared.errors import MalformedBody
+from shared.wire import Reply
+
+PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
+HEADER_LENGTH = b"inference-header-content-length"
+JSON = b"application/json"
+BINARY = b"application/octet-stream"
+
+_READ = frozenset((b"accept", b"accept-encoding", b"x-request-id", b"x-request-timeout", b"traceparent", HEADER_LENGTH))
+
+
+class Inference(Asking):
+    __slots__ = ("_accept", "_coding", "_json_length", "_path", "_timeout_s", "_wanted")
+
+    def __init__(self, gateway: Gateway, path: str) -> None:
+        super().__init__(gateway)
+        self._path = path
+        self._accept = ""
+        self._coding = ""
+        self._json_length: int | None = None  # how many bytes of the body are JSON; None: all
+        self._timeout_s: float | None = None
+        self._wanted = Wanted()
+
+    @property
+    def coding(self) -> str:
+        return self._coding
+
+    def head(self, headers: Iterable[tuple[bytes, bytes]], query: bytes) -> None:
+        self._caller = self._gateway.guard.identify(headers)
+        found = read_headers(headers, _READ)
+        self._accept = found.get(b"accept", "")
+        self._coding = compression.choose(found.get(b"accept-encoding", ""))
+        self._shown_id = printable(found.get(b"x-request-id", "")) or self._request_id
+        self._trace = printable(found.get(b"traceparent", ""))
+        self._timeout_s = timeout_of(found)
+        self._wait_at_most(self._timeout_s)
+        model, version = _target(self._path)
+        self._enter(model)
+        check_version(model, version)
+        self._json_length = _json_length(found.get(HEADER_LENGTH))
+        self._check()
+
+    def request(self, body: bytes) -> Request:
+        """The shorter of the head's timeout and the body's counts."""
+        model = self._lane.keys.model
+        info, max_rows = self._gateway.info(model), self._gateway.max_rows(model)
+        payload, self._wanted = rest_request.read(body, self._json_length, info, max_rows)
+        self._wait_at_most(shortest(self._timeout_s, self._wanted.timeout_s))
+        return self._packed(payload)
+
+    def _response(self, reply: Reply, timing: dict[str, float]) -> Response:
+        given = outputs.given(reply, self._wanted)
+        json_length, content = rest_answer.write(self._lane.keys.model, self._wanted.id, given)
+        headers = response_headers(self._shown_id, reply.batch, timing)
+        if json_length is None:
+            headers.append((b"content-type", JSON))
+        else:
+            headers += [(b"content-type", BINARY), (HEADER_LENGTH, b"%d" % json_length)]
+        return Response(200, headers, content)
+
+    def failed(self, error: Exception) -> Response | None:
+        """As JSON, which clients of the protocol read; as problem details for who asks for them."""
+        response = super().failed(error)
+        if response is None or PROBLEM in self._accept:
+            return response
+        headers = [(name, JSON if name == b"content-type" else value) for name, value in response.headers]
+        return Response(response.status, headers, response.content)
+
+
+def _target(path: str) -> tuple[str, str]:
+    found = PATH.fullmatch(path)
+    assert found is not None, path  # only such paths come here
+    return found[1], found[2] or ""
+
+
+def _json_length(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise MalformedBody(f"Inference-Header-Content-Length is a number of bytes, not {text[:40]!r}")
+    return int(text)

@@ -1,0 +1,114 @@
+"""A tensor of the protocol becomes a payload for the worker, checked against what the model announced."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from gateway.formats.image_body import images_payload, is_image
+from gateway.formats.rows import check_rows, tensor_payload
+from gateway.oip.datatypes import BYTES, Buffer, dtype_of
+from gateway.oip.signature import Form, form_of
+from shared.errors import InvalidInput
+from shared.model_info import ModelInfo
+from shared.wire import MAX_DIMENSIONS, Payload, Raw, Tensor
+
+_OCTETS = "application/octet-stream"
+
+Shape = tuple[int, ...]
+
+
+def only(names: Sequence[str]) -> None:
+    """Check that a request holds exactly one input."""
+    if len(names) != 1:
+        came = ", ".join(names) or "none"
+        raise InvalidInput(f"a request holds one input, not {len(names)} ({came:.200})")
+
+
+def check_tensor(name: str, datatype: str, shape: Shape, info: ModelInfo | None, max_rows: int) -> str:
+    """Check what is said of a tensor of numbers before the numbers are read. Returns its dtype."""
+    dtype = dtype_of(datatype)
+    _check_dimensions(name, shape)
+    if info is not None:
+        form = form_of(name, datatype, info)
+        if info.input.shape is not None:
+            _check_shape(form, shape)
+            check_rows(shape[0], max_rows)
+    return dtype
+
+
+def numbers(name: str, datatype: str, shape: Shape, data: Buffer, info: ModelInfo | None, max_rows: int) -> Payload:
+    """Make the payload of numbers given as bytes."""
+    dtype = check_tensor(name, datatype, shape, info, max_rows)
+    return tensor_payload(Tensor(dtype, shape, data), info, max_rows)
+
+
+def check_elements(name: str, shape: Shape, info: ModelInfo | None, max_rows: int) -> int:
+    """Check what is said of a tensor of BYTES. Returns how many elements it has."""
+    _check_dimensions(name, shape)
+    rows = shape[0]
+    if len(shape) > 2 or math.prod(shape[1:]) != 1:
+        raise InvalidInput(
+            f"input {name!r:.60} is BYTES, one element a row: shape [rows] or [rows, 1], not {list(shape)}"
+        )
+    kind = form_of(name, BYTES, info).kind if info is not None else None
+    check_rows(rows, max_rows)
+    if kind == "raw" and rows != 1:
+        raise InvalidInput(f"input {name!r:.60} takes one element, not {rows}: any bytes are one row")
+    return rows
+
+
+def elements_payload(name: str, elements: list[bytes], info: ModelInfo | None, max_rows: int) -> Payload:
+    """Make the payload of BYTES: encoded images, texts, or one body of any kind."""
+    kind = form_of(name, BYTES, info).kind if info is not None else _guess(elements)
+    if kind == "image":
+        return images_payload(elements, max_rows)
+    if kind == "raw":
+        return Payload("raw", Raw(elements[0], _OCTETS))
+    return Payload("text", [_text(row, element) for row, element in enumerate(elements)])
+
+
+def _guess(elements: list[bytes]) -> str:
+    """Before the model's first worker has said what it takes."""
+    if all(map(is_image, elements)):
+        return "image"
+    try:
+        b"\n".join(elements).decode()
+    except UnicodeDecodeError:
+        return "raw" if len(elements) == 1 else "text"
+    return "text"
+
+
+def _text(row: int, element: bytes) -> str:
+    try:
+        return element.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"element {row} is not UTF-8: {error.reason} at byte {error.start}") from None
+
+
+def _check_dimensions(name: str, shape: Shape) -> None:
+    if not 1 <= len(shape) <= MAX_DIMENSIONS:
+        raise InvalidInput(f"input {name!r:.60} has 1 to {MAX_DIMENSIONS} dimensions, not {len(shape)}")
+    if min(shape) < 0:
+        raise InvalidInput(f"input {name!r:.60} has a shape of {list(shape)}; -1 is for metadata alone")
+
+
+def _check_shape(form: Form, shape: Shape) -> None:
+    fits = len(shape) == len(form.shape) and all(
+        want in (-1, came) for came, want in zip(shape, form.shape, strict=True)
+    )
+    if not fits:
+        raise InvalidInput(f"input {form.name!r} takes shape {list(form.shape)} (-1: any length), not {list(shape)}")
+
+
+def deduced_shape(form: Form, dtype_bytes: int, size: int) -> Shape:
+    """Find the rows of a tensor of which only the bytes came. Raises InvalidInput if they don't tell."""
+    row = form.shape[1:]
+    row_bytes = math.prod(row) * dtype_bytes
+    if -1 in row or not row_bytes:
+        raise InvalidInput(f"input {form.name!r} has shape {list(form.shape)}, which its bytes alone don't tell")
+    if not size or size % row_bytes:
+        raise InvalidInput(
+            f"input {form.name!r} takes {row_bytes} bytes a row ({form.datatype} {list(row)}), not {size}"
+        )
+    return (size // row_bytes, *row)

@@ -1,0 +1,182 @@
+"""What the server and its models say of themselves: metadata, configuration, readiness, the index of models."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from gateway.access.caller import Anyone
+from gateway.gateway import Gateway
+from gateway.oip import VERSION, signature
+from gateway.oip.datatypes import BYTES
+from shared import __version__
+from shared.errors import Forbidden, Unavailable, UnknownModel
+from shared.model_info import ModelInfo
+
+SERVER_NAME = "smartbatch"
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "schedule_policy",
+    "statistics",
+)
+
+
+class Liveness(msgspec.Struct):
+    """One body for both questions: clients go by the status, and people disagree on the member."""
+
+    live: bool
+    ready: bool
+
+
+class ModelReadiness(msgspec.Struct):
+    name: str
+    ready: bool
+
+
+class ServerMetadata(msgspec.Struct):
+    name: str
+    version: str
+    extensions: tuple[str, ...]
+
+
+class TensorMetadata(msgspec.Struct):
+    """`shape` is with the rows in front; -1: any length."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class ModelMetadata(msgspec.Struct):
+    """`inputs` are the forms of the model's one input, of which a request holds one. `outputs` may be empty: a class of
+    one's own needn't announce them."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class ConfigTensor(msgspec.Struct):
+    """`dims` are without the rows if `max_batch_size` isn't 0. `optional`: another form may come in its place."""
+
+    name: str
+    data_type: str
+    dims: tuple[int, ...]
+    optional: bool = False
+
+
+class InstanceGroup(msgspec.Struct):
+    """The model's ready workers."""
+
+    count: int
+    kind: Literal["KIND_CPU", "KIND_GPU"]
+    name: str = "workers"
+
+
+class ModelConfig(msgspec.Struct):
+    """In the terms of Triton's model configuration, as far as they apply. `dynamic_batching` is there if requests are
+    batched, which they always are."""
+
+    name: str
+    platform: str
+    backend: str
+    max_batch_size: int
+    input: list[ConfigTensor]
+    output: list[ConfigTensor]
+    instance_group: list[InstanceGroup]
+    version_policy: dict[str, Any]
+    dynamic_batching: dict[str, Any]
+
+
+class IndexEntry(msgspec.Struct):
+    name: str
+    version: str
+    state: Literal["READY", "UNAVAILABLE"]
+    reason: str
+
+
+def server_metadata(gateway: Gateway) -> ServerMetadata:
+    hidden = {"statistics"} if gateway.settings.management_port >= 0 else set()
+    return ServerMetadata(SERVER_NAME, __version__, tuple(name for name in EXTENSIONS if name not in hidden))
+
+
+def info_of(gateway: Gateway, model: str) -> ModelInfo:
+    """Return what a worker announced. Raises UnknownModel, or Unavailable before the first worker is up."""
+    check_model(gateway, model)
+    info = gateway.info(model)
+    if info is None:
+        raise Unavailable(f"no worker of model {model!r} has said yet what it takes")
+    return info
+
+
+def check_model(gateway: Gateway, model: str) -> None:
+    if model not in gateway.models:
+        raise UnknownModel(f"no model {model!r:.140} here; there is: {', '.join(gateway.models)}")
+
+
+def check_access(caller: Anyone, model: str) -> None:
+    if not caller.may_use(model):
+        raise Forbidden("this key is not for that model")
+
+
+def model_metadata(info: ModelInfo) -> ModelMetadata:
+    return ModelMetadata(
+        info.name,
+        [VERSION],
+        info.platform,
+        [TensorMetadata(form.name, form.datatype, form.shape) for form in signature.forms(info)],
+        [TensorMetadata(output.name, output.datatype, output.shape) for output in signature.outputs(info)],
+    )
+
+
+def model_config(gateway: Gateway, info: ModelInfo) -> ModelConfig:
+    batched = signature.batched(info)
+    forms, outputs = signature.forms(info), signature.outputs(info)
+    return ModelConfig(
+        info.name,
+        info.platform,
+        SERVER_NAME,
+        info.max_batch_size if batched else 0,
+        [
+            ConfigTensor(form.name, _config_type(form.datatype), form.shape[batched:], optional=len(forms) > 1)
+            for form in forms
+        ],
+        [ConfigTensor(output.name, _config_type(output.datatype), output.shape[batched:]) for output in outputs],
+        _instances(gateway, info.name),
+        {"latest": {"num_versions": 1}},
+        {},
+    )
+
+
+def model_ready(gateway: Gateway, model: str) -> bool:
+    snapshot = gateway.observer.snapshots.get(model)
+    return gateway.observer.fresh and snapshot is not None and bool(snapshot.ready_workers)
+
+
+def index(gateway: Gateway, *, only_ready: bool) -> list[IndexEntry]:
+    entries = [_index_entry(gateway, model) for model in gateway.models]
+    return [entry for entry in entries if entry.state == "READY" or not only_ready]
+
+
+def _index_entry(gateway: Gateway, model: str) -> IndexEntry:
+    if model_ready(gateway, model):
+        return IndexEntry(model, VERSION, "READY", "")
+    return IndexEntry(model, VERSION, "UNAVAILABLE", "no worker is ready")
+
+
+def _instances(gateway: Gateway, model: str) -> list[InstanceGroup]:
+    snapshot = gateway.observer.snapshots.get(model)
+    devices = [snapshot.workers[name].get("device", "") for name in snapshot.ready_workers] if snapshot else []
+    gpus = sum(device.startswith("cuda") for device in devices)
+    groups = [InstanceGroup(gpus, "KIND_GPU"), InstanceGroup(len(devices) - gpus, "KIND_CPU")]
+    return [group for group in groups if group.count]
+
+
+def _config_type(datatype: str) -> str:
+    return "TYPE_STRING" if datatype == BYTES else f"TYPE_{datatype}"

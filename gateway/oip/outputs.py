@@ -1,0 +1,75 @@
+"""A reply becomes tensors of the protocol."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from gateway.formats.answers import finite
+from gateway.oip.datatypes import BYTES, DATATYPES
+from gateway.oip.wanted import Wanted, WantedOutput
+from shared.errors import InvalidInput, WireError
+from shared.wire import Reply, Result, Tensor
+
+Data = Tensor | list[bytes]  # numbers, or elements of BYTES
+
+_encode_json = msgspec.json.Encoder().encode
+
+
+class Given(msgspec.Struct):
+    """One output tensor. `binary`: of REST only."""
+
+    name: str
+    shape: tuple[int, ...]
+    data: Data
+    binary: bool
+
+    @property
+    def datatype(self) -> str:
+        return DATATYPES[self.data.dtype] if isinstance(self.data, Tensor) else BYTES
+
+
+def given(reply: Reply, wanted: Wanted) -> list[Given]:
+    """Return the outputs that were asked for, in that order. Raises InvalidInput for one that the model didn't give."""
+    if reply.result is None:
+        raise WireError("the reply holds no result")
+    found = _tensors(reply.result, wanted)
+    chosen = wanted.outputs or [WantedOutput(name, wanted.binary) for name in found]
+    missing = [output.name for output in chosen if output.name not in found]
+    if missing:
+        raise InvalidInput(f"the model gave {', '.join(found):.200}, and no output {missing[0]!r:.60}")
+    return [Given(output.name, *found[output.name], output.binary) for output in chosen]
+
+
+def _tensors(result: Result, wanted: Wanted) -> dict[str, tuple[tuple[int, ...], Data]]:
+    if result.outputs is not None:
+        return {name: (tensor.shape, _in_c_order(tensor)) for name, tensor in result.outputs.items()}
+    if result.classes is not None:  # asked for by name
+        name = next((output.name for output in wanted.outputs), "output")
+        width = max(map(len, result.classes), default=0)
+        texts = [_class(*guess) for row in result.classes for guess in row]
+        return {name: ((len(result.classes), width), texts)}
+    values = result.values or []
+    return {"output": ((len(values),), [_value(value) for value in values])}
+
+
+def _in_c_order(tensor: Tensor) -> Tensor:
+    if tensor.order != "C":
+        raise WireError("an output tensor is in C order")
+    return tensor
+
+
+def _class(index: int, label: str, probability: float) -> bytes:
+    """As Triton writes a class: value, index, label."""
+    return f"{probability:f}:{index}:{label}".encode()
+
+
+def _value(value: object) -> bytes:
+    """A text as it is; anything else that a model of one's own gives as JSON."""
+    return value.encode() if isinstance(value, str) else _encode_json(finite(value))
+
+
+def flat(tensor: Tensor) -> Tensor:
+    """The same numbers in one dimension."""
+    return Tensor(tensor.dtype, (math.prod(tensor.shape),), tensor.data)

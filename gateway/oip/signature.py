@@ -1,0 +1,68 @@
+"""What a model takes and gives, in the protocol's words: named tensors with a datatype and a shape.
+
+A model here takes one input, but perhaps in several forms: a tensor of numbers, encoded images, texts, any bytes. Each
+form is an input of its own name, of which a request holds one.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from gateway.oip.datatypes import BYTES, DATATYPES
+from shared.errors import InvalidInput
+from shared.model_info import InputSpec, ModelInfo
+from shared.wire import Kind
+
+_IN_ORDER: tuple[Kind, ...] = ("tensor", "image", "text", "raw")
+
+
+class Form(msgspec.Struct, frozen=True):
+    """One form of a model's input. `shape` is with the rows in front; -1: any length."""
+
+    name: str
+    kind: Kind
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class Output(msgspec.Struct, frozen=True):
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+def forms(info: ModelInfo) -> list[Form]:
+    """List the forms, the tensor first: it is the one that tools make up data for."""
+    spec = info.input
+    return [_form(kind, spec) for kind in _IN_ORDER if kind in spec.kinds]
+
+
+def _form(kind: Kind, spec: InputSpec) -> Form:
+    name = spec.name if kind == "tensor" or len(spec.kinds) == 1 else kind
+    if kind == "tensor":
+        row = (-1,) if spec.shape is None else spec.shape
+        return Form(name, kind, DATATYPES[spec.dtype or "float32"], (-1, *row))
+    return Form(name, kind, BYTES, (1,) if kind == "raw" else (-1,))
+
+
+def batched(info: ModelInfo) -> bool:
+    """Whether a request may hold several rows. A body of any type is one."""
+    return info.input.kinds != ("raw",)
+
+
+def outputs(info: ModelInfo) -> list[Output]:
+    """List what the model announced that it gives; a class of one's own may announce nothing."""
+    rows = -1 if batched(info) else 1
+    return [Output(spec.name, DATATYPES[spec.dtype], (rows, *spec.shape)) for spec in info.outputs]
+
+
+def form_of(name: str, datatype: str, info: ModelInfo) -> Form:
+    """Return the form that a tensor of this name and datatype is. Raises InvalidInput."""
+    named = [form for form in forms(info) if form.name == name]
+    for form in named:
+        if (datatype == BYTES) == (form.datatype == BYTES):
+            return form
+    if named:
+        raise InvalidInput(f"input {name!r} takes {' or '.join(form.datatype for form in named)}, not {datatype!r:.40}")
+    known = " or ".join(f"{form.name!r} ({form.datatype})" for form in forms(info))
+    raise InvalidInput(f"the model takes {known}, and has no input {name!r:.60}")

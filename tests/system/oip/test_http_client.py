@@ -1,0 +1,299 @@
+"""tritonclient.http, as it comes, sync and asyncio: every call of it that applies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.http as sync_http
+import tritonclient.http.aio as aio_http
+from tritonclient.utils import InferenceServerException
+
+from tests.brokers import eventually
+from tests.system.stack import Stack
+from worker.models.simulated import expected
+
+# Its own annotations say that any answer may be None.
+Client = Any
+
+X = np.array([[1, -2], [3, 4]], np.float32)
+TYPES = {
+    "BOOL": np.array([[True, False, True]]),
+    "UINT8": np.array([[0, 255]], np.uint8),
+    "UINT16": np.array([[0, 65535]], np.uint16),
+    "UINT32": np.array([[0, 2**32 - 1]], np.uint32),
+    "UINT64": np.array([[0, 2**64 - 1]], np.uint64),
+    "INT8": np.array([[-128, 127]], np.int8),
+    "INT16": np.array([[-(2**15), 2**15 - 1]], np.int16),
+    "INT32": np.array([[-(2**31), 2**31 - 1]], np.int32),
+    "INT64": np.array([[-(2**63), 2**63 - 1]], np.int64),
+    "FP16": np.array([[0.5, -65504, np.inf]], np.float16),
+    "FP32": np.array([[0.1, -3.4e38, np.nan]], np.float32),
+    "FP64": np.array([[0.1, 1e308, -np.inf]], np.float64),
+}
+
+
+@pytest.fixture
+def client(system: Stack) -> Iterator[Client]:
+    with sync_http.InferenceServerClient(_address(system), concurrency=8) as client:
+        yield client
+
+
+@pytest.fixture
+async def aio_client(system: Stack) -> AsyncIterator[Client]:
+    async with aio_http.InferenceServerClient(_address(system)) as client:
+        yield client
+
+
+def tensor(name: str, array: np.ndarray, datatype: str, *, binary: bool = True) -> sync_http.InferInput:
+    made = sync_http.InferInput(name, list(array.shape), datatype)
+    made.set_data_from_numpy(array, binary_data=binary)
+    return made
+
+
+def texts(*values: bytes) -> np.ndarray:
+    return np.array(values, dtype=object)
+
+
+def test_a_server_says_what_it_is(client: Client) -> None:
+    assert client.is_server_live() and client.is_server_ready()
+    metadata = client.get_server_metadata()
+    assert metadata["name"] == "smartbatch"
+    assert {"binary_tensor_data", "statistics", "model_configuration"} <= set(metadata["extensions"])
+
+
+def test_models_say_what_they_take_and_give(client: Client) -> None:
+    assert client.get_model_metadata("arithmetic", "1") == {
+        "name": "arithmetic",
+        "versions": ["1"],
+        "platform": "pytorch",
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}],
+        "outputs": [
+            {"name": "double", "datatype": "FP32", "shape": [-1, 2]},
+            {"name": "half", "datatype": "FP16", "shape": [-1, 2]},
+            {"name": "positive", "datatype": "BOOL", "shape": [-1, 2]},
+        ],
+    }
+    photo = client.get_model_metadata("efficientnet_lite0")
+    assert {"name": "image", "datatype": "BYTES", "shape": [-1]} in photo["inputs"]
+    config = client.get_model_config("arithmetic")
+    assert (config["max_batch_size"], config["dynamic_batching"]) == (8, {})
+    assert config["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": [2], "optional": False}]
+    assert config["instance_group"] == [{"name": "workers", "count": 1, "kind": "KIND_CPU"}]
+    any_body = client.get_model_config("simulated")
+    assert (any_body["max_batch_size"], any_body["input"][0]["dims"]) == (0, [1])
+
+
+def test_the_index_lists_models_that_are_ready(client: Client) -> None:
+    index = client.get_model_repository_index()
+    assert [entry["name"] for entry in index] == ["arithmetic", "echo", "efficientnet_lite0", "simulated"]
+    assert {(entry["version"], entry["state"]) for entry in index} == {("1", "READY")}
+    assert client.is_model_ready("echo") and client.is_model_ready("echo", "1")
+
+
+@pytest.mark.parametrize("binary_in", [True, False], ids=["binary in", "JSON in"])
+@pytest.mark.parametrize("binary_out", [True, False], ids=["binary out", "JSON out"])
+@pytest.mark.parametrize("datatype", TYPES)
+def test_every_type_arrives_and_comes_back(client: Client, datatype: str, binary_in: bool, binary_out: bool) -> None:
+    array = TYPES[datatype]
+    binary_in = binary_in or datatype == "FP16"  # the client itself sends it as binary only
+    if not binary_in and datatype.startswith("FP"):
+        array = array[:, :2]  # JSON has no word for the rest
+    wanted = [sync_http.InferRequestedOutput("output", binary_data=binary_out)]
+    answer = client.infer("echo", [tensor("input", array, datatype, binary=binary_in)], outputs=wanted).as_numpy(
+        "output"
+    )
+    assert answer is not None and answer.dtype == array.dtype
+    np.testing.assert_array_equal(answer, array)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_texts_are_bytes(client: Client, binary: bool) -> None:
+    sent = texts("Käse".encode(), b"", b"x" * 300_000)
+    answer = client.infer(
+        "echo",
+        [tensor("text", sent, "BYTES", binary=binary)],
+        outputs=[sync_http.InferRequestedOutput("output", binary_data=binary)],
+    )
+    assert [bytes(text) if binary else str(text).encode() for text in answer.as_numpy("output")] == list(sent)
+
+
+def test_values_that_are_no_tensors_come_as_json_in_bytes(client: Client) -> None:
+    answer = client.infer("echo", [tensor("raw", texts(b"\x00\xff\x00"), "BYTES")])
+    assert answer.as_numpy("output").tolist() == [b'{"length":3}']
+
+
+def test_any_body_is_one_element_for_a_model_that_takes_any(client: Client) -> None:
+    answer = client.infer("simulated", [tensor("input", texts(b"hello"), "BYTES")]).as_numpy("output")
+    assert answer.tolist() == [expected(b"hello")]
+
+
+def test_outputs_are_those_that_were_asked_for_each_as_asked(client: Client) -> None:
+    wanted = [
+        sync_http.InferRequestedOutput("positive", binary_data=False),
+        sync_http.InferRequestedOutput("half", binary_data=True),
+    ]
+    answer = client.infer("arithmetic", [tensor("x", X, "FP32")], outputs=wanted, request_id="my id")
+    response = answer.get_response()
+    assert response["id"] == "my id"
+    assert [output["name"] for output in response["outputs"]] == ["positive", "half"]
+    assert response["outputs"][0]["data"] == [True, False, True, True]
+    assert response["outputs"][1]["parameters"] == {"binary_data_size": 8}
+    assert answer.as_numpy("half").tolist() == [[0.5, -1.0], [1.5, 2.0]]
+    all_of_them = client.infer("arithmetic", [tensor("x", X, "FP32")])
+    assert [output["name"] for output in all_of_them.get_response()["outputs"]] == ["double", "half", "positive"]
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+@pytest.mark.parametrize("binary", [True, False])
+def test_compressed_both_ways(client: Client, coding: str, binary: bool) -> None:
+    array = np.arange(60_000, dtype=np.int32).reshape(2, 30_000)
+    answer = client.infer(
+        "echo",
+        [tensor("input", array, "INT32", binary=binary)],
+        outputs=[sync_http.InferRequestedOutput("output", binary_data=binary)],
+        request_compression_algorithm=coding,
+        response_compression_algorithm=coding,
+    )
+    np.testing.assert_array_equal(answer.as_numpy("output"), array)
+
+
+def test_a_photo_is_an_element_of_bytes_and_its_classes_have_names(client: Client, cat: bytes) -> None:
+    wanted = [sync_http.InferRequestedOutput("logits", class_count=2)]
+    answer = client.infer("efficientnet_lite0", [tensor("image", texts(cat, cat), "BYTES")], outputs=wanted)
+    classes = answer.as_numpy("logits")
+    assert classes.shape == (2, 2)
+    probability, index, label = classes[1][0].decode().split(":")
+    assert (index, label) == ("285", "Egyptian cat") and 0.7 < float(probability) < 0.8
+    logits = client.infer("efficientnet_lite0", [tensor("image", texts(cat), "BYTES")]).as_numpy("logits")
+    assert logits.shape == (1, 1000) and logits.argmax() == 285
+
+
+def test_priority_timeout_and_parameters_of_ones_own_are_taken(client: Client) -> None:
+    answer = client.infer(
+        "arithmetic", [tensor("x", X, "FP32")], priority=3, timeout=5_000_000, parameters={"mine": "yes"}
+    )
+    assert answer.as_numpy("double").tolist() == [[2, -4], [6, 8]]
+
+
+def test_a_timeout_in_microseconds_is_kept(client: Client) -> None:
+    slow = np.array([[1400, 0]], np.float32)
+    with pytest.raises(InferenceServerException, match="not answered within") as caught:
+        client.infer("arithmetic", [tensor("x", slow, "FP32")], timeout=100_000)
+    assert caught.value.status() == "504"
+
+
+def test_a_body_made_beforehand_is_taken(client: Client, system: Stack) -> None:
+    body, length = sync_http.InferenceServerClient.generate_request_body([tensor("x", X, "FP32")])
+    headers = {"Inference-Header-Content-Length": str(length)}
+    response = system.client.post(f"{system.url}/v2/models/arithmetic/infer", content=body, headers=headers)
+    parsed: Any = sync_http.InferenceServerClient.parse_response_body(
+        response.content, header_length=int(response.headers["inference-header-content-length"])
+    )
+    assert parsed.as_numpy("double").tolist() == [[2, -4], [6, 8]]
+
+
+def test_many_at_once_each_get_their_own_answer(client: Client) -> None:
+    handles = [client.async_infer("echo", [tensor("input", np.array([[n]], np.int32), "INT32")]) for n in range(40)]
+    assert [int(handle.get_result().as_numpy("output")[0, 0]) for handle in handles] == list(range(40))
+
+
+def test_statistics_follow_what_was_asked(client: Client) -> None:
+    def counts() -> tuple[int, int]:
+        (model,) = client.get_inference_statistics("arithmetic", "1")["model_stats"]
+        return model["inference_count"], model["inference_stats"]["success"]["count"]
+
+    rows, requests = counts()  # perhaps of a second ago
+    for _ in range(5):
+        client.infer("arithmetic", [tensor("x", X, "FP32")])
+    eventually(lambda: counts() >= (rows + 10, requests + 5))
+    (model,) = client.get_inference_statistics("arithmetic")["model_stats"]
+    parts = model["inference_stats"]
+    assert parts["success"]["ns"] == sum(parts[part]["ns"] for part in ("queue", "compute_input", "compute_infer"))
+    assert parts["compute_infer"]["count"] == model["execution_count"] > 0
+    assert model["last_inference"] > 1_600_000_000_000
+    assert len(client.get_inference_statistics()["model_stats"]) == 4
+
+
+def test_errors_are_exceptions_that_say_what_was_wrong(client: Client) -> None:
+    def refused(model: str, *inputs: sync_http.InferInput, status: str, text: str, **how) -> None:
+        with pytest.raises(InferenceServerException) as caught:
+            client.infer(model, list(inputs), **how)
+        assert (caught.value.status(), text in str(caught.value.message())) == (status, True), caught.value
+
+    x = tensor("x", X, "FP32")
+    refused("nope", x, status="404", text="no model 'nope' here; there is: arithmetic, echo")
+    refused(
+        "arithmetic", x, model_version="2", status="404", text="model 'arithmetic' has version 1, and no version '2'"
+    )
+    refused("arithmetic", tensor("y", X, "FP32"), status="422", text="the model takes 'x' (FP32), and has no input 'y'")
+    refused("arithmetic", x, x, status="422", text="one input, not 2 (x, x)")
+    refused("arithmetic", tensor("x", texts(b"a"), "BYTES"), status="422", text="'x' takes FP32, not 'BYTES'")
+    refused("arithmetic", tensor("x", X.astype(np.int32), "INT32"), status="422", text="floats of any width")
+    refused(
+        "arithmetic",
+        tensor("x", X[:, :1], "FP32"),
+        status="422",
+        text="takes shape [-1, 2] (-1: any length), not [2, 1]",
+    )
+    refused("arithmetic", tensor("x", np.zeros((9, 2), np.float32), "FP32"), status="413", text="at most 8 rows")
+    wanted = [sync_http.InferRequestedOutput("third")]
+    refused(
+        "arithmetic", x, outputs=wanted, status="422", text="gives double, half, positive, and has no output 'third'"
+    )
+    classes = [sync_http.InferRequestedOutput("double", class_count=3)]
+    refused("arithmetic", x, outputs=classes, status="422", text="this model is none")
+    refused("arithmetic", x, sequence_id=7, status="422", text="keep no state")
+    refused(
+        "efficientnet_lite0", tensor("image", texts(b"GIF89a"), "BYTES"), status="422", text="not JPEG, PNG or WebP"
+    )
+    echoed = [sync_http.InferRequestedOutput("other")]
+    refused(
+        "echo", tensor("input", X, "FP32"), outputs=echoed, status="422", text="the model gave output, and no output"
+    )
+
+
+def test_what_is_not_there_says_so(client: Client) -> None:
+    with pytest.raises(InferenceServerException, match="start or stop `smartbatch worker`"):
+        client.load_model("echo")
+    with pytest.raises(InferenceServerException, match="start or stop `smartbatch worker`"):
+        client.unload_model("echo")
+    for call in (client.get_log_settings, client.get_trace_settings, client.get_system_shared_memory_status):
+        with pytest.raises(InferenceServerException, match="there is no /v2/"):
+            call()
+    with pytest.raises(InferenceServerException, match="no model 'nope' here"):
+        client.get_model_metadata("nope")
+    assert not client.is_model_ready("nope")
+
+
+async def test_the_asyncio_client_works_as_well(aio_client: Client, cat: bytes) -> None:
+    assert await aio_client.is_server_live() and await aio_client.is_server_ready()
+    assert await aio_client.is_model_ready("echo")
+    assert (await aio_client.get_server_metadata())["name"] == "smartbatch"
+    assert (await aio_client.get_model_metadata("arithmetic"))["inputs"][0]["name"] == "x"
+    assert (await aio_client.get_model_config("arithmetic"))["max_batch_size"] == 8
+    assert len(await aio_client.get_model_repository_index()) == 4
+    assert len((await aio_client.get_inference_statistics())["model_stats"]) == 4
+    answers = await asyncio.gather(
+        *(aio_client.infer("arithmetic", [tensor("x", X * n, "FP32")], request_id=str(n)) for n in range(20))
+    )
+    assert [answer.as_numpy("double")[0, 0] for answer in answers] == [2 * n for n in range(20)]
+    assert [answer.get_response()["id"] for answer in answers] == [str(n) for n in range(20)]
+    big = await aio_client.infer(
+        "echo",
+        [tensor("input", np.zeros((1, 100_000), np.float32), "FP32")],
+        request_compression_algorithm="gzip",
+        response_compression_algorithm="deflate",
+    )
+    assert big.as_numpy("output").shape == (1, 100_000)
+    photo = await aio_client.infer("efficientnet_lite0", [tensor("image", texts(cat), "BYTES", binary=True)])
+    assert photo.as_numpy("logits").argmax() == 285
+    with pytest.raises(InferenceServerException, match="no model 'nope' here"):
+        await aio_client.infer("nope", [tensor("x", X, "FP32")])
+
+
+def _address(system: Stack) -> str:
+    return system.url.removeprefix("http://")
