@@ -5,6 +5,7 @@
 # make soak        steady load for SECONDS=600, and whether anything grows
 # make bench       measures every goal on this machine: ONLY=E,S ARGS=--quick; docs/performance.md says how
 # make check       format, lint, types
+# make protocol    the messages of gRPC, from gateway/rpc/inference.proto
 PORT ?= 8000
 WORKERS ?= 1
 MODEL ?= efficientnet_lite0
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV := $(VENV)/.dev
 
-.PHONY: up test test-docker chaos soak bench check format clean
+.PHONY: up test test-docker chaos soak bench check format protocol clean
 
 up: $(READY)
 	@exec $(BIN)/smartbatch up --port $(PORT) --workers $(WORKERS) --model '$(MODEL)'
@@ -45,6 +46,11 @@ format: $(DEV)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# In a pool of descriptors of its own, so that a program may load another package's copy of the same messages too.
+protocol: $(DEV)
+	$(BIN)/python -m grpc_tools.protoc -I gateway/rpc --python_out=pyi_out:gateway/rpc gateway/rpc/inference.proto
+	sed -i 's/_descriptor_pool.Default()/_descriptor_pool.DescriptorPool()/' gateway/rpc/inference_pb2.py
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; $$($(PYTHON) --version) is here. Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
@@ -54,11 +60,11 @@ $(VENV)/bin/python:
 # The pins are exact; PyTorch is most of the download. Progress is shown because it takes a while, once.
 $(READY): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing (once; PyTorch takes a minute or more)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[worker,local,examples]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[worker,grpc,local,examples]'
 	@touch $@
 
 $(DEV): $(READY)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[worker,local,examples,loadtest,test,dev]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[worker,grpc,local,examples,loadtest,test,dev]'
 	@touch $@
 
 clean:

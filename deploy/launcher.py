@@ -31,10 +31,11 @@ STABLE_S = 30.0  # a child that lived so long is restarted at once again
 class Launcher:
     """`run` returns the exit code. Everything it started has ended by then."""
 
-    def __init__(self, settings: Settings, workers: int, broker_given: bool) -> None:
+    def __init__(self, settings: Settings, workers: int, broker_given: bool, *, grpc: bool = False) -> None:
         self._settings = settings
         self._workers = workers
         self._broker_given = broker_given
+        self._grpc = grpc
         self._url = settings.broker_url
         self._console = Console(stderr=True, highlight=False)
         self._children: list[Child] = []
@@ -106,6 +107,9 @@ class Launcher:
         if not settings.torch_threads:
             environ["TORCH_THREADS"] = str(max(1, (os.cpu_count() or 1) // self._workers))
         await self._add(Child("gateway", _smartbatch("gateway"), self._environ(environ, "gateway")))
+        if self._grpc:
+            rpc = {**environ, "GRPC_PORT": str(settings.grpc_port), "GATEWAY_PROCESSES": "1", "MANAGEMENT_PORT": "-1"}
+            await self._add(Child("grpc", _smartbatch("gateway", "--grpc"), self._environ(rpc, "grpc")))
         for number in range(1, self._workers + 1):
             name = f"worker {number}" if self._workers > 1 else "worker"
             await self._add(Child(name, _smartbatch("worker"), self._environ(environ, name)))
@@ -182,6 +186,8 @@ class Launcher:
         model = settings.model
         workers = f"{self._workers} worker{'s' * (self._workers > 1)}"
         self._console.print(f"ready     [bold]{self._base_url}[/]  model [bold]{model}[/], {workers}")
+        if self._grpc:
+            self._console.print(f"gRPC      {settings.host}:{settings.grpc_port}")
         self._console.print(f"try       [green]{_try_it(settings, self._base_url)}[/]", soft_wrap=True)
         self._console.print("stop      Ctrl-C drains, twice forces")
 
@@ -211,7 +217,7 @@ class Launcher:
         self._stop.set()
         if any(child.running for child in self._children):
             self._console.print("draining", style="dim")
-        order = {"gateway": 0, "broker": 2}
+        order = {"gateway": 0, "grpc": 0, "broker": 2}
         for stage in (0, 1, 2):
             children = [child for child in self._children if order.get(child.name, 1) == stage]
             await asyncio.gather(*(child.end() for child in children))
@@ -220,8 +226,8 @@ class Launcher:
         await asyncio.gather(*self._watchers, return_exceptions=True)
 
 
-def _smartbatch(command: str) -> list[str]:
-    return [sys.executable, "-m", "deploy.cli", command]
+def _smartbatch(*command: str) -> list[str]:
+    return [sys.executable, "-m", "deploy.cli", *command]
 
 
 def _url(host: str, port: int) -> str:
@@ -248,8 +254,8 @@ def _try_it(settings: Settings, base_url: str) -> str:
     return f"curl --data-binary @examples/cat.jpg {base_url}/predict"
 
 
-async def launch(settings: Settings, workers: int, broker_given: bool) -> int:
+async def launch(settings: Settings, workers: int, broker_given: bool, *, grpc: bool = False) -> int:
     """Run everything until stopped. Returns the exit code. Raises StartupError if nothing could be started."""
     if workers < 1:
         raise StartupError(f"--workers: expected at least 1, got {workers}")
-    return await Launcher(settings, workers, broker_given).run()
+    return await Launcher(settings, workers, broker_given, grpc=grpc).run()

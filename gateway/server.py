@@ -14,6 +14,7 @@ import tempfile
 
 import msgspec
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.supervisors import Multiprocess
 
 from gateway.access.keyring import Keyring
@@ -46,6 +47,11 @@ def bind(settings: Settings) -> socket.socket:
     return _bind(settings.host, settings.port, "PORT, --port")
 
 
+def bind_grpc(settings: Settings) -> socket.socket:
+    """Take GRPC_PORT for a moment: gRPC binds it itself, and says less of what is wrong."""
+    return _bind(settings.host, settings.grpc_port, "GRPC_PORT, --grpc-port")
+
+
 def bind_management(settings: Settings) -> socket.socket | None:
     """The same for MANAGEMENT_PORT, if there is one."""
     if settings.management_port < 0:
@@ -70,17 +76,12 @@ def _bind(host: str, port: int, how: str) -> socket.socket:
 def serve(settings: Settings, sock: socket.socket, management: socket.socket | None = None) -> None:
     """Serve until SIGTERM or SIGINT; then stop accepting, finish what is in flight, return."""
     host, port = sock.getsockname()[:2]
-    sockets = [sock]
-    if management:
-        sockets.append(management)
-        settings = msgspec.structs.replace(settings, management_port=management.getsockname()[1])
-        log.info("management on http://%s:%d", *management.getsockname()[:2])
+    sockets = [sock, management] if management else [sock]
+    settings = managed(settings, management)
     warn_if_open(settings)
     log.info("gateway on http://%s:%d, model %s", host, port, settings.model)
     if settings.gateway_processes == 1:
-        config = _config(create_app(settings), settings)
-        with _signals_once_only():
-            Server(config).run(sockets=sockets)
+        run(create_app(settings), settings, sockets)
         return
     _to_environment(settings)
     with tempfile.TemporaryDirectory(prefix="smartbatch-metrics-") as folder:
@@ -89,7 +90,22 @@ def serve(settings: Settings, sock: socket.socket, management: socket.socket | N
         Multiprocess(config, sockets=sockets).run()
 
 
-def warn_if_open(settings: Settings) -> None:
+def managed(settings: Settings, management: socket.socket | None) -> Settings:
+    """Return the settings with the port of management as it was bound."""
+    if management is None:
+        return settings
+    host, port = management.getsockname()[:2]
+    log.info("management on http://%s:%d", host, port)
+    return msgspec.structs.replace(settings, management_port=port)
+
+
+def run(app: ASGIApp, settings: Settings, sockets: list[socket.socket]) -> None:
+    """Serve one application in this process until it is told to stop."""
+    with _signals_once_only():
+        Server(_config(app, settings)).run(sockets=sockets)
+
+
+def warn_if_open(settings: Settings, port: int | None = None) -> None:
     """Say it once, loudly, if anybody on the network may ask. Raises SettingsError if the keys can't be read."""
     if Keyring.wanted(settings):
         if not Keyring(settings).keys:
@@ -99,7 +115,7 @@ def warn_if_open(settings: Settings) -> None:
             "NO API KEYS: whoever reaches %s:%d may use this gateway. Make a key (`smartbatch key new NAME`) and set "
             "API_KEYS_FILE, or listen on this machine only (HOST=127.0.0.1)",
             settings.host,
-            settings.port,
+            settings.port if port is None else port,
         )
 
 

@@ -98,6 +98,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # the gateway
     host: Annotated[str, Meta(description="The address the gateway listens on")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="The port the gateway listens on")] = 8000
+    grpc_port: Annotated[
+        int, Meta(ge=0, le=65535, description="The port a gRPC gateway listens on (`smartbatch gateway --grpc`)")
+    ] = 8001
     gateway_processes: Annotated[int, Meta(ge=1, le=256, description="Gateway processes behind that one port")] = 1
     management_port: Annotated[
         int,

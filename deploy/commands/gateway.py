@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import click
+import msgspec
 
 from deploy.options import read, setting_options
+from shared.errors import StartupError
+from shared.settings import Settings
 
 
 @click.command("gateway")
+@click.option("--grpc", is_flag=True, help="Take requests by gRPC, on GRPC_PORT, in place of HTTP.")
 @setting_options(
     "HOST",
     "PORT",
+    "GRPC_PORT",
     "MANAGEMENT_HOST",
     "MANAGEMENT_PORT",
     "API_KEYS_FILE",
@@ -30,17 +36,30 @@ from deploy.options import read, setting_options
     "LOG_FORMAT",
     "LOG_LEVEL",
 )
-def command(**options: str | None) -> None:
-    """Run a gateway: HTTP in, entries on the stream, replies out.
+def command(grpc: bool, **options: str | None) -> None:
+    """Run a gateway: HTTP or gRPC in, entries on the stream, replies out.
 
     MODEL names the default model of /predict; other models are served as soon as a worker announces them.
     """
-    from gateway.server import bind, bind_management, serve
+    from gateway.server import bind, bind_grpc, bind_management, serve
     from shared import logs
     from shared.broker.connection import check
 
     settings = read(options)
     logs.set_up(settings.log_format, settings.log_level, "gateway")
-    sock, management = bind(settings), bind_management(settings)
+    sock, management = bind_grpc(settings) if grpc else bind(settings), bind_management(settings)
     asyncio.run(check(settings.broker_url))
-    serve(settings, sock, management)
+    if grpc:
+        _serve_grpc(settings, sock, management)
+    else:
+        serve(settings, sock, management)
+
+
+def _serve_grpc(settings: Settings, sock: socket.socket, management: socket.socket | None) -> None:
+    try:
+        from gateway.rpc import server
+    except ImportError as error:
+        raise StartupError(f"gRPC needs more packages: pip install 'smartbatch[grpc]' ({error})") from None
+    settings = msgspec.structs.replace(settings, grpc_port=sock.getsockname()[1])
+    sock.close()
+    server.serve(settings, management)

@@ -15,8 +15,9 @@ from deploy.options import read, setting_options
 @click.command("up")
 @setting_options("PORT", "HOST")
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
-@setting_options("MODEL_PATH", "MODEL_NAME", "MODEL_WEIGHTS", "REDIS_URL")
-def command(workers: int, **options: str | None) -> None:
+@click.option("--grpc", is_flag=True, help="Start a gRPC gateway too, on GRPC_PORT.")
+@setting_options("GRPC_PORT", "MODEL_PATH", "MODEL_NAME", "MODEL_WEIGHTS", "REDIS_URL")
+def command(workers: int, grpc: bool, **options: str | None) -> None:
     """Run everything on this machine: a broker, a gateway and workers. Ctrl-C drains, twice forces.
 
     With REDIS_URL (or --redis-url) that broker is used; without it an embedded Valkey is started. All other
@@ -24,7 +25,7 @@ def command(workers: int, **options: str | None) -> None:
     """
     from deploy.launcher import launch
     from gateway.access.keyring import Keyring
-    from gateway.server import bind, bind_management
+    from gateway.server import bind, bind_grpc, bind_management
 
     settings = read(options)
     with bind(settings) as sock:  # a port in use is told before anything is started
@@ -32,7 +33,10 @@ def command(workers: int, **options: str | None) -> None:
         if management := bind_management(settings):
             with management:
                 settings = msgspec.structs.replace(settings, management_port=management.getsockname()[1])
+        if grpc:
+            with bind_grpc(settings) as rpc:
+                settings = msgspec.structs.replace(settings, grpc_port=rpc.getsockname()[1])
     if Keyring.wanted(settings):
         Keyring(settings)  # keys that can't be read are told before anything is started
     broker_given = bool(options.get("redis_url") or os.environ.get("REDIS_URL"))
-    sys.exit(asyncio.run(launch(settings, workers, broker_given)))
+    sys.exit(asyncio.run(launch(settings, workers, broker_given, grpc=grpc)))

@@ -1,4 +1,4 @@
-# The gateway's image: the HTTP side, without torch. Built from the repository's root:
+# The gateway's image: the client's side, without torch: HTTP, or gRPC with the command `gateway --grpc`. Built from the repository's root:
 #   docker build -f deploy/docker/gateway.Dockerfile -t smartbatch-gateway .
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 FROM ${PYTHON_IMAGE}
@@ -15,7 +15,7 @@ WORKDIR /src
 # Dependencies first, in a layer that a change of code leaves alone: the project is installed without its packages.
 COPY constraints.txt pyproject.toml ./
 RUN touch README.md LICENSE \
- && pip install --no-cache-dir -c constraints.txt . \
+ && pip install --no-cache-dir -c constraints.txt ".[grpc]" \
  && rm -rf build *.egg-info
 
 COPY gateway gateway
@@ -32,7 +32,7 @@ USER 10001:10001
 WORKDIR /tmp
 
 # Inside a container only its own network namespace is listening.
-ENV HOST=0.0.0.0 PORT=8000
-EXPOSE 8000
+ENV HOST=0.0.0.0 PORT=8000 GRPC_PORT=8001
+EXPOSE 8000 8001
 ENTRYPOINT ["smartbatch"]
 CMD ["gateway"]

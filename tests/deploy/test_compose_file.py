@@ -14,8 +14,8 @@ import pytest
 from shared.settings import describe
 
 ROOT = Path(__file__).parents[2]
-PYTHON_SERVICES = ("gateway", "worker")
-IMAGES = (*PYTHON_SERVICES, "loadtest")
+PYTHON_SERVICES = ("gateway", "grpc", "worker")
+IMAGES = ("gateway", "worker", "loadtest")
 
 
 def load(name: str = "docker-compose.yml") -> dict[str, Any]:
@@ -31,8 +31,8 @@ def services() -> dict[str, Any]:
 
 def test_every_service_restarts_and_holds_no_privileges(services):
     assert {name for name, service in services.items() if "profiles" not in service} == {"redis", "gateway", "worker"}
-    for service in services.values():
-        assert service["restart"] == ("no" if "profiles" in service else "unless-stopped")
+    for name, service in services.items():
+        assert service["restart"] == ("no" if name.startswith("locust") else "unless-stopped")
         assert service["init"] is True
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
@@ -56,6 +56,8 @@ def test_redis_persists_refuses_when_full_and_is_not_published(services):
 
 def test_gateway_is_published_to_this_machine_only(services):
     assert services["gateway"]["ports"] == ["127.0.0.1:8000:8000"]
+    assert services["grpc"]["ports"] == ["127.0.0.1:8001:8001"]
+    assert services["grpc"]["profiles"] == ["grpc"]  # only where it is asked for
     assert "ports" not in services["worker"]
 
 
@@ -69,7 +71,7 @@ def test_a_stopped_process_has_the_time_to_answer_what_it_holds(services, name):
 
 
 def test_gateways_stop_before_the_workers_that_answer_them(services):
-    assert "worker" in services["gateway"]["depends_on"]
+    assert "worker" in services["gateway"]["depends_on"] and "worker" in services["grpc"]["depends_on"]
     assert "gateway" not in services["worker"]["depends_on"]
 
 

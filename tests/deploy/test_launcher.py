@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import httpx
 import psutil
 import pytest
@@ -144,6 +145,17 @@ def test_up_says_where_it_serves_and_a_command_that_works(up: Callable[..., Up])
     assert b'"outputs"' in answer.stdout
     assert (len(system.children("valkey-server")), len(system.children("gateway"))) == (1, 1)
     assert len(system.children("worker")) == 2
+
+
+def test_grpc_beside_http(up: Callable[..., Up]) -> None:
+    system = up("--grpc", "--grpc-port", "0", "--model", "simulated:base_ms=5").ready()
+    address = next(line for line in system.lines if line.startswith("gRPC ")).split()[1]
+    with grpc.insecure_channel(address) as channel:
+        ready = channel.unary_unary("/inference.GRPCInferenceService/ServerReady")
+        eventually(lambda: ready(b"", wait_for_ready=True, timeout=10) == b"\x08\x01")
+    system.interrupt()
+    assert system.popen.wait(20) == 0
+    assert not system.left
 
 
 def test_killed_worker_is_restarted_while_requests_go_on_being_answered(up: Callable[..., Up]) -> None:

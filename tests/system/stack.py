@@ -15,6 +15,7 @@ import redis
 from tests.brokers import Broker, eventually
 
 ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "deploy.cli"]
 
 
 class Process:
@@ -76,6 +77,18 @@ class Stack:
 
         self.url = process.url = eventually(address)
         eventually(self._answers, 20)
+        return process
+
+    def grpc_gateway(self, **settings: object) -> Process:
+        """Start a gateway of gRPC on a free port; its `url` is host:port."""
+        process = self.start("gateway", {"GRPC_PORT": 0, **settings}, [*COMMAND, "gateway", "--grpc"])
+
+        def address() -> str:
+            assert process.popen.poll() is None, process.log.read_text()
+            lines = [line for line in process.log.read_text().splitlines() if "gRPC gateway on " in line]
+            return lines[-1].split("gRPC gateway on ")[1].split(",")[0] if lines else ""
+
+        process.url = eventually(address, 20)
         return process
 
     def worker(self, **settings: object) -> Process:
@@ -159,7 +172,7 @@ class Stack:
     def start(self, name: str, settings: Mapping[str, object], command: Sequence[str] = ()) -> Process:
         """Start `smartbatch NAME`, or another command in its place."""
         environ = {**self.environ, **{k: str(v) for k, v in settings.items()}}
-        command = command or [sys.executable, "-m", "deploy.cli", name]
+        command = command or [*COMMAND, name]
         process = Process(command, environ, self.folder / f"{name}-{len(self.processes)}.log")
         self.processes.append(process)
         return process
