@@ -20,6 +20,7 @@ from gateway.docs.pages import PATHS as DOCS_PATHS
 from gateway.docs.pages import docs
 from gateway.endpoint import Endpoint
 from gateway.gateway import Gateway
+from gateway.live import page
 from gateway.oip.infer import PATH as INFER_PATH
 from gateway.oip.routes import INFER
 from gateway.oip.routes import routes as oip_routes
@@ -107,6 +108,7 @@ def create_app(settings: Settings | None = None, beside: Beside | None = None) -
             Route("/openapi.json", pages.openapi),
             *(Route(path, docs) for path in DOCS_PATHS),
             *oip_routes(public, management),
+            *page.routes(management),
         ],
         exception_handlers={404: _http_error, 405: _http_error, Exception: _unexpected},
         lifespan=lifespan,

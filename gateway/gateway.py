@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from gateway.access.guard import Guard
 from gateway.http.doorman import Doorman
 from gateway.lane import Lane
+from gateway.live.events import Live
 from gateway.meters import Meters
 from gateway.observer import Observer
 from gateway.receiving import Receiving
@@ -41,6 +42,7 @@ class Gateway:
         self.receiving = Receiving(max(settings.max_receiving_bytes, settings.max_body_bytes))
         self.lanes: dict[str, Lane] = {}
         self.observer = Observer(settings, self.gateway_id, self.lanes)
+        self.live = Live(self.observer, self.doorman, settings.model, predicts=settings.management_port < 0)
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="parse")

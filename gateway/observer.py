@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from gateway.counted import pack_parts
 from gateway.lane import Lane
 from gateway.recent import pack
 from shared.broker import registry
@@ -86,6 +87,7 @@ class Observer:
                 "started_ms": self._started_ms,
                 "in_flight": len(lane.outstanding),
                 "recent": pack(lane.meters.recent.summary()),
+                "parts": pack_parts(*lane.meters.parts()),
             }
             await registry.report_gateway(self._client, lane.keys, self._gateway_id, report)
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter as Tally
-from typing import Any
 
-import msgpack
 import msgspec
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -15,8 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.gateway import Gateway
-from gateway.recent import WINDOW_S, Summary, merge, unpack
-from gateway.response_types import Batches, Health, ModelStats, Queue, Readiness, Report, Stats
+from gateway.model_stats import describe
+from gateway.response_types import Health, Readiness, Stats
 from shared import metric_names as names
 from shared import metric_snapshot
 from shared.broker.registry import Snapshot
@@ -101,58 +99,3 @@ async def stats(request: Request) -> Response:
 async def openapi(request: Request) -> Response:
     """What is served here, as an OpenAPI 3.1 document."""
     return Response(request.app.state.openapi, media_type=JSON)
-
-
-def describe(snapshot: Snapshot) -> ModelStats:
-    """One model's snapshot, ready for JSON."""
-    recent: Summary = merge(unpack(g["recent"]) for g in snapshot.gateways.values() if "recent" in g)
-    rows, closed = _batches(snapshot)
-    return ModelStats(
-        window_s=WINDOW_S,
-        throughput_rps=round(recent.answered / WINDOW_S, 2),
-        latency_ms={f"p{p:g}": recent.percentile_ms(p) for p in (50, 95, 99)},
-        outcomes=recent.outcomes,
-        queue=Queue(
-            waiting=snapshot.waiting,
-            running=snapshot.running,
-            open=snapshot.open_requests,
-            open_bytes=snapshot.open_bytes,
-            oldest_wait_s=snapshot.oldest_wait_s,
-            dead_letters=snapshot.dead,
-        ),
-        batches=Batches(rows, closed),
-        workers={name: _numbers(report) for name, report in snapshot.workers.items()},
-        gateways={name: _numbers(report) for name, report in snapshot.gateways.items()},
-    )
-
-
-def _batches(snapshot: Snapshot) -> tuple[dict[str, int], dict[str, int]]:
-    """Batches of all live workers since they started: by rows (≤ each bound), and by why they were closed."""
-    bounds: Tally[float] = Tally()
-    closed: Tally[str] = Tally()
-    for report in snapshot.workers.values():
-        for _, _, _, samples in msgpack.unpackb(report["metrics"]) if report.get("metrics") else ():
-            for name, labels, value in samples:
-                if name == f"{names.BATCH_ROWS.name}_bucket":
-                    bounds[float(labels["le"])] += int(value)
-                elif name == names.BATCHES.name:
-                    closed[labels["closed"]] += int(value)
-    rows, below = {}, 0
-    for bound in sorted(bounds):
-        rows[f"{bound:g}"] = bounds[bound] - below
-        below = bounds[bound]
-    return rows, dict(closed)
-
-
-def _numbers(report: dict[str, Any]) -> Report:
-    """A report with its numbers as numbers, without what is binary or already told."""
-    return {name: _number(value) for name, value in report.items() if name not in ("metrics", "recent")}
-
-
-def _number(text: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text

@@ -42,11 +42,12 @@ class OutputTensor(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Batch(msgspec.Struct, forbid_unknown_fields=True):
-    """The batch that the request rode in, and why it was closed."""
+    """The batch that the request rode in, its place among the batch's requests from 1, and why it was closed."""
 
     id: str
     rows: int
     requests: int
+    position: int
     closed: str
     worker: str
 

@@ -16,7 +16,7 @@ Reply    {v, result, batch, ms} or {v, error: {code, detail}, batch, ms}
     result   {classes: [[(index, label, probability), …] per row]}
              {outputs: {name: tensor}}                the first dimension is rows
              {values: [anything per row]}
-    batch    {id, rows, requests, closed, worker, deliveries}; absent if the entry never rode in one
+    batch    {id, rows, requests, closed, worker, deliveries, position}; absent if the entry never rode in one
     ms       {queue, decode, batch_wait, forward}
 """
 
@@ -129,7 +129,7 @@ def unpack_payload(data: bytes) -> Payload:
 
 
 class Ride(msgspec.Struct):
-    """The batch that a request rode in."""
+    """The batch that a request rode in. `position`: its place among the batch's requests, from 1."""
 
     id: str
     rows: int
@@ -137,6 +137,7 @@ class Ride(msgspec.Struct):
     closed: str
     worker: str
     deliveries: int = 1
+    position: int = 1
 
 
 class Result(msgspec.Struct):
@@ -167,6 +168,7 @@ def pack_reply(reply: Reply) -> bytes:
             "closed": ride.closed,
             "worker": ride.worker,
             "deliveries": ride.deliveries,
+            "position": ride.position,
         }
     if reply.error is not None:
         wire["error"] = {"code": reply.error.code, "detail": reply.error.detail}

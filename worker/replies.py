@@ -25,9 +25,9 @@ class ReplyMaker:
     def make(self, batch: Batch) -> list[Outcome]:
         """Return an outcome for every rider that still is this worker's (a cancelled one isn't)."""
         self._meters.batch(batch)
-        rows = batch.rows
+        id_, rows, requests, closed = batch.id, batch.rows, len(batch.riders), batch.closed
         outcomes = []
-        for rider in batch.riders:
+        for position, rider in enumerate(batch.riders, 1):
             if rider.cancelled:
                 self._meters.outcome("cancelled")
             elif rider.lost:
@@ -39,7 +39,7 @@ class ReplyMaker:
                 self._meters.outcome("expired")
                 outcomes.append(Outcome(rider.entry))
             else:
-                ride = Ride(batch.id, rows, len(batch.riders), batch.closed, self._worker_id, rider.entry.deliveries)
+                ride = Ride(id_, rows, requests, closed, self._worker_id, rider.entry.deliveries, position)
                 outcomes.append(Outcome(rider.entry, self._reply(rider, ride, _times(rider, batch))))
         return outcomes
 

@@ -14,6 +14,7 @@ from gateway.access.caller import ANYONE, Anyone, Caller
 from gateway.access.keyring import Keyring
 from gateway.access.keys import Digest, digest_of
 from gateway.access.ledger import Ledger
+from gateway.live import page
 from shared import metric_names as names
 from shared.errors import Forbidden, SmartBatchError, Unauthenticated
 from shared.settings import Settings
@@ -25,7 +26,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 RELOAD_S = 1.0
 # asked by engines and load balancers, and they tell nothing
 ALWAYS_OPEN = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
-MONITORED = ("/metrics", "/stats")  # how their paths end
+MONITORED = ("/metrics", "/stats", page.EVENTS)  # how their paths end
 
 _HOW = "send an API key: Authorization: Bearer <key>, or X-API-Key: <key>"
 
@@ -93,7 +94,7 @@ class Guard:
     def refusal(self, path: str, headers: Headers) -> SmartBatchError | None:
         """Why a page (anything but a prediction) isn't shown to who asks for it, or None. What isn't known to be open
         needs a key, so a page that is added later does too."""
-        if self._keyring is None or path in ALWAYS_OPEN:
+        if self._keyring is None or path in ALWAYS_OPEN or path in page.FILES:
             return None
         try:
             caller = self.identify(headers)

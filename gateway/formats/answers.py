@@ -104,6 +104,7 @@ def _batch(ride: Ride) -> dict[str, Any]:
         "id": ride.id,
         "rows": ride.rows,
         "requests": ride.requests,
+        "position": ride.position,
         "closed": ride.closed,
         "worker": ride.worker,
     }

@@ -39,6 +39,7 @@ class Doorman:
     def __init__(self, max_connections: int, grace_time: float, count: Callable[[str], None]) -> None:
         self.count = count
         self.draining = False
+        self.drain_began = asyncio.Event()
         self.now = time.monotonic()  # of the last look
         self._most = affordable(max_connections)
         self._grace_s = grace_time
@@ -86,6 +87,7 @@ class Doorman:
         if self.draining:
             return
         self.draining = True
+        self.drain_began.set()
         loop = asyncio.get_running_loop()
         loop.call_later(DRAIN_HALF_SENT_S, self._end_half_sent)
         loop.call_later(max(DRAIN_HALF_SENT_S, self._grace_s) - DRAIN_MARGIN_S, self._end_all)

@@ -31,5 +31,5 @@ def test_every_answer_is_of_the_type_that_is_described(result: Result, member: s
     assert [name for name in ("predictions", "outputs", "values") if getattr(answer, name) is not msgspec.UNSET] == [
         member
     ]
-    assert answer.batch == Batch("b-1", 2, 1, "full", "w-1")
+    assert answer.batch == Batch("b-1", 2, 1, 1, "full", "w-1")
     assert answer.timing_ms == {"admit": 1.0, "queue": 1.0, "reply": 2.0, "total": 4.0}

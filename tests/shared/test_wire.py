@@ -97,12 +97,13 @@ def test_fortran_order_is_written_and_c_order_is_not() -> None:
 
 
 def test_reply_with_classes_in_bytes() -> None:
-    ride = Ride("w-1", 8, 3, "window", "w")
+    ride = Ride("w-1", 8, 3, "window", "w", position=2)
     packed = pack_reply(Reply(Result(classes=[[(281, "tabby", 0.5)]]), None, ride, {"queue": 0.25}))
     assert msgpack.unpackb(packed) == {
         "v": 1,
         "ms": {"queue": 0.25},
-        "batch": {"id": "w-1", "rows": 8, "requests": 3, "closed": "window", "worker": "w", "deliveries": 1},
+        "batch": {"id": "w-1", "rows": 8, "requests": 3, "closed": "window", "worker": "w", "deliveries": 1}
+        | {"position": 2},
         "result": {"classes": [[[281, "tabby", 0.5]]]},
     }
 

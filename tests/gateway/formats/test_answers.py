@@ -16,7 +16,7 @@ from gateway.formats.answers import render, response_headers, timing_ms
 from shared.errors import NotAcceptable, WireError
 from shared.wire import Reply, Result, Ride, Tensor
 
-RIDE = Ride("b-1", 8, 5, "full", "w-1", 1)
+RIDE = Ride("b-1", 8, 5, "full", "w-1", 1, 2)
 STAGES = {"forward": 4.00049, "queue": 0.1, "decode": 2.5, "batch_wait": 1.25}
 CLASSES = Result(classes=[[(281, "tabby", 0.75), (282, "tiger cat", 0.25)], [(1, "goldfish", 1.0)]])
 
@@ -44,7 +44,7 @@ def test_classes_as_json():
             ],
             [{"label": "goldfish", "class_id": 1, "probability": 1.0}],
         ],
-        "batch": {"id": "b-1", "rows": 8, "requests": 5, "closed": "full", "worker": "w-1"},
+        "batch": {"id": "b-1", "rows": 8, "requests": 5, "position": 2, "closed": "full", "worker": "w-1"},
         "timing_ms": {
             "admit": 0.412,
             "queue": 0.1,
