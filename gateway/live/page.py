@@ -20,6 +20,7 @@ _HTML, _CSS, _SCRIPT = ("text/html; charset=utf-8", "text/css; charset=utf-8", "
 # path → file, media type
 FILES = {
     "/": ("index.html", _HTML),
+    "/live/icon.svg": ("icon.svg", "image/svg+xml"),
     "/live/page.css": ("page.css", _CSS),
     "/live/page.js": ("page.js", _SCRIPT),
     "/live/stream.js": ("stream.js", _SCRIPT),

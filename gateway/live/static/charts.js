@@ -1,0 +1,212 @@
+// Lines over the last two minutes, drawn by uPlot. Each chart has its newest values as text, and all of them as a table.
+
+import { number, PARTS, REFUSALS } from "./words.js";
+import { rows, setText } from "./tables.js";
+
+const SHOWN_S = 120;
+export const KEPT = 150; // points; one comes each second
+const TICKS_S = [120, 90, 60, 30, 0];
+const GAP_S = 3.5; // after so long without a moment the line is broken
+const HEIGHT = 190;
+const TABLE_STEP_S = 10;
+
+const sum = (outcomes, names) => names.reduce((total, name) => total + (outcomes[name] ?? 0), 0);
+
+// `value(model)`: of one model's moment. `colour` is a variable of page.css.
+const CHARTS = [
+  {
+    title: "Requests a second",
+    series: [
+      { label: "answered", colour: "--good", value: ({ stats }) => stats.throughput_rps },
+      { label: "refused", colour: "--warn", value: ({ stats }) => sum(stats.outcomes, REFUSALS) / stats.window_s },
+      {
+        label: "failed",
+        colour: "--bad",
+        value: ({ stats }) => sum(stats.outcomes, ["timeout", "error"]) / stats.window_s,
+      },
+    ],
+  },
+  {
+    title: "Latency, ms",
+    series: [
+      { label: "p50", colour: "--line-1", value: ({ stats }) => stats.latency_ms.p50 },
+      { label: "p95", colour: "--line-2", value: ({ stats }) => stats.latency_ms.p95 },
+      { label: "p99", colour: "--line-3", value: ({ stats }) => stats.latency_ms.p99 },
+    ],
+  },
+  {
+    title: "Requests in the queue",
+    series: [
+      { label: "waiting", colour: "--warn", value: ({ stats }) => stats.queue.waiting },
+      { label: "running", colour: "--line-1", value: ({ stats }) => stats.queue.running },
+    ],
+  },
+  {
+    title: "Where an answered request's time goes, ms on average",
+    stacked: true,
+    series: PARTS.map(([part, label]) => ({
+      label: label.toLowerCase(),
+      colour: `--${part.replace("_", "-")}`,
+      value: ({ last }) => last.parts_ms[part] ?? null,
+    })),
+  },
+];
+
+export class Charts {
+  constructor(parent) {
+    this._charts = CHARTS.map((what) => new Chart(parent, what));
+    const redraw = () => this._charts.forEach((chart) => chart.build());
+    for (const query of ["(prefers-color-scheme: dark)", "(prefers-contrast: more)"]) {
+      matchMedia(query).addEventListener("change", redraw);
+    }
+  }
+
+  // Begin anew, with the points [seconds, a model's moment].
+  show(points) {
+    this._charts.forEach((chart) => chart.show(points));
+  }
+
+  add(at, model) {
+    this._charts.forEach((chart) => chart.add(at, model));
+  }
+}
+
+class Chart {
+  constructor(parent, what) {
+    this._what = what;
+    const figure = parent.appendChild(document.createElement("figure"));
+    const caption = figure.appendChild(document.createElement("figcaption"));
+    caption.textContent = what.title;
+    this._legend = figure.appendChild(document.createElement("ul"));
+    this._legend.className = "legend";
+    this._values = what.series.map((series) => {
+      const entry = this._legend.appendChild(document.createElement("li"));
+      const swatch = entry.appendChild(document.createElement("i"));
+      swatch.style.background = `var(${series.colour})`;
+      entry.append(`${series.label} `);
+      return entry.appendChild(document.createElement("b"));
+    });
+    this._plot = figure.appendChild(document.createElement("div"));
+    this._plot.className = "plot";
+    this._plot.setAttribute("role", "img");
+    this._makeTable(figure);
+    this.show([]);
+    new ResizeObserver(() => this._uplot?.setSize({ width: this._plot.clientWidth, height: HEIGHT })).observe(this._plot);
+  }
+
+  show(points) {
+    this._data = [[], ...this._what.series.map(() => [])];
+    this._newest = -Infinity;
+    points.forEach(([at, model]) => this._append(at, model));
+    this.build();
+    this._say(this._data[0].length - 1);
+    if (this._details.open) this._fillTable();
+  }
+
+  add(at, model) {
+    this._append(at, model);
+    this._uplot.setData(this._drawn());
+    if (this._uplot.cursor.idx == null) this._say(this._data[0].length - 1);
+    if (this._details.open && at - this._tabledAt >= TABLE_STEP_S) this._fillTable();
+  }
+
+  _append(at, model) {
+    if (at - this._newest > GAP_S && this._data[0].length) this._push(at - 1, this._what.series.map(() => null));
+    this._newest = at;
+    this._push(at, this._what.series.map((series) => series.value(model)));
+  }
+
+  _push(at, values) {
+    [at, ...values].forEach((value, n) => {
+      this._data[n].push(value);
+      if (this._data[n].length > KEPT) this._data[n].shift();
+    });
+  }
+
+  // The same data; stacked, each line lies on the one before.
+  _drawn() {
+    const [times, ...series] = this._data;
+    if (!this._what.stacked) return this._data;
+    const below = times.map(() => 0);
+    return [times, ...series.map((values) => values.map((v, n) => (v === null ? null : (below[n] += v))))];
+  }
+
+  build() {
+    this._uplot?.destroy();
+    const style = getComputedStyle(document.documentElement);
+    const colour = (name) => style.getPropertyValue(name).trim();
+    const axis = {
+      stroke: colour("--quiet"),
+      grid: { stroke: colour("--grid"), width: 1 },
+      ticks: { stroke: colour("--grid"), width: 1 },
+      font: "12px system-ui, sans-serif",
+    };
+    const { series, stacked } = this._what;
+    const options = {
+      width: this._plot.clientWidth || 300,
+      height: HEIGHT,
+      legend: { show: false },
+      cursor: { drag: { x: false, y: false }, points: { size: 6 } },
+      scales: {
+        x: { range: () => (this._newest > 0 ? [this._newest - SHOWN_S, this._newest] : [-SHOWN_S, 0]) },
+        y: { range: (_, __, most) => [0, most > 0 ? most * 1.1 : 1] },
+      },
+      axes: [
+        {
+          ...axis,
+          splits: () => TICKS_S.map((ago) => Math.max(0, this._newest) - ago),
+          values: () => TICKS_S.map((ago) => `-${ago} s`),
+        },
+        { ...axis, size: 52, values: (_, splits) => splits.map(number) },
+      ],
+      series: [
+        {},
+        ...series.map(({ label, colour: name }, n) => ({
+          label,
+          stroke: colour(name),
+          width: stacked ? 1 : 2,
+          fill: stacked && n === 0 ? colour(name) : undefined,
+          points: { show: false },
+        })),
+      ],
+      bands: stacked ? series.slice(1).map((s, n) => ({ series: [n + 2, n + 1], fill: colour(s.colour) })) : [],
+      hooks: { setCursor: [(plot) => this._say(plot.cursor.idx ?? this._data[0].length - 1)] },
+    };
+    this._uplot = new uPlot(options, this._drawn(), this._plot);
+  }
+
+  _say(index) {
+    const texts = this._what.series.map((_, n) => number(this._data[n + 1][index]));
+    texts.forEach((text, n) => setText(this._values[n], text));
+    const said = this._what.series.map((series, n) => `${series.label} ${texts[n]}`).join(", ");
+    this._plot.setAttribute("aria-label", `Chart: ${this._what.title}. Now: ${said}`);
+  }
+
+  _makeTable(figure) {
+    this._details = figure.appendChild(document.createElement("details"));
+    this._details.appendChild(document.createElement("summary")).textContent = "As a table";
+    this._table = this._details.appendChild(document.createElement("table"));
+    this._table.className = "numbers";
+    this._table.createCaption().textContent = `${this._what.title}: every ${TABLE_STEP_S} seconds, the newest first`;
+    const head = this._table.createTHead().insertRow();
+    for (const text of ["s ago", ...this._what.series.map((series) => series.label)]) {
+      const cell = head.appendChild(document.createElement("th"));
+      cell.scope = "col";
+      cell.textContent = text;
+    }
+    this._table.createTBody();
+    this._details.addEventListener("toggle", () => this._details.open && this._fillTable());
+  }
+
+  _fillTable() {
+    this._tabledAt = this._newest;
+    const [times, ...series] = this._data;
+    const texts = [];
+    for (let n = times.length - 1, next = this._newest; n >= 0 && this._newest - times[n] <= SHOWN_S; n--) {
+      if (times[n] > next) continue;
+      next = times[n] - TABLE_STEP_S;
+      texts.push([`${Math.round(this._newest - times[n])}`, ...series.map((values) => number(values[n]))]);
+    }
+    rows(this._table, texts);
+  }
+}

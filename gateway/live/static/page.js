@@ -1,0 +1,207 @@
+// The page: takes each moment of the stream, and shows the model that is chosen.
+
+import { AskBox } from "./ask.js";
+import { Charts, KEPT } from "./charts.js";
+import { Stream } from "./stream.js";
+import { bars, facts, rows, setText } from "./tables.js";
+import { CLOSED, counted, number, OUTCOMES, percent, REFUSALS } from "./words.js";
+
+const KEY = "smartbatch-api-key"; // in this tab's sessionStorage
+
+const part = (id) => document.getElementById(id);
+const key = () => sessionStorage.getItem(KEY) ?? "";
+
+let chosen = ""; // the model that is shown; empty until the first moment
+let newest = null;
+const history = []; // of all models: [seconds, models]
+
+const charts = new Charts(part("charts"));
+const ask = new AskBox(key, () => chosen, askForKey);
+const stream = new Stream(key, { moment, state });
+
+function moment(now) {
+  newest = now;
+  const names = Object.keys(now.models);
+  if (!names.length) return;
+  if (!now.models[chosen]) choose(now.models[now.default] ? now.default : names[0]);
+  options(names);
+  if (now.broker === "down") {
+    state("lost", "Redis doesn't answer; these are the last numbers that it gave");
+    return;
+  }
+  state("open");
+  history.push([now.at_ms / 1000, now.models]);
+  if (history.length > KEPT) history.shift();
+  charts.add(now.at_ms / 1000, now.models[chosen]);
+  show();
+}
+
+function show() {
+  const { stats, last, info } = newest.models[chosen];
+  ask.offer(info, newest.predicts);
+  tiles(stats);
+  for (const place of document.querySelectorAll(".window-s")) setText(place, number(stats.window_s));
+  setText(part("last-window"), number(last.window_s));
+  const most = Math.max(info?.max_batch_size ?? 1, 1);
+  let below = 0;
+  const sizes = Object.keys(stats.batches.rows_at_most).map(Number).sort((a, b) => a - b);
+  bars(
+    part("rows"),
+    sizes
+      .map((size) => ({ size, from: below + 1, to: (below = size) }))
+      .filter(({ from, size }) => from <= most || stats.batches.rows_at_most[name(size)])
+      .map(({ size, from, to }) => ({
+        label: from === to ? `${to}` : Number.isFinite(to) ? `${from} to ${to}` : `${from} and more`,
+        value: last.rows_at_most[name(size)] ?? 0,
+        last: stats.batches.rows_at_most[name(size)],
+      })),
+  );
+  bars(
+    part("closed"),
+    CLOSED.map(([reason, note]) => ({
+      label: reason,
+      note,
+      value: last.closed[reason] ?? 0,
+      last: stats.batches.closed[reason] ?? 0,
+    })),
+  );
+  bars(
+    part("outcomes"),
+    OUTCOMES.map(([outcome, note, status]) => ({
+      label: outcome,
+      note,
+      value: stats.outcomes[outcome] ?? 0,
+      last: status,
+    })),
+  );
+  workers(stats, last);
+}
+
+// "inf" is how the server writes what JSON can't.
+function name(size) {
+  return Number.isFinite(size) ? `${size}` : "inf";
+}
+
+function tiles({ throughput_rps, latency_ms, outcomes, window_s, queue, workers }) {
+  const refused = REFUSALS.reduce((sum, outcome) => sum + (outcomes[outcome] ?? 0), 0) / window_s;
+  const reports = Object.values(workers);
+  const ready = reports.filter((report) => report.state === "ready").length;
+  facts(part("tiles"), [
+    ["Answered / s", number(throughput_rps)],
+    ["p50, ms", number(latency_ms.p50)],
+    ["p95, ms", number(latency_ms.p95)],
+    ["p99, ms", number(latency_ms.p99)],
+    ["Waiting", number(queue.waiting)],
+    ["Running", number(queue.running)],
+    ["Oldest wait, s", number(queue.oldest_wait_s)],
+    ["Refused / s", number(refused)],
+    ["Workers ready", ready === reports.length ? number(ready) : `${ready} of ${reports.length}`],
+    ["Dead letters", number(queue.dead_letters)],
+  ]);
+}
+
+function workers({ workers: reports }, last) {
+  rows(
+    part("workers"),
+    Object.entries(reports).map(([id, report]) => {
+      const lately = last.workers[id] ?? { busy: 0, batches: 0, rows: 0 };
+      return [
+        id,
+        report.state,
+        `${report.device}`,
+        percent(lately.busy),
+        number(lately.batches),
+        number(lately.rows),
+        number(report.batches),
+        progress(report),
+      ];
+    }),
+  );
+  part("workers").hidden = !Object.keys(reports).length;
+  part("no-workers").hidden = Object.keys(reports).length > 0;
+}
+
+function progress({ batch, batch_rows, batch_s, state, progress: said }) {
+  if (batch) return `${number(batch_s)} s ago, ${counted(batch_rows, "row")} running`;
+  return state === "ready" ? "now, idle" : `${said || "now"}`;
+}
+
+// --- the model
+
+function choose(model) {
+  chosen = model;
+  charts.show(history.flatMap(([at, models]) => (models[model] ? [[at, models[model]]] : [])));
+}
+
+function options(names) {
+  const select = part("model");
+  if ([...select.options].map((option) => option.value).join() !== names.join()) {
+    select.replaceChildren(...names.map((each) => new Option(each, each)));
+  }
+  select.value = chosen;
+}
+
+part("model").addEventListener("change", () => {
+  choose(part("model").value);
+  show();
+});
+
+// --- the stream
+
+const SAID = {
+  open: () => "Live",
+  stopped: () => "Paused",
+  lost: (detail) => `Not live: ${detail}. Trying again`,
+  refused: (detail) => `Not live: ${detail}. Trying again later`,
+  key: () => "Not live: an API key is needed",
+  forbidden: () => "No numbers: this key may ask for predictions, but not watch",
+};
+
+function state(name, detail) {
+  setText(part("connection"), SAID[name](detail));
+  part("connection").dataset.state = name;
+  const known = name === "open" || name === "stopped";
+  for (const numbers of document.querySelectorAll(".numbers-of-it")) {
+    numbers.classList.toggle("stale", !known);
+    if (name === "forbidden" || name === "open") numbers.hidden = name === "forbidden";
+  }
+  part("forget").hidden = !key();
+  if (name === "key") askForKey(detail);
+  if (name === "open") part("key-section").hidden = true;
+}
+
+const paused = () => part("pause").getAttribute("aria-pressed") === "true";
+
+function follow() {
+  if (paused() || document.hidden) stream.stop();
+  else stream.start();
+}
+
+part("pause").addEventListener("click", () => {
+  part("pause").setAttribute("aria-pressed", `${!paused()}`);
+  follow();
+});
+document.addEventListener("visibilitychange", follow); // nobody looks: the server needn't tell
+
+// --- the key
+
+function askForKey(detail) {
+  part("key-section").hidden = false;
+  if (key()) setText(part("key-title"), `Another API key: ${detail}`);
+  part("key").focus();
+}
+
+part("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem(KEY, part("key").value.trim());
+  part("key").value = "";
+  part("key-section").hidden = true;
+  stream.restart();
+});
+
+part("forget").addEventListener("click", () => {
+  sessionStorage.removeItem(KEY);
+  stream.restart();
+});
+
+follow();
