@@ -13,7 +13,7 @@ const key = () => sessionStorage.getItem(KEY) ?? "";
 
 let chosen = ""; // the model that is shown; empty until the first moment
 let newest = null;
-const history = []; // of all models: [seconds, models]
+const past = []; // of all models: [seconds, models]
 
 const charts = new Charts(part("charts"));
 const ask = new AskBox(key, () => chosen, askForKey);
@@ -30,8 +30,8 @@ function moment(now) {
     return;
   }
   state("open");
-  history.push([now.at_ms / 1000, now.models]);
-  if (history.length > KEPT) history.shift();
+  past.push([now.at_ms / 1000, now.models]);
+  if (past.length > KEPT) past.shift();
   charts.add(now.at_ms / 1000, now.models[chosen]);
   show();
 }
@@ -130,7 +130,7 @@ function progress({ batch, batch_rows, batch_s, state, progress: said }) {
 
 function choose(model) {
   chosen = model;
-  charts.show(history.flatMap(([at, models]) => (models[model] ? [[at, models[model]]] : [])));
+  charts.show(past.flatMap(([at, models]) => (models[model] ? [[at, models[model]]] : [])));
 }
 
 function options(names) {

@@ -1,0 +1,248 @@
+"""The live page as somebody uses it, in a real browser."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Locator, Page, expect
+
+from shared.model_info import InputSpec, ModelInfo, encode
+from tests.brokers import Broker, eventually
+from tests.browser.conftest import WAIT_MS, Watched
+from tests.system.stack import ROOT, Stack
+from tests.system.test_access import ADMIN, APP, MONITOR, write
+from tests.system.test_batching import ask_all, bodies
+
+CAT = ROOT / "examples/cat.jpg"
+
+
+@pytest.fixture
+def simulated(stack: Callable[..., Stack]) -> Stack:
+    system = stack(MODEL_PATH="simulated:base_ms=4,row_ms=1", MAX_BATCH_SIZE=8)
+    system.gateway()
+    system.worker()
+    return system.ready()
+
+
+def tile(page: Page, name: str) -> Locator:
+    return page.locator("#tiles div").filter(has=page.get_by_text(name, exact=True)).locator("dd")
+
+
+def is_live(page: Page) -> None:
+    expect(page.locator("#connection")).to_have_text("Live", timeout=WAIT_MS)
+
+
+def column(page: Page, table: str, number: int) -> list[str]:
+    return page.locator(f"#{table} tbody tr > :nth-child({number})").all_inner_texts()
+
+
+SHOWN = """() => ({
+    tiles: Object.fromEntries([...document.querySelectorAll("#tiles div")].map(
+        (tile) => [...tile.children].map((part) => part.textContent))),
+    outcomes: [...document.querySelectorAll("#outcomes tbody tr")].map((row) => row.cells[1].textContent),
+    parts: document.querySelectorAll("#charts .plot")[3].getAttribute("aria-label"),
+})"""
+
+
+def test_the_numbers_follow_a_load(simulated: Stack, watch: Callable[..., Watched]) -> None:
+    page = watch(simulated.url).page
+    is_live(page)
+    expect(tile(page, "Answered / s")).to_have_text("0")
+    with ThreadPoolExecutor(1) as elsewhere:  # in this thread a loop runs already: Playwright's
+        elsewhere.submit(asyncio.run, ask_all(simulated.url, bodies(100), 16)).result()
+    for _ in range(20):
+        assert simulated.predict(b"x", params={"top_k": "many"}).status_code == 400
+
+    def told() -> dict | None:
+        """What is on the page, once it is what /stats says."""
+        stats, shown = simulated.stats(), page.evaluate(SHOWN)
+        if shown["outcomes"] != ["100", "0", "0", "20", "0", "0", "0"] or not stats["latency_ms"]["p50"]:
+            return None
+        said = [float(shown["tiles"][f"{p}, ms"]) for p in ("p50", "p95", "p99")]
+        return shown if said == pytest.approx(list(stats["latency_ms"].values()), rel=0.01) else None
+
+    shown = eventually(told, 15, 0.1)
+    assert shown["tiles"]["Answered / s"] == "10"  # a hundred in ten seconds
+    assert shown["tiles"]["Refused / s"] == "2"
+    assert shown["parts"].startswith("Chart: Where an answered request's time goes")
+    assert float(re.findall(r"forward ([\d.]+)", shown["parts"])[0]) > 4
+    # A worker's counts come by its beat.
+    batches = eventually(lambda: column(page, "workers", 6) == ["100"] and int(column(page, "workers", 7)[0]))
+    eventually(lambda: sum(map(int, column(page, "rows", 4))) == batches)
+    assert sum(map(int, column(page, "closed", 4))) == batches
+    page.get_by_text("As a table").nth(0).click()
+    newest = page.get_by_role("table", name=re.compile("^Requests a second")).locator("tbody tr").first
+    expect(newest.get_by_role("rowheader")).to_have_text("0")
+    # And it goes.
+    expect(tile(page, "Answered / s")).to_have_text("0", timeout=WAIT_MS)
+    expect(page.locator("#last-window")).to_have_text(re.compile(r"^(9|10)"))
+
+
+@pytest.mark.slow
+def test_a_photo_by_keyboard_alone(stack: Callable[..., Stack], watch: Callable[..., Watched]) -> None:
+    system = stack(MODEL_PATH="efficientnet_lite0", MAX_BATCH_SIZE=2)
+    system.gateway()
+    system.worker()
+    page = watch(system.ready().url).page
+    page.on("filechooser", lambda chooser: chooser.set_files(CAT))
+    is_live(page)
+    for _ in range(10):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "photo":
+            break
+    box = page.locator("#photo-box")
+    expect(box).to_have_css("outline-style", "solid")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status").filter(has_text="Egyptian cat, 76 %.")).to_be_visible(timeout=WAIT_MS)
+    expect(page.get_by_role("img", name="The photo that was sent: cat.jpg")).to_be_visible()
+    expect(page.locator("#prediction li")).to_have_count(5)
+    parts = column(page, "timeline-table", 1)
+    assert parts == ["Admit", "Queue", "Decode", "Batch wait", "Forward", "Reply", "Total"]
+    *times, total = [float(text) for text in column(page, "timeline-table", 2)]
+    assert sum(times) == pytest.approx(total, rel=0.02)
+    facts = dict(
+        zip(page.locator("#batch dt").all_inner_texts(), page.locator("#batch dd").all_inner_texts(), strict=True)
+    )
+    assert facts["Size"] == "1 row of 1 request"
+    assert facts["Its place"] == "1st of 1"
+    assert facts["Closed"].startswith("window: ")
+    assert facts["Batch"].startswith(facts["Worker"])
+    assert page.evaluate("document.activeElement.id") == "photo"  # nothing takes the focus away
+    expect(page.locator("#text-box")).to_be_hidden()
+
+
+def test_a_model_that_takes_no_photos_gets_a_box_for_text(
+    simulated: Stack, broker: Broker, watch: Callable[..., Watched]
+) -> None:
+    for info in (
+        ModelInfo("iris", "x", InputSpec(("tensor",), "float32", (2, 2)), 8),
+        ModelInfo("words", "x", InputSpec(("text",)), 8),
+        ModelInfo("eyes", "x", InputSpec(("image", "tensor"), "uint8", (3, 2, 2)), 8),
+    ):
+        broker.sync.hset("smartbatch:models", info.name, encode(info))
+    watched = watch(simulated.url)
+    page = watched.page
+    photo, text = page.locator("#photo-box"), page.get_by_label("JSON, or any text")
+    expect(page.locator("#model option")).to_have_count(4)
+    page.get_by_label("Model").select_option("iris")
+    expect(photo).to_be_hidden()
+    expect(text).to_have_value('{"data":[[[0,0],[0,0]]]}')
+    page.get_by_label("Model").select_option("words")
+    expect(text).to_have_value('{"data": ["a text", "another one"]}')
+    page.get_by_label("Model").select_option("eyes")
+    expect(photo).to_be_visible()
+    expect(text).to_be_hidden()
+    page.get_by_label("Model").select_option("simulated")
+    text.fill("hello")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator("#said")).to_have_text(re.compile(r"^Answered\. It took [\d.]+ ms, in a batch of 1 row\.$"))
+    expect(page.locator("#prediction pre")).to_contain_text('{"output":{"dtype":"float32","shape":[1,10],"data":')
+    # An error says what the server said.
+    page.get_by_label("Model").select_option("iris")
+    text.fill('{"data": [[1]]}')
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator("#said")).to_have_text(re.compile("^422 Invalid input: the model takes"))
+    watched.expect_fault("422")
+
+
+def test_a_key_is_asked_for_and_kept_in_the_tab(
+    stack: Callable[..., Stack], watch: Callable[..., Watched], tmp_path: Path
+) -> None:
+    keys = write(tmp_path / "keys.toml", app=APP, boss=f"{ADMIN};role='admin'", prometheus=f"{MONITOR};role='monitor'")
+    system = stack(MODEL_PATH="simulated", API_KEYS_FILE=keys)
+    system.gateway()
+    system.worker()
+    watched = watch(system.url)
+    page = watched.page
+
+    def give(key: str) -> None:
+        page.get_by_label("Key", exact=True).fill(key)
+        page.get_by_role("button", name="Use it").click()
+
+    expect(page.locator("#connection")).to_have_text("Not live: an API key is needed")
+    expect(page.get_by_label("Key", exact=True)).to_be_focused()
+    give("wrong")
+    expect(page.locator("#key-title")).to_contain_text("this API key doesn't hold here")
+    give(MONITOR)
+    is_live(page)
+    expect(page.locator("#key-section")).to_be_hidden()
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator("#said")).to_have_text("403 Forbidden: this key is for /metrics and /stats")
+    page.reload()
+    is_live(page)
+    page.get_by_role("button", name="Forget the key").click()
+    give(APP)
+    expect(page.locator("#connection")).to_have_text("No numbers: this key may ask for predictions, but not watch")
+    expect(page.locator("#tiles")).to_be_hidden()
+    page.get_by_label("JSON, or any text").fill("hello")
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator("#said")).to_contain_text("Answered.")
+    page.get_by_role("button", name="Forget the key").click()
+    give(ADMIN)
+    is_live(page)
+    expect(tile(page, "Workers ready")).to_have_text("1", timeout=WAIT_MS)
+    assert page.evaluate("[localStorage.length, document.cookie, location.href]") == [0, "", f"{system.url}/"]
+    for status in ("401", "403"):
+        watched.expect_fault(status)
+
+
+def test_on_a_management_port_it_shows_the_numbers_and_says_where_to_ask(
+    stack: Callable[..., Stack], watch: Callable[..., Watched]
+) -> None:
+    system = stack(MODEL_PATH="simulated", MANAGEMENT_PORT=0)
+    gateway = system.gateway()
+    management = re.findall(r"management on (\S+)", gateway.log.read_text())[0]
+    page = watch(management).page
+    is_live(page)
+    expect(page.get_by_text("This page came over MANAGEMENT_PORT")).to_be_visible()
+    expect(page.locator("#photo-box")).to_be_hidden()
+    expect(page.locator("#text-box")).to_be_hidden()
+    expect(page.get_by_text("No worker is alive.")).to_be_visible()
+    assert [system.client.get(f"{system.url}{path}").status_code for path in ("/", "/live/events")] == [404, 404]
+
+
+def test_it_comes_back_after_the_gateway_and_rests_when_paused(simulated: Stack, watch: Callable[..., Watched]) -> None:
+    watched = watch(simulated.url)
+    page = watched.page
+    is_live(page)
+    gateway = simulated.processes[0]
+    assert gateway.stop(signal.SIGTERM, timeout_s=15) == 0  # an open stream holds nobody up
+    expect(page.locator("#connection")).to_contain_text("Not live")
+    expect(page.locator(".numbers-of-it").first).to_have_class(re.compile("stale"))
+    simulated.gateway(PORT=simulated.url.rpartition(":")[2])
+    is_live(page)
+    page.get_by_role("button", name="Pause").click()
+    expect(page.locator("#connection")).to_have_text("Paused")
+    page.get_by_role("button", name="Pause").click()
+    is_live(page)
+    watched.faults = [fault for fault in watched.faults if "ERR_" not in fault]  # while nobody listened
+
+
+def test_it_is_accessible_light_dark_and_on_a_phone(simulated: Stack, watch: Callable[..., Watched]) -> None:
+    phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True}
+    for options in ({"color_scheme": "light"}, {"color_scheme": "dark"}, {**phone, "reduced_motion": "reduce"}):
+        page = watch(simulated.url, **options).page
+        is_live(page)
+        page.get_by_label("JSON, or any text").fill("hello")
+        page.get_by_role("button", name="Send").click()
+        expect(page.locator("#answer")).to_be_visible()
+        for summary in page.get_by_text("As a table").all():
+            summary.click()
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        for landmark in ("banner", "main", "contentinfo"):
+            expect(page.get_by_role(landmark)).to_have_count(1)
+        moves = page.locator("#rows i").first.evaluate("bar => getComputedStyle(bar).transitionDuration")
+        assert moves == ("0s" if "reduced_motion" in options else "0.3s")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == (
+            "rgb(20, 23, 26)" if options.get("color_scheme") == "dark" else "rgb(246, 247, 249)"
+        )

@@ -1,0 +1,102 @@
+"""The live page's stream and files on a real gateway, without a browser."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from gateway.live.events import MAX_VIEWERS
+from tests.brokers import eventually
+from tests.system.stack import Stack
+
+
+@contextmanager
+def moments(url: str) -> Iterator[Iterator[dict]]:
+    with httpx.stream("GET", f"{url}/live/events", timeout=10) as response:
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/event-stream")
+        yield (json.loads(line.removeprefix("data: ")) for line in response.iter_lines() if line)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_moment_holds_the_whole_system_whichever_process_tells_it(
+    stack: Callable[..., Stack], processes: int
+) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=2,row_ms=0", GATEWAY_PROCESSES=processes)
+    system.gateway()
+    system.worker()
+    system.ready()
+    for number in range(20):
+        with httpx.Client() as client:  # a connection each: the kernel hands them to either process
+            assert client.post(f"{system.url}/predict", content=b"%d" % number).status_code == 200
+    with moments(system.url) as told:
+        moment = next(m for m in told if m["models"]["simulated"]["stats"]["outcomes"].get("ok") == 20)
+    model = moment["models"]["simulated"]
+    assert (moment["broker"], moment["default"], moment["predicts"]) == ("up", "simulated", True)
+    assert model["stats"]["throughput_rps"] == 2.0
+    assert model["info"]["input"]["kinds"] == ["raw"]
+    assert len(model["stats"]["gateways"]) == processes
+    assert list(model["last"]["workers"]) == list(model["stats"]["workers"])
+
+
+def test_the_parts_of_a_requests_time_add_up_to_its_latency(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=20,row_ms=0")
+    system.gateway()
+    system.worker()
+    system.ready()
+    with moments(system.url) as told:
+        next(m for m in told if m["models"]["simulated"]["stats"]["gateways"])
+        totals = [system.predict(b"%d" % number).json()["timing_ms"] for number in range(10)]
+        last = next(m for m in (m["models"]["simulated"]["last"] for m in told) if m["answered"] == 10)
+    assert list(last["parts_ms"]) == ["admit", "queue", "decode", "batch_wait", "forward", "reply"]
+    assert sum(last["parts_ms"].values()) == pytest.approx(sum(t["total"] for t in totals) / 10, abs=0.05)
+    assert last["parts_ms"]["forward"] == pytest.approx(sum(t["forward"] for t in totals) / 10, abs=0.01)
+
+
+def test_one_viewer_too_many_is_told_when_to_come_back(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated")
+    gateway = system.gateway()
+    with contextlib.ExitStack() as open_streams:
+        told = [open_streams.enter_context(moments(system.url)) for _ in range(MAX_VIEWERS)]
+        refused = system.client.get(f"{system.url}/live/events")
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "10")
+        assert "viewers are watching" in refused.json()["detail"]
+        assert next(told[-1])["default"] == "simulated"
+        assert system.client.head(f"{system.url}/live/events").status_code == 503
+        # They are open as SIGTERM comes, and hold nobody up.
+        assert gateway.stop(signal.SIGTERM, timeout_s=15) == 0
+        for each in told:
+            assert list(each) is not None  # it ends, without an error
+
+
+def test_a_viewer_that_goes_makes_room(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated")
+    gateway = system.gateway()
+
+    def all_let_in() -> bool:
+        with contextlib.ExitStack() as open_streams, httpx.Client(timeout=10) as client:
+            streams = [client.stream("GET", f"{system.url}/live/events") for _ in range(MAX_VIEWERS)]
+            return all(open_streams.enter_context(stream).status_code == 200 for stream in streams)
+
+    assert all_let_in()
+    eventually(all_let_in)  # as soon as the gateway has seen them go
+    assert "Traceback" not in gateway.log.read_text()
+
+
+def test_the_pages_files_are_taken_again_only_when_they_changed(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated")
+    system.gateway()
+    page = system.client.get(f"{system.url}/")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    again = system.client.get(f"{system.url}/", headers={"if-none-match": page.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert system.client.get(f"{system.url}/live/").status_code == 404
+    assert system.client.get(f"{system.url}/live/vendor/uPlot.LICENSE").status_code == 404
+    assert system.client.post(f"{system.url}/", content=b"x").status_code == 405
