@@ -7,9 +7,26 @@ import json
 from pathlib import Path
 from typing import Any
 
-from shared.wire import Payload, Raw, Tensor
+from shared.errors import SmartBatchError
+from shared.wire import Payload, Raw, Tensor, unpack_payload
 
 SHOWN_TEXT = 200  # characters of a text that are shown
+
+
+def told_of_payload(packed: bytes | None, file: Path | None, gone: str) -> dict[str, Any]:
+    """Return what there is to tell of it, and write it to `file` if there is one; `gone` says why there is nothing.
+
+    Raises SmartBatchError if there is nothing to write.
+    """
+    if packed is None:
+        if file is not None:
+            raise SmartBatchError(f"nothing is left to save: what the client sent is {gone}")
+        return {"payload": gone}
+    payload = unpack_payload(packed)
+    told: dict[str, Any] = {"payload": describe(payload)}
+    if file is not None:
+        told["saved"] = [str(path) for path in save(payload, file)]
+    return told
 
 
 def describe(payload: Payload) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from shared.errors import (
     DeadlineExceeded,
     Forbidden,
     LimitReached,
+    TakenBack,
     Unauthenticated,
     Unavailable,
 )
@@ -106,7 +107,7 @@ def _sample(histogram: Histogram, suffix: str) -> float:
 
 def outcome_of(error: BaseException) -> str:
     match error:
-        case ClientGone():
+        case ClientGone() | TakenBack():
             return "cancelled"
         case Unauthenticated() | Forbidden():
             return "denied"

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.counted import counts, merged
+import msgspec
+
+from gateway.counted import Last, counts, merged
 from gateway.recent import WINDOW_S, Summary, merge, unpack
 from gateway.response_types import Batches, ModelStats, Queue, Report
 from shared.broker.registry import Snapshot
+from shared.model_info import ModelInfo
 
 _NOT_SHOWN = ("metrics", "recent", "parts")  # binary, or told elsewhere
+
+
+class ModelMoment(msgspec.Struct):
+    """One model as the live page and `smartbatch top` show it. `info` is None until a worker has announced it."""
+
+    stats: ModelStats
+    last: Last
+    info: ModelInfo | None
 
 
 def describe(snapshot: Snapshot) -> ModelStats:

@@ -201,6 +201,12 @@ class WireError(SmartBatchError):
     code = "wire_error"
 
 
+class TakenBack(SmartBatchError):
+    """An operator took the request from the stream."""
+
+    code = "taken_back"
+
+
 # --- what keeps a process from starting
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,15 @@ from typing import Any
 import click
 import msgspec
 
-from deploy.found_letters import every_letter, find_letters, models_named, open_client
+from deploy.facts import print_facts, printable, when
+from deploy.found import every_letter, find_letters, models_named, open_client
 from deploy.options import read, setting_options
 from shared.broker.connection import BLOCK_S, Client
 from shared.broker.dead_letters import DeadLetter, DeadLetters, Requeue
 from shared.errors import DeadlineExceeded, SmartBatchError
 from shared.keys import Keys
 from shared.settings import Settings
-from shared.wire import Reply, Result, unpack_payload
+from shared.wire import Reply, Result
 
 _name = click.option("--name", help="Only this model; by default all that are known.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
@@ -120,36 +120,24 @@ async def _list(settings: Settings, name: str | None, limit: int, as_json: bool)
     for model, letter in found:
         entry = letter.entry
         numbers = (str(entry.rows), str(entry.bytes), str(letter.deliveries))
-        texts = (letter.id, model, _when(letter.died_ms), entry.id, letter.reason, entry.kind, *numbers, entry.trace)
-        rows.add_row(*[escape(_printable(text)) for text in texts])
+        texts = (letter.id, model, when(letter.died_ms), entry.id, letter.reason, entry.kind, *numbers, entry.trace)
+        rows.add_row(*[escape(printable(text)) for text in texts])
     console().print(rows)
 
 
 async def _show(settings: Settings, name: str | None, letter_id: str, file: Path | None, as_json: bool) -> None:
-    from deploy.payloads import describe, save
+    from deploy.payloads import told_of_payload
 
     async with open_client(settings) as client:
         [(model, letter)] = await find_letters(client, name, [letter_id])
         packed = await DeadLetters(client, Keys(model)).payload(letter)
     told = _summary(model, letter)
-    if packed is None:
-        told["payload"] = "expired" if letter.entry.bytes else "unknown"
-    else:
-        payload = unpack_payload(packed)
-        told["payload"] = describe(payload)
-        if file is not None:
-            told["saved"] = [str(path) for path in save(payload, file)]
-    if packed is None and file is not None:
-        raise SmartBatchError(f"{letter_id}: what its client sent has expired, nothing is left to save")
+    gone = "expired" if letter.entry.bytes else "unknown"
+    told |= told_of_payload(packed, file, gone)
     if as_json:
         click.echo(json.dumps(told, indent=2))
         return
-    payload_told = told.pop("payload")
-    facts = payload_told if isinstance(payload_told, dict) else {"": payload_told}
-    told |= {f"input {fact}".rstrip(): value for fact, value in facts.items()}
-    for fact, value in told.items():
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        click.echo(f"{fact:<18}  {_printable(text)}".rstrip())
+    print_facts(told)
 
 
 async def _requeue(
@@ -162,7 +150,7 @@ async def _requeue(
             outcome = await _requeue_one(settings, client, blocking, model, letter, wait=not no_wait)
             told.append({"id": letter.id, "model": model, "request": letter.new_request_id, **outcome})
             if not as_json:
-                click.echo(f"{letter.id}  {_printable(_sentence(outcome))}")
+                click.echo(f"{letter.id}  {printable(_sentence(outcome))}")
     if as_json:
         click.echo(json.dumps(told, indent=2))
     return int(any(outcome["outcome"] in ("error", "kept") for outcome in told))
@@ -214,10 +202,10 @@ def _summary(model: str, letter: DeadLetter) -> dict[str, Any]:
     return {
         "id": letter.id,
         "model": model,
-        "when": _when(letter.died_ms),
+        "when": when(letter.died_ms),
         "request": entry.id,
         "entry": entry.entry_id,
-        "admitted": _when(entry.t_ms),
+        "admitted": when(entry.t_ms),
         "reason": letter.reason,
         "deliveries": letter.deliveries,
         "kind": entry.kind,
@@ -254,14 +242,5 @@ def _sentence(outcome: dict[str, Any]) -> str:
             return f"still a dead letter: {outcome['detail']}"
 
 
-def _when(ms: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ms / 1000))
-
-
 def _counted(count: int) -> str:
     return f"{count} dead letter{'s' * (count != 1)}"
-
-
-def _printable(text: str) -> str:
-    """What clients sent may hold control sequences; a terminal gets none."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -17,14 +17,12 @@ import msgspec
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from gateway.counted import Last, Looks
+from gateway.counted import Looks
 from gateway.http.doorman import Doorman
-from gateway.model_stats import describe
+from gateway.model_stats import ModelMoment, describe
 from gateway.observer import Observer
 from gateway.problems import problem
-from gateway.response_types import ModelStats
 from shared.errors import Draining, Unavailable
-from shared.model_info import ModelInfo
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +30,6 @@ EVERY_S = 1.0
 MAX_VIEWERS = 32  # of one process; each is a connection, and a copy of the moment in its send buffer
 RETRY_S = 10.0  # for one viewer too many
 _HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}  # proxies hand on each moment as it comes
-
-
-class ModelMoment(msgspec.Struct):
-    """One model. `info` is None until a worker has announced it."""
-
-    stats: ModelStats
-    last: Last
-    info: ModelInfo | None
 
 
 class Moment(msgspec.Struct):

@@ -6,6 +6,7 @@ admission.py    gateway: admit, cancel, what is still open
 replies.py      gateway: the inbox and the reply keys
 claims.py       worker: claim, wait, release, finish
 leases.py       worker: beat, leave
+entries.py      people and tools: what waits and runs, entry by entry; take one back
 registry.py     models, and what workers and gateways report of themselves
 dead_letters.py dead letters: look, drop, put back on the stream
 """

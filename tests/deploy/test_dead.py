@@ -160,7 +160,7 @@ def test_show_says_when_the_input_has_expired_and_saves_no_empty_file(letters: L
     letters.broker.sync.delete(f"{letters.keys}body:r0")
     assert letters.json("show", letter_id)["payload"] == "expired"
     [line] = letters.run("show", letter_id, "--save", str(tmp_path / "x"), code=2).err
-    assert line == f"smartbatch: {letter_id}: what its client sent has expired, nothing is left to save"
+    assert line == "smartbatch: nothing is left to save: what the client sent is expired"
     assert list(tmp_path.iterdir()) == []
 
 
