@@ -77,5 +77,6 @@ async def _find(
             raise SmartBatchError(f"no {what} {id_:.60} of {where}; `{see}` shows what there is")
         if len(matches) > 1:
             names = ", ".join(model for model, _ in matches)
-            raise SmartBatchError(f"{id_} is the {what} of several models ({names}); say which with --name")
+            article = "an" if what[0] in "aeiou" else "a"
+            raise SmartBatchError(f"{id_} is {article} {what} of several models ({names}); say which with --name")
     return [matches[0] for matches in found.values()]

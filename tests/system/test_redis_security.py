@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +22,7 @@ from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 
 from deploy import embedded_broker
+from shared.keys import Keys
 from tests.brokers import Broker, eventually
 from tests.system.stack import ROOT, Process, Stack
 from tests.system.test_batching import ask_all, bodies
@@ -144,6 +147,7 @@ async def test_a_whole_system_runs_with_these_rights_and_uses_every_one(
     viewer = system.start("queue", {})
     assert viewer.popen.wait(20) == 0, viewer.log.read_text()
     assert "simulated  waiting 0" in viewer.log.read_text()
+    await operate(system, third)
     # Leaving.
     gateway = system.processes[0]
     assert await asyncio.to_thread(third.stop) == 0
@@ -153,6 +157,34 @@ async def test_a_whole_system_runs_with_these_rights_and_uses_every_one(
     assert set().union(*granted().values()) - UNUSED_AT_REST <= used
     for process in system.processes:
         assert "permission" not in process.log.read_text()
+
+
+async def operate(system: Stack, worker: Process) -> None:
+    """Look at a request and take it back, each as the user for that."""
+
+    def run(user: str, *arguments: str) -> str:
+        process = system.start(user, {}, [sys.executable, "-m", "deploy.cli", *arguments])
+        assert process.popen.wait(20) == 0, process.log.read_text()
+        return process.log.read_text()
+
+    worker.popen.send_signal(signal.SIGSTOP)
+    asking = asyncio.create_task(
+        asyncio.to_thread(system.predict, b"x" * 300_000, headers={"authorization": "Bearer k"})
+    )
+    await asyncio.to_thread(eventually, lambda: system.waiting() == 1)
+    listed = await asyncio.to_thread(run, "viewer", "queue", "--json")
+    [model] = json.loads(listed[listed.index("[\n") :])  # after what redis-py says of credentials
+    [entry] = model["entries"]
+    assert system.broker.sync.acl_log() == []
+    assert "not to be read: " in await asyncio.to_thread(run, "viewer", "queue", "show", entry["entry"])
+    assert [denied["object"] for denied in system.broker.sync.acl_log()] == [Keys("simulated").body(entry["request"])]
+    system.broker.sync.acl_log_reset()
+    assert "input bytes         300000" in await asyncio.to_thread(run, "operator", "queue", "show", entry["entry"])
+    assert "simulated" in await asyncio.to_thread(run, "viewer", "top", "--once")
+    assert "taken back" in await asyncio.to_thread(run, "operator", "queue", "cancel", entry["entry"])
+    assert (await asking).json()["code"] == "taken_back"
+    worker.popen.send_signal(signal.SIGCONT)
+    await asyncio.to_thread(system.until_clean, 1)
 
 
 @pytest.mark.parametrize("user", USERS)

@@ -1,0 +1,171 @@
+"""`smartbatch queue` as a person or a script runs it, on entries that a gateway's own code admitted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.broker.admission import Admission, Request, Verdict
+from shared.broker.claims import Claims
+from shared.broker.connection import connect
+from shared.broker.entries import PIECE, Entries
+from shared.keys import Keys
+from shared.model_info import InputSpec, ModelInfo, encode
+from shared.wire import Payload, Raw, pack_payload, unpack_reply
+from tests.brokers import Broker
+from tests.deploy.test_cli import Ended
+
+
+class Stream:
+    """A model's stream on an empty broker, and the command."""
+
+    def __init__(self, broker: Broker, model: str) -> None:
+        self.broker = broker
+        self.model = model
+        self.keys = Keys(model)
+        self.client = connect(broker.url)
+        self._admission = Admission(self.client, self.keys, "gw", max_entries=1000, max_bytes=10**8, body_ttl_s=60)
+        broker.sync.hset("smartbatch:models", model, encode(ModelInfo(model, "simulated", InputSpec(("raw",)), 32)))
+
+    async def admit(self, *texts: str, prefix: str = "r") -> None:
+        payloads = [pack_payload(Payload("raw", Raw(text.encode(), "text/plain"))) for text in texts]
+        requests = [Request(f"{prefix}-{n}", 30_000, 1, "raw", payload) for n, payload in enumerate(payloads)]
+        assert set((await self._admission.admit(requests)).verdicts) == {Verdict.ADMITTED}
+
+    async def claim(self, count: int) -> None:
+        claims = Claims(self.client, self.client, self.keys, "w1", lease_ms=60_000, reply_ttl_s=60)
+        assert len((await claims.claim("idle", room_rows=count, room_bytes=10**8)).entries) == count
+
+    async def run(self, *arguments: str, code: int = 0) -> Ended:
+        ended = await asyncio.to_thread(Ended, "queue", *arguments, REDIS_URL=self.broker.url)
+        assert ended.code == code, (ended.out, ended.err)
+        return ended
+
+    async def json(self, *arguments: str, code: int = 0) -> Any:
+        return json.loads("\n".join((await self.run(*arguments, "--json", code=code)).out))
+
+    async def refusal(self, *arguments: str) -> str:
+        [line] = (await self.run(*arguments, code=2)).err
+        return line.removeprefix("smartbatch: ")
+
+    async def reply(self, request_id: str) -> Any:
+        packed = await self.client.get(self.keys.reply(request_id))
+        return unpack_reply(packed) if packed else None
+
+
+@pytest.fixture
+async def stream(broker: Broker) -> AsyncIterator[Stream]:
+    made = Stream(broker, "m")
+    yield made
+    await made.client.aclose()
+
+
+async def test_list_has_the_running_and_the_waiting_oldest_first(stream: Stream) -> None:
+    await stream.admit(*"abcde")
+    await stream.claim(2)
+    [model] = await stream.json()
+    assert (model["model"], model["waiting"], model["running"]) == ("m", 3, 2)
+    assert [(e["request"], e["worker"], e["deliveries"]) for e in model["entries"]] == [
+        ("r-0", "w1", 1),
+        ("r-1", "w1", 1),
+        ("r-2", None, 0),
+        ("r-3", None, 0),
+        ("r-4", None, 0),
+    ]
+    assert {(e["rows"], e["kind"]) for e in model["entries"]} == {(1, "raw")}
+    assert all(0 <= e["age_s"] < 60 for e in model["entries"])
+    some = await stream.run("--limit", "1", "--name", "m")
+    assert [line.split()[1] for line in some.out if " raw " in line] == ["r-0", "r-2"]
+    assert some.out[-1] == " … and about 3 more (--limit)"
+
+
+async def test_a_long_stream_is_read_in_pieces(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    await stream.admit(*map(str, range(5 * PIECE)))
+    await stream.claim(2 * PIECE + 1)
+    asked: list[int] = []
+    for name in ("xrange", "xpending_range"):
+        original = getattr(stream.client, name)
+
+        def counted(*arguments, _original=original):
+            asked.append(arguments[-1])
+            return _original(*arguments)
+
+        monkeypatch.setattr(stream.client, name, counted)
+    seen = await Entries(stream.client, "m").look(1000)
+    assert [each.entry.id for each in seen] == [f"r-{n}" for n in range(5 * PIECE)]
+    assert [bool(each.worker) for each in seen].count(True) == 2 * PIECE + 1
+    assert max(asked) == PIECE
+    assert len(await Entries(stream.client, "m").look(PIECE + 1)) == 2 * (PIECE + 1)
+
+
+async def test_show_decodes_an_entry_by_either_id(stream: Stream, tmp_path: Path) -> None:
+    large = "x" * 100_000  # lies beside the stream
+    await stream.admit("hello", large)
+    await stream.claim(1)
+    told = await stream.json("show", "r-0")
+    assert told["worker"] == "w1"
+    assert told["timeout_s"] == 30.0
+    assert told["gateway"] == "gw"
+    assert told["payload"] == {"kind": "raw", "content_type": "text/plain", "bytes": 5, "options": {}}
+    saved = tmp_path / "input"
+    lines = (await stream.run("show", told["entry"], "--save", str(saved))).out
+    assert saved.read_text() == "hello"
+    assert [line.split() for line in lines if line.startswith("input bytes")] == [["input", "bytes", "5"]]
+    await stream.run("show", "r-1", "--save", str(saved))
+    assert saved.read_text() == large
+
+
+async def test_an_id_that_is_not_there_or_is_two_is_refused(stream: Stream, broker: Broker) -> None:
+    await stream.admit("hello")
+    for id_ in ("no-such", "1795433558335-0"):
+        said = f"no entry {id_} of any model; `smartbatch queue` shows what there is"
+        assert await stream.refusal("show", id_) == said
+        assert await stream.refusal("cancel", "r-0", id_) == said
+    assert await stream.reply("r-0") is None  # nothing was changed
+    other = Stream(broker, "other")
+    await other.admit("hello")
+    assert (
+        await stream.refusal("cancel", "r-0") == "r-0 is an entry of several models (m, other); say which with --name"
+    )
+    [told] = await stream.json("cancel", "r-0", "--name", "other")
+    assert (told["model"], told["taken_back"]) == ("other", True)
+    await other.client.aclose()
+
+
+async def test_cancel_tells_the_client_and_leaves_nothing_behind(stream: Stream) -> None:
+    await stream.admit("running", "waiting", "y" * 100_000, "stays")
+    await stream.claim(1)
+    assert (await stream.run("cancel", "r-0", "r-1", "r-2")).out[0].endswith("  taken back; its client has been told")
+    for n in range(3):
+        assert (await stream.reply(f"r-{n}")).error.code == "taken_back"
+    assert [bytes(n).split(b"|")[0] for n in await stream.client.lrange(stream.keys.inbox("gw"), 0, -1)] == [
+        b"r-0",
+        b"r-1",
+        b"r-2",
+    ]
+    [model] = await stream.json()
+    assert [(e["request"], e["worker"]) for e in model["entries"]] == [("r-3", None)]
+    assert not await stream.client.exists(stream.keys.body("r-2"))
+
+
+async def test_one_that_was_answered_meanwhile_is_said_so(stream: Stream) -> None:
+    await stream.admit("hello")
+    entries = Entries(stream.client, "m")
+    [seen] = await entries.find(["r-0"])
+    assert seen is not None
+    assert await entries.take_back(seen, 60)
+    assert not await entries.take_back(seen, 60)
+
+
+async def test_what_no_gateway_wrote_is_shown_and_can_be_removed(stream: Stream) -> None:
+    entry_id = (await stream.client.xadd(stream.keys.requests, {"id": "\x1b[2J[red]", "what": "ever"})).decode()
+    assert r"\x1b[2J[red]" in "\n".join((await stream.run()).out)
+    told = await stream.json("show", entry_id)
+    assert told["unreadable"] == "its fields are not those of a request"
+    assert (await stream.json("cancel", entry_id))[0]["taken_back"] is True
+    assert (await stream.json())[0]["entries"] == []

@@ -1,0 +1,128 @@
+"""`smartbatch top` as a person or a script runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.brokers import Broker, eventually
+from tests.deploy.test_cli import ROOT, Ended
+from tests.system.conftest import stack  # noqa: F401
+from tests.system.stack import Stack
+from tests.system.test_batching import ask_all, bodies
+
+
+async def test_it_follows_a_load(stack: Callable[..., Stack], broker: Broker) -> None:  # noqa: F811
+    system = stack(MODEL_PATH="simulated:base_ms=4,row_ms=1", MAX_BATCH_SIZE=8)
+    system.gateway()
+    system.worker()
+    system.ready()
+    watching = system.start("top", {}, [sys.executable, "-m", "deploy.cli", "top", "--json", "--interval", "0.3"])
+    eventually(watching.log.read_text, 20)
+    await ask_all(system.url, bodies(100), 16)
+    assert system.predict(b"x", params={"top_k": "many"}).status_code == 400
+
+    def told() -> dict | None:
+        for line in watching.log.read_text().splitlines():
+            model = json.loads(line)["models"]["simulated"]
+            outcomes, last = model["stats"]["outcomes"], model["last"]
+            if outcomes == {"ok": 100, "invalid": 1} and last["answered"] == sum(
+                w["rows"] for w in last["workers"].values()
+            ):
+                return model
+        return None
+
+    model = eventually(told, 20, 0.1)
+    assert model["last"]["answered"] == 100
+    assert model["stats"]["throughput_rps"] == 10.0
+    assert model["stats"]["latency_ms"]["p50"] > 4
+    assert model["last"]["parts_ms"]["forward"] > 4
+    assert sum(model["last"]["closed"].values()) == sum(model["last"]["rows_at_most"].values()) > 0
+    [worker] = model["stats"]["workers"].values()
+    assert (worker["state"], worker["rows"]) == ("ready", 100)
+    shown = "\n".join(Ended("top", "--once", REDIS_URL=broker.url).out)
+    for text in ("answered ", "waiting 0   running 0", "rows in a batch", *model["stats"]["workers"]):
+        assert text in shown
+
+
+def test_without_a_model_it_says_so_and_without_a_broker_it_ends(broker: Broker) -> None:
+    assert "no model has been announced yet" in Ended("top", "--once", REDIS_URL=broker.url).out
+    assert json.loads(Ended("top", "--once", "--json", REDIS_URL=broker.url).out[0])["models"] == {}
+    ended = Ended("top", "--once", REDIS_URL="redis://127.0.0.1:1/0")
+    assert (ended.code, len(ended.err)) == (2, 1)
+
+
+class Terminal:
+    """`smartbatch top` on a terminal of its own."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.master, self._slave = pty.openpty()
+        self.before = termios.tcgetattr(self._slave)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "deploy.cli", "top", "--interval", "0.2"],
+            cwd=ROOT,
+            env={**os.environ, "REDIS_URL": broker.url, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"},
+            stdin=self._slave,
+            stdout=self._slave,
+            stderr=self._slave,
+        )
+        os.set_blocking(self.master, False)
+        self.shown = b""
+
+    def shows(self, text: str) -> bool:
+        try:
+            while read := os.read(self.master, 65536):
+                self.shown += read
+        except BlockingIOError:
+            pass
+        return text.encode() in self.shown
+
+    @property
+    def attributes(self) -> list:
+        return termios.tcgetattr(self._slave)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.master)
+        os.close(self._slave)
+
+
+@pytest.fixture
+def terminal(broker: Broker) -> Iterator[Terminal]:
+    made = Terminal(broker)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("how", ["q", "Ctrl-C"])
+def test_it_is_left_by_a_key_and_leaves_the_terminal_as_it_was(terminal: Terminal, how: str) -> None:
+    eventually(lambda: terminal.shows("no model has been announced yet"), 20)
+    assert terminal.attributes != terminal.before  # a key counts without Enter
+    if how == "q":
+        os.write(terminal.master, b"xq")
+    else:
+        terminal.process.send_signal(signal.SIGINT)
+    eventually(lambda: terminal.shows("\x1b[?1049l") and terminal.process.poll() is not None, 20)
+    assert terminal.process.returncode == 0
+    assert terminal.attributes == terminal.before
+    assert b"Traceback" not in terminal.shown
+
+
+def test_it_goes_on_while_the_broker_is_away(terminal: Terminal, broker: Broker) -> None:
+    eventually(lambda: terminal.shows("no model has been announced yet"), 20)
+    broker.pause()
+    try:
+        eventually(lambda: terminal.shows("the broker can't be reached"), 20)
+    finally:
+        broker.resume()
+    os.write(terminal.master, b"q")
+    assert terminal.process.wait(20) == 0

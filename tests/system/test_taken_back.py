@@ -1,0 +1,50 @@
+"""`smartbatch queue cancel` on a running system: its client is told at once, and nobody else notices."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import Callable
+
+import aiohttp
+
+from tests.brokers import eventually
+from tests.deploy.test_cli import Ended
+from tests.system.stack import Stack
+
+
+async def test_a_running_and_a_waiting_request_are_taken_back(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=300,row_ms=0", MAX_BATCH_SIZE=2)
+    system.gateway()
+    worker = system.worker()
+    system.ready()
+
+    async with aiohttp.ClientSession() as client:
+
+        async def ask(number: int) -> tuple[int, str, str]:
+            async with client.post(f"{system.url}/predict", data=b"%d" % number) as response:
+                answer = await response.json()
+                return response.status, answer.get("code", "ok"), answer["request_id"]
+
+        asking = [asyncio.create_task(ask(number)) for number in range(6)]
+        await asyncio.to_thread(eventually, lambda: system.waiting() == 6 and 0 < system.running() < 6, every_s=0.001)
+        worker.popen.send_signal(signal.SIGSTOP)  # in the middle of its first batch
+
+        def queue(*arguments: str) -> list[dict]:
+            ended = Ended("queue", *arguments, "--json", REDIS_URL=system.broker.url)
+            assert ended.code == 0, ended.err
+            return json.loads("\n".join(ended.out))
+
+        entries = (await asyncio.to_thread(queue))[0]["entries"]
+        taken = [entries[0]["request"], entries[-1]["request"]]
+        assert bool(entries[0]["worker"]) and not entries[-1]["worker"]
+        await asyncio.to_thread(queue, "cancel", *taken)
+        told = {request_id for _, _, request_id in (await next(iter(asyncio.as_completed(asking))),)}
+        assert told < set(taken)  # while the worker stands still
+        worker.popen.send_signal(signal.SIGCONT)
+        answers = await asyncio.gather(*asking)
+    assert sorted(answer[:2] for answer in answers) == [(200, "ok")] * 4 + [(500, "taken_back")] * 2
+    assert {request_id for status, _, request_id in answers if status == 500} == set(taken)
+    assert system.counter("smartbatch_requests_total", 'outcome="cancelled"') == 2
+    await asyncio.to_thread(system.until_clean, 1)
