@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry
 
 from gateway.recent import Recent
 from shared import errors
@@ -86,8 +86,8 @@ class LaneMeters:
 
     def parts(self) -> tuple[int, dict[str, float]]:
         """How many were answered so far, and the seconds that their parts took."""
-        seconds = {part: _sample(child, "_sum") for part, child in self._parts.items()}
-        return int(_sample(self._parts["forward"], "_count")), seconds
+        totals = {part: tally.total() for part, tally in self._parts.items()}
+        return totals["forward"][0], {part: seconds for part, (_, seconds) in totals.items()}
 
     def failed(self, error: BaseException, total_s: float) -> None:
         outcome = outcome_of(error)
@@ -98,11 +98,6 @@ class LaneMeters:
     def settle(self) -> None:
         for tally in (self._seconds, *self._parts.values()):
             tally.settle()
-
-
-def _sample(histogram: Histogram, suffix: str) -> float:
-    [metric] = histogram.collect()
-    return next(sample.value for sample in metric.samples if sample.name.endswith(suffix))
 
 
 def outcome_of(error: BaseException) -> str:

@@ -34,3 +34,8 @@ class Tally:
             if count:
                 bucket.inc(count)
         self._child._sum.inc(total)
+
+    def total(self) -> tuple[int, float]:
+        """Return how many values were observed so far, and their sum."""
+        self.settle()
+        return int(sum(bucket.get() for bucket in self._child._buckets)), self._child._sum.get()

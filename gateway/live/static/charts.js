@@ -155,7 +155,7 @@ class Chart {
         {
           ...axis,
           splits: () => TICKS_S.map((ago) => Math.max(0, this._newest) - ago),
-          values: () => TICKS_S.map((ago) => `-${ago} s`),
+          values: () => TICKS_S.map((ago) => (ago ? `-${ago} s` : "now")),
         },
         { ...axis, size: 52, values: (_, splits) => splits.map(number) },
       ],
