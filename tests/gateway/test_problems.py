@@ -30,6 +30,7 @@ EXPECTED = {
     "client_gone": 499,
     "model_failed": 500,
     "dead_lettered": 500,
+    "taken_back": 500,
     "startup_error": 500,
     "settings_error": 500,
     "model_load_error": 500,
