@@ -23,6 +23,7 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.live import page
 from shared.keys import GROUP, Keys
 from shared.settings import describe
 from worker.models import simulated
@@ -290,6 +291,7 @@ def test_containers_are_healthy_unprivileged_and_read_only(stack):
 @real
 def test_gateway_image_is_small_and_has_no_torch(stack):
     (gateway,) = stack.containers("gateway")
+    assert all(httpx.get(f"{stack.urls()[0]}{path}").status_code == 200 for path in page.FILES)
     assert "No module named 'torch'" in in_container(gateway, "python -c 'import torch' 2>&1")
     base = re.search(r"^ARG PYTHON_IMAGE=(\S+)", (ROOT / "deploy/docker/gateway.Dockerfile").read_text(), re.M)
     assert base
