@@ -9,13 +9,11 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.brokers import Broker
-from tests.system.stack import Stack
+from tests.system.conftest import stack  # noqa: F401
 
 WAIT_MS = 20_000
 
@@ -31,19 +29,6 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=binary, args=arguments)
         yield browser
         browser.close()
-
-
-@pytest.fixture
-def stack(broker: Broker, tmp_path: Path) -> Iterator[Callable[..., Stack]]:
-    made: list[Stack] = []
-
-    def make(**settings: object) -> Stack:
-        made.append(Stack(broker, tmp_path, **settings))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
 
 
 class Watched:
