@@ -87,7 +87,7 @@ def test_the_numbers_follow_a_load(simulated: Stack, watch: Callable[..., Watche
 
 @pytest.mark.slow
 def test_a_photo_by_keyboard_alone(stack: Callable[..., Stack], watch: Callable[..., Watched]) -> None:
-    system = stack(MODEL_PATH="efficientnet_lite0", MAX_BATCH_SIZE=2)
+    system = stack(MODEL_PATH="efficientnet_lite0", MAX_BATCH_SIZE=2, WINDOW="fixed")
     system.gateway()
     system.worker()
     page = watch(system.ready().url).page
