@@ -23,9 +23,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway import formats
-from gateway.asking import DEFAULT_TOP_K
 from gateway.formats import answers
 from gateway.formats.accept import Format
+from gateway.prediction import DEFAULT_TOP_K
 from gateway.problems import problem
 from shared import model_info
 from shared.errors import SmartBatchError
