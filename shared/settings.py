@@ -69,8 +69,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     window: Annotated[
         Literal["auto", "adaptive", "fixed"],
         Meta(
-            description="`adaptive`: no waiting when, by what was learned, nobody is coming; `auto`: so while a model has "
-            "one worker, else `fixed`"
+            description="`adaptive`: no waiting when, by what was learned, nobody is coming; `auto`: so while a "
+            "model has one worker, else `fixed`"
         ),
     ] = "auto"
     max_batch_bytes: Annotated[int, Meta(ge=1024, description="Payload bytes claimed for one batch at the most")] = (
