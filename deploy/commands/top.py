@@ -71,10 +71,12 @@ async def _live(screen, looks: AsyncIterator) -> None:
 
     with Live(console=screen, screen=True, auto_refresh=False) as live, _until_q() as left:
         drawing = asyncio.create_task(draw())
-        await asyncio.wait({drawing, left}, return_when=asyncio.FIRST_COMPLETED)
-        if drawing.done():
-            drawing.result()  # raises what ended it
-        await tasks.end([drawing])
+        try:
+            await asyncio.wait({drawing, left}, return_when=asyncio.FIRST_COMPLETED)
+            if drawing.done():
+                drawing.result()  # raises what ended it
+        finally:  # Ctrl-C cancels this; asyncio would cancel the other only once, and redis-py may swallow that
+            await tasks.end([drawing])
 
 
 async def _looks(client: Client, name: str | None, interval: float) -> AsyncIterator:

@@ -43,7 +43,7 @@ def closed(answers: list[dict]) -> Counter[str]:
 
 
 async def test_a_lone_request_waits_out_the_window_and_no_longer(stack: Callable[..., Stack]) -> None:
-    system = stack(MODEL_PATH="simulated:base_ms=2,row_ms=0", MAX_WAIT_TIME=0.05)
+    system = stack(MODEL_PATH="simulated:base_ms=2,row_ms=0", MAX_WAIT_TIME=0.05, WINDOW="fixed")
     system.gateway()
     system.worker()
     system.ready()
@@ -99,7 +99,7 @@ async def test_answers_go_to_the_request_that_asked_whatever_worker_ran_it(stack
 
 
 async def test_idle_workers_do_not_tear_one_batch_into_several(stack: Callable[..., Stack]) -> None:
-    system = stack(MODEL_PATH="simulated:base_ms=5,row_ms=0", MAX_WAIT_TIME=0.1, MAX_BATCH_SIZE=64)
+    system = stack(MODEL_PATH="simulated:base_ms=5,row_ms=0", MAX_WAIT_TIME=0.1, MAX_BATCH_SIZE=64, WINDOW="fixed")
     system.gateway()
     for _ in range(4):
         system.worker()
@@ -110,7 +110,7 @@ async def test_idle_workers_do_not_tear_one_batch_into_several(stack: Callable[.
 
 
 async def test_a_deadline_closes_a_batch_before_its_window_would(stack: Callable[..., Stack]) -> None:
-    system = stack(MODEL_PATH="simulated:base_ms=5,row_ms=0", MAX_WAIT_TIME=5)
+    system = stack(MODEL_PATH="simulated:base_ms=5,row_ms=0", MAX_WAIT_TIME=5, WINDOW="fixed")
     system.gateway()
     system.worker()
     system.ready()
@@ -149,7 +149,7 @@ async def test_at_most_one_batch_is_claimed_ahead_of_the_device(stack: Callable[
 
 
 async def test_a_window_longer_than_any_socket_timeout_is_kept(stack: Callable[..., Stack]) -> None:
-    system = stack(MODEL_PATH="simulated:base_ms=1,row_ms=0", MAX_WAIT_TIME=2.5)
+    system = stack(MODEL_PATH="simulated:base_ms=1,row_ms=0", MAX_WAIT_TIME=2.5, WINDOW="fixed")
     system.gateway()
     system.worker()
     system.ready()
