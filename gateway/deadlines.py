@@ -20,12 +20,14 @@ class Deadlines:
     def __init__(self, outstanding: Mapping[str, Pending]) -> None:
         self._outstanding = outstanding
         self._next_at = math.inf
+        self._looked_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def watch(self, pending: Pending) -> None:
         """Look no later than at this one's deadline. Until then an answered one is no trouble: it is gone."""
-        if pending.deadline_at < self._next_at:
-            self._look_at(pending.deadline_at)
+        at = max(pending.deadline_at, self._looked_at + EVERY_S)
+        if at < self._next_at:
+            self._look_at(at)
 
     def close(self) -> None:
         if self._timer:
@@ -38,7 +40,7 @@ class Deadlines:
         self._timer = asyncio.get_running_loop().call_at(at, self._look)  # the loop's clock is time.monotonic()
 
     def _look(self) -> None:
-        now = time.monotonic()
+        self._looked_at = now = time.monotonic()
         late = [pending for pending in self._outstanding.values() if pending.deadline_at <= now]
         for pending in late:
             waited = now - pending.started_at

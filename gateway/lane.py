@@ -95,7 +95,7 @@ class Lane:
     def finished(self, pending: Pending, *, answered: bool) -> None:
         """Forget a request. One that ended without its reply is taken back from the stream."""
         self.outstanding.pop(pending.request.id, None)
-        pending.done = True
+        pending.abandon()
         if not answered:
             self._submitter.cancel(pending)
 

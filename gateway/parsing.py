@@ -17,12 +17,12 @@ LARGE_BYTES = 128 * 1024  # a longer body is parsed in a thread, so that others 
 async def made(gateway: Gateway, asking: Asking, body: bytes, coding: str) -> Request:
     """Make the request of a body: a large one in the thread, within the bound on all bodies that are held for it, and
     not once its time is up."""
+    most = gateway.settings.max_body_bytes
     if coding:
         with contextlib.suppress(BodyTooLarge):
-            body, coding = inflate(body, coding, LARGE_BYTES), ""
+            body, coding = inflate(body, coding, min(LARGE_BYTES, most)), ""
     if not coding and len(body) <= LARGE_BYTES:
         return asking.request(body)
-    most = gateway.settings.max_body_bytes
     size = most if coding else len(body)
     gateway.receiving.take(size)
     try:

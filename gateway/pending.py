@@ -14,19 +14,23 @@ Outcome = bytes | Exception  # the packed reply, or why there is none
 class Pending:
     """Made by the lane; ended once, by whoever comes first: the router, the sweep, its deadline, a disconnect.
 
-    `ended` is told the outcome at once, in the event loop. It raises nothing.
+    `ended` is told the outcome at once, in the event loop. It raises nothing, and isn't held any longer than that: a
+    request that lay in a cycle of references would keep its body until the collector came by.
     """
 
-    __slots__ = ("admitted", "admitted_at", "deadline_at", "done", "ended", "request", "started_at")
+    __slots__ = ("_ended", "admitted", "admitted_at", "deadline_at", "request", "started_at")
 
     def __init__(self, request: Request, started_at: float, ended: Callable[[Outcome], None]) -> None:
         self.request = request
         self.started_at = started_at
-        self.ended = ended
+        self._ended: Callable[[Outcome], None] | None = ended
         self.deadline_at = started_at + request.timeout_ms / 1000
         self.admitted = False
         self.admitted_at = 0.0
-        self.done = False
+
+    @property
+    def done(self) -> bool:
+        return self._ended is None
 
     def mark_admitted(self) -> None:
         if not self.admitted:
@@ -34,9 +38,13 @@ class Pending:
             self.admitted_at = time.monotonic()
 
     def end(self, outcome: Outcome) -> None:
-        if not self.done:
-            self.done = True
-            self.ended(outcome)
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended(outcome)
+
+    def abandon(self) -> None:
+        """Nobody wants to know any more."""
+        self._ended = None
 
 
 class Awaited(Pending):

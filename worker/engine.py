@@ -105,19 +105,23 @@ class Engine:
             elif not self._launch(work):
                 self._runway.until_clear()
                 self._run_to_the_end(work)
+        self._runway.until_clear()
+        while not self._batches.empty():  # what landed badly meanwhile
+            if callable(again := self._batches.get()):
+                again()
         self._runway.close()
 
     def _launch(self, batch: Batch) -> bool:
         """Begin a batch while the one before may still be computed. False if it has to run by itself."""
         if not self._model.overlaps:
             return False
-        self._drop_late(batch)
-        groups = self._seats_by_group(batch.riders)
-        if len(groups) != 1 or len(groups[0]) > self.ceiling:
-            return False
-        seats = groups[0]
-        launched_at = self._working_since = time.monotonic()
         try:
+            self._drop_late(batch)
+            groups = self._seats_by_group(batch.riders)
+            if len(groups) != 1 or len(groups[0]) > self.ceiling:
+                return False
+            seats = groups[0]
+            launched_at = self._working_since = time.monotonic()
             outputs = self._model.forward(self._model.collate([rider.rows[index] for rider, index in seats]))
         except BaseException:  # what it was is found when it runs by itself
             return False
@@ -158,17 +162,18 @@ class Engine:
             batch, seats = flight.batch, flight.seats
             try:
                 outputs = self._on_host(flight.outputs, len(seats))
+                batch.started_at = self._runway.begun_at(flight)
+                batch.forward_s = time.monotonic() - batch.started_at
+                batch.rows_run = len(seats)
+                self._count(len(seats), batch.forward_s)
+                self._seat(seats, outputs)
             except BaseException as error:
                 log.info("a batch failed and runs again by itself: %s", type(error).__name__)
                 flight.outputs = None  # they hold memory
                 self.call(functools.partial(self._run_to_the_end, batch))
                 self._runway.landed()
                 continue
-            batch.started_at = self._runway.begun_at(flight)
-            batch.forward_s = self._runway.landed() - batch.started_at
-            batch.rows_run = len(seats)
-            self._count(len(seats), batch.forward_s)
-            self._seat(seats, outputs)
+            self._runway.landed()
             self.on_done(batch)
             del flight, outputs  # until the next one lands, that may be long
 
@@ -187,7 +192,7 @@ class Engine:
             log.info("trying batches of up to %d rows again", self.ceiling)
 
     def _on_host(self, outputs: Any, rows: int) -> list[Any]:
-        separated = self._model.separate(outputs, rows)
+        separated = list(self._model.separate(outputs, rows))
         if len(separated) != rows:
             raise RuntimeError(f"the model answered {len(separated)} outputs for {rows} rows")
         return separated

@@ -222,8 +222,8 @@ class Worker:
 
     def _batch_done(self, batch: Batch) -> None:
         """In the device thread: pass the batch on and be free for the next."""
+        self.decoder.submit(self._make_replies, batch)  # first: a drain closes the decoder once the device is free
         self._loop.call_soon_threadsafe(self.claimer.device_freed, batch)
-        self.decoder.submit(self._make_replies, batch)
 
     def _make_replies(self, batch: Batch) -> None:
         outcomes = self._replies.make(batch)

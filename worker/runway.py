@@ -51,13 +51,12 @@ class Runway:
             self._changed.wait_for(lambda: self._flights or self._closed)
             return self._flights[0] if self._flights else None
 
-    def landed(self) -> float:
-        """The oldest is down. Returns when, monotonic."""
+    def landed(self) -> None:
+        """The oldest is down, and all that was to be said of it."""
         with self._changed:
             self._flights.popleft()
             self._landed_at = time.monotonic()
             self._changed.notify_all()
-            return self._landed_at
 
     def close(self) -> None:
         with self._changed:

@@ -160,7 +160,7 @@ class Connection(HttpToolsProtocol):
         if self._gateway and version == "1.1" and prompt.may_be(method, path, headers):
             self.cycle = Prompt(self, self._gateway, raw_path, query, headers)
         else:
-            self.cycle = self._exchange(method, version, path, raw_path, query, headers)
+            self.cycle = self._exchange(method, version, path, raw_path, query, headers, self.expect_100_continue)
         self._receiving = True
         if self._running is not None:
             self.flow.pause_reading()
@@ -264,7 +264,7 @@ class Connection(HttpToolsProtocol):
             return
         self._deaf = True
         self.cycle.keep_alive = False
-        for exchange in (self._running, *(queued for queued, _ in self.pipeline)):
+        for exchange in (*(queued for queued, _ in self.pipeline), self._running):  # which may begin the next at once
             exchange.fail(error)
 
     # --- within
@@ -283,7 +283,7 @@ class Connection(HttpToolsProtocol):
 
     def _hand_on(self, prompt: Prompt) -> None:
         """Make an exchange of what is not prompt after all."""
-        exchange = self._exchange(b"POST", "1.1", PATH, prompt.raw_path, prompt.query, prompt.headers)
+        exchange = self._exchange(b"POST", "1.1", PATH, prompt.raw_path, prompt.query, prompt.headers, False)
         exchange.keep_alive, exchange.more_body, exchange.fault = prompt.keep_alive, prompt.more_body, prompt.fault
         exchange.received(prompt.body)
         if self.cycle is prompt:
@@ -294,7 +294,14 @@ class Connection(HttpToolsProtocol):
             self.pipeline[0] = (exchange, self.app)
 
     def _exchange(
-        self, method: bytes, version: str, path: str, raw_path: bytes, query: bytes, headers: list[tuple[bytes, bytes]]
+        self,
+        method: bytes,
+        version: str,
+        path: str,
+        raw_path: bytes,
+        query: bytes,
+        headers: list[tuple[bytes, bytes]],
+        expects_100: bool,
     ) -> Exchange:
         scope = {
             "type": "http",
@@ -320,7 +327,7 @@ class Connection(HttpToolsProtocol):
             access_log=False,
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue and version == "1.1",
+            expect_100_continue=expects_100 and version == "1.1",
             keep_alive=False,
             on_response=self.on_response_complete,
         )
@@ -363,6 +370,7 @@ class Connection(HttpToolsProtocol):
     def _linger(self) -> None:
         """Half-close, and throw away what still comes until the client closes too."""
         self._deaf, self._receiving, self._parting = True, False, b""
+        self.pipeline.clear()  # what waits there could not be answered any more
         if not self.transport.is_closing():
             self.transport.write_eof()
             self.flow.resume_reading()

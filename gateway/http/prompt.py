@@ -39,8 +39,8 @@ class Prompt:
         "_gateway",
         "_host",
         "_pending",
+        "_pieces",
         "asked",
-        "body",
         "fault",
         "gone",
         "headers",
@@ -57,7 +57,7 @@ class Prompt:
         self._host = host
         self._gateway = gateway
         self.raw_path, self.query, self.headers = raw_path, query, headers
-        self.body = b""
+        self._pieces: list[bytes] = []
         self.more_body = True
         self.keep_alive = False
         self.asked = False
@@ -68,14 +68,19 @@ class Prompt:
         self._pending: Pending | None = None
 
     @property
+    def body(self) -> bytes:
+        """What has come of it; nothing any more once it was asked."""
+        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+
+    @property
     def small(self) -> bool:
         """Whether its body may be read here and now, in the event loop."""
-        return len(self.body) <= min(LARGE_BYTES, self._gateway.settings.max_body_bytes)
+        return sum(map(len, self._pieces)) <= min(LARGE_BYTES, self._gateway.settings.max_body_bytes)
 
     # --- the connection's side, as an Exchange has it
 
     def received(self, body: bytes) -> None:
-        self.body = self.body + body if self.body else body
+        self._pieces.append(body)
 
     def came_whole(self, *, keep_alive: bool) -> None:
         self.more_body = False
@@ -101,22 +106,17 @@ class Prompt:
                 raise self.fault
             self._pending = asking.submit_and_tell(asking.request(self.body), self._ended)
         except Exception as error:
-            self._answer(asking.failed(error))
+            self._ended(error)
+        self._pieces = []
 
     # --- within
 
     def _ended(self, outcome: Outcome) -> None:
-        """Called by whoever ended the request, which nothing that goes wrong here may disturb."""
-        asking = self._asking
+        """Called by whoever ended the request, and nothing that goes wrong here may disturb them."""
+        asking, self._pending = self._asking, None
         assert asking is not None
         try:
-            try:
-                if isinstance(outcome, Exception):
-                    raise outcome
-                response = asking.answered(outcome)
-            except Exception as error:
-                response = asking.failed(error)
-            self._answer(response)
+            self._answer(_response(asking, outcome))
         except Exception:
             log.exception("a request ended without an answer")
             self._host.abort()
@@ -130,6 +130,15 @@ class Prompt:
         if not self.keep_alive:
             host.close()
         host.on_response_complete()
+
+
+def _response(asking: Prediction, outcome: Outcome) -> Response | None:
+    if isinstance(outcome, Exception):
+        return asking.failed(outcome)
+    try:
+        return asking.answered(outcome)
+    except Exception as error:
+        return asking.failed(error)
 
 
 def may_be(method: bytes, path: str, headers: heads.Headers) -> bool:

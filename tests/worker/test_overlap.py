@@ -131,3 +131,46 @@ def test_what_else_the_device_thread_does_waits_for_all_to_land(engine: Engine, 
     eventually(lambda: len(done) == 2)
     assert outcomes(batch) == [[2]]
     assert set(map(type, done)) == {Batch, str}
+
+
+def test_a_model_that_fails_where_nobody_expects_it_ends_no_thread(engine: Engine, model: Held) -> None:
+    class Key:
+        def __hash__(self) -> int:
+            return 1
+
+        def __eq__(self, other: object) -> bool:
+            raise RuntimeError("no two keys are compared here")
+
+    class Outputs(list[int]):
+        def __iter__(self):
+            raise RuntimeError("nobody iterates here")
+
+    done: list[Batch] = []
+    engine.on_done = done.append
+    model.release.set()
+    group, separate = model.group, model.separate
+    model.group = lambda row: Key()  # pyright: ignore[reportAttributeAccessIssue]
+    submit(engine, [1, 2])
+    eventually(lambda: len(done) == 1)
+    model.group = group
+    model.separate = lambda outputs, rows: Outputs(separate(outputs, rows))
+    submit(engine, [3])
+    eventually(lambda: len(done) == 2)
+    model.separate = separate
+    [batch] = submit(engine, [4])
+    eventually(lambda: len(done) == 3)
+    assert outcomes(batch) == [[8]]
+
+
+def test_closing_waits_for_what_lands_badly(model: Held) -> None:
+    engine = Engine(model, 32, ForwardTimes(), Meters("m"))
+    engine.start()
+    done: list[Batch] = []
+    engine.on_done = done.append
+    model.fails = lambda outputs: 2 in outputs
+    [batch] = submit(engine, [1, 2])
+    eventually(lambda: len(model.ran) == 1)
+    threading.Timer(0.1, model.release.set).start()
+    engine.close()
+    assert done == [batch]
+    assert outcomes(batch) == ["ModelFailed", [4]]

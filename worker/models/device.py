@@ -25,6 +25,8 @@ def open_device(context: LoadContext) -> torch.device:
         device = torch.device(asked)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", 0)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # of this thread: streams and graphs are made on the current device
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0][:200]

@@ -25,7 +25,8 @@ class Graphs:
         self._recorded: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]] = {}
         pool = torch.cuda.graph_pool_handle()
         for size in reversed(self._sizes):  # the largest first: the others live in its memory
-            self._recorded[size] = _record(network, example(size), pool)
+            # Recorded on something that is never compared: a graph that answers what it was recorded with is found.
+            self._recorded[size] = _record(network, example(size).zero_(), pool)
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         rows = len(batch)
