@@ -90,6 +90,11 @@ BATCH_WAIT = Metric(
     "smartbatch_batch_wait_seconds", "histogram", "From decoded to the forward's start", buckets=SECONDS
 )
 FORWARD = Metric("smartbatch_forward_seconds", "histogram", "One forward, with the copies to and from", buckets=SECONDS)
+REQUEST_FORWARD = Metric(
+    "smartbatch_request_forward_seconds_total",
+    "counter",
+    "Time in forwards as requests see it: one that many share counts once for each",
+)
 ROWS = Metric("smartbatch_rows_total", "counter", "Rows run")
 ENTRIES = Metric(
     "smartbatch_entries_total",

@@ -33,6 +33,7 @@ class Meters:
         self.decode = names.DECODE.histogram(self.registry).labels(**label)
         self.batch_wait = names.BATCH_WAIT.histogram(self.registry).labels(**label)
         self.forward_s = names.FORWARD.histogram(self.registry).labels(**label)
+        self.request_forward_s = names.REQUEST_FORWARD.counter(self.registry).labels(**label)
         self.rows = names.ROWS.counter(self.registry).labels(**label)
         self.redeliveries = names.REDELIVERIES.counter(self.registry).labels(**label)
         self.convictions = names.CONVICTIONS.counter(self.registry).labels(**label)
@@ -64,6 +65,7 @@ class Meters:
         self._batches[batch.closed].inc()
         self.batch_rows.observe(rows)
         self.batch_requests.observe(len(batch.riders))
+        self.request_forward_s.inc(batch.forward_s * len(batch.riders))
         self.rows.inc(rows)
         queue_wait, decode, batch_wait = tallies = Tally(self.queue_wait), Tally(self.decode), Tally(self.batch_wait)
         for rider in batch.riders:

@@ -52,23 +52,23 @@ class TensorMetadata(msgspec.Struct):
 
 
 class ModelMetadata(msgspec.Struct):
-    """`inputs` are the forms of the model's one input, of which a request holds one. `outputs` may be empty: a class of
-    one's own needn't announce them."""
+    """`inputs` holds the model's one input, `alternative_inputs` what may come in its place: tools send all that stands
+    in `inputs`. `outputs` may be empty: a class of one's own needn't announce them."""
 
     name: str
     versions: list[str]
     platform: str
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]
+    alternative_inputs: list[TensorMetadata]
 
 
 class ConfigTensor(msgspec.Struct):
-    """`dims` are without the rows if `max_batch_size` isn't 0. `optional`: another form may come in its place."""
+    """`dims` are without the rows if `max_batch_size` isn't 0."""
 
     name: str
     data_type: str
     dims: tuple[int, ...]
-    optional: bool = False
 
 
 class InstanceGroup(msgspec.Struct):
@@ -126,27 +126,20 @@ def check_access(caller: Anyone, model: str) -> None:
 
 
 def model_metadata(info: ModelInfo) -> ModelMetadata:
-    return ModelMetadata(
-        info.name,
-        [VERSION],
-        info.platform,
-        [TensorMetadata(form.name, form.datatype, form.shape) for form in signature.forms(info)],
-        [TensorMetadata(output.name, output.datatype, output.shape) for output in signature.outputs(info)],
-    )
+    first, *others = [TensorMetadata(form.name, form.datatype, form.shape) for form in signature.forms(info)]
+    outputs = [TensorMetadata(output.name, output.datatype, output.shape) for output in signature.outputs(info)]
+    return ModelMetadata(info.name, [VERSION], info.platform, [first], outputs, others)
 
 
 def model_config(gateway: Gateway, info: ModelInfo) -> ModelConfig:
     batched = signature.batched(info)
-    forms, outputs = signature.forms(info), signature.outputs(info)
+    first, outputs = signature.forms(info)[0], signature.outputs(info)
     return ModelConfig(
         info.name,
         info.platform,
         SERVER_NAME,
         info.max_batch_size if batched else 0,
-        [
-            ConfigTensor(form.name, _config_type(form.datatype), form.shape[batched:], optional=len(forms) > 1)
-            for form in forms
-        ],
+        [ConfigTensor(first.name, _config_type(first.datatype), first.shape[batched:])],
         [ConfigTensor(output.name, _config_type(output.datatype), output.shape[batched:]) for output in outputs],
         _instances(gateway, info.name),
         {"latest": {"num_versions": 1}},

@@ -42,7 +42,7 @@ def _form(kind: Kind, spec: InputSpec) -> Form:
     if kind == "tensor":
         row = (-1,) if spec.shape is None else spec.shape
         return Form(name, kind, DATATYPES[spec.dtype or "float32"], (-1, *row))
-    return Form(name, kind, BYTES, (1,) if kind == "raw" else (-1,))
+    return Form(name, kind, BYTES, (1,) if kind == "raw" else (-1, 1))
 
 
 def batched(info: ModelInfo) -> bool:

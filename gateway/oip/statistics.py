@@ -24,8 +24,8 @@ class Duration(msgspec.Struct):
 
 
 class InferStatistics(msgspec.Struct):
-    """`success.ns` is all time in `queue`, `compute_input` and `compute_infer`; a forward counts once for all requests
-    that shared it, as `compute_infer.count` does. What failed isn't timed, encoding answers isn't either."""
+    """By request: `queue` is waiting, to be claimed and then for the batch to start; `compute_input` is decoding;
+    `compute_infer` is the forward, whole for each request that shared it. Encoding answers isn't timed."""
 
     success: Duration
     fail: Duration
@@ -58,9 +58,11 @@ def of(gateway: Gateway, model: str) -> ModelStatistics:
     snapshot = gateway.observer.snapshots.get(model)
     reports = list(snapshot.workers.values()) if snapshot else []
     sums = _sums(reports)
-    queue = _duration(sums, names.QUEUE_WAIT)
-    decode = _duration(sums, names.DECODE)
-    forward = _duration(sums, names.FORWARD)
+    requests = int(sums[f"{names.QUEUE_WAIT.name}_count"])
+    queue_s = sums[f"{names.QUEUE_WAIT.name}_sum"] + sums[f"{names.BATCH_WAIT.name}_sum"]
+    queue = Duration(requests, int(queue_s * 1e9))
+    decode = Duration(requests, int(sums[f"{names.DECODE.name}_sum"] * 1e9))
+    forward = Duration(requests, int(sums[names.REQUEST_FORWARD.name] * 1e9))
     entries = f"{names.ENTRIES.name}:"
     failures = sum(int(sums[entries + outcome]) for outcome in ("invalid", "error", "expired", "dead"))
     return ModelStatistics(
@@ -75,17 +77,13 @@ def of(gateway: Gateway, model: str) -> ModelStatistics:
             queue=queue,
             compute_input=decode,
             compute_infer=forward,
-            compute_output=Duration(0, 0),
+            compute_output=Duration(requests, 0),
             cache_hit=Duration(0, 0),
             cache_miss=Duration(0, 0),
         ),
         [],
         [],
     )
-
-
-def _duration(sums: Sums, metric: names.Metric) -> Duration:
-    return Duration(int(sums[f"{metric.name}_count"]), int(sums[f"{metric.name}_sum"] * 1e9))
 
 
 def _sums(reports: list[dict[str, Any]]) -> Sums:

@@ -48,7 +48,7 @@ def model_config(config: ModelConfig) -> pb.ModelConfigResponse:
         platform=config.platform,
         backend=config.backend,
         max_batch_size=config.max_batch_size,
-        input=[pb.ModelInput(**_config_tensor(tensor), optional=tensor.optional) for tensor in config.input],
+        input=[pb.ModelInput(**_config_tensor(tensor)) for tensor in config.input],
         output=[pb.ModelOutput(**_config_tensor(tensor)) for tensor in config.output],
         version_policy=pb.ModelVersionPolicy(latest=pb.ModelVersionPolicy.Latest(num_versions=1)),
         dynamic_batching=pb.ModelDynamicBatching(),

@@ -78,10 +78,7 @@ def test_a_server_and_its_models_say_what_they_are(client: Client, system: Stack
     ]
     config = client.get_model_config("efficientnet_lite0").config
     assert (config.max_batch_size, config.HasField("dynamic_batching")) == (8, True)
-    assert [(i.name, i.data_type, list(i.dims), i.optional) for i in config.input] == [
-        ("input", 11, [3, 224, 224], True),
-        ("image", 13, [], True),
-    ]
+    assert [(i.name, i.data_type, list(i.dims)) for i in config.input] == [("input", 11, [3, 224, 224])]
     assert [(group.count, group.kind) for group in config.instance_group] == [(1, 2)]
     index = client.get_model_repository_index().models
     assert [(m.name, m.state) for m in index] == [
