@@ -6,6 +6,7 @@ One server of each kind per session, emptied before each test.
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,9 @@ import pytest
 from deploy import embedded_broker
 from shared.broker.connection import Client, connect
 from tests.brokers import Broker
+
+# Who runs the tests in the background has Ctrl-C ignored, and what the tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
