@@ -8,7 +8,6 @@ in order.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections import deque
@@ -23,6 +22,7 @@ from gateway.http.doorman import Doorman
 from gateway.http.exchange import Exchange
 from gateway.http.heads import (
     MAX_HEAD_BYTES,
+    Head,
     Headers,
     head_bytes,
     may_be_skipped,
@@ -33,7 +33,7 @@ from gateway.http.heads import (
     without_upgrade,
 )
 from gateway.http.patience import HEAD_TIMEOUT_S, Awaited, Patience
-from gateway.http.prompt import PATH, Prompt
+from gateway.http.prompt import Prompt
 from shared.errors import HeadTimeout, MalformedRequest, SmartBatchError, TooManyConnections
 
 log = logging.getLogger(__name__)
@@ -154,13 +154,14 @@ class Connection(HttpToolsProtocol):
             self._deaf = True
             raise _Enough
         self._silent_bytes = 0
-        path, raw_path, query = target(self.url)
-        method, version = parser.get_method(), parser.get_http_version()
+        version = parser.get_http_version()
+        expects_100 = self.expect_100_continue and version == "1.1"
+        head = Head(parser.get_method(), version, *target(self.url), headers, expects_100)
         self.headers = []  # trailers go there, not among the headers that the application reads meanwhile
-        if self._gateway and version == "1.1" and prompt.may_be(method, path, headers):
-            self.cycle = Prompt(self, self._gateway, raw_path, query, headers)
+        if self._gateway and prompt.may_be(head):
+            self.cycle = Prompt(self, self._gateway, head)
         else:
-            self.cycle = self._exchange(method, version, path, raw_path, query, headers, self.expect_100_continue)
+            self.cycle = Exchange(self, head)
         self._receiving = True
         if self._running is not None:
             self.flow.pause_reading()
@@ -283,7 +284,7 @@ class Connection(HttpToolsProtocol):
 
     def _hand_on(self, prompt: Prompt) -> None:
         """Make an exchange of what is not prompt after all."""
-        exchange = self._exchange(b"POST", "1.1", PATH, prompt.raw_path, prompt.query, prompt.headers, False)
+        exchange = Exchange(self, prompt.head)
         exchange.keep_alive, exchange.more_body, exchange.fault = prompt.keep_alive, prompt.more_body, prompt.fault
         exchange.received(prompt.body)
         if self.cycle is prompt:
@@ -292,45 +293,6 @@ class Connection(HttpToolsProtocol):
             self._begin(exchange)
         else:
             self.pipeline[0] = (exchange, self.app)
-
-    def _exchange(
-        self,
-        method: bytes,
-        version: str,
-        path: str,
-        raw_path: bytes,
-        query: bytes,
-        headers: list[tuple[bytes, bytes]],
-        expects_100: bool,
-    ) -> Exchange:
-        scope = {
-            "type": "http",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-            "http_version": version,
-            "server": self.server,
-            "client": self.client,
-            "scheme": self.scheme,
-            "root_path": self.root_path,
-            "method": method.decode("ascii"),
-            "path": path,
-            "raw_path": raw_path,
-            "query_string": query,
-            "headers": headers,
-            "state": self.app_state.copy(),
-        }
-        return Exchange(
-            scope=scope,  # type: ignore[arg-type]
-            transport=self,  # type: ignore[arg-type]  # write, close and is_closing are all it needs of one
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=expects_100 and version == "1.1",
-            keep_alive=False,
-            on_response=self.on_response_complete,
-        )
 
     def _unparsed(self, error: httptools.HttpParserError) -> None:
         match error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None:

@@ -9,6 +9,7 @@ from typing import Any
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from gateway.http.heads import Head
 from gateway.problems import problem
 
 log = logging.getLogger(__name__)
@@ -23,8 +24,21 @@ class Exchange(RequestResponseCycle):
 
     fault: Exception | None = None
 
-    def __init__(self, **how: Any) -> None:
-        super().__init__(**how)
+    def __init__(self, connection: Any, head: Head) -> None:
+        """`connection` is a Connection: of a transport, its write, close and is_closing are all that is needed."""
+        super().__init__(
+            scope=_scope(connection, head),
+            transport=connection,
+            flow=connection.flow,
+            logger=connection.logger,
+            access_logger=connection.access_logger,
+            access_log=False,
+            default_headers=connection.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=head.expects_100,
+            keep_alive=False,
+            on_response=connection.on_response_complete,
+        )
         self._pieces: list[bytes] = []  # of the body, not yet taken by the application; `body` is unused
         self._came = 0  # bytes of them
 
@@ -98,6 +112,24 @@ class Exchange(RequestResponseCycle):
         headers += [(b"content-length", b"%d" % len(content)), (b"connection", b"close")]
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
         await self.send({"type": "http.response.body", "body": content, "more_body": False})
+
+
+def _scope(connection: Any, head: Head) -> Any:
+    return {
+        "type": "http",
+        "asgi": {"version": connection.asgi_version, "spec_version": "2.3"},
+        "http_version": head.version,
+        "server": connection.server,
+        "client": connection.client,
+        "scheme": connection.scheme,
+        "root_path": connection.root_path,
+        "method": head.method.decode("ascii"),
+        "path": head.path,
+        "raw_path": head.raw_path,
+        "query_string": head.query,
+        "headers": head.headers,
+        "state": connection.app_state.copy(),
+    }
 
 
 def _nothing() -> None:

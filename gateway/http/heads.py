@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import httptools
@@ -24,6 +24,18 @@ _UPGRADE_HEADERS = (b"upgrade", b"http2-settings")
 _STATUS_LINES = {int(status): f"HTTP/1.1 {status} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 Headers = Iterable[tuple[bytes, bytes]]
+
+
+class Head(NamedTuple):
+    """A request's, checked. `path` is unquoted; names of headers are in lower case."""
+
+    method: bytes
+    version: str
+    path: str
+    raw_path: bytes
+    query: bytes
+    headers: list[tuple[bytes, bytes]]
+    expects_100: bool
 
 
 def head_bytes(url: bytes, headers: Headers) -> int:

@@ -43,20 +43,16 @@ class Prompt:
         "asked",
         "fault",
         "gone",
-        "headers",
+        "head",
         "keep_alive",
         "more_body",
-        "query",
-        "raw_path",
         "response_complete",
     )
 
-    def __init__(
-        self, host: Host, gateway: Gateway, raw_path: bytes, query: bytes, headers: list[tuple[bytes, bytes]]
-    ) -> None:
+    def __init__(self, host: Host, gateway: Gateway, head: heads.Head) -> None:
         self._host = host
         self._gateway = gateway
-        self.raw_path, self.query, self.headers = raw_path, query, headers
+        self.head = head
         self._pieces: list[bytes] = []
         self.more_body = True
         self.keep_alive = False
@@ -101,7 +97,7 @@ class Prompt:
         self.asked = True
         self._asking = asking = Prediction(self._gateway)
         try:
-            asking.head(self.headers, self.query)
+            asking.head(self.head.headers, self.head.query)
             if self.fault is not None:
                 raise self.fault
             self._pending = asking.submit_and_tell(asking.request(self.body), self._ended)
@@ -141,8 +137,8 @@ def _response(asking: Prediction, outcome: Outcome) -> Response | None:
         return asking.failed(error)
 
 
-def may_be(method: bytes, path: str, headers: heads.Headers) -> bool:
-    """Whether such a head can be a prompt request's. A compressed body, or one that waits for a 100, never is."""
-    if method != b"POST" or path != PATH:
+def may_be(head: heads.Head) -> bool:
+    """Whether it can be a prompt request's. A compressed body, or one that waits for a 100, never is."""
+    if head.path != PATH or head.method != b"POST" or head.version != "1.1" or head.expects_100:
         return False
-    return not any(name in (b"content-encoding", b"expect") for name, _ in headers)
+    return not any(name == b"content-encoding" for name, _ in head.headers)
