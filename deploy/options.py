@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
 from shared.settings import Settings, describe, from_environment
+
+model_option = click.option("--name", help="Only this model; by default all that are known.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+save_option = click.option(
+    "--save",
+    "file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write what the client sent to this file, to try it offline: the image, a .npy, the body, JSON for texts.",
+)
 
 _FLAGS = {"MODEL_PATH": "model", "MODEL_NAME": "name", "MODEL_WEIGHTS": "weights"}
 

@@ -29,7 +29,6 @@ from gateway.prediction import DEFAULT_TOP_K
 from gateway.problems import problem
 from shared import model_info
 from shared.errors import SmartBatchError
-from shared.model_info import ModelInfo
 from shared.settings import Settings, from_environment
 from shared.wire import Reply
 from worker import models
@@ -56,20 +55,8 @@ def load(settings: Settings) -> Model:
     return model
 
 
-def describe(settings: Settings, model: Model) -> ModelInfo:
-    return ModelInfo(
-        settings.model,
-        settings.model_path,
-        model.input,
-        settings.max_batch_size,
-        model.outputs,
-        model.classifier,
-        model.platform,
-    )
-
-
 def application(settings: Settings, model: Model) -> Starlette:
-    info = describe(settings, model)
+    info = model.info(settings.model, settings.model_path, settings.max_batch_size)
 
     def answer(body: bytes, content_type: str) -> bytes:
         started = time.monotonic()
@@ -103,7 +90,7 @@ def main() -> None:
         sys.exit(f"baseline: {error}")
     match sys.argv[1:]:
         case ["describe"]:
-            print(model_info.encode(describe(settings, model)).decode())
+            print(model_info.encode(model.info(settings.model, settings.model_path, settings.max_batch_size)).decode())
         case ["serve", port] if port.isdigit():
             uvicorn.run(application(settings, model), port=int(port), log_level="warning", access_log=False)
         case _:

@@ -207,16 +207,8 @@ class Worker:
         self.report.now(self.report.state, text)
 
     def _info(self) -> ModelInfo:
-        model, settings = self.model, self.settings
-        return ModelInfo(
-            settings.model,
-            settings.model_path,
-            model.input,
-            settings.max_batch_size,
-            model.outputs,
-            model.classifier,
-            model.platform,
-        )
+        settings = self.settings
+        return self.model.info(settings.model, settings.model_path, settings.max_batch_size)
 
     # --- what the parts tell each other
 

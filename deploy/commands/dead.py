@@ -14,7 +14,7 @@ import msgspec
 
 from deploy.facts import print_facts, printable, when
 from deploy.found import every_letter, find_letters, models_named, open_client
-from deploy.options import read, setting_options
+from deploy.options import json_option, model_option, read, save_option, setting_options
 from shared.broker.connection import BLOCK_S, Client
 from shared.broker.dead_letters import DeadLetter, DeadLetters, Requeue
 from shared.errors import DeadlineExceeded, SmartBatchError
@@ -22,8 +22,6 @@ from shared.keys import Keys
 from shared.settings import Settings
 from shared.wire import Reply, Result
 
-_name = click.option("--name", help="Only this model; by default all that are known.")
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
 _all = click.option("--all", "everything", is_flag=True, help="All there are.")
 
 
@@ -38,9 +36,9 @@ def command() -> None:
 
 @command.command("list")
 @setting_options("REDIS_URL")
-@_name
+@model_option
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Letters of each model.")
-@_json
+@json_option
 def list_(name: str | None, limit: int, as_json: bool, **options: str | None) -> None:
     """List dead letters, the newest first."""
     asyncio.run(_list(read(options), name, limit, as_json))
@@ -49,14 +47,9 @@ def list_(name: str | None, limit: int, as_json: bool, **options: str | None) ->
 @command.command("show")
 @setting_options("REDIS_URL")
 @click.argument("letter_id", metavar="ID")
-@_name
-@click.option(
-    "--save",
-    "file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write what the client sent to this file, to try it offline: the image, a .npy, the body, JSON for texts.",
-)
-@_json
+@model_option
+@save_option
+@json_option
 def show(letter_id: str, name: str | None, file: Path | None, as_json: bool, **options: str | None) -> None:
     """Show one dead letter and what it carries."""
     asyncio.run(_show(read(options), name, letter_id, file, as_json))
@@ -66,9 +59,9 @@ def show(letter_id: str, name: str | None, file: Path | None, as_json: bool, **o
 @setting_options("REDIS_URL", "REQUEST_TIMEOUT", "MAX_QUEUE", "MAX_QUEUE_BYTES", "REPLY_TTL")
 @click.argument("letter_ids", metavar="[ID]…", nargs=-1)
 @_all
-@_name
+@model_option
 @click.option("--no-wait", is_flag=True, help="Put them back all at once, and don't wait for what becomes of them.")
-@_json
+@json_option
 def requeue(letter_ids, everything: bool, name, no_wait: bool, as_json: bool, **options: str | None) -> None:
     """Run dead letters again, as new requests.
 
@@ -84,9 +77,9 @@ def requeue(letter_ids, everything: bool, name, no_wait: bool, as_json: bool, **
 @setting_options("REDIS_URL")
 @click.argument("letter_ids", metavar="[ID]…", nargs=-1)
 @_all
-@_name
+@model_option
 @click.option("--yes", is_flag=True, help="Don't ask before dropping all.")
-@_json
+@json_option
 def drop(letter_ids, everything: bool, name, yes: bool, as_json: bool, **options: str | None) -> None:
     """Remove dead letters, and what was kept for them, for good."""
     _check_choice(letter_ids, everything)

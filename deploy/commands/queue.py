@@ -15,16 +15,13 @@ from rich.markup import escape
 
 from deploy.facts import print_facts, printable, when
 from deploy.found import find_entries, models_named, open_client
-from deploy.options import read, setting_options
+from deploy.options import json_option, model_option, read, save_option, setting_options
 from deploy.tables import console, table
 from shared.broker import registry
 from shared.broker.entries import Entries, Seen
 from shared.broker.registry import Snapshot
 from shared.errors import BrokerUnavailable
 from shared.settings import Settings
-
-_name = click.option("--name", help="Only this model; by default all that are known.")
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
 
 
 class _ListByDefault(click.Group):
@@ -47,9 +44,9 @@ def command() -> None:
 
 @command.command("list")
 @setting_options("REDIS_URL")
-@_name
+@model_option
 @click.option("--limit", type=click.IntRange(0), default=20, show_default=True, help="Entries to list of each kind.")
-@_json
+@json_option
 def list_(name: str | None, limit: int, as_json: bool, **options: str | None) -> None:
     """List running and waiting entries, the oldest first, and the workers."""
     asyncio.run(_list(read(options), name, limit, as_json))
@@ -58,14 +55,9 @@ def list_(name: str | None, limit: int, as_json: bool, **options: str | None) ->
 @command.command("show")
 @setting_options("REDIS_URL")
 @click.argument("entry_id", metavar="ID")
-@_name
-@click.option(
-    "--save",
-    "file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write what the client sent to this file, to try it offline: the image, a .npy, the body, JSON for texts.",
-)
-@_json
+@model_option
+@save_option
+@json_option
 def show(entry_id: str, name: str | None, file: Path | None, as_json: bool, **options: str | None) -> None:
     """Show one entry and what it carries."""
     asyncio.run(_show(read(options), name, entry_id, file, as_json))
@@ -74,8 +66,8 @@ def show(entry_id: str, name: str | None, file: Path | None, as_json: bool, **op
 @command.command("cancel")
 @setting_options("REDIS_URL", "REPLY_TTL")
 @click.argument("entry_ids", metavar="ID…", nargs=-1, required=True)
-@_name
-@_json
+@model_option
+@json_option
 def cancel(entry_ids: Sequence[str], name: str | None, as_json: bool, **options: str | None) -> None:
     """Take entries back, waiting or running.
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from shared.model_info import InputSpec, OutputSpec
+from shared.model_info import InputSpec, ModelInfo, OutputSpec
 from shared.wire import Payload, Result
 
 Row = Any
@@ -65,6 +65,10 @@ class Model(ABC):
     classifier: bool = False
     platform: str = "pytorch"
     device_name: str = "cpu"
+
+    def info(self, name: str, path: str, max_batch_size: int) -> ModelInfo:
+        """What gateways are told of it; once it is loaded."""
+        return ModelInfo(name, path, self.input, max_batch_size, self.outputs, self.classifier, self.platform)
 
     @property
     def optimisation(self) -> Optimisation:
