@@ -5,6 +5,7 @@
 # make soak        steady load for SECONDS=600, and whether anything grows
 # make bench       measures every goal on this machine: ONLY=E,S ARGS=--quick; docs/performance.md says how
 # make check       format, lint, types
+# make generated   the dashboard and the tables of docs/metrics.md, from deploy/observability and the declarations
 # make protocol    the messages of gRPC, from gateway/rpc/inference.proto
 PORT ?= 8000
 WORKERS ?= 1
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV := $(VENV)/.dev
 
-.PHONY: up test test-docker chaos soak bench check format protocol clean
+.PHONY: up test test-docker chaos soak bench check format generated protocol clean
 
 up: $(READY)
 	@exec $(BIN)/smartbatch up --port $(PORT) --workers $(WORKERS) --model '$(MODEL)'
@@ -45,6 +46,9 @@ check: $(DEV)
 format: $(DEV)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+generated: $(DEV)
+	$(BIN)/python -m deploy.observability
 
 # In a pool of descriptors of its own, so that a program may load another package's copy of the same messages too.
 protocol: $(DEV)

@@ -13,6 +13,7 @@ problems.py     errors to responses
 lane.py         one model's way to Redis and back: submitter, router, sweep
 observer.py     what the whole system looks like, read every half second
 docs/           GET /docs
-pages.py        /healthz /readyz /metrics /stats /openapi.json
+pages.py        /healthz /readyz /stats /openapi.json
+metrics.py      /metrics; meters.py and process_meters.py count for it
 openapi.py      that document, made from response_types.py, the errors and the settings
 """

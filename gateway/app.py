@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
-from gateway import openapi, pages
+from gateway import metrics, openapi, pages
 from gateway.docs.pages import PATHS as DOCS_PATHS
 from gateway.docs.pages import docs
 from gateway.endpoint import Endpoint
@@ -103,7 +103,7 @@ def create_app(settings: Settings | None = None, beside: Beside | None = None) -
             Route("/healthz", pages.healthz),
             public("/predict", PREDICT, methods=["POST"]),
             management("/readyz", pages.readyz),
-            management("/metrics", pages.metrics),
+            management("/metrics", metrics.metrics),
             management("/stats", pages.stats),
             Route("/openapi.json", pages.openapi),
             *(Route(path, docs) for path in DOCS_PATHS),

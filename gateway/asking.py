@@ -138,7 +138,7 @@ class Asking(ABC):
         reply_ms = max(0.0, total_ms - admit_ms - sum(reply.ms.values()))
         timing = answers.timing_ms(reply, admit_ms=admit_ms, reply_ms=reply_ms, total_ms=total_ms)
         response = self._response(reply, timing)
-        self._lane.meters.answered(timing)
+        self._lane.meters.answered(timing, pending.request.rows, reply.batch)
         return response
 
     def failed(self, error: Exception) -> Response | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 import uuid
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from gateway.lane import Lane
 from gateway.live.events import Live
 from gateway.meters import Meters
 from gateway.observer import Observer
+from gateway.process_meters import ProcessMeters
 from gateway.receiving import Receiving
 from shared import tasks
 from shared.errors import UnknownModel
@@ -40,6 +42,7 @@ class Gateway:
         self.guard = Guard(settings, self.meters.registry)
         self.doorman = Doorman(settings.max_connections, settings.grace_time, self.meters.refused)
         self.receiving = Receiving(max(settings.max_receiving_bytes, settings.max_body_bytes))
+        self.process_meters = ProcessMeters(self.meters.registry, self.doorman, self.receiving)
         self.lanes: dict[str, Lane] = {}
         self.observer = Observer(settings, self.gateway_id, self.lanes)
         self.live = Live(self.observer, self.doorman, settings.model, predicts=settings.management_port < 0)
@@ -58,8 +61,15 @@ class Gateway:
     async def _settle_meters(self) -> None:
         """With several processes, each scrape is answered by one of them, from what all have written to files."""
         while True:
+            due = time.monotonic() + SETTLE_S
             await asyncio.sleep(SETTLE_S)
-            self.meters.settle()
+            self.process_meters.woke(time.monotonic() - due)
+            self.settle_meters()
+
+    def settle_meters(self) -> None:
+        """Bring all that is tallied or looked at up to date, before somebody looks."""
+        self.meters.settle()
+        self.process_meters.settle()
 
     async def in_thread(self, function: Callable[..., T], *args: Any) -> T:
         """Run what takes long beside the event loop, in its turn: one at a time, so that the rest isn't starved."""

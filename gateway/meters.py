@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry
+from collections import defaultdict
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from gateway.recent import Recent
 from shared import errors
@@ -13,24 +15,13 @@ from shared.errors import (
     DeadlineExceeded,
     Forbidden,
     LimitReached,
+    SmartBatchError,
     TakenBack,
     Unauthenticated,
     Unavailable,
 )
 from shared.tally import Tally
-
-PARTS = ("admit", "queue", "decode", "batch_wait", "forward", "reply")
-OUTCOMES = ("ok", "invalid", "denied", "rejected", "timeout", "cancelled", "error")
-REFUSALS = (
-    "idle",
-    "write_timeout",
-    errors.MalformedRequest.code,
-    errors.HeadTooLarge.code,
-    errors.UrlTooLong.code,
-    errors.HeadTimeout.code,
-    errors.TooManyConnections.code,
-    errors.Draining.code,
-)
+from shared.wire import Ride
 
 
 class Meters:
@@ -41,15 +32,18 @@ class Meters:
         self._requests = names.REQUESTS.counter(self.registry)
         self._seconds = names.REQUEST_SECONDS.histogram(self.registry)
         self._parts = names.PART_SECONDS.histogram(self.registry)
+        self._errors = names.REQUEST_ERRORS.counter(self.registry)
+        self._rows = names.ANSWERED_ROWS.counter(self.registry)
+        self._batches = names.ANSWERED_BATCHES.counter(self.registry)
         self._readmissions = names.READMISSIONS.counter(self.registry)
         self._flushes = names.FLUSHES.counter(self.registry)
         self._broker_errors = names.GATEWAY_BROKER_ERRORS.counter(self.registry)
         refused = names.HTTP_REFUSED.counter(self.registry)
-        self._refused = {reason: refused.labels(reason) for reason in REFUSALS}
+        self._refused = {reason: refused.labels(reason) for reason in names.HTTP_REFUSED.values}
         self._lanes: list[LaneMeters] = []
 
     def refused(self, reason: str) -> None:
-        """Count a connection that was ended early; `reason` is one of REFUSALS."""
+        """Count a connection that was ended early; `reason` is one of HTTP_REFUSED's."""
         self._refused[reason].inc()
 
     def of(self, model: str) -> LaneMeters:
@@ -58,7 +52,7 @@ class Meters:
         return lane
 
     def settle(self) -> None:
-        """Bring the histograms up to date, before somebody looks at them."""
+        """Bring what lanes tally up to date, before somebody looks at it."""
         for lane in self._lanes:
             lane.settle()
 
@@ -67,21 +61,29 @@ class LaneMeters:
     """The metrics of one model. Called from the event loop only."""
 
     def __init__(self, meters: Meters, model: str) -> None:
-        self._outcomes = {outcome: meters._requests.labels(model, outcome) for outcome in OUTCOMES}
-        self._seconds = Tally(meters._seconds.labels(model))
-        self._parts = {part: Tally(meters._parts.labels(model, part)) for part in PARTS}
+        self._outcomes = {outcome: meters._requests.labels(model, outcome) for outcome in names.REQUESTS.values}
+        of_codes = {code: meters._errors.labels(model, code) for code in names.REQUEST_ERRORS.values}
+        # A worker of another version may write a code into a reply that no request ends with here.
+        self._errors = defaultdict(lambda: of_codes[SmartBatchError.code], of_codes)
+        self._seconds = _ByOutcome(meters._seconds, model)
+        self._answered_seconds = self._seconds["ok"]
+        self._parts = {part: Tally(meters._parts.labels(model, part)) for part in names.PART_SECONDS.values}
+        self._rows = _Sum(meters._rows.labels(model))
+        self._batches = _Sum(meters._batches.labels(model))
         self.readmissions = meters._readmissions.labels(model)
         self.flushes = meters._flushes.labels(model)
         self.broker_errors = meters._broker_errors.labels(model)
         self.recent = Recent()
 
-    def answered(self, timing_ms: dict[str, float]) -> None:
-        """Count an answered request by its parts and their total."""
+    def answered(self, timing_ms: dict[str, float], rows: int, ride: Ride | None) -> None:
+        """Count an answered request by its parts and their total, its rows, and the batch that it rode in."""
         total_s = timing_ms["total"] / 1000
         self._outcomes["ok"].inc()
-        self._seconds.observe(total_s)
+        self._answered_seconds.observe(total_s)
         for part, tally in self._parts.items():
             tally.observe(timing_ms.get(part, 0.0) / 1000)
+        self._rows.value += rows
+        self._batches.value += ride is not None and ride.position == 1
         self.recent.add("ok", total_s)
 
     def parts(self) -> tuple[int, dict[str, float]]:
@@ -92,12 +94,39 @@ class LaneMeters:
     def failed(self, error: BaseException, total_s: float) -> None:
         outcome = outcome_of(error)
         self._outcomes[outcome].inc()
-        self._seconds.observe(total_s)
+        self._errors[code_of(error)].inc()
+        self._seconds[outcome].observe(total_s)
         self.recent.add(outcome, total_s)
 
     def settle(self) -> None:
-        for tally in (self._seconds, *self._parts.values()):
+        for tally in (*self._seconds.values(), *self._parts.values(), self._rows, self._batches):
             tally.settle()
+
+
+class _ByOutcome(dict[str, Tally]):
+    """A histogram's children, made as outcomes happen: thirty series each, and most never do."""
+
+    def __init__(self, seconds: Histogram, model: str) -> None:
+        self._histogram = seconds
+        self._model = model
+
+    def __missing__(self, outcome: str) -> Tally:
+        self[outcome] = tally = Tally(self._histogram.labels(self._model, outcome))
+        return tally
+
+
+class _Sum:
+    """A counter for the hot path: added to as a plain number, and handed on when somebody looks."""
+
+    __slots__ = ("_child", "value")
+
+    def __init__(self, child: Counter) -> None:
+        self._child = child
+        self.value = 0
+
+    def settle(self) -> None:
+        value, self.value = self.value, 0
+        self._child.inc(value)
 
 
 def outcome_of(error: BaseException) -> str:
@@ -116,3 +145,7 @@ def outcome_of(error: BaseException) -> str:
             return "timeout"
         case _:
             return "error"
+
+
+def code_of(error: BaseException) -> str:
+    return error.code if isinstance(error, SmartBatchError) else errors.INTERNAL

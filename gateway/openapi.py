@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from gateway import envelope, formats, pages, prediction
+from gateway import envelope, formats, metrics, prediction
 from gateway.access.guard import ALWAYS_OPEN
 from gateway.access.keyring import Keyring
 from gateway.formats.accept import Format
@@ -44,7 +44,7 @@ def document(settings: Settings) -> bytes:
                 {200: json_content("Readiness"), 503: json_content("Readiness")},
             ),
             "/metrics": _page(
-                "metrics", "Metrics as Prometheus reads them", {200: {pages.PROMETHEUS: schema("string")}}
+                "metrics", "Metrics as Prometheus reads them", {200: {metrics.PROMETHEUS: schema("string")}}
             ),
             "/stats": _page(
                 "stats", "The last seconds, the queue, the workers and gateways", {200: json_content("Stats")}

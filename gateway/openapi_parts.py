@@ -9,9 +9,9 @@ from typing import Any
 from gateway import envelope
 from gateway.access.guard import ALWAYS_OPEN
 from gateway.http.heads import MAX_HEAD_BYTES, MAX_URL_BYTES
-from gateway.meters import REFUSALS
 from gateway.problems import CONTENT_TYPE, DAY_S, MAX_RETRY_AFTER_S, status_of
 from shared import errors
+from shared import metric_names as names
 from shared.settings import Settings
 
 Json = dict[str, Any]
@@ -19,7 +19,6 @@ Json = dict[str, Any]
 JSON = "application/json"
 # No response to anybody: the client has gone, or the process never started.
 _NOT_SENT = (errors.ClientGone, errors.StartupError)
-_INTERNAL_ERROR = "internal_error"  # of an exception outside our tree
 _HINTS = {
     414: f"The URL is at most {MAX_URL_BYTES} bytes. ",
     431: f"Request line and headers are at most {MAX_HEAD_BYTES} bytes. ",
@@ -39,8 +38,8 @@ def page(
     """Describe a page: an operation that reads no model's input. It may be refused for what any request may be refused
     for, and for `codes`."""
     access = [] if path in ALWAYS_OPEN else [errors.Unauthenticated.code, errors.Forbidden.code]
-    refusals = [code for code in REFUSALS if code in errors.by_code()]
-    responses = problems([*access, *refusals, *codes, _INTERNAL_ERROR], {}, content_type)
+    refusals = [code for code in names.HTTP_REFUSED.values if code in errors.by_code()]
+    responses = problems([*access, *refusals, *codes, errors.INTERNAL], {}, content_type)
     for status, content in contents.items():
         known = responses.get(str(status), {"description": summary, "content": {}})
         responses[str(status)] = {**known, "content": {**known["content"], **content}}
@@ -82,7 +81,7 @@ def limits(settings: Settings) -> str:
 
 def _all_codes() -> list[str]:
     tree = errors.by_code().items()
-    return [code for code, cls in tree if not issubclass(cls, _NOT_SENT)] + [_INTERNAL_ERROR]
+    return [code for code, cls in tree if not issubclass(cls, _NOT_SENT)] + [errors.INTERNAL]
 
 
 def problems(codes: Iterable[str], headers: Json, content_type: str) -> Json:

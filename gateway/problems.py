@@ -69,7 +69,7 @@ def told(error: BaseException, request_id: str | None) -> tuple[str, str]:
         detail = "an unexpected error; the server's log has it"
         if request_id:
             detail += f" under request id {request_id}"
-        return "internal_error", detail
+        return errors.INTERNAL, detail
     detail = UNTOLD if type(error) is errors.BrokerUnavailable else error.detail
     return error.code, _showable(error.code, detail)
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+# What stands in a response for an exception that is none of these: a bug.
+INTERNAL = "internal_error"
+
 
 class SmartBatchError(Exception):
     """Anything that goes wrong on purpose."""
@@ -233,6 +236,13 @@ def by_code() -> dict[str, type[SmartBatchError]]:
         found[cls.code] = cls
         pending.extend(cls.__subclasses__())
     return found
+
+
+def codes_of(cls: type[SmartBatchError]) -> set[str]:
+    """The codes that a request may end with of a branch of the tree: not those of connections that never sent one, nor
+    of starting."""
+    never = (MalformedRequest, HeadTooLarge, UrlTooLong, HeadTimeout, TooManyConnections, StartupError)
+    return {code for code, each in by_code().items() if issubclass(each, cls) and not issubclass(each, never)}
 
 
 _BY_CODE = by_code()

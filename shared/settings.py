@@ -132,6 +132,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, Meta(ge=1, description="Connections of a gateway process; more make idle ones close, or are refused")
     ] = 4096
 
+    triton_metrics: Annotated[
+        Literal["off", "on"],
+        Meta(description="`on`: /metrics also has the names of Triton's, `nv_inference_*`; see docs/metrics.md"),
+    ] = "off"
+
     # the worker
     decode_threads: Annotated[
         int, Meta(ge=0, le=256, description="Threads that decode inputs; 0 = one per core, up to 4")

@@ -4,17 +4,17 @@ through its report on Redis by every gateway."""
 from __future__ import annotations
 
 import time
-from typing import get_args
 
 from prometheus_client import CollectorRegistry
 
+from shared import __version__
 from shared import metric_names as names
+from shared.process_usage import CpuTime, resident_bytes
+from shared.settings import Settings
 from shared.tally import Tally
 from worker.batch import Batch
-from worker.models.contract import Optimisation
-from worker.policy import CloseReason
-
-OUTCOMES = ("ok", "invalid", "error", "expired", "cancelled", "lost", "dead")
+from worker.models.contract import Model
+from worker.policy import Limits
 
 
 class Meters:
@@ -25,8 +25,8 @@ class Meters:
         label = {"model": model}
         batches = names.BATCHES.counter(self.registry)
         entries = names.ENTRIES.counter(self.registry)
-        self._batches = {reason: batches.labels(model, reason) for reason in get_args(CloseReason)}
-        self._entries = {outcome: entries.labels(model, outcome) for outcome in OUTCOMES}
+        self._batches = {reason: batches.labels(model, reason) for reason in names.BATCHES.values}
+        self._entries = {outcome: entries.labels(model, outcome) for outcome in names.ENTRIES.values}
         self.batch_rows = names.BATCH_ROWS.histogram(self.registry).labels(**label)
         self.batch_requests = names.BATCH_REQUESTS.histogram(self.registry).labels(**label)
         self.queue_wait = names.QUEUE_WAIT.histogram(self.registry).labels(**label)
@@ -41,6 +41,15 @@ class Meters:
         self.out_of_memory = names.OUT_OF_MEMORY.counter(self.registry).labels(**label)
         self.ceiling = names.CEILING.gauge(self.registry).labels(**label)
         self._speedup = names.SPEEDUP.gauge(self.registry)
+        self._info = names.WORKER_INFO.gauge(self.registry)
+        self._batch_limit = names.BATCH_LIMIT.gauge(self.registry).labels(**label)
+        self._window = names.WINDOW.gauge(self.registry).labels(**label)
+        self._capacity = names.CAPACITY.gauge(self.registry).labels(**label)
+        self._device_memory = names.DEVICE_MEMORY.gauge(self.registry)
+        self._used = CpuTime()
+        self._cpu = names.WORKER_CPU.counter(self.registry).labels(**label)
+        self._memory = names.WORKER_MEMORY.gauge(self.registry).labels(**label)
+        names.WORKER_START.gauge(self.registry).labels(**label).set(time.time())
         self._model = model
         self.busy = names.DEVICE_BUSY.counter(self.registry).labels(**label)
         self.starved = names.DEVICE_STARVED.counter(self.registry).labels(**label)
@@ -52,10 +61,20 @@ class Meters:
         self.forward_s.observe(seconds)
         self.busy.inc(seconds)
 
-    def serves_as(self, form: Optimisation) -> None:
-        """Say in which form the model serves; the one before it is no longer shown."""
-        self._speedup.clear()
+    def look(self, model: Model, settings: Settings, limits: Limits, rows_per_s: float) -> None:
+        """Take in what isn't counted: how the worker serves just now, and what it uses of its machine."""
+        form = model.optimisation
+        for replaced in (self._speedup, self._info):
+            replaced.clear()  # what was so before is no longer shown
         self._speedup.labels(self._model, form.name).set(form.gain)
+        self._info.labels(self._model, settings.model_path, model.device_name, settings.dtype, __version__).set(1)
+        self._batch_limit.set(limits.max_rows)
+        self._window.set(limits.window_s)
+        self._capacity.set(rows_per_s)
+        for state, size in model.device_memory().items():
+            self._device_memory.labels(self._model, state).set(size)
+        self._cpu.inc(self._used.more_s())
+        self._memory.set(resident_bytes())
 
     def batch(self, batch: Batch) -> None:
         """Count a batch that has run. One of which nothing reached the device was none."""
@@ -79,7 +98,7 @@ class Meters:
         self.totals["last_batch_ms"] = int(time.time() * 1000)
 
     def outcome(self, outcome: str) -> None:
-        """Count an entry by what became of it: one of OUTCOMES."""
+        """Count an entry by what became of it: one of ENTRIES'."""
         self._entries[outcome].inc()
         self.totals["entries"] += 1
         self.totals["failed"] += outcome in ("error", "dead")

@@ -43,7 +43,7 @@ class Report:
         if now - self._metrics_at >= METRICS_EVERY_S:
             self._metrics_at = now
             self._meters.last_progress.set(time.time() - self._stalled_s(now))
-            self._meters.serves_as(self._model.optimisation)
+            self._meters.look(self._model, self._settings, self.limits, self._service.rows_per_s())
             self._metrics = metric_snapshot.pack(self._meters.registry)
         running = self._engine.running
         return {
@@ -59,6 +59,7 @@ class Report:
             "metrics_port": self.metrics_port,
             "batch": running.id if running else "",
             "batch_rows": running.rows if running else 0,
+            "batch_requests": len(running.riders) if running else 0,
             "batch_s": f"{self._stalled_s(now):.3f}",
             "max_batch_size": self.limits.max_rows,
             "max_wait_time": f"{self.limits.window_s:g}",

@@ -41,12 +41,17 @@ class Doorman:
         self.draining = False
         self.drain_began = asyncio.Event()
         self.now = time.monotonic()  # of the last look
-        self._most = affordable(max_connections)
+        self.most = affordable(max_connections)
         self._grace_s = grace_time
         self._inside: dict[Connection, None] = {}  # in the order of their last answer, or of coming
         self._idle: deque[Connection] = deque()
         self._search_after = 0.0
         self._turned_away: set[Connection] = set()
+
+    @property
+    def connections(self) -> int:
+        """How many are open, without those turned away."""
+        return len(self._inside)
 
     async def run(self) -> None:
         while True:
@@ -60,7 +65,7 @@ class Doorman:
 
         So connections that do nothing never keep out a client, nor a probe.
         """
-        if len(self._inside) >= self._most and not self._give_one_up():
+        if len(self._inside) >= self.most and not self._give_one_up():
             return False
         self._inside[connection] = None
         return True

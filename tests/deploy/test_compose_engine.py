@@ -26,6 +26,7 @@ import pytest
 from gateway.live import page
 from shared.keys import GROUP, Keys
 from shared.settings import describe
+from tests.deploy.test_compose_file import load
 from worker.models import simulated
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +73,7 @@ class Stack:
 
     def __init__(self, folder: Path) -> None:
         (folder / "env").touch()  # a developer's .env is not for the tests
-        first = free_ports(4)
+        first = free_ports(5)
         settings = {row[0] for row in describe()}
         self.env = {key: value for key, value in os.environ.items() if key not in settings} | {
             "GATEWAY_PORTS": f"127.0.0.1:{first}-{first + 3}",
@@ -80,6 +81,7 @@ class Stack:
             # Kept afterwards: the layer with torch is the next run's build cache.
             "GATEWAY_IMAGE": "smartbatch-gateway:test",
             "WORKER_IMAGE": "smartbatch-worker:test",
+            "PROMETHEUS_PORTS": f"127.0.0.1:{first + 4}",
         }
         project = f"smartbatch-test-{uuid.uuid4().hex[:8]}"
         assert COMPOSE
@@ -318,6 +320,28 @@ async def test_two_gateways_answer_on_two_ports(stack):
 
 
 @real
+def test_prometheus_finds_every_gateway_and_loads_the_alerts(stack):
+    """Grafana is left out: its image can't be had where only package registries are. system/test_prometheus.py runs
+    what it would ask."""
+    image = load()["services"]["prometheus"]["image"]
+    if not run("docker", "image", "inspect", image, check=False) and not run("docker", "pull", image, check=False):
+        pytest.skip(f"{image} can't be had here")
+    stack.up(gateway=2)
+    try:
+        stack.compose("up", "-d", "--no-build", "prometheus")
+        url = f"http://{stack.env['PROMETHEUS_PORTS']}/api/v1"
+        up = 'sum(up{job="smartbatch"})'
+        eventually(lambda: value_of(url, up) == 2)
+        eventually(lambda: value_of(url, "max(smartbatch_workers{state='ready'})") == 1)
+        (group,) = httpx.get(f"{url}/rules").json()["data"]["groups"]
+        assert len(group["rules"]) > 10
+        (container,) = stack.containers("prometheus")
+        eventually(lambda: stack.inspect(container)["State"]["Health"]["Status"] == "healthy")
+    finally:
+        stack.compose("rm", "-fs", "prometheus", check=False)
+
+
+@real
 async def test_stopping_answers_what_is_in_flight_and_every_process_ends_cleanly(stack):
     containers = [*stack.containers("gateway"), *stack.containers("worker")]
     (worker,) = stack.containers("worker")
@@ -349,6 +373,14 @@ def ready(url: str) -> bool:
         return httpx.get(f"{url.rstrip('/')}/readyz", timeout=5).status_code == 200
     except httpx.TransportError:
         return False
+
+
+def value_of(url: str, query: str) -> float | None:
+    try:
+        answer = httpx.get(f"{url}/query", params={"query": query}, timeout=5).json()
+    except httpx.TransportError:
+        return None
+    return next((float(series["value"][1]) for series in answer["data"]["result"]), None)
 
 
 def in_container(container: str, script: str) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from deploy.observability import dashboard
+from deploy.observability.dashboard.panels import DATASOURCE
 from shared.settings import describe
 
 ROOT = Path(__file__).parents[2]
@@ -77,6 +79,8 @@ def test_gateways_stop_before_the_workers_that_answer_them(services):
 
 def test_every_setting_can_be_set_and_defaults_do_not_drift(services):
     deliberate = {"REDIS_URL", "HOST", "MANAGEMENT_HOST", "METRICS_HOST", "METRICS_PORT", "GRACE_TIME", "LOG_FORMAT"}
+    deliberate.add("MANAGEMENT_PORT")  # of grpc alone
+    assert services["gateway"]["environment"]["MANAGEMENT_PORT"] is None
     given = {key: value for name in PYTHON_SERVICES for key, value in services[name]["environment"].items()}
     for variable, _, default, _ in describe():
         assert variable in given, f"{variable} can't be set through docker-compose.yml"
@@ -101,6 +105,40 @@ def test_locust_comes_only_when_asked_for_and_finds_the_gateway(services):
     port = services["gateway"]["environment"]["PORT"]
     assert locust["command"] == ["--master", "--host", f"http://gateway:{port}"]
     assert worker["command"] == ["--worker", "--master-host", "locust"]
+
+
+def test_prometheus_and_grafana_come_only_when_asked_for_and_find_what_they_need(services):
+    prometheus, grafana = services["prometheus"], services["grafana"]
+    assert prometheus["profiles"] == grafana["profiles"] == ["observability"]
+    assert prometheus["ports"] == ["127.0.0.1:9090:9090"]
+    assert grafana["ports"] == ["127.0.0.1:3000:3000"]
+    for service in (prometheus, grafana):
+        assert re.fullmatch(r"[\w/]+:v?\d+\.\d+\.\d+", service["image"])  # a version, not whatever is the latest
+        sources = [volume.split(":")[0] for volume in service["volumes"] if volume.startswith("./")]
+        assert sources and all((ROOT / source).exists() for source in sources)
+        assert all(volume.endswith(":ro") for volume in service["volumes"] if volume.startswith("./"))
+    environment = grafana["environment"]
+    assert environment["GF_AUTH_ANONYMOUS_ENABLED"] == "true" and environment["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+    home = environment["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert Path(home).name == Path(dashboard.FILE).name
+    assert f"./{Path(dashboard.FILE).parent}:{Path(home).parent}:ro" in grafana["volumes"]
+
+
+def test_prometheus_scrapes_the_ports_that_gateways_have(services):
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    config = yaml.safe_load((ROOT / "deploy/observability/prometheus/prometheus.yml").read_text())
+    (job,) = [job for job in config["scrape_configs"] if job["job_name"] == "smartbatch"]
+    found = {name: discovery["port"] for discovery in job["dns_sd_configs"] for name in discovery["names"]}
+    assert found == {
+        "gateway": services["gateway"]["environment"]["PORT"],
+        "grpc": int(services["grpc"]["environment"]["MANAGEMENT_PORT"]),
+    }
+    source = yaml.safe_load(
+        (ROOT / "deploy/observability/grafana/provisioning/datasources/prometheus.yml").read_text()
+    )["datasources"][0]
+    assert source["url"] == "http://prometheus:9090"
+    assert source["jsonData"]["timeInterval"] == config["global"]["scrape_interval"]
+    assert source["uid"] == DATASOURCE["uid"]
 
 
 def test_the_image_for_load_holds_all_that_the_locustfile_imports(tmp_path):

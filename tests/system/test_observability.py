@@ -8,7 +8,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.brokers import eventually
+from tests.brokers import Broker, eventually
 from tests.system.stack import Stack
 from tests.system.test_batching import ask_all, bodies
 
@@ -37,13 +37,17 @@ async def test_every_request_is_counted_once(stack: Callable[..., Stack], proces
     def seen() -> dict[tuple[str, str], float] | None:
         found = samples(httpx.get(f"{system.url}/metrics").text)
         # Both come late: workers report by their beat, other gateway processes settle their histograms twice a second.
-        counted = found.get(("smartbatch_request_seconds_count", ""), 0) >= 401
+        counted = found.get(("smartbatch_request_seconds_count", "ok"), 0) >= 400
         return found if counted and found.get(("smartbatch_entries_total", "ok")) == 400 else None
 
     found = eventually(seen)
     assert found["smartbatch_requests_total", "ok"] == 400
     assert found["smartbatch_requests_total", "invalid"] == 1
-    assert found["smartbatch_request_seconds_count", ""] == 401
+    assert found["smartbatch_request_seconds_count", "ok"] == 400
+    assert found["smartbatch_request_seconds_count", "invalid"] == 1
+    assert found["smartbatch_request_errors_total", "bad_request"] == 1
+    assert found["smartbatch_answered_rows_total", ""] == 400
+    assert found["smartbatch_answered_batches_total", ""] == found["smartbatch_batch_rows_count", ""]
     assert found["smartbatch_request_part_seconds_count", "forward"] == 400
     assert found["smartbatch_batch_requests_sum", ""] == 400
     assert found["smartbatch_rows_total", ""] == 400
@@ -56,6 +60,30 @@ async def test_every_request_is_counted_once(stack: Callable[..., Stack], proces
     )
     assert found["smartbatch_queue_depth", ""] == 0
     assert found["smartbatch_workers", "ready"] == 2
+    assert found["smartbatch_batch_limit_rows", ""] == 2 * 32
+    assert found["smartbatch_request_timeout_seconds", ""] == 30
+    assert found["smartbatch_gateway_cpu_seconds_total", ""] > 0
+    assert found["smartbatch_gateway_resident_memory_bytes", ""] > processes * 10_000_000
+    assert found["smartbatch_gateway_loop_lag_seconds_count", ""] > 0
+
+
+def test_what_redis_holds_is_not_shown_while_it_is_away(stack: Callable[..., Stack], broker: Broker) -> None:
+    system = stack(MODEL_PATH="simulated")
+    system.gateway()
+    system.worker()
+    system.ready()
+    assert system.predict(b"x").status_code == 200
+    eventually(lambda: system.counter("smartbatch_rows_total") == 1)
+    broker.pause()
+    try:
+        eventually(lambda: "smartbatch_rows_total{" not in system.client.get(f"{system.url}/metrics").text, 15)
+        text = system.client.get(f"{system.url}/metrics").text
+        assert "smartbatch_broker_up 0.0" in text
+        assert "smartbatch_queue_depth{" not in text and "smartbatch_workers{" not in text
+        assert system.counter("smartbatch_requests_total", 'outcome="ok"') == 1
+    finally:
+        broker.resume()
+    eventually(lambda: system.counter("smartbatch_broker_up") == 1 and system.counter("smartbatch_rows_total") == 1, 15)
 
 
 def test_a_workers_own_metrics_agree(stack: Callable[..., Stack]) -> None:

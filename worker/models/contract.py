@@ -105,6 +105,11 @@ class Model(ABC):
     def free_memory(self) -> None:  # noqa: B027 - nothing to do on most devices
         """Give cached device memory back; called after the device ran out of it."""
 
+    def device_memory(self) -> dict[str, int]:
+        """Bytes of the device's memory by state, as in DEVICE_MEMORY; nothing where they aren't known. Any thread may
+        ask, at any time."""
+        return {}
+
     def device_works(self) -> bool:
         """Try the device; called after an error that came from it. False if nothing runs there any more."""
         return True

@@ -93,6 +93,19 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def memory(name: str) -> dict[str, int]:
+    """Return bytes of the memory of the device of this `device_name`: in tensors of this process, held by torch for it,
+    and in all. Nothing but for CUDA. Asks torch's own books, not the device, so it waits for nothing."""
+    device = name.partition(" ")[0]
+    if not device.startswith("cuda"):
+        return {}
+    return {
+        "allocated": torch.cuda.memory_allocated(device),
+        "reserved": torch.cuda.memory_reserved(device),
+        "total": torch.cuda.get_device_properties(device).total_memory,
+    }
+
+
 def works(device: torch.device) -> bool:
     """Run something tiny. After some errors every call of this process fails, whatever it is."""
     try:

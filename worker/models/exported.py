@@ -113,6 +113,9 @@ class Exported(Model):
     def free_memory(self) -> None:
         devices.free_memory()
 
+    def device_memory(self) -> dict[str, int]:
+        return devices.memory(self.device_name)
+
     def device_works(self) -> bool:
         return devices.works(self._device)
 

@@ -128,6 +128,9 @@ class UserModel(Model):
     def free_memory(self) -> None:
         devices.free_memory()
 
+    def device_memory(self) -> dict[str, int]:
+        return devices.memory(self.device_name)
+
     def device_works(self) -> bool:
         return devices.works(self._device)
 

@@ -1,0 +1,73 @@
+"""The dashboard: the source of grafana/dashboards/smartbatch.json.
+
+serving.py, running.py  its sections
+queries.py              what they ask Prometheus
+panels.py               how Grafana wants it said
+"""
+
+from __future__ import annotations
+
+import json
+
+from deploy.observability.dashboard.panels import DATASOURCE, Json, laid_out
+from deploy.observability.dashboard.running import FAILURES, GATEWAYS, QUEUE, WORKERS
+from deploy.observability.dashboard.serving import BATCHES, GLANCE, REQUESTS
+from shared import metric_names as names
+
+FILE = "deploy/observability/grafana/dashboards/smartbatch.json"
+
+SECTIONS = (GLANCE, REQUESTS, BATCHES, QUEUE, WORKERS, FAILURES, GATEWAYS)
+
+
+def text() -> str:
+    return json.dumps(document(), indent=1) + "\n"
+
+
+def document() -> Json:
+    return {
+        "uid": "smartbatch",
+        "title": "SmartBatch",
+        "description": "Made of deploy/observability/dashboard",
+        "tags": ["smartbatch"],
+        "schemaVersion": 39,
+        "editable": True,
+        "graphTooltip": 1,
+        "refresh": "5s",
+        "time": {"from": "now-15m", "to": "now"},
+        "timezone": "browser",
+        "templating": {"list": [_model()]},
+        "annotations": {"list": [_alerts()]},
+        "panels": laid_out(SECTIONS),
+    }
+
+
+def _model() -> Json:
+    query = f"label_values({names.WORKERS.name}, model)"
+    every = {"text": "All", "value": "$__all"}
+    return {
+        "name": "model",
+        "label": "Model",
+        "type": "query",
+        "datasource": DATASOURCE,
+        "definition": query,
+        "query": {"query": query, "refId": "model"},
+        "refresh": 2,
+        "sort": 1,
+        "multi": True,
+        "includeAll": True,
+        "allValue": ".*",
+        "current": every,
+    }
+
+
+def _alerts() -> Json:
+    return {
+        "name": "Alerts",
+        "enable": True,
+        "datasource": DATASOURCE,
+        "expr": 'ALERTS{alertname=~"SmartBatch.*",alertstate="firing"}',
+        "iconColor": "red",
+        "titleFormat": "{{alertname}}",
+        "textFormat": "{{model}} {{instance}}",
+        "tagKeys": "severity",
+    }

@@ -1,0 +1,131 @@
+"""What is generated is up to date, and the dashboard, the alerts and their pages speak of what there is."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from deploy.observability import dashboard, metrics_page
+from gateway import triton_metrics
+from shared import errors
+from shared.metric_names import BATCHES, DECLARED, PART_SECONDS
+from worker.policy import CloseReason
+
+ROOT = Path(__file__).parents[2]
+PROMETHEUS = ROOT / "deploy/observability/prometheus"
+METRICS_PAGE = (ROOT / metrics_page.FILE).read_text()
+ALERTS_PAGE = (ROOT / "docs/alerts.md").read_text()
+RULES = (PROMETHEUS / "alerts.yml").read_text()
+SAMPLES = {metric.name: metric.kind for metric in DECLARED}
+
+needs_promtool = pytest.mark.skipif(
+    not shutil.which("promtool"), reason="no promtool (Debian: apt-get install prometheus)"
+)
+
+
+def panels() -> list[dict[str, Any]]:
+    return json.loads((ROOT / dashboard.FILE).read_text())["panels"]
+
+
+def queries() -> list[str]:
+    return [target["expr"] for panel in panels() for target in panel.get("targets", [])]
+
+
+def alerts() -> list[dict[str, Any]]:
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    return yaml.safe_load(RULES)["groups"][0]["rules"]
+
+
+def test_the_pages_tables_and_the_dashboard_are_those_that_make_generated_makes() -> None:
+    assert metrics_page.renewed(METRICS_PAGE) == METRICS_PAGE
+    assert (ROOT / dashboard.FILE).read_text() == dashboard.text()
+
+
+def test_every_metric_and_alias_is_on_the_page() -> None:
+    known = {*SAMPLES, triton_metrics.PENDING, triton_metrics.FAILURE.name}
+    known |= {alias.name for alias in triton_metrics.ALIASES}
+    assert [name for name in known if f"| `{name}` |" not in METRICS_PAGE] == []
+
+
+def test_panels_have_ids_of_their_own_and_lie_beside_each_other() -> None:
+    assert len({panel["id"] for panel in panels()}) == len(panels()) > 40
+    for panel in panels():
+        place = panel["gridPos"]
+        assert place["w"] > 0 and place["h"] > 0 and 0 <= place["x"] and place["x"] + place["w"] <= 24
+    for one, other in itertools.combinations([panel["gridPos"] for panel in panels()], 2):
+        apart = (one["x"] + one["w"] <= other["x"], other["x"] + other["w"] <= one["x"])
+        apart += (one["y"] + one["h"] <= other["y"], other["y"] + other["h"] <= one["y"])
+        assert any(apart), (one, other)
+
+
+def test_every_panel_says_what_it_shows_and_asks_one_data_source() -> None:
+    for panel in panels():
+        if panel["type"] != "row":
+            assert panel["title"] and panel["description"].endswith(".")
+            sources = [panel["datasource"], *(target["datasource"] for target in panel["targets"])]
+            assert {source["uid"] for source in sources} == {"smartbatch-prometheus"}
+            assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"]) > 0
+
+
+@pytest.mark.parametrize("where", ["dashboard", "alerts", "page"])
+def test_what_is_asked_for_is_declared(where: str) -> None:
+    text = {"dashboard": "\n".join(queries()), "alerts": RULES, "page": METRICS_PAGE.split("<!--")[0]}[where]
+    asked = set(re.findall(r"\bsmartbatch_[a-z_]+[a-z]\b", text))
+    histograms = {name + suffix for name, kind in SAMPLES.items() if kind == "histogram" for suffix in _SUFFIXES}
+    assert len(asked) > 5
+    assert asked - {name for name, kind in SAMPLES.items() if kind != "histogram"} - histograms == set()
+
+
+_SUFFIXES = ("_bucket", "_sum", "_count")
+
+
+def test_every_label_that_is_asked_for_has_such_a_value() -> None:
+    by_label: dict[str, set[str]] = {}
+    for metric in DECLARED:
+        if metric.values:
+            by_label.setdefault(metric.labels[-1], set()).update(metric.values)
+    text = "\n".join([*queries(), RULES])
+    asked = re.findall(r'\b(\w+)(?:=~|!=|=)"([\w|]+)"', text)
+    told = [(label, value) for label, values in asked if label in by_label for value in values.split("|")]
+    assert len(told) > 10
+    assert [(label, value) for label, value in told if value not in by_label[label]] == []
+
+
+def test_refusals_are_all_that_the_server_cannot_do_now() -> None:
+    refused = set(re.findall(r'code=~"([^"]+)"', RULES + "\n".join(queries())))
+    assert refused == {"|".join(sorted(errors.codes_of(errors.Unavailable)))}
+
+
+def test_each_alert_says_what_is_wrong_and_has_its_place_on_the_page() -> None:
+    for alert in alerts():
+        assert alert["labels"]["severity"] in ("warning", "critical")
+        assert set(alert["annotations"]) == {"summary", "description", "runbook"}
+        assert alert["annotations"]["runbook"] == f"docs/alerts.md#{alert['alert'].lower()}"
+    assert re.findall(r"^## (\w+)$", ALERTS_PAGE, re.M) == [alert["alert"] for alert in alerts()]
+
+
+def test_each_alert_has_a_case_in_which_it_fires() -> None:
+    cases = (PROMETHEUS / "alerts_test.yml").read_text()
+    assert [alert["alert"] for alert in alerts() if f'alertname="{alert["alert"]}"' not in cases] == []
+
+
+def test_declared_values_are_those_that_the_code_has() -> None:
+    assert BATCHES.values == get_args(CloseReason)
+    assert PART_SECONDS.values == ("admit", "queue", "decode", "batch_wait", "forward", "reply")
+
+
+@needs_promtool
+@pytest.mark.parametrize(
+    "words",
+    [("check", "config", "prometheus.yml"), ("check", "rules", "alerts.yml"), ("test", "rules", "alerts_test.yml")],
+)
+def test_promtool_finds_nothing(words: tuple[str, ...]) -> None:
+    done = subprocess.run(["promtool", *words], cwd=PROMETHEUS, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr

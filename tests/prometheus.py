@@ -1,0 +1,70 @@
+"""A real Prometheus of a test's own, that scrapes gateways of a test twice a second."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from deploy.embedded_broker import free_port
+from tests.brokers import eventually
+
+RULES = Path(__file__).parents[1] / "deploy/observability/prometheus/alerts.yml"
+
+Labels = dict[str, str]
+
+
+class Prometheus:
+    """`close` ends it. Skips the test where there is none."""
+
+    def __init__(self, folder: Path, gateways: Iterable[str]) -> None:
+        binary = shutil.which("prometheus")
+        if binary is None:
+            pytest.skip("no prometheus on PATH (Debian: apt-get install prometheus)")
+        config = {
+            "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "1s"},
+            "rule_files": [str(RULES)],
+            "scrape_configs": [{"job_name": "smartbatch", "static_configs": [{"targets": list(gateways)}]}],
+        }
+        (folder / "prometheus.yml").write_text(json.dumps(config))  # which YAML holds
+        port = free_port(preferred=0)
+        command = [binary, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'tsdb'}"]
+        command += [f"--web.listen-address=127.0.0.1:{port}"]
+        self._log = (folder / "prometheus.log").open("wb")
+        self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log)
+        self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10)
+        eventually(self._ready, 30)
+
+    def query(self, expression: str) -> list[tuple[Labels, float]]:
+        """Labels and value of each series, now. An expression that Prometheus refuses fails the test."""
+        answer = self._client.get("/api/v1/query", params={"query": expression})
+        assert answer.status_code == 200, f"{expression}: {answer.text}"
+        return [(series["metric"], float(series["value"][1])) for series in answer.json()["data"]["result"]]
+
+    def value(self, expression: str) -> float | None:
+        """The value of the one series; None if there is none."""
+        found = self.query(expression)
+        assert len(found) <= 1, found
+        return found[0][1] if found else None
+
+    def rules(self) -> list[dict[str, Any]]:
+        return self._client.get("/api/v1/rules").json()["data"]["groups"][0]["rules"]
+
+    def close(self) -> None:
+        self._client.close()
+        self._process.terminate()
+        self._process.wait(20)
+        self._log.close()
+
+    def _ready(self) -> bool:
+        assert self._process.poll() is None, Path(self._log.name).read_text()
+        try:
+            return self._client.get("/-/ready").status_code == 200
+        except httpx.TransportError:
+            return False

@@ -1,0 +1,136 @@
+"""Every query of the dashboard and every alert, run by a real Prometheus on a real system with two gateways."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from deploy.observability import dashboard
+from tests.brokers import eventually
+from tests.prometheus import Prometheus
+from tests.system.stack import Stack
+from tests.system.test_batching import ask_all, bodies
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+ROOT = Path(__file__).parents[2]
+MODEL = "simulated:base_ms=2,row_ms=0.1"
+# What shows nothing here: there are no keys and no GPU, and nothing was refused by a connection.
+EMPTY = {"Requests by API key", "Device memory", "Connections ended early"}
+SENT = {"first": 300, "second": 200}  # by gateway
+BAD = 40
+
+
+def panels() -> list[dict]:
+    found = json.loads((ROOT / dashboard.FILE).read_text())["panels"]
+    return [panel for panel in found if panel["type"] != "row"]
+
+
+def asked(expression: str) -> str:
+    """An expression as Grafana would send it, with everything chosen."""
+    return expression.replace("$model", ".*").replace("$__rate_interval", "1m")
+
+
+def in_total(expression: str) -> str:
+    """The same of all that was ever counted, in place of its rate: a number that can be known exactly."""
+    return re.sub(r"\b(?:rate|increase)\(([^()]+?)\[\$__rate_interval\]\)", r"\1", expression).replace("$model", ".*")
+
+
+@pytest.fixture
+def watched(stack: Callable[..., Stack], tmp_path: Path) -> Iterator[tuple[Stack, Prometheus]]:
+    """Two gateways, of which one is two processes, and two workers, that have done what SENT and BAD say."""
+    system = stack(MODEL_PATH=MODEL)
+    first, second = system.gateway(GATEWAY_PROCESSES=2).url, system.gateway().url
+    system.worker()
+    system.worker()
+    system.ready(2)
+    prometheus = Prometheus(tmp_path, [url.removeprefix("http://") for url in (first, second)])
+    try:
+        eventually(lambda: prometheus.value("sum(up)") == 2)
+        eventually(lambda: prometheus.value("min(count by (instance) (smartbatch_rows_total))") == 2)
+        asyncio.run(ask_all(first, bodies(SENT["first"]), 20))
+        asyncio.run(ask_all(second, bodies(SENT["second"]), 20))
+        for _ in range(BAD):
+            assert httpx.post(f"{second}/predict", params={"top_k": "many"}, content=b"x").status_code == 400
+        total = "sum(smartbatch_requests_total) == bool 540 and on () sum(smartbatch_request_seconds_count) == 540"
+        eventually(lambda: prometheus.query(total), 20)
+        rows = "sum by (instance) (smartbatch_rows_total)"
+        eventually(lambda: [value for _, value in prometheus.query(rows)] == [500, 500], 20)
+        yield system, prometheus
+    finally:
+        prometheus.close()
+
+
+def test_every_query_of_the_dashboard_is_answered_and_no_request_counts_twice(
+    watched: tuple[Stack, Prometheus],
+) -> None:
+    _, prometheus = watched
+    empty = set()
+    for panel in panels():
+        for target in panel["targets"]:
+            found = prometheus.query(asked(target["expr"]))
+            if not any(math.isfinite(value) for _, value in found):
+                empty.add(panel["title"])
+    assert empty == EMPTY
+
+    def total(title: str, query: int = 0) -> dict[str, float]:
+        """A panel's numbers in total, by the label that tells its series apart."""
+        (panel,) = [panel for panel in panels() if panel["title"] == title]
+        found = prometheus.query(in_total(panel["targets"][query]["expr"]))
+        return {next((text for name, text in labels.items() if name != "model"), ""): value for labels, value in found}
+
+    ok = sum(SENT.values())
+    outcomes = total("Throughput by outcome")
+    assert {name: value for name, value in outcomes.items() if value} == {"ok": ok, "invalid": BAD}
+    assert total("Answered") == {"": ok}
+    assert total("Refusals and errors by reason") == {"bad_request": BAD}
+    assert total("Rows a second, and what workers could do") == {"": ok}
+    batches = sum(total("Why batches were closed").values())
+    assert total("Rows in a batch")["+Inf"] == batches
+    assert total("Mean batch") == {"": pytest.approx(ok / batches)}
+    assert total("Mean batch", 1) == {"": pytest.approx(ok / batches)}
+    assert total("Mean batch", 2) == {"": 32}
+    assert {name: value for name, value in total("Workers by state").items() if value} == {"ready": 2}
+    assert total("Ready workers") == {"ready": 2} or total("Ready workers") == {"": 2}
+    assert len(total("Device busy")) == 2
+    assert total("Oldest wait", 1) == {"": 30}
+    increase = prometheus.value('sum(increase(smartbatch_requests_total{outcome="ok"}[1m]))')
+    assert increase == pytest.approx(ok, rel=0.25)  # Prometheus extrapolates
+    answered = prometheus.value("sum(smartbatch_answered_batches_total)")
+    assert answered == batches
+
+
+def test_alerts_are_sound_and_silent_until_the_last_worker_is_gone(watched: tuple[Stack, Prometheus]) -> None:
+    system, prometheus = watched
+    rules = eventually(lambda: (r := prometheus.rules()) and all(rule["health"] == "ok" for rule in r) and r, 20)
+    assert len(rules) == 13
+    assert [(rule["name"], rule["state"]) for rule in rules if rule["state"] != "inactive"] == []
+    for process in system.processes[2:]:
+        process.kill()
+    gone = "SmartBatchNoLiveWorker"
+    (expression,) = [rule["query"] for rule in rules if rule["name"] == gone]
+    eventually(lambda: prometheus.query(expression), 20)
+    pending = eventually(lambda: [r["name"] for r in prometheus.rules() if r["state"] != "inactive"], 20)
+    assert pending == [gone]
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool (Debian: apt-get install prometheus)")
+def test_promtool_finds_nothing_to_improve_in_what_a_gateway_shows(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH=MODEL)
+    system.gateway()
+    system.worker()
+    system.ready()
+    assert system.predict(b"x").status_code == 200
+    eventually(lambda: system.counter("smartbatch_rows_total") == 1)
+    text = system.client.get(f"{system.url}/metrics").text
+    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
