@@ -62,7 +62,7 @@ class LaneMeters:
 
     def __init__(self, meters: Meters, model: str) -> None:
         self._outcomes = {outcome: meters._requests.labels(model, outcome) for outcome in names.REQUESTS.values}
-        of_codes = {code: meters._errors.labels(model, code) for code in names.REQUEST_ERRORS.values}
+        of_codes = {code: _Sum(meters._errors.labels(model, code)) for code in names.REQUEST_ERRORS.values}
         # A worker of another version may write a code into a reply that no request ends with here.
         self._errors = defaultdict(lambda: of_codes[SmartBatchError.code], of_codes)
         self._seconds = _ByOutcome(meters._seconds, model)
@@ -94,13 +94,15 @@ class LaneMeters:
     def failed(self, error: BaseException, total_s: float) -> None:
         outcome = outcome_of(error)
         self._outcomes[outcome].inc()
-        self._errors[code_of(error)].inc()
+        self._errors[code_of(error)].value += 1
         self._seconds[outcome].observe(total_s)
         self.recent.add(outcome, total_s)
 
     def settle(self) -> None:
-        for tally in (*self._seconds.values(), *self._parts.values(), self._rows, self._batches):
+        for tally in (*self._seconds.values(), *self._parts.values()):
             tally.settle()
+        for count in (*self._errors.values(), self._rows, self._batches):
+            count.settle()
 
 
 class _ByOutcome(dict[str, Tally]):
@@ -126,7 +128,8 @@ class _Sum:
 
     def settle(self) -> None:
         value, self.value = self.value, 0
-        self._child.inc(value)
+        if value:
+            self._child.inc(value)
 
 
 def outcome_of(error: BaseException) -> str:

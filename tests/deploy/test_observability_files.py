@@ -58,7 +58,7 @@ def test_panels_have_ids_of_their_own_and_lie_beside_each_other() -> None:
     assert len({panel["id"] for panel in panels()}) == len(panels()) > 40
     for panel in panels():
         place = panel["gridPos"]
-        assert place["w"] > 0 and place["h"] > 0 and 0 <= place["x"] and place["x"] + place["w"] <= 24
+        assert place["w"] > 0 and place["h"] > 0 and place["x"] >= 0 and place["x"] + place["w"] <= 24
     for one, other in itertools.combinations([panel["gridPos"] for panel in panels()], 2):
         apart = (one["x"] + one["w"] <= other["x"], other["x"] + other["w"] <= one["x"])
         apart += (one["y"] + one["h"] <= other["y"], other["y"] + other["h"] <= one["y"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from worker.models.device import OnItsWay, copy_back, stack_on
+from shared.metric_names import DEVICE_MEMORY
+from worker.models.device import OnItsWay, copy_back, device_name, memory, stack_on
 from worker.models.graphs import Graphs
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
@@ -14,6 +15,21 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device 
 def test_without_a_device_of_its_own_nothing_is_on_its_way() -> None:
     outputs = torch.ones(2)
     assert copy_back(outputs) is outputs
+
+
+def test_only_a_device_of_its_own_has_memory_to_tell_of() -> None:
+    assert memory(device_name(torch.device("cpu"))) == memory("simulated") == {}
+
+
+@cuda
+def test_what_tensors_take_of_the_devices_memory_is_told() -> None:
+    name = device_name(torch.device("cuda", 0))
+    before = memory(name)
+    assert tuple(before) == DEVICE_MEMORY.values
+    held = torch.empty(1 << 24, dtype=torch.uint8, device="cuda:0")
+    after = memory(name)
+    assert after["allocated"] == before["allocated"] + held.numel()
+    assert after["allocated"] <= after["reserved"] < after["total"] == before["total"]
 
 
 @cuda
