@@ -28,8 +28,8 @@ class Decoder:
     def __init__(self, model: Model, max_rows: int, threads: int = 0) -> None:
         self._model = model
         self._max_rows = max_rows
-        self._threads = threads or min(4, os.cpu_count() or 1)
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
+        self.threads = threads or min(4, os.cpu_count() or 1)
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
         self._since: dict[int, float] = {}  # thread → when it began what it is doing, monotonic
         self.mean_s = 0.0  # per entry
 

@@ -185,6 +185,7 @@ class Worker:
             settings.torch_threads,
             settings.max_image_pixels,
             settings.max_batch_size,
+            self.decoder.threads,
             self._progress,
             settings.model_path,
             self.engine.between_batches,

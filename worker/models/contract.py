@@ -39,6 +39,7 @@ class LoadContext(msgspec.Struct):
     torch_threads: int = 0
     max_image_pixels: int = 50_000_000
     max_batch_size: int = 32
+    decode_threads: int = 1
     progress: Callable[[str], None] = lambda text: None
     model_path: str = ""
     in_device_thread: Callable[[Callable[[], None]], None] | None = None  # for what comes after loading
