@@ -51,6 +51,10 @@ class Decoder:
         """Run a function in a decode thread."""
         self._pool.submit(self._work, function, *args)
 
+    def work_here(self, function: Callable[..., None], *args: Any) -> None:
+        """Run it in the caller's thread, watched as a decode thread is."""
+        self._work(function, *args)
+
     @property
     def working_since(self) -> float:
         """When the thread that has made no progress for longest began; 0 while all are idle."""
