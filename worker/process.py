@@ -185,6 +185,7 @@ class Worker:
             settings.torch_threads,
             settings.max_image_pixels,
             settings.max_batch_size,
+            self.decoder.threads,
             self._progress,
             settings.model_path,
             self.engine.between_batches,
@@ -213,8 +214,14 @@ class Worker:
     # --- what the parts tell each other
 
     def _batch_done(self, batch: Batch) -> None:
-        """In the device thread: pass the batch on and be free for the next."""
-        self.decoder.submit(self._make_replies, batch)  # first: a drain closes the decoder once the device is free
+        """In the device's threads: pass the batch on and be free for the next.
+
+        The replies first: a drain closes the decoder once the device is free.
+        """
+        if self.engine.idle and self._replies.quick(batch):  # sooner made than handed over
+            self.decoder.work_here(self._make_replies, batch)
+        else:
+            self.decoder.submit(self._make_replies, batch)
         self._loop.call_soon_threadsafe(self.claimer.device_freed, batch)
 
     def _make_replies(self, batch: Batch) -> None:
