@@ -7,7 +7,7 @@ right, and nothing jumps when a worker leaves. Only what waits is one number for
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
@@ -125,13 +125,13 @@ def aliases(own: Iterable[Family], snapshots: Iterable[Snapshot]) -> bytes:
     return "".join(lines).encode()
 
 
-def _by_models(own: Iterable[Family]) -> dict[str, Sums]:
-    found: dict[str, Counter[tuple[str, str]]] = {}
+def _by_models(own: Iterable[Family]) -> Mapping[str, Sums]:
+    found: dict[str, defaultdict[tuple[str, str], float]] = {}
     for family in own:
         for name, labels, value, *_ in family.samples:
             if "model" in labels and "le" not in labels:
                 second = next((text for label, text in labels.items() if label != "model"), "")
-                found.setdefault(labels["model"], Counter())[name, second] += value
+                found.setdefault(labels["model"], defaultdict(float))[name, second] += value
     return found
 
 
