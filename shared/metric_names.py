@@ -14,7 +14,8 @@ from shared import errors
 
 disable_created_metrics()
 
-# Quantiles are read from these, so each bound is at most 1.7 times the one before; 30 s is REQUEST_TIMEOUT's default.
+# Quantiles are read from these, so each bound, up to REQUEST_TIMEOUT's default of 30 s, is at most 1.7 times the one
+# before.
 LATENCY_SECONDS = (
     *(0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075),
     *(0.01, 0.015, 0.02, 0.03, 0.05, 0.075),
