@@ -64,7 +64,7 @@ $(READY): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(DEV): $(READY)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[worker,grpc,local,examples,loadtest,test,dev]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[worker,grpc,otel,local,examples,loadtest,test,dev]'
 	@touch $@
 
 clean:

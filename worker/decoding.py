@@ -12,7 +12,7 @@ from typing import Any
 
 from shared.errors import InvalidInput, SmartBatchError, TooManyRows
 from shared.wire import unpack_payload
-from worker.batch import Rider
+from worker.batch import Rider, facts_of
 from worker.models.contract import Model
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Decoder:
         except SmartBatchError as error:
             rider.error = error
         except BaseException:  # a model may be the user's own code: SystemExit too
-            log.exception("decode failed", extra={"request_id": rider.entry.id})
+            log.exception("decode failed", extra=facts_of(rider.entry))
             rider.error = InvalidInput("the model could not decode this input")
 
     def close(self) -> None:

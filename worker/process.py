@@ -51,6 +51,7 @@ from worker.policy import Limits
 from worker.replies import ReplyMaker
 from worker.report import Report
 from worker.service_rate import ServiceRate
+from worker.tracing import tracing_of
 from worker.warmup import warm_up
 from worker.watchdog import EXIT_DEVICE_LOST, Watchdog, end_process
 
@@ -64,6 +65,7 @@ class Worker:
         self.settings = settings
         self.worker_id = f"{socket.gethostname()[:40]}-{uuid.uuid4().hex[:12]}"
         keys = Keys(settings.model)
+        self._tracing = tracing_of(settings.model, self.worker_id)
         self.model = models.resolve(settings.model_path)
         self._redis = connect(settings.broker_url)
         self._blocking_redis = connect(settings.broker_url, block_s=BLOCK_S)
@@ -83,7 +85,7 @@ class Worker:
         self.engine = Engine(self.model, max_rows, times, self.meters)
         self.decoder = Decoder(self.model, max_rows, settings.decode_threads)
         self.finisher = Finisher(claims, self.meters, settings.request_timeout + settings.reply_ttl)
-        self.intake = Intake(claims, self.decoder, self.finisher, self.meters, settings.max_deliveries)
+        self.intake = Intake(claims, self.decoder, self.finisher, self.meters, settings.max_deliveries, self._tracing)
         convictions = Convictions()
         self.claimer = Claimer(
             claims, self.intake, self.engine, self._started_with, times, service, convictions, self.worker_id
@@ -150,6 +152,8 @@ class Worker:
         with contextlib.suppress(SmartBatchError):
             if left := await self._leases.leave():
                 log.warning("left with %d entries; others will run them", left)
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
         await self._blocking_redis.aclose()
         await self._redis.aclose()
 
@@ -218,8 +222,11 @@ class Worker:
         self._loop.call_soon_threadsafe(self.claimer.device_freed, batch)
 
     def _make_replies(self, batch: Batch) -> None:
+        started_at = time.monotonic()
         outcomes = self._replies.make(batch)
         self._loop.call_soon_threadsafe(self._replies_made, batch, outcomes)
+        if self._tracing is not None:  # once the replies are on their way
+            self._tracing.batch(batch, self.model.device_name, started_at, time.monotonic())
 
     def _replies_made(self, batch: Batch, outcomes: list[Outcome]) -> None:
         self.finisher.put(outcomes)

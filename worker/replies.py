@@ -7,7 +7,7 @@ import logging
 from shared.broker.claims import Outcome
 from shared.errors import ClientError, DeadlineExceeded, ModelFailed, SmartBatchError
 from shared.wire import Reply, Ride, pack_reply
-from worker.batch import Batch, Rider
+from worker.batch import Batch, Rider, facts_of
 from worker.meters import Meters
 from worker.models.contract import Model
 
@@ -52,7 +52,7 @@ class ReplyMaker:
             except SmartBatchError as raised:
                 error = raised
             except BaseException:  # a model may be the user's own code: SystemExit too
-                log.exception("encode failed", extra={"request_id": rider.entry.id})
+                log.exception("encode failed", extra=facts_of(rider.entry, ride.id))
                 error = ModelFailed("the model's answer could not be encoded")
             else:
                 self._meters.outcome("ok")
