@@ -18,9 +18,7 @@ from shared.tracing import started
 from worker.batch import Batch, Rider
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import SpanContext
-
-    from shared.spans import Spans
+    from shared.spans import SpanContext, Spans
 
 # Clocks of two hosts that differ by more are taken to be wrong, and not an entry's time on Redis to be imprecise (it is
 # known to a millisecond, and taken when a flush arrives).

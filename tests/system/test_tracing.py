@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,7 +13,7 @@ import pytest
 
 from tests.brokers import Broker, eventually
 from tests.otlp import Collector
-from tests.system.stack import COMMAND, ROOT, Process, Stack
+from tests.system.stack import COMMAND, Process, Stack
 
 PARTS = ["admit", "queue", "decode", "batch_wait", "forward", "reply"]
 SERVER, CONSUMER = 2, 5  # of the standard's enum of kinds
@@ -278,14 +276,6 @@ def test_without_tracing_nothing_of_it_is_imported(
     assert system.predict(b"x", headers={"traceparent": parent()[2]}).status_code == 200
     assert system.processes[0].stop() == system.processes[1].stop() == 0
     assert not seen.exists()
-
-
-def test_no_module_of_ours_imports_opentelemetry_by_itself() -> None:
-    code = (
-        "import sys, gateway.app, gateway.rpc.server, worker.process, deploy.cli; print('opentelemetry' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
 
 
 def test_every_process_behind_a_port_exports_under_an_id_of_its_own(
