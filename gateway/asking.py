@@ -27,8 +27,6 @@ from shared.errors import (
 from shared.trace_context import TraceContext
 from shared.wire import Payload, Reply, Ride, pack_payload, unpack_reply
 
-TRACED = (*trace_context.HEADERS, b"user-agent")  # the headers that `_follow` reads
-
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -72,7 +70,7 @@ class Asking(ABC):
         self._rows = 0
         self._context: TraceContext | None = None  # what goes on to the worker, and into log lines
         self._span: ServerSpan | None = None  # if it is traced
-        self._ride: Ride | None = None  # of a reply that holds an error
+        self._ride: Ride | None = None  # once its reply is there
         self._pending: Pending | None = None
 
     @property
@@ -109,13 +107,13 @@ class Asking(ABC):
 
     # --- of all
 
-    def _follow(self, found: Mapping[bytes, str]) -> None:
-        """Take up the trace that the headers name (TRACED), or begin one."""
+    def _follow(self, found: Mapping[bytes, str], headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Take up the trace that the headers name (trace_context.HEADERS, in `found`), or begin one."""
         self._context = trace_context.read_headers(found)
         if (tracing := self._gateway.tracing) is not None:
             self._context, self._span = tracing.enter(self._traced_as()[0], self._context)
             if self._span is not None:
-                self._span.user_agent = found.get(b"user-agent", "")
+                self._span.user_agent = next((value for name, value in headers if name == b"user-agent"), b"")
 
     def _enter(self, model: str | None) -> None:
         """Count the request against its caller's limits, and find the model's lane."""
@@ -162,14 +160,14 @@ class Asking(ABC):
         reply_ms = max(0.0, total_ms - admit_ms - sum(reply.ms.values()))
         if self._span is not None:
             self._span.admitted_at, self._span.reply_s = pending.admitted_at, reply_ms / 1000
+        self._ride = reply.batch
         if reply.error is not None:
-            self._ride = reply.batch
             raise reply.error
         timing = answers.timing_ms(reply, admit_ms=admit_ms, reply_ms=reply_ms, total_ms=total_ms)
         response = self._response(reply, timing)
         self._lane.meters.answered(timing)
         if self._span is not None:
-            self._end_span(200, reply.batch)
+            self._end_span(200)
         return response
 
     def failed(self, error: Exception) -> Response | None:
@@ -194,11 +192,11 @@ class Asking(ABC):
             if pending is not None and pending.admitted:
                 span.admitted_at = pending.admitted_at
             if told or span.admitted_at:  # what is refused in a storm has no span either
-                self._end_span(status_of(error), self._ride, code_of(error))
+                self._end_span(status_of(error), code_of(error))
         if _our_fault(error, hurried=self._hurried):
             self._caller.give_back()
 
-    def _end_span(self, status: int, ride: Ride | None, error: str = "") -> None:
+    def _end_span(self, status: int, error: str = "") -> None:
         span, self._span = self._span, None
         assert span is not None
         facts = {
@@ -208,7 +206,7 @@ class Asking(ABC):
             "smartbatch.model": self._lane.keys.model,
             "smartbatch.rows": self._rows,
         }
-        span.end(self.started_at, facts, ride, error=error, ours=status >= 500)
+        span.end(self.started_at, facts, self._ride, error=error, ours=status >= 500)
 
     def _facts(self) -> dict[str, Any]:
         """What a log line says of it besides how it ended."""

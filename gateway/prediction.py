@@ -6,18 +6,19 @@ from collections.abc import Iterable
 from typing import Any
 
 from gateway import formats
-from gateway.asking import TRACED, Asking, Response
+from gateway.asking import Asking, Response
 from gateway.envelope import READ, read_envelope, read_headers
 from gateway.formats import accept, answers
 from gateway.formats.accept import Format, wants_outputs
 from gateway.gateway import Gateway
+from shared import trace_context
 from shared.broker.admission import Request
 from shared.wire import Reply
 
 PATH = "/predict"
 DEFAULT_TOP_K = 5
 
-_READ = READ.union(TRACED)
+_READ = READ.union(trace_context.HEADERS)
 _SPAN = f"POST {PATH}"
 _ATTRIBUTES = {"http.request.method": "POST", "url.scheme": "http", "url.path": PATH, "http.route": PATH}
 
@@ -33,7 +34,7 @@ class Prediction(Asking):
 
     def head(self, headers: Iterable[tuple[bytes, bytes]], query: bytes) -> None:
         found = read_headers(headers, _READ)
-        self._follow(found)
+        self._follow(found, headers)
         self._caller = self._gateway.guard.identify(headers)
         envelope = read_envelope(found, query)
         self._shown_id = envelope.client_id or self._request_id

@@ -50,7 +50,7 @@ class ServerSpan:
         self._name = name
         self._context = context
         self._parent = parent
-        self.user_agent = ""
+        self.user_agent = b""
         self.admitted_at = 0.0  # monotonic; 0: it never was
         self.reply_s = 0.0  # from the end of its forward until now; 0: there was none
 
@@ -69,7 +69,7 @@ class ServerSpan:
         start_ns = now_ns - int((now - started_at) * 1e9)
         facts = {**attributes, **_facts(ride)}
         if self.user_agent:
-            facts["user_agent.original"] = self.user_agent[:MAX_USER_AGENT_CHARS]
+            facts["user_agent.original"] = self.user_agent[:MAX_USER_AGENT_CHARS].decode("latin-1")
         if error:
             facts["error.type"] = error
         own = spans.place(self._context)

@@ -60,14 +60,16 @@ def command(rounds: int, seconds: float, sink: int | None) -> None:
                         results[kind].append(result)
     finally:
         collector.kill()
-    print(f"{'':14}{'gateway':>9}{'worker':>9}{'broker':>9}{'total':>9}   CPU s per 1,000 requests, medians; req/s")
+    print("medians: CPU seconds per 1,000 requests of each role and of all, req/s, p50 and p99 in ms")
+    print(f"{'':14}" + "".join(f"{what:>9}" for what in ("gateway", "worker", "broker", "all", "req/s", "p50", "p99")))
     for kind, each in results.items():
         roles = [
             median([result["cpu_s_per_1000"][role] for result in each]) for role in ("gateway", "worker", "broker")
         ]
         total = median([result["cpu_s_per_1000_total"] for result in each])
-        rate = median([result["requests_per_s"] for result in each])
-        print(f"{kind:14}" + "".join(f"{value:9.4f}" for value in (*roles, total)) + f"{rate:9.0f}")
+        rate, p50, p99 = (median([result[what] for result in each]) for what in ("requests_per_s", "p50_ms", "p99_ms"))
+        cost = "".join(f"{value:9.4f}" for value in (*roles, total))
+        print(f"{kind:14}{cost}{rate:9.0f}{p50:9.2f}{p99:9.2f}")
 
 
 if __name__ == "__main__":

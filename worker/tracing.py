@@ -141,7 +141,7 @@ def _stages(rider: Rider, batch: Batch) -> list[tuple[str, float, float]]:
     if rider.outputs:  # it reached the device
         stages.append(("batch_wait", rider.decoded_at, max(rider.decoded_at, batch.started_at)))
         stages.append(("forward", batch.started_at, batch.started_at + batch.forward_s))
-    elif rider.rows:
+    elif rider.rows and batch.started_at:
         stages.append(("batch_wait", rider.decoded_at, batch.started_at))
     return stages
 

@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from gateway import compression
-from gateway.asking import TRACED, Asking, Response
+from gateway.asking import Asking, Response
 from gateway.envelope import printable, read_headers, timeout_of
 from gateway.formats.answers import response_headers
 from gateway.gateway import Gateway
 from gateway.oip import outputs, rest_answer, rest_request
 from gateway.oip.wanted import Wanted, check_version, shortest
 from gateway.problems import CONTENT_TYPE as PROBLEM
+from shared import trace_context
 from shared.broker.admission import Request
 from shared.errors import MalformedBody
 from shared.wire import Reply
@@ -23,7 +24,9 @@ HEADER_LENGTH = b"inference-header-content-length"
 JSON = b"application/json"
 BINARY = b"application/octet-stream"
 
-_READ = frozenset((b"accept", b"accept-encoding", b"x-request-id", b"x-request-timeout", HEADER_LENGTH, *TRACED))
+_READ = frozenset(
+    (b"accept", b"accept-encoding", b"x-request-id", b"x-request-timeout", HEADER_LENGTH, *trace_context.HEADERS)
+)
 _ROUTE = "/v2/models/{model}/infer"
 _VERSION_ROUTE = "/v2/models/{model}/versions/{version}/infer"
 
@@ -46,7 +49,7 @@ class Inference(Asking):
 
     def head(self, headers: Iterable[tuple[bytes, bytes]], query: bytes) -> None:
         found = read_headers(headers, _READ)
-        self._follow(found)
+        self._follow(found, headers)
         self._caller = self._gateway.guard.identify(headers)
         self._accept = found.get(b"accept", "")
         self._coding = compression.choose(found.get(b"accept-encoding", ""))

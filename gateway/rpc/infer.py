@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from gateway.asking import TRACED, Asking, Response
+from gateway.asking import Asking, Response
 from gateway.envelope import printable, read_headers, timeout_of
 from gateway.formats.answers import response_headers
 from gateway.gateway import Gateway
@@ -18,11 +18,12 @@ from gateway.rpc import infer_request, messages
 from gateway.rpc import inference_pb2 as pb
 from gateway.rpc.calls import Context, abort, headers_of
 from gateway.rpc.statuses import STATUS
+from shared import trace_context
 from shared.broker.admission import Request
 from shared.errors import ClientGone, DeadlineExceeded
 from shared.wire import Reply
 
-_READ = frozenset((b"x-request-id", b"x-request-timeout", *TRACED))
+_READ = frozenset((b"x-request-id", b"x-request-timeout", *trace_context.HEADERS))
 _METHOD = "inference.GRPCInferenceService/ModelInfer"
 _ATTRIBUTES = {"rpc.system.name": "grpc", "rpc.method": _METHOD}
 
@@ -45,7 +46,7 @@ class RpcInference(Asking):
 
     def head(self, headers: Iterable[tuple[bytes, bytes]], query: bytes = b"") -> None:
         found = read_headers(headers, _READ)
-        self._follow(found)
+        self._follow(found, headers)
         self._caller = self._gateway.guard.identify(headers)
         self._shown_id = printable(found.get(b"x-request-id", "")) or self._request_id
         self._waits_s = shortest(self.deadline_s, timeout_of(found))
