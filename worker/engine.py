@@ -18,12 +18,13 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from shared.errors import DeadlineExceeded, InvalidInput, ModelFailed, SmartBatchError
-from worker.batch import Batch, Rider, facts_of
+from worker.batch import Batch, Rider
 from worker.ceiling import Ceiling
 from worker.device_errors import is_lost, is_out_of_memory, may_be_lost
 from worker.forward_times import ForwardTimes
 from worker.meters import Meters
 from worker.models.contract import Model
+from worker.row_log import RowLog
 from worker.runway import Flight, Runway, Seat
 
 log = logging.getLogger(__name__)
@@ -36,10 +37,13 @@ class DeviceLost(Exception):
 class Engine:
     """One device. `submit` is called by the claimer, the callbacks by the device's threads."""
 
-    def __init__(self, model: Model, max_rows: int, times: ForwardTimes, meters: Meters) -> None:
+    def __init__(
+        self, model: Model, max_rows: int, times: ForwardTimes, meters: Meters, row_log: RowLog | None = None
+    ) -> None:
         self._model = model
         self._times = times
         self._meters = meters
+        self._row_log = row_log or RowLog()
         self._batches: queue.SimpleQueue[Batch | Callable[[], None] | None] = queue.SimpleQueue()
         self._runway = Runway()
         self._thread = threading.Thread(target=self._main, name="device", daemon=True)
@@ -295,7 +299,7 @@ class Engine:
         if isinstance(error, ValueError | TypeError):
             return InvalidInput(f"the model refused this input: {str(error)[:300]}")
         batch = self._running
-        log.warning("a row failed alone", exc_info=error, extra=facts_of(rider.entry, batch.id if batch else ""))
+        self._row_log.failed("a row failed alone", error, rider.entry, batch.id if batch else "")
         return ModelFailed(f"the model failed on this input ({type(error).__name__})")
 
     def _fail(self, riders: list[Rider], error: SmartBatchError) -> None:

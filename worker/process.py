@@ -50,6 +50,7 @@ from worker.models.contract import LoadContext
 from worker.policy import Limits
 from worker.replies import ReplyMaker
 from worker.report import Report
+from worker.row_log import RowLog
 from worker.service_rate import ServiceRate
 from worker.tracing import tracing_of
 from worker.warmup import warm_up
@@ -82,8 +83,9 @@ class Worker:
         service = ServiceRate(times, max_rows)
         self._started_with = Limits(max_rows, settings.max_batch_bytes, settings.max_wait_time)
         self.meters = Meters(settings.model)
-        self.engine = Engine(self.model, max_rows, times, self.meters)
-        self.decoder = Decoder(self.model, max_rows, settings.decode_threads)
+        self._row_log = RowLog()
+        self.engine = Engine(self.model, max_rows, times, self.meters, self._row_log)
+        self.decoder = Decoder(self.model, max_rows, settings.decode_threads, self._row_log)
         self.finisher = Finisher(claims, self.meters, settings.request_timeout + settings.reply_ttl)
         self.intake = Intake(claims, self.decoder, self.finisher, self.meters, settings.max_deliveries, self._tracing)
         convictions = Convictions()
@@ -91,7 +93,7 @@ class Worker:
             claims, self.intake, self.engine, self._started_with, times, service, convictions, self.worker_id
         )
         self.report = Report(settings, self.model, self.engine, service, self.meters)
-        self._replies = ReplyMaker(self.model, self.meters, self.worker_id)
+        self._replies = ReplyMaker(self.model, self.meters, self.worker_id, self._row_log)
         self._leases = Leases(self._redis, keys, self.worker_id)
         self._heartbeat = Heartbeat(self._leases, convictions, self.meters, self.report.fields)
         self._watchdog = Watchdog(self.engine, self.decoder, settings.stall_timeout)
@@ -248,6 +250,7 @@ class Worker:
             self.report.limits = limits
 
     async def _after_beat(self, beat: Beat, sent_at: float) -> None:
+        self._row_log.settle()
         window = self.settings.window
         self.claimer.adaptive = window == "adaptive" or (window == "auto" and beat.alive == 1)
         self._apply(beat.limits)

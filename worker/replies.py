@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-
 from shared.broker.claims import Outcome
 from shared.errors import ClientError, DeadlineExceeded, ModelFailed, SmartBatchError
 from shared.wire import Reply, Ride, pack_reply
-from worker.batch import Batch, Rider, facts_of
+from worker.batch import Batch, Rider
 from worker.meters import Meters
 from worker.models.contract import Model
-
-log = logging.getLogger(__name__)
+from worker.row_log import RowLog
 
 
 class ReplyMaker:
     """Stateless but for its meters. `make` is called in a decode thread, once per batch."""
 
-    def __init__(self, model: Model, meters: Meters, worker_id: str) -> None:
+    def __init__(self, model: Model, meters: Meters, worker_id: str, row_log: RowLog) -> None:
         self._model = model
         self._meters = meters
         self._worker_id = worker_id
+        self._row_log = row_log
 
     def make(self, batch: Batch) -> list[Outcome]:
         """Return an outcome for every rider that still is this worker's (a cancelled one isn't)."""
@@ -51,8 +49,8 @@ class ReplyMaker:
                 packed = pack_reply(Reply(result, None, ride, ms))
             except SmartBatchError as raised:
                 error = raised
-            except BaseException:  # a model may be the user's own code: SystemExit too
-                log.exception("encode failed", extra=facts_of(rider.entry, ride.id))
+            except BaseException as raised:  # a model may be the user's own code: SystemExit too
+                self._row_log.failed("encode failed", raised, rider.entry, ride.id)
                 error = ModelFailed("the model's answer could not be encoded")
             else:
                 self._meters.outcome("ok")
