@@ -47,7 +47,7 @@ def command(rounds: int, seconds: float, sink: int | None) -> None:
     port = free_port()
     endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
     ratio = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": 0.01}
-    kinds: dict[str, dict[str, object]] = {"off": {}, "1 % sampled": {**endpoint, **ratio}, "all sampled": {**endpoint}}
+    kinds: dict[str, dict[str, Any]] = {"off": {}, "1 % sampled": {**endpoint, **ratio}, "all sampled": {**endpoint}}
     collector = subprocess.Popen([sys.executable, "-m", "loadtest.tracing_cost", "--sink", str(port)])
     try:
         with contextlib.ExitStack() as stack:

@@ -88,7 +88,7 @@ def test_a_row_that_fails_is_found_on_both_sides_by_the_same_ids(stack: Callable
 async def test_a_redelivered_request_has_one_line_on_the_worker_that_runs_it_again(
     stack: Callable[..., Stack],
 ) -> None:
-    system = stack(MODEL_PATH="simulated:base_ms=1500,row_ms=0", LOG_FORMAT="json")
+    system = stack(MODEL_PATH="simulated:base_ms=1500,row_ms=0", MAX_BATCH_SIZE=1, LOG_FORMAT="json")
     system.gateway()
     victim = system.worker()
     await asyncio.to_thread(system.ready)

@@ -198,7 +198,7 @@ def test_inference_by_rest_and_by_grpc_is_traced_too(stack: Callable[..., Stack]
 
 
 async def test_a_redelivered_request_shows_it(stack: Callable[..., Stack], collector: Collector) -> None:
-    system = traced(stack, collector, MODEL_PATH="simulated:base_ms=1500,row_ms=0")
+    system = traced(stack, collector, MODEL_PATH="simulated:base_ms=1500,row_ms=0", MAX_BATCH_SIZE=1)
     system.gateway()
     victim = system.worker()
     await asyncio.to_thread(system.ready)
