@@ -20,6 +20,7 @@ save_option = click.option(
 )
 
 _FLAGS = {"MODEL_PATH": "model", "MODEL_NAME": "name", "MODEL_WEIGHTS": "weights"}
+_ALSO = {"GATEWAY_PROCESSES": ["--workers"]}  # as uvicorn and gunicorn call them
 
 
 def setting_options(*names: str) -> Callable[[Callable], Callable]:
@@ -31,7 +32,8 @@ def setting_options(*names: str) -> Callable[[Callable], Callable]:
             kind, default, meaning = declared[name]
             flag = _FLAGS.get(name, name.lower().replace("_", "-"))
             text = f"{meaning.replace('`', '')}.  [{name}={default}]"
-            function = click.option(f"--{flag}", name.lower(), metavar=kind.upper()[:24], help=text)(function)
+            flags = [f"--{flag}", *_ALSO.get(name, [])]
+            function = click.option(*flags, name.lower(), metavar=kind.upper()[:24], help=text)(function)
         return function
 
     return decorate

@@ -5,6 +5,7 @@
 Needs torch and torchvision and fetches nothing (random weights). Prints as it goes, and leaves DIR/gpu.json.
 
     bare        the network alone, channels_last, one batch after the other, in a loop that does nothing else
+    jpegs       decoded by the device, a batch at a time, and by one thread of the CPU
     engine      the worker's engine: rows stacked, copied, normalised, run as OPTIMIZE chose, copied back; no HTTP
     end to end  `smartbatch up` with JPEGs over HTTP, and the processor time of each process, which names the bottleneck
 """
@@ -17,6 +18,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,8 @@ from worker.meters import Meters
 from worker.models import resolve
 from worker.models.contract import LoadContext, Model
 from worker.models.device import DTYPES, device_name, open_device
+from worker.models.device_jpeg import DeviceJpegs
+from worker.models.images import Preset, decode_image
 
 WARM_S = 0.5
 IN_FLIGHT = 3  # batches: one computed, one launched, one on its way from landing back to here
@@ -51,8 +55,10 @@ def main() -> None:
         "torch": torch.__version__,
         "cores": os.cpu_count(),
         "dtype": options.dtype,
+        "jpegs_per_s": jpeg_rates(device, max(options.sizes), run.seconds(3)),
         "models": {},
     }
+    run.say(f"JPEGs of 224x224 a second: {document['jpegs_per_s']}")
     for name in options.models:
         found: dict[str, Any] = {"images_per_s": {}}
         document["models"][name] = found
@@ -98,6 +104,26 @@ def bare_rate(network: torch.nn.Module, device: torch.device, dtype: str, size: 
 def _wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def jpeg_rates(device: torch.device, size: int, seconds: float) -> dict[str, float]:
+    """JPEGs a second: on the device in batches of `size`, and on one thread of the CPU."""
+    preset, file = Preset(256, 224), photo()
+    rows = [torch.frombuffer(bytearray(file), dtype=torch.uint8)] * size
+    jpegs = DeviceJpegs(device, preset)
+    ways: dict[str, tuple[int, Callable[[], torch.Tensor]]] = {
+        str(device): (size, lambda: jpegs.pixels(rows)[-1].cpu()),
+        "one CPU thread": (1, lambda: decode_image(file, preset, 50_000_000)),
+    }
+    found = {}
+    for way, (count, decode) in ways.items():
+        decode()
+        decoded, started = 0, time.perf_counter()
+        while time.perf_counter() < started + seconds:
+            decode()
+            decoded += count
+        found[way] = round(decoded / (time.perf_counter() - started), 1)
+    return found
 
 
 def engine_rate(model: Model, size: int, seconds: float) -> float:

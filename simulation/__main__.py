@@ -2,6 +2,7 @@
 
     python -m simulation run --workers 8 --rate 5000 [--pattern bursty] [--curve 40,2 | --curve 1:5,8:12,32:60]
     python -m simulation consolidation | scale | partitions | million [--out docs/images]
+    python -m simulation check bench-results/bench.json     the measured S runs, beside the same simulated
 
 Times are virtual. `--curve base,row` is in ms; `rows:ms,…` goes through measured points.
 """
@@ -9,10 +10,12 @@ Times are virtual. `--curve base,row` is in ms; `rows:ms,…` goes through measu
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 from simulation import studies
+from simulation.check import reproduced
 from simulation.costs import Curve, affine, measured
 from simulation.system import Scenario, simulate
 from worker.policy import Limits
@@ -45,7 +48,12 @@ def main() -> None:
     for name in STUDIES:
         study = commands.add_parser(name)
         study.add_argument("--out", type=Path, help="a folder for the plots")
+    check = commands.add_parser("check")
+    check.add_argument("bench", type=Path, help="what `make bench ONLY=S` left")
     options = parser.parse_args()
+    if options.command == "check":
+        print(*reproduced(json.loads(options.bench.read_text())), sep="\n")
+        return
     if options.command != "run":
         STUDIES[options.command](options.out)
         return

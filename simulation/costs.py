@@ -60,9 +60,30 @@ class Costs(msgspec.Struct, frozen=True):
     gateway_out_s: float = 50e-6  # and from its reply to the response
     gateway_refuse_s: float = 30e-6  # at the door
     worker_s: float = 300e-6  # from the end of a forward until its replies leave
+    worker_row_s: float = 0.0  # and for each of them
     device_gap_s: float = 300e-6  # around each forward: waking up, collating, separating
     client_s: float = 100e-6  # between a response and the next request of a client in a closed loop
 
 
-FREE = Costs(BrokerCosts(*[Price(0.0)] * 7, hop_s=0.0), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+FREE = Costs(BrokerCosts(*[Price(0.0)] * 7, hop_s=0.0), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 """Nothing but the device costs anything."""
+
+BROKER_REQUEST_S = 0.03e-3  # what the defaults come to, for a request in full batches and the usual empty claims
+
+
+def as_measured(gateway_s: float, broker_s: float, worker_s: float) -> Costs:
+    """Costs of a machine on which a request took so much of each process's CPU time, with many at once.
+
+    A gateway's time is half on the way in, half out; a worker's half before the forward, beside the one that runs, and
+    half after.
+    """
+    slower = broker_s / BROKER_REQUEST_S
+    usual = BrokerCosts()
+    prices = {
+        name: Price(price.command_s * slower, price.entry_s * slower)
+        for name, price in msgspec.structs.asdict(usual).items()
+        if isinstance(price, Price)
+    }
+    broker = BrokerCosts(**prices, hop_s=usual.hop_s * slower)
+    half = gateway_s / 2
+    return Costs(broker, gateway_in_s=half, gateway_out_s=half, worker_row_s=worker_s / 2, client_s=100e-6 * slower)

@@ -166,7 +166,8 @@ class Device:
             self._start()
         noticed_at = self._loop.now + self._costs.device_gap_s
         self._loop.at(noticed_at, self.claimer.device_freed, batch)
-        self._loop.at(noticed_at + self._costs.worker_s, self.finisher.put, batch.riders)
+        made_at = noticed_at + self._costs.worker_s + len(batch.riders) * self._costs.worker_row_s
+        self._loop.at(made_at, self.finisher.put, batch.riders)
 
 
 class Finisher:

@@ -30,8 +30,8 @@ class Decoder:
         self._model = model
         self._max_rows = max_rows
         self._row_log = row_log or RowLog()
-        self._threads = threads or min(4, os.cpu_count() or 1)
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
+        self.threads = threads or min(4, os.cpu_count() or 1)
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
         self._since: dict[int, float] = {}  # thread → when it began what it is doing, monotonic
         self.mean_s = 0.0  # per entry
 
@@ -52,6 +52,10 @@ class Decoder:
     def submit(self, function: Callable[..., None], *args: Any) -> None:
         """Run a function in a decode thread."""
         self._pool.submit(self._work, function, *args)
+
+    def work_here(self, function: Callable[..., None], *args: Any) -> None:
+        """Run it in the caller's thread, watched as a decode thread is."""
+        self._work(function, *args)
 
     @property
     def working_since(self) -> float:

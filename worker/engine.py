@@ -67,6 +67,11 @@ class Engine:
         return oldest.batch if oldest else self._running
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing is on the device, nor waits for it. For its own threads, of what comes after their batch."""
+        return self._batches.empty() and self._runway.oldest is None
+
+    @property
     def ceiling(self) -> int:
         """Rows that fit the device's memory, as far as is known."""
         return self._ceiling.rows

@@ -191,6 +191,7 @@ class Worker:
             settings.torch_threads,
             settings.max_image_pixels,
             settings.max_batch_size,
+            self.decoder.threads,
             self._progress,
             settings.model_path,
             self.engine.between_batches,
@@ -219,16 +220,27 @@ class Worker:
     # --- what the parts tell each other
 
     def _batch_done(self, batch: Batch) -> None:
-        """In the device thread: pass the batch on and be free for the next."""
-        self.decoder.submit(self._make_replies, batch)  # first: a drain closes the decoder once the device is free
+        """In the device's threads: pass the batch on and be free for the next.
+
+        The replies first: a drain closes the decoder once the device is free.
+        """
+        if self.engine.idle and self._replies.quick(batch):  # sooner made than handed over
+            self.decoder.work_here(self._make_replies, batch, True)
+        else:
+            self.decoder.submit(self._make_replies, batch)
         self._loop.call_soon_threadsafe(self.claimer.device_freed, batch)
 
-    def _make_replies(self, batch: Batch) -> None:
+    def _make_replies(self, batch: Batch, in_device_thread: bool = False) -> None:
         started_at = time.monotonic()
         outcomes = self._replies.make(batch)
         self._loop.call_soon_threadsafe(self._replies_made, batch, outcomes)
-        if self._tracing is not None:  # once the replies are on their way
-            self._tracing.batch(batch, self.model.device_name, started_at, time.monotonic())
+        if self._tracing is None:
+            return
+        facts = (batch, self.model.device_name, started_at, time.monotonic())
+        if in_device_thread:  # which has better to do
+            self.decoder.submit(self._tracing.batch, *facts)
+        else:
+            self._tracing.batch(*facts)
 
     def _replies_made(self, batch: Batch, outcomes: list[Outcome]) -> None:
         self.finisher.put(outcomes)

@@ -1,6 +1,9 @@
-"""What a batch produced becomes replies, in a decode thread, while the next batch is on the device."""
+"""What a batch produced becomes replies: in a decode thread, while the next batch is on the device, or at once in the
+device's own, if it has nothing else to do."""
 
 from __future__ import annotations
+
+import time
 
 from shared.broker.claims import Outcome
 from shared.errors import ClientError, DeadlineExceeded, ModelFailed, SmartBatchError
@@ -10,18 +13,32 @@ from worker.meters import Meters
 from worker.models.contract import Model
 from worker.row_log import RowLog
 
+QUICK_S = 0.0003  # about what a hand-over to another thread takes, and its coming back to the event loop
+_WEIGHT = 0.1
+
 
 class ReplyMaker:
-    """Stateless but for its meters. `make` is called in a decode thread, once per batch."""
+    """`make` is called once per batch, in one of several threads."""
 
     def __init__(self, model: Model, meters: Meters, worker_id: str, row_log: RowLog) -> None:
         self._model = model
         self._meters = meters
         self._worker_id = worker_id
         self._row_log = row_log
+        self._mean_s = QUICK_S  # per rider; the threads' race for it does no harm
+
+    def quick(self, batch: Batch) -> bool:
+        """Whether making its replies should take next to no time."""
+        return self._mean_s * len(batch.riders) < QUICK_S
 
     def make(self, batch: Batch) -> list[Outcome]:
         """Return an outcome for every rider that still is this worker's (a cancelled one isn't)."""
+        started = time.monotonic()
+        outcomes = self._make(batch)
+        self._mean_s += _WEIGHT * ((time.monotonic() - started) / len(batch.riders) - self._mean_s)
+        return outcomes
+
+    def _make(self, batch: Batch) -> list[Outcome]:
         self._meters.batch(batch)
         id_, rows, requests, closed = batch.id, batch.rows, len(batch.riders), batch.closed
         outcomes = []

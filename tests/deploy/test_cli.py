@@ -232,6 +232,11 @@ def test_option_wins_over_the_environment_and_is_checked_like_it() -> None:
     assert line == "smartbatch: PORT: Expected `int` <= 65535, got '70000'"
 
 
+def test_workers_of_a_gateway_are_its_processes() -> None:
+    line = refusal("gateway", "--workers", "0", environ=NOBODY)
+    assert line == "smartbatch: GATEWAY_PROCESSES: Expected `int` >= 1, got '0'"
+
+
 def test_option_of_up_that_is_out_of_range_is_refused() -> None:
     ended = Ended("up", "--workers", "0")
     assert ended.code == 2

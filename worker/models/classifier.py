@@ -1,7 +1,7 @@
 """What all image classifiers share: pixels or tensors in, logits or labelled classes out.
 
 A row is a (3, H, W) torch tensor: uint8 pixels, normalised on the device, or float32 that the client normalised.
-The two run as sub-batches of their own.
+The two run as sub-batches of their own. Or it is (bytes,) uint8: a JPEG that the device decodes to pixels.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from shared.errors import InvalidInput
 from shared.model_info import InputSpec, OutputSpec
 from shared.wire import Payload, Result, Tensor
 from worker.models import device as devices
-from worker.models import inductor
+from worker.models import device_jpeg, inductor
 from worker.models.contract import LoadContext, Model, Optimisation
+from worker.models.device_jpeg import DeviceJpegs
 from worker.models.folding import channels_last, fold_batch_norms
 from worker.models.graphs import Graphs
+from worker.models.image_header import Header
 from worker.models.images import Preset, decode_images
 from worker.models.optimisation import TIMED_ROWS_CPU, Network, Optimiser
 from worker.models.tensors import from_numpy, to_numpy, to_torch
@@ -43,6 +45,7 @@ class Classifier(Model):
         self._max_pixels = LoadContext().max_image_pixels
         self._labels: list[str] = []
         self._optimiser: Optimiser | None = None
+        self._jpegs: DeviceJpegs | None = None
         self.input = InputSpec(("image", "tensor"), "float32", (3, preset.crop, preset.crop))
 
     @abstractmethod
@@ -70,6 +73,10 @@ class Classifier(Model):
         self.device_name = devices.device_name(self._device)
         if context.optimize == "auto":
             self._optimise(network, context)
+            if self._device.type == "cuda":
+                context.progress("trying to decode JPEGs on the device")
+                threads = context.decode_threads
+                self._jpegs = device_jpeg.on_trial(self._device, self._preset, context.max_batch_size, threads)
 
     def _optimise(self, network: nn.Module, context: LoadContext) -> None:
         rows = min(TIMED_ROWS_CPU, context.max_batch_size) if self._device.type == "cpu" else context.max_batch_size
@@ -125,10 +132,14 @@ class Classifier(Model):
     def decode(self, payload: Payload) -> list[torch.Tensor]:
         content: Any = payload.content
         if payload.kind == "image":
-            return decode_images(content, self._preset, self._max_pixels)
+            return decode_images(content, self._preset, self._max_pixels, self._left_to_the_device)
         if payload.kind == "tensor":
             return self._decode_tensor(content)
         raise InvalidInput(f"expected an image or a tensor, got {payload.kind}")
+
+    def _left_to_the_device(self, header: Header) -> torch.Tensor | None:
+        jpegs = self._jpegs
+        return jpegs.row(header) if jpegs is not None and jpegs.takes(header) else None
 
     def _decode_tensor(self, tensor: Tensor) -> list[torch.Tensor]:
         row = (3, self._preset.crop, self._preset.crop)
@@ -142,10 +153,21 @@ class Classifier(Model):
         return list(batch if batch.dtype == torch.uint8 else batch.float())
 
     def group(self, row: torch.Tensor) -> Hashable:
-        return row.dtype, row.shape
+        return row.dtype  # all of one dtype become (3, H, W) of the same size
 
     def collate(self, rows: Sequence[torch.Tensor]) -> torch.Tensor:
-        return devices.stack_on(self._device, rows)  # (rows, 3, H, W) uint8 or float32
+        """(rows, 3, H, W) uint8 or float32."""
+        jpegs = [at for at, row in enumerate(rows) if row.dim() == 1]
+        if not jpegs or self._jpegs is None:
+            return devices.stack_on(self._device, rows)
+        pixels = self._jpegs.pixels([rows[at] for at in jpegs])
+        if len(jpegs) == len(rows):
+            return pixels
+        others = [at for at, row in enumerate(rows) if row.dim() != 1]
+        batch = torch.empty((len(rows), *pixels.shape[1:]), dtype=torch.uint8, device=self._device)
+        batch[jpegs] = pixels
+        batch[others] = devices.stack_on(self._device, [rows[at] for at in others])
+        return batch
 
     @torch.inference_mode()
     def forward(self, batch: torch.Tensor) -> torch.Tensor | devices.OnItsWay:

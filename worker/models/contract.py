@@ -8,7 +8,7 @@
     forward    per batch, in the device thread; may return before the device is done, if the model `overlaps`
     separate   per batch, in the device thread, or in the landing thread if the model `overlaps`: waits for the
                outputs; back on the host, one per row
-    encode     per request, in a decode thread
+    encode     per request, in a decode thread, or in the one that has the outputs
 
 A row is whatever `decode` makes and `collate` takes. Rows never know which batch they ride in.
 """
@@ -39,6 +39,7 @@ class LoadContext(msgspec.Struct):
     torch_threads: int = 0
     max_image_pixels: int = 50_000_000
     max_batch_size: int = 32
+    decode_threads: int = 1
     progress: Callable[[str], None] = lambda text: None
     model_path: str = ""
     in_device_thread: Callable[[Callable[[], None]], None] | None = None  # for what comes after loading

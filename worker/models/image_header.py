@@ -38,7 +38,7 @@ class BrokenImage(Exception):
 
 
 class Header(NamedTuple):
-    """`data` is for PIL. `decode_bytes` is about what decoding it to pixels takes of memory at once."""
+    """`data` is for the decoder. `decode_bytes` is about what decoding it to pixels takes of memory at once."""
 
     format: str
     width: int
@@ -46,6 +46,7 @@ class Header(NamedTuple):
     orientation: int  # EXIF's, 1 to 8
     data: bytes
     decode_bytes: int
+    plain: bool = False  # a JPEG as nearly all are: one scan of 8-bit YCbCr, whole, which every decoder takes
 
 
 def read_header(data: bytes) -> Header | None:
@@ -98,10 +99,13 @@ def _jpeg(data: bytes) -> Header:
     if (scans := 1 + data.count(b"\xff\xda", start)) > _MAX_SCANS:
         raise BrokenImage(f"it has {scans} scans, and {_MAX_SCANS} are taken")
     kept.append(data[start - 2 :])
-    marker, _, height, width, components = frame
+    marker, depth, height, width, components = frame
     # One scan is decoded as it is read; several need a 16-bit coefficient for each sample. Pixels are decoded small.
     whole = 2 * components * width * height if scans > 1 or marker == 0xC2 else 0
-    return Header("JPEG", width, height, _orientation(exif), b"".join(kept), whole + width * height)
+    adobe = any(segment[1] == _APP14 for segment in kept[1:])  # which may say that the colours are others
+    whole_file = data.endswith(b"\xff\xd9")
+    plain = (marker, scans, depth, components) == (0xC0, 1, 8, 3) and whole_file and not adobe
+    return Header("JPEG", width, height, _orientation(exif), b"".join(kept), whole + width * height, plain)
 
 
 # --- PNG

@@ -12,7 +12,7 @@ import math
 import struct
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import msgspec
@@ -60,6 +60,9 @@ SMALL_BYTES = 16 * 1024 * 1024  # below this an image waits for nobody
 BAND_PIXELS = 2_000_000  # converted to RGB at a time
 
 
+Elsewhere = Callable[[Header], torch.Tensor | None]
+
+
 class Preset(msgspec.Struct, frozen=True):
     """How pixels become a model's input: resize, centre crop, then (x / 255 - mean) / std on the device.
 
@@ -74,13 +77,19 @@ class Preset(msgspec.Struct, frozen=True):
     squash: bool = False
 
 
-def decode_images(images: Sequence[bytes], preset: Preset, max_pixels: int) -> list[torch.Tensor]:
-    """Return (3, crop, crop) uint8 of each. Raises InvalidInput: not an image, broken, or more than `max_pixels`
-    in all of them together (by their headers, before any is decoded)."""
+def decode_images(
+    images: Sequence[bytes], preset: Preset, max_pixels: int, elsewhere: Elsewhere = lambda header: None
+) -> list[torch.Tensor]:
+    """Return (3, crop, crop) uint8 of each, or what `elsewhere` makes of it to be decoded later. Raises InvalidInput:
+    not an image, broken, or more than `max_pixels` in all of them together (by their headers, before any is decoded).
+    """
     headers = [_read_header(data) for data in images]
     _check_sizes(headers, max_pixels)
     rows = []
     for header, data in zip(headers, images, strict=True):
+        if (left := elsewhere(header)) is not None:
+            rows.append(left)
+            continue
         with _room.taken(header.decode_bytes, max_pixels * ROOM_BYTES_PER_PIXEL):
             rows.append(_decode(header, len(data), preset))
     return rows

@@ -6,6 +6,7 @@ from typing import Any
 
 from loadtest.bench.closed_loop import drive
 from loadtest.bench.figures import Figure, Outcome, Run, median
+from loadtest.bench.rows.echo import driven
 from loadtest.bench.system import naive, smartbatch
 
 MODEL = "simulated:base_ms=4,row_ms=0.2"
@@ -23,7 +24,7 @@ def measure(run: Run) -> Outcome:
         for connections in (64, 256):
             run.say(f"S: {connections} connections")
             drive(system.port, BODY, connections, 1)
-            rounds = [drive(system.port, BODY, connections, run.seconds(5)) for _ in range(run.rounds(3))]
+            rounds = [driven(system, BODY, connections, run.seconds(5)) for _ in range(run.rounds(3))]
             details[str(connections)] = rounds
             rate = median([each["requests_per_s"] for each in rounds])
             figures.append(Figure(f"{connections} connections, throughput", rate, "req/s", round(SHARE * CAPACITY, 1)))
