@@ -6,12 +6,13 @@ Sampling is decided here, once, when a request's headers are read; what isn't sa
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from shared.trace_context import TraceContext, new_span_id, new_trace_id
-from shared.tracing import started
+from shared.trace_context import TraceContext, new_span_id
+from shared.tracing import Sampling, sampling, started
 from shared.wire import Ride
 
 if TYPE_CHECKING:
@@ -23,17 +24,21 @@ MAX_USER_AGENT_CHARS = 200
 class Tracing:
     """One per process, in its event loop."""
 
-    def __init__(self, spans: Spans) -> None:
+    def __init__(self, spans: Spans, sampling: Sampling) -> None:
         self._spans = spans
+        self._sampling = sampling
 
-    def enter(self, name: str, parent: TraceContext | None) -> tuple[TraceContext, ServerSpan | None]:
+    def enter(self, name: str, parent: TraceContext | None) -> tuple[TraceContext | None, ServerSpan | None]:
         """Return the context that a new request goes on with, and its span if it is sampled."""
-        trace_id = parent.trace_id if parent else new_trace_id()
-        if not self._spans.samples(name, trace_id, parent):
-            if parent is not None and not parent.sampled:
-                return parent, None
-            return TraceContext(trace_id, parent.span_id if parent else new_span_id(), False), None
-        context = TraceContext(trace_id, new_span_id(), True, parent.state if parent else "")
+        if parent is None:
+            number = random.getrandbits(128) or 1
+            if not self._sampling.takes(number, None):
+                return None, None
+            context = TraceContext(f"{number:032x}", new_span_id(), True)
+        elif self._sampling.takes(int(parent.trace_id, 16), parent):
+            context = TraceContext(parent.trace_id, new_span_id(), True, parent.state)
+        else:
+            return parent._replace(sampled=False), None
         return context, ServerSpan(self._spans, name, context, parent)
 
     def close(self) -> None:
@@ -99,4 +104,4 @@ def _facts(ride: Ride | None) -> dict[str, Any]:
 def tracing_of(gateway_id: str) -> Tracing | None:
     """None, and at no cost, unless tracing is asked for."""
     spans = started("gateway", gateway_id)
-    return None if spans is None else Tracing(spans)
+    return None if spans is None else Tracing(spans, sampling())

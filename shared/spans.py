@@ -1,8 +1,8 @@
 """Spans, made after the fact from times that were measured anyway, and exported by a thread of OpenTelemetry's SDK.
 
 Imported only by a process that traces. A span is made at once with its start and its end, so nothing of the SDK runs
-while a request does; sampled is what its gateway found sampled, once. Sampler, limits, resource and exporter are the
-SDK's, configured by the standard OTEL_ variables.
+while a request does. Limits, resource, exporter and the thread that feeds it are the SDK's, configured by the standard
+OTEL_ variables.
 """
 
 from __future__ import annotations
@@ -13,22 +13,19 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
-from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
     Link,
-    NonRecordingSpan,
     SpanContext,
     SpanKind,
     Status,
     StatusCode,
     TraceFlags,
     TraceState,
-    set_span_in_context,
 )
 
 from shared import __version__
@@ -51,18 +48,9 @@ class Spans:
         _say_rarely()
         self._resource = _resource(role, instance)
         self._scope = InstrumentationScope("smartbatch", __version__)
-        self._sampler = TracerProvider(resource=self._resource, shutdown_on_exit=False).sampler
         self._limits = SpanLimits()
         exporting: SpanExporter = ConsoleSpanExporter() if exporter == "console" else OTLPSpanExporter()
         self._processor = BatchSpanProcessor(exporting)
-
-    def samples(self, name: str, trace_id: str, parent: TraceContext | None) -> bool:
-        """Decide of a new span whether it, and all that follows from it, is traced."""
-        context = Context()
-        if parent is not None:
-            context = set_span_in_context(NonRecordingSpan(self.place(parent, remote=True)), context)
-        decided = self._sampler.should_sample(context, int(trace_id, 16), name, SpanKind.SERVER)
-        return decided.decision.is_sampled()
 
     def place(self, context: TraceContext, *, remote: bool = False) -> SpanContext:
         """Return a context as the SDK has it."""
