@@ -102,8 +102,10 @@ class Observer:
 
 def _capacity(snapshot: Snapshot) -> Capacity:
     reports = [snapshot.workers[worker_id] for worker_id in snapshot.ready_workers]
-    rates = [number(report.get("capacity_rows_per_s")) for report in reports]
-    return Capacity(sum(rates), min((number(report.get("batch_full_s")) for report in reports), default=0.0))
+    return Capacity.of(
+        (number(report.get("capacity_rows_per_s")) for report in reports),
+        (number(report.get("batch_full_s")) for report in reports),
+    )
 
 
 def number(text: Any) -> float:

@@ -17,6 +17,7 @@ from shared.errors import QueueFull, TooLate, Unavailable
 MAX_RETRY_AFTER_S = 60.0
 RETRY_JITTER = 0.25  # of the time to come back, and at least a second: those refused together come back apart
 REOPEN_BELOW = 0.95  # of what was full; else every place that becomes free would let a whole flush through
+SPREAD_S = 10.0  # those refused are told to come back one after the other, as places become free, within so long
 CLOSED_S = 0.25  # after so long without an answer from Redis what was learned is out of date
 
 
@@ -35,6 +36,7 @@ class Room:
         self._learned_at = 0.0
         self._tokens = 0.0  # places that have become free since, by the workers' rate
         self._tokens_at = 0.0
+        self._turn_at = 0.0  # when the place is free for which the newest of those refused may come back
 
     def check(self, timeout_ms: int) -> None:
         """Raise QueueFull or TooLate if a request with this timeout would be refused."""
@@ -78,14 +80,26 @@ class Room:
             wait_s, timeout_s = self._wait_s(rows), timeout_ms / 1000
             own = f" with its own {rows}" if rows > 1 else ""
             ahead = f"{self._open_rows} rows are ahead, which take{own} about {wait_s:.3g} s"
-            return TooLate(f"{ahead}; the timeout is {timeout_s:g} s", _jittered(wait_s - timeout_s))
+            return TooLate(f"{ahead}; the timeout is {timeout_s:g} s", self._turn_s(wait_s - timeout_s, rows))
         detail = "the queue is full (MAX_QUEUE entries or MAX_QUEUE_BYTES wait)"
-        return QueueFull(detail, self.retry_after_s())
+        return QueueFull(detail, self._turn_s(self._open_s(), rows))
+
+    def _turn_s(self, seconds: float, rows: int) -> float:
+        """When to come back: in so many seconds at the earliest, and each in its turn. If all who were refused came as
+        soon as there may be a place, most would be refused again, and refusing them would cost more than the work."""
+        now, rate = self._clock(), self.capacity().rows_per_s
+        if rate:
+            self._turn_at = min(max(self._turn_at, now) + rows / rate, now + SPREAD_S)
+            seconds = max(seconds, self._turn_at - now)
+        return _jittered(seconds)
 
     def retry_after_s(self) -> float:
         """When what is open now will have been worked off, by the rate the ready workers measured; jittered."""
+        return _jittered(self._open_s())
+
+    def _open_s(self) -> float:
         rate = self.capacity().rows_per_s
-        return _jittered(self._open_rows / rate if rate else 0.0)
+        return self._open_rows / rate if rate else 0.0
 
     def _wait_s(self, rows: int) -> float:
         capacity = self.capacity()

@@ -142,9 +142,8 @@ class Fleet:
     def capacity(self) -> Capacity:
         if self._loop.now >= self._due_at:
             self._due_at = self._loop.now + REPORT_S
-            rates = [worker.service.rows_per_s() for worker in self._workers]
-            batches = [worker.service.batch_full_s() for worker in self._workers]
-            self._known = Capacity(sum(rates), max(batches, default=0.0))
+            services = [worker.service for worker in self._workers]
+            self._known = Capacity.of((s.rows_per_s() for s in services), (s.batch_full_s() for s in services))
         return self._known
 
 

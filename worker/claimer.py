@@ -90,7 +90,8 @@ class Claimer:
     def device_freed(self, batch: Batch) -> None:
         self._on_device.remove(batch)
         if batch.closed != "solo":
-            self._service.record(batch.rows_run, time.monotonic() - batch.on_device_at)
+            took_s = time.monotonic() - batch.on_device_at
+            self._service.record(batch.rows_run, took_s, backlog=batch.closed in ("full", "bytes"))
         if batch is self._last_batch:
             self._arrivals.left(time.monotonic())
         if self._on_device:

@@ -7,30 +7,69 @@ from __future__ import annotations
 from worker.forward_times import ForwardTimes
 
 OUTLIER = 3.0  # times what was known
+_WEIGHT = 0.2  # of the newest batch
+
+
+class _Pace:
+    """Running means of batches: their rows, and the seconds that they took."""
+
+    def __init__(self) -> None:
+        self._rows = self._seconds = 0.0
+        self._count = 0
+
+    def record(self, rows: int, seconds: float) -> None:
+        self._count += 1
+        weight = max(_WEIGHT, 1 / self._count)
+        self._rows += weight * (rows - self._rows)
+        self._seconds += weight * (seconds - self._seconds)
+
+    @property
+    def rows_per_s(self) -> float:
+        return self._rows / max(self._seconds, 1e-6)
 
 
 class ServiceRate:
-    """Written by the claimer, read by the report; both in the event loop."""
+    """Written by the claimer, read by the report; both in the event loop.
+
+    While a backlog fills the batches, what they serve is the answer. Without one it is what could be served at best, by
+    all that was measured of each size: never less, or a worker that was slow once would be sent nothing to show that it
+    isn't any more. But that may be long ago, and of a machine that had nothing else to do.
+    """
 
     def __init__(self, forwards: ForwardTimes, max_rows: int) -> None:
         self._forwards = forwards
         self.max_rows = max_rows
-        self._services = ForwardTimes()
+        self._by_size: dict[int, _Pace] = {}  # power of two of rows →
+        self._backlog: _Pace | None = None
 
-    def record(self, rows: int, seconds: float) -> None:
-        """Take in a batch. One of which nothing reached the device says nothing; one that took far longer than those
-        before (this process was paused, an input was slow to decode) counts as slow, and not for all that it took."""
+    def record(self, rows: int, seconds: float, *, backlog: bool) -> None:
+        """Take in a batch; `backlog`: it was closed because it was full, so others waited behind it.
+
+        One of which nothing reached the device says nothing; one that took far longer than those before (this process
+        was paused, an input was slow to decode) counts as slow, and not for all that it took.
+        """
         if not rows:
             return
-        if known_s := self._services.estimate(rows) or self._forwards.estimate(rows):
+        size = max(0, rows - 1).bit_length()
+        pace = self._by_size.get(size)
+        known_s = rows / pace.rows_per_s if pace else self._forwards.estimate(rows)
+        if known_s:
             seconds = min(seconds, OUTLIER * known_s)
-        self._services.record(rows, seconds)
+        self._by_size.setdefault(size, _Pace()).record(rows, seconds)
+        if not backlog:
+            self._backlog = None
+            return
+        self._backlog = self._backlog or _Pace()
+        self._backlog.record(rows, seconds)
 
     def rows_per_s(self) -> float:
-        """At the size that serves most, as far as is known; 0 while nothing is."""
-        table = {**self._forwards.table(), **self._services.table()}  # warm-up's, until a batch of that size was served
-        sizes = ((min(rows, self.max_rows), seconds) for rows, seconds in table.items())
-        return max((rows / max(seconds, 1e-6) for rows, seconds in sizes), default=0.0)
+        """0 while nothing is known."""
+        if self._backlog:
+            return self._backlog.rows_per_s
+        measured = {1 << size: pace.rows_per_s for size, pace in self._by_size.items()}
+        warm_up = ((rows, seconds) for rows, seconds in self._forwards.table().items() if rows not in measured)
+        bare = (min(rows, self.max_rows) / max(seconds, 1e-6) for rows, seconds in warm_up)
+        return max((*measured.values(), *bare), default=0.0)
 
     def batch_full_s(self) -> float:
         """How long a full batch takes at that rate: not what the last full one took, which may be long ago."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 
 import msgspec
@@ -24,11 +24,21 @@ class Verdict(IntEnum):
     TOO_LATE = 2
 
 
+# Of what the workers measured: who is let in at the very edge is late as soon as they are a little slower, and then all
+# who are served are those just about to be late.
+PRUDENCE = 0.9
+
+
 class Capacity(msgspec.Struct, frozen=True):
-    """What a model's ready workers can do together, by what they measured. Zeros: unknown."""
+    """What may be promised of a model's ready workers together, by what they measured. Zeros: unknown."""
 
     rows_per_s: float = 0.0
     batch_s: float = 0.0  # from the start of a full batch to its end, on the quickest of them
+
+    @staticmethod
+    def of(rates: Iterable[float], batches_s: Iterable[float]) -> Capacity:
+        """Of each worker's rows a second, and seconds for a full batch."""
+        return Capacity(PRUDENCE * sum(rates), min(batches_s, default=0.0))
 
 
 UNKNOWN = Capacity()

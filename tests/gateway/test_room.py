@@ -118,3 +118,19 @@ def test_a_late_one_is_told_when_its_timeout_would_do(room: Room) -> None:
     with pytest.raises(TooLate, match=r"1000 rows are ahead, which take about 20.2 s; the timeout is 2 s") as caught:
         room.check(2000)
     assert 18.2 <= caught.value.retry_after_s <= 18.2 * 1.25
+
+
+def test_those_refused_together_come_back_one_after_the_other(room: Room, clock: Clock) -> None:
+    full(room)  # 120 rows at 50 a second
+    times = sorted(room.refusal(Verdict.FULL, 5000).retry_after_s or 0.0 for _ in range(300))
+    assert times[0] >= 2.4
+    assert 3.0 <= times[150] <= 4.5  # most have to wait until those before them have had their places: at most 6 s
+    assert 5.5 <= times[-1] <= 7.5
+    clock.now += 6.0
+    assert (room.refusal(Verdict.FULL, 5000).retry_after_s or 0.0) <= 2.4 * 1.42  # they have come, or never will
+
+
+def test_a_flood_is_spread_over_seconds_not_minutes(room: Room) -> None:
+    full(room)
+    times = [room.refusal(Verdict.FULL, 5000).retry_after_s or 0.0 for _ in range(50_000)]
+    assert max(times) <= 12.5

@@ -30,6 +30,15 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
     assert simulate(msgspec.structs.replace(scenario, seed=2)).arrived != first.arrived
 
 
+def test_a_device_that_does_less_in_full_batches_than_in_small_ones_still_answers_in_time() -> None:
+    """As a busy CPU does. Were small batches taken for what it can do, all that is admitted would be late."""
+    curve = measured({1: 70, 8: 500, 32: 3200})  # 16 rows a second in batches of 8, 10 in full ones
+    crowd = Scenario(curve=curve, pattern="closed", clients=1000, think_s=1.5, timeout_s=30)
+    result = simulate(msgspec.structs.replace(crowd, warm_up_s=60, measured_s=60))
+    assert result.goodput > 9
+    assert result.late < 200  # let in before the first full batch had been measured
+
+
 @pytest.mark.parametrize("pattern", ["poisson", "bursty"])
 @pytest.mark.parametrize("rate", [300, 3000, 12_000])  # a tenth, about all, and four times what it can do
 def test_every_arrival_has_exactly_one_outcome(pattern, rate: int) -> None:
