@@ -64,11 +64,11 @@ $(VENV)/bin/python:
 # The pins are exact; PyTorch is most of the download. Progress is shown because it takes a while, once.
 $(READY): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing (once; PyTorch takes a minute or more)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[worker,grpc,local,examples]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[worker,grpc,otel,local,examples]'
 	@touch $@
 
 $(DEV): $(READY)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[worker,grpc,local,examples,loadtest,test,dev]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[worker,grpc,otel,local,examples,loadtest,test,dev]'
 	@touch $@
 
 clean:

@@ -9,7 +9,8 @@ oip/            the Open Inference Protocol: REST, and what gRPC shares with it
 rpc/            the same over gRPC, in a process of its own
 formats/        bodies to payloads, replies to bodies
 reading.py      the bounded reading of a body; receiving.py bounds all that are being read
-problems.py     errors to responses
+problems.py     errors to responses; request_log.py has a line for each
+tracing.py      spans, where they are wanted
 lane.py         one model's way to Redis and back: submitter, router, sweep
 observer.py     what the whole system looks like, read every half second
 docs/           GET /docs

@@ -3,33 +3,29 @@ waits; who drives it does (`endpoint.py`, `http/prompt.py`, `rpc/infer.py`). Eac
 
 from __future__ import annotations
 
-import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from gateway.access.caller import ANYONE, Anyone
 from gateway.formats import answers
 from gateway.gateway import Gateway
 from gateway.pending import Awaited, Outcome, Pending
-from gateway.problems import problem
+from gateway.problems import problem, status_of
+from gateway.request_log import code_of
+from gateway.tracing import ServerSpan
+from shared import trace_context
 from shared.broker.admission import Request
 from shared.errors import (
     BodyTimeout,
     ClientGone,
     DeadlineExceeded,
-    Forbidden,
-    LimitReached,
     SmartBatchError,
-    Unauthenticated,
     Unavailable,
 )
-from shared.wire import Payload, Reply, pack_payload, unpack_reply
-
-log = logging.getLogger(__name__)
-
-REFUSED = (Unauthenticated, Forbidden, LimitReached)  # at the door: before the body is read
+from shared.trace_context import TraceContext
+from shared.wire import Payload, Reply, Ride, pack_payload, unpack_reply
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -44,18 +40,22 @@ class Response(NamedTuple):
 
 class Asking(ABC):
     """Its stages in their order: `head`, `request`, `submit` (or `submit_and_tell`), `answered`. Each may raise, and
-    what it raised goes to `failed`. So every request ends in exactly one response, one count and one forgetting."""
+    what it raised goes to `failed`. So every request ends in exactly one response, one count and one forgetting; in
+    one span, if it is traced, and one log line, if it failed."""
 
     __slots__ = (
         "_caller",
+        "_context",
         "_gateway",
         "_hurried",
         "_lane",
         "_pending",
         "_request_id",
+        "_ride",
+        "_rows",
         "_shown_id",
+        "_span",
         "_timeout_ms",
-        "_trace",
         "started_at",
     )
 
@@ -67,7 +67,10 @@ class Asking(ABC):
         self._caller: Anyone = ANYONE
         self._hurried = False  # its timeout is of the client's own choice
         self._timeout_ms = 0
-        self._trace = ""
+        self._rows = 0
+        self._context: TraceContext | None = None  # what goes on to the worker, and into log lines
+        self._span: ServerSpan | None = None  # if it is traced
+        self._ride: Ride | None = None  # once its reply is there
         self._pending: Pending | None = None
 
     @property
@@ -94,7 +97,23 @@ class Asking(ABC):
     def _response(self, reply: Reply, timing: dict[str, float]) -> Response:
         """Make the response of a reply that holds a result."""
 
+    @abstractmethod
+    def _traced_as(self) -> tuple[str, dict[str, Any]]:
+        """Name and attributes of its span, by OpenTelemetry's conventions."""
+
+    def _ended_as(self, status: int) -> dict[str, Any]:
+        """Further attributes, once it has ended so (as HTTP has it)."""
+        return {"http.response.status_code": status}
+
     # --- of all
+
+    def _follow(self, found: Mapping[bytes, str], headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Take up the trace that the headers name (trace_context.HEADERS, in `found`), or begin one."""
+        self._context = trace_context.read_headers(found)
+        if (tracing := self._gateway.tracing) is not None:
+            self._context, self._span = tracing.enter(self._traced_as()[0], self._context)
+            if self._span is not None:
+                self._span.user_agent = next((value for name, value in headers if name == b"user-agent"), b"")
 
     def _enter(self, model: str | None) -> None:
         """Count the request against its caller's limits, and find the model's lane."""
@@ -113,8 +132,13 @@ class Asking(ABC):
         self._lane.check(self._timeout_ms)
 
     def _packed(self, payload: Payload) -> Request:
-        packed = pack_payload(payload)
-        return Request(self._request_id, self._timeout_ms, payload.rows, payload.kind, packed, self._trace)
+        packed, rows = pack_payload(payload), payload.rows
+        self._rows = rows
+        context = self._context
+        if self._span is not None and context is not None:
+            context = context._replace(sent_us=time.time_ns() // 1000)
+        trace = "" if context is None else trace_context.write_field(context)
+        return Request(self._request_id, self._timeout_ms, rows, payload.kind, packed, trace)
 
     def submit(self, request: Request) -> Awaited:
         self._pending = pending = self._lane.submit(request, self.started_at)
@@ -131,14 +155,19 @@ class Asking(ABC):
         reply = unpack_reply(packed)
         self._lane.finished(pending, answered=True)
         self._pending = None
-        if reply.error is not None:
-            raise reply.error
         total_ms = (time.monotonic() - self.started_at) * 1000
         admit_ms = (pending.admitted_at - self.started_at) * 1000
         reply_ms = max(0.0, total_ms - admit_ms - sum(reply.ms.values()))
+        if self._span is not None:
+            self._span.admitted_at, self._span.reply_s = pending.admitted_at, reply_ms / 1000
+        self._ride = reply.batch
+        if reply.error is not None:
+            raise reply.error
         timing = answers.timing_ms(reply, admit_ms=admit_ms, reply_ms=reply_ms, total_ms=total_ms)
         response = self._response(reply, timing)
         self._lane.meters.answered(timing, pending.request.rows, reply.batch)
+        if self._span is not None:
+            self._end_span(200)
         return response
 
     def failed(self, error: Exception) -> Response | None:
@@ -155,11 +184,41 @@ class Asking(ABC):
 
     def account(self, error: Exception) -> None:
         """Forget, count and log a request that ended without its result."""
+        pending = self._pending
         self.forget()
         self._lane.meters.failed(error, time.monotonic() - self.started_at)
-        _log(error, self._request_id, self._caller)
+        told = self._gateway.request_log.tell(error, self._facts)
+        if (span := self._span) is not None:
+            if pending is not None and pending.admitted:
+                span.admitted_at = pending.admitted_at
+            if told or span.admitted_at:  # what is refused in a storm has no span either
+                self._end_span(status_of(error), code_of(error))
         if _our_fault(error, hurried=self._hurried):
             self._caller.give_back()
+
+    def _end_span(self, status: int, error: str = "") -> None:
+        span, self._span = self._span, None
+        assert span is not None
+        facts = {
+            **self._traced_as()[1],
+            **self._ended_as(status),
+            "smartbatch.request_id": self._request_id,
+            "smartbatch.model": self._lane.keys.model,
+            "smartbatch.rows": self._rows,
+        }
+        span.end(self.started_at, facts, self._ride, error=error, ours=status >= 500)
+
+    def _facts(self) -> dict[str, Any]:
+        """What a log line says of it besides how it ended."""
+        ended = {"request_id": self._request_id}
+        if self._context is not None:
+            ended["trace_id"] = self._context.trace_id
+        if self._ride is not None:
+            ended["batch_id"] = self._ride.id
+        if self._caller.name:
+            ended["key"] = self._caller.name
+        duration_ms = round((time.monotonic() - self.started_at) * 1000, 3)
+        return {**ended, "model": self._lane.keys.model, "rows": self._rows, "duration_ms": duration_ms}
 
     def forget(self) -> None:
         """Free the place of a request that nobody waits for any more. Harmless at any time, and to repeat."""
@@ -174,13 +233,3 @@ def _our_fault(error: Exception, *, hurried: bool) -> bool:
     if isinstance(error, DeadlineExceeded):
         return not hurried
     return isinstance(error, Unavailable) or not isinstance(error, SmartBatchError)
-
-
-def _log(error: Exception, request_id: str, caller: Anyone) -> None:
-    extra = {"request_id": request_id, "key": caller.name} if caller.name else {"request_id": request_id}
-    if not isinstance(error, SmartBatchError):
-        log.error("a request failed by an error of ours", exc_info=error, extra=extra)
-    elif isinstance(error, REFUSED):
-        log.debug("%s: %s", error.code, error, extra=extra)  # counted; a line for each would make a flood costly
-    else:
-        log.info("%s: %s", error.code, error, extra=extra)

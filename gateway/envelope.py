@@ -22,7 +22,7 @@ _DECIMAL = re.compile(r"[0-9]{1,9}(?:\.[0-9]{0,20})?|\.[0-9]{1,20}")
 _WHOLE = re.compile(r"[0-9]{1,9}")
 
 
-_READ = frozenset({b"content-type", b"accept", b"x-request-id", b"x-request-timeout", b"traceparent"})
+READ = frozenset({b"content-type", b"accept", b"x-request-id", b"x-request-timeout"})
 
 
 class Envelope(NamedTuple):
@@ -32,21 +32,19 @@ class Envelope(NamedTuple):
     accept: str
     client_id: str
     timeout_s: float | None
-    trace: str
     model: str | None
     top_k: int | None
 
 
-def read_envelope(headers: Iterable[tuple[bytes, bytes]], query_string: bytes) -> Envelope:
-    """Read headers and query. Raises ClientError for a number that isn't one, and for what isn't known."""
-    found = read_headers(headers, _READ)
+def read_envelope(found: Mapping[bytes, str], query_string: bytes) -> Envelope:
+    """Read headers (those of READ) and query. Raises ClientError for a number that isn't one, and for what isn't
+    known."""
     query = _query(query_string) if query_string else {}
     return Envelope(
         found.get(b"content-type", ""),
         found.get(b"accept", ""),
         printable(found.get(b"x-request-id", "")),
         timeout_of(found),
-        printable(found.get(b"traceparent", "")),
         check_model_name(query["model"]) if "model" in query else None,
         _count("top_k", query["top_k"], MAX_TOP_K) if "top_k" in query else None,
     )

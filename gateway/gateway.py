@@ -19,6 +19,8 @@ from gateway.meters import Meters
 from gateway.observer import Observer
 from gateway.process_meters import ProcessMeters
 from gateway.receiving import Receiving
+from gateway.request_log import RequestLog
+from gateway.tracing import tracing_of
 from shared import tasks
 from shared.errors import UnknownModel
 from shared.keys import check_model_name
@@ -43,6 +45,8 @@ class Gateway:
         self.doorman = Doorman(settings.max_connections, settings.grace_time, self.meters.refused)
         self.receiving = Receiving(max(settings.max_receiving_bytes, settings.max_body_bytes))
         self.process_meters = ProcessMeters(self.meters.registry, self.doorman, self.receiving)
+        self.request_log = RequestLog()
+        self.tracing = tracing_of(self.gateway_id)
         self.lanes: dict[str, Lane] = {}
         self.observer = Observer(settings, self.gateway_id, self.lanes)
         self.live = Live(self.observer, self.doorman, settings.model, predicts=settings.management_port < 0)
@@ -57,6 +61,7 @@ class Gateway:
         self.watch(self.guard.run())
         self.watch(self.doorman.run())
         self.watch(self._settle_meters())
+        self.watch(self.request_log.run())
 
     async def _settle_meters(self) -> None:
         """With several processes, each scrape is answered by one of them, from what all have written to files."""
@@ -81,6 +86,9 @@ class Gateway:
         await tasks.end(list(self._tasks))
         await self.guard.close()
         await self.observer.close()
+        self.request_log.settle()
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def next_request_id(self) -> str:

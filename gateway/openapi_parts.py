@@ -60,7 +60,7 @@ def running(settings: Settings, content_type: str = CONTENT_TYPE) -> tuple[list[
             f"Seconds after which the answer is of no use any more; {settings.request_timeout:g} at the most",
         ),
         parameter("header", "X-Request-Id", schema("string"), "Echoed if it is printable and not too long"),
-        parameter("header", "Traceparent", schema("string"), "W3C trace context, handed on to the worker"),
+        parameter("header", "Traceparent", schema("string"), "W3C trace context; anything else is ignored"),
     ]
     headers = {
         "X-Request-Id": header("string", "The client's own id if it sent one, else the server's"),

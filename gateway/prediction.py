@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from gateway import formats
 from gateway.asking import Asking, Response
-from gateway.envelope import read_envelope
+from gateway.envelope import READ, read_envelope, read_headers
 from gateway.formats import accept, answers
 from gateway.formats.accept import Format, wants_outputs
 from gateway.gateway import Gateway
+from shared import trace_context
 from shared.broker.admission import Request
 from shared.wire import Reply
 
 PATH = "/predict"
 DEFAULT_TOP_K = 5
+
+_READ = READ.union(trace_context.HEADERS)
+_SPAN = f"POST {PATH}"
+_ATTRIBUTES = {"http.request.method": "POST", "url.scheme": "http", "url.path": PATH, "http.route": PATH}
 
 
 class Prediction(Asking):
@@ -27,10 +33,11 @@ class Prediction(Asking):
         self._top_k = DEFAULT_TOP_K
 
     def head(self, headers: Iterable[tuple[bytes, bytes]], query: bytes) -> None:
+        found = read_headers(headers, _READ)
+        self._follow(found, headers)
         self._caller = self._gateway.guard.identify(headers)
-        envelope = read_envelope(headers, query)
+        envelope = read_envelope(found, query)
         self._shown_id = envelope.client_id or self._request_id
-        self._trace = envelope.trace
         self._content_type = envelope.content_type
         if envelope.top_k is not None:
             self._top_k = envelope.top_k
@@ -46,6 +53,9 @@ class Prediction(Asking):
         if self._top_k and not wants_outputs(self._answer_format):
             payload.options = {"top_k": self._top_k}
         return self._packed(payload)
+
+    def _traced_as(self) -> tuple[str, dict[str, Any]]:
+        return _SPAN, _ATTRIBUTES
 
     def _response(self, reply: Reply, timing: dict[str, float]) -> Response:
         media, content = answers.render(

@@ -249,7 +249,7 @@ def mask_url(url: str) -> str:
 
 
 def _check_redis_url(url: str) -> None:
-    from redis.asyncio.connection import parse_url  # here: most of what imports the settings never needs it
+    from shared.broker import parse_url  # here: most of what imports the settings never needs it
 
     try:
         parse_url(url)

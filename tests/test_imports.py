@@ -71,6 +71,15 @@ def test_the_rules_cover_every_package_of_the_distribution() -> None:
     assert packages - {"tests", "examples"} == set(FORBIDDEN)
 
 
+def test_one_file_imports_opentelemetry() -> None:
+    assert [path for path in FILES if "opentelemetry" in imported(path)] == [ROOT / "shared/spans.py"]
+
+
+def test_without_tracing_opentelemetry_is_not_loaded() -> None:
+    _, loaded = fresh_import("gateway.app", "gateway.rpc.server", "worker.process", "deploy.cli")
+    assert "opentelemetry" not in loaded
+
+
 def test_gateway_loads_no_numeric_library_and_starts_quickly() -> None:
     times = []
     for _ in range(3):

@@ -8,6 +8,7 @@ from typing import Any
 
 from shared.broker.claims import Entry
 from shared.errors import SmartBatchError
+from shared.trace_context import trace_id_of
 from shared.wire import Result
 from worker.policy import CloseReason, Fill
 
@@ -107,3 +108,10 @@ class Filling:
         oldest = min((rider.admitted_at for rider in self.riders), default=time.monotonic())
         deadline = min((rider.deadline_at for rider in self.riders), default=float("inf"))
         return Fill(self.rows, self.bytes, oldest, deadline, self.head_too_wide)
+
+
+def facts_of(entry: Entry, batch_id: str = "") -> dict[str, Any]:
+    """What a log line says of an entry; nothing that its client sent."""
+    facts = {"request_id": entry.id, "trace_id": trace_id_of(entry.trace), "batch_id": batch_id}
+    known = {name: value for name, value in facts.items() if value}
+    return {**known, "entry_id": entry.entry_id, "rows": entry.rows, "deliveries": entry.deliveries}

@@ -14,6 +14,7 @@ from shared.errors import InvalidInput, SmartBatchError, TooManyRows
 from shared.wire import unpack_payload
 from worker.batch import Rider
 from worker.models.contract import Model
+from worker.row_log import RowLog
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +26,10 @@ class Decoder:
     """The decode threads; replies are made in them too. Owned by the worker process, called from the event loop
     and by the device thread. The watchdog looks at `working_since`."""
 
-    def __init__(self, model: Model, max_rows: int, threads: int = 0) -> None:
+    def __init__(self, model: Model, max_rows: int, threads: int = 0, row_log: RowLog | None = None) -> None:
         self._model = model
         self._max_rows = max_rows
+        self._row_log = row_log or RowLog()
         self.threads = threads or min(4, os.cpu_count() or 1)
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
         self._since: dict[int, float] = {}  # thread → when it began what it is doing, monotonic
@@ -92,8 +94,8 @@ class Decoder:
             rider.rows, rider.options = rows, payload.options
         except SmartBatchError as error:
             rider.error = error
-        except BaseException:  # a model may be the user's own code: SystemExit too
-            log.exception("decode failed", extra={"request_id": rider.entry.id})
+        except BaseException as error:  # a model may be the user's own code: SystemExit too
+            self._row_log.failed("decode failed", error, rider.entry)
             rider.error = InvalidInput("the model could not decode this input")
 
     def close(self) -> None:

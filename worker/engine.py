@@ -24,6 +24,7 @@ from worker.device_errors import is_lost, is_out_of_memory, may_be_lost
 from worker.forward_times import ForwardTimes
 from worker.meters import Meters
 from worker.models.contract import Model
+from worker.row_log import RowLog
 from worker.runway import Flight, Runway, Seat
 
 log = logging.getLogger(__name__)
@@ -36,10 +37,13 @@ class DeviceLost(Exception):
 class Engine:
     """One device. `submit` is called by the claimer, the callbacks by the device's threads."""
 
-    def __init__(self, model: Model, max_rows: int, times: ForwardTimes, meters: Meters) -> None:
+    def __init__(
+        self, model: Model, max_rows: int, times: ForwardTimes, meters: Meters, row_log: RowLog | None = None
+    ) -> None:
         self._model = model
         self._times = times
         self._meters = meters
+        self._row_log = row_log or RowLog()
         self._batches: queue.SimpleQueue[Batch | Callable[[], None] | None] = queue.SimpleQueue()
         self._runway = Runway()
         self._thread = threading.Thread(target=self._main, name="device", daemon=True)
@@ -216,7 +220,7 @@ class Engine:
                 keys = [self._model.group(row) for row in rider.rows]
                 hash(tuple(keys))
             except BaseException as error:  # a model may be the user's own code: anything
-                rider.error = _as_row_error(error)
+                rider.error = self._as_row_error(error, rider)
                 continue
             for index, key in enumerate(keys):
                 groups.setdefault(key, []).append((rider, index))
@@ -265,7 +269,7 @@ class Engine:
             self._meters.bisections.inc()
             log.info("a batch of %d rows failed and is halved: %s", len(seats), type(error).__name__)
         if len(seats) == 1:
-            self._fail([seats[0][0]], _as_row_error(error))
+            self._fail([seats[0][0]], self._as_row_error(error, seats[0][0]))
         return too_large
 
     def forward(self, rows: list[Any], *, warm_up: bool = False) -> list[Any]:
@@ -292,6 +296,17 @@ class Engine:
         self._meters.ceiling.set(self.ceiling)
         log.warning("the device is out of memory at %d rows; batches are limited to %d rows", rows, self.ceiling)
 
+    def _as_row_error(self, error: BaseException, rider: Rider) -> SmartBatchError:
+        if isinstance(error, SmartBatchError):
+            return error.with_traceback(None)  # its frames hold the batch
+        if is_out_of_memory(error):
+            return ModelFailed("the device has not enough memory for this one row")
+        if isinstance(error, ValueError | TypeError):
+            return InvalidInput(f"the model refused this input: {str(error)[:300]}")
+        batch = self._running
+        self._row_log.failed("a row failed alone", error, rider.entry, batch.id if batch else "")
+        return ModelFailed(f"the model failed on this input ({type(error).__name__})")
+
     def _fail(self, riders: list[Rider], error: SmartBatchError) -> None:
         for rider in riders:
             if rider.alive:
@@ -307,17 +322,6 @@ def _decoded_in_time(rider: Rider) -> bool:
     except TimeoutError:
         return False
     return not rider.alive or time.monotonic() < rider.deadline_at
-
-
-def _as_row_error(error: BaseException) -> SmartBatchError:
-    if isinstance(error, SmartBatchError):
-        return error.with_traceback(None)  # its frames hold the batch
-    if is_out_of_memory(error):
-        return ModelFailed("the device has not enough memory for this one row")
-    if isinstance(error, ValueError | TypeError):
-        return InvalidInput(f"the model refused this input: {str(error)[:300]}")
-    log.warning("a row failed alone", exc_info=error)
-    return ModelFailed(f"the model failed on this input ({type(error).__name__})")
 
 
 def _one_line(error: BaseException) -> str:

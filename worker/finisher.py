@@ -16,6 +16,7 @@ import msgspec
 from shared.broker.claims import Claims, Outcome
 from shared.errors import BrokerUnavailable, ModelFailed
 from shared.wire import Reply, pack_reply
+from worker.batch import facts_of
 from worker.meters import Meters
 
 log = logging.getLogger(__name__)
@@ -119,6 +120,6 @@ class Finisher:
 
 def _unpublishable(outcome: Outcome) -> Outcome:
     size = len(outcome.reply)
-    log.error("an answer of %d bytes can't be published", size, extra={"request_id": outcome.entry.id})
+    log.error("an answer of %d bytes can't be published", size, extra=facts_of(outcome.entry))
     error = ModelFailed(f"the answer of {size} bytes is more than the broker takes")
     return Outcome(outcome.entry, pack_reply(Reply(error=error)), outcome.dead_reason)

@@ -15,10 +15,11 @@ from concurrent.futures import Future
 from shared.broker.claims import Claims, Entry, Outcome
 from shared.errors import BrokerUnavailable, DeadLettered, SmartBatchError, WireError
 from shared.wire import Reply, pack_reply
-from worker.batch import Rider
+from worker.batch import Rider, facts_of
 from worker.decoding import Decoder
 from worker.finisher import Finisher
 from worker.meters import Meters
+from worker.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +30,20 @@ class Intake:
     """Owned by the worker process; everything is called from the event loop."""
 
     def __init__(
-        self, claims: Claims, decoder: Decoder, finisher: Finisher, meters: Meters, max_deliveries: int
+        self,
+        claims: Claims,
+        decoder: Decoder,
+        finisher: Finisher,
+        meters: Meters,
+        max_deliveries: int,
+        tracing: Tracing | None = None,
     ) -> None:
         self.decoder = decoder
         self.meters = meters
         self._claims = claims
         self._finisher = finisher
         self._max_deliveries = max_deliveries
+        self._tracing = tracing
         self._held: dict[str, Rider] = {}  # by entry id
         self._unknown: set[str] = set()
         self._adopted: list[Rider] = []
@@ -56,11 +64,13 @@ class Intake:
             rider = Rider(entry, redis_now_ms, now)
             self._held[entry.entry_id] = rider
             if entry.garbled:
-                self._put_aside(entry)
+                self._put_aside(rider)
             elif entry.deliveries > max(MIN_DELIVERIES, self._max_deliveries):
-                self._bury(entry)
+                self._bury(rider)
             else:
                 riders.append(rider)
+                if solo:
+                    _say_redelivered(rider)
         inline = [rider for rider in riders if rider.entry.payload]
         if inline:
             self.decoder.decode(inline)
@@ -68,20 +78,24 @@ class Intake:
             self._fetch([rider for rider in riders if not rider.entry.payload])
         return riders
 
-    def _bury(self, entry: Entry) -> None:
-        ended = entry.deliveries - 1
+    def _bury(self, rider: Rider) -> None:
+        ended = rider.entry.deliveries - 1
         reason = (
             f"ended {ended} workers, {ended - 1} of them while it ran alone (MAX_DELIVERIES is {self._max_deliveries})"
         )
-        self._dead(entry, reason, DeadLettered(f"this request {reason} and was put aside as a dead letter"))
+        self._dead(rider, reason, DeadLettered(f"this request {reason} and was put aside as a dead letter"))
 
-    def _put_aside(self, entry: Entry) -> None:
+    def _put_aside(self, rider: Rider) -> None:
         """An entry that no gateway wrote, or that was damaged since: told to whoever may wait for it, and kept."""
-        error = WireError(f"this request's entry on the stream can't be read: {entry.garbled}")
-        self._dead(entry, f"garbled: {entry.garbled}", error)
+        garbled = rider.entry.garbled
+        error = WireError(f"this request's entry on the stream can't be read: {garbled}")
+        self._dead(rider, f"garbled: {garbled}", error)
 
-    def _dead(self, entry: Entry, reason: str, error: SmartBatchError) -> None:
-        log.error("dead letter: %s", reason, extra={"request_id": entry.id, "entry_id": entry.entry_id})
+    def _dead(self, rider: Rider, reason: str, error: SmartBatchError) -> None:
+        entry = rider.entry
+        log.error("dead letter: %s", reason, extra=facts_of(entry))
+        if self._tracing is not None:
+            self._tracing.put_aside(entry, rider.claimed_at, rider.admitted_at, error)
         self.meters.outcome("dead")
         self._finisher.put([Outcome(entry, pack_reply(Reply(error=error)), reason)])
 
@@ -146,7 +160,7 @@ class Intake:
         for entry_id in entry_ids:
             entry = await self._claims.read(entry_id)
             if entry is not None and entry_id not in self._held:
-                log.warning("adopting an entry whose claim got lost", extra={"request_id": entry.id})
+                log.warning("adopting an entry whose claim got lost", extra=facts_of(entry))
                 self._adopted += self.receive([entry], redis_now_ms, time.monotonic())
 
     def take_adopted(self) -> list[Rider]:
@@ -168,3 +182,8 @@ class Intake:
     @property
     def _suspects(self) -> list[Rider]:
         return [rider for rider in self._adopted if rider.entry.deliveries > 1]
+
+
+def _say_redelivered(rider: Rider) -> None:
+    waited_ms = round((rider.claimed_at - rider.admitted_at) * 1000)
+    log.warning("redelivered from a dead worker, to run alone", extra={**facts_of(rider.entry), "waited_ms": waited_ms})

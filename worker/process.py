@@ -50,7 +50,9 @@ from worker.models.contract import LoadContext
 from worker.policy import Limits
 from worker.replies import ReplyMaker
 from worker.report import Report
+from worker.row_log import RowLog
 from worker.service_rate import ServiceRate
+from worker.tracing import tracing_of
 from worker.warmup import warm_up
 from worker.watchdog import EXIT_DEVICE_LOST, Watchdog, end_process
 
@@ -64,6 +66,7 @@ class Worker:
         self.settings = settings
         self.worker_id = f"{socket.gethostname()[:40]}-{uuid.uuid4().hex[:12]}"
         keys = Keys(settings.model)
+        self._tracing = tracing_of(settings.model, self.worker_id)
         self.model = models.resolve(settings.model_path)
         self._redis = connect(settings.broker_url)
         self._blocking_redis = connect(settings.broker_url, block_s=BLOCK_S)
@@ -80,16 +83,17 @@ class Worker:
         service = ServiceRate(times, max_rows)
         self._started_with = Limits(max_rows, settings.max_batch_bytes, settings.max_wait_time)
         self.meters = Meters(settings.model)
-        self.engine = Engine(self.model, max_rows, times, self.meters)
-        self.decoder = Decoder(self.model, max_rows, settings.decode_threads)
+        self._row_log = RowLog()
+        self.engine = Engine(self.model, max_rows, times, self.meters, self._row_log)
+        self.decoder = Decoder(self.model, max_rows, settings.decode_threads, self._row_log)
         self.finisher = Finisher(claims, self.meters, settings.request_timeout + settings.reply_ttl)
-        self.intake = Intake(claims, self.decoder, self.finisher, self.meters, settings.max_deliveries)
+        self.intake = Intake(claims, self.decoder, self.finisher, self.meters, settings.max_deliveries, self._tracing)
         convictions = Convictions()
         self.claimer = Claimer(
             claims, self.intake, self.engine, self._started_with, times, service, convictions, self.worker_id
         )
         self.report = Report(settings, self.model, self.engine, service, self.meters)
-        self._replies = ReplyMaker(self.model, self.meters, self.worker_id)
+        self._replies = ReplyMaker(self.model, self.meters, self.worker_id, self._row_log)
         self._leases = Leases(self._redis, keys, self.worker_id)
         self._heartbeat = Heartbeat(self._leases, convictions, self.meters, self.report.fields)
         self._watchdog = Watchdog(self.engine, self.decoder, settings.stall_timeout)
@@ -150,6 +154,8 @@ class Worker:
         with contextlib.suppress(SmartBatchError):
             if left := await self._leases.leave():
                 log.warning("left with %d entries; others will run them", left)
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
         await self._blocking_redis.aclose()
         await self._redis.aclose()
 
@@ -219,14 +225,22 @@ class Worker:
         The replies first: a drain closes the decoder once the device is free.
         """
         if self.engine.idle and self._replies.quick(batch):  # sooner made than handed over
-            self.decoder.work_here(self._make_replies, batch)
+            self.decoder.work_here(self._make_replies, batch, True)
         else:
             self.decoder.submit(self._make_replies, batch)
         self._loop.call_soon_threadsafe(self.claimer.device_freed, batch)
 
-    def _make_replies(self, batch: Batch) -> None:
+    def _make_replies(self, batch: Batch, in_device_thread: bool = False) -> None:
+        started_at = time.monotonic()
         outcomes = self._replies.make(batch)
         self._loop.call_soon_threadsafe(self._replies_made, batch, outcomes)
+        if self._tracing is None:
+            return
+        facts = (batch, self.model.device_name, started_at, time.monotonic())
+        if in_device_thread:  # which has better to do
+            self.decoder.submit(self._tracing.batch, *facts)
+        else:
+            self._tracing.batch(*facts)
 
     def _replies_made(self, batch: Batch, outcomes: list[Outcome]) -> None:
         self.finisher.put(outcomes)
@@ -248,6 +262,7 @@ class Worker:
             self.report.limits = limits
 
     async def _after_beat(self, beat: Beat, sent_at: float) -> None:
+        self._row_log.settle()
         window = self.settings.window
         self.claimer.adaptive = window == "adaptive" or (window == "auto" and beat.alive == 1)
         self._apply(beat.limits)

@@ -3,7 +3,6 @@ device's own, if it has nothing else to do."""
 
 from __future__ import annotations
 
-import logging
 import time
 
 from shared.broker.claims import Outcome
@@ -12,9 +11,7 @@ from shared.wire import Reply, Ride, pack_reply
 from worker.batch import Batch, Rider
 from worker.meters import Meters
 from worker.models.contract import Model
-
-log = logging.getLogger(__name__)
-
+from worker.row_log import RowLog
 
 QUICK_S = 0.0003  # about what a hand-over to another thread takes, and its coming back to the event loop
 _WEIGHT = 0.1
@@ -23,10 +20,11 @@ _WEIGHT = 0.1
 class ReplyMaker:
     """`make` is called once per batch, in one of several threads."""
 
-    def __init__(self, model: Model, meters: Meters, worker_id: str) -> None:
+    def __init__(self, model: Model, meters: Meters, worker_id: str, row_log: RowLog) -> None:
         self._model = model
         self._meters = meters
         self._worker_id = worker_id
+        self._row_log = row_log
         self._mean_s = QUICK_S  # per rider; the threads' race for it does no harm
 
     def quick(self, batch: Batch) -> bool:
@@ -68,8 +66,8 @@ class ReplyMaker:
                 packed = pack_reply(Reply(result, None, ride, ms))
             except SmartBatchError as raised:
                 error = raised
-            except BaseException:  # a model may be the user's own code: SystemExit too
-                log.exception("encode failed", extra={"request_id": rider.entry.id})
+            except BaseException as raised:  # a model may be the user's own code: SystemExit too
+                self._row_log.failed("encode failed", raised, rider.entry, ride.id)
                 error = ModelFailed("the model's answer could not be encoded")
             else:
                 self._meters.outcome("ok")

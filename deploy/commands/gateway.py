@@ -43,11 +43,12 @@ def command(grpc: bool, **options: str | None) -> None:
     MODEL names the default model of /predict; other models are served as soon as a worker announces them.
     """
     from gateway.server import bind, bind_grpc, bind_management, serve
-    from shared import logs
+    from shared import logs, tracing
     from shared.broker.connection import check
 
     settings = read(options)
     logs.set_up(settings.log_format, settings.log_level, "gateway")
+    tracing.check()
     sock, management = bind_grpc(settings) if grpc else bind(settings), bind_management(settings)
     asyncio.run(check(settings.broker_url))
     if grpc:

@@ -26,8 +26,10 @@ def command(workers: int, grpc: bool, **options: str | None) -> None:
     from deploy.launcher import launch
     from gateway.access.keyring import Keyring
     from gateway.server import bind, bind_grpc, bind_management
+    from shared import tracing
 
     settings = read(options)
+    tracing.check()  # before anything is started
     with bind(settings) as sock:  # a port in use is told before anything is started
         settings = msgspec.structs.replace(settings, port=sock.getsockname()[1])  # PORT=0: the one that was found
         if management := bind_management(settings):

@@ -32,10 +32,11 @@ from deploy.options import read, setting_options
 )
 def command(**options: str | None) -> None:
     """Run a worker: one process, one device, one model. Start as many as there are devices."""
-    from shared import logs
+    from shared import logs, tracing
 
     settings = read(options)
     logs.set_up(settings.log_format, settings.log_level, "worker")
+    tracing.check()
     from worker.process import main
 
     main(settings)

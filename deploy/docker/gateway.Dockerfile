@@ -15,7 +15,7 @@ WORKDIR /src
 # Dependencies first, in a layer that a change of code leaves alone: the project is installed without its packages.
 COPY constraints.txt pyproject.toml ./
 RUN touch README.md LICENSE \
- && pip install --no-cache-dir -c constraints.txt ".[grpc]" \
+ && pip install --no-cache-dir -c constraints.txt ".[grpc,otel]" \
  && rm -rf build *.egg-info
 
 COPY gateway gateway

@@ -33,7 +33,7 @@ RUN pip install --no-cache-dir -c constraints.txt torch torchvision
 # The other dependencies: the project is installed without its packages.
 COPY pyproject.toml ./
 RUN touch README.md LICENSE \
- && pip install --no-cache-dir -c constraints.txt ".[worker]" \
+ && pip install --no-cache-dir -c constraints.txt ".[worker,otel]" \
  && rm -rf build *.egg-info
 
 COPY gateway gateway

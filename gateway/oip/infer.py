@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from gateway import compression
 from gateway.asking import Asking, Response
@@ -13,6 +14,7 @@ from gateway.gateway import Gateway
 from gateway.oip import outputs, rest_answer, rest_request
 from gateway.oip.wanted import Wanted, check_version, shortest
 from gateway.problems import CONTENT_TYPE as PROBLEM
+from shared import trace_context
 from shared.broker.admission import Request
 from shared.errors import MalformedBody
 from shared.wire import Reply
@@ -22,7 +24,11 @@ HEADER_LENGTH = b"inference-header-content-length"
 JSON = b"application/json"
 BINARY = b"application/octet-stream"
 
-_READ = frozenset((b"accept", b"accept-encoding", b"x-request-id", b"x-request-timeout", b"traceparent", HEADER_LENGTH))
+_READ = frozenset(
+    (b"accept", b"accept-encoding", b"x-request-id", b"x-request-timeout", HEADER_LENGTH, *trace_context.HEADERS)
+)
+_ROUTE = "/v2/models/{model}/infer"
+_VERSION_ROUTE = "/v2/models/{model}/versions/{version}/infer"
 
 
 class Inference(Asking):
@@ -42,12 +48,12 @@ class Inference(Asking):
         return self._coding
 
     def head(self, headers: Iterable[tuple[bytes, bytes]], query: bytes) -> None:
-        self._caller = self._gateway.guard.identify(headers)
         found = read_headers(headers, _READ)
+        self._follow(found, headers)
+        self._caller = self._gateway.guard.identify(headers)
         self._accept = found.get(b"accept", "")
         self._coding = compression.choose(found.get(b"accept-encoding", ""))
         self._shown_id = printable(found.get(b"x-request-id", "")) or self._request_id
-        self._trace = printable(found.get(b"traceparent", ""))
         self._timeout_s = timeout_of(found)
         self._wait_at_most(self._timeout_s)
         model, version = _target(self._path)
@@ -63,6 +69,11 @@ class Inference(Asking):
         payload, self._wanted = rest_request.read(body, self._json_length, info, max_rows)
         self._wait_at_most(shortest(self._timeout_s, self._wanted.timeout_s))
         return self._packed(payload)
+
+    def _traced_as(self) -> tuple[str, dict[str, Any]]:
+        route = _VERSION_ROUTE if "/versions/" in self._path else _ROUTE
+        facts = {"http.request.method": "POST", "url.scheme": "http", "url.path": self._path, "http.route": route}
+        return f"POST {route}", facts
 
     def _response(self, reply: Reply, timing: dict[str, float]) -> Response:
         given = outputs.given(reply, self._wanted)

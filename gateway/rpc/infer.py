@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
+from typing import Any
 
 from gateway.asking import Asking, Response
 from gateway.envelope import printable, read_headers, timeout_of
@@ -16,11 +17,15 @@ from gateway.parsing import made
 from gateway.rpc import infer_request, messages
 from gateway.rpc import inference_pb2 as pb
 from gateway.rpc.calls import Context, abort, headers_of
+from gateway.rpc.statuses import STATUS
+from shared import trace_context
 from shared.broker.admission import Request
 from shared.errors import ClientGone, DeadlineExceeded
 from shared.wire import Reply
 
-_READ = frozenset((b"x-request-id", b"x-request-timeout", b"traceparent"))
+_READ = frozenset((b"x-request-id", b"x-request-timeout", *trace_context.HEADERS))
+_METHOD = "inference.GRPCInferenceService/ModelInfer"
+_ATTRIBUTES = {"rpc.system.name": "grpc", "rpc.method": _METHOD}
 
 
 class RpcInference(Asking):
@@ -40,10 +45,10 @@ class RpcInference(Asking):
         return self._request_id
 
     def head(self, headers: Iterable[tuple[bytes, bytes]], query: bytes = b"") -> None:
-        self._caller = self._gateway.guard.identify(headers)
         found = read_headers(headers, _READ)
+        self._follow(found, headers)
+        self._caller = self._gateway.guard.identify(headers)
         self._shown_id = printable(found.get(b"x-request-id", "")) or self._request_id
-        self._trace = printable(found.get(b"traceparent", ""))
         self._waits_s = shortest(self.deadline_s, timeout_of(found))
         self._wait_at_most(self._waits_s)
         self._message = message = infer_request.message_of(self._content)
@@ -58,6 +63,12 @@ class RpcInference(Asking):
         payload, self._wanted = infer_request.read(self._message, info, max_rows)
         self._wait_at_most(shortest(self._waits_s, self._wanted.timeout_s))
         return self._packed(payload)
+
+    def _traced_as(self) -> tuple[str, dict[str, Any]]:
+        return _METHOD, _ATTRIBUTES
+
+    def _ended_as(self, status: int) -> dict[str, Any]:
+        return {"rpc.response.status_code": "OK" if status == 200 else STATUS[status].name}
 
     def _response(self, reply: Reply, timing: dict[str, float]) -> Response:
         given = outputs.given(reply, self._wanted)

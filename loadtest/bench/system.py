@@ -31,7 +31,9 @@ class System:
         self.port = port
         self._workers = workers  # that must be ready; 0: whatever answers is
         self._log = tempfile.NamedTemporaryFile("w+", prefix="bench-", suffix=".log")  # noqa: SIM115 (closed in __exit__)
-        environ = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+        environ = {
+            name: value for name, value in os.environ.items() if name not in FOREIGN and not name.startswith("OTEL_")
+        }
         self._popen = subprocess.Popen(
             [sys.executable, *command],
             cwd=ROOT,

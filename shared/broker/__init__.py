@@ -1,5 +1,6 @@
 """Every call to Redis that gateways and workers make; nothing outside this package names a Redis command.
 
+redis_py.py     redis-py, imported without what nobody here uses
 connection.py   clients, and the translation of redis errors
 script.py       the Lua scripts in scripts/, sent by hash
 admission.py    gateway: admit, cancel, what is still open
@@ -10,3 +11,5 @@ entries.py      people and tools: what waits and runs, entry by entry; take one 
 registry.py     models, and what workers and gateways report of themselves
 dead_letters.py dead letters: look, drop, put back on the stream
 """
+
+from shared.broker.redis_py import parse_url as parse_url

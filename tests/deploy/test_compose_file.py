@@ -88,6 +88,13 @@ def test_every_setting_can_be_set_and_defaults_do_not_drift(services):
             assert type(default)(given[variable]) == default, variable
 
 
+def test_where_traces_go_can_be_set_for_all_that_make_them(services):
+    for name in PYTHON_SERVICES:
+        given = services[name]["environment"]
+        assert {"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_TRACES_SAMPLER", "OTEL_SDK_DISABLED"} <= set(given)
+        assert not any(given[variable] for variable in given if variable.startswith("OTEL_"))  # off unless asked for
+
+
 def test_gpu_overlay_reserves_one_gpu_for_the_worker_and_changes_nothing_else():
     overlay = load("docker-compose.gpu.yml")["services"]
     (device,) = overlay["worker"]["deploy"]["resources"]["reservations"]["devices"]

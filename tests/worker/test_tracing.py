@@ -1,0 +1,59 @@
+"""Where the worker puts a request's spans, if its clock and the gateway's differ."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, cast
+
+import pytest
+
+from shared.broker.claims import Entry
+from shared.trace_context import TraceContext, new_span_id, new_trace_id, write_field
+from worker.batch import Batch, Rider
+from worker.tracing import Tracing
+
+
+class Noted:
+    """Stands for Spans: notes name, begin and end of what is added."""
+
+    def __init__(self) -> None:
+        self.spans: dict[str, tuple[int, int]] = {}
+
+    def add(self, name: str, own: Any, parent: Any, start_ns: int, end_ns: int, facts: Any, **more: Any) -> None:
+        if parent != "batch":
+            self.spans[name] = (start_ns, end_ns)
+
+    def add_batch(self, name: str, own: Any, start_ns: int, end_ns: int, facts: Any, links: Any) -> None:
+        self.spans["batch"] = (start_ns, end_ns)
+
+    def place(self, context: TraceContext, *, remote: bool = False) -> str:
+        return "request" if remote else "batch"
+
+    def below(self, parent: Any) -> None: ...
+    def link(self, context: TraceContext, facts: Any) -> None: ...
+    def to(self, own: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "moved"),
+    [(0.0, False), (0.010, False), (-0.010, False), (2.0, True), (-3600.0, True)],
+)
+def test_spans_follow_the_gateways_clock_where_the_clocks_differ(ahead_s: float, moved: bool) -> None:
+    now = time.monotonic()
+    wall_us = time.time_ns() // 1000
+    sent_us = wall_us - 500_000 + int(ahead_s * 1e6)  # half a second ago, by the gateway's clock
+    trace = write_field(TraceContext(new_trace_id(), new_span_id(), True, "", sent_us))
+    entry = Entry("1-0", "r1", "g", 1_000_000, 10_000, 1, 1, "raw", trace, b"x")
+    rider = Rider(entry, 1_000_200, now - 0.3)  # claimed 0.3 s ago, admitted 0.2 s before that
+    rider.decode_s, rider.decoded_at, rider.rows, rider.outputs = 0.05, now - 0.2, [1], [1]
+    batch = Batch("b1", [rider], "full")
+    batch.started_at, batch.forward_s = now - 0.15, 0.1
+    noted = Noted()
+    Tracing(cast(Any, noted), "m", "w").batch(batch, "cpu", now - 0.04, now)
+    shift_s = ahead_s if moved else 0.0
+    begins = {name: (begin / 1000 - wall_us) / 1e6 - shift_s for name, (begin, _) in noted.spans.items()}
+    assert begins["queue"] == pytest.approx(-0.5, abs=0.03)
+    assert begins["decode"] == pytest.approx(-0.25, abs=0.03)
+    assert begins["batch_wait"] == pytest.approx(-0.2, abs=0.03)
+    assert begins["forward"] == pytest.approx(-0.15, abs=0.03)
+    assert begins["batch"] + shift_s == pytest.approx(-0.3, abs=0.03)  # this host's own

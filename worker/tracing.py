@@ -1,0 +1,170 @@
+"""The worker's spans: one for each batch, which links the requests that rode in it; and for each sampled request
+`queue`, `decode`, `batch_wait` and `forward`, below the span that its gateway makes.
+
+A batch belongs to no request's trace, so it has one of its own. All spans are made when a batch is through, from the
+times that riders carry anyway; they stand on this host's wall clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from shared.broker.claims import Entry
+from shared.errors import ClientError, SmartBatchError
+from shared.trace_context import TraceContext, new_span_id, new_trace_id, read_field
+from shared.tracing import started
+from worker.batch import Batch, Rider
+
+if TYPE_CHECKING:
+    from shared.spans import SpanContext, Spans
+
+# Clocks of two hosts that differ by more are taken to be wrong, and not an entry's time on Redis to be imprecise (it is
+# known to a millisecond, and taken when a flush arrives).
+CLOCKS_DIFFER_NS = 20_000_000
+
+
+class Tracing:
+    """One per process. Any thread may call it."""
+
+    def __init__(self, spans: Spans, model: str, worker_id: str) -> None:
+        self._spans = spans
+        self._model = model
+        self._worker_id = worker_id
+
+    def batch(self, batch: Batch, device: str, encoding_at: float, encoded_at: float) -> None:
+        """Make the spans of a batch that is through. `encoding_at` and `encoded_at`, monotonic: when its replies were
+        being made."""
+        sampled = _sampled(batch.riders)
+        if not sampled:
+            return
+        spans, clock = self._spans, _Clock()
+        own = spans.place(TraceContext(new_trace_id(), new_span_id(), True))
+        links = [spans.link(context, {"smartbatch.request_id": rider.entry.id}) for rider, context in sampled]
+        facts = {
+            "messaging.system": "redis_streams",
+            "messaging.operation.type": "process",
+            "messaging.batch.message_count": len(batch.riders),
+            "smartbatch.model": self._model,
+            "smartbatch.worker": self._worker_id,
+            "smartbatch.device": device,
+            "smartbatch.rows_run": batch.rows_run,
+            "smartbatch.deliveries": max(rider.entry.deliveries for rider in batch.riders),
+            **_facts(batch),
+        }
+        claimed_at = min(rider.claimed_at for rider in batch.riders)
+        spans.add_batch(f"batch {self._model}", own, clock.ns(claimed_at), clock.ns(encoded_at), facts, links)
+        if batch.started_at:
+            begin, end = clock.ns(batch.started_at), clock.ns(batch.started_at + batch.forward_s)
+            spans.add("forward", spans.below(own), own, begin, end, {"smartbatch.rows": batch.rows_run})
+        spans.add("encode", spans.below(own), own, clock.ns(encoding_at), clock.ns(encoded_at), {})
+        for rider, context in sampled:
+            self._rider(rider, context, batch, own, clock)
+
+    def put_aside(self, entry: Entry, claimed_at: float, admitted_at: float, error: SmartBatchError) -> None:
+        """Make the span of an entry that became a dead letter without being run."""
+        context = read_field(entry.trace)
+        if context is not None and context.sampled:
+            parent, clock = self._spans.place(context, remote=True), _Clock()
+            clock.follow(context, admitted_at)
+            facts = {**self._delivery(entry), "error.type": error.code}
+            begin, end = clock.ns(admitted_at), clock.ns(claimed_at)
+            self._spans.add("queue", self._spans.below(parent), parent, begin, end, facts, error=error.code)
+
+    def close(self) -> None:
+        self._spans.close()
+
+    def _delivery(self, entry: Entry) -> dict[str, Any]:
+        return {"smartbatch.deliveries": entry.deliveries, "smartbatch.worker": self._worker_id}
+
+    def _rider(self, rider: Rider, context: TraceContext, batch: Batch, own: SpanContext, clock: _Clock) -> None:
+        clock.follow(context, rider.admitted_at)
+        stages = _stages(rider, batch)
+        spans, parent = self._spans, self._spans.place(context, remote=True)
+        last = stages[-1][0]
+        for name, begin, end in stages:
+            facts: dict[str, Any] = {}
+            links, events = (), ()
+            if name == "queue":
+                facts = self._delivery(rider.entry)
+                if rider.entry.deliveries > 1:
+                    events = (spans.event("redelivered", clock.ns(end), facts),)
+            elif name == "forward":
+                facts, links = _facts(batch), (spans.to(own),)
+            ended = _ended(rider) if name == last else ""
+            if ended:
+                facts = {**facts, "error.type": ended}
+            ours = ended if not isinstance(rider.error, ClientError) else ""
+            spans.add(
+                name,
+                spans.below(parent),
+                parent,
+                clock.ns(begin),
+                clock.ns(end),
+                facts,
+                links=links,
+                events=events,
+                error=ours,
+            )
+
+
+class _Clock:
+    """Monotonic times as those of a wall clock: this host's, or that of a request's gateway if the two differ."""
+
+    def __init__(self) -> None:
+        self._here_ns = time.time_ns() - time.monotonic_ns()
+        self._offset_ns = self._here_ns
+
+    def follow(self, context: TraceContext, admitted_at: float) -> None:
+        """Stand by the clock of the gateway that sent this request."""
+        self._offset_ns = self._here_ns
+        if context.sent_us:
+            ahead_ns = context.sent_us * 1000 - self.ns(admitted_at)
+            if abs(ahead_ns) > CLOCKS_DIFFER_NS:
+                self._offset_ns += ahead_ns
+
+    def ns(self, at: float) -> int:
+        return self._offset_ns + int(at * 1e9)
+
+
+def _sampled(riders: Sequence[Rider]) -> list[tuple[Rider, TraceContext]]:
+    contexts = [(rider, read_field(rider.entry.trace)) for rider in riders]
+    return [(rider, context) for rider, context in contexts if context is not None and context.sampled]
+
+
+def _stages(rider: Rider, batch: Batch) -> list[tuple[str, float, float]]:
+    """What became of it here, one after the other: name, begin and end, monotonic."""
+    stages = [("queue", rider.admitted_at, rider.claimed_at)]
+    if rider.decode_s:
+        stages.append(("decode", rider.decoded_at - rider.decode_s, rider.decoded_at))
+    if rider.outputs:  # it reached the device
+        stages.append(("batch_wait", rider.decoded_at, max(rider.decoded_at, batch.started_at)))
+        stages.append(("forward", batch.started_at, batch.started_at + batch.forward_s))
+    elif rider.rows and batch.started_at:
+        stages.append(("batch_wait", rider.decoded_at, batch.started_at))
+    return stages
+
+
+def _ended(rider: Rider) -> str:
+    """Why it has no result of this batch; empty if it has."""
+    if rider.error is not None:
+        return rider.error.code
+    if rider.cancelled:
+        return "cancelled"
+    return "lost" if rider.lost else ""
+
+
+def _facts(batch: Batch) -> dict[str, Any]:
+    return {
+        "smartbatch.batch.id": batch.id,
+        "smartbatch.batch.rows": batch.rows,
+        "smartbatch.batch.requests": len(batch.riders),
+        "smartbatch.batch.closed": batch.closed,
+    }
+
+
+def tracing_of(model: str, worker_id: str) -> Tracing | None:
+    """None, and at no cost, unless tracing is asked for."""
+    spans = started("worker", worker_id)
+    return None if spans is None else Tracing(spans, model, worker_id)
