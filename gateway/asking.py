@@ -12,8 +12,7 @@ from gateway.access.caller import ANYONE, Anyone
 from gateway.formats import answers
 from gateway.gateway import Gateway
 from gateway.pending import Awaited, Outcome, Pending
-from gateway.problems import problem, status_of
-from gateway.request_log import code_of
+from gateway.problems import code_of, problem, status_of
 from gateway.tracing import ServerSpan
 from shared import trace_context
 from shared.broker.admission import Request

@@ -6,8 +6,8 @@ from collections import defaultdict
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from gateway.problems import code_of
 from gateway.recent import Recent
-from shared import errors
 from shared import metric_names as names
 from shared.errors import (
     ClientError,
@@ -148,7 +148,3 @@ def outcome_of(error: BaseException) -> str:
             return "timeout"
         case _:
             return "error"
-
-
-def code_of(error: BaseException) -> str:
-    return error.code if isinstance(error, SmartBatchError) else errors.INTERNAL

@@ -60,6 +60,10 @@ def status_of(error: BaseException) -> int:
     return 500
 
 
+def code_of(error: BaseException) -> str:
+    return error.code if isinstance(error, errors.SmartBatchError) else errors.INTERNAL
+
+
 def told(error: BaseException, request_id: str | None) -> tuple[str, str]:
     """Return the code of `error` and what a client is told of it. `request_id` is None if the request never got one.
 

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from gateway.problems import status_of
+from gateway.problems import code_of, status_of
 from shared.errors import ClientError, Forbidden, LimitReached, SmartBatchError, Unauthenticated, Unavailable
 from shared.line_limit import LineLimit
 
@@ -53,10 +53,6 @@ class RequestLog:
         for code, count in self._limit.left_out().items():
             extra = {"code": code, "left_out": count}
             log.log(self._levels[code], "%s: %d more requests in this second", code, count, extra=extra)
-
-
-def code_of(error: Exception) -> str:
-    return error.code if isinstance(error, SmartBatchError) else "internal_error"
 
 
 def _level(error: Exception) -> int:

@@ -14,6 +14,7 @@ from shared.errors import InvalidInput
 from shared.wire import Payload
 from tests.worker.models.photos import encoded
 from worker.models import device_jpeg, resolve
+from worker.models.classifier import Classifier
 from worker.models.contract import LoadContext
 from worker.models.device_jpeg import DeviceJpegs
 from worker.models.efficientnet import PRESET as SQUASHED
@@ -129,6 +130,7 @@ def test_the_trial_refuses_other_pixels(monkeypatch: pytest.MonkeyPatch, caplog:
 
 def test_a_batch_mixes_jpegs_left_to_the_device_with_what_was_decoded() -> None:
     model = resolve("resnet18")
+    assert isinstance(model, Classifier)
     model.load(LoadContext(device="cpu", weights="random", torch_threads=1))
     jpeg, png = PHOTOS[0].read_bytes(), encoded(np.full((300, 300, 3), 90, np.uint8))
 
