@@ -20,7 +20,7 @@ class Arrivals(Protocol):
         ...
 
     def answered(self, at: float) -> None:
-        """A client got its response then: in a closed loop it will ask again."""
+        """A client has read its response by then: in a closed loop it asks again."""
         ...
 
 
@@ -69,13 +69,12 @@ def bursty(rate: float, draw: random.Random, *, factor: float = 4.0, share: floa
 
 
 class Closed:
-    """Clients that ask again once they are answered, after `think_s` (exponential; or exactly `gap_s` at the least)."""
+    """Clients that ask again once they are answered, after `think_s` (exponential)."""
 
-    def __init__(self, clients: int, draw: random.Random, *, until: float, think_s: float = 0.0, gap_s: float = 0.0):
+    def __init__(self, clients: int, draw: random.Random, *, until: float, think_s: float = 0.0) -> None:
         self._draw = draw
         self._until = until
         self._think_s = think_s
-        self._gap_s = gap_s
         self._due = [n * 1e-6 for n in range(clients)]
         self.next_at = self._due[0] if clients else NEVER
 
@@ -86,7 +85,7 @@ class Closed:
 
     def answered(self, at: float) -> None:
         think_s = self._draw.expovariate(1 / self._think_s) if self._think_s else 0.0
-        heapq.heappush(self._due, at + self._gap_s + think_s)
+        heapq.heappush(self._due, at + think_s)
         self._look()
 
     def _look(self) -> None:

@@ -14,6 +14,7 @@ import msgspec
 
 from shared.broker.claims import Mode
 from simulation.clock import Timer, VirtualLoop
+from simulation.cores import Cores
 from simulation.costs import BrokerCosts
 
 
@@ -53,9 +54,10 @@ class Answer(msgspec.Struct):
 class Broker:
     """Execution is one command after the other; what is called here runs when the broker comes to it."""
 
-    def __init__(self, loop: VirtualLoop, costs: BrokerCosts, max_entries: int) -> None:
+    def __init__(self, loop: VirtualLoop, costs: BrokerCosts, max_entries: int, cores: Cores | None = None) -> None:
         self.loop = loop
         self.costs = costs
+        self.cores = cores or Cores()
         self.busy_s = 0.0
         self.commands: Counter[str] = Counter()
         self.stream: deque[Entry] = deque()  # what waits; `open_rows` counts what is claimed, too
@@ -102,7 +104,7 @@ class Broker:
         cost = command.run()
         self.commands[command.name] += 1
         self.busy_s += cost
-        self._free_at = max(self._free_at, self.loop.now) + cost
+        self._free_at = self.cores.run(max(self._free_at, self.loop.now), cost)
         if not command.blocked:
             self.loop.at(self._free_at + self.costs.hop_s, command.done)
 

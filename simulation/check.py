@@ -20,7 +20,8 @@ def reproduced(bench: dict[str, Any]) -> Iterator[str]:
         measured = sorted(rounds[str(connections)], key=lambda each: each["requests_per_s"])
         middle = measured[(len(measured) - 1) // 2]
         took = {role: seconds / 1000 for role, seconds in middle["cpu_s_per_1000"].items()}
-        costs = as_measured(took["gateway"], took["broker"], took["worker"])
+        client_s = middle["generator_cpu_s_per_1000"] / 1000
+        costs = as_measured(took["gateway"], took["broker"], took["worker"], client_s, bench["machine"]["cores"])
         result = simulate(
             Scenario(curve=affine(4, 0.2), pattern="closed", clients=connections, costs=costs, measured_s=5.0)
         )

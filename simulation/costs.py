@@ -60,9 +60,10 @@ class Costs(msgspec.Struct, frozen=True):
     gateway_out_s: float = 50e-6  # and from its reply to the response
     gateway_refuse_s: float = 30e-6  # at the door
     worker_s: float = 300e-6  # from the end of a forward until its replies leave
-    worker_row_s: float = 0.0  # and for each of them
+    worker_row_s: float = 0.0  # and for each of them; as much from a claim to the forward
     device_gap_s: float = 300e-6  # around each forward: waking up, collating, separating
-    client_s: float = 100e-6  # between a response and the next request of a client in a closed loop
+    client_s: float = 100e-6  # of a client, between a response and the next request
+    cores: int = 0  # that all of this shares; 0: one for each process
 
 
 FREE = Costs(BrokerCosts(*[Price(0.0)] * 7, hop_s=0.0), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
@@ -71,11 +72,10 @@ FREE = Costs(BrokerCosts(*[Price(0.0)] * 7, hop_s=0.0), 0.0, 0.0, 0.0, 0.0, 0.0,
 BROKER_REQUEST_S = 0.03e-3  # what the defaults come to, for a request in full batches and the usual empty claims
 
 
-def as_measured(gateway_s: float, broker_s: float, worker_s: float) -> Costs:
+def as_measured(gateway_s: float, broker_s: float, worker_s: float, client_s: float, cores: int) -> Costs:
     """Costs of a machine on which a request took so much of each process's CPU time, with many at once.
 
-    A gateway's time is half on the way in, half out; a worker's half before the forward, beside the one that runs, and
-    half after.
+    A gateway's time is half on the way in, half out; a worker's half before the forward, half after.
     """
     slower = broker_s / BROKER_REQUEST_S
     usual = BrokerCosts()
@@ -86,4 +86,12 @@ def as_measured(gateway_s: float, broker_s: float, worker_s: float) -> Costs:
     }
     broker = BrokerCosts(**prices, hop_s=usual.hop_s * slower)
     half = gateway_s / 2
-    return Costs(broker, gateway_in_s=half, gateway_out_s=half, worker_row_s=worker_s / 2, client_s=100e-6 * slower)
+    return Costs(
+        broker,
+        gateway_in_s=half,
+        gateway_out_s=half,
+        worker_s=0.0,
+        worker_row_s=worker_s / 2,
+        client_s=client_s,
+        cores=cores,
+    )

@@ -56,7 +56,7 @@ class Gateway:
 
     def _gather(self) -> None:
         """Take in what has arrived by now."""
-        now, arrivals, cost = self._loop.now, self._arrivals, self._costs.gateway_in_s
+        now, arrivals, cores, cost = self._loop.now, self._arrivals, self._broker.cores, self._costs.gateway_in_s
         busy = self._busy_until
         while arrivals.next_at <= now:
             at = arrivals.take()
@@ -65,11 +65,11 @@ class Gateway:
             try:
                 self._room.check(self._example.timeout_ms)
             except Unavailable:
-                busy += self._costs.gateway_refuse_s
+                busy = cores.run(busy, self._costs.gateway_refuse_s)
                 self._outcomes.add("refused", at, busy)
-                arrivals.answered(busy)
+                arrivals.answered(cores.run(busy, self._costs.client_s))
             else:
-                busy += cost
+                busy = cores.run(busy, cost)
                 self._handled.append((busy, Entry(self, at)))
         self._busy_until = busy
 
@@ -141,10 +141,10 @@ class Gateway:
 
     def _respond(self, entries: list[Entry], *, refused: bool = False) -> None:
         self._gather()
-        busy, cost = max(self._busy_until, self._loop.now), self._costs.gateway_out_s
+        cores, busy, cost = self._broker.cores, max(self._busy_until, self._loop.now), self._costs.gateway_out_s
         for entry in entries:
-            busy += cost
+            busy = cores.run(busy, cost)
             late = entry.late or busy > entry.arrived_at + self._timeout_s
             self._outcomes.add("refused" if refused else "late" if late else "ok", entry.arrived_at, busy)
-            self._arrivals.answered(busy)
+            self._arrivals.answered(cores.run(busy, self._costs.client_s))
         self._busy_until = busy

@@ -13,6 +13,7 @@ from shared.broker.admission import Capacity
 from simulation.arrivals import Arrivals, Closed, Open, bursty, poisson
 from simulation.broker import Broker
 from simulation.clock import VirtualLoop, virtual_time
+from simulation.cores import Cores
 from simulation.costs import Costs, Curve
 from simulation.gateway import Gateway
 from simulation.outcomes import Outcomes
@@ -106,9 +107,9 @@ def simulate(scenario: Scenario) -> Result:
 
 
 def _build(loop: VirtualLoop, scenario: Scenario, outcomes: Outcomes) -> list[Broker]:
-    brokers = []
+    brokers, cores = [], Cores(scenario.costs.cores)
     for partition in range(scenario.partitions):
-        broker = Broker(loop, scenario.costs.broker, scenario.max_queue)
+        broker = Broker(loop, scenario.costs.broker, scenario.max_queue, cores)
         workers = [
             Worker(
                 loop,
@@ -154,7 +155,6 @@ def _arrivals(scenario: Scenario, gateway: int) -> Arrivals:
     until = scenario.warm_up_s + scenario.measured_s
     if scenario.pattern == "closed":
         clients = len(range(gateway, scenario.clients, gateways))
-        gap_s = scenario.costs.client_s
-        return Closed(clients, draw, until=until, think_s=scenario.think_s, gap_s=gap_s)
+        return Closed(clients, draw, until=until, think_s=scenario.think_s)
     times = {"poisson": poisson, "bursty": bursty}[scenario.pattern](scenario.rate / gateways, draw)
     return Open(times, until)

@@ -9,6 +9,7 @@ from typing import Any, cast
 from shared.broker.claims import MAX_WAIT_MS, Mode
 from simulation.broker import Answer, Broker, Command, Entry
 from simulation.clock import VirtualLoop
+from simulation.cores import Cores
 from simulation.costs import Costs, Curve
 from simulation.outcomes import Outcomes
 from worker.batch import Batch
@@ -39,7 +40,7 @@ class Worker:
         for rows in sizes(limits.max_rows):
             times.record(rows, curve(rows), warm_up=True)
         self.service = ServiceRate(times, limits.max_rows)
-        device = Device(loop, curve, times, costs, outcomes)
+        device = Device(loop, curve, times, costs, broker.cores, outcomes)
         finisher = Finisher(broker)
         claimer = Claimer(
             cast(Any, Claims(broker, name)),
@@ -131,8 +132,11 @@ class Device:
     claimer: Claimer
     finisher: Finisher
 
-    def __init__(self, loop: VirtualLoop, curve: Curve, times: ForwardTimes, costs: Costs, outcomes: Outcomes) -> None:
+    def __init__(
+        self, loop: VirtualLoop, curve: Curve, times: ForwardTimes, costs: Costs, cores: Cores, outcomes: Outcomes
+    ) -> None:
         self._loop = loop
+        self._cores = cores
         self._curve = curve
         self._times = times
         self._costs = costs
@@ -141,6 +145,13 @@ class Device:
         self._running = False
 
     def submit(self, batch: Batch) -> None:
+        if self._costs.worker_row_s:
+            decoded_at = self._cores.run(self._loop.now, len(batch.riders) * self._costs.worker_row_s)
+            self._loop.at(decoded_at, self._launch, batch)
+        else:
+            self._launch(batch)
+
+    def _launch(self, batch: Batch) -> None:
         self._queue.append(batch)
         if not self._running:
             self._start()
@@ -166,7 +177,7 @@ class Device:
             self._start()
         noticed_at = self._loop.now + self._costs.device_gap_s
         self._loop.at(noticed_at, self.claimer.device_freed, batch)
-        made_at = noticed_at + self._costs.worker_s + len(batch.riders) * self._costs.worker_row_s
+        made_at = self._cores.run(noticed_at, self._costs.worker_s + len(batch.riders) * self._costs.worker_row_s)
         self._loop.at(made_at, self.finisher.put, batch.riders)
 
 

@@ -7,7 +7,12 @@ from simulation.check import reproduced
 
 def _run(rate: float, p50_ms: float, gateway_s: float) -> dict:
     cpu = {"root": 0.0, "gateway": gateway_s, "broker": 0.03, "worker": 0.05}  # per 1,000 requests
-    return {"requests_per_s": rate, "p50_ms": p50_ms, "cpu_s_per_1000": cpu}
+    return {
+        "requests_per_s": rate,
+        "p50_ms": p50_ms,
+        "cpu_s_per_1000": cpu,
+        "generator_cpu_s_per_1000": 0.03,
+    }
 
 
 def test_a_row_for_each_load_with_the_middle_run_and_how_far_the_simulation_is_off() -> None:
@@ -16,7 +21,7 @@ def test_a_row_for_each_load_with_the_middle_run_and_how_far_the_simulation_is_o
         "64": [_run(3000.0, 21.0, fast), _run(1.0, 1.0, slow), _run(9999.0, 1.0, slow)],
         "256": [_run(1650.0, 155.0, slow)] * 3,
     }
-    _, _, quick, held_up = reproduced({"rows": {"S": {"details": rounds}}})
+    _, _, quick, held_up = reproduced({"machine": {"cores": 4}, "rows": {"S": {"details": rounds}}})
     assert quick.startswith("| 64 | 3,000 | 3,0")  # what the device can do
     assert held_up.startswith("| 256 | 1,650 | 1,6")
     for line in (quick, held_up):

@@ -1,0 +1,20 @@
+"""The cores of a machine on which everything runs: gateway, broker, worker, and whoever asks."""
+
+from __future__ import annotations
+
+import heapq
+
+
+class Cores:
+    """Work takes the core that is free first. 0 cores: one for each process, so nobody waits for one."""
+
+    def __init__(self, count: int = 0) -> None:
+        self._free_at = [0.0] * count
+
+    def run(self, ready_at: float, cost_s: float) -> float:
+        """Return when work that is ready at `ready_at` has been done."""
+        if not self._free_at:
+            return ready_at + cost_s
+        done_at = max(ready_at, self._free_at[0]) + cost_s
+        heapq.heapreplace(self._free_at, done_at)
+        return done_at
