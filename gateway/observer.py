@@ -12,7 +12,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gateway.counted import pack_parts
@@ -73,11 +73,23 @@ class Observer:
     async def _look(self) -> None:
         models = await registry.models(self._client)
         names = {self._default, *models, *self._lanes}
-        snapshots = {name: await registry.snapshot(self._client, name) for name in sorted(names)}
-        self.snapshots = snapshots
+        self.snapshots = snapshots = await self._look_at(sorted(names))
         self._capacities = {name: _capacity(snapshot) for name, snapshot in snapshots.items()}
         self.models |= models  # what Redis has lost is announced again within a beat; it isn't unknown till then
         self._looked_at = time.monotonic()
+
+    async def _look_at(self, models: Sequence[str]) -> dict[str, Snapshot]:
+        """One whose keys hold what isn't ours is left out, and hides no other."""
+        snapshots, failed = {}, None
+        for model in models:
+            try:
+                snapshots[model] = await registry.snapshot(self._client, model)
+            except Exception as error:
+                log.warning("looking at the model %s failed: %s", model, error)
+                failed = error
+        if failed and not snapshots:
+            raise failed
+        return snapshots
 
     async def _report(self) -> None:
         for lane in list(self._lanes.values()):
@@ -105,6 +117,7 @@ def _capacity(snapshot: Snapshot) -> Capacity:
     return Capacity.of(
         (number(report.get("capacity_rows_per_s")) for report in reports),
         (number(report.get("batch_full_s")) for report in reports),
+        len(snapshot.gateways),
     )
 
 

@@ -12,14 +12,22 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.problems import code_of, status_of
-from shared.errors import ClientError, Forbidden, LimitReached, SmartBatchError, Unauthenticated, Unavailable
+from shared.errors import (
+    ClientError,
+    ClientGone,
+    Forbidden,
+    LimitReached,
+    SmartBatchError,
+    Unauthenticated,
+    Unavailable,
+)
 from shared.line_limit import LineLimit
 
 log = logging.getLogger(__name__)
 
 Facts = dict[str, Any]
 
-_OURS = (LimitReached, Unauthenticated, Forbidden)  # client errors whose text is all our own
+_OURS = (ClientGone, LimitReached, Unauthenticated, Forbidden)  # client errors whose text is all our own
 SETTLE_S = 1.0
 
 

@@ -47,7 +47,7 @@ class Room:
         if not rate or now - self._learned_at > CLOSED_S:
             self._closed = None
             return
-        self._tokens += (now - self._tokens_at) * rate
+        self._tokens = min(self._tokens + (now - self._tokens_at) * rate, CLOSED_S * rate + 1)
         self._tokens_at = now
         if self._tokens < 1:
             raise self.refusal(self._closed, timeout_ms)
@@ -87,9 +87,10 @@ class Room:
     def _turn_s(self, seconds: float, rows: int) -> float:
         """When to come back: in so many seconds at the earliest, and each in its turn. If all who were refused came as
         soon as there may be a place, most would be refused again, and refusing them would cost more than the work."""
-        now, rate = self._clock(), self.capacity().rows_per_s
-        if rate:
-            self._turn_at = min(max(self._turn_at, now) + rows / rate, now + SPREAD_S)
+        now, capacity = self._clock(), self.capacity()
+        if capacity.rows_per_s:
+            every_s = rows * capacity.gateways / capacity.rows_per_s  # the other gateways send theirs back, too
+            self._turn_at = min(max(self._turn_at, now) + every_s, now + SPREAD_S)
             seconds = max(seconds, self._turn_at - now)
         return _jittered(seconds)
 

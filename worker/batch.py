@@ -9,7 +9,6 @@ from typing import Any
 from shared.broker.claims import Entry
 from shared.errors import SmartBatchError
 from shared.trace_context import trace_id_of
-from shared.wire import Result
 from worker.policy import CloseReason, Fill
 
 _PENDING: Future[None] = Future()  # stands for "not begun"; never resolved, never waited for
@@ -17,8 +16,7 @@ _PENDING: Future[None] = Future()  # stands for "not begun"; never resolved, nev
 
 class Rider:
     """One claimed entry. Written by one stage after the other, never by two at once:
-    the claimer makes it, a decode thread fills `rows`, the device thread `outputs`, a decode thread `result`.
-    Times are monotonic seconds."""
+    the claimer makes it, a decode thread fills `rows`, a device thread `outputs`. Times are monotonic seconds."""
 
     __slots__ = (
         "admitted_at",
@@ -33,7 +31,6 @@ class Rider:
         "lost",
         "options",
         "outputs",
-        "result",
         "rows",
     )
 
@@ -48,7 +45,6 @@ class Rider:
         self.options: dict[str, Any] = {}
         self.rows: list[Any] = []
         self.outputs: list[Any] = []
-        self.result: Result | None = None
         self.error: SmartBatchError | None = None
         self.cancelled = False  # its client is gone: run nothing, reply nothing
         self.lost = False  # its body is gone from Redis: give it up, its gateway will admit it again

@@ -11,7 +11,7 @@ MAX_PROBE_AFTER_BATCHES = 64 * PROBE_AFTER_BATCHES  # hours at the usual speeds;
 
 
 class Ceiling:
-    """Changed by the device thread only; `rows` may be read by any."""
+    """Changed by the device's two threads, which never do so at once; `rows` may be read by any."""
 
     def __init__(self, max_rows: int) -> None:
         self._max_rows = max_rows

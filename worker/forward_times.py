@@ -22,11 +22,11 @@ class ForwardTimes:
 
     def estimate(self, rows: int) -> float:
         """Seconds for a batch of `rows`; 0 while nothing is known. From the nearest bucket where there's none."""
-        known = self._mean_s
+        known = self._mean_s  # copied where it is gone through: the device thread may add to it
         if not known:
             return 0.0
         bucket = _bucket(rows)
-        nearest = min(known, key=lambda candidate: (abs(candidate - bucket), -candidate))
+        nearest = min(list(known), key=lambda candidate: (abs(candidate - bucket), -candidate))
         return known[nearest]
 
     def table(self) -> dict[int, float]:

@@ -70,6 +70,7 @@ class Worker:
         self.model = models.resolve(settings.model_path)
         self._redis = connect(settings.broker_url)
         self._blocking_redis = connect(settings.broker_url, block_s=BLOCK_S)
+        self._lease_redis = connect(settings.broker_url)  # a beat must not wait behind a large reply
         claims = Claims(
             self._blocking_redis,
             self._redis,
@@ -94,7 +95,7 @@ class Worker:
         )
         self.report = Report(settings, self.model, self.engine, service, self.meters)
         self._replies = ReplyMaker(self.model, self.meters, self.worker_id, self._row_log)
-        self._leases = Leases(self._redis, keys, self.worker_id)
+        self._leases = Leases(self._lease_redis, keys, self.worker_id)
         self._heartbeat = Heartbeat(self._leases, convictions, self.meters, self.report.fields)
         self._watchdog = Watchdog(self.engine, self.decoder, settings.stall_timeout)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -158,6 +159,7 @@ class Worker:
             await asyncio.to_thread(self._tracing.close)
         await self._blocking_redis.aclose()
         await self._redis.aclose()
+        await self._lease_redis.aclose()
 
     # --- loading, in the device thread
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 
 from shared.broker.claims import Outcome
-from shared.errors import ClientError, DeadlineExceeded, ModelFailed, SmartBatchError
+from shared.errors import ClientError, DeadlineExceeded, ModelFailed, SmartBatchError, from_wire
 from shared.wire import Reply, Ride, pack_reply
 from worker.batch import Batch, Rider
 from worker.meters import Meters
@@ -73,7 +73,11 @@ class ReplyMaker:
                 self._meters.outcome("ok")
                 return packed
         self._meters.outcome("invalid" if isinstance(error, ClientError) else "error")
-        return pack_reply(Reply(None, error, ride, ms))
+        try:
+            return pack_reply(Reply(None, error, ride, ms))
+        except UnicodeEncodeError:  # a model's text may quote what a client sent, and be no text at all
+            readable = str(error).encode(errors="backslashreplace").decode()
+            return pack_reply(Reply(None, from_wire(error.code, readable), ride, ms))
 
 
 def _times(rider: Rider, batch: Batch) -> dict[str, float]:

@@ -50,7 +50,7 @@ class ServiceRate:
         """
         if not rows:
             return
-        size = max(0, rows - 1).bit_length()
+        size = _size(rows)
         pace = self._by_size.get(size)
         known_s = rows / pace.rows_per_s if pace else self._forwards.estimate(rows)
         if known_s:
@@ -66,7 +66,8 @@ class ServiceRate:
         """0 while nothing is known."""
         if self._backlog:
             return self._backlog.rows_per_s
-        measured = {1 << size: pace.rows_per_s for size, pace in self._by_size.items()}
+        largest = _size(self.max_rows)  # it may have been lowered since
+        measured = {1 << size: pace.rows_per_s for size, pace in self._by_size.items() if size <= largest}
         warm_up = ((rows, seconds) for rows, seconds in self._forwards.table().items() if rows not in measured)
         bare = (min(rows, self.max_rows) / max(seconds, 1e-6) for rows, seconds in warm_up)
         return max((*measured.values(), *bare), default=0.0)
@@ -75,3 +76,8 @@ class ServiceRate:
         """How long a full batch takes at that rate: not what the last full one took, which may be long ago."""
         rate = self.rows_per_s()
         return self.max_rows / rate if rate else 0.0
+
+
+def _size(rows: int) -> int:
+    """Its power of two."""
+    return max(0, rows - 1).bit_length()

@@ -34,11 +34,12 @@ class Capacity(msgspec.Struct, frozen=True):
 
     rows_per_s: float = 0.0
     batch_s: float = 0.0  # from the start of a full batch to its end, on the quickest of them
+    gateways: int = 1  # that share it
 
     @staticmethod
-    def of(rates: Iterable[float], batches_s: Iterable[float]) -> Capacity:
-        """Of each worker's rows a second, and seconds for a full batch."""
-        return Capacity(PRUDENCE * sum(rates), min(batches_s, default=0.0))
+    def of(rates: Iterable[float], batches_s: Iterable[float], gateways: int = 1) -> Capacity:
+        """Of each worker's rows a second, and seconds for a full batch; 0 of one that has run nothing yet."""
+        return Capacity(PRUDENCE * sum(rates), min(filter(None, batches_s), default=0.0), max(1, gateways))
 
 
 UNKNOWN = Capacity()

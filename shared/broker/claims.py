@@ -127,6 +127,7 @@ class Claims:
         self._lease_ms = lease_ms
         self._reply_ttl_ms = int(reply_ttl_s * 1000)
         self._blocking_id: int | None = None  # of the blocking connection, as CLIENT UNBLOCK wants it
+        self._blocking_number = 0  # which of the link's connections that is: a broker that begins anew gives ids again
         self._unblocks: set[asyncio.Task[None]] = set()
 
     async def claim(
@@ -170,8 +171,9 @@ class Claims:
     async def _claim_after_entry(self, last_id: str, wait_ms: int, script_keys: list[str], args: list[Argument]):
         """Redis looks at blocked clients only ten times a second when nothing else happens, so a window of 10 ms
         would last up to 100: the time is kept here, and CLIENT UNBLOCK ends the wait."""
-        if self._blocking_id is None:
+        if self._blocking_id is None or self._blocking_number != self._blocking.link.connection:
             self._blocking_id = await self._blocking.client_id()
+            self._blocking_number = self._blocking.link.connection
         wait_ms = min(wait_ms, MAX_WAIT_MS)
         pipeline = self._blocking.pipeline(transaction=False)
         pipeline.xread({self._keys.requests: last_id}, count=1, block=wait_ms + UNBLOCK_SLACK_MS)
@@ -189,7 +191,8 @@ class Claims:
     async def _unblock_now(self) -> None:
         try:
             with broker_errors():
-                if self._blocking_id is None or not await self._command.client_unblock(self._blocking_id):
+                same = self._blocking_number == self._blocking.link.connection
+                if not same or self._blocking_id is None or not await self._command.client_unblock(self._blocking_id):
                     self._blocking_id = None  # another connection by now, or the wait ended by itself: ask again
         except BrokerUnavailable:
             self._blocking_id = None

@@ -4,12 +4,15 @@ redis-py's own way takes four times the processor's time for a call (150 µs aga
 timer, retries, records), and a request needs five of them when it is alone. Of redis-py remain its commands and what it
 makes of their answers (`client.py`), and all that a connection begins with: TLS, password, name, database.
 
-A call isn't given up while bytes still move: what is large may take long over a slow link.
+A call isn't given up while bytes still move: what is large may take long over a slow link. So it leaves in pieces, and
+what a transport (TLS or not) and the kernel hold of it is bounded: that they take another one shows that bytes move.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,6 +24,9 @@ from redis.asyncio.connection import AbstractConnection
 Command = Sequence[Any]  # of str, bytes and numbers; its name may be of several words
 
 _LARGE_BYTES = 32 * 1024  # an argument of so much is sent from where it lies, not copied beside the others
+_PIECE_BYTES = 128 * 1024
+_ENOUGH_BYTES = 512 * 1024  # in the transport; it asks for more
+_AGAIN_BYTES = 256 * 1024  # when so much is left. And no more than that in a kernel that can be told so
 _NOTHING_YET = object()
 
 
@@ -61,14 +67,21 @@ class Link(asyncio.Protocol):
         self._make = make
         self._timeout_s = timeout_s
         self._exclusive = exclusive
+        self._connections = 0  # made so far
         self._connection: HandingOver | None = None
         self._transport: Any = None  # None: not connected
         self._connecting: asyncio.Task[None] | None = None
         self._reader = hiredis.Reader()
         self._flights: deque[_Flight] = deque()
+        self._unsent: deque[bytes | memoryview] = deque()  # what the transport has no room for yet
+        self._full = False  # the transport
         self._moved_at = 0.0  # when bytes moved last, by the loop's clock
-        self._unsent = 0  # bytes, when looked at last
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def connection(self) -> int:
+        """Which connection this is, counted from 1; 0 while there is none."""
+        return self._connections if self._transport is not None else 0
 
     async def call(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands in one piece; return their answers, of which each may be an exception."""
@@ -77,9 +90,10 @@ class Link(asyncio.Protocol):
             if self._transport is None:
                 raise redis.exceptions.ConnectionError("the connection was lost at once")
         loop = asyncio.get_running_loop()
+        pieces = [piece for command in commands for piece in _packed(command)]  # may raise: nothing is under way yet
         flight = _Flight(loop.create_future(), len(commands), loop.time())
         self._flights.append(flight)
-        self._send(commands)
+        self._send(pieces)
         if self._timer is None:
             self._timer = loop.call_later(self._timeout_s, self._look)
         try:
@@ -109,7 +123,11 @@ class Link(asyncio.Protocol):
         self._connection = connection
         self._transport, parse_error = connection.hand_over(self)
         self._reader = hiredis.Reader(replyError=parse_error, notEnoughData=_NOTHING_YET)
-        self._moved_at, self._unsent = asyncio.get_running_loop().time(), 0
+        self._transport.set_write_buffer_limits(_ENOUGH_BYTES, _AGAIN_BYTES)
+        _bound_kernel(self._transport.get_extra_info("socket"))
+        self._moved_at, self._full = asyncio.get_running_loop().time(), False
+        self._unsent.clear()
+        self._connections += 1
 
     def _connected(self, task: asyncio.Task[None]) -> None:
         self._connecting = None
@@ -118,17 +136,39 @@ class Link(asyncio.Protocol):
 
     # --- sending
 
-    def _send(self, commands: Sequence[Command]) -> None:
-        pieces: list[bytes] = []
-        for command in commands:
-            pieces += _packed(command)
-        if len(pieces) == 1:
-            self._transport.write(pieces[0])
-        else:
+    def _send(self, pieces: Sequence[bytes]) -> None:
+        if not self._unsent and sum(map(len, pieces)) <= _PIECE_BYTES:
             self._transport.writelines(pieces)
-        self._unsent = self._transport.get_write_buffer_size()
+            return
+        for piece in pieces:
+            if len(piece) <= _PIECE_BYTES:
+                self._unsent.append(piece)
+            else:
+                whole = memoryview(piece)
+                self._unsent += (whole[at : at + _PIECE_BYTES] for at in range(0, len(piece), _PIECE_BYTES))
+        self._write()
+
+    def _write(self) -> None:
+        """Hand on as much as the transport takes."""
+        unsent = self._unsent
+        while unsent and not self._full:
+            together = [unsent.popleft()]
+            size = len(together[0])
+            while unsent and size + len(unsent[0]) <= _PIECE_BYTES:
+                size += len(unsent[0])
+                together.append(unsent.popleft())
+            self._transport.writelines(together)
 
     # --- asyncio's side
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self._moved_at = asyncio.get_running_loop().time()
+        if self._transport is not None:
+            self._write()
 
     def data_received(self, data: bytes) -> None:
         self._moved_at = asyncio.get_running_loop().time()
@@ -159,10 +199,6 @@ class Link(asyncio.Protocol):
         self._timer = None
         if not self._flights:
             return  # the next call has it looked at again
-        unsent = self._transport.get_write_buffer_size()
-        if unsent < self._unsent:
-            self._moved_at = loop.time()
-        self._unsent = unsent
         late_at = max(self._flights[0].sent_at, self._moved_at) + self._timeout_s
         if loop.time() < late_at:
             self._timer = loop.call_at(late_at, self._look)
@@ -180,10 +216,18 @@ class Link(asyncio.Protocol):
         if self._timer:
             self._timer.cancel()
             self._timer = None
+        self._unsent.clear()
         flights, self._flights = self._flights, deque()
         for flight in flights:
             if not flight.future.done():
                 flight.future.set_exception(error)
+
+
+def _bound_kernel(connected: socket.socket) -> None:
+    """Have the kernel take no more than it can send soon; else megabytes would lie there as if they had left."""
+    if connected.family != socket.AF_UNIX and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        with contextlib.suppress(OSError):
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _AGAIN_BYTES)
 
 
 def _packed(command: Command) -> list[bytes]:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-import redis.exceptions
 
 from shared import model_info
 from shared.broker.connection import Client, broker_errors
@@ -20,6 +19,7 @@ from shared.keys import GROUP, MODELS, Keys, check_model_name
 from shared.model_info import ModelInfo
 
 GATEWAY_REPORT_TTL_MS = 10_000
+_GROUPS = 2  # the answer of a snapshot that is an error while there is no stream
 
 
 class Snapshot(msgspec.Struct):
@@ -95,8 +95,8 @@ async def snapshot(client: Client, model: str) -> Snapshot:
         pipeline.zrange(keys.leases, 0, -1, withscores=True)
         pipeline.smembers(keys.gateways)
         answers = await pipeline.execute(raise_on_error=False)
-        for answer in answers:
-            if isinstance(answer, Exception) and not isinstance(answer, redis.exceptions.ResponseError):
+        for at, answer in enumerate(answers):
+            if isinstance(answer, Exception) and at != _GROUPS:
                 raise answer
         (seconds, micros), length, groups, fields, sums, dead, turn, leases, gateway_ids = answers
         group = next((g for g in groups if g["name"] == GROUP.encode()), None) if isinstance(groups, list) else None
@@ -122,16 +122,19 @@ async def snapshot(client: Client, model: str) -> Snapshot:
 
 async def _reports(client: Client, keys: Keys, worker_ids, gateway_ids, last_id: str):
     pipeline = client.pipeline(transaction=False)
-    worker_names = sorted(name.decode() for name in worker_ids)
-    gateway_names = sorted(name.decode() for name in gateway_ids)
+    worker_names = sorted(name.decode(errors="replace") for name in worker_ids)
+    gateway_names = sorted(name.decode(errors="replace") for name in gateway_ids)
     for name in worker_names:
         pipeline.hgetall(keys.worker(name))
     for name in gateway_names:
         pipeline.hgetall(keys.gateway(name))
     pipeline.xrange(keys.requests, min=f"({last_id}", count=1)
-    *reports, head = await pipeline.execute()
-    workers = {n: _text(r) for n, r in zip(worker_names, reports, strict=False) if r}
-    gateways = {n: _text(r) for n, r in zip(gateway_names, reports[len(worker_names) :], strict=True) if r}
+    *answers, head = await pipeline.execute(raise_on_error=False)
+    if isinstance(head, Exception):
+        raise head
+    reports = [_text(answer) if isinstance(answer, dict) else {} for answer in answers]  # else what isn't ours
+    workers = {n: r for n, r in zip(worker_names, reports, strict=False) if r}
+    gateways = {n: r for n, r in zip(gateway_names, reports[len(worker_names) :], strict=True) if r}
     return workers, gateways, head
 
 
@@ -141,4 +144,5 @@ def _age_s(admitted_ms: bytes, now_ms: int) -> float:
 
 
 def _text(report: dict[bytes, bytes]) -> dict[str, Any]:
-    return {k.decode(): v if k == b"metrics" else v.decode() for k, v in report.items()}
+    readable = {k.decode(errors="replace"): v for k, v in report.items()}
+    return {k: v if k == "metrics" else v.decode(errors="replace") for k, v in readable.items()}

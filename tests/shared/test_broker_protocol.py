@@ -343,3 +343,26 @@ def test_an_entry_as_a_gateway_writes_it_is_not_garbled() -> None:
     fields = [part if isinstance(part, bytes) else part.encode() for pair in GOOD.items() for part in pair]
     entry = parse_entry((b"1-0", fields), 3)
     assert (entry.garbled, entry.id, entry.rows, entry.payload, entry.deliveries) == ("", "r1", 1, b"abc", 3)
+
+
+async def test_a_window_wakes_nobody_else_after_its_connection_was_replaced(any_broker: Broker) -> None:
+    """A broker that began anew gives the same ids again, to others."""
+    blocking, command = connect(any_broker.url, block_s=1.0), connect(any_broker.url)
+    try:
+        mine = Claims(blocking, command, KEYS, "w1", lease_ms=2000, reply_ttl_s=60)
+        await mine.claim("idle", room_rows=32, room_bytes=1 << 30, after_entry=("0-0", 20))
+        mine._blocking_id = await command.client_id()  # somebody's, by now
+        await command.client_kill_filter(_id=str(await blocking.client_id()))
+        await asyncio.sleep(0.05)  # noticed, with nothing under way
+        started = asyncio.get_running_loop().time()
+        await mine.claim("idle", room_rows=32, room_bytes=1 << 30, after_entry=("0-0", 20))
+        assert asyncio.get_running_loop().time() - started < 0.5
+        assert mine._blocking_id == await blocking.client_id()
+    finally:
+        await blocking.aclose()
+        await command.aclose()
+
+
+@pytest.mark.parametrize(("batches_s", "least"), [([0.32, 0.0], 0.32), ([0.0], 0.0), ([], 0.0), ([0.3, 0.2], 0.2)])
+def test_a_worker_that_has_run_nothing_says_nothing_of_a_batch(batches_s: list[float], least: float) -> None:
+    assert Capacity.of([100.0] * len(batches_s), batches_s).batch_s == least

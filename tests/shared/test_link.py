@@ -113,7 +113,8 @@ async def test_an_answer_that_keeps_coming_is_waited_for() -> None:
         assert await client.get("k") == b"x" * 100
 
 
-async def test_a_value_that_still_leaves_is_waited_for() -> None:
+@pytest.mark.parametrize("others", [False, True])
+async def test_a_value_that_still_leaves_is_waited_for(others: bool) -> None:
     size = 20_000_000  # several times what the kernel takes at once
 
     async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -126,8 +127,37 @@ async def test_a_value_that_still_leaves_is_waited_for() -> None:
 
     async with _server(slow, timeout_s=1.0) as client:
         started = asyncio.get_running_loop().time()
-        assert await client.set("k", b"x" * size) is True
+        large = asyncio.create_task(client.set("k", b"x" * size))
+        pings: list[asyncio.Task[bool]] = []
+        while not large.done():
+            if others:
+                pings.append(asyncio.create_task(client.ping()))
+            await asyncio.wait([large], timeout=0.005)
+        assert large.result() is True
         assert asyncio.get_running_loop().time() - started > 1.2
+        for ping in pings:
+            ping.cancel()
+        await asyncio.gather(*pings, return_exceptions=True)
+
+
+async def test_a_slow_reader_is_told_from_one_that_stopped() -> None:
+    async def stop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(1_000_000)
+        await asyncio.sleep(2)
+
+    async with _server(stop, timeout_s=0.5) as client:
+        started = asyncio.get_running_loop().time()
+        with pytest.raises(redis.exceptions.TimeoutError):
+            await client.set("k", b"x" * 50_000_000)
+        assert asyncio.get_running_loop().time() - started < 2.0
+
+
+async def test_what_cannot_be_sent_takes_nobody_elses_answer(client: Client) -> None:
+    await client.set("a", "1")
+    with pytest.raises(UnicodeEncodeError):
+        await client.get("\ud800")
+    assert await client.get("a") == b"1"
+    assert await client.echo("b") == b"b"
 
 
 async def test_what_is_no_answer_of_redis_ends_the_connection() -> None:

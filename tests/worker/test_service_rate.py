@@ -73,3 +73,11 @@ def test_a_batch_of_which_nothing_ran_says_nothing(forwards: ForwardTimes) -> No
 def test_unknown_is_zero() -> None:
     rate = ServiceRate(ForwardTimes(), 32)
     assert (rate.rows_per_s(), rate.batch_full_s()) == (0.0, 0.0)
+
+
+def test_sizes_that_are_not_run_any_more_do_not_count() -> None:
+    rate = ServiceRate(ForwardTimes(), 128)
+    rate.record(128, 0.128, backlog=False)
+    rate.record(8, 0.04, backlog=False)
+    rate.max_rows = 8
+    assert (rate.rows_per_s(), rate.batch_full_s()) == (pytest.approx(200), pytest.approx(0.04))

@@ -32,7 +32,7 @@ _ROUNDS = 3
 
 
 class DeviceJpegs:
-    """`takes` and `row` are for any thread, `pixels` for the device thread."""
+    """`takes` and `row` are for any thread, the others for the device thread."""
 
     def __init__(self, device: torch.device, preset: Preset) -> None:
         self._device = device
@@ -47,17 +47,26 @@ class DeviceJpegs:
         return torch.frombuffer(bytearray(header.data), dtype=torch.uint8)
 
     def pixels(self, rows: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return (rows, 3, crop, crop) uint8 on the device. Raises InvalidInput if one is broken."""
+        """Return (rows, 3, crop, crop) uint8 on the device. Raises InvalidInput if one is broken.
+
+        One that the device refuses is found by halving, and decoded here by the CPU, which says so if it is broken.
+        """
         try:
-            decoded = decode_jpeg(list(rows), ImageReadMode.RGB, device=self._device)
-            return torch.stack([self._fit(image) for image in decoded])
+            return self.on_device(rows)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise  # the engine halves the batch
-            log.info("the device refused a JPEG: %s", one_line(error))
-        # One that only the device can't read is decoded here; one that is broken says so, and the others are found.
-        on_cpu = [decode_image(row.numpy().tobytes(), self._preset, MAX_PIXELS) for row in rows]
-        return torch.stack(on_cpu).to(self._device)
+            if len(rows) == 1:
+                log.debug("the device refused a JPEG: %s", one_line(error))
+        if len(rows) > 1:
+            half = len(rows) // 2
+            return torch.cat([self.pixels(rows[:half]), self.pixels(rows[half:])])
+        return decode_image(rows[0].numpy().tobytes(), self._preset, MAX_PIXELS)[None].to(self._device)
+
+    def on_device(self, rows: Sequence[torch.Tensor]) -> torch.Tensor:
+        """As `pixels`, by the device alone. Raises RuntimeError if it refuses one."""
+        decoded = decode_jpeg(list(rows), ImageReadMode.RGB, device=self._device)
+        return torch.stack([self._fit(image) for image in decoded])
 
     def _fit(self, image: torch.Tensor) -> torch.Tensor:
         """Resize and crop one, (3, H, W) uint8, as `images.py` does."""
@@ -84,11 +93,11 @@ def on_trial(device: torch.device, preset: Preset, rows: int, cpu_threads: int) 
         photo = _photo()
         expected = decode_image(photo, preset, MAX_PIXELS)
         batch = [torch.frombuffer(bytearray(photo), dtype=torch.uint8)] * rows
-        came = jpegs.pixels(batch)[0].cpu()
+        came = jpegs.on_device(batch)[0].cpu()
         error = float((came.float() - expected.float()).abs().mean())
         if error > TOLERANCE:
             raise ValueError(f"its pixels are off by {error:.1f} of 255 in the mean")
-        on_device_s = _least(lambda: jpegs.pixels(batch).cpu()) / rows
+        on_device_s = _least(lambda: jpegs.on_device(batch).cpu()) / rows
         on_cpu_s = _least(lambda: decode_image(photo, preset, MAX_PIXELS)) / cpu_threads
     except Exception as failure:  # a library of the device's may raise anything
         log.warning("OPTIMIZE: JPEGs are decoded on the CPU: %s", one_line(failure))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,6 +97,42 @@ def test_what_only_the_device_refuses_is_decoded_by_the_cpu(monkeypatch: pytest.
     preset, file = PRESETS["resnet18"], PHOTOS[0].read_bytes()
     batch = DeviceJpegs(CPU, preset).pixels(rows_of(file))
     assert torch.equal(batch[0], decode_image(file, preset, LIMIT))
+
+
+def test_one_that_the_device_refuses_costs_the_others_their_decoding_there_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    preset, files = PRESETS["resnet18"], [path.read_bytes() for path in PHOTOS[:2]]
+    decode, refused = device_jpeg.decode_jpeg, rows_of(files[1])[0]
+    on_cpu: list[bytes] = []
+
+    def choosy(images: list[torch.Tensor], *args: Any, **options: Any) -> Any:
+        if any(torch.equal(image, refused) for image in images):
+            raise RuntimeError("nvJPEG says no")
+        return decode(images, *args, **options)
+
+    def decode_here(data: bytes, *args: object) -> torch.Tensor:
+        on_cpu.append(data)
+        return decode_image(data, preset, LIMIT)
+
+    monkeypatch.setattr(device_jpeg, "decode_jpeg", choosy)
+    monkeypatch.setattr(device_jpeg, "decode_image", decode_here)
+    order = [files[0], files[0], files[1], files[0]]
+    batch = DeviceJpegs(CPU, preset).pixels(rows_of(*order))
+    assert on_cpu == [files[1]]
+    for file, pixels in zip(order, batch, strict=True):
+        assert (pixels.float() - decode_image(file, preset, LIMIT).float()).abs().mean() < 3
+
+
+def test_the_trial_knows_a_device_that_decodes_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("not compiled with nvJPEG")
+
+    monkeypatch.setattr(device_jpeg, "decode_jpeg", refuse)
+    assert device_jpeg.on_trial(CPU, PRESETS["resnet18"], rows=1, cpu_threads=1) is None
+    assert "not compiled with nvJPEG" in caplog.text
 
 
 def test_running_out_of_memory_is_the_engines_business(monkeypatch: pytest.MonkeyPatch) -> None:

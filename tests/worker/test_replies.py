@@ -1,0 +1,39 @@
+"""What becomes of a batch's riders once their outputs are there, or why there are none."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, cast
+
+from shared.broker.claims import Entry
+from shared.errors import InvalidInput, ModelFailed
+from shared.wire import unpack_reply
+from worker.batch import Batch, Rider
+from worker.meters import Meters
+from worker.replies import ReplyMaker
+from worker.row_log import RowLog
+
+
+class Encoder:
+    """Stands for a model whose outputs are answers already."""
+
+    def encode(self, outputs: list[Any], options: dict[str, Any]) -> Any:
+        return outputs[0]
+
+
+def _rider(number: int) -> Rider:
+    return Rider(Entry(f"{number}-0", f"r{number}", "g", 1000, 10_000, 1, 1, "raw", "", b"x"), 1000, time.monotonic())
+
+
+def test_a_text_that_cannot_be_encoded_costs_nobody_a_reply() -> None:
+    quotes, surrogate, fine = riders = [_rider(n) for n in range(3)]
+    quotes.error = InvalidInput("unknown label '\ud800'")
+    surrogate.outputs = [{"label": "\ud800"}]
+    fine.error = InvalidInput("unknown label 'é'")
+    maker = ReplyMaker(cast(Any, Encoder()), Meters("m"), "w", RowLog())
+    outcomes = maker.make(Batch("b", riders, "full"))
+    assert [outcome.entry for outcome in outcomes] == [rider.entry for rider in riders]
+    errors = [unpack_reply(outcome.reply).error for outcome in outcomes]
+    assert [type(error) for error in errors] == [InvalidInput, ModelFailed, InvalidInput]
+    assert str(errors[0]) == r"unknown label '\ud800'"
+    assert str(errors[2]) == "unknown label 'é'"
