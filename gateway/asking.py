@@ -158,7 +158,8 @@ class Asking(ABC):
         admit_ms = (pending.admitted_at - self.started_at) * 1000
         reply_ms = max(0.0, total_ms - admit_ms - sum(reply.ms.values()))
         if self._span is not None:
-            self._span.admitted_at, self._span.reply_s = pending.admitted_at, reply_ms / 1000
+            self._span.admitted_at = pending.admitted_at
+            self._span.reply_s = reply_ms / 1000 if reply.ms else 0.0  # else the rest is no reply's
         self._ride = reply.batch
         if reply.error is not None:
             raise reply.error

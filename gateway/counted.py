@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 
-import msgpack
 import msgspec
 
 from gateway.recent import WINDOW_S
 from shared import metric_names as names
-from shared.broker.registry import Snapshot
+from shared.broker.registry import Snapshot, number
+from shared.metric_snapshot import unpack
 
 
 class Counts(dict[tuple[str, str], float]):
@@ -65,7 +66,7 @@ class Looks:
         looks = self._looks
         if not looks or snapshot.now_ms != looks[-1].now_ms:
             reports = {**snapshot.workers, **snapshot.gateways}
-            started_ms = {process: float(report.get("started_ms", 0)) for process, report in reports.items()}
+            started_ms = {process: number(report.get("started_ms")) for process, report in reports.items()}
             looks.append(_Look(snapshot.now_ms, started_ms, counts(snapshot)))
         while looks[-1].now_ms - looks[0].now_ms > WINDOW_S * 1000:
             looks.popleft()
@@ -115,21 +116,23 @@ def pack_parts(answered: int, seconds: dict[str, float]) -> bytes:
 
 
 def _of_gateway(packed: str) -> Counts:
-    if not packed:
+    try:
+        answered, seconds = msgspec.json.decode(packed, type=tuple[int, dict[str, float]])
+    except msgspec.DecodeError:  # nothing yet, or what isn't ours
         return Counts()
-    answered, seconds = msgspec.json.decode(packed, type=tuple[int, dict[str, float]])
     return Counts({("answered", ""): answered, **{("part", part): value for part, value in seconds.items()}})
 
 
 def _of_worker(metrics: bytes) -> Counts:
     found = Counts()
-    up_to: dict[float, int] = {}
-    for _, _, _, samples in msgpack.unpackb(metrics) if metrics else ():
+    up_to: dict[float, float] = {}
+    for _, _, _, samples in unpack(metrics):
         for name, labels, value in samples:
             if name == f"{names.BATCH_ROWS.name}_bucket":
-                up_to[float(labels["le"])] = value
+                bound = labels.get("le")
+                up_to[math.inf if bound == "+Inf" else number(bound)] = value
             elif name == names.BATCHES.name:
-                found["closed", labels["closed"]] = value
+                found["closed", labels.get("closed", "")] = value
             elif name == names.ROWS.name:
                 found["all rows", ""] = value
             elif name == names.DEVICE_BUSY.name:

@@ -42,7 +42,12 @@ class Gateway:
         self.gateway_id = uuid.uuid4().hex
         self.meters = Meters()
         self.guard = Guard(settings, self.meters.registry)
-        self.doorman = Doorman(settings.max_connections, settings.grace_time, self.meters.refused)
+        self.doorman = Doorman(
+            settings.max_connections,
+            settings.grace_time,
+            self.meters.refused,
+            lambda error: self.request_log.tell(error, dict),
+        )
         self.receiving = Receiving(max(settings.max_receiving_bytes, settings.max_body_bytes))
         self.process_meters = ProcessMeters(self.meters.registry, self.doorman, self.receiving)
         self.request_log = RequestLog()

@@ -24,7 +24,7 @@ from gateway.gateway import Gateway
 from gateway.process_meters import forget_the_dead
 from shared import __version__, metric_snapshot
 from shared import metric_names as names
-from shared.broker.registry import Snapshot
+from shared.broker.registry import Snapshot, number
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -35,13 +35,13 @@ async def metrics(request: Request) -> Response:
     gateway.settle_meters()
     snapshots = list(gateway.observer.snapshots.values()) if gateway.observer.fresh else []
     # In a thread, since the text of many workers takes a while and requests shall not stand still for it.
-    text = await asyncio.to_thread(_text, gateway, snapshots)
+    text = await asyncio.to_thread(_text, gateway, gateway.broker_up, snapshots)
     return Response(text, media_type=PROMETHEUS)
 
 
-def _text(gateway: Gateway, snapshots: list[Snapshot]) -> bytes:
+def _text(gateway: Gateway, broker_up: bool, snapshots: list[Snapshot]) -> bytes:
     own = list(_own(gateway))
-    text = generate_latest(_Families([*own, *_facts(gateway), *_system(snapshots)]))
+    text = generate_latest(_Families([*own, *_facts(gateway, broker_up), *_system(snapshots)]))
     if gateway.settings.triton_metrics == "on":
         text += triton_metrics.aliases(own, snapshots)
     return text
@@ -63,14 +63,14 @@ def _own(gateway: Gateway) -> Iterable[Family]:
     return MultiProcessCollector(None, folder).collect()
 
 
-def _facts(gateway: Gateway) -> Iterator[Family]:
+def _facts(gateway: Gateway, broker_up: bool) -> Iterator[Family]:
     """What needs no counting: versions, and the limits that numbers are to be compared with."""
     settings = gateway.settings
     build = GaugeMetricFamily(names.BUILD_INFO.name, names.BUILD_INFO.help, labels=names.BUILD_INFO.labels)
     build.add_metric((__version__, platform.python_version()), 1)
     yield build
     values = {
-        names.BROKER_UP: gateway.broker_up,
+        names.BROKER_UP: broker_up,
         names.REQUEST_TIMEOUT: settings.request_timeout,
         names.MAX_QUEUE: settings.max_queue,
         names.MAX_QUEUE_BYTES: settings.max_queue_bytes,
@@ -88,7 +88,7 @@ def _system(snapshots: list[Snapshot]) -> Iterator[Family]:
         names.OPEN_BYTES: lambda s: s.open_bytes,
         names.OLDEST_WAIT: lambda s: s.oldest_wait_s,
         names.DEAD_LETTERS: lambda s: s.dead,
-        names.IN_FLIGHT: lambda s: sum(int(report.get("in_flight", 0)) for report in s.gateways.values()),
+        names.IN_FLIGHT: lambda s: sum(number(report.get("in_flight")) for report in s.gateways.values()),
     }
     for metric, value in values.items():
         family = GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from gateway.counted import pack_parts
 from gateway.lane import Lane
@@ -21,7 +19,7 @@ from gateway.recent import pack
 from shared.broker import registry
 from shared.broker.admission import UNKNOWN, Capacity
 from shared.broker.connection import connect
-from shared.broker.registry import Snapshot
+from shared.broker.registry import Snapshot, number
 from shared.errors import BrokerUnavailable
 from shared.model_info import ModelInfo
 from shared.settings import Settings
@@ -46,6 +44,7 @@ class Observer:
         self.models: dict[str, ModelInfo] = {}
         self.snapshots: dict[str, Snapshot] = {}
         self._capacities: dict[str, Capacity] = {}
+        self._unreadable: set[str] = set()
 
     @property
     def fresh(self) -> bool:
@@ -85,8 +84,10 @@ class Observer:
             try:
                 snapshots[model] = await registry.snapshot(self._client, model)
             except Exception as error:
-                log.warning("looking at the model %s failed: %s", model, error)
                 failed = error
+                if model not in self._unreadable:
+                    log.warning("looking at the model %s failed: %s", model, error)
+        self._unreadable = set(models) - snapshots.keys()
         if failed and not snapshots:
             raise failed
         return snapshots
@@ -119,12 +120,3 @@ def _capacity(snapshot: Snapshot) -> Capacity:
         (number(report.get("batch_full_s")) for report in reports),
         len(snapshot.gateways),
     )
-
-
-def number(text: Any) -> float:
-    """A number of a report, or 0: whatever stands there, it must not end the observer."""
-    try:
-        value = float(text)
-    except (TypeError, ValueError):
-        return 0.0
-    return value if 0 <= value < math.inf else 0.0

@@ -16,17 +16,20 @@ from prometheus_client.core import Metric as Family
 from gateway.oip import VERSION
 from shared import errors
 from shared import metric_names as names
-from shared.broker.registry import Snapshot
+from shared.broker.registry import Snapshot, number
+from shared.errors import codes_of
 
 Sums = Mapping[tuple[str, str], float]  # (sample, its second label) → value, of one model
 
 _US = 1_000_000
-_FAILURES = {
-    "REJECTED": lambda s: s[_OUTCOME, "rejected"] + s[_OUTCOME, "timeout"],
-    "CANCELED": lambda s: s[_OUTCOME, "cancelled"],
-    "BACKEND": lambda s: _by_model(s),
-    "OTHER": lambda s: s[_OUTCOME, "invalid"] + s[_OUTCOME, "error"] - _by_model(s),
+# By the codes of errors alone: a difference of counts that settle at different times would fall now and then.
+_CODES = {
+    "REJECTED": codes_of(errors.Unavailable) | codes_of(errors.LimitReached) | {errors.DeadlineExceeded.code},
+    "CANCELED": {errors.ClientGone.code, errors.TakenBack.code},
+    "BACKEND": {errors.ModelFailed.code, errors.DeadLettered.code},
 }
+_DENIED = {errors.Unauthenticated.code, errors.Forbidden.code}
+_CODES["OTHER"] = set(names.REQUEST_ERRORS.values) - _DENIED.union(*_CODES.values())
 _OUTCOME = names.REQUESTS.name
 _PART = f"{names.PART_SECONDS.name}_sum"
 
@@ -40,8 +43,8 @@ class Alias(msgspec.Struct, frozen=True):
     value: Callable[[Sums], float]
 
 
-def _by_model(sums: Sums) -> float:
-    return sum(sums[names.REQUEST_ERRORS.name, cls.code] for cls in (errors.ModelFailed, errors.DeadLettered))
+def _failures(sums: Sums, reason: str) -> float:
+    return sum(sums[names.REQUEST_ERRORS.name, code] for code in _CODES[reason])
 
 
 def _parts(*parts: str) -> Callable[[Sums], float]:
@@ -103,7 +106,7 @@ FAILURE = Alias(
     "Number of failed inference requests, all batch sizes",
     "by `reason`: REJECTED is the outcomes `rejected` and `timeout`, CANCELED `cancelled`, BACKEND what the model "
     "failed on (`model_failed`, `dead_lettered`), OTHER `invalid` and any other `error`; `denied` is none",
-    lambda sums: sum(of(sums) for of in _FAILURES.values()),
+    lambda sums: sum(_failures(sums, reason) for reason in _CODES),
 )
 PENDING = "nv_inference_pending_request_count"
 PENDING_HELP = "Instantaneous number of pending requests awaiting execution per-model."
@@ -119,7 +122,7 @@ def aliases(own: Iterable[Family], snapshots: Iterable[Snapshot]) -> bytes:
         lines += [_line(alias.name, model, alias.value(sums)) for model, sums in by_model.items()]
     lines += _head(FAILURE.name, FAILURE.help, "counter")
     for model, sums in by_model.items():
-        lines += [_line(FAILURE.name, model, of(sums), f',reason="{reason}"') for reason, of in _FAILURES.items()]
+        lines += [_line(FAILURE.name, model, _failures(sums, reason), f',reason="{reason}"') for reason in _CODES]
     lines += _head(PENDING, PENDING_HELP, "gauge")
     lines += [_line(PENDING, snapshot.model, _pending(snapshot)) for snapshot in snapshots]
     return "".join(lines).encode()
@@ -137,7 +140,7 @@ def _by_models(own: Iterable[Family]) -> Mapping[str, Sums]:
 
 def _pending(snapshot: Snapshot) -> int:
     """Waiting, or claimed and not yet on the device."""
-    on_device = sum(int(report.get("batch_requests") or 0) for report in snapshot.workers.values())
+    on_device = sum(int(number(report.get("batch_requests"))) for report in snapshot.workers.values())
     return snapshot.waiting + max(0, snapshot.running - on_device)
 
 

@@ -241,7 +241,7 @@ def by_code() -> dict[str, type[SmartBatchError]]:
 def codes_of(cls: type[SmartBatchError]) -> set[str]:
     """The codes that a request may end with of a branch of the tree: not those of connections that never sent one, nor
     of starting."""
-    never = (MalformedRequest, HeadTooLarge, UrlTooLong, HeadTimeout, TooManyConnections, StartupError)
+    never = (UrlTooLong, HeadTimeout, TooManyConnections, StartupError)
     return {code for code, each in by_code().items() if issubclass(each, cls) and not issubclass(each, never)}
 
 

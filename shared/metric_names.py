@@ -248,7 +248,7 @@ DEVICE_STARVED = Metric(
     "smartbatch_device_starved_seconds_total",
     "counter",
     "worker",
-    "Time the device waited for a batch that a backlog filled",
+    "Time the device waited for a batch that a backlog filled, from when all of it was there",
 )
 DEVICE_MEMORY = Metric(
     "smartbatch_device_memory_bytes",

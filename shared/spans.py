@@ -8,6 +8,7 @@ OTEL_ variables.
 from __future__ import annotations
 
 import logging
+import os
 import random
 import threading
 import time
@@ -31,6 +32,7 @@ from opentelemetry.trace import (
 from shared import __version__
 from shared.trace_context import TraceContext
 
+LINK_LIMIT = "OTEL_SPAN_LINK_COUNT_LIMIT"
 CLOSE_S = 2.0  # how long the end of a process may wait for its last spans to leave
 SAY_EVERY_S = 60.0  # what the SDK has to say is the same for as long as a collector is away
 
@@ -48,7 +50,9 @@ class Spans:
         _say_rarely()
         self._resource = _resource(role, instance)
         self._scope = InstrumentationScope("smartbatch", __version__)
-        self._limits = SpanLimits()
+        # A batch links all its requests; the SDK's default would be 128 of them.
+        unlimited = {} if LINK_LIMIT in os.environ else {"max_links": SpanLimits.UNSET}
+        self._limits = SpanLimits(**unlimited)
         exporting: SpanExporter = ConsoleSpanExporter() if exporter == "console" else OTLPSpanExporter()
         self._processor = BatchSpanProcessor(exporting)
 

@@ -129,7 +129,8 @@ def unpack_payload(data: bytes) -> Payload:
 
 
 class Ride(msgspec.Struct):
-    """The batch that a request rode in. `position`: its place among the batch's requests, from 1."""
+    """The batch that a request rode in. `position`: its place among those of its requests
+    that have a result, from 1; 0 without one."""
 
     id: str
     rows: int

@@ -258,7 +258,8 @@ class Claimer:
         self._filling = Filling()
         batch.on_device_at = now = time.monotonic()
         if self._free_since is not None and closed in ("full", "bytes"):
-            self._intake.meters.starved.inc(now - self._free_since)
+            all_there_at = max(rider.admitted_at for rider in batch.riders)
+            self._intake.meters.starved.inc(max(0.0, now - max(self._free_since, all_there_at)))
         self._free_since = None
         self._on_device.append(batch)
         self._engine.submit(batch)

@@ -4,6 +4,7 @@ through its report on Redis by every gateway."""
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry
 
@@ -76,19 +77,26 @@ class Meters:
         self._cpu.inc(self._used.more_s())
         self._memory.set(resident_bytes())
 
+    def claimed(self, waits_s: Iterable[float]) -> None:
+        """Count entries that were claimed, by how long each had waited."""
+        tally = Tally(self.queue_wait)
+        for wait_s in waits_s:
+            tally.observe(wait_s)
+        tally.settle()
+
     def batch(self, batch: Batch) -> None:
         """Count a batch that has run. One of which nothing reached the device was none."""
         rows = batch.rows_run
         if not rows:
             return
+        ran = [rider for rider in batch.riders if rider.outputs]
         self._batches[batch.closed].inc()
         self.batch_rows.observe(rows)
-        self.batch_requests.observe(len(batch.riders))
-        self.request_forward_s.inc(batch.forward_s * len(batch.riders))
+        self.batch_requests.observe(len(ran))
+        self.request_forward_s.inc(batch.forward_s * len(ran))
         self.rows.inc(rows)
-        queue_wait, decode, batch_wait = tallies = Tally(self.queue_wait), Tally(self.decode), Tally(self.batch_wait)
-        for rider in batch.riders:
-            queue_wait.observe(rider.claimed_at - rider.admitted_at)
+        decode, batch_wait = tallies = Tally(self.decode), Tally(self.batch_wait)
+        for rider in ran:
             decode.observe(rider.decode_s)
             batch_wait.observe(max(0.0, batch.started_at - rider.decoded_at))
         for tally in tallies:

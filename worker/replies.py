@@ -42,7 +42,8 @@ class ReplyMaker:
         self._meters.batch(batch)
         id_, rows, requests, closed = batch.id, batch.rows, len(batch.riders), batch.closed
         outcomes = []
-        for position, rider in enumerate(batch.riders, 1):
+        position = 0
+        for rider in batch.riders:
             if rider.cancelled:
                 self._meters.outcome("cancelled")
             elif rider.lost:
@@ -54,7 +55,10 @@ class ReplyMaker:
                 self._meters.outcome("expired")
                 outcomes.append(Outcome(rider.entry))
             else:
-                ride = Ride(id_, rows, requests, closed, self._worker_id, rider.entry.deliveries, position)
+                place = 0
+                if rider.error is None:
+                    place = position = position + 1
+                ride = Ride(id_, rows, requests, closed, self._worker_id, rider.entry.deliveries, place)
                 outcomes.append(Outcome(rider.entry, self._reply(rider, ride, _times(rider, batch))))
         return outcomes
 

@@ -7,8 +7,9 @@ times that riders carry anyway; they stand on this host's wall clock.
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shared.broker.claims import Entry
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 # Clocks of two hosts that differ by more are taken to be wrong, and not an entry's time on Redis to be imprecise (it is
 # known to a millisecond, and taken when a flush arrives).
 CLOCKS_DIFFER_NS = 20_000_000
+SKEW_S = 60.0  # for so long, to twice as long, a difference counts
 
 
 class Tracing:
@@ -32,6 +34,7 @@ class Tracing:
         self._spans = spans
         self._model = model
         self._worker_id = worker_id
+        self._skews = Skews()
 
     def batch(self, batch: Batch, device: str, encoding_at: float, encoded_at: float) -> None:
         """Make the spans of a batch that is through. `encoding_at` and `encoded_at`, monotonic: when its replies were
@@ -67,7 +70,7 @@ class Tracing:
         context = read_field(entry.trace)
         if context is not None and context.sampled:
             parent, clock = self._spans.place(context, remote=True), _Clock()
-            clock.follow(context, admitted_at)
+            clock.follow(context, admitted_at, self._skews.of(entry.gateway))
             facts = {**self._delivery(entry), "error.type": error.code}
             begin, end = clock.ns(admitted_at), clock.ns(claimed_at)
             self._spans.add("queue", self._spans.below(parent), parent, begin, end, facts, error=error.code)
@@ -79,7 +82,7 @@ class Tracing:
         return {"smartbatch.deliveries": entry.deliveries, "smartbatch.worker": self._worker_id}
 
     def _rider(self, rider: Rider, context: TraceContext, batch: Batch, own: SpanContext, clock: _Clock) -> None:
-        clock.follow(context, rider.admitted_at)
+        clock.follow(context, rider.admitted_at, self._skews.of(rider.entry.gateway))
         stages = _stages(rider, batch)
         spans, parent = self._spans, self._spans.place(context, remote=True)
         last = stages[-1][0]
@@ -95,7 +98,7 @@ class Tracing:
             ended = _ended(rider) if name == last else ""
             if ended:
                 facts = {**facts, "error.type": ended}
-            ours = ended if not isinstance(rider.error, ClientError) else ""
+            ours = "" if rider.cancelled or isinstance(rider.error, ClientError) else ended
             spans.add(
                 name,
                 spans.below(parent),
@@ -109,6 +112,26 @@ class Tracing:
             )
 
 
+class Skews:
+    """How far this host's clock is ahead of each gateway's: the least that was seen lately between a request's sending
+    and its admission, since being slow on the way only adds to it."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._least: dict[str, int] = {}
+        self._before: dict[str, int] = {}  # of the minute before
+        self._until = 0.0
+
+    def of(self, gateway: str) -> Callable[[int], int]:
+        return functools.partial(self._take, gateway)
+
+    def _take(self, gateway: str, seen_ns: int) -> int:
+        if self._clock() > self._until:
+            self._before, self._least, self._until = self._least, {}, self._clock() + SKEW_S
+        self._least[gateway] = least = min(seen_ns, self._least.get(gateway, seen_ns))
+        return min(least, self._before.get(gateway, least))
+
+
 class _Clock:
     """Monotonic times as those of a wall clock: this host's, or that of a request's gateway if the two differ."""
 
@@ -116,13 +139,13 @@ class _Clock:
         self._here_ns = time.time_ns() - time.monotonic_ns()
         self._offset_ns = self._here_ns
 
-    def follow(self, context: TraceContext, admitted_at: float) -> None:
+    def follow(self, context: TraceContext, admitted_at: float, least: Callable[[int], int]) -> None:
         """Stand by the clock of the gateway that sent this request."""
         self._offset_ns = self._here_ns
         if context.sent_us:
-            ahead_ns = context.sent_us * 1000 - self.ns(admitted_at)
-            if abs(ahead_ns) > CLOCKS_DIFFER_NS:
-                self._offset_ns += ahead_ns
+            skew_ns = least(self.ns(admitted_at) - context.sent_us * 1000)
+            if abs(skew_ns) > CLOCKS_DIFFER_NS:
+                self._offset_ns -= skew_ns
 
     def ns(self, at: float) -> int:
         return self._offset_ns + int(at * 1e9)

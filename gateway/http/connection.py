@@ -80,8 +80,9 @@ class Connection(HttpToolsProtocol):
         self.is_closing = transport.is_closing
         if not self._doorman.admit(self):
             self._deaf = True
-            self._doorman.count(TooManyConnections.code)
-            self.write(self._answer(TooManyConnections("too many connections are open (MAX_CONNECTIONS)")))
+            error = TooManyConnections("too many connections are open (MAX_CONNECTIONS)")
+            self._doorman.refused(error)
+            self.write(self._answer(error))
             if self._doorman.turn_away(self):
                 self._linger()
             else:
@@ -308,13 +309,13 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, error: SmartBatchError) -> None:
         """Answer what came with an error, after the answers that are owed for what came before, and close."""
-        log.debug("refused: %s", error)
-        self._doorman.count(error.code)
         self._deaf = True
-        if self._receiving:
+        if self._receiving:  # a request, which is counted and logged as one
+            self._doorman.count(error.code)
             self.cycle.keep_alive = False
             self.cycle.fail(error)
             return
+        self._doorman.refused(error)
         self._parting = self._answer(error)
         if self._running is None:
             self._part()

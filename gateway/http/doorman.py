@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from shared.errors import Draining
+from shared.errors import Draining, SmartBatchError
 
 if TYPE_CHECKING:
     from gateway.http.connection import Connection
@@ -36,8 +36,15 @@ OTHER_FILES = 128 + MAX_TURNED_AWAY
 class Doorman:
     """One per process, made by the lifespan; all its methods are for the event loop's thread."""
 
-    def __init__(self, max_connections: int, grace_time: float, count: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        max_connections: int,
+        grace_time: float,
+        count: Callable[[str], None],
+        tell: Callable[[SmartBatchError], object],
+    ) -> None:
         self.count = count
+        self._tell = tell
         self.draining = False
         self.drain_began = asyncio.Event()
         self.now = time.monotonic()  # of the last look
@@ -69,6 +76,11 @@ class Doorman:
             return False
         self._inside[connection] = None
         return True
+
+    def refused(self, error: SmartBatchError) -> None:
+        """Count and log a connection that is ended for what came, or didn't; no request of it is counted."""
+        self.count(error.code)
+        self._tell(error)
 
     def turn_away(self, connection: Connection) -> bool:
         """Whether one that wasn't admitted may stay until it has read why."""

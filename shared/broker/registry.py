@@ -6,6 +6,7 @@ Redis, so gateways, the command line and a person with redis-cli see the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -146,3 +147,12 @@ def _age_s(admitted_ms: bytes, now_ms: int) -> float:
 def _text(report: dict[bytes, bytes]) -> dict[str, Any]:
     readable = {k.decode(errors="replace"): v for k, v in report.items()}
     return {k: v if k == "metrics" else v.decode(errors="replace") for k, v in readable.items()}
+
+
+def number(text: Any) -> float:
+    """A number of a report, or 0: whatever stands there, it must end nobody who reads it."""
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return 0.0
+    return value if 0 <= value < math.inf else 0.0

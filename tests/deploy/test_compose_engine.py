@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from tritonclient.grpc import InferenceServerClient, InferInput
 
 from gateway.live import page
 from shared.keys import GROUP, Keys
@@ -73,7 +75,7 @@ class Stack:
 
     def __init__(self, folder: Path) -> None:
         (folder / "env").touch()  # a developer's .env is not for the tests
-        first = free_ports(5)
+        first = free_ports(7)
         settings = {row[0] for row in describe()}
         self.env = {key: value for key, value in os.environ.items() if key not in settings} | {
             "GATEWAY_PORTS": f"127.0.0.1:{first}-{first + 3}",
@@ -81,7 +83,10 @@ class Stack:
             # Kept afterwards: the layer with torch is the next run's build cache.
             "GATEWAY_IMAGE": "smartbatch-gateway:test",
             "WORKER_IMAGE": "smartbatch-worker:test",
+            "LOADTEST_IMAGE": "smartbatch-loadtest:test",
             "PROMETHEUS_PORTS": f"127.0.0.1:{first + 4}",
+            "GRPC_PORTS": f"127.0.0.1:{first + 5}",
+            "LOCUST_PORTS": f"127.0.0.1:{first + 6}",
         }
         project = f"smartbatch-test-{uuid.uuid4().hex[:8]}"
         assert COMPOSE
@@ -339,6 +344,53 @@ def test_prometheus_finds_every_gateway_and_loads_the_alerts(stack):
         eventually(lambda: stack.inspect(container)["State"]["Health"]["Status"] == "healthy")
     finally:
         stack.compose("rm", "-fs", "prometheus", check=False)
+
+
+@real
+def test_the_profile_grpc_answers_a_triton_client(stack):
+    stack.compose("--profile", "grpc", "up", "-d", "--no-build", "grpc")
+    try:
+        (container,) = stack.containers("grpc")
+        eventually(lambda: stack.inspect(container)["State"]["Health"]["Status"] == "healthy")
+        with InferenceServerClient(stack.env["GRPC_PORTS"]) as client:
+            eventually(client.is_server_ready)
+            sent = InferInput("input", [1], "BYTES")
+            sent.set_data_from_numpy(np.array([b"by gRPC"], np.object_))
+            answer = client.infer("simulated", [sent]).as_numpy("output")
+        assert answer is not None
+        assert answer.ravel().tolist() == pytest.approx(simulated.expected(b"by gRPC"))
+    finally:
+        stack.compose("rm", "-fs", "grpc", check=False)
+
+
+@real
+def test_the_profile_loadtest_loads_the_stack_and_finds_every_answer_right(stack):
+    profile = ("--profile", "loadtest")
+    stack.compose(*profile, "build", "locust")
+    try:
+        stack.compose(*profile, "up", "-d", "--no-build", "--scale", "locust-worker=2", "locust", "locust-worker")
+        page = f"http://{stack.env['LOCUST_PORTS']}"
+        eventually(lambda: len(statistics(page).get("workers", [])) == 2)
+        asked = {"user_count": 8, "spawn_rate": 8, "host": "http://gateway:8000"}
+        assert httpx.post(f"{page}/swarm", data=asked).json()["success"]
+        eventually(lambda: total_of(page)["num_requests"] > 100)
+        httpx.get(f"{page}/stop")
+        assert total_of(page)["num_failures"] == 0
+        (container,) = stack.containers("locust")
+        eventually(lambda: stack.inspect(container)["State"]["Health"]["Status"] == "healthy")
+    finally:
+        stack.compose(*profile, "rm", "-fs", "locust", "locust-worker", check=False)
+
+
+def statistics(page: str) -> dict[str, Any]:
+    try:
+        return httpx.get(f"{page}/stats/requests").json()
+    except httpx.TransportError:
+        return {}
+
+
+def total_of(page: str) -> dict[str, Any]:
+    return next(entry for entry in statistics(page)["stats"] if entry["name"] == "Aggregated")
 
 
 @real

@@ -37,3 +37,14 @@ def test_a_text_that_cannot_be_encoded_costs_nobody_a_reply() -> None:
     assert [type(error) for error in errors] == [InvalidInput, ModelFailed, InvalidInput]
     assert str(errors[0]) == r"unknown label '\ud800'"
     assert str(errors[2]) == "unknown label 'é'"
+
+
+def test_places_are_given_to_those_that_have_a_result() -> None:
+    riders = [_rider(n) for n in range(4)]
+    riders[0].error = InvalidInput("no")
+    riders[2].cancelled = True
+    for rider in riders[1:]:
+        rider.outputs = [{"fine": True}]
+    outcomes = ReplyMaker(cast(Any, Encoder()), Meters("m"), "w", RowLog()).make(Batch("b", riders, "full"))
+    rides = [unpack_reply(outcome.reply).batch for outcome in outcomes]
+    assert [ride and ride.position for ride in rides] == [0, 1, 2]

@@ -10,7 +10,7 @@ import pytest
 from shared.broker.claims import Entry
 from shared.trace_context import TraceContext, new_span_id, new_trace_id, write_field
 from worker.batch import Batch, Rider
-from worker.tracing import Tracing
+from worker.tracing import SKEW_S, Skews, Tracing
 
 
 class Noted:
@@ -57,3 +57,23 @@ def test_spans_follow_the_gateways_clock_where_the_clocks_differ(ahead_s: float,
     assert begins["batch_wait"] == pytest.approx(-0.2, abs=0.03)
     assert begins["forward"] == pytest.approx(-0.15, abs=0.03)
     assert begins["batch"] + shift_s == pytest.approx(-0.3, abs=0.03)  # this host's own
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_slow_admissions_are_no_difference_of_clocks() -> None:
+    clock = Clock()
+    skews = Skews(clock)
+    assert [skews.of("g1")(seen) for seen in (500_000, 300_000_000, 100_000)] == [500_000, 500_000, 100_000]
+    assert skews.of("g2")(300_000_000) == 300_000_000  # another gateway, another clock
+    clock.now += SKEW_S + 1
+    assert skews.of("g1")(40_000_000) == 100_000  # of the minute before
+    clock.now += SKEW_S + 1
+    assert skews.of("g1")(50_000_000) == 40_000_000
+    clock.now += SKEW_S + 1
+    assert skews.of("g1")(50_000_000) == 50_000_000  # it may have been set since

@@ -70,7 +70,7 @@ async def site(most: int = 100, grace_s: float = 5.0) -> AsyncIterator[Site]:
 
     async def app(scope, receive, send):
         if scope["type"] == "lifespan":
-            doorman = Doorman(most, grace_s, lambda reason: made[0].counted.append(reason))
+            doorman = Doorman(most, grace_s, lambda reason: made[0].counted.append(reason), lambda error: None)
             scope["state"]["doorman"] = doorman
             looking = asyncio.create_task(doorman.run())
             await receive()

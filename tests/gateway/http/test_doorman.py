@@ -41,7 +41,7 @@ class Idle:
 
 
 def test_the_one_that_was_of_use_last_is_the_last_to_be_given_up():
-    doorman = Doorman(16, 30.0, lambda reason: None)
+    doorman = Doorman(16, 30.0, lambda reason: None, lambda error: None)
     connections: list[Any] = [Idle() for _ in range(16)]
     assert all(doorman.admit(connection) for connection in connections)
     doorman.answered(connections[0])  # the oldest, and the only one that ever asked for anything
