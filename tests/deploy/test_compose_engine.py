@@ -356,9 +356,11 @@ def test_the_profile_grpc_answers_a_triton_client(stack):
             eventually(client.is_server_ready)
             sent = InferInput("input", [1], "BYTES")
             sent.set_data_from_numpy(np.array([b"by gRPC"], np.object_))
-            answer = client.infer("simulated", [sent]).as_numpy("output")
+            answer = client.infer("simulated", [sent])
         assert answer is not None
-        assert answer.ravel().tolist() == pytest.approx(simulated.expected(b"by gRPC"))
+        output = answer.as_numpy("output")
+        assert output is not None
+        assert output.ravel().tolist() == pytest.approx(simulated.expected(b"by gRPC"))
     finally:
         stack.compose("rm", "-fs", "grpc", check=False)
 
