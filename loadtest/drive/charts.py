@@ -12,10 +12,11 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFormatter
 
 BASELINE, SMARTBATCH, GRAY, INK = "#c2562d", "#1f6f8b", "#8a8f98", "#222222"
 PANEL_HEIGHT, HEAD_HEIGHT = 3.7, 0.7  # inches
+MOST_MARKS = 6  # of time
 STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -83,6 +84,9 @@ def thousands(axis: Axis) -> None:
 
 def time_axis(axes: Axes, length_s: float) -> None:
     unit, size = ("h", 3600) if length_s > 7200 else ("min", 60) if length_s > 300 else ("s", 1)
+    steps = (1, 2, 5, 10, 15, 20, 30, 60)  # of the unit, so that its marks are whole
+    step = next((step for step in steps if length_s / size / step <= MOST_MARKS), length_s / size / MOST_MARKS)
+    axes.xaxis.set_major_locator(MultipleLocator(step * size))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / size:g}"))
     axes.set_xlabel(f"time, {unit}")
     axes.set_xlim(0, length_s)
