@@ -84,20 +84,25 @@ def _latency(details: dict[str, Any], path: Path) -> Path:
 
 
 def _overload(details: dict[str, Any], path: Path) -> Path:
-    loads = [name for name, each in details.items() if isinstance(each, dict)]
-    figure, panels = plt.subplots(1, len(loads), figsize=(5.2 * len(loads), 4), sharey=False, squeeze=False)
-    for axes, times in zip(panels[0], loads, strict=True):
-        series = details[times]["over_time"]
+    devices = [("S", details), ("slower", details["slower"])]
+    loads = [(name, device, times) for name, device in devices for times, load in device.items() if _is_load(load)]
+    figure, panels = plt.subplots(2, len(loads) // 2, figsize=(5.2 * len(loads) // 2, 7.5), squeeze=False)
+    for axes, (name, device, times) in zip(panels.flat, loads, strict=True):
+        series = device[times]["over_time"]
         seconds = [each["at_s"] for each in series]
         values = [[each[kind] for each in series] for kind in KINDS]
         axes.stackplot(seconds, values, labels=[kind.replace("_", " ") for kind in KINDS], colors=KINDS.values())
-        axes.axhline(details["capacity"], color="black", linestyle="--", linewidth=1, label="capacity")
+        axes.axhline(device["capacity"], color="black", linestyle="--", linewidth=1, label="capacity")
         axes.axvline(details["ramp_s"], color="black", linestyle=":", linewidth=1)
-        axes.set_title(f"{times} × capacity, open loop (counted right of the dots)", fontsize=10)
+        axes.set_title(f"{name}: {times} × capacity, open loop (counted right of the dots)", fontsize=10)
         axes.set_xlabel("intended start, s")
         axes.set_ylabel("requests/s")
     panels[0][0].legend(loc="lower right", fontsize=8)
     return _save(figure, path)
+
+
+def _is_load(details: Any) -> bool:
+    return isinstance(details, dict) and "over_time" in details
 
 
 def _growth(details: dict[str, Any], path: Path) -> Path:
