@@ -11,6 +11,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import FuncFormatter
 
 from loadtest.bench.closed_loop import PERCENTILES
 from loadtest.bench.report import number
@@ -73,7 +74,7 @@ def _latency(details: dict[str, Any], path: Path) -> Path:
             color = list(ROLES.values())[("1", "64", "256").index(connections)]
             axes.plot(each["latency_ms"], PERCENTILES, color=color, label=label, linewidth=1.4)
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))  # type: ignore[attr-defined]
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel("latency, ms")
     axes.set_ylabel("% of requests answered within")
     axes.set_ylim(0, 100)

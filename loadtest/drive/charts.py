@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFormatter
 
 BASELINE, SMARTBATCH, GRAY, INK = "#c2562d", "#1f6f8b", "#8a8f98", "#222222"
@@ -48,8 +49,8 @@ def sheet(panels: int, title: str, subtitle: str) -> tuple[Figure, list[Axes]]:
     height = PANEL_HEIGHT * rows + HEAD_HEIGHT
     figure, axes = plt.subplots(rows, columns, figsize=(max(7.4, 5.6 * columns), height), squeeze=False)
     engine = figure.get_layout_engine()
-    assert engine is not None
-    engine.set(rect=(0, 0, 1, 1 - HEAD_HEIGHT / height))  # type: ignore[call-arg]
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    engine.set(rect=(0, 0, 1, 1 - HEAD_HEIGHT / height))
     figure.text(0.01, 1 - 0.28 / height, title, ha="left", va="center", fontsize=13, fontweight="bold", color=INK)
     figure.text(0.01, 1 - 0.52 / height, subtitle, ha="left", va="center", fontsize=9, color=GRAY)
     for unused in axes.flat[panels:]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -70,7 +71,7 @@ def test_a_machine_that_others_used_is_told() -> None:
 
 
 def test_the_open_loop_is_a_share_of_what_the_closed_one_reached() -> None:
-    plan = Plan(None, "auto", (), (200,), ("auto", 7.0), 60, 1)  # type: ignore[arg-type]
+    plan = Plan(cast(Any, None), "auto", (), (200,), ("auto", 7.0), 60, 1)
     assert [str(phase.load) for phase in plan.open(2518.0)] == ["2,000 req/s"] * 2 + ["7 req/s"] * 2
 
 
