@@ -1,0 +1,93 @@
+"""The profiles of docker-compose.yml beside the stack: gRPC, load, Prometheus."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from tritonclient.grpc import InferenceServerClient, InferInput
+
+from tests.deploy.compose import eventually, real, run
+from tests.deploy.test_compose_file import load
+from worker.models import simulated
+
+
+@real
+def test_prometheus_finds_every_gateway_and_loads_the_alerts(stack):
+    """Grafana is left out: its image can't be had where only package registries are. system/test_prometheus.py runs
+    what it would ask."""
+    image = load()["services"]["prometheus"]["image"]
+    if not run("docker", "image", "inspect", image, check=False) and not run("docker", "pull", image, check=False):
+        pytest.skip(f"{image} can't be had here")
+    stack.up(gateway=2)
+    try:
+        stack.compose("up", "-d", "--no-build", "prometheus")
+        url = f"http://{stack.env['PROMETHEUS_PORTS']}/api/v1"
+        up = 'sum(up{job="smartbatch"})'
+        eventually(lambda: value_of(url, up) == 2)
+        eventually(lambda: value_of(url, "max(smartbatch_workers{state='ready'})") == 1)
+        (group,) = httpx.get(f"{url}/rules").json()["data"]["groups"]
+        assert len(group["rules"]) > 10
+        (container,) = stack.containers("prometheus")
+        eventually(lambda: stack.inspect(container)["State"]["Health"]["Status"] == "healthy")
+    finally:
+        stack.compose("rm", "-fs", "prometheus", check=False)
+
+
+@real
+def test_the_profile_grpc_answers_a_triton_client(stack):
+    stack.compose("--profile", "grpc", "up", "-d", "--no-build", "grpc")
+    try:
+        (container,) = stack.containers("grpc")
+        eventually(lambda: stack.inspect(container)["State"]["Health"]["Status"] == "healthy")
+        with InferenceServerClient(stack.env["GRPC_PORTS"]) as client:
+            eventually(client.is_server_ready)
+            sent = InferInput("input", [1], "BYTES")
+            sent.set_data_from_numpy(np.array([b"by gRPC"], np.object_))
+            answer = client.infer("simulated", [sent])
+        assert answer is not None
+        output = answer.as_numpy("output")
+        assert output is not None
+        assert output.ravel().tolist() == pytest.approx(simulated.expected(b"by gRPC"))
+    finally:
+        stack.compose("rm", "-fs", "grpc", check=False)
+
+
+@real
+def test_the_profile_loadtest_loads_the_stack_and_finds_every_answer_right(stack):
+    profile = ("--profile", "loadtest")
+    stack.compose(*profile, "build", "locust")
+    try:
+        stack.compose(*profile, "up", "-d", "--no-build", "--scale", "locust-worker=2", "locust", "locust-worker")
+        page = f"http://{stack.env['LOCUST_PORTS']}"
+        eventually(lambda: len(statistics(page).get("workers", [])) == 2)
+        asked = {"user_count": 8, "spawn_rate": 8, "host": "http://gateway:8000"}
+        assert httpx.post(f"{page}/swarm", data=asked).json()["success"]
+        eventually(lambda: total_of(page)["num_requests"] > 100)
+        httpx.get(f"{page}/stop")
+        assert total_of(page)["num_failures"] == 0
+        (container,) = stack.containers("locust")
+        eventually(lambda: stack.inspect(container)["State"]["Health"]["Status"] == "healthy")
+    finally:
+        stack.compose(*profile, "rm", "-fs", "locust", "locust-worker", check=False)
+
+
+def statistics(page: str) -> dict[str, Any]:
+    try:
+        return httpx.get(f"{page}/stats/requests").json()
+    except httpx.TransportError:
+        return {}
+
+
+def total_of(page: str) -> dict[str, Any]:
+    return next(entry for entry in statistics(page)["stats"] if entry["name"] == "Aggregated")
+
+
+def value_of(url: str, query: str) -> float | None:
+    try:
+        answer = httpx.get(f"{url}/query", params={"query": query}, timeout=5).json()
+    except httpx.TransportError:
+        return None
+    return next((float(series["value"][1]) for series in answer["data"]["result"]), None)
