@@ -1,6 +1,6 @@
-"""The reply router: it blocks on the inbox, reads the replies that the inbox names, and resolves their requests.
+"""The reply router: it blocks on the inbox, reads the replies that the inbox only names, and resolves their requests.
 
-The reply key is the truth, the inbox only the wake-up. What either loses, the sweep finds.
+The reply key is the truth, the inbox the wake-up and a copy of what is small. What either loses, the sweep finds.
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ class ReplyRouter:
         while True:
             try:
                 notices = await self._inbox.pop(done)
-                done = []
-                for ids in chunks(notices):
+                done = [notice.request_id for notice in notices]
+                for request_id, _, reply in notices:
+                    self._end(request_id, reply)
+                for ids in chunks(notice for notice in notices if notice.reply is None):
                     await self._read(ids)
-                    done += ids
                 self._on_broker(True)
                 failures = 0
             except BrokerUnavailable as error:
@@ -52,7 +53,10 @@ class ReplyRouter:
 
     async def _read(self, ids: list[str]) -> None:
         for request_id, reply in zip(ids, await self._inbox.read(ids), strict=True):
-            pending = self._outstanding.get(request_id)
-            if pending is not None and reply is not None:
-                pending.mark_admitted()  # its reply may overtake the answer of its admission
-                pending.end(reply)
+            self._end(request_id, reply)
+
+    def _end(self, request_id: str, reply: bytes | None) -> None:
+        pending = self._outstanding.get(request_id)
+        if pending is not None and reply is not None:
+            pending.mark_admitted()  # its reply may overtake the answer of its admission
+            pending.end(reply)

@@ -52,15 +52,22 @@ class Arrivals:
     def quiet_at(self, now: float, window_end: float) -> float:
         """When nobody else will be expected any more, if nobody comes: between `now` and `window_end`."""
         last_at = now if self._last_at is None else min(self._last_at, now)
-        age_end = window_end - last_at
+        return max(now, last_at + self._quiet_age_s(window_end - last_at))
+
+    def waits(self, window_s: float) -> bool:
+        """Whether one that came just now would be waited with for others, alone and with the whole window left."""
+        return self._quiet_age_s(window_s) > 0.0
+
+    def _quiet_age_s(self, age_end: float) -> float:
+        """How long after the last one another is expected still; 0: from the first moment not."""
         expected = 0.0
         for index in range(_bin(age_end), -1, -1):
             end = min(age_end, EDGES_S[index + 1]) if index + 1 < len(EDGES_S) else age_end
             hazard = self._came[index] / self._waited_s[index]
             expected += (end - EDGES_S[index]) * hazard
             if expected >= WORTH_IT:
-                return max(now, last_at + EDGES_S[index] + (expected - WORTH_IT) / hazard)
-        return now
+                return EDGES_S[index] + (expected - WORTH_IT) / hazard
+        return 0.0
 
     def explores(self) -> bool:
         """Whether to wait this time although nobody is expected. Asked once for each batch that wouldn't wait."""

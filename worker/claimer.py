@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 BELL_S = 0.5  # a crashed filler's unclaimed work is found after this at the latest
 TURN_SLACK_MS = 100
 MIN_AHEAD_POLL_S = 0.002
+AHEAD_POLLS = 4  # in a batch's run
 RETRY_S = (0.02, 0.1, 0.25, 0.5)
 
 
@@ -67,6 +68,8 @@ class Claimer:
         self._draining = False
         self._solo = False
         self._claim_s = 0.001  # running mean of a claim's round trip
+        self._may_hold_turn = False
+        self._waiting: float = math.inf  # entries on the stream, by a claim just made; unknown since
         self._releases: set[asyncio.Task[None]] = set()
         self._free_since: float | None = None
 
@@ -138,7 +141,8 @@ class Claimer:
 
     async def _first(self) -> bool:
         """Claim for an empty batch once the bell rings; it has rung already if work waits. False if nothing came."""
-        hold_ms = self._hold_ms(self._limits.window_s)
+        # A turn that isn't taken needn't be given back.
+        hold_ms = self._hold_ms(self._limits.window_s) if self._expects_others() else 0
         if convict := next(iter(self._convictions.convicts), None):
             claim = await self._claim("idle", hold_ms=hold_ms, convict=convict)
             self._solo = claim.kind == "solo" and bool(self._filling)
@@ -160,7 +164,8 @@ class Claimer:
             if decision.reason in ("full", "bytes"):
                 break
             left_s = max(0.0, decision.until - time.monotonic())
-            if not filling.last_id:  # claimed ahead or adopted: one top-up, now that the device is free
+            # Claimed ahead or adopted: one top-up, now that the device is free. Or it waits although that wasn't expected.
+            if not filling.last_id or not (decision.reason or self._may_hold_turn):
                 await self._claim("idle", hold_ms=self._hold_ms(left_s) if left_s else 0)
                 continue
             if decision.reason:
@@ -169,7 +174,7 @@ class Claimer:
             claim = await self._claim("top", hold_ms=self._hold_ms(left_s), after_entry=wait)
             if claim.kind == "empty" and claim.waiting:
                 break  # the turn was lost to another: what waits is theirs
-        if decision.reason not in ("full", "bytes"):
+        if decision.reason not in ("full", "bytes") and self._may_hold_turn:
             self._release()
         self._submit(decision.reason or "window")
 
@@ -185,29 +190,44 @@ class Claimer:
             return math.inf
         return quiet_at
 
+    def _expects_others(self) -> bool:
+        """Whether a request that comes now is waited with for others."""
+        return not self.adaptive or self._arrivals.waits(self._limits.window_s)
+
     # --- device busy
 
     async def _while_busy(self) -> None:
-        """One claim ahead, or a wait for the device, whichever is due."""
+        """One claim ahead, or a wait for the device, whichever is due.
+
+        A whole batch is worth looking for while they come whole; what is there when the device is nearly free is claimed
+        in any case."""
         if len(self._on_device) > 1 or self._convictions.convicts or self._intake.has_suspects:
             await self._until_freed(None)
             return
         running = self._on_device[0]
+        backlog = running.closed in ("full", "bytes")
+        if not backlog and not self._expects_others():
+            await self._until_freed(None)
+            return
         run_s = self._run_s(running.rows)
         remaining_s = running.on_device_at + run_s - time.monotonic()
         lead_s = self._claim_s + self._intake.decoder.mean_s * self._limits.max_rows
         soon = remaining_s <= lead_s
-        await self._claim("ahead", hold_ms=0, soon=soon)
-        if not self._on_device:
-            return
-        state = self._filling.state()
-        if state.rows >= self._limits.max_rows or state.head_too_wide:
-            self._submit("full")
-        elif state.bytes >= self._limits.max_bytes:
-            self._submit("bytes")
-        poll_s = max(MIN_AHEAD_POLL_S, run_s / 8)
+        wanted = 1 if soon else self._limits.max_rows - self._filling.rows if backlog else math.inf
+        if self._waiting >= wanted:
+            await self._claim("ahead", hold_ms=0, soon=soon)
+            if not self._on_device:
+                return
+            state = self._filling.state()
+            if state.rows >= self._limits.max_rows or state.head_too_wide:
+                self._submit("full")
+            elif state.bytes >= self._limits.max_bytes:
+                self._submit("bytes")
+        poll_s = max(MIN_AHEAD_POLL_S, run_s / AHEAD_POLLS)
         if not soon:
-            poll_s = min(poll_s, max(MIN_AHEAD_POLL_S / 4, remaining_s - lead_s))
+            until_soon_s = max(MIN_AHEAD_POLL_S / 4, remaining_s - lead_s)
+            poll_s = min(poll_s, until_soon_s) if backlog else until_soon_s
+        self._waiting = math.inf
         await self._until_freed(poll_s)
 
     async def _until_freed(self, timeout_s: float | None) -> None:
@@ -234,6 +254,8 @@ class Claimer:
     async def _claim(self, mode: Mode, *, hold_ms: int, **how) -> Claim:
         """Claim into the batch being filled, with the room it has left."""
         filling = self._filling
+        if mode != "ahead" and hold_ms > 0:
+            self._may_hold_turn = True
         started = time.monotonic()
         claim = await self._claims.claim(
             mode,
@@ -246,6 +268,7 @@ class Claimer:
         now = time.monotonic()
         if "after_bell_s" not in how and "after_entry" not in how:
             self._claim_s += 0.1 * (now - started - self._claim_s)
+        self._waiting = claim.waiting
         filling.head_too_wide = claim.head_too_wide
         filling.last_id = claim.last_id if mode != "ahead" else ""
         if claim.entries:
@@ -261,6 +284,7 @@ class Claimer:
             all_there_at = max(rider.admitted_at for rider in batch.riders)
             self._intake.meters.starved.inc(max(0.0, now - max(self._free_since, all_there_at)))
         self._free_since = None
+        self._may_hold_turn = False
         self._on_device.append(batch)
         self._engine.submit(batch)
 

@@ -19,7 +19,38 @@ from worker.row_log import RowLog
 log = logging.getLogger(__name__)
 
 CHUNK_S = 0.001  # entries that are decoded faster than this share one hand-over to a thread
+# What is decoded faster than this waits for the device's thread, which is woken for the batch anyway: a hand-over to
+# another takes about as long.
+QUICK_S = 0.0002
 _WEIGHT = 0.1
+
+
+class Chunk(Future[None]):
+    """Riders that are decoded together, once: by a decode thread, or by who needs them before one has begun."""
+
+    def __init__(self, riders: Sequence[Rider], decode: Callable[[Sequence[Rider]], None]) -> None:
+        super().__init__()
+        self.riders = riders
+        self._decode = decode
+        self._taken = threading.Lock()
+
+    @property
+    def left(self) -> bool:
+        """Whether somebody is still to begin with it."""
+        return not self._taken.locked() and not all(rider.cancelled for rider in self.riders)
+
+    def begin(self) -> None:
+        if self._taken.acquire(blocking=False):
+            try:
+                self._decode(self.riders)
+            finally:
+                self.riders = ()  # they hold this
+                self.set_result(None)
+
+    def result(self, timeout: float | None = None) -> None:
+        """Decode here and now if nobody has begun; else wait. Raises TimeoutError."""
+        self.begin()
+        return super().result(timeout)
 
 
 class Decoder:
@@ -34,20 +65,30 @@ class Decoder:
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
         self._since: dict[int, float] = {}  # thread → when it began what it is doing, monotonic
         self.mean_s = 0.0  # per entry
+        self._left: list[Chunk] = []  # to the device's thread; the event loop's view
 
     def decode(self, riders: Sequence[Rider]) -> None:
         """Start decoding; each rider's `decoded` resolves when its rows (or its error) are there."""
         per_chunk = max(1, int(CHUNK_S / self.mean_s)) if self.mean_s else len(riders)
+        quick = self._quick(len(riders))
         for start in range(0, len(riders), per_chunk):
-            chunk = riders[start : start + per_chunk]
-            done: Future[None] = Future()
-            for rider in chunk:
-                rider.decoded = done
-            self.submit(self._decode_chunk, chunk, done)
+            chunk = Chunk(riders[start : start + per_chunk], self._decode_watched)
+            for rider in riders[start : start + per_chunk]:
+                rider.decoded = chunk
+            if quick:
+                self._left.append(chunk)
+            else:
+                self._pool.submit(chunk.begin)
+
+    def _quick(self, entries: int) -> bool:
+        """Whether the device's thread may do it beside what is left to it already."""
+        self._left = [chunk for chunk in self._left if chunk.left]
+        entries += sum(len(chunk.riders) for chunk in self._left)
+        return 0.0 < self.mean_s * entries < QUICK_S
 
     def decode_later(self, rider: Rider) -> None:
         """Decode one rider whose `decoded` is already being waited for."""
-        self.submit(self._decode_chunk, [rider], rider.decoded)
+        self.submit(self._decode_and_say, rider)
 
     def submit(self, function: Callable[..., None], *args: Any) -> None:
         """Run a function in a decode thread."""
@@ -72,16 +113,22 @@ class Decoder:
         finally:
             self._since.pop(thread, None)
 
-    def _decode_chunk(self, riders: Sequence[Rider], done: Future[None]) -> None:
+    def _decode_watched(self, riders: Sequence[Rider]) -> None:
+        self._work(self._decode, riders)
+
+    def _decode_and_say(self, rider: Rider) -> None:
         try:
-            for rider in riders:
-                started = self._since[threading.get_ident()] = time.monotonic()
-                self._decode_one(rider)
-                rider.decoded_at = time.monotonic()
-                rider.decode_s = rider.decoded_at - started
-                self.mean_s += _WEIGHT * (rider.decode_s - self.mean_s)
+            self._decode([rider])
         finally:
-            done.set_result(None)
+            rider.decoded.set_result(None)
+
+    def _decode(self, riders: Sequence[Rider]) -> None:
+        for rider in riders:
+            started = self._since[threading.get_ident()] = time.monotonic()
+            self._decode_one(rider)
+            rider.decoded_at = time.monotonic()
+            rider.decode_s = rider.decoded_at - started
+            self.mean_s += _WEIGHT * (rider.decode_s - self.mean_s)
 
     def _decode_one(self, rider: Rider) -> None:
         try:

@@ -189,7 +189,7 @@ class Engine:
     # --- both
 
     def _drop_late(self, batch: Batch) -> None:
-        for rider in batch.riders:
+        for rider in reversed(batch.riders):  # what is decoded here meanwhile is what the decode threads come to last
             if not _decoded_in_time(rider):
                 rider.error = DeadlineExceeded("the deadline passed before the request reached the device")
 

@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from shared.broker.connection import Client, broker_errors
+from shared.broker.replies import CARRIED_BYTES
 from shared.broker.script import CLAIM, FINISH, RELEASE, Argument
 from shared.errors import BrokerFull, BrokerUnavailable
 from shared.keys import GROUP, Keys
@@ -228,7 +229,7 @@ class Claims:
     async def _finish(self, outcomes: Sequence[Outcome], inline_bytes: int) -> int:
         keys = self._keys
         script_keys = [keys.requests, keys.open, keys.dead]
-        args: list[Argument] = [GROUP, self._reply_ttl_ms, DEAD_BODY_TTL_MS, DEAD_MAX]
+        args: list[Argument] = [GROUP, self._reply_ttl_ms, DEAD_BODY_TTL_MS, DEAD_MAX, CARRIED_BYTES]
         pipeline = self._command.pipeline(transaction=False)
         for outcome in outcomes:
             entry, reply = outcome.entry, outcome.reply

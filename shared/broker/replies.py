@@ -1,14 +1,24 @@
-"""The gateway's side of replies: the inbox says which have come, the reply keys hold them."""
+"""The gateway's side of replies: the inbox says which have come, and carries the small ones; the reply keys hold all."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from shared.broker.connection import BLOCK_S, Client, broker_errors
 from shared.keys import Keys
 
 POP = 256
 MAX_READ_BYTES = 4 * 1024 * 1024
+CARRIED_BYTES = 2048  # a reply up to this rides in its notice: no second round trip, and a full POP is half a megabyte
+
+
+class Notice(NamedTuple):
+    """One reply that has come."""
+
+    request_id: str
+    bytes: int
+    reply: bytes | None  # None: it lies under its key alone
 
 
 class Inbox:
@@ -19,8 +29,8 @@ class Inbox:
         self._keys = keys
         self.key = keys.inbox(gateway_id)
 
-    async def pop(self, done: Sequence[str]) -> list[tuple[str, int]]:
-        """Delete the replies of `done`, then wait up to BLOCK_S for more. Returns [(request_id, bytes)]."""
+    async def pop(self, done: Sequence[str]) -> list[Notice]:
+        """Delete the replies of `done`, then wait up to BLOCK_S for more."""
         with broker_errors():
             if done:
                 pipeline = self._client.pipeline(transaction=False)
@@ -44,21 +54,23 @@ class Inbox:
             await self._client.unlink(*[self._keys.reply(request_id) for request_id in request_ids])
 
 
-def _notice(notice: bytes) -> tuple[str, int]:
-    """Read `id|size`. Anything else names nobody's request, and is skipped as one that has gone."""
-    request_id, _, size = notice.decode("ascii", "replace").rpartition("|")
-    return request_id, int(size) if size.isdigit() and len(size) < 16 else 0
+def _notice(notice: bytes) -> Notice:
+    """Read `id|size` or `id|size|reply`. Anything else names nobody's request, and is skipped as one that has gone."""
+    request_id, _, rest = notice.partition(b"|")
+    digits, _, reply = rest.partition(b"|")
+    size = int(digits) if digits.isdigit() and len(digits) < 16 else 0
+    return Notice(request_id.decode("ascii", "replace"), size, reply if reply and len(reply) == size else None)
 
 
-def chunks(notices: Sequence[tuple[str, int]], max_bytes: int = MAX_READ_BYTES) -> Iterator[list[str]]:
+def chunks(notices: Iterable[Notice], max_bytes: int = MAX_READ_BYTES) -> Iterator[list[str]]:
     """Cut into lists of ids whose replies together stay within `max_bytes` (or hold one alone)."""
     chunk: list[str] = []
     size = 0
-    for request_id, reply_bytes in notices:
-        if chunk and size + reply_bytes > max_bytes:
+    for notice in notices:
+        if chunk and size + notice.bytes > max_bytes:
             yield chunk
             chunk, size = [], 0
-        chunk.append(request_id)
-        size += reply_bytes
+        chunk.append(notice.request_id)
+        size += notice.bytes
     if chunk:
         yield chunk

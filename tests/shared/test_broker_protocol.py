@@ -10,7 +10,7 @@ from shared.broker.admission import Admission, Answer, Capacity, Request, Verdic
 from shared.broker.claims import Claims, Convict, Mode, Outcome, parse_entry
 from shared.broker.connection import Client, connect
 from shared.broker.leases import Leases
-from shared.broker.replies import Inbox, chunks
+from shared.broker.replies import Inbox, Notice, chunks
 from shared.errors import BrokerFull
 from shared.keys import GROUP, Keys
 from tests.brokers import Broker, eventually
@@ -174,7 +174,7 @@ async def test_finish_publishes_once_and_leaves_nothing_behind(client: Client) -
     assert await claims(client).finish(outcomes) == 2
     assert await claims(client).finish(outcomes) == 0
     inbox = Inbox(client, KEYS, GATEWAY)
-    assert await inbox.pop([]) == [("r1", 3), ("r2", 40_000)]
+    assert await inbox.pop([]) == [("r1", 3, b"one"), ("r2", 40_000, None)]  # the small one came along
     assert await inbox.read(["r1", "r2"]) == [b"one", b"t" * 40_000]
     await inbox.pop(["r1", "r2"])
     left = set(await client.keys("*"))
@@ -264,7 +264,7 @@ async def test_leaving_removes_the_consumer_only_when_it_holds_nothing(client: C
 
 
 def test_reads_of_replies_are_cut_by_bytes() -> None:
-    notices = [("a", 3), ("b", 3), ("c", 9), ("d", 1)]
+    notices = [Notice("a", 3, None), Notice("b", 3, None), Notice("c", 9, None), Notice("d", 1, None)]
     assert list(chunks(notices, 6)) == [["a", "b"], ["c"], ["d"]]
 
 
@@ -330,13 +330,18 @@ async def test_a_damaged_entry_of_an_open_request_is_answered_to_who_asked(clien
     assert entry.garbled == "a field is neither a number nor text"
     assert await claims(client).finish([Outcome(entry, b"error", "garbled")]) == 1
     assert await client.get(KEYS.reply("r1")) == b"error"
-    assert await Inbox(client, KEYS, GATEWAY).pop([]) == [("r1", 5)]
+    assert await Inbox(client, KEYS, GATEWAY).pop([]) == [("r1", 5, b"error")]
 
 
-@pytest.mark.parametrize("notice", [b"", b"|", b"r1", b"r1|", b"r1|x", b"\xff|1", b"r1|" + b"9" * 5000])
+ODD_NOTICES = [b"", b"|", b"r1", b"r1|", b"r1|x", b"r1|x|y", b"\xff|1", b"r1|" + b"9" * 5000, b"r1|3|four", b"r1|0|"]
+
+
+@pytest.mark.parametrize("notice", ODD_NOTICES)
 async def test_a_notice_of_another_form_does_not_stop_the_inbox(client: Client, notice: bytes) -> None:
-    await client.rpush(KEYS.inbox(GATEWAY), notice, b"r2|7")
-    assert (await Inbox(client, KEYS, GATEWAY).pop([]))[1] == ("r2", 7)
+    await client.rpush(KEYS.inbox(GATEWAY), notice, b"r2|7", b"r3|5|a|b|c")
+    odd, *others = await Inbox(client, KEYS, GATEWAY).pop([])
+    assert odd.reply is None  # nobody is answered with it
+    assert others == [("r2", 7, None), ("r3", 5, b"a|b|c")]
 
 
 def test_an_entry_as_a_gateway_writes_it_is_not_garbled() -> None:

@@ -16,8 +16,8 @@ end
 
 -- Wake one idle worker if work waits that nobody is filling a batch from. One token at the most: a token that
 -- nobody popped proves that no worker is idle.
-local function ring(requests, group, turn, bell)
-  if waiting_in(requests, group) > 0 and redis.call('EXISTS', turn) == 0 and redis.call('LLEN', bell) == 0 then
+local function ring(waiting, turn, bell)
+  if waiting > 0 and redis.call('EXISTS', turn) == 0 and redis.call('LLEN', bell) == 0 then
     redis.call('RPUSH', bell, '1')
   end
 end

@@ -50,6 +50,6 @@ if #opened > 0 then
   add_to(open, '#bytes', held - before)
   add_to(open, '#wide', wide)
 end
-ring(requests, group, turn, bell)
+ring(waiting, turn, bell)
 reply[1], reply[2] = waiting, open_rows
 return reply

@@ -89,9 +89,9 @@ end
 waiting = waiting - #entries
 
 if rows >= room_rows or bytes >= room_bytes or too_wide == 1 or hold_ms <= 0 then
-  if not taken then redis.call('DEL', turn) end
+  if holder == me then redis.call('DEL', turn) end
 elseif not taken then
   redis.call('SET', turn, me, 'PX', hold_ms)
 end
-ring(requests, group, turn, bell)
+ring(waiting, turn, bell)
 return answer('batch', too_wide, 1, entries)

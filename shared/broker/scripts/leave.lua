@@ -7,7 +7,7 @@
 local requests, turn, bell, leases, worker = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local group, me = ARGV[1], ARGV[2]
 if redis.call('GET', turn) == me then redis.call('DEL', turn) end
-ring(requests, group, turn, bell)
+ring(waiting_in(requests, group), turn, bell)
 redis.call('DEL', worker)
 local pending = redis.pcall('XPENDING', requests, group, '-', '+', 1000, me)
 if pending.err then pending = {} end

@@ -4,5 +4,5 @@
 --#include _group
 local requests, turn, bell = KEYS[1], KEYS[2], KEYS[3]
 if redis.call('GET', turn) == ARGV[2] then redis.call('DEL', turn) end
-ring(requests, ARGV[1], turn, bell)
+ring(waiting_in(requests, ARGV[1]), turn, bell)
 return 1
