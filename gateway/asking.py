@@ -116,7 +116,7 @@ class Asking(ABC):
 
     def _enter(self, model: str | None) -> None:
         """Count the request against its caller's limits, and find the model's lane."""
-        self._caller.enter(model or self._gateway.settings.model)
+        self._caller.enter(model or self._lane.keys.model)
         if model is not None:
             self._lane = self._gateway.lane(model)
 

@@ -141,11 +141,11 @@ class Gateway:
         """What a worker announced of the model, or None before the first did."""
         return self.observer.models.get(model)
 
-    def max_rows(self, model: str) -> int:
-        """How many rows one request may hold; before the model's first worker is up, as many as this side's setting
-        says."""
-        info = self.info(model)
-        return info.max_batch_size if info else self.settings.max_batch_size
+    def takes(self, model: str) -> tuple[ModelInfo | None, int]:
+        """That, and how many rows one request may hold; before the model's first worker is up, as many as this side's
+        setting says."""
+        info = self.observer.models.get(model)
+        return info, info.max_batch_size if info else self.settings.max_batch_size
 
     def watch(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a task that must not end by itself; one that does is logged."""

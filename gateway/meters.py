@@ -61,13 +61,15 @@ class LaneMeters:
     """The metrics of one model. Called from the event loop only."""
 
     def __init__(self, meters: Meters, model: str) -> None:
-        self._outcomes = {outcome: meters._requests.labels(model, outcome) for outcome in names.REQUESTS.values}
+        self._outcomes = {outcome: _Sum(meters._requests.labels(model, outcome)) for outcome in names.REQUESTS.values}
+        self._answered = self._outcomes["ok"]
         of_codes = {code: _Sum(meters._errors.labels(model, code)) for code in names.REQUEST_ERRORS.values}
         # A worker of another version may write a code into a reply that no request ends with here.
         self._errors = defaultdict(lambda: of_codes[SmartBatchError.code], of_codes)
         self._seconds = _ByOutcome(meters._seconds, model)
         self._answered_seconds = self._seconds["ok"]
         self._parts = {part: Tally(meters._parts.labels(model, part)) for part in names.PART_SECONDS.values}
+        self._observers = [(part, tally.observe) for part, tally in self._parts.items()]
         self._rows = _Sum(meters._rows.labels(model))
         self._batches = _Sum(meters._batches.labels(model))
         self.readmissions = meters._readmissions.labels(model)
@@ -78,10 +80,10 @@ class LaneMeters:
     def answered(self, timing_ms: dict[str, float], rows: int, ride: Ride | None) -> None:
         """Count an answered request by its parts and their total, its rows, and the batch that it rode in."""
         total_s = timing_ms["total"] / 1000
-        self._outcomes["ok"].inc()
+        self._answered.value += 1
         self._answered_seconds.observe(total_s)
-        for part, tally in self._parts.items():
-            tally.observe(timing_ms.get(part, 0.0) / 1000)
+        for part, observe in self._observers:
+            observe(timing_ms.get(part, 0.0) / 1000)
         self._rows.value += rows
         self._batches.value += ride is not None and ride.position == 1
         self.recent.add("ok", total_s)
@@ -93,7 +95,7 @@ class LaneMeters:
 
     def failed(self, error: BaseException, total_s: float) -> None:
         outcome = outcome_of(error)
-        self._outcomes[outcome].inc()
+        self._outcomes[outcome].value += 1
         self._errors[code_of(error)].value += 1
         self._seconds[outcome].observe(total_s)
         self.recent.add(outcome, total_s)
@@ -101,7 +103,7 @@ class LaneMeters:
     def settle(self) -> None:
         for tally in (*self._seconds.values(), *self._parts.values()):
             tally.settle()
-        for count in (*self._errors.values(), self._rows, self._batches):
+        for count in (*self._outcomes.values(), *self._errors.values(), self._rows, self._batches):
             count.settle()
 
 

@@ -47,8 +47,7 @@ class Prediction(Asking):
         self._check()
 
     def request(self, body: bytes) -> Request:
-        model = self._lane.keys.model
-        info, max_rows = self._gateway.info(model), self._gateway.max_rows(model)
+        info, max_rows = self._gateway.takes(self._lane.keys.model)
         payload = formats.parse(body, self._content_type, info, max_rows=max_rows)
         if self._top_k and not wants_outputs(self._answer_format):
             payload.options = {"top_k": self._top_k}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,8 +17,8 @@ _STEPS = 8  # latency buckets per doubling: a percentile is right within 9 %
 
 class Slot(msgspec.Struct):
     second: int
-    outcomes: Counter[str]
-    buckets: Counter[int]
+    outcomes: defaultdict[str, int]
+    buckets: defaultdict[int, int]
 
 
 class Summary(msgspec.Struct):
@@ -52,7 +52,7 @@ class Recent:
         second = int(time.monotonic())
         if not self._slots or self._slots[-1].second != second:
             self._slots = [slot for slot in self._slots if slot.second > second - WINDOW_S - 2]
-            self._slots.append(Slot(second, Counter(), Counter()))
+            self._slots.append(Slot(second, defaultdict(int), defaultdict(int)))
         slot = self._slots[-1]
         slot.outcomes[outcome] += 1
         if outcome == "ok":

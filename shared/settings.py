@@ -5,6 +5,7 @@ One declaration per setting makes the default, the check, the help of the comman
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Mapping
@@ -167,7 +168,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def model(self) -> str:
         """The name the model is served under."""
-        return check_model_name(self.model_name or default_model_name(self.model_path))
+        return _model(self.model_name, self.model_path)
 
     @property
     def broker_url(self) -> str:
@@ -176,6 +177,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             return self.redis_url
         mark = "&" if "?" in self.redis_url else "?"
         return f"{self.redis_url}{mark}{urlencode({PASSWORD_FILE: self.redis_password_file})}"
+
+
+@functools.cache  # asked for with every request
+def _model(name: str, path: str) -> str:
+    return check_model_name(name or default_model_name(path))
 
 
 def default_model_name(model_path: str) -> str:

@@ -58,6 +58,7 @@ class Claimer:
         self._service = service
         self._convictions = convictions
         self.adaptive = False  # close before the window ends once nobody else is expected
+        self.alone = False  # no other worker serves this model
         self._arrivals = Arrivals()
         self._last_batch: Batch | None = None
         self._batch_ids = (f"{worker_id}-{n}" for n in itertools.count(1))
@@ -70,6 +71,7 @@ class Claimer:
         self._claim_s = 0.001  # running mean of a claim's round trip
         self._may_hold_turn = False
         self._waiting: float = math.inf  # entries on the stream, by a claim just made; unknown since
+        self._last_id = ""  # the group's last-delivered-id then
         self._releases: set[asyncio.Task[None]] = set()
         self._free_since: float | None = None
 
@@ -102,6 +104,7 @@ class Claimer:
         else:
             self._free_since = time.monotonic()
         self._freed.set()
+        self._claims.wake()
 
     async def run(self) -> None:
         failures = 0
@@ -213,22 +216,32 @@ class Claimer:
         remaining_s = running.on_device_at + run_s - time.monotonic()
         lead_s = self._claim_s + self._intake.decoder.mean_s * self._limits.max_rows
         soon = remaining_s <= lead_s
+        if soon and self.alone and self._last_id:  # nobody else could make a fuller batch of what comes now
+            wait_ms = math.ceil(max(MIN_AHEAD_POLL_S, remaining_s) * 1000)
+            claim = await self._claim_ahead(soon=True, after_entry=(self._last_id, wait_ms))
+            if claim.entries or not claim.waiting:
+                return
+            self._waiting = 0  # what waits isn't for me, so somebody else is there: look again, but don't wait for it
         wanted = 1 if soon else self._limits.max_rows - self._filling.rows if backlog else math.inf
         if self._waiting >= wanted:
-            await self._claim("ahead", hold_ms=0, soon=soon)
-            if not self._on_device:
-                return
-            state = self._filling.state()
-            if state.rows >= self._limits.max_rows or state.head_too_wide:
-                self._submit("full")
-            elif state.bytes >= self._limits.max_bytes:
-                self._submit("bytes")
+            await self._claim_ahead(soon=soon)
         poll_s = max(MIN_AHEAD_POLL_S, run_s / AHEAD_POLLS)
         if not soon:
             until_soon_s = max(MIN_AHEAD_POLL_S / 4, remaining_s - lead_s)
             poll_s = min(poll_s, until_soon_s) if backlog else until_soon_s
         self._waiting = math.inf
         await self._until_freed(poll_s)
+
+    async def _claim_ahead(self, **how) -> Claim:
+        claim = await self._claim("ahead", hold_ms=0, **how)
+        state = self._filling.state()
+        if not self._on_device:
+            pass  # freed meanwhile: the batch is topped up first
+        elif state.rows >= self._limits.max_rows or state.head_too_wide:
+            self._submit("full")
+        elif state.bytes >= self._limits.max_bytes:
+            self._submit("bytes")
+        return claim
 
     async def _until_freed(self, timeout_s: float | None) -> None:
         """Wait until a batch leaves the device, or draining begins, or the time is up."""
@@ -268,7 +281,7 @@ class Claimer:
         now = time.monotonic()
         if "after_bell_s" not in how and "after_entry" not in how:
             self._claim_s += 0.1 * (now - started - self._claim_s)
-        self._waiting = claim.waiting
+        self._waiting, self._last_id = claim.waiting, claim.last_id
         filling.head_too_wide = claim.head_too_wide
         filling.last_id = claim.last_id if mode != "ahead" else ""
         if claim.entries:

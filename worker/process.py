@@ -266,7 +266,8 @@ class Worker:
     async def _after_beat(self, beat: Beat, sent_at: float) -> None:
         self._row_log.settle()
         window = self.settings.window
-        self.claimer.adaptive = window == "adaptive" or (window == "auto" and beat.alive == 1)
+        self.claimer.alone = beat.alive == 1
+        self.claimer.adaptive = window == "adaptive" or (window == "auto" and self.claimer.alone)
         self._apply(beat.limits)
         strays = self.intake.audit(beat.pending, sent_at)
         if strays:

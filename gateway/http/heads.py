@@ -107,8 +107,7 @@ def whole(
     keep_alive: bool,
 ) -> bytes:
     """Return a whole HTTP/1.1 response. Raises ValueError for a header that would become several."""
-    lines = [b"%b: %b" % pair for pair in default_headers]
-    lines += [b"%b: %b" % pair for pair in headers]
+    lines = [b"%b: %b" % pair for pair in (*default_headers, *headers)]
     if not keep_alive:
         lines.append(b"connection: close")
     head = b"\r\n".join(lines)

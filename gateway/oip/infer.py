@@ -65,7 +65,7 @@ class Inference(Asking):
     def request(self, body: bytes) -> Request:
         """The shorter of the head's timeout and the body's counts."""
         model = self._lane.keys.model
-        info, max_rows = self._gateway.info(model), self._gateway.max_rows(model)
+        info, max_rows = self._gateway.takes(model)
         payload, self._wanted = rest_request.read(body, self._json_length, info, max_rows)
         self._wait_at_most(shortest(self._timeout_s, self._wanted.timeout_s))
         return self._packed(payload)

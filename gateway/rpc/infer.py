@@ -59,7 +59,7 @@ class RpcInference(Asking):
     def request(self, body: bytes) -> Request:
         """The shortest of the call's deadline, its headers' timeout and the message's counts."""
         model = self._lane.keys.model
-        info, max_rows = self._gateway.info(model), self._gateway.max_rows(model)
+        info, max_rows = self._gateway.takes(model)
         payload, self._wanted = infer_request.read(self._message, info, max_rows)
         self._wait_at_most(shortest(self._waits_s, self._wanted.timeout_s))
         return self._packed(payload)

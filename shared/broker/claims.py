@@ -130,6 +130,7 @@ class Claims:
         self._blocking_id: int | None = None  # of the blocking connection, as CLIENT UNBLOCK wants it
         self._blocking_number = 0  # which of the link's connections that is: a broker that begins anew gives ids again
         self._unblocks: set[asyncio.Task[None]] = set()
+        self._waits_for_entry = False
 
     async def claim(
         self,
@@ -179,10 +180,17 @@ class Claims:
         pipeline = self._blocking.pipeline(transaction=False)
         pipeline.xread({self._keys.requests: last_id}, count=1, block=wait_ms + UNBLOCK_SLACK_MS)
         timer = asyncio.get_running_loop().call_later(wait_ms / 1000, self._unblock)
+        self._waits_for_entry = True
         try:
             return await CLAIM.call_in(pipeline, self._blocking, script_keys, args)
         finally:
+            self._waits_for_entry = False
             timer.cancel()
+
+    def wake(self) -> None:
+        """End a wait for an entry that is under way: its claim follows at once."""
+        if self._waits_for_entry:
+            self._unblock()
 
     def _unblock(self) -> None:
         task = asyncio.create_task(self._unblock_now())
