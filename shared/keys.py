@@ -4,7 +4,7 @@
     smartbatch:{M}:open           hash                      request_id -> entry_id|bytes|rows, #bytes, #wide
     smartbatch:{M}:body:<id>      string, TTL               a payload too large for the stream
     smartbatch:{M}:reply:<id>     string, TTL               the reply to one request
-    smartbatch:{M}:inbox:<gw>     list, TTL                 `id|size`, small ones with the reply, waiting for one gateway
+    smartbatch:{M}:inbox:<gw>     list, TTL                 `id|size`, small ones with the reply, of one gateway
     smartbatch:{M}:turn           string, TTL               the worker that is filling a batch right now
     smartbatch:{M}:bell           list, 0 or 1 token        rung when work waits and nobody is filling
     smartbatch:{M}:leases         zset                      worker -> lease end (ms, Redis clock)

@@ -167,7 +167,7 @@ class Claimer:
             if decision.reason in ("full", "bytes"):
                 break
             left_s = max(0.0, decision.until - time.monotonic())
-            # Claimed ahead or adopted: one top-up, now that the device is free. Or it waits although that wasn't expected.
+            # Claimed ahead or adopted: one top-up, now that the device is free. Or it waits though that wasn't expected.
             if not filling.last_id or not (decision.reason or self._may_hold_turn):
                 await self._claim("idle", hold_ms=self._hold_ms(left_s) if left_s else 0)
                 continue
@@ -202,8 +202,8 @@ class Claimer:
     async def _while_busy(self) -> None:
         """One claim ahead, or a wait for the device, whichever is due.
 
-        A whole batch is worth looking for while they come whole; what is there when the device is nearly free is claimed
-        in any case."""
+        A whole batch is worth looking for while they come whole; what is there when the device is nearly free is
+        claimed in any case."""
         if len(self._on_device) > 1 or self._convictions.convicts or self._intake.has_suspects:
             await self._until_freed(None)
             return

@@ -1,4 +1,4 @@
-"""The gateway's side of replies: the inbox says which have come, and carries the small ones; the reply keys hold all."""
+"""The gateway's side of replies: the inbox says which have come and carries the small ones; the reply keys hold all."""
 
 from __future__ import annotations
 
