@@ -42,35 +42,21 @@ class Asking(ABC):
     what it raised goes to `failed`. So every request ends in exactly one response, one count and one forgetting; in
     one span, if it is traced, and one log line, if it failed."""
 
-    __slots__ = (
-        "_caller",
-        "_context",
-        "_gateway",
-        "_hurried",
-        "_lane",
-        "_pending",
-        "_request_id",
-        "_ride",
-        "_rows",
-        "_shown_id",
-        "_span",
-        "_timeout_ms",
-        "started_at",
-    )
+    # Here for their defaults: one is made for each request.
+    _caller: Anyone = ANYONE
+    _hurried = False  # its timeout is of the client's own choice
+    _timeout_ms = 0
+    _rows = 0
+    _context: TraceContext | None = None  # what goes on to the worker, and into log lines
+    _span: ServerSpan | None = None  # if it is traced
+    _ride: Ride | None = None  # once its reply is there
+    _pending: Pending | None = None
 
     def __init__(self, gateway: Gateway) -> None:
         self.started_at = time.monotonic()
         self._gateway = gateway
         self._request_id = self._shown_id = gateway.next_request_id()
         self._lane = gateway.lane(None)
-        self._caller: Anyone = ANYONE
-        self._hurried = False  # its timeout is of the client's own choice
-        self._timeout_ms = 0
-        self._rows = 0
-        self._context: TraceContext | None = None  # what goes on to the worker, and into log lines
-        self._span: ServerSpan | None = None  # if it is traced
-        self._ride: Ride | None = None  # once its reply is there
-        self._pending: Pending | None = None
 
     @property
     def deadline_at(self) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 
 from shared.broker.admission import Request
@@ -32,10 +31,10 @@ class Pending:
     def done(self) -> bool:
         return self._ended is None
 
-    def mark_admitted(self) -> None:
+    def mark_admitted(self, now: float) -> None:
         if not self.admitted:
             self.admitted = True
-            self.admitted_at = time.monotonic()
+            self.admitted_at = now
 
     def end(self, outcome: Outcome) -> None:
         ended, self._ended = self._ended, None

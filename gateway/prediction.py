@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from gateway import formats
 from gateway.asking import Asking, Response
-from gateway.envelope import READ, read_envelope, read_headers
+from gateway.envelope import READ, Envelope, read_envelope, read_headers
 from gateway.formats import accept, answers
 from gateway.formats.accept import Format, wants_outputs
-from gateway.gateway import Gateway
+from gateway.http.heads import Head
 from shared import trace_context
 from shared.broker.admission import Request
 from shared.wire import Reply
@@ -23,27 +23,36 @@ _SPAN = f"POST {PATH}"
 _ATTRIBUTES = {"http.request.method": "POST", "url.scheme": "http", "url.path": PATH, "http.route": PATH}
 
 
+class Said(NamedTuple):
+    """What a head says. Nothing in it depends on who asks or when, so it holds for every request with this head."""
+
+    found: Mapping[bytes, str]
+    envelope: Envelope
+    answer_format: Format
+
+
 class Prediction(Asking):
-    __slots__ = ("_answer_format", "_content_type", "_top_k")
+    _answer_format = Format.JSON
+    _content_type = ""
+    _top_k = DEFAULT_TOP_K
 
-    def __init__(self, gateway: Gateway) -> None:
-        super().__init__(gateway)
-        self._answer_format = Format.JSON
-        self._content_type = ""
-        self._top_k = DEFAULT_TOP_K
-
-    def head(self, headers: Iterable[tuple[bytes, bytes]], query: bytes) -> None:
-        found = read_headers(headers, _READ)
+    def head(self, headers: Iterable[tuple[bytes, bytes]], query: bytes, kept: Head | None = None) -> None:
+        """`kept` keeps what was read, for other requests with the same head."""
+        said: Said | None = kept.said if kept is not None else None
+        found = said.found if said else read_headers(headers, _READ)
         self._follow(found, headers)
         self._caller = self._gateway.guard.identify(headers)
-        envelope = read_envelope(found, query)
-        self._shown_id = envelope.client_id or self._request_id
+        envelope = said.envelope if said else read_envelope(found, query)
+        if envelope.client_id:
+            self._shown_id = envelope.client_id
         self._content_type = envelope.content_type
         if envelope.top_k is not None:
             self._top_k = envelope.top_k
         self._wait_at_most(envelope.timeout_s)
         self._enter(envelope.model)
-        self._answer_format = accept.negotiate(envelope.accept)
+        self._answer_format = said.answer_format if said else accept.negotiate(envelope.accept)
+        if kept is not None and said is None:
+            kept.said = Said(found, envelope, self._answer_format)
         self._check()
 
     def request(self, body: bytes) -> Request:

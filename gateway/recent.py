@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter, defaultdict
+from bisect import bisect_left
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,9 +17,17 @@ _STEPS = 8  # latency buckets per doubling: a percentile is right within 9 %
 
 
 class Slot(msgspec.Struct):
+    """One second: how many failed how, and how long each that was answered took, in seconds."""
+
     second: int
-    outcomes: defaultdict[str, int]
-    buckets: defaultdict[int, int]
+    failed: defaultdict[str, int]
+    answered: list[float]
+
+    def summary(self) -> Summary:
+        outcomes = dict(self.failed)
+        if self.answered:
+            outcomes["ok"] = len(self.answered)
+        return Summary(outcomes, _buckets(self.answered))
 
 
 class Summary(msgspec.Struct):
@@ -46,23 +55,42 @@ class Recent:
     """Filled from one event loop."""
 
     def __init__(self) -> None:
-        self._slots: list[Slot] = []
+        self._slot = Slot(0, defaultdict(int), [])  # of the second that is
+        self._past: deque[tuple[int, Summary]] = deque()  # of those that were, by second
 
-    def add(self, outcome: str, seconds: float) -> None:
-        second = int(time.monotonic())
-        if not self._slots or self._slots[-1].second != second:
-            self._slots = [slot for slot in self._slots if slot.second > second - WINDOW_S - 2]
-            self._slots.append(Slot(second, defaultdict(int), defaultdict(int)))
-        slot = self._slots[-1]
-        slot.outcomes[outcome] += 1
-        if outcome == "ok":
-            slot.buckets[math.floor(math.log2(max(seconds * 1000, 1e-3)) * _STEPS)] += 1
+    def answered(self, seconds: float) -> None:
+        self._now().answered.append(seconds)
+
+    def failed(self, outcome: str) -> None:
+        self._now().failed[outcome] += 1
 
     def summary(self) -> Summary:
         """The last WINDOW_S full seconds."""
-        now = int(time.monotonic())
-        slots = [slot for slot in self._slots if now - WINDOW_S <= slot.second < now]
-        return merge(Summary(dict(slot.outcomes), dict(slot.buckets)) for slot in slots)
+        now = self._now().second
+        return merge(summary for second, summary in self._past if now - WINDOW_S <= second < now)
+
+    def _now(self) -> Slot:
+        second, slot = int(time.monotonic()), self._slot
+        if slot.second == second:
+            return slot
+        self._past.append((slot.second, slot.summary()))
+        while self._past and self._past[0][0] < second - WINDOW_S:
+            self._past.popleft()
+        self._slot = slot = Slot(second, defaultdict(int), [])
+        return slot
+
+
+def _buckets(seconds: list[float]) -> dict[int, int]:
+    """Count values by bucket: sorted once, then a step per bucket instead of a logarithm per value."""
+    values = sorted(max(value * 1000, 1e-3) for value in seconds)
+    counts: dict[int, int] = {}
+    begin = 0
+    while begin < len(values):
+        bucket = math.floor(math.log2(values[begin]) * _STEPS)
+        end = bisect_left(values, 2 ** ((bucket + 1) / _STEPS), begin + 1)
+        counts[bucket] = counts.get(bucket, 0) + end - begin
+        begin = end
+    return counts
 
 
 def merge(summaries: Iterable[Summary]) -> Summary:

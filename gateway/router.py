@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 
 from gateway.meters import LaneMeters
@@ -36,9 +37,10 @@ class ReplyRouter:
         while True:
             try:
                 notices = await self._inbox.pop(done)
-                done = [notice.request_id for notice in notices]
+                done = [request_id for request_id, _, _ in notices]
+                now = time.monotonic()
                 for request_id, _, reply in notices:
-                    self._end(request_id, reply)
+                    self._end(request_id, reply, now)
                 for ids in chunks(notice for notice in notices if notice.reply is None):
                     await self._read(ids)
                 self._on_broker(True)
@@ -52,11 +54,13 @@ class ReplyRouter:
                 failures += 1
 
     async def _read(self, ids: list[str]) -> None:
-        for request_id, reply in zip(ids, await self._inbox.read(ids), strict=True):
-            self._end(request_id, reply)
+        replies = await self._inbox.read(ids)
+        now = time.monotonic()
+        for request_id, reply in zip(ids, replies, strict=True):
+            self._end(request_id, reply, now)
 
-    def _end(self, request_id: str, reply: bytes | None) -> None:
+    def _end(self, request_id: str, reply: bytes | None, now: float) -> None:
         pending = self._outstanding.get(request_id)
         if pending is not None and reply is not None:
-            pending.mark_admitted()  # its reply may overtake the answer of its admission
+            pending.mark_admitted(now)  # its reply may overtake the answer of its admission
             pending.end(reply)

@@ -91,9 +91,10 @@ class Submitter:
         self.broker_up = True
         self._meters.flushes.inc()
         refused = []
+        now = time.monotonic()
         for pending, verdict in zip(flush, answer.verdicts, strict=True):
-            if verdict == Verdict.ADMITTED:
-                pending.mark_admitted()
+            if verdict is Verdict.ADMITTED:
+                pending.mark_admitted(now)
                 if pending.done:  # it gave up while the call was in flight
                     self._cancels.append(pending.request.id)
             else:

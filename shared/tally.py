@@ -7,7 +7,7 @@ was a sixth of the gateway's time.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import Histogram
 
@@ -15,12 +15,13 @@ from prometheus_client import Histogram
 class Tally:
     """One labelled child of a histogram. One thread, which settles often enough: what it holds grows until then."""
 
-    __slots__ = ("_child", "_values", "observe")
+    __slots__ = ("_child", "_values", "observe", "observe_all")
 
     def __init__(self, child: Histogram) -> None:
         self._child = child
         self._values: list[float] = []
         self.observe: Callable[[float], None] = self._values.append
+        self.observe_all: Callable[[Iterable[float]], None] = self._values.extend
 
     def settle(self) -> None:
         """Add to the histogram what was observed since."""

@@ -25,7 +25,6 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal, NoReturn
 
-import msgpack
 import msgspec
 from msgspec import Meta
 
@@ -56,7 +55,7 @@ DTYPE_BYTES = {
 MAX_DIMENSIONS = 32
 
 
-class Tensor(msgspec.Struct):
+class Tensor(msgspec.Struct, omit_defaults=True):
     """Raw bytes with their meaning. `len(data)` is the product of `shape` times the dtype's size (checked)."""
 
     dtype: str
@@ -76,12 +75,6 @@ class Tensor(msgspec.Struct):
         # Any other byte in a bool is undefined behaviour in C++.
         if self.dtype == "bool" and bytes(self.data).translate(None, b"\x00\x01"):
             raise WireError("a bool is a byte of 0 or 1")
-
-    def to_wire(self) -> dict[str, Any]:
-        wire: dict[str, Any] = {"dtype": self.dtype, "shape": self.shape, "data": self.data}
-        if self.order != "C":
-            wire["order"] = self.order
-        return wire
 
 
 class Raw(msgspec.Struct):
@@ -109,12 +102,7 @@ class Payload(msgspec.Struct):
 
 
 def pack_payload(payload: Payload) -> bytes:
-    content: Any = payload.content
-    if isinstance(content, Tensor):
-        content = content.to_wire()
-    elif isinstance(content, Raw):
-        content = {"data": content.data, "content_type": content.content_type}
-    return _pack({"v": VERSION, "kind": payload.kind, "content": content, "options": payload.options})
+    return _encode(_PackedPayload(VERSION, payload.kind, payload.content, payload.options))
 
 
 def unpack_payload(data: bytes) -> Payload:
@@ -141,7 +129,7 @@ class Ride(msgspec.Struct):
     position: int = 1
 
 
-class Result(msgspec.Struct):
+class Result(msgspec.Struct, omit_defaults=True):
     """What the model made of one request; exactly one of the three is set."""
 
     classes: list[list[tuple[int, str, float]]] | None = None
@@ -159,25 +147,12 @@ class Reply(msgspec.Struct):
 
 
 def pack_reply(reply: Reply) -> bytes:
-    wire: dict[str, Any] = {"v": VERSION, "ms": reply.ms}
-    if reply.batch is not None:
-        ride = reply.batch
-        wire["batch"] = {
-            "id": ride.id,
-            "rows": ride.rows,
-            "requests": ride.requests,
-            "closed": ride.closed,
-            "worker": ride.worker,
-            "deliveries": ride.deliveries,
-            "position": ride.position,
-        }
     if reply.error is not None:
-        wire["error"] = {"code": reply.error.code, "detail": reply.error.detail}
-    elif reply.result is not None:
-        wire["result"] = _result_to_wire(reply.result)
-    else:
+        error = _ErrorWire(reply.error.code, reply.error.detail)
+        return _encode(_PackedReply(VERSION, reply.ms, reply.batch, error))
+    if reply.result is None:
         raise WireError("a reply holds a result or an error")
-    return _pack(wire)
+    return _encode(_PackedReply(VERSION, reply.ms, reply.batch, None, reply.result))
 
 
 def unpack_reply(data: bytes) -> Reply:
@@ -194,18 +169,25 @@ def unpack_reply(data: bytes) -> Reply:
     return Reply(Result(classes, tensors, values), None, wire.batch, wire.ms)
 
 
-def _result_to_wire(result: Result) -> dict[str, Any]:
-    if result.outputs is not None:
-        return {"outputs": {name: tensor.to_wire() for name, tensor in result.outputs.items()}}
-    if result.classes is not None:
-        return {"classes": result.classes}
-    return {"values": result.values}
+# --- what the bytes are written of
 
 
-def _pack(wire: dict[str, Any]) -> bytes:
-    packed = msgpack.packb(wire, use_bin_type=True)
-    assert packed is not None
-    return packed
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class _PackedPayload(msgspec.Struct):
+    v: int
+    kind: Kind
+    content: Content
+    options: dict[str, Any]
+
+
+class _PackedReply(msgspec.Struct, omit_defaults=True):
+    v: int
+    ms: dict[str, float]
+    batch: Ride | None = None
+    error: _ErrorWire | None = None
+    result: Result | None = None
 
 
 # --- what the bytes are read as

@@ -167,7 +167,7 @@ class Claimer:
             if decision.reason in ("full", "bytes"):
                 break
             left_s = max(0.0, decision.until - time.monotonic())
-            # Claimed ahead or adopted: one top-up, now that the device is free. Or it waits though that wasn't expected.
+            # Claimed ahead or adopted: one top-up, now that the device is free. Or it waits though nobody was expected.
             if not filling.last_id or not (decision.reason or self._may_hold_turn):
                 await self._claim("idle", hold_ms=self._hold_ms(left_s) if left_s else 0)
                 continue

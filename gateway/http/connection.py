@@ -32,6 +32,7 @@ from gateway.http.heads import (
     whole,
     without_upgrade,
 )
+from gateway.http.likeness import Likeness
 from gateway.http.patience import HEAD_TIMEOUT_S, Awaited, Patience
 from gateway.http.prompt import Prompt
 from shared.errors import HeadTimeout, MalformedRequest, SmartBatchError, TooManyConnections
@@ -46,6 +47,8 @@ DRAIN_LINGER_S = 0.25  # during a drain
 LAST_CALL_S = 0.05
 # Requests that may wait on one connection for those before them. Each costs a hundred times its bytes.
 MAX_PIPELINED = 64
+# So many requests in a row whose heads were like none before: no more is remembered, for it only costs.
+MAX_UNLIKE = 8
 
 
 class Connection(HttpToolsProtocol):
@@ -67,6 +70,8 @@ class Connection(HttpToolsProtocol):
         self._silent_bytes = 0  # read since the parser last had anything to say for them
         self._deaf = False  # what comes is thrown away
         self._parting = b""  # sent after the answers still owed, before closing
+        self._likeness: Likeness | None = None  # of the request before
+        self._unlike = 0  # requests in a row that weren't like the one before
         self.url = b""
         self._patience = Patience(time.monotonic())
 
@@ -103,6 +108,9 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
+        at_rest = self._running is None and not self._silent_bytes  # here a new request begins
+        if at_rest and self._likeness is not None and self._came_alike(self._likeness, data):
+            return
         self._silent_bytes += len(data)
         self._parse(data)
         newest = self.cycle
@@ -110,6 +118,9 @@ class Connection(HttpToolsProtocol):
             self._hand_on(newest)
         running = self._running
         if isinstance(running, Prompt) and not running.asked:
+            if at_rest and running.keep_alive and self._unlike < MAX_UNLIKE:
+                self._unlike += 1
+                self._likeness = Likeness.of(data, running.head, len(running.body))
             self._begin(running)
         if self._deaf:
             return
@@ -118,6 +129,18 @@ class Connection(HttpToolsProtocol):
         elif self._receiving and self._judged is not self.cycle:
             self._judged = exchange = self.cycle
             exchange.keep_alive = self._may_go_on() and may_be_skipped(exchange.scope)
+
+    def _came_alike(self, likeness: Likeness, data: bytes) -> bool:
+        """Begin a request that is like the one before, unparsed. False if it isn't."""
+        body = likeness.body_of(data)
+        if body is None or self._gateway is None:
+            return False
+        self._unlike = 0
+        self.cycle = alike = Prompt(self, self._gateway, likeness.head)
+        alike.received(body)
+        alike.came_whole(keep_alive=not self._doorman.draining)
+        self._begin(alike)
+        return True
 
     def _parse(self, data: bytes) -> None:
         while True:

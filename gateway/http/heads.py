@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import unquote
 
 import httptools
+import msgspec
 
 from gateway.problems import problem
 from shared.errors import HeadTooLarge, MalformedRequest, SmartBatchError, UrlTooLong
@@ -26,8 +27,11 @@ _STATUS_LINES = {int(status): f"HTTP/1.1 {status} {status.phrase}\r\n".encode() 
 Headers = Iterable[tuple[bytes, bytes]]
 
 
-class Head(NamedTuple):
-    """A request's, checked. `path` is unquoted; names of headers are in lower case."""
+class Head(msgspec.Struct):
+    """A request's, checked. `path` is unquoted; names of headers are in lower case.
+
+    `said`: what was read of its headers and query, if they have been read; several requests may have one head.
+    """
 
     method: bytes
     version: str
@@ -36,6 +40,7 @@ class Head(NamedTuple):
     query: bytes
     headers: list[tuple[bytes, bytes]]
     expects_100: bool
+    said: Any = None
 
 
 def head_bytes(url: bytes, headers: Headers) -> int:
@@ -107,7 +112,7 @@ def whole(
     keep_alive: bool,
 ) -> bytes:
     """Return a whole HTTP/1.1 response. Raises ValueError for a header that would become several."""
-    lines = [b"%b: %b" % pair for pair in (*default_headers, *headers)]
+    lines = [*map(b": ".join, default_headers), *map(b": ".join, headers)]
     if not keep_alive:
         lines.append(b"connection: close")
     head = b"\r\n".join(lines)

@@ -33,35 +33,21 @@ class Prompt:
     """Event loop only. `ask` is called once: when it is this request's turn, and it has come whole."""
 
     persists = True
-
-    __slots__ = (
-        "_asking",
-        "_gateway",
-        "_host",
-        "_pending",
-        "_pieces",
-        "asked",
-        "fault",
-        "gone",
-        "head",
-        "keep_alive",
-        "more_body",
-        "response_complete",
-    )
+    # What most requests end with; set on the others.
+    more_body = True
+    keep_alive = False
+    asked = False
+    gone = False
+    response_complete = False
+    fault: Exception | None = None
+    _asking: Prediction | None = None
+    _pending: Pending | None = None
 
     def __init__(self, host: Host, gateway: Gateway, head: heads.Head) -> None:
         self._host = host
         self._gateway = gateway
         self.head = head
         self._pieces: list[bytes] = []
-        self.more_body = True
-        self.keep_alive = False
-        self.asked = False
-        self.gone = False
-        self.response_complete = False
-        self.fault: Exception | None = None
-        self._asking: Prediction | None = None
-        self._pending: Pending | None = None
 
     @property
     def body(self) -> bytes:
@@ -96,8 +82,9 @@ class Prompt:
     def ask(self) -> None:
         self.asked = True
         self._asking = asking = Prediction(self._gateway)
+        head = self.head
         try:
-            asking.head(self.head.headers, self.head.query)
+            asking.head(head.headers, head.query, head)
             if self.fault is not None:
                 raise self.fault
             self._pending = asking.submit_and_tell(asking.request(self.body), self._ended)

@@ -32,8 +32,6 @@ _VERSION_ROUTE = "/v2/models/{model}/versions/{version}/infer"
 
 
 class Inference(Asking):
-    __slots__ = ("_accept", "_coding", "_json_length", "_path", "_timeout_s", "_wanted")
-
     def __init__(self, gateway: Gateway, path: str) -> None:
         super().__init__(gateway)
         self._path = path

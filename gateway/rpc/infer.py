@@ -31,8 +31,6 @@ _ATTRIBUTES = {"rpc.system.name": "grpc", "rpc.method": _METHOD}
 class RpcInference(Asking):
     """The message says the model, so it is read with the head. The response's headers are trailing metadata."""
 
-    __slots__ = ("_content", "_message", "_waits_s", "_wanted", "deadline_s")
-
     def __init__(self, gateway: Gateway, content: bytes, deadline_s: float | None) -> None:
         super().__init__(gateway)
         self._content = content

@@ -234,7 +234,7 @@ def _packed(command: Command) -> list[bytes]:
     name = command[0]
     if " " in name:
         command = (*name.split(), *command[1:])
-    if not any(isinstance(part, bytes) and len(part) >= _LARGE_BYTES for part in command):
+    if max(map(len, [part for part in command if type(part) is bytes]), default=0) < _LARGE_BYTES:
         return [hiredis.pack_command(tuple(command))]
     pieces = [b"*%d\r\n" % len(command)]
     for part in command:

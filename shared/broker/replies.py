@@ -56,8 +56,7 @@ class Inbox:
 
 def _notice(notice: bytes) -> Notice:
     """Read `id|size` or `id|size|reply`. Anything else names nobody's request, and is skipped as one that has gone."""
-    request_id, _, rest = notice.partition(b"|")
-    digits, _, reply = rest.partition(b"|")
+    request_id, digits, reply, *_ = *notice.split(b"|", 2), b"", b""
     size = int(digits) if digits.isdigit() and len(digits) < 16 else 0
     return Notice(request_id.decode("ascii", "replace"), size, reply if reply and len(reply) == size else None)
 
