@@ -15,6 +15,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from shared.errors import DeadlineExceeded, InvalidInput, ModelFailed, SmartBatchError
@@ -111,7 +112,7 @@ class Engine:
             if not isinstance(work, Batch):
                 self._runway.until_clear()
                 work()
-            elif not self._launch(work):
+            elif work.alone or not self._launch(work):  # alone: another thread to land it would only have to be woken
                 self._runway.until_clear()
                 self._run_to_the_end(work)
         self._runway.until_clear()
@@ -189,8 +190,14 @@ class Engine:
     # --- both
 
     def _drop_late(self, batch: Batch) -> None:
+        done, now = None, time.monotonic()
         for rider in reversed(batch.riders):  # what is decoded here meanwhile is what the decode threads come to last
-            if not _decoded_in_time(rider):
+            if rider.cancelled:
+                continue  # nobody waits for it, and it won't be run
+            if rider.decoded is not done:  # several have one
+                done = rider.decoded if _done_by(rider.decoded, rider.deadline_at - now) else None
+                now = time.monotonic()
+            if done is None or (rider.alive and now >= rider.deadline_at):
                 rider.error = DeadlineExceeded("the deadline passed before the request reached the device")
 
     def _seat(self, seats: list[Seat], outputs: Sequence[Any]) -> None:
@@ -313,15 +320,13 @@ class Engine:
                 rider.error = error
 
 
-def _decoded_in_time(rider: Rider) -> bool:
-    """Wait for the rider's rows, and no longer than its client does."""
-    if rider.cancelled:
-        return True  # nobody waits for it, and it won't be run
+def _done_by(decoded: Future[None], seconds: float) -> bool:
+    """Wait for rows to be decoded, and no longer than a client does."""
     try:
-        rider.decoded.result(timeout=max(0.0, rider.deadline_at - time.monotonic()))
+        decoded.result(timeout=max(0.0, seconds))
     except TimeoutError:
         return False
-    return not rider.alive or time.monotonic() < rider.deadline_at
+    return True
 
 
 def _one_line(error: BaseException) -> str:

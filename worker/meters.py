@@ -105,8 +105,8 @@ class Meters:
         self.totals["rows"] += rows
         self.totals["last_batch_ms"] = int(time.time() * 1000)
 
-    def outcome(self, outcome: str) -> None:
-        """Count an entry by what became of it: one of ENTRIES'."""
-        self._entries[outcome].inc()
-        self.totals["entries"] += 1
-        self.totals["failed"] += outcome in ("error", "dead")
+    def outcome(self, outcome: str, entries: int = 1) -> None:
+        """Count entries by what became of them: one of ENTRIES'."""
+        self._entries[outcome].inc(entries)
+        self.totals["entries"] += entries
+        self.totals["failed"] += entries * (outcome in ("error", "dead"))

@@ -42,7 +42,7 @@ class ReplyMaker:
         self._meters.batch(batch)
         id_, rows, requests, closed = batch.id, batch.rows, len(batch.riders), batch.closed
         outcomes = []
-        position = 0
+        position = answered = 0
         for rider in batch.riders:
             if rider.cancelled:
                 self._meters.outcome("cancelled")
@@ -59,29 +59,31 @@ class ReplyMaker:
                 if rider.error is None:
                     place = position = position + 1
                 ride = Ride(id_, rows, requests, closed, self._worker_id, rider.entry.deliveries, place)
-                outcomes.append(Outcome(rider.entry, self._reply(rider, ride, _times(rider, batch))))
+                packed, error = self._reply(rider, ride, _times(rider, batch))
+                answered += error is None
+                if error is not None:
+                    self._meters.outcome("invalid" if isinstance(error, ClientError) else "error")
+                outcomes.append(Outcome(rider.entry, packed))
+        self._meters.outcome("ok", answered)
         return outcomes
 
-    def _reply(self, rider: Rider, ride: Ride, ms: dict[str, float]) -> bytes:
+    def _reply(self, rider: Rider, ride: Ride, ms: dict[str, float]) -> tuple[bytes, SmartBatchError | None]:
+        """Return the reply, and the error that it holds."""
         error = rider.error
         if error is None:
             try:
                 result = self._model.encode(rider.outputs, rider.options)
-                packed = pack_reply(Reply(result, None, ride, ms))
+                return pack_reply(Reply(result, None, ride, ms)), None
             except SmartBatchError as raised:
                 error = raised
             except BaseException as raised:  # a model may be the user's own code: SystemExit too
                 self._row_log.failed("encode failed", raised, rider.entry, ride.id)
                 error = ModelFailed("the model's answer could not be encoded")
-            else:
-                self._meters.outcome("ok")
-                return packed
-        self._meters.outcome("invalid" if isinstance(error, ClientError) else "error")
         try:
-            return pack_reply(Reply(None, error, ride, ms))
+            return pack_reply(Reply(None, error, ride, ms)), error
         except UnicodeEncodeError:  # a model's text may quote what a client sent, and be no text at all
             readable = str(error).encode(errors="backslashreplace").decode()
-            return pack_reply(Reply(None, from_wire(error.code, readable), ride, ms))
+            return pack_reply(Reply(None, from_wire(error.code, readable), ride, ms)), error
 
 
 def _times(rider: Rider, batch: Batch) -> dict[str, float]:

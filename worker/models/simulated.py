@@ -6,8 +6,10 @@ For testing and measuring the system without a device. Never imports torch.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import math
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -55,6 +57,7 @@ class Simulated(Model):
         self._row_s = values["row_ms"] / 1000
         self._load_s = values["load_ms"] / 1000
         self._free_at = 0.0  # monotonic: when the device is done with all it was given
+        self._thread = threading.local()
 
     def load(self, context: LoadContext) -> None:
         time.sleep(self._load_s)
@@ -80,14 +83,28 @@ class Simulated(Model):
 
     def separate(self, outputs: tuple[np.ndarray, float], rows: int) -> list[np.ndarray]:
         batch, done_at = outputs
-        left_s = done_at - time.monotonic()
-        if left_s > 0:
-            time.sleep(left_s)
+        self._sleep_until(done_at)
         return list(batch)
+
+    def _sleep_until(self, at: float) -> None:
+        left_s = at - time.monotonic()
+        if left_s > 0:
+            if not hasattr(self._thread, "exact"):
+                self._thread.exact = _wake_exactly()
+            time.sleep(left_s)
 
     def encode(self, rows: Sequence[np.ndarray], options: dict[str, Any]) -> Result:
         data = b"".join([row.tobytes() for row in rows])
         return Result(outputs={"output": Tensor("float32", (len(rows), WIDTH), data)})
+
+
+def _wake_exactly() -> bool:
+    """Have the kernel end this thread's sleeps when they are over, not up to 50 µs later. False where it can't."""
+    set_timer_slack = 29
+    try:
+        return ctypes.CDLL(None).prctl(set_timer_slack, 1, 0, 0, 0) == 0
+    except (OSError, AttributeError):  # Linux only
+        return False
 
 
 def _rows(tensor: Tensor) -> Sequence[Any]:
