@@ -150,8 +150,10 @@ def pack_reply(reply: Reply) -> bytes:
     if reply.error is not None:
         error = _ErrorWire(reply.error.code, reply.error.detail)
         return _encode(_PackedReply(VERSION, reply.ms, reply.batch, error))
+    if reply.result is None:
+        raise WireError("a reply holds a result or an error")
     if not isinstance(reply.result, Result):  # a model may be the user's own code
-        raise WireError(f"a reply holds a result or an error, not {type(reply.result).__name__}")
+        raise TypeError(f"a model's answer is a Result, not {type(reply.result).__name__}")
     return _encode(_PackedReply(VERSION, reply.ms, reply.batch, None, reply.result))
 
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from shared.broker.claims import Entry
 from shared.errors import InvalidInput, ModelFailed
-from shared.wire import unpack_reply
+from shared.wire import Result, unpack_reply
 from worker.batch import Batch, Rider
 from worker.meters import Meters
 from worker.replies import ReplyMaker
@@ -18,7 +18,7 @@ class Encoder:
     """Stands for a model whose outputs are answers already."""
 
     def encode(self, outputs: list[Any], options: dict[str, Any]) -> Any:
-        return outputs[0]
+        return Result(values=outputs)
 
 
 def _rider(number: int) -> Rider:
@@ -37,6 +37,17 @@ def test_a_text_that_cannot_be_encoded_costs_nobody_a_reply() -> None:
     assert [type(error) for error in errors] == [InvalidInput, ModelFailed, InvalidInput]
     assert str(errors[0]) == r"unknown label '\ud800'"
     assert str(errors[2]) == "unknown label 'é'"
+
+
+def test_an_answer_that_is_no_result_is_the_models_failure() -> None:
+    class Careless(Encoder):
+        def encode(self, outputs: list[Any], options: dict[str, Any]) -> Any:
+            return {"label": 1}
+
+    rider = _rider(1)
+    rider.outputs = [1]
+    (outcome,) = ReplyMaker(cast(Any, Careless()), Meters("m"), "w", RowLog()).make(Batch("b", [rider], "full"))
+    assert isinstance(unpack_reply(outcome.reply).error, ModelFailed)
 
 
 def test_places_are_given_to_those_that_have_a_result() -> None:
