@@ -23,7 +23,7 @@ Reply    {v, result, batch, ms} or {v, error: {code, detail}, batch, ms}
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import msgspec
 from msgspec import Meta
@@ -54,13 +54,19 @@ DTYPE_BYTES = {
 
 MAX_DIMENSIONS = 32
 
+Shape = Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(max_length=MAX_DIMENSIONS)]
+if TYPE_CHECKING:
+    Data = bytes | bytearray | memoryview
+else:
+    Data = bytes  # what is read is always bytes; msgspec takes no union of them
+
 
 class Tensor(msgspec.Struct, omit_defaults=True):
     """Raw bytes with their meaning. `len(data)` is the product of `shape` times the dtype's size (checked)."""
 
     dtype: str
-    shape: tuple[int, ...]
-    data: bytes | bytearray | memoryview
+    shape: Shape
+    data: Data
     order: Order = "C"
 
     def check(self) -> None:
@@ -109,10 +115,9 @@ def unpack_payload(data: bytes) -> Payload:
     """Raises WireError, saying where, for anything that `pack_payload` wouldn't have written."""
     wire = _unpack(_PAYLOAD, data)
     if isinstance(wire, _TensorPayload):
-        content = wire.content.tensor()
-        if not content.shape:
+        wire.content.check()
+        if not wire.content.shape:
             raise WireError("a payload's tensor has rows as its first dimension, so its shape can't be []")
-        return Payload("tensor", content, wire.options)
     return Payload(wire.__struct_config__.tag, wire.content, wire.options)  # type: ignore[arg-type]
 
 
@@ -162,13 +167,14 @@ def unpack_reply(data: bytes) -> Reply:
     wire = _unpack(_REPLY, data)
     if wire.error is not None:
         return Reply(None, from_wire(wire.error.code, wire.error.detail), wire.batch, wire.ms)
-    if wire.result is None:
+    result: Result | None = wire.result
+    if result is None:
         raise WireError("a reply holds a result or an error")
-    classes, outputs, values = wire.result.classes, wire.result.outputs, wire.result.values
-    if (classes is None) + (outputs is None) + (values is None) != 2:
+    if (result.classes is None) + (result.outputs is None) + (result.values is None) != 2:
         raise WireError("a result is one of classes, outputs and values")
-    tensors = None if outputs is None else {name: tensor.tensor() for name, tensor in outputs.items()}
-    return Reply(Result(classes, tensors, values), None, wire.batch, wire.ms)
+    for tensor in (result.outputs or {}).values():
+        tensor.check()
+    return Reply(result, None, wire.batch, wire.ms)
 
 
 # --- what the bytes are written of
@@ -195,18 +201,6 @@ class _PackedReply(msgspec.Struct, omit_defaults=True):
 # --- what the bytes are read as
 
 
-class _TensorWire(msgspec.Struct):
-    dtype: str
-    shape: Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(max_length=MAX_DIMENSIONS)]
-    data: bytes
-    order: Order = "C"
-
-    def tensor(self) -> Tensor:
-        tensor = Tensor(self.dtype, self.shape, self.data, self.order)
-        tensor.check()
-        return tensor
-
-
 class _Payload(msgspec.Struct, tag_field="kind", kw_only=True):
     v: int
     options: dict[str, Any]
@@ -221,7 +215,7 @@ class _TextPayload(_Payload, tag="text"):
 
 
 class _TensorPayload(_Payload, tag="tensor"):
-    content: _TensorWire
+    content: Tensor
 
 
 class _RawPayload(_Payload, tag="raw"):
@@ -233,16 +227,10 @@ class _ErrorWire(msgspec.Struct):
     detail: str
 
 
-class _ResultWire(msgspec.Struct):
-    classes: list[list[tuple[int, str, float]]] | None = None
-    outputs: dict[str, _TensorWire] | None = None
-    values: list[Any] | None = None
-
-
 class _ReplyWire(msgspec.Struct):
     v: int
     ms: dict[str, float]
-    result: _ResultWire | None = None
+    result: Result | None = None
     error: _ErrorWire | None = None
     batch: Ride | None = None
 

@@ -1,8 +1,9 @@
 """Requests of one connection resemble each other: clients send the same head again and again, and only the length of
 what follows changes. So the head is compared with the one before, and what is the same isn't parsed again.
 
-Nothing is taken for a request here that the parser wouldn't take for the same one: a head is remembered only once the
-parser has read it, as all that came in one read beside its body, and is known again only where a new request must begin.
+Nothing is taken for a request here that the parser wouldn't take for the same one: a head is remembered only once
+the parser has read it, as all that came in one read beside its body, and is known again only where a new request must
+begin.
 """
 
 from __future__ import annotations

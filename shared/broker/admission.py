@@ -95,25 +95,21 @@ class Admission:
         """
         keys = self._keys
         args: list[Argument] = [GROUP, *self._limits, int(force)]
-        args += (capacity.rows_per_s / 1000, capacity.batch_s * 1000)
+        args += (capacity.rows_per_s / 1000, capacity.batch_s * 1000, self._gateway_id)
         bodies: list[Request] = []
-        gateway_id = self._gateway_id
         for request in requests:
             payload, size = request.payload, request.bytes
             if size > INLINE_BYTES:
                 bodies.append(request)
                 payload = b""
-            args += (request.id, gateway_id, request.timeout_ms, request.rows, size)
-            args += (request.kind, request.trace, payload)
+            args += (request.id, request.timeout_ms, request.rows, size, request.kind, request.trace, payload)
         with broker_errors():
             script_keys = [keys.requests, keys.open, keys.turn, keys.bell]
-            if not bodies:
-                waiting, open_rows, *codes = await ADMIT.call(self._client, script_keys, args)
-            else:
-                pipeline = self._client.pipeline(transaction=False)
-                for request in bodies:
-                    pipeline.set(keys.body(request.id), request.payload, px=request.timeout_ms + self._body_ttl_ms)
-                waiting, open_rows, *codes = await ADMIT.call_in(pipeline, self._client, script_keys, args)
+            sets = [
+                ("SET", keys.body(request.id), request.payload, "PX", request.timeout_ms + self._body_ttl_ms)
+                for request in bodies
+            ]
+            waiting, open_rows, *codes = await ADMIT.call_after(sets, self._client, script_keys, args)
         verdicts = [_VERDICTS[code] for code in codes]
         if bodies:
             await self._unlink_refused(requests, verdicts)

@@ -9,7 +9,9 @@ from typing import Literal
 
 import msgspec
 
+from shared.broker.admission import INLINE_BYTES
 from shared.broker.connection import Client, broker_errors
+from shared.broker.link import Command
 from shared.broker.replies import CARRIED_BYTES
 from shared.broker.script import CLAIM, FINISH, RELEASE, Argument
 from shared.errors import BrokerFull, BrokerUnavailable
@@ -160,9 +162,8 @@ class Claims:
             if after_entry:
                 answer = await self._claim_after_entry(*after_entry, script_keys, args)
             elif after_bell_s:
-                pipeline = self._blocking.pipeline(transaction=False)
-                pipeline.blpop([keys.bell], after_bell_s)
-                answer = await CLAIM.call_in(pipeline, self._blocking, script_keys, args)
+                bell = ("BLPOP", keys.bell, after_bell_s)
+                answer = await CLAIM.call_after([bell], self._blocking, script_keys, args)
             else:
                 answer = await CLAIM.call(self._blocking, script_keys, args)
         kind, now, waiting, last, too_wide, deliveries, entries = answer
@@ -177,12 +178,12 @@ class Claims:
             self._blocking_id = await self._blocking.client_id()
             self._blocking_number = self._blocking.link.connection
         wait_ms = min(wait_ms, MAX_WAIT_MS)
-        pipeline = self._blocking.pipeline(transaction=False)
-        pipeline.xread({self._keys.requests: last_id}, count=1, block=wait_ms + UNBLOCK_SLACK_MS)
+        block_ms = wait_ms + UNBLOCK_SLACK_MS
+        entry = ("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", self._keys.requests, last_id)
         timer = asyncio.get_running_loop().call_later(wait_ms / 1000, self._unblock)
         self._waits_for_entry = True
         try:
-            return await CLAIM.call_in(pipeline, self._blocking, script_keys, args)
+            return await CLAIM.call_after([entry], self._blocking, script_keys, args)
         finally:
             self._waits_for_entry = False
             timer.cancel()
@@ -236,18 +237,26 @@ class Claims:
 
     async def _finish(self, outcomes: Sequence[Outcome], inline_bytes: int) -> int:
         keys = self._keys
-        script_keys = [keys.requests, keys.open, keys.dead]
-        args: list[Argument] = [GROUP, self._reply_ttl_ms, DEAD_BODY_TTL_MS, DEAD_MAX, CARRIED_BYTES]
-        pipeline = self._command.pipeline(transaction=False)
+        inboxes: dict[str, int] = {}  # of each gateway, counted from 1
+        replies: list[str] = []
+        bodies: list[str] = []
+        args: list[Argument] = []
+        sets: list[Command] = []
         for outcome in outcomes:
             entry, reply = outcome.entry, outcome.reply
-            script_keys += (keys.reply(entry.id), keys.inbox(entry.gateway), keys.body(entry.id))
-            if len(reply) > inline_bytes:
-                pipeline.set(keys.reply(entry.id), reply, px=self._reply_ttl_ms)
-                args += (entry.entry_id, entry.id, b"", len(reply), outcome.dead_reason)
-            else:
-                args += (entry.entry_id, entry.id, reply, len(reply), outcome.dead_reason)
+            inbox = inboxes.setdefault(entry.gateway, len(inboxes) + 1)
+            replies.append(keys.reply(entry.id))
+            note, body = str(inbox), 0
+            if entry.bytes > INLINE_BYTES or outcome.dead_reason:  # of what is garbled nobody knows
+                bodies.append(keys.body(entry.id))
+                body = len(bodies)
+            large = len(reply) > inline_bytes
+            if large:
+                sets.append(("SET", replies[-1], reply, "PX", self._reply_ttl_ms))
+            if large or body or not reply:
+                note = f"{inbox}|{len(reply)}|{body}|{outcome.dead_reason}"
+            args += (entry.entry_id, entry.id, b"" if large else reply, note)
+        script_keys = [keys.requests, keys.open, keys.dead, *map(keys.inbox, inboxes), *replies, *bodies]
+        limits = (GROUP, self._reply_ttl_ms, DEAD_BODY_TTL_MS, DEAD_MAX, CARRIED_BYTES, len(inboxes))
         with broker_errors():
-            if len(pipeline):
-                return await FINISH.call_in(pipeline, self._command, script_keys, args)
-            return await FINISH.call(self._command, script_keys, args)
+            return await FINISH.call_after(sets, self._command, script_keys, [*limits, *args])

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from shared.broker.connection import BLOCK_S, Client, broker_errors
+from shared.broker.link import Command
 from shared.keys import Keys
 
 POP = 256
@@ -31,17 +32,16 @@ class Inbox:
 
     async def pop(self, done: Sequence[str]) -> list[Notice]:
         """Delete the replies of `done`, then wait up to BLOCK_S for more."""
+        commands: list[Command] = [("BLMPOP", BLOCK_S, 1, self.key, "LEFT", "COUNT", POP)]
+        if done:
+            commands.insert(0, ("UNLINK", *[self._keys.reply(request_id) for request_id in done]))
         with broker_errors():
-            if done:
-                pipeline = self._client.pipeline(transaction=False)
-                pipeline.unlink(*[self._keys.reply(request_id) for request_id in done])
-                pipeline.blmpop(BLOCK_S, 1, self.key, direction="LEFT", count=POP)
-                popped = (await pipeline.execute())[-1]
-            else:
-                popped = await self._client.blmpop(BLOCK_S, 1, self.key, direction="LEFT", count=POP)
-        if not popped:
-            return []
-        return [_notice(notice) for notice in popped[1]]
+            answers = await self._client.link.call(commands)
+            for answer in answers:
+                if isinstance(answer, Exception):
+                    raise answer
+        popped = answers[-1]
+        return [_notice(notice) for notice in popped[1]] if popped else []
 
     async def read(self, request_ids: Sequence[str]) -> list[bytes | None]:
         """Return each request's reply, or None where there is none."""

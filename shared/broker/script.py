@@ -13,6 +13,7 @@ from typing import Any
 import redis.exceptions
 
 from shared.broker.connection import Client
+from shared.broker.link import Command
 
 Argument = str | bytes | int | float
 
@@ -35,29 +36,26 @@ class Script:
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     async def call(self, client: Client, keys: Sequence[str], args: Sequence[Argument]) -> Any:
-        try:
-            return await client.evalsha(self.sha, len(keys), *keys, *args)
-        except redis.exceptions.NoScriptError:
-            return await self._call_in_full(client, keys, args)
+        return await self.call_after((), client, keys, args)
 
-    async def call_in(self, pipeline: Any, client: Client, keys: Sequence[str], args: Sequence[Argument]) -> Any:
-        """Send the pipeline's commands with this script as the last one; return the script's answer.
+    async def call_after(
+        self, before: Sequence[Command], client: Client, keys: Sequence[str], args: Sequence[Argument]
+    ) -> Any:
+        """Send commands with this script behind them in one piece; return the script's answer.
 
-        An error of an earlier command is raised too, and wins.
+        An error of an earlier command is raised too, and wins. (Straight over the link: redis-py's own way to it takes
+        as long as the rest of a call, and makes nothing of a script's answer.)
         """
-        pipeline.evalsha(self.sha, len(keys), *keys, *args)
-        *others, answer = await pipeline.execute(raise_on_error=False)
+        call = ("EVALSHA", self.sha, len(keys), *keys, *args)
+        *others, answer = await client.link.call([*before, call])
         for other in others:
             if isinstance(other, Exception):
                 raise other
         if isinstance(answer, redis.exceptions.NoScriptError):
-            return await self._call_in_full(client, keys, args)
+            (answer,) = await client.link.call([("EVAL", self.source, *call[2:])])
         if isinstance(answer, Exception):
             raise answer
         return answer
-
-    async def _call_in_full(self, client: Client, keys: Sequence[str], args: Sequence[Argument]) -> Any:
-        return await client.eval(self.source, len(keys), *keys, *args)
 
 
 ADMIT = Script("admit")

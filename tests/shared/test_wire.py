@@ -92,7 +92,8 @@ def test_payload_of_a_tensor_in_bytes() -> None:
 
 
 def test_fortran_order_is_written_and_c_order_is_not() -> None:
-    for order, said in (("F", {"order": "F"}), ("C", {})):
+    written: list[tuple[Any, dict[str, str]]] = [("F", {"order": "F"}), ("C", {})]
+    for order, said in written:
         packed = pack_payload(Payload("tensor", Tensor("bool", (1,), b"\1", order)))
         assert msgpack.unpackb(packed)["content"] == {"dtype": "bool", "shape": [1], "data": b"\1", **said}
 

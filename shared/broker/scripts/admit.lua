@@ -1,7 +1,7 @@
 #!lua
 -- Admit requests while there is room for them. Sending it again is harmless: an id that is open stays as it is.
 -- KEYS requests open turn bell
--- ARGV group max_entries max_bytes force rows_per_ms batch_ms, then per request: id gateway timeout_ms rows bytes kind
+-- ARGV group max_entries max_bytes force rows_per_ms batch_ms gateway, then per request: id timeout_ms rows bytes kind
 --   trace payload. rows_per_ms is what the workers do together, 0 if unknown; batch_ms what a batch of the quickest takes.
 -- Returns waiting, the open rows, then a code per request: 1 admitted, 0 full, 2 it could only be late.
 -- No allow-oom: a full Redis refuses this script, and only this one, before it has written anything.
@@ -9,11 +9,11 @@
 --#include _open
 local requests, open, turn, bell = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, max_entries, max_bytes, force = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
-local rows_per_ms, batch_ms = tonumber(ARGV[5]), tonumber(ARGV[6])
+local rows_per_ms, batch_ms, gateway = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local now = string.format('%.0f', now_ms())
 local waiting, _, length = waiting_in(requests, group)
 local asked = {'#bytes', '#wide'}
-for i = 7, #ARGV, 8 do asked[#asked + 1] = ARGV[i] end
+for i = 8, #ARGV, 7 do asked[#asked + 1] = ARGV[i] end
 local found = redis.call('HMGET', open, unpack(asked))
 local held, open_rows = tonumber(found[1] or '0'), length + tonumber(found[2] or '0')
 
@@ -22,8 +22,8 @@ local function late(rows, timeout_ms)
 end
 
 local reply, opened, seen, wide, before = {0, 0}, {}, {}, 0, held
-for i = 7, #ARGV, 8 do
-  local id, gateway, timeout_ms, rows, bytes = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
+for i = 8, #ARGV, 7 do
+  local id, timeout_ms, rows, bytes = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local code = 1
   if not found[#reply + 1] and not seen[id] then
     if not force and (waiting >= max_entries or held + tonumber(bytes) > max_bytes) then
@@ -32,8 +32,8 @@ for i = 7, #ARGV, 8 do
       code = 2
     else
       local entry_id = redis.call('XADD', requests, '*', 'id', id, 'gateway', gateway, 't', now,
-        'timeout_ms', timeout_ms, 'rows', rows, 'bytes', bytes, 'kind', ARGV[i + 5], 'trace', ARGV[i + 6],
-        'payload', ARGV[i + 7])
+        'timeout_ms', timeout_ms, 'rows', rows, 'bytes', bytes, 'kind', ARGV[i + 4], 'trace', ARGV[i + 5],
+        'payload', ARGV[i + 6])
       seen[id] = true
       opened[#opened + 1] = id
       opened[#opened + 1] = entry_id .. '|' .. bytes .. '|' .. rows

@@ -62,8 +62,9 @@ end
 -- A batch counts rows, and bytes. While no request of several rows is open, and all that is open fits, one read
 -- does; otherwise an entry at a time, with a look (which costs a copy) at whether the next one still fits.
 local entries, rows, bytes, too_wide = {}, 0, 0, 0
-local wide = redis.call('HEXISTS', open, '#wide') == 1
-if not wide and tonumber(redis.call('HGET', open, '#bytes') or '0') <= room_bytes then
+local sums = redis.call('HMGET', open, '#wide', '#bytes')
+local wide = sums[1]
+if not wide and tonumber(sums[2] or '0') <= room_bytes then
   local streams = redis.call('XREADGROUP', 'GROUP', group, me, 'COUNT', room_rows, 'STREAMS', requests, '>')
   entries = streams and streams[1][2] or {}
   rows = #entries
