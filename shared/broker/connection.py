@@ -62,7 +62,7 @@ def connect(url: str, *, block_s: float = 0.0) -> Client:
         protocol=2,  # plain lists; RESP3 turns stream replies into maps
         socket_timeout=block_s + 1.0 if block_s else COMMAND_TIMEOUT_S,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
-        socket_keepalive=True,
+        **({} if url.startswith("unix:") else {"socket_keepalive": True}),  # which redis-py takes for TCP alone
         retry=Retry(NoBackoff(), 0),
         client_name="smartbatch",
         driver_info=None,  # no CLIENT SETINFO: Redis 7.0 has none, so no ACL that names it can be loaded there

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import redis.exceptions
 
+from deploy import embedded_broker
 from shared.broker.connection import BLOCK_S, Client, connect
 from tests.brokers import Broker
 
@@ -19,6 +21,19 @@ async def test_calls_of_many_tasks_get_each_its_own_answer(client: Client) -> No
     echoed = await asyncio.gather(*(client.echo(str(n) * (n * 37 % 500 + 1)) for n in range(500)))
     assert echoed == [(str(n) * (n * 37 % 500 + 1)).encode() for n in range(500)]
     assert len(await _links(client)) == 1
+
+
+async def test_a_unix_socket_is_as_good(tmp_path: Path) -> None:
+    path = tmp_path / "broker.sock"
+    server = Broker(str(embedded_broker.server_binary()), "--unixsocket", str(path))
+    client: Client = connect(f"unix://{path}?db=0")
+    try:
+        assert await client.ping()
+        assert await client.set("k", b"v")
+        assert server.sync.get("k") == b"v"
+    finally:
+        await client.aclose()
+        server.stop()
 
 
 async def test_large_values_pass_both_ways_unchanged(client: Client) -> None:
