@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -221,7 +222,8 @@ def test_a_convolution_folded_wrongly_is_found(small: nn.Module, caplog) -> None
 
 
 @pytest.mark.parametrize(("name", "weights"), [("resnet18", "random"), ("efficientnet_lite0", "default")])
-def test_a_classifier_answers_as_it_did(name: str, weights: str) -> None:
+def test_a_classifier_answers_as_it_did(name: str, weights: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # what is compiled goes there
     answers = []
     for optimize in ("none", "auto"):
         model = resolve(name)

@@ -88,6 +88,16 @@ def test_any_number_of_threads_answers_the_same(path: Path, generator) -> None:
 
 
 @needs_compiler
+@torch.inference_mode()
+def test_a_row_answers_the_same_whatever_is_in_the_batch(path: Path, generator) -> None:
+    other = WinogradConv2d(nn.Conv2d(32, 32, 3, padding=1), Kernel(path))
+    batch = torch.randn((5, 32, 6, 7), generator=generator)  # 20 tiles
+    alone = other(batch[2:3])
+    batch[1], batch[3] = float("inf"), float("nan")
+    assert torch.equal(other(batch)[2:3], alone)
+
+
+@needs_compiler
 def test_a_batch_for_other_weights_is_refused(path: Path) -> None:
     other = WinogradConv2d(nn.Conv2d(64, 32, 3, padding=1), Kernel(path))
     for batch in (torch.ones(1, 32, 8, 8), torch.ones(1, 64, 8, 8, dtype=torch.float64)):
