@@ -44,7 +44,7 @@ def generator() -> torch.Generator:
 @pytest.mark.parametrize(
     ("rows", "height", "width", "channels", "outputs"),
     [
-        (1, 1, 1, 32, 32),
+        *((2, side, 17 - side, 32, 32) for side in range(1, 17)),
         (1, 4, 4, 32, 64),
         (8, 7, 7, 64, 32),
         (3, 5, 9, 32, 96),
