@@ -69,7 +69,7 @@ def test_it_answers_as_the_direct_convolution(
         assert came.shape == expected.shape and came.dtype == torch.float32
         assert came.is_contiguous(memory_format=torch.channels_last)
         if rows:
-            assert (came - expected).abs().max() / expected.abs().max() < 3e-5
+            assert (came - expected).abs().max() / expected.abs().max() < 1e-4
 
 
 @needs_compiler
@@ -179,7 +179,7 @@ def test_the_form_answers_as_eager_in_batches_of_any_size(kept: Path, blocks: nn
     assert [name for name, module in replaced if isinstance(module, WinogradConv2d)] == ["first", "second"]
     for rows in (1, 2, 8, 9, 17):
         expected = blocks(example(rows))
-        assert (form(example(rows)) - expected).abs().max() / expected.abs().max() < 3e-5
+        assert (form(example(rows)) - expected).abs().max() / expected.abs().max() < 1e-4
 
 
 def record(call, replaced: list[tuple[str, nn.Module]]):
@@ -196,7 +196,7 @@ def test_it_is_considered_like_any_form(kept: Path, blocks: nn.Module, monkeypat
     monkeypatch.setattr("worker.models.optimisation.seconds", lambda network, _: 2.0 if network is blocks else 1.0)
     choice = considered(blocks).choice
     assert (choice.name, choice.gain) == ("winograd", 2.0)
-    assert 0 < choice.error < 3e-5
+    assert 0 < choice.error < 1e-4
 
 
 @needs_compiler
