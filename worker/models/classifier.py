@@ -19,7 +19,7 @@ from shared.errors import InvalidInput
 from shared.model_info import InputSpec, OutputSpec
 from shared.wire import Payload, Result, Tensor
 from worker.models import device as devices
-from worker.models import device_jpeg, inductor
+from worker.models import device_jpeg, inductor, winograd
 from worker.models.contract import LoadContext, Model, Optimisation
 from worker.models.device_jpeg import DeviceJpegs
 from worker.models.folding import channels_last, fold_batch_norms
@@ -88,6 +88,8 @@ class Classifier(Model):
         if self._device.type == "cuda":
             folded = forms[-1][1]
             forms.append(("CUDA graphs", lambda: Graphs(folded(), self.noise, sizes(context.max_batch_size))))
+        if winograd.possible(network):
+            forms.append((winograd.NAME, lambda: winograd.winograd(network, self.noise(rows))))
         for name, make in forms:
             context.progress(f"trying {name}")
             for _ in self._optimiser.consider(name, make):

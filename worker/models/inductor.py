@@ -62,7 +62,7 @@ def cache_folder() -> Path:
 def key(network: nn.Module, dtype: str, device: torch.device) -> str:
     """Name everything that the compiled code depends on: it is made for one CPU, one count of threads, one network."""
     digest = hashlib.sha256()
-    machine = f"{platform.machine()} {_cpu_flags()}"
+    machine = f"{platform.machine()} {cpu_flags()}"
     if device.type == "cuda":
         machine += f" {torch.cuda.get_device_name(device)} {torch.cuda.get_device_capability(device)}"
     for part in (torch.__version__, torchvision.__version__, machine, torch.get_num_threads(), dtype, str(network)):
@@ -73,7 +73,7 @@ def key(network: nn.Module, dtype: str, device: torch.device) -> str:
     return digest.hexdigest()[:32]
 
 
-def _cpu_flags() -> str:
+def cpu_flags() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -117,8 +117,7 @@ class Inductor:
 
     def compile_beside(self, in_device_thread: Callable[[Callable[[], None]], None]) -> None:
         """Compile once the device thread gets to it, which is when the worker serves; then consider the result."""
-        if not shutil.which(compiler := _compiler()):
-            log.info("OPTIMIZE: %s is left out: there is no C++ compiler %s (docs/performance.md)", NAME, compiler)
+        if not has_compiler(NAME):
             return
         threading.Thread(target=self._compile, args=(in_device_thread,), name="compile", daemon=True).start()
 
@@ -152,8 +151,16 @@ def _run_there(in_device_thread: Callable[[Callable[[], None]], None], function:
     return answers[0]
 
 
-def _compiler() -> str:
+def compiler() -> str:
     return os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+
+
+def has_compiler(form: str) -> bool:
+    """Whether there is one; if not, it is said that the form is left out."""
+    if shutil.which(compiler()):
+        return True
+    log.info("OPTIMIZE: %s is left out: there is no C++ compiler %s (docs/performance.md)", form, compiler())
+    return False
 
 
 def run_compiler(order: Order, limit_s: float = LIMIT_S) -> None:
