@@ -179,7 +179,7 @@ class Device:
         if self._queue:
             self._start()
         noticed_at = self._loop.now + self._costs.device_gap_s
-        self._loop.at(noticed_at, self.claimer.device_freed, batch)
+        self._loop.at(noticed_at, self.claimer.device_freed, batch, noticed_at)
         made_at = self._cores.run(noticed_at, self._costs.worker_s + len(batch.riders) * self._costs.worker_row_s)
         self._loop.at(made_at, self.finisher.put, batch.riders)
 

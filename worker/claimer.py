@@ -92,17 +92,16 @@ class Claimer:
         self._limits = limits
         self._service.max_rows = limits.max_rows
 
-    def device_freed(self, batch: Batch) -> None:
+    def device_freed(self, batch: Batch, at: float) -> None:
         self._on_device.remove(batch)
         if batch.closed != "solo":
-            took_s = time.monotonic() - batch.on_device_at
-            self._service.record(batch.rows_run, took_s, backlog=batch.closed in ("full", "bytes"))
+            self._service.record(batch.rows_run, at - batch.on_device_at, backlog=batch.closed in ("full", "bytes"))
         if batch is self._last_batch:
-            self._arrivals.left(time.monotonic())
+            self._arrivals.left(at)
         if self._on_device:
-            self._on_device[0].on_device_at = time.monotonic()
+            self._on_device[0].on_device_at = at
         else:
-            self._free_since = time.monotonic()
+            self._free_since = at
         self._freed.set()
         self._claims.wake()
 
@@ -293,7 +292,7 @@ class Claimer:
         self._last_batch = batch = Batch(next(self._batch_ids), self._filling.riders, closed)
         self._filling = Filling()
         batch.on_device_at = now = time.monotonic()
-        batch.alone = closed == "quiet" and not self._expects_others()
+        batch.alone = closed == "quiet" and not self._may_hold_turn and len(batch.riders) == 1
         if self._free_since is not None and closed in ("full", "bytes"):
             all_there_at = max(rider.admitted_at for rider in batch.riders)
             self._intake.meters.starved.inc(max(0.0, now - max(self._free_since, all_there_at)))

@@ -71,7 +71,6 @@ class Intake:
                 riders.append(rider)
                 if solo:
                     _say_redelivered(rider)
-        self.meters.claimed(rider.claimed_at - rider.admitted_at for rider in riders)
         inline = [rider for rider in riders if rider.entry.payload]
         if inline:
             self.decoder.decode(inline)

@@ -4,9 +4,9 @@ through its report on Redis by every gateway."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Histogram
 
 from shared import __version__
 from shared import metric_names as names
@@ -77,15 +77,12 @@ class Meters:
         self._cpu.inc(self._used.more_s())
         self._memory.set(resident_bytes())
 
-    def claimed(self, waits_s: Iterable[float]) -> None:
-        """Count entries that were claimed, by how long each had waited."""
-        tally = Tally(self.queue_wait)
-        for wait_s in waits_s:
-            tally.observe(wait_s)
-        tally.settle()
-
-    def batch(self, batch: Batch) -> None:
-        """Count a batch that has run. One of which nothing reached the device was none."""
+    def batch(self, batch: Batch, counts: Mapping[str, int]) -> None:
+        """Count a batch that is through, and how its entries ended. One of which nothing reached the device was none,
+        but they have waited all the same."""
+        for outcome, entries in counts.items():
+            self.outcome(outcome, entries)
+        _observe(self.queue_wait, [rider.claimed_at - rider.admitted_at for rider in batch.riders])
         rows = batch.rows_run
         if not rows:
             return
@@ -95,12 +92,8 @@ class Meters:
         self.batch_requests.observe(len(ran))
         self.request_forward_s.inc(batch.forward_s * len(ran))
         self.rows.inc(rows)
-        decode, batch_wait = tallies = Tally(self.decode), Tally(self.batch_wait)
-        for rider in ran:
-            decode.observe(rider.decode_s)
-            batch_wait.observe(max(0.0, batch.started_at - rider.decoded_at))
-        for tally in tallies:
-            tally.settle()
+        _observe(self.decode, [rider.decode_s for rider in ran])
+        _observe(self.batch_wait, [max(0.0, batch.started_at - rider.decoded_at) for rider in ran])
         self.totals["batches"] += 1
         self.totals["rows"] += rows
         self.totals["last_batch_ms"] = int(time.time() * 1000)
@@ -110,3 +103,9 @@ class Meters:
         self._entries[outcome].inc(entries)
         self.totals["entries"] += entries
         self.totals["failed"] += entries * (outcome in ("error", "dead"))
+
+
+def _observe(histogram: Histogram, values: Iterable[float]) -> None:
+    tally = Tally(histogram)
+    tally.observe_all(values)
+    tally.settle()

@@ -26,7 +26,7 @@ import uvloop
 
 from shared import tasks
 from shared.broker import registry
-from shared.broker.claims import Claims, Outcome
+from shared.broker.claims import Claims
 from shared.broker.connection import BLOCK_S, check, connect
 from shared.broker.leases import LEASE_MS, Beat, Leases
 from shared.broker.live_limits import LiveLimits
@@ -48,7 +48,7 @@ from worker.meters import Meters
 from worker.metrics_port import serve_metrics
 from worker.models.contract import LoadContext
 from worker.policy import Limits
-from worker.replies import ReplyMaker
+from worker.replies import Made, ReplyMaker
 from worker.report import Report
 from worker.row_log import RowLog
 from worker.service_rate import ServiceRate
@@ -94,7 +94,7 @@ class Worker:
             claims, self.intake, self.engine, self._started_with, times, service, convictions, self.worker_id
         )
         self.report = Report(settings, self.model, self.engine, service, self.meters)
-        self._replies = ReplyMaker(self.model, self.meters, self.worker_id, self._row_log)
+        self._replies = ReplyMaker(self.model, self.worker_id, self._row_log)
         self._leases = Leases(self._lease_redis, keys, self.worker_id)
         self._heartbeat = Heartbeat(self._leases, convictions, self.meters, self.report.fields)
         self._watchdog = Watchdog(self.engine, self.decoder, settings.stall_timeout)
@@ -230,12 +230,12 @@ class Worker:
             self.decoder.work_here(self._make_replies, batch, True)
         else:
             self.decoder.submit(self._make_replies, batch)
-        self._loop.call_soon_threadsafe(self.claimer.device_freed, batch)
+        self._loop.call_soon_threadsafe(self._after_turns, 2, self.claimer.device_freed, batch, time.monotonic())
 
     def _make_replies(self, batch: Batch, in_device_thread: bool = False) -> None:
         started_at = time.monotonic()
-        outcomes = self._replies.make(batch)
-        self._loop.call_soon_threadsafe(self._replies_made, batch, outcomes)
+        made = self._replies.make(batch)
+        self._loop.call_soon_threadsafe(self._replies_made, batch, made)
         if self._tracing is None:
             return
         facts = (batch, self.model.device_name, started_at, time.monotonic())
@@ -244,11 +244,20 @@ class Worker:
         else:
             self._tracing.batch(*facts)
 
-    def _replies_made(self, batch: Batch, outcomes: list[Outcome]) -> None:
-        self.finisher.put(outcomes)
+    def _replies_made(self, batch: Batch, made: Made) -> None:
+        self.finisher.put(made.outcomes)
         for rider in batch.riders:
             if rider.cancelled:
                 self.intake.forget(rider)
+        self._after_turns(2, self.meters.batch, batch, made.counts)
+
+    def _after_turns(self, turns: int, function: Callable[..., None], *args: Any) -> None:
+        """Call it so many turns of the event loop later. Replies go first: one turn wakes the finisher, and what that
+        writes leaves at the end of the next."""
+        if turns:
+            self._loop.call_soon(self._after_turns, turns - 1, function, *args)
+        else:
+            function(*args)
 
     def _apply(self, live: LiveLimits) -> None:
         """Batch by what was set while serving, within what this worker was started with."""

@@ -4,12 +4,13 @@ device's own, if it has nothing else to do."""
 from __future__ import annotations
 
 import time
+from collections import Counter
+from typing import NamedTuple
 
 from shared.broker.claims import Outcome
 from shared.errors import ClientError, DeadlineExceeded, ModelFailed, SmartBatchError, from_wire
 from shared.wire import Reply, Ride, pack_reply
 from worker.batch import Batch, Rider
-from worker.meters import Meters
 from worker.models.contract import Model
 from worker.row_log import RowLog
 
@@ -17,12 +18,18 @@ QUICK_S = 0.0003  # about what a hand-over to another thread takes, and its comi
 _WEIGHT = 0.1
 
 
-class ReplyMaker:
-    """`make` is called once per batch, in one of several threads."""
+class Made(NamedTuple):
+    """What becomes of a batch's entries, and how many of them ended how (one of ENTRIES')."""
 
-    def __init__(self, model: Model, meters: Meters, worker_id: str, row_log: RowLog) -> None:
+    outcomes: list[Outcome]
+    counts: Counter[str]
+
+
+class ReplyMaker:
+    """`make` is called once per batch, in one of several threads. It counts nothing itself: a client waits."""
+
+    def __init__(self, model: Model, worker_id: str, row_log: RowLog) -> None:
         self._model = model
-        self._meters = meters
         self._worker_id = worker_id
         self._row_log = row_log
         self._mean_s = QUICK_S  # per rider; the threads' race for it does no harm
@@ -31,28 +38,28 @@ class ReplyMaker:
         """Whether making its replies should take next to no time."""
         return self._mean_s * len(batch.riders) < QUICK_S
 
-    def make(self, batch: Batch) -> list[Outcome]:
-        """Return an outcome for every rider that still is this worker's (a cancelled one isn't)."""
+    def make(self, batch: Batch) -> Made:
+        """Make an outcome for every rider that still is this worker's (a cancelled one isn't)."""
         started = time.monotonic()
-        outcomes = self._make(batch)
+        made = self._make(batch)
         self._mean_s += _WEIGHT * ((time.monotonic() - started) / len(batch.riders) - self._mean_s)
-        return outcomes
+        return made
 
-    def _make(self, batch: Batch) -> list[Outcome]:
-        self._meters.batch(batch)
+    def _make(self, batch: Batch) -> Made:
         id_, rows, requests, closed = batch.id, batch.rows, len(batch.riders), batch.closed
-        outcomes = []
-        position = answered = 0
+        outcomes: list[Outcome] = []
+        counts: Counter[str] = Counter()
+        position = 0
         for rider in batch.riders:
             if rider.cancelled:
-                self._meters.outcome("cancelled")
+                counts["cancelled"] += 1
             elif rider.lost:
-                self._meters.outcome("lost")
+                counts["lost"] += 1
                 outcomes.append(Outcome(rider.entry))
             elif isinstance(rider.error, DeadlineExceeded):
                 # Given up without a reply: its gateway's own clock has said 504 or is about to. If it was Redis's
                 # clock that stepped, the gateway's sweep misses the entry and admits it again.
-                self._meters.outcome("expired")
+                counts["expired"] += 1
                 outcomes.append(Outcome(rider.entry))
             else:
                 place = 0
@@ -60,12 +67,9 @@ class ReplyMaker:
                     place = position = position + 1
                 ride = Ride(id_, rows, requests, closed, self._worker_id, rider.entry.deliveries, place)
                 packed, error = self._reply(rider, ride, _times(rider, batch))
-                answered += error is None
-                if error is not None:
-                    self._meters.outcome("invalid" if isinstance(error, ClientError) else "error")
+                counts["ok" if error is None else "invalid" if isinstance(error, ClientError) else "error"] += 1
                 outcomes.append(Outcome(rider.entry, packed))
-        self._meters.outcome("ok", answered)
-        return outcomes
+        return Made(outcomes, counts)
 
     def _reply(self, rider: Rider, ride: Ride, ms: dict[str, float]) -> tuple[bytes, SmartBatchError | None]:
         """Return the reply, and the error that it holds."""

@@ -9,7 +9,6 @@ from shared.broker.claims import Entry
 from shared.errors import InvalidInput, ModelFailed
 from shared.wire import Result, unpack_reply
 from worker.batch import Batch, Rider
-from worker.meters import Meters
 from worker.replies import ReplyMaker
 from worker.row_log import RowLog
 
@@ -30,13 +29,14 @@ def test_a_text_that_cannot_be_encoded_costs_nobody_a_reply() -> None:
     quotes.error = InvalidInput("unknown label '\ud800'")
     surrogate.outputs = [{"label": "\ud800"}]
     fine.error = InvalidInput("unknown label 'é'")
-    maker = ReplyMaker(cast(Any, Encoder()), Meters("m"), "w", RowLog())
-    outcomes = maker.make(Batch("b", riders, "full"))
+    maker = ReplyMaker(cast(Any, Encoder()), "w", RowLog())
+    outcomes, counts = maker.make(Batch("b", riders, "full"))
     assert [outcome.entry for outcome in outcomes] == [rider.entry for rider in riders]
     errors = [unpack_reply(outcome.reply).error for outcome in outcomes]
     assert [type(error) for error in errors] == [InvalidInput, ModelFailed, InvalidInput]
     assert str(errors[0]) == r"unknown label '\ud800'"
     assert str(errors[2]) == "unknown label 'é'"
+    assert counts == {"invalid": 2, "error": 1}
 
 
 def test_an_answer_that_is_no_result_is_the_models_failure() -> None:
@@ -46,7 +46,7 @@ def test_an_answer_that_is_no_result_is_the_models_failure() -> None:
 
     rider = _rider(1)
     rider.outputs = [1]
-    (outcome,) = ReplyMaker(cast(Any, Careless()), Meters("m"), "w", RowLog()).make(Batch("b", [rider], "full"))
+    (outcome,), _ = ReplyMaker(cast(Any, Careless()), "w", RowLog()).make(Batch("b", [rider], "full"))
     assert isinstance(unpack_reply(outcome.reply).error, ModelFailed)
 
 
@@ -56,6 +56,7 @@ def test_places_are_given_to_those_that_have_a_result() -> None:
     riders[2].cancelled = True
     for rider in riders[1:]:
         rider.outputs = [{"fine": True}]
-    outcomes = ReplyMaker(cast(Any, Encoder()), Meters("m"), "w", RowLog()).make(Batch("b", riders, "full"))
+    outcomes, counts = ReplyMaker(cast(Any, Encoder()), "w", RowLog()).make(Batch("b", riders, "full"))
     rides = [unpack_reply(outcome.reply).batch for outcome in outcomes]
     assert [ride and ride.position for ride in rides] == [0, 1, 2]
+    assert counts == {"invalid": 1, "ok": 2, "cancelled": 1}
