@@ -108,7 +108,8 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        at_rest = self._running is None and not self._silent_bytes  # here a new request begins
+        # Here a new request begins. (One that was answered early may still be coming: then it doesn't.)
+        at_rest = self._running is None and not self._receiving and not self._silent_bytes
         if at_rest and self._likeness is not None and self._came_alike(self._likeness, data):
             return
         self._silent_bytes += len(data)

@@ -31,7 +31,7 @@ class Likeness:
         """Remember a request: `data` is what was read, `head` and `body_bytes` what the parser made of it. None if
         that wasn't all, or its length isn't said in the usual way."""
         end = len(data) - body_bytes
-        if body_bytes < 0 or data.find(b"\r\n\r\n") + 4 != end:
+        if not data.startswith(head.method + b" " + head.raw_path) or data.find(b"\r\n\r\n") + 4 != end:
             return None
         found = list(_LENGTH.finditer(data, 0, end))
         if len(found) != 1 or int(found[0][1]) != body_bytes:

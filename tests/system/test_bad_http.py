@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
+import random
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, BinaryIO
 
 import httpx
 import psutil
@@ -19,6 +23,7 @@ from shared.errors import StartupError
 from shared.settings import Settings
 from tests.brokers import Broker, eventually
 from tests.system.stack import Stack
+from worker.models.simulated import expected
 
 POST = b"POST /predict HTTP/1.1\r\nhost: x\r\n"
 CHUNKED = POST + b"transfer-encoding: chunked\r\n\r\n"
@@ -279,3 +284,49 @@ def test_of_two_gateways_on_one_port_the_second_says_so() -> None:
         port = first.getsockname()[1]
         with pytest.raises(StartupError, match=rf"^can't listen on 127.0.0.1:{port}: Address already in use"):
             bind(Settings(port=port))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_however_a_connection_is_cut_each_request_gets_its_own_answer(system: Stack, seed: int) -> None:
+    """Heads alike and not, whole in one read or not, answered before they have come whole or not, several in one read."""
+    chance = random.Random(seed)
+    with connect(system) as client, client.makefile("rb") as answers:
+        for _ in range(150):
+            asked, sent = [], b""
+            for _ in range(chance.choice((1, 1, 1, 2, 3))):
+                body = chance.randbytes(chance.choice((0, 1, 7, 70)))
+                target = chance.choice((b"/predict", b"/predict", b"/predict?top_k=many"))
+                asked.append((target, body))
+                sent += b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (target, len(body), body)
+            head_bytes = sent.index(b"\r\n\r\n") + 4
+            cuts = [0, *sorted(chance.choices((head_bytes, chance.randrange(len(sent))), k=chance.choice((0, 1)))), None]
+            for start, end in itertools.pairwise(cuts):
+                client.sendall(sent[start:end])
+                if end is not None:
+                    time.sleep(chance.choice((0.0, 0.002)))  # so that it is read, and perhaps answered, by itself
+            for target, body in asked:
+                status, answer = read_one(answers)
+                if target == b"/predict":
+                    assert (status, answer["outputs"]["output"]["data"]) == (200, [expected(body)])
+                else:
+                    assert (status, answer["code"], "request_id" in answer) == (400, "bad_request", True)
+
+
+def test_what_is_left_of_one_answered_early_is_no_part_of_the_next(system: Stack) -> None:
+    head = b"POST /predict?top_k=many HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n"
+    with connect(system) as client, client.makefile("rb") as answers:
+        for _ in range(4):
+            for sent in (head, b"x" + head + b"x"):
+                client.sendall(sent)
+                status, answer = read_one(answers)
+                assert (status, answer["code"], "request_id" in answer) == (400, "bad_request", True)
+
+
+def read_one(answers: BinaryIO) -> tuple[int, dict[str, Any]]:
+    """Read one answer of several on a connection."""
+    status = int(answers.readline().split()[1])
+    length = 0
+    while (line := answers.readline()) != b"\r\n":
+        name, _, value = line.partition(b":")
+        length = int(value) if name.lower() == b"content-length" else length
+    return status, json.loads(answers.read(length))

@@ -82,6 +82,7 @@ def test_anything_else_is_left_to_the_parser(data: bytes) -> None:
     [
         (FIRST + b"POST ", 5),  # more than one request
         (FIRST[:-1], 5),
+        (b"x" + FIRST, 5),  # the end of one that was answered early
         (b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", 5),
         (b"POST /predict HTTP/1.1\r\nHost: x\r\n\r\n", 0),
         (b"POST /predict HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello", 5),
