@@ -299,7 +299,11 @@ def test_however_a_connection_is_cut_each_request_gets_its_own_answer(system: St
                 asked.append((target, body))
                 sent += b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (target, len(body), body)
             head_bytes = sent.index(b"\r\n\r\n") + 4
-            cuts = [0, *sorted(chance.choices((head_bytes, chance.randrange(len(sent))), k=chance.choice((0, 1)))), None]
+            cuts = [
+                0,
+                *sorted(chance.choices((head_bytes, chance.randrange(len(sent))), k=chance.choice((0, 1)))),
+                None,
+            ]
             for start, end in itertools.pairwise(cuts):
                 client.sendall(sent[start:end])
                 if end is not None:
