@@ -11,8 +11,8 @@ from starlette.types import Receive, Scope, Send
 
 from gateway import compression
 from gateway.asking import Asking, Response
-from gateway.gateway import Gateway
-from gateway.parsing import LARGE_BYTES, made
+from gateway.gateway import LARGE_BYTES, Gateway
+from gateway.parsing import made
 from gateway.pending import Awaited, Pending
 from gateway.reading import read_body
 from shared.errors import ClientGone, SmartBatchError

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SETTLE_S = 0.5
+LARGE_BYTES = 128 * 1024  # a longer body is parsed in a thread, so that others are served meanwhile
 
 
 class Gateway:
@@ -39,6 +40,7 @@ class Gateway:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.prompt_bytes = min(LARGE_BYTES, settings.max_body_bytes)  # a body up to this is read in the event loop
         self.gateway_id = uuid.uuid4().hex
         self.meters = Meters()
         self.guard = Guard(settings, self.meters.registry)

@@ -6,12 +6,10 @@ import asyncio
 import contextlib
 
 from gateway.asking import Asking
-from gateway.gateway import Gateway
+from gateway.gateway import LARGE_BYTES, Gateway
 from gateway.reading import inflate
 from shared.broker.admission import Request
 from shared.errors import BodyTooLarge, DeadlineExceeded
-
-LARGE_BYTES = 128 * 1024  # a longer body is parsed in a thread, so that others are served meanwhile
 
 
 async def made(gateway: Gateway, asking: Asking, body: bytes, coding: str) -> Request:

@@ -157,8 +157,11 @@ def pack_reply(reply: Reply) -> bytes:
         return _encode(_PackedReply(VERSION, reply.ms, reply.batch, error))
     if reply.result is None:
         raise WireError("a reply holds a result or an error")
-    if not isinstance(reply.result, Result):  # a model may be the user's own code
-        raise TypeError(f"a model's answer is a Result, not {type(reply.result).__name__}")
+    result = reply.result
+    if not isinstance(result, Result):  # a model may be the user's own code
+        raise TypeError(f"a model's answer is a Result, not {type(result).__name__}")
+    if (result.classes is None) + (result.outputs is None) + (result.values is None) != 2:
+        raise TypeError("a Result is one of classes, outputs and values")
     return _encode(_PackedReply(VERSION, reply.ms, reply.batch, None, reply.result))
 
 
@@ -180,7 +183,20 @@ def unpack_reply(data: bytes) -> Reply:
 # --- what the bytes are written of
 
 
-_encode = msgspec.msgpack.Encoder().encode
+def _plain(value: Any) -> Any:
+    """Write what is derived from a text, bytes or a number as that: users' models, and numpy, have such."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, bytes):
+        return bytes(memoryview(value))
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    raise TypeError(f"a value of {type(value).__name__} can't be written")
+
+
+_encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
 
 
 class _PackedPayload(msgspec.Struct):

@@ -57,13 +57,13 @@ class Rider:
 class Batch:
     """Riders that run together. Owned by the claimer until submitted, then by the engine, then by the finisher."""
 
-    __slots__ = ("alone", "closed", "forward_s", "id", "on_device_at", "riders", "rows_run", "started_at")
+    __slots__ = ("closed", "forward_s", "id", "on_device_at", "riders", "rows_run", "started_at", "unfollowed")
 
     def __init__(self, batch_id: str, riders: list[Rider], closed: CloseReason) -> None:
         self.id = batch_id
         self.riders = riders
         self.closed: CloseReason = closed
-        self.alone = False  # nothing is claimed while it runs
+        self.unfollowed = False  # nothing is claimed while it runs
         self.on_device_at = 0.0  # the claimer's guess of when it starts, to time its claims ahead
         self.started_at = 0.0
         self.forward_s = 0.0

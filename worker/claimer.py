@@ -208,7 +208,7 @@ class Claimer:
             return
         running = self._on_device[0]
         backlog = running.closed in ("full", "bytes")
-        if running.alone or not (backlog or self._expects_others()):
+        if running.unfollowed or not (backlog or self._expects_others()):
             await self._until_freed(None)
             return
         run_s = self._run_s(running.rows)
@@ -292,7 +292,7 @@ class Claimer:
         self._last_batch = batch = Batch(next(self._batch_ids), self._filling.riders, closed)
         self._filling = Filling()
         batch.on_device_at = now = time.monotonic()
-        batch.alone = closed == "quiet" and not self._may_hold_turn and len(batch.riders) == 1
+        batch.unfollowed = closed == "quiet" and not self._may_hold_turn and len(batch.riders) == 1
         if self._free_since is not None and closed in ("full", "bytes"):
             all_there_at = max(rider.admitted_at for rider in batch.riders)
             self._intake.meters.starved.inc(max(0.0, now - max(self._free_since, all_there_at)))

@@ -112,7 +112,7 @@ class Engine:
             if not isinstance(work, Batch):
                 self._runway.until_clear()
                 work()
-            elif work.alone or not self._launch(work):  # alone: another thread to land it would only have to be woken
+            elif work.unfollowed or not self._launch(work):  # another thread to land it would only have to be woken
                 self._runway.until_clear()
                 self._run_to_the_end(work)
         self._runway.until_clear()

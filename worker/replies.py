@@ -85,7 +85,7 @@ class ReplyMaker:
                 error = ModelFailed("the model's answer could not be encoded")
         try:
             return pack_reply(Reply(None, error, ride, ms)), error
-        except UnicodeEncodeError:  # a model's text may quote what a client sent, and be no text at all
+        except (UnicodeEncodeError, TypeError):  # a model's text may quote what a client sent, and be no text at all
             readable = str(error).encode(errors="backslashreplace").decode()
             return pack_reply(Reply(None, from_wire(error.code, readable), ride, ms)), error
 

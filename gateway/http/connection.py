@@ -132,12 +132,16 @@ class Connection(HttpToolsProtocol):
             exchange.keep_alive = self._may_go_on() and may_be_skipped(exchange.scope)
 
     def _came_alike(self, likeness: Likeness, data: bytes) -> bool:
-        """Begin a request that is like the one before, unparsed. False if it isn't."""
+        """Begin a request that is like the one before, unparsed. False if it isn't, or can't be answered promptly: the
+        head that is remembered says another's length, which an Exchange would read."""
+        gateway = self._gateway
+        if gateway is None or self.flow.write_paused or len(data) > gateway.prompt_bytes:
+            return False
         body = likeness.body_of(data)
-        if body is None or self._gateway is None:
+        if body is None:
             return False
         self._unlike = 0
-        self.cycle = alike = Prompt(self, self._gateway, likeness.head)
+        self.cycle = alike = Prompt(self, gateway, likeness.head)
         alike.received(body)
         alike.came_whole(keep_alive=not self._doorman.draining)
         self._begin(alike)

@@ -14,6 +14,7 @@ from gateway.http.heads import Head
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})(?=\r\n)", re.IGNORECASE)
 _MAX_DIGITS = 9
+MAX_HEAD_BYTES = 4096  # each connection may hold so much for it, for as long as it is open
 
 
 class Likeness:
@@ -31,7 +32,9 @@ class Likeness:
         """Remember a request: `data` is what was read, `head` and `body_bytes` what the parser made of it. None if
         that wasn't all, or its length isn't said in the usual way."""
         end = len(data) - body_bytes
-        if not data.startswith(head.method + b" " + head.raw_path) or data.find(b"\r\n\r\n") + 4 != end:
+        if end > MAX_HEAD_BYTES or data.find(b"\r\n\r\n") + 4 != end:
+            return None
+        if not data.startswith(head.method + b" " + head.raw_path):  # the end of another request comes first
             return None
         found = list(_LENGTH.finditer(data, 0, end))
         if len(found) != 1 or int(found[0][1]) != body_bytes:

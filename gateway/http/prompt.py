@@ -12,7 +12,6 @@ from typing import Protocol
 from gateway.asking import Response
 from gateway.gateway import Gateway
 from gateway.http import heads
-from gateway.parsing import LARGE_BYTES
 from gateway.pending import Outcome, Pending
 from gateway.prediction import PATH, Prediction
 from shared.errors import ClientGone
@@ -57,7 +56,7 @@ class Prompt:
     @property
     def small(self) -> bool:
         """Whether its body may be read here and now, in the event loop."""
-        return sum(map(len, self._pieces)) <= min(LARGE_BYTES, self._gateway.settings.max_body_bytes)
+        return sum(map(len, self._pieces)) <= self._gateway.prompt_bytes
 
     # --- the connection's side, as an Exchange has it
 

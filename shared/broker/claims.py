@@ -247,7 +247,7 @@ class Claims:
             inbox = inboxes.setdefault(entry.gateway, len(inboxes) + 1)
             replies.append(keys.reply(entry.id))
             note, body = str(inbox), 0
-            if entry.bytes > INLINE_BYTES or outcome.dead_reason:  # of what is garbled nobody knows
+            if entry.bytes > INLINE_BYTES or entry.garbled or outcome.dead_reason:  # of what is garbled nobody knows
                 bodies.append(keys.body(entry.id))
                 body = len(bodies)
             large = len(reply) > inline_bytes

@@ -333,6 +333,15 @@ async def test_a_damaged_entry_of_an_open_request_is_answered_to_who_asked(clien
     assert await Inbox(client, KEYS, GATEWAY).pop([]) == [("r1", 5, b"error")]
 
 
+async def test_the_body_of_a_damaged_entry_goes_with_it(client: Client) -> None:
+    [entry_id] = [await client.xadd(KEYS.requests, GOOD | {"rows": "many"})]
+    await client.hset(KEYS.open, mapping={"r1": entry_id + b"|3|1", "#bytes": "3"})
+    await client.set(KEYS.body("r1"), b"large")
+    [entry] = (await claim(client)).entries
+    assert await claims(client).finish([Outcome(entry, b"taken back")]) == 1
+    assert not await client.exists(KEYS.body("r1"))
+
+
 ODD_NOTICES = [b"", b"|", b"r1", b"r1|", b"r1|x", b"r1|x|y", b"\xff|1", b"r1|" + b"9" * 5000, b"r1|3|four", b"r1|0|"]
 
 

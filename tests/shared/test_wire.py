@@ -137,6 +137,29 @@ def test_reply_without_a_result_and_an_error_is_never_written() -> None:
         pack_reply(Reply())
 
 
+class Label(str):
+    """As lxml and Beautiful Soup have them."""
+
+
+class Share(float):
+    pass
+
+
+def test_what_is_derived_from_a_text_or_a_number_is_written_as_that() -> None:
+    values = [Label("cat"), Share(0.5), {"é": Label("é")}]
+    reply = unpack_reply(pack_reply(Reply(Result(values=values))))
+    assert reply.result == Result(values=["cat", 0.5, {"é": "é"}])
+    assert str(unpack_reply(pack_reply(Reply(error=InvalidInput(Label("no"))))).error) == "no"
+
+
+def test_what_is_no_result_is_never_written() -> None:
+    for wrong in (Result(), Result(classes=[], values=[])):
+        with pytest.raises(TypeError, match="one of classes, outputs and values"):
+            pack_reply(Reply(wrong))
+    with pytest.raises(TypeError, match="a value of complex"):
+        pack_reply(Reply(Result(values=[1j])))
+
+
 @pytest.mark.parametrize(
     ("payload", "rows"),
     [
