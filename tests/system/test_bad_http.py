@@ -295,8 +295,9 @@ def test_however_a_connection_is_cut_each_request_gets_its_own_answer(system: St
         for _ in range(150):
             asked, sent = [], b""
             for _ in range(chance.choice((1, 1, 1, 2, 3))):
-                body = chance.randbytes(chance.choice((0, 1, 7, 70, 70, 70, 131_000, 140_000)))
                 target = chance.choice((b"/predict", b"/predict", b"/predict?top_k=many"))
+                large = (131_000, 140_000) if target == b"/predict" else ()  # of one answered early the rest isn't read
+                body = chance.randbytes(chance.choice((0, 1, 7, 70, 70, 70, *large)))
                 asked.append((target, body))
                 sent += b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (target, len(body), body)
             head_bytes = sent.index(b"\r\n\r\n") + 4
