@@ -25,9 +25,10 @@ class Deadlines:
 
     def watch(self, pending: Pending) -> None:
         """Look no later than at this one's deadline. Until then an answered one is no trouble: it is gone."""
-        at = max(pending.deadline_at, self._looked_at + EVERY_S)
-        if at < self._next_at:
-            self._look_at(at)
+        if pending.deadline_at < self._next_at:  # seldom
+            at = max(pending.deadline_at, self._looked_at + EVERY_S)
+            if at < self._next_at:
+                self._look_at(at)
 
     def close(self) -> None:
         if self._timer:

@@ -42,6 +42,7 @@ class Gateway:
         self.settings = settings
         self.prompt_bytes = min(LARGE_BYTES, settings.max_body_bytes)  # a body up to this is read in the event loop
         self.gateway_id = uuid.uuid4().hex
+        self._ids = self.gateway_id[:16]
         self.meters = Meters()
         self.guard = Guard(settings, self.meters.registry)
         self.doorman = Doorman(
@@ -100,7 +101,7 @@ class Gateway:
 
     def next_request_id(self) -> str:
         """Unique over all gateways. Made here always: a client's own id never becomes part of a key."""
-        return f"{self.gateway_id[:16]}-{next(self._numbers):x}"
+        return f"{self._ids}-{next(self._numbers):x}"
 
     def lane(self, model: str | None) -> Lane:
         """The lane of a model; of the default model for None. Raises UnknownModel.

@@ -140,7 +140,7 @@ def test_headers_say_where_the_time_went():
     timing = timing_ms(reply, admit_ms=0.412, reply_ms=0.5, total_ms=1.012)
     assert response_headers("r-1", RIDE, timing) == [
         (b"x-request-id", b"r-1"),
-        (b"server-timing", b"admit;dur=0.412, queue;dur=0.100, reply;dur=0.500, total;dur=1.012"),
+        (b"server-timing", b"admit;dur=0.412, queue;dur=0.1, reply;dur=0.5, total;dur=1.012"),
         (b"x-batch-rows", b"8"),
         (b"x-batch-closed", b"full"),
     ]
