@@ -10,7 +10,6 @@ thread per request costs more CPU) and, with one device, as fast as any.
 from __future__ import annotations
 
 import hashlib
-import struct
 import sys
 import time
 
@@ -35,8 +34,8 @@ def application(model_s: float) -> Starlette:
 
 
 def _digest(body: bytes) -> list[float]:
-    words = struct.unpack("<10I", hashlib.blake2b(body, digest_size=40).digest())
-    return [(word >> 8) / 2**24 for word in words]
+    digits = int.from_bytes(hashlib.sha256(body).digest(), "little")
+    return [(digits >> place & 0xFFFFFF) / 2**24 for place in range(0, 240, 24)]
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from shared.wire import DTYPE_BYTES, Payload, Result, Tensor
 from worker.models.contract import LoadContext, Model
 
 WIDTH = 10  # floats per row
+_PLACES = np.array([2**-24, 2**-16, 2**-8], np.float32)
 DEFAULTS = {"base_ms": 4.0, "row_ms": 0.2, "load_ms": 0.0}
 
 
@@ -34,12 +35,13 @@ def expected(data: bytes) -> list[float]:
 
 
 def _digest(data: Any) -> bytes:
-    return hashlib.blake2b(data, digest_size=4 * WIDTH).digest()
+    return hashlib.sha256(data).digest()  # for which processors have instructions: 600 KB in a third of a millisecond
 
 
 def _floats(digests: Sequence[bytes]) -> np.ndarray:
-    words = np.frombuffer(b"".join(digests), "<u4").reshape(len(digests), WIDTH)
-    return (words >> 8).astype(np.float32) / np.float32(2**24)  # (rows, WIDTH): 24 bits are exact in float32
+    """Three bytes each, the lowest first: 24 bits are exact in float32."""
+    digits = np.frombuffer(b"".join(digests), np.uint8).reshape(len(digests), -1)[:, : 3 * WIDTH]
+    return digits.reshape(-1, WIDTH, 3) @ _PLACES  # (rows, WIDTH) float32
 
 
 class Simulated(Model):
