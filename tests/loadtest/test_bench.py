@@ -15,9 +15,11 @@ import pytest
 
 from loadtest.bench.figures import Figure, Outcome
 from loadtest.bench.http_client import request_bytes
+from loadtest.bench.naive import _digest
 from loadtest.bench.one_queue import mean_batch
 from loadtest.bench.open_loop import offer, poisson
 from loadtest.bench.report import document, table
+from worker.models.simulated import expected
 
 ROOT = Path(__file__).parents[2]
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -94,6 +96,10 @@ def test_one_queue_closes_a_full_batch_at_once_and_gathers_while_no_device_is_fr
     assert mean_batch([0.0, 0.1, 0.5, 1.0], devices=1, base_s=1.0, row_s=0.0, max_rows=4, window_s=0.010) == 2
     # with two devices the second batch needn't wait for them
     assert mean_batch([0.0, 0.1, 0.5, 1.0], devices=2, base_s=1.0, row_s=0.0, max_rows=4, window_s=0.010) == 4 / 3
+
+
+def test_the_naive_server_answers_what_the_simulated_model_does() -> None:
+    assert [_digest(body) for body in (b"", b"abc")] == [expected(body) for body in (b"", b"abc")]
 
 
 def test_figures_are_judged_by_their_sense() -> None:
