@@ -43,6 +43,8 @@ class ReplyRouter:
                     self._end(request_id, reply, now)
                 for ids in chunks(notice for notice in notices if notice.reply is None):
                     await self._read(ids)
+                # uvloop sends at the end of a turn: the answers leave before more are asked for.
+                await asyncio.sleep(0)
                 self._on_broker(True)
                 failures = 0
             except BrokerUnavailable as error:

@@ -5,12 +5,25 @@ local function parse_open(value)
   return string.match(value, '^([^|]+)|(%d+)|(%d+)$')
 end
 
-local function add_to(open, field, amount)
-  if amount ~= 0 and redis.call('HINCRBY', open, field, amount) <= 0 then redis.call('HDEL', open, field) end
+-- Write the sums of `open`, which were read in this script (with HMGET, '#bytes' and '#wide'), changed by so much, and
+-- whatever else is to be set (`set`: field, value, …) or deleted (`deleted`) there: one command each for all of it.
+local function change_open(open, sums, bytes, wide, set, deleted)
+  for n, field in ipairs({'#bytes', '#wide'}) do
+    local before = tonumber(sums[n] or '0')
+    local after = before + (n == 1 and bytes or wide)
+    if after > 0 and after ~= before then
+      set[#set + 1] = field
+      set[#set + 1] = string.format('%.0f', after)
+    elseif after <= 0 and sums[n] then
+      deleted[#deleted + 1] = field
+    end
+  end
+  if #set > 0 then redis.call('HSET', open, unpack(set)) end
+  if #deleted > 0 then redis.call('HDEL', open, unpack(deleted)) end
 end
 
--- `requests` holds {id, bytes, rows} of each to close.
-local function close_requests(open, requests)
+-- `requests` holds {id, bytes, rows} of each to close; `sums` as above.
+local function close_requests(open, requests, sums)
   if #requests == 0 then return end
   local ids, bytes, wide = {}, 0, 0
   for n, request in ipairs(requests) do
@@ -18,7 +31,5 @@ local function close_requests(open, requests)
     bytes = bytes + tonumber(request[2])
     wide = wide + tonumber(request[3]) - 1
   end
-  redis.call('HDEL', open, unpack(ids))
-  add_to(open, '#bytes', -bytes)
-  add_to(open, '#wide', -wide)
+  change_open(open, sums, -bytes, -wide, {}, ids)
 end

@@ -45,11 +45,7 @@ for i = 8, #ARGV, 7 do
   end
   reply[#reply + 1] = code
 end
-if #opened > 0 then
-  redis.call('HSET', open, unpack(opened))
-  add_to(open, '#bytes', held - before)
-  add_to(open, '#wide', wide)
-end
+if #opened > 0 then change_open(open, found, held - before, wide, opened, {}) end
 ring(waiting, turn, bell)
 reply[1], reply[2] = waiting, open_rows
 return reply

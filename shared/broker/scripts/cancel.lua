@@ -4,16 +4,16 @@
 -- Returns how many were still open.
 --#include _open
 local requests, open = KEYS[1], KEYS[2]
-local held = redis.call('HMGET', open, unpack(ARGV, 2))
+local sums = redis.call('HMGET', open, '#bytes', '#wide', unpack(ARGV, 2)) -- and behind them what is held of each
 local entry_ids, closed = {}, {}
-for n = 1, #held do
-  local entry_id, bytes, rows = parse_open(held[n])
+for n = 1, #ARGV - 1 do
+  local entry_id, bytes, rows = parse_open(sums[n + 2])
   if entry_id then
     entry_ids[#entry_ids + 1] = entry_id
     closed[#closed + 1] = {ARGV[n + 1], bytes, rows}
   end
 end
-close_requests(open, closed)
+close_requests(open, closed, sums)
 if #entry_ids > 0 then
   redis.pcall('XACK', requests, ARGV[1], unpack(entry_ids))
   redis.pcall('XDEL', requests, unpack(entry_ids))

@@ -20,8 +20,7 @@ for i = 7, #ARGV, 4 do
   ids[#ids + 1] = ARGV[i + 1]
 end
 local first_reply, first_body = 3 + inboxes, 3 + inboxes + #ids
-local held = redis.call('HMGET', open, unpack(ids))
-
+local sums = redis.call('HMGET', open, '#bytes', '#wide', unpack(ids)) -- and behind them what is held of each
 -- `id` is nil for an entry that no gateway admitted: then there is a letter only while it stands on the stream, so
 -- that sending this again makes no second one.
 local function bury(entry_id, id, reason, body)
@@ -44,7 +43,7 @@ end
 
 local closed, seen, notices, bodies = {}, {}, {}, {}
 for n, id in ipairs(ids) do
-  local entry_id, bytes, rows = parse_open(held[n])
+  local entry_id, bytes, rows = parse_open(sums[n + 2])
   local value = ARGV[5 + n * 4]
   local inbox, size, body, reason = read_note(ARGV[6 + n * 4])
   if entry_id == entry_ids[n] and not seen[id] then
@@ -68,7 +67,7 @@ for n, id in ipairs(ids) do
     bury(entry_ids[n], nil, reason, body)
   end
 end
-close_requests(open, closed)
+close_requests(open, closed, sums)
 for inbox, texts in pairs(notices) do
   redis.call('RPUSH', KEYS[3 + inbox], unpack(texts))
   redis.call('PEXPIRE', KEYS[3 + inbox], reply_ttl)
