@@ -87,7 +87,10 @@ def total_of(page: str) -> dict[str, Any]:
 
 def value_of(url: str, query: str) -> float | None:
     try:
-        answer = httpx.get(f"{url}/query", params={"query": query}, timeout=5).json()
+        response = httpx.get(f"{url}/query", params={"query": query}, timeout=5)
     except httpx.TransportError:
         return None
+    if response.status_code == 503:  # it listens, and is still starting
+        return None
+    answer = response.json()
     return next((float(series["value"][1]) for series in answer["data"]["result"]), None)
