@@ -118,7 +118,7 @@ def unpack_payload(data: bytes) -> Payload:
         wire.content.check()
         if not wire.content.shape:
             raise WireError("a payload's tensor has rows as its first dimension, so its shape can't be []")
-    return Payload(wire.__struct_config__.tag, wire.content, wire.options)  # type: ignore[arg-type]
+    return Payload(_KINDS[type(wire)], wire.content, wire.options)
 
 
 class Ride(msgspec.Struct):
@@ -236,6 +236,14 @@ class _TensorPayload(_Payload, tag="tensor"):
 
 class _RawPayload(_Payload, tag="raw"):
     content: Raw
+
+
+_KINDS: dict[type[_Payload], Kind] = {
+    _ImagePayload: "image",
+    _TextPayload: "text",
+    _TensorPayload: "tensor",
+    _RawPayload: "raw",
+}
 
 
 class _ErrorWire(msgspec.Struct):

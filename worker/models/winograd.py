@@ -33,7 +33,7 @@ FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fopenmp",
 LIMIT_S = 60.0
 POINTS = 36
 # A larger batch runs in pieces: of 32 rows of 224x224 the first layer's output is 100 MB, which malloc takes fresh from
-# the system each time. That took a tenth of resnet18's time.
+# the system each time.
 PIECE_ROWS = 8
 
 # What turns the three weights in a line into the six points, of the 4 outputs at 0, 1, -1, 2, -2 and infinity.
