@@ -66,6 +66,7 @@ class LaneMeters:
         # A worker of another version may write a code into a reply that no request ends with here.
         self._errors = defaultdict(lambda: of_codes[SmartBatchError.code], of_codes)
         self._seconds = _ByOutcome(meters._seconds, model)
+        self._seconds["ok"]  # there from the start: a rate needs a sample from before the first answer
         self._parts = {part: Tally(meters._parts.labels(model, part)) for part in names.PART_SECONDS.values}
         self._timings: list[dict[str, float]] = []  # of those answered since the last look, in ms
         self._rows = _Sum(meters._rows.labels(model))
