@@ -66,8 +66,9 @@ class Prediction(Asking):
         return _SPAN, _ATTRIBUTES
 
     def _response(self, reply: Reply, timing: dict[str, float]) -> Response:
-        media, content = answers.render(
-            self._answer_format, reply, model=self._lane.keys.model, request_id=self._request_id, timing=timing
+        chosen = self._answer_format
+        content = answers.render(
+            chosen, reply, model=self._lane.keys.model, request_id=self._request_id, timing=timing
         )
-        headers = [(b"content-type", media.encode()), *answers.response_headers(self._shown_id, reply.batch, timing)]
+        headers = [chosen.header, *answers.response_headers(self._shown_id, reply.batch, timing)]
         return Response(200, headers, content)

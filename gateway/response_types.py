@@ -22,7 +22,7 @@ class Problem(msgspec.Struct):
     request_id: str | UnsetType = UNSET
 
 
-# --- POST /predict: made without these types by gateway/formats/answers.py, which is on the hot path; a test compares
+# --- POST /predict
 
 
 class Guess(msgspec.Struct, forbid_unknown_fields=True):
@@ -37,8 +37,8 @@ class OutputTensor(msgspec.Struct, forbid_unknown_fields=True):
     """A tensor of all rows. `data` is nested as `shape` says; "NaN", "Infinity" and "-Infinity" are text."""
 
     dtype: str
-    shape: list[int]
-    data: list[Any]
+    shape: tuple[int, ...]
+    data: Any  # nested lists; bytes as MessagePack
 
 
 class Batch(msgspec.Struct, forbid_unknown_fields=True):

@@ -33,6 +33,11 @@ BELL_S = 0.5  # a crashed filler's unclaimed work is found after this at the lat
 TURN_SLACK_MS = 100
 MIN_AHEAD_POLL_S = 0.002
 AHEAD_POLLS = 4  # in a batch's run
+# So long before a lone batch's end the next claim leaves already, if no other worker could take what comes: then only
+# the replies are left to do, and Redis is awake for them. (The event loop's timers count whole milliseconds.)
+EARLY_S = 0.001
+# A batch that takes so much less than a claim is over before what is claimed meanwhile would be here.
+SHORT = 4
 RETRY_S = (0.02, 0.1, 0.25, 0.5)
 
 
@@ -208,11 +213,16 @@ class Claimer:
             return
         running = self._on_device[0]
         backlog = running.closed in ("full", "bytes")
-        if running.unfollowed or not (backlog or self._expects_others()):
-            await self._until_freed(None)
-            return
         run_s = self._run_s(running.rows)
         remaining_s = running.on_device_at + run_s - time.monotonic()
+        if running.unfollowed or not (backlog or self._expects_others()):
+            if not self.alone or run_s < self._claim_s + 2 * EARLY_S:
+                await self._until_freed(None)
+            elif remaining_s > EARLY_S:
+                await self._until_freed(remaining_s - EARLY_S / 2)
+            else:
+                await self._while_free()
+            return
         lead_s = self._claim_s + self._intake.decoder.mean_s * self._limits.max_rows
         soon = remaining_s <= lead_s
         if soon and self.alone and self._last_id:  # nobody else could make a fuller batch of what comes now
@@ -292,7 +302,8 @@ class Claimer:
         self._last_batch = batch = Batch(next(self._batch_ids), self._filling.riders, closed)
         self._filling = Filling()
         batch.on_device_at = now = time.monotonic()
-        batch.unfollowed = closed == "quiet" and not self._may_hold_turn and len(batch.riders) == 1
+        alone = closed == "quiet" and not self._may_hold_turn and len(batch.riders) == 1
+        batch.unfollowed = alone or SHORT * self._times.estimate(batch.rows) < self._claim_s
         if self._free_since is not None and closed in ("full", "bytes"):
             all_there_at = max(rider.admitted_at for rider in batch.riders)
             self._intake.meters.starved.inc(max(0.0, now - max(self._free_since, all_there_at)))

@@ -26,6 +26,8 @@ class ForwardTimes:
         if not known:
             return 0.0
         bucket = _bucket(rows)
+        if bucket in known:
+            return known[bucket]
         nearest = min(list(known), key=lambda candidate: (abs(candidate - bucket), -candidate))
         return known[nearest]
 

@@ -8,11 +8,15 @@ from shared.errors import NotAcceptable
 
 
 class Format(enum.Enum):
-    """The formats of an answer, in the order that decides between equals; the values are their media types."""
+    """The formats of an answer, in the order that decides between equals; the values are their media types, and
+    `header` says them."""
 
     JSON = "application/json"
     NPY = "application/x-npy"
     MSGPACK = "application/msgpack"
+
+    def __init__(self, media_type: str) -> None:
+        self.header = (b"content-type", media_type.encode())
 
 
 _NAMES = {

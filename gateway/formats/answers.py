@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import msgspec
@@ -10,12 +11,17 @@ import msgspec
 from gateway.formats import npy_body
 from gateway.formats.accept import Format
 from gateway.formats.numbers import to_lists
+from gateway.response_types import Answer, Batch, Guess, OutputTensor
 from shared.errors import NotAcceptable, WireError
 from shared.wire import Reply, Result, Ride, Tensor
 
 _encode_json = msgspec.json.Encoder().encode
 _encode_msgpack = msgspec.msgpack.Encoder().encode
 
+_JSON, _NPY = Format.JSON, Format.NPY  # a name of an Enum takes as long to look up as a small function to call
+
+# msgspec's word for what isn't finite. (A compiled expression finds it in half of the time that `in` takes.)
+_has_null = re.compile(rb"null").search
 _NOT_FINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}
 
 # The stages of a request in their order; the broker's reply knows the middle four.
@@ -38,8 +44,8 @@ def _to_us(ms: float) -> float:
     return int(ms * 1000 + 0.5) / 1000  # less than half of what round(ms, 3) takes
 
 
-def render(chosen: Format, reply: Reply, *, model: str, request_id: str, timing: dict[str, float]) -> tuple[str, bytes]:
-    """Return (content type, body). The reply holds a result, not an error.
+def render(chosen: Format, reply: Reply, *, model: str, request_id: str, timing: dict[str, float]) -> bytes:
+    """Return the body. The reply holds a result, not an error.
 
     Numbers that JSON has no word for become text there, "NaN", "Infinity" and "-Infinity" (as in protobuf's JSON:
     Python's float() and JavaScript's Number() read them, and null would be any of the three); npy and MessagePack
@@ -49,31 +55,28 @@ def render(chosen: Format, reply: Reply, *, model: str, request_id: str, timing:
     result = reply.result
     if result is None:
         raise WireError("the reply holds no result")
-    if chosen is Format.NPY:
-        return chosen.value, npy_body.write(_only_tensor(result))
-    body: dict[str, Any] = {"model": model, "request_id": request_id}
+    if chosen is _NPY:
+        return npy_body.write(_only_tensor(result))
+    answer = Answer(model, request_id, timing)
     if result.classes is not None:
-        body["predictions"] = [
-            [{"label": label, "class_id": index, "probability": probability} for index, label, probability in row]
-            for row in result.classes
+        answer.predictions = [
+            [Guess(label, index, probability) for index, label, probability in row] for row in result.classes
         ]
     elif result.outputs is not None:
-        data_of = to_lists if chosen is Format.JSON else _data
-        body["outputs"] = {
-            name: {"dtype": tensor.dtype, "shape": tensor.shape, "data": data_of(tensor)}
-            for name, tensor in result.outputs.items()
+        data_of = to_lists if chosen is _JSON else _data
+        answer.outputs = {
+            name: OutputTensor(tensor.dtype, tensor.shape, data_of(tensor)) for name, tensor in result.outputs.items()
         }
     else:
-        body["values"] = result.values
-    if reply.batch is not None:
-        body["batch"] = _batch(reply.batch)
-    body["timing_ms"] = timing
-    if chosen is not Format.JSON:
-        return chosen.value, _encode_msgpack(body)
-    encoded = _encode_json(body)
-    if b"null" in encoded:  # msgspec's word for them
-        encoded = _encode_json(finite(body))
-    return chosen.value, encoded
+        answer.values = result.values or []
+    if (ride := reply.batch) is not None:
+        answer.batch = Batch(ride.id, ride.rows, ride.requests, ride.position, ride.closed, ride.worker)
+    if chosen is not _JSON:
+        return _encode_msgpack(answer)
+    encoded = _encode_json(answer)
+    if _has_null(encoded):
+        encoded = _encode_json(finite(msgspec.to_builtins(answer)))
+    return encoded
 
 
 def response_headers(request_id: str, batch: Ride | None, timing: dict[str, float]) -> list[tuple[bytes, bytes]]:
@@ -96,17 +99,6 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(part) for part in value]
     return value
-
-
-def _batch(ride: Ride) -> dict[str, Any]:
-    return {
-        "id": ride.id,
-        "rows": ride.rows,
-        "requests": ride.requests,
-        "position": ride.position,
-        "closed": ride.closed,
-        "worker": ride.worker,
-    }
 
 
 def _data(tensor: Tensor) -> bytes | bytearray | memoryview:

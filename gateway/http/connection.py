@@ -69,6 +69,7 @@ class Connection(HttpToolsProtocol):
         self._judged: Exchange | None = None  # whether the rest of its body is worth reading if it is answered early
         self._silent_bytes = 0  # read since the parser last had anything to say for them
         self._deaf = False  # what comes is thrown away
+        self._unsent = b""  # in the outbox
         self._parting = b""  # sent after the answers still owed, before closing
         self._likeness: Likeness | None = None  # of the request before
         self._unlike = 0  # requests in a row that weren't like the one before
@@ -94,6 +95,7 @@ class Connection(HttpToolsProtocol):
                 transport.close()
 
     def connection_lost(self, exc) -> None:
+        self._unsent = b""
         self.connections.discard(self)
         self._doorman.forget(self)
         for exchange in (self._running, self.cycle, *(queued for queued, _ in self.pipeline)):
@@ -236,23 +238,35 @@ class Connection(HttpToolsProtocol):
 
     def close(self) -> None:
         """After the last answer, or in place of one."""
+        self.flush()
         if self._receiving or self._deaf:
             self._linger()  # the rest isn't read
         else:
             self.transport.close()
 
     def abort(self) -> None:
+        self.flush()
         self.transport.abort()
 
     def send(self, status: int, headers: Headers, content: bytes, *, keep_alive: bool) -> None:
-        self.write(whole(status, self.server_state.default_headers, headers, content, keep_alive=keep_alive))
+        if not self._unsent:
+            self._doorman.outbox.put(self)
+        self._unsent += whole(status, self.server_state.default_headers, headers, content, keep_alive=keep_alive)
+
+    # --- the outbox's side
+
+    def flush(self) -> None:
+        """Send what is still here. What else is sent on this connection, or ends it, comes after it."""
+        unsent, self._unsent = self._unsent, b""
+        if unsent and not self.transport.is_closing():
+            self.write(unsent)
 
     # --- the doorman's side, and uvicorn's
 
     @property
     def idle(self) -> bool:
         """No request is being answered, nor read by the application, and nothing waits to be sent."""
-        return self._running is None and not self.transport.get_write_buffer_size()
+        return self._running is None and not self._unsent and not self.transport.get_write_buffer_size()
 
     def look(self, now: float) -> None:
         """Close what has taken too long. Called once a second."""
@@ -305,6 +319,7 @@ class Connection(HttpToolsProtocol):
     def _begin(self, exchange: Exchange | Prompt) -> None:
         self._running = exchange
         if not isinstance(exchange, Prompt):
+            self.flush()
             self._start_asgi_task(exchange, self.app)
         elif exchange.small and not self.flow.write_paused:  # else its answer would wait beside an earlier one
             exchange.ask()
@@ -354,6 +369,7 @@ class Connection(HttpToolsProtocol):
         return response(error, self.server_state.default_headers)
 
     def _part(self) -> None:
+        self.flush()
         if not self.transport.is_closing():
             self.write(self._parting)
             self._linger()
@@ -369,6 +385,7 @@ class Connection(HttpToolsProtocol):
 
     def _close_if_idle(self) -> None:
         if self._awaited() != "nothing" and not self._silent_bytes:
+            self.flush()
             self.transport.close()
 
 

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from gateway.http.outbox import Outbox
 from shared.errors import Draining, SmartBatchError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Doorman:
     ) -> None:
         self.count = count
         self._tell = tell
+        self.outbox = Outbox()
         self.draining = False
         self.drain_began = asyncio.Event()
         self.now = time.monotonic()  # of the last look

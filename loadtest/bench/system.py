@@ -130,6 +130,12 @@ def naive(model: str) -> System:
     return System(["-m", "loadtest.bench.naive", str(port), model], port)
 
 
+def floor(model: str) -> System:
+    """What the design costs at the least: loadtest/bench/floor.py, a gateway, a worker and a broker."""
+    port = free_port()
+    return System(["-m", "loadtest.bench.floor", str(port), model], port)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

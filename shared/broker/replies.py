@@ -56,7 +56,10 @@ class Inbox:
 
 def _notice(notice: bytes) -> Notice:
     """Read `id|size` or `id|size|reply`. Anything else names nobody's request, and is skipped as one that has gone."""
-    request_id, digits, reply, *_ = *notice.split(b"|", 2), b"", b""
+    parts = notice.split(b"|", 2)
+    if len(parts) < 3:
+        parts += [b""] * (3 - len(parts))
+    request_id, digits, reply = parts
     size = int(digits) if digits.isdigit() and len(digits) < 16 else 0
     return Notice(request_id.decode("ascii", "replace"), size, reply if reply and len(reply) == size else None)
 

@@ -18,14 +18,14 @@ TENSOR = Tensor("float32", (1, 2), b"\x00\x00\x80\x3f\x00\x00\xc0\x7f")  # 1 and
     [
         (Result(classes=[[(3, "cat", 0.5)]]), "predictions", [[Guess("cat", 3, 0.5)]]),
         (Result(classes=[[(3, "cat", math.nan)]]), "predictions", [[Guess("cat", 3, "NaN")]]),
-        (Result(outputs={"y": TENSOR}), "outputs", {"y": OutputTensor("float32", [1, 2], [[1.0, "NaN"]])}),
+        (Result(outputs={"y": TENSOR}), "outputs", {"y": OutputTensor("float32", (1, 2), [[1.0, "NaN"]])}),
         (Result(values=[{"any": ["thing"]}]), "values", [{"any": ["thing"]}]),
     ],
 )
 def test_every_answer_is_of_the_type_that_is_described(result: Result, member: str, expected: object):
     reply = Reply(result=result, batch=Ride("b-1", 2, 1, "full", "w-1"), ms={"queue": 1.0})
     timing = answers.timing_ms(reply, admit_ms=1.0, reply_ms=2.0, total_ms=4.0)
-    _, body = answers.render(Format.JSON, reply, model="m", request_id="r-1", timing=timing)
+    body = answers.render(Format.JSON, reply, model="m", request_id="r-1", timing=timing)
     answer = msgspec.json.decode(body, type=Answer)  # which allows no other members
     assert getattr(answer, member) == expected
     assert [name for name in ("predictions", "outputs", "values") if getattr(answer, name) is not msgspec.UNSET] == [

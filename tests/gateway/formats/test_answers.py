@@ -24,7 +24,9 @@ CLASSES = Result(classes=[[(281, "tabby", 0.75), (282, "tiger cat", 0.25)], [(1,
 def answer(result: Result, chosen: Format = Format.JSON, batch: Ride | None = RIDE) -> tuple[str, bytes]:
     reply = Reply(result, batch=batch, ms=STAGES)
     timing = timing_ms(reply, admit_ms=0.41249, reply_ms=0.5, total_ms=9)
-    return render(chosen, reply, model="m", request_id="r-1", timing=timing)
+    name, media_type = chosen.header
+    assert name == b"content-type"
+    return media_type.decode(), render(chosen, reply, model="m", request_id="r-1", timing=timing)
 
 
 def outputs(array: np.ndarray, name: str = "logits") -> dict[str, Tensor]:
