@@ -67,8 +67,6 @@ class Prediction(Asking):
 
     def _response(self, reply: Reply, timing: dict[str, float]) -> Response:
         chosen = self._answer_format
-        content = answers.render(
-            chosen, reply, model=self._lane.keys.model, request_id=self._request_id, timing=timing
-        )
+        content = answers.render(chosen, reply, model=self._lane.keys.model, request_id=self._request_id, timing=timing)
         headers = [chosen.header, *answers.response_headers(self._shown_id, reply.batch, timing)]
         return Response(200, headers, content)

@@ -66,7 +66,7 @@ def application(settings: Settings, model: Model) -> Starlette:
         outputs = model.separate(model.forward(model.collate(rows)), len(rows))
         reply = Reply(model.encode(outputs, payload.options))
         timing = {"total": round((time.monotonic() - started) * 1000, 3)}
-        return answers.render(Format.JSON, reply, model=info.name, request_id="", timing=timing)[1]
+        return answers.render(Format.JSON, reply, model=info.name, request_id="", timing=timing)
 
     async def predict(request: Request) -> Response:
         body = await request.body()

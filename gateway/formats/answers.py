@@ -24,24 +24,16 @@ _JSON, _NPY = Format.JSON, Format.NPY  # a name of an Enum takes as long to look
 _has_null = re.compile(rb"null").search
 _NOT_FINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}
 
-# The stages of a request in their order; the broker's reply knows the middle four.
-_WORKER_STAGES = ("queue", "decode", "batch_wait", "forward")
-
 
 def timing_ms(reply: Reply, *, admit_ms: float, reply_ms: float, total_ms: float) -> dict[str, float]:
     """Return where the time went, in order and rounded to a microsecond. A stage never reached is left out."""
-    timing = {"admit": _to_us(admit_ms)}
-    came = reply.ms
-    for stage in _WORKER_STAGES:
-        if stage in came:
-            timing[stage] = _to_us(came[stage])
-    timing["reply"] = _to_us(reply_ms)
-    timing["total"] = _to_us(total_ms)
+    # int() takes less than half of what round(ms, 3) does.
+    timing = {"admit": int(admit_ms * 1000 + 0.5) / 1000}
+    for stage, ms in reply.ms.items():
+        timing[stage] = int(ms * 1000 + 0.5) / 1000
+    timing["reply"] = int(reply_ms * 1000 + 0.5) / 1000
+    timing["total"] = int(total_ms * 1000 + 0.5) / 1000
     return timing
-
-
-def _to_us(ms: float) -> float:
-    return int(ms * 1000 + 0.5) / 1000  # less than half of what round(ms, 3) takes
 
 
 def render(chosen: Format, reply: Reply, *, model: str, request_id: str, timing: dict[str, float]) -> bytes:

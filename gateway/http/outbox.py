@@ -1,7 +1,7 @@
 """Answers that are made together leave together, once all of them are made.
 
-A batch's replies come in one piece. Were each answer sent as soon as it is made, the kernel's part of sending and ours of
-making would take turns in pushing each other out of the processor's nearest caches: a tenth of a gateway's time.
+A batch's replies come in one piece. Were each answer sent as soon as it is made, the kernel's part of sending and ours
+of making would take turns in pushing each other out of the processor's nearest caches.
 """
 
 from __future__ import annotations

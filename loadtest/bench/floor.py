@@ -1,5 +1,5 @@
-"""What the design costs before anything is built on it: the same broker, scripts, stream, replies and model, and between
-them as little as does the job.
+"""What the design costs before anything is built on it: the same broker, scripts, stream, replies and model, and
+between them as little as does the job.
 
     python -m loadtest.bench.floor PORT simulated:base_ms=4,row_ms=0.2
 
@@ -49,7 +49,7 @@ WAIT_S = 1.0
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
 
 
-def packed(*command: str | bytes | float) -> bytes:
+def packed(*command: Any) -> bytes:
     return hiredis.pack_command(command)
 
 
@@ -93,7 +93,7 @@ class Gateway:
         self._number += 1
         request_id = b"%x" % self._number
         self._fronts[request_id] = front
-        payload = pack_payload(Payload("raw", Raw(body, "application/octet-stream")))
+        payload = pack_payload(Payload("raw", Raw(body, "")))
         self._waiting += (request_id, TIMEOUT_MS, 1, len(payload), "raw", "", payload)
         if not self._under_way:
             self._admit()

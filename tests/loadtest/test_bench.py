@@ -132,13 +132,18 @@ def test_a_quick_run_leaves_a_result_that_is_complete_and_adds_up(tmp_path: Path
 
     figures = [figure for row in result["rows"].values() for figure in row["figures"]]
     totals = result["totals"]
-    assert totals["figures"] == len(figures) == 21
-    assert totals["met"] + totals["missed"] + totals["without_goal"] == 21
+    assert totals["figures"] == len(figures) == 23
+    assert totals["met"] + totals["missed"] + totals["without_goal"] == 23
     for figure in figures:
         assert (figure["goal"] is None) == (figure["met"] is None)
         assert figure["name"] in ended.stdout
 
-    for side, roles in (("smartbatch", {"root", "gateway", "worker", "broker"}), ("naive", {"root"})):
+    all_roles = {
+        "smartbatch": {"root", "gateway", "worker", "broker"},
+        "naive": {"root"},
+        "floor": {"root", "worker", "broker"},  # its gateway is the root
+    }
+    for side, roles in all_roles.items():
         for connections in ("64", "256"):
             (driven,) = result["rows"]["E"]["details"][side][connections]
             assert driven["requests"] > 0 and driven["errors"] == 0

@@ -1,4 +1,5 @@
-"""E: what the path itself costs, with a model that does nothing, beside a naive server in the same run."""
+"""E: what the path itself costs, with a model that does nothing, beside a naive server, and beside the least that the
+design can do with, in the same run."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from typing import Any
 
 from loadtest.bench.closed_loop import drive
 from loadtest.bench.figures import Figure, Outcome, Run, median
-from loadtest.bench.system import System, naive, smartbatch
+from loadtest.bench.system import System, floor, naive, smartbatch
 
 MODEL = "simulated:base_ms=0,row_ms=0"
 BODY = b"x" * 1024
@@ -17,11 +18,11 @@ LONE_MS = 0.9
 
 
 def measure(run: Run) -> Outcome:
-    """The two servers take turns, so that what else the machine does meets both."""
-    details: dict[str, Any] = {"smartbatch": {}, "naive": {}}
+    """The servers take turns, so that what else the machine does meets all of them."""
+    details: dict[str, Any] = {"smartbatch": {}, "naive": {}, "floor": {}}
     figures: list[Figure] = []
-    with smartbatch(MODEL) as ours, naive("echo") as theirs:
-        sides = {"smartbatch": ours, "naive": theirs}
+    with smartbatch(MODEL) as ours, naive("echo") as theirs, floor(MODEL) as least:
+        sides = {"smartbatch": ours, "naive": theirs, "floor": least}
         for connections in CONNECTIONS:
             for side, system in sides.items():
                 drive(system.port, BODY, connections, 1)  # warm
@@ -52,8 +53,12 @@ def driven(system: System, body: bytes, connections: int, seconds: float, **how:
     return {**result, "cpu_s_per_1000": cost, "cpu_s_per_1000_total": round(sum(cost.values()), 4)}
 
 
-def _figures(connections: int, ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> list[Figure]:
-    cost, yardstick = (median([each["cpu_s_per_1000_total"] for each in side]) for side in (ours, theirs))
+def _figures(
+    connections: int, ours: list[dict[str, Any]], theirs: list[dict[str, Any]], least: list[dict[str, Any]]
+) -> list[Figure]:
+    cost, yardstick, bottom = (
+        median([each["cpu_s_per_1000_total"] for each in side]) for side in (ours, theirs, least)
+    )
     rate, naive_rate = (median([each["requests_per_s"] for each in side]) for side in (ours, theirs))
     at = f"{connections} connections"
     return [
@@ -61,4 +66,5 @@ def _figures(connections: int, ours: list[dict[str, Any]], theirs: list[dict[str
         Figure(f"{at}, throughput", rate, "req/s", REQUESTS_PER_S),
         Figure(f"{at}, naive server's CPU per 1,000", yardstick, "s"),
         Figure(f"{at}, naive server's throughput", naive_rate, "req/s"),
+        Figure(f"{at}, the design's floor, CPU per 1,000", bottom, "s"),
     ]
