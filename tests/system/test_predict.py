@@ -123,3 +123,34 @@ def test_what_does_not_exist_is_a_problem_too(stack: Callable[..., Stack], path:
     response = system.client.request(method, system.url + path)
     assert response.status_code == status
     assert response.json()["status"] == status
+
+
+def test_requests_in_one_piece_are_answered_in_order_whatever_becomes_of_each(stack: Callable[..., Stack]) -> None:
+    """Answers wait a moment for each other, and none is overtaken: by a refusal, by a page, or by the end."""
+    system = stack(MODEL_PATH="simulated:base_ms=2,row_ms=0.1")
+    system.gateway()
+    system.worker()
+    system.ready()
+    requests = [  # and what its answer holds
+        (b"POST /predict", b"x-request-id: r-0", 200),
+        (b"POST /predict?top_k=many", b"many", 400),
+        (b"POST /predict", b"x-request-id: r-2", 200),
+        (b"GET /healthz", b"ok", 200),
+        (b"POST /predict?top_k=few", b"few", 400),
+        (b"POST /predict?top_k=none", b"none", 400),
+        (b"POST /predict", b"x-request-id: r-6", 200),
+    ]
+    line = b"%b HTTP/1.1\r\nhost: x\r\nx-request-id: r-%d\r\n%bcontent-length: 1\r\n\r\nx"
+    ends = [b""] * (len(requests) - 1) + [b"connection: close\r\n"]
+    sent = [line % (head, n, end) for n, ((head, _, _), end) in enumerate(zip(requests, ends, strict=True))]
+    host, port = system.url.removeprefix("http://").split(":")
+    came = b""
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(b"".join(sent))
+        while piece := connection.recv(65536):
+            came += piece
+    answers = came.split(b"HTTP/1.1 ")[1:]
+    assert [int(answer[:3]) for answer in answers] == [status for *_, status in requests]
+    for answer, (_, holds, _) in zip(answers, requests, strict=True):
+        assert holds in answer
+    assert b"connection: close" in answers[-1]
