@@ -1,8 +1,8 @@
 """The claimer: it fills batches from the stream and hands them to the engine.
 
     device free    claim (idle), or wait for the bell and claim; fill until the policy closes; submit
-    device busy    claim ahead what no idle worker could take, one batch at the most; nothing behind a batch that is over
-                   at once or a request that is alone (the next is asked for as it ends)
+    device busy    claim ahead what no idle worker could take, one batch at the most; nothing behind a batch that is
+                   over at once, or a request that is alone (the next is asked for as it ends)
     worker dead    when a worker was convicted: one of its entries at a time, alone
 
 Only one idle worker at a time fills a batch (it holds the *turn*), so idle workers never tear one batch into
