@@ -43,6 +43,7 @@ class SteppingBroker(Broker):
 def stepping(tmp_path: Path) -> Iterator[SteppingBroker]:
     server = SteppingBroker(tmp_path)
     yield server
+    server.kill()  # a SIGTERM's handler asks for the time, and may wait in libfaketime for whom it interrupts, for ever
     server.stop()
 
 
