@@ -21,6 +21,7 @@ Mode = Literal["idle", "top", "ahead"]
 
 MAX_WAIT_MS = 500  # of one wait for an entry; well within the blocking connection's timeout
 UNBLOCK_SLACK_MS = 200  # by which Redis ends a wait itself, should CLIENT UNBLOCK get lost
+UNBLOCK_AGAIN_S = 0.001
 INLINE_REPLY_BYTES = 32 * 1024
 DEAD_BODY_TTL_MS = 7 * 24 * 3600 * 1000
 DEAD_MAX = 1000
@@ -199,11 +200,17 @@ class Claims:
         task.add_done_callback(self._unblocks.discard)
 
     async def _unblock_now(self) -> None:
+        """End the wait. Redis may come to this before it comes to the wait, which left on another connection: then
+        nobody is blocked yet, and it is asked again until the wait is over."""
         try:
             with broker_errors():
-                same = self._blocking_number == self._blocking.link.connection
-                if not same or self._blocking_id is None or not await self._command.client_unblock(self._blocking_id):
-                    self._blocking_id = None  # another connection by now, or the wait ended by itself: ask again
+                while self._waits_for_entry and self._blocking_id is not None:
+                    if self._blocking_number != self._blocking.link.connection:
+                        self._blocking_id = None  # of another connection by now
+                    elif await self._command.client_unblock(self._blocking_id):
+                        return
+                    else:
+                        await asyncio.sleep(UNBLOCK_AGAIN_S)
         except BrokerUnavailable:
             self._blocking_id = None
 

@@ -377,6 +377,28 @@ async def test_a_window_wakes_nobody_else_after_its_connection_was_replaced(any_
         await command.aclose()
 
 
+async def test_a_window_ends_in_time_though_redis_comes_to_its_end_before_its_beginning(
+    any_broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocking, command = connect(any_broker.url, block_s=1.0), connect(any_broker.url)
+    unblock, tries = command.client_unblock, list[int]()
+
+    async def too_soon(client_id: int) -> int:
+        tries.append(client_id)
+        return 0 if len(tries) < 3 else await unblock(client_id)
+
+    monkeypatch.setattr(command, "client_unblock", too_soon)
+    try:
+        mine = Claims(blocking, command, KEYS, "w1", lease_ms=2000, reply_ttl_s=60)
+        begun_at = asyncio.get_running_loop().time()
+        await mine.claim("idle", room_rows=32, room_bytes=1 << 30, after_entry=("0-0", 20))
+        assert asyncio.get_running_loop().time() - begun_at < 0.15
+        assert len(tries) == 3
+    finally:
+        await blocking.aclose()
+        await command.aclose()
+
+
 @pytest.mark.parametrize(("batches_s", "least"), [([0.32, 0.0], 0.32), ([0.0], 0.0), ([], 0.0), ([0.3, 0.2], 0.2)])
 def test_a_worker_that_has_run_nothing_says_nothing_of_a_batch(batches_s: list[float], least: float) -> None:
     assert Capacity.of([100.0] * len(batches_s), batches_s).batch_s == least
