@@ -52,16 +52,16 @@ class Batch(msgspec.Struct, forbid_unknown_fields=True):
     worker: str
 
 
-class Answer(msgspec.Struct, forbid_unknown_fields=True):
+class Answer(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """One of `predictions` (per row, the best first), `outputs` and `values` (one per row) is there."""
 
     model: str
     request_id: str
-    timing_ms: dict[str, Number]
     predictions: list[list[Guess]] | UnsetType = UNSET
     outputs: dict[str, OutputTensor] | UnsetType = UNSET
     values: list[Any] | UnsetType = UNSET
     batch: Batch | UnsetType = UNSET
+    timing_ms: dict[str, Number]
 
 
 # --- the pages

@@ -24,13 +24,17 @@ _JSON, _NPY = Format.JSON, Format.NPY  # a name of an Enum takes as long to look
 _has_null = re.compile(rb"null").search
 _NOT_FINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}
 
+# The stages of a request in their order; the broker's reply knows the middle four.
+_WORKER_STAGES = ("queue", "decode", "batch_wait", "forward")
+
 
 def timing_ms(reply: Reply, *, admit_ms: float, reply_ms: float, total_ms: float) -> dict[str, float]:
     """Return where the time went, in order and rounded to a microsecond. A stage never reached is left out."""
     # int() takes less than half of what round(ms, 3) does.
-    timing = {"admit": int(admit_ms * 1000 + 0.5) / 1000}
-    for stage, ms in reply.ms.items():
-        timing[stage] = int(ms * 1000 + 0.5) / 1000
+    timing, came = {"admit": int(admit_ms * 1000 + 0.5) / 1000}, reply.ms
+    for stage in _WORKER_STAGES:  # no other name becomes part of a header
+        if stage in came:
+            timing[stage] = int(came[stage] * 1000 + 0.5) / 1000
     timing["reply"] = int(reply_ms * 1000 + 0.5) / 1000
     timing["total"] = int(total_ms * 1000 + 0.5) / 1000
     return timing
@@ -49,7 +53,7 @@ def render(chosen: Format, reply: Reply, *, model: str, request_id: str, timing:
         raise WireError("the reply holds no result")
     if chosen is _NPY:
         return npy_body.write(_only_tensor(result))
-    answer = Answer(model, request_id, timing)
+    answer = Answer(model=model, request_id=request_id, timing_ms=timing)
     if result.classes is not None:
         answer.predictions = [
             [Guess(label, index, probability) for index, label, probability in row] for row in result.classes

@@ -133,7 +133,7 @@ class Claims:
         self._blocking_id: int | None = None  # of the blocking connection, as CLIENT UNBLOCK wants it
         self._blocking_number = 0  # which of the link's connections that is: a broker that begins anew gives ids again
         self._unblocks: set[asyncio.Task[None]] = set()
-        self._waits_for_entry = False
+        self._wait: object | None = None  # for an entry, that is under way
 
     async def claim(
         self,
@@ -182,29 +182,29 @@ class Claims:
         block_ms = wait_ms + UNBLOCK_SLACK_MS
         entry = ("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", self._keys.requests, last_id)
         timer = asyncio.get_running_loop().call_later(wait_ms / 1000, self._unblock)
-        self._waits_for_entry = True
+        self._wait = object()
         try:
             return await CLAIM.call_after([entry], self._blocking, script_keys, args)
         finally:
-            self._waits_for_entry = False
+            self._wait = None
             timer.cancel()
 
     def wake(self) -> None:
         """End a wait for an entry that is under way: its claim follows at once."""
-        if self._waits_for_entry:
+        if self._wait is not None:
             self._unblock()
 
     def _unblock(self) -> None:
-        task = asyncio.create_task(self._unblock_now())
+        task = asyncio.create_task(self._unblock_now(self._wait))
         self._unblocks.add(task)
         task.add_done_callback(self._unblocks.discard)
 
-    async def _unblock_now(self) -> None:
+    async def _unblock_now(self, wait: object | None) -> None:
         """End the wait. Redis may come to this before it comes to the wait, which left on another connection: then
         nobody is blocked yet, and it is asked again until the wait is over."""
         try:
             with broker_errors():
-                while self._waits_for_entry and self._blocking_id is not None:
+                while wait is not None and self._wait is wait and self._blocking_id is not None:
                     if self._blocking_number != self._blocking.link.connection:
                         self._blocking_id = None  # of another connection by now
                     elif await self._command.client_unblock(self._blocking_id):

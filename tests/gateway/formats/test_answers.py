@@ -147,3 +147,13 @@ def test_headers_say_where_the_time_went():
         (b"x-batch-closed", b"full"),
     ]
     assert [name for name, _ in response_headers("r-1", None, timing)] == [b"x-request-id", b"server-timing"]
+
+
+def test_a_stage_that_nobody_knows_is_in_no_header():
+    timing = timing_ms(Reply(CLASSES, ms={"x\r\nevil: 1": 1.0, "queue": 0.1}), admit_ms=1, reply_ms=1, total_ms=3)
+    assert list(timing) == ["admit", "queue", "reply", "total"]
+
+
+def test_an_answer_says_first_what_was_asked_for():
+    _, body = answer(CLASSES)
+    assert list(json.loads(body)) == ["model", "request_id", "predictions", "batch", "timing_ms"]
