@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from shared.broker.admission import Admission, Answer, Capacity, Request, Verdict
-from shared.broker.claims import Claims, Convict, Mode, Outcome, parse_entry
+from shared.broker.claims import Claims, Convict, Mode, Outcome
 from shared.broker.connection import Client, connect
 from shared.broker.leases import Leases
 from shared.broker.replies import Inbox, Notice, chunks
@@ -266,137 +266,6 @@ async def test_leaving_removes_the_consumer_only_when_it_holds_nothing(client: C
 def test_reads_of_replies_are_cut_by_bytes() -> None:
     notices = [Notice("a", 3, None), Notice("b", 3, None), Notice("c", 9, None), Notice("d", 1, None)]
     assert list(chunks(notices, 6)) == [["a", "b"], ["c"], ["d"]]
-
-
-# --- entries that no gateway wrote
-
-GOOD = {
-    "id": "r1",
-    "gateway": GATEWAY,
-    "t": "1",
-    "timeout_ms": "5000",
-    "rows": "1",
-    "bytes": "3",
-    "kind": "raw",
-    "trace": "",
-    "payload": b"abc",
-}
-GARBLED: list[dict] = [
-    {"hello": "world"},
-    {"payload": b"\xff" * 100},
-    {name: GOOD[name] for name in list(GOOD)[:-1]},
-    {name: GOOD[name] for name in reversed(GOOD)},
-    GOOD | {"and": "more"},
-    *(GOOD | {name: text} for name in ("t", "timeout_ms", "rows", "bytes") for text in ("", "x", "1.5", "nan", "-1")),
-    GOOD | {"rows": "0"},
-    GOOD | {"rows": "1" + "0" * 5000},
-    GOOD | {"timeout_ms": "9" * 400},
-    GOOD | {"timeout_ms": "9" * 12},
-    *(GOOD | {name: b"\xff\xfe"} for name in ("id", "gateway", "kind", "trace")),
-]
-
-
-@pytest.mark.parametrize("wide", [False, True])
-async def test_entries_that_no_gateway_wrote_are_claimed_as_garbled_beside_the_others(
-    client: Client, wide: bool
-) -> None:
-    await admission(client).admit([request(1, rows=2 if wide else 1)])
-    for fields in GARBLED:
-        await client.xadd(KEYS.requests, fields)
-    await admission(client).admit([request(2)])
-    entries = []
-    while len(entries) < len(GARBLED) + 2:
-        entries += (await claim(client, room_rows=64)).entries
-    assert [entry.id for entry in entries if not entry.garbled] == ["r1", "r2"]
-    first, *garbled, last = entries
-    assert all(entry.garbled for entry in garbled)
-    assert {entry.rows for entry in garbled} == {0}
-    # put aside, all at once and twice, as after a lost answer
-    outcomes = [Outcome(entry, b"error", f"garbled: {entry.garbled}") for entry in garbled]
-    for _ in range(2):
-        assert await claims(client).finish(outcomes) == 0
-    assert await claims(client).finish([Outcome(first, b"done"), Outcome(last, b"done")]) == 2
-    assert await client.xlen(KEYS.requests) == 0
-    letters = [fields for _, fields in await client.xrange(KEYS.dead)]
-    assert len(letters) == len(GARBLED)
-    assert letters[0][b"reason"] == b"garbled: its fields are not those of a request"
-    assert letters[0][b"hello"] == b"world"
-
-
-async def test_a_damaged_entry_of_an_open_request_is_answered_to_who_asked(client: Client) -> None:
-    [entry_id] = [await client.xadd(KEYS.requests, GOOD | {"rows": "many"})]
-    await client.hset(KEYS.open, mapping={"r1": entry_id + b"|3|1", "#bytes": "3"})
-    [entry] = (await claim(client)).entries
-    assert entry.garbled == "a field is neither a number nor text"
-    assert await claims(client).finish([Outcome(entry, b"error", "garbled")]) == 1
-    assert await client.get(KEYS.reply("r1")) == b"error"
-    assert await Inbox(client, KEYS, GATEWAY).pop([]) == [("r1", 5, b"error")]
-
-
-async def test_the_body_of_a_damaged_entry_goes_with_it(client: Client) -> None:
-    [entry_id] = [await client.xadd(KEYS.requests, GOOD | {"rows": "many"})]
-    await client.hset(KEYS.open, mapping={"r1": entry_id + b"|3|1", "#bytes": "3"})
-    await client.set(KEYS.body("r1"), b"large")
-    [entry] = (await claim(client)).entries
-    assert await claims(client).finish([Outcome(entry, b"taken back")]) == 1
-    assert not await client.exists(KEYS.body("r1"))
-
-
-ODD_NOTICES = [b"", b"|", b"r1", b"r1|", b"r1|x", b"r1|x|y", b"\xff|1", b"r1|" + b"9" * 5000, b"r1|3|four", b"r1|0|"]
-
-
-@pytest.mark.parametrize("notice", ODD_NOTICES)
-async def test_a_notice_of_another_form_does_not_stop_the_inbox(client: Client, notice: bytes) -> None:
-    await client.rpush(KEYS.inbox(GATEWAY), notice, b"r2|7", b"r3|5|a|b|c")
-    odd, *others = await Inbox(client, KEYS, GATEWAY).pop([])
-    assert odd.reply is None  # nobody is answered with it
-    assert others == [("r2", 7, None), ("r3", 5, b"a|b|c")]
-
-
-def test_an_entry_as_a_gateway_writes_it_is_not_garbled() -> None:
-    fields = [part if isinstance(part, bytes) else part.encode() for pair in GOOD.items() for part in pair]
-    entry = parse_entry((b"1-0", fields), 3)
-    assert (entry.garbled, entry.id, entry.rows, entry.payload, entry.deliveries) == ("", "r1", 1, b"abc", 3)
-
-
-async def test_a_window_wakes_nobody_else_after_its_connection_was_replaced(any_broker: Broker) -> None:
-    """A broker that began anew gives the same ids again, to others."""
-    blocking, command = connect(any_broker.url, block_s=1.0), connect(any_broker.url)
-    try:
-        mine = Claims(blocking, command, KEYS, "w1", lease_ms=2000, reply_ttl_s=60)
-        await mine.claim("idle", room_rows=32, room_bytes=1 << 30, after_entry=("0-0", 20))
-        mine._blocking_id = await command.client_id()  # somebody's, by now
-        await command.client_kill_filter(_id=str(await blocking.client_id()))
-        await asyncio.sleep(0.05)  # noticed, with nothing under way
-        started = asyncio.get_running_loop().time()
-        await mine.claim("idle", room_rows=32, room_bytes=1 << 30, after_entry=("0-0", 20))
-        assert asyncio.get_running_loop().time() - started < 0.5
-        assert mine._blocking_id == await blocking.client_id()
-    finally:
-        await blocking.aclose()
-        await command.aclose()
-
-
-async def test_a_window_ends_in_time_though_redis_comes_to_its_end_before_its_beginning(
-    any_broker: Broker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    blocking, command = connect(any_broker.url, block_s=1.0), connect(any_broker.url)
-    unblock, tries = command.client_unblock, list[int]()
-
-    async def too_soon(client_id: int) -> int:
-        tries.append(client_id)
-        return 0 if len(tries) < 3 else await unblock(client_id)
-
-    monkeypatch.setattr(command, "client_unblock", too_soon)
-    try:
-        mine = Claims(blocking, command, KEYS, "w1", lease_ms=2000, reply_ttl_s=60)
-        begun_at = asyncio.get_running_loop().time()
-        await mine.claim("idle", room_rows=32, room_bytes=1 << 30, after_entry=("0-0", 20))
-        assert asyncio.get_running_loop().time() - begun_at < 0.15
-        assert len(tries) == 3
-    finally:
-        await blocking.aclose()
-        await command.aclose()
 
 
 @pytest.mark.parametrize(("batches_s", "least"), [([0.32, 0.0], 0.32), ([0.0], 0.0), ([], 0.0), ([0.3, 0.2], 0.2)])
