@@ -13,6 +13,7 @@ from worker.models.optimisation import Network
 
 def channels_last(network: nn.Module) -> Network:
     """The same with its weights, and what flows through it, in the order that vector units and tensor cores want."""
+    # torch's annotations know no `to` with a memory_format alone
     copied: nn.Module = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return lambda batch: copied(batch.contiguous(memory_format=torch.channels_last))
 
