@@ -102,8 +102,7 @@ class Claimer:
         self._on_device.remove(batch)
         if batch.closed != "solo":
             self._service.record(batch.rows_run, at - batch.on_device_at, backlog=batch.closed in ("full", "bytes"))
-        if batch is self._last_batch:
-            self._arrivals.left(at)
+        self._arrivals.answered(len(batch.riders), at, last=batch is self._last_batch)
         if self._on_device:
             self._on_device[0].on_device_at = at
         else:
@@ -150,7 +149,8 @@ class Claimer:
     async def _first(self) -> bool:
         """Claim for an empty batch once the bell rings; it has rung already if work waits. False if nothing came."""
         # A turn that isn't taken needn't be given back.
-        hold_ms = self._hold_ms(self._limits.window_s) if self._expects_others() else 0
+        running = sum(len(batch.riders) for batch in self._on_device)  # what comes is likely to come after them
+        hold_ms = self._hold_ms(self._limits.window_s) if self._expects_others(running) else 0
         if convict := next(iter(self._convictions.convicts), None):
             claim = await self._claim("idle", hold_ms=hold_ms, convict=convict)
             self._solo = claim.kind == "solo" and bool(self._filling)
@@ -198,9 +198,9 @@ class Claimer:
             return math.inf
         return quiet_at
 
-    def _expects_others(self) -> bool:
-        """Whether a request that comes now is waited with for others."""
-        return not self.adaptive or self._arrivals.waits(self._limits.window_s)
+    def _expects_others(self, running: int = 0) -> bool:
+        """Whether a request that comes now is waited with for others; or comes once so many `running` are answered."""
+        return not self.adaptive or self._arrivals.waits(self._limits.window_s, running=running)
 
     # --- device busy
 
@@ -217,10 +217,11 @@ class Claimer:
         run_s = self._run_s(running.rows)
         remaining_s = running.on_device_at + run_s - time.monotonic()
         if running.unfollowed or not (backlog or self._expects_others()):
+            left_s = remaining_s - self._claim_s  # of the forward
             if not self.alone or run_s < self._claim_s + 2 * EARLY_S:
                 await self._until_freed(None)
-            elif remaining_s > EARLY_S:
-                await self._until_freed(remaining_s - EARLY_S / 2)
+            elif left_s > EARLY_S:
+                await self._until_freed(left_s - EARLY_S / 2)
             else:
                 await self._while_free()
             return
@@ -300,11 +301,12 @@ class Claimer:
 
     def _submit(self, closed: CloseReason) -> None:
         self._arrivals.came(self._filling.news(), learn=False)
+        self._arrivals.closed()
         self._last_batch = batch = Batch(next(self._batch_ids), self._filling.riders, closed)
         self._filling = Filling()
         batch.on_device_at = now = time.monotonic()
-        alone = closed == "quiet" and not self._may_hold_turn and len(batch.riders) == 1
-        batch.unfollowed = alone or SHORT * self._times.estimate(batch.rows) < self._claim_s
+        last = closed == "quiet" and not self._expects_others()
+        batch.unfollowed = last or SHORT * self._times.estimate(batch.rows) < self._claim_s
         if self._free_since is not None and closed in ("full", "bytes"):
             all_there_at = max(rider.admitted_at for rider in batch.riders)
             self._intake.meters.starved.inc(max(0.0, now - max(self._free_since, all_there_at)))

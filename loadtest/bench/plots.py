@@ -29,6 +29,8 @@ def draw(document: dict[str, Any], folder: Path) -> list[Path]:
         drawn.append(_latency(rows["S"]["details"], folder / "latency-S.png"))
     if "overload" in rows:
         drawn.append(_overload(rows["overload"]["details"], folder / "overload.png"))
+    if "few" in rows:
+        drawn.append(_few(rows["few"]["details"], folder / "few.png"))
     if "growth" in rows:
         drawn.append(_growth(rows["growth"]["details"], folder / "growth.png"))
     return [path for path in drawn if path]
@@ -104,6 +106,26 @@ def _overload(details: dict[str, Any], path: Path) -> Path:
 
 def _is_load(details: Any) -> bool:
     return isinstance(details, dict) and "over_time" in details
+
+
+def _few(details: dict[str, Any], path: Path) -> Path:
+    figure, panels = plt.subplots(1, 2, figsize=(10, 4))
+    for axes, (name, sides) in zip(panels, details.items(), strict=True):
+        for window, color in (("fixed", "tab:orange"), ("auto", "tab:blue")):
+            connections = [each["connections"] for each in sides[window]]
+            for part, style in (("p99_ms", ":"), ("p50_ms", "-")):
+                latencies = [each[part] for each in sides[window]]
+                label = f"WINDOW={window}, {part.removesuffix('_ms')}"
+                axes.plot(connections, latencies, style, color=color, marker=".", label=label)
+        if "device_ms" in sides:
+            axes.plot(connections, sides["device_ms"], "--", color="grey", label="the device alone")
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_xlabel(f"{name}: connections")
+        axes.set_ylabel("ms")
+        axes.set_ylim(bottom=0)
+    panels[1].legend(fontsize=8)
+    return _save(figure, path)
 
 
 def _growth(details: dict[str, Any], path: Path) -> Path:

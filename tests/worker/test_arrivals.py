@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
 
-from worker.arrivals import EXPLORE_EVERY, Arrivals
+from worker.arrivals import EXPLORE_AT_LEAST_EVERY, EXPLORE_EVERY, Arrivals
 
 WINDOW_S = 0.010
 
@@ -24,8 +25,12 @@ class Device:
             self.arrivals.came([at], learn=True)
         window_end = admitted_at[0] + WINDOW_S
         closed_at = min(window_end, self.arrivals.quiet_at(admitted_at[-1], window_end))
-        self.arrivals.left(closed_at + self.run_s)
+        self.run(len(admitted_at), closed_at)
         return closed_at
+
+    def run(self, riders: int, closed_at: float) -> None:
+        self.arrivals.closed()
+        self.arrivals.answered(riders, closed_at + self.run_s, last=True)
 
 
 def test_before_anything_is_known_the_window_is_nearly_waited_out() -> None:
@@ -41,13 +46,41 @@ def test_a_client_alone_is_soon_not_waited_for_though_it_asks_again_within_every
     assert max(waits[15:]) == 0
 
 
-def test_clients_that_ask_again_together_are_waited_for_until_they_have_come_and_no_longer() -> None:
-    device, now = Device(), 100.0
-    for _ in range(60):
-        burst = [now, now + 0.0003, now + 0.0006, now + 0.0008]
+def test_clients_that_ask_again_together_are_waited_for_until_the_last_of_them_is_back_and_no_longer() -> None:
+    rng, device, now = random.Random(1), Device(), 100.0
+    for number in range(60):
+        burst = sorted(now + rng.uniform(0, 0.003) for _ in range(4))
         closed_at = device.serve(burst)
+        assert number < 20 or closed_at == burst[-1]
         now = closed_at + device.run_s + 0.001
-    assert burst[-1] < closed_at < burst[-1] + 0.0015
+
+
+def test_one_that_does_not_come_back_is_missed_once() -> None:
+    device, now, waits = Device(), 100.0, []
+    for number in range(80):
+        burst = [now, now + 0.0003, now + 0.0006, now + 0.0008][: 4 if number < 60 else 3]
+        closed_at = device.serve(burst)
+        waits.append(closed_at - burst[-1])
+        now = closed_at + device.run_s + 0.001
+    assert waits[60] > 0
+    assert max(waits[20:60]) == max(waits[61:]) == 0
+
+
+def test_what_came_before_an_answer_does_not_count_as_coming_back_for_it() -> None:
+    """Two batches by turns: while one runs the other one's clients come."""
+    arrivals = Arrivals()
+    arrivals.came([100.000, 100.001], learn=True)
+    arrivals.closed()
+    arrivals.came([100.002, 100.003], learn=True)
+    for number in range(200):
+        now = 101 + number / 100
+        arrivals.answered(2, now, last=False)
+        arrivals.came([now - 0.003], learn=True)  # claimed only now
+        arrivals.came([now + 0.001], learn=True)
+        assert number < 20 or arrivals.quiet_at(now + 0.001, now + 0.010) > now + 0.001  # one is still to come
+        arrivals.came([now + 0.002], learn=True)
+        assert number < 20 or arrivals.quiet_at(now + 0.002, now + 0.010) == now + 0.002
+        arrivals.closed()
 
 
 def test_the_first_of_a_burst_is_not_sent_away_alone() -> None:
@@ -72,13 +105,45 @@ def test_a_stream_is_waited_for_if_the_window_holds_more_of_it(rate: float, wait
             if after > closed_at:
                 break
             batch.append(after)
-        device.arrivals.left(closed_at + device.run_s)
+        device.run(len(batch), closed_at)
         waited.append(closed_at - batch[0])
         now = max(after, closed_at + device.run_s)
     settled = sum(waited[100:]) / len(waited[100:])
     assert settled > 0.008 if waits else settled < 0.0025, settled
 
 
-def test_a_change_for_the_better_is_found_by_waiting_now_and_then() -> None:
-    arrivals = Arrivals()
-    assert [arrivals.explores() for _ in range(2 * EXPLORE_EVERY)].count(True) == 2
+def test_a_change_for_the_better_is_looked_for_by_waiting_now_and_then_and_less_often_while_there_is_none() -> None:
+    arrivals, explored = Arrivals(), []
+    for number in range(10 * EXPLORE_AT_LEAST_EVERY):
+        if arrivals.explores():
+            explored.append(number)
+        arrivals.closed()
+    between = [after - before for before, after in itertools.pairwise([-1, *explored])]
+    assert between[:6] == [EXPLORE_EVERY * factor for factor in (1, 2, 4, 8, 16, 16)]
+    while not arrivals.explores():
+        arrivals.closed()
+    arrivals.came([100.0], learn=True)
+    arrivals.closed()
+    assert [arrivals.explores() for _ in range(EXPLORE_EVERY)].count(True) == 1
+
+
+def test_a_second_client_beside_one_alone_is_found() -> None:
+    """They ask by turns, each when the other's batch has run, until one is waited with."""
+    device, now = Device(run_s=0.002), 100.0
+    for _ in range(50):
+        now = device.serve([now]) + device.run_s + 0.001
+    arrivals = device.arrivals
+    for number in range(100):
+        arrivals.came([now], learn=True)
+        batch, closed_at = [now], arrivals.quiet_at(now, now + WINDOW_S)
+        other_at = now + 0.001
+        if closed_at >= other_at:
+            arrivals.came([other_at], learn=True)
+            batch.append(other_at)
+            closed_at = arrivals.quiet_at(other_at, now + WINDOW_S)
+        device.run(len(batch), closed_at)
+        if len(batch) == 1:  # the other one waits while this one runs
+            arrivals.came([other_at], learn=True)
+            device.run(1, closed_at + device.run_s)
+        now = closed_at + 2 * device.run_s
+        assert number < 80 or len(batch) == 2, number

@@ -82,6 +82,9 @@ async def test_the_next_claim_leaves_a_moment_before_a_lone_batch_ends(
     around = Around()
     claimer = made(around, forward_s)
     claimer.alone = alone
+    for number in range(50):  # it always is alone
+        claimer._arrivals.came([float(number)], learn=True)
+        claimer._arrivals.answered(1, number + 0.005, last=True)
     submit(claimer, 1, "quiet")
     begun_at = time.monotonic()
     running = asyncio.create_task(claimer.run())

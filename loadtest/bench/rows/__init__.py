@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from loadtest.bench.figures import Outcome, Run
-from loadtest.bench.rows import broker, echo, growth, idle, large, overload, photos, steady, workers
+from loadtest.bench.rows import broker, echo, few, growth, idle, large, overload, photos, steady, workers
 
 ROWS: dict[str, Callable[[Run], Outcome]] = {
     "E": echo.measure,
@@ -17,5 +17,6 @@ ROWS: dict[str, Callable[[Run], Outcome]] = {
     "large": large.measure,
     "idle": idle.measure,
     "broker": broker.measure,
+    "few": few.measure,
     "growth": growth.measure,
 }

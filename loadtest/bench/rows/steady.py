@@ -9,10 +9,11 @@ from loadtest.bench.figures import Figure, Outcome, Run, median
 from loadtest.bench.rows.echo import driven
 from loadtest.bench.system import floor, naive, smartbatch
 
-MODEL = "simulated:base_ms=4,row_ms=0.2"
+BASE_MS, ROW_MS = 4.0, 0.2
+MODEL = f"simulated:base_ms={BASE_MS:g},row_ms={ROW_MS:g}"
 BODY = b"x" * 1024
 MAX_ROWS = 32
-CAPACITY = MAX_ROWS / (0.004 + 0.0002 * MAX_ROWS)  # rows a second: 3,077
+CAPACITY = 1000 * MAX_ROWS / (BASE_MS + ROW_MS * MAX_ROWS)  # rows a second: 3,077
 SHARE = 0.97
 LONE_MS = 5.5
 
