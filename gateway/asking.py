@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from gateway.access.caller import ANYONE, Anyone
+from gateway.envelope import printable
 from gateway.formats import answers
 from gateway.gateway import Gateway
 from gateway.pending import Awaited, Outcome, Pending
@@ -93,7 +94,10 @@ class Asking(ABC):
     # --- of all
 
     def _follow(self, found: Mapping[bytes, str], headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Take up the trace that the headers name (trace_context.HEADERS, in `found`), or begin one."""
+        """Take up the client's id, and the trace that the headers name (trace_context.HEADERS, in `found`), or begin
+        one. Before anything is refused: its refusal shows them too."""
+        if text := found.get(b"x-request-id"):
+            self._shown_id = printable(text) or self._request_id
         self._context = trace_context.read_headers(found)
         if (tracing := self._gateway.tracing) is not None:
             self._context, self._span = tracing.enter(self._traced_as()[0], self._context)

@@ -30,7 +30,6 @@ class Envelope(NamedTuple):
 
     content_type: str
     accept: str
-    client_id: str
     timeout_s: float | None
     model: str | None
     top_k: int | None
@@ -43,7 +42,6 @@ def read_envelope(found: Mapping[bytes, str], query_string: bytes) -> Envelope:
     return Envelope(
         found.get(b"content-type", ""),
         found.get(b"accept", ""),
-        printable(found.get(b"x-request-id", "")),
         timeout_of(found),
         check_model_name(query["model"]) if "model" in query else None,
         _count("top_k", query["top_k"], MAX_TOP_K) if "top_k" in query else None,

@@ -43,8 +43,6 @@ class Prediction(Asking):
         self._follow(found, headers)
         self._caller = self._gateway.guard.identify(headers)
         envelope = said.envelope if said else read_envelope(found, query)
-        if envelope.client_id:
-            self._shown_id = envelope.client_id
         self._content_type = envelope.content_type
         if envelope.top_k is not None:
             self._top_k = envelope.top_k

@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway import compression
 from gateway.asking import Asking, Response
-from gateway.envelope import printable, read_headers, timeout_of
+from gateway.envelope import read_headers, timeout_of
 from gateway.formats.answers import response_headers
 from gateway.gateway import Gateway
 from gateway.oip import outputs, rest_answer, rest_request
@@ -51,7 +51,6 @@ class Inference(Asking):
         self._caller = self._gateway.guard.identify(headers)
         self._accept = found.get(b"accept", "")
         self._coding = compression.choose(found.get(b"accept-encoding", ""))
-        self._shown_id = printable(found.get(b"x-request-id", "")) or self._request_id
         self._timeout_s = timeout_of(found)
         self._wait_at_most(self._timeout_s)
         model, version = _target(self._path)

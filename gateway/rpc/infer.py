@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from gateway.asking import Asking, Response
-from gateway.envelope import printable, read_headers, timeout_of
+from gateway.envelope import read_headers, timeout_of
 from gateway.formats.answers import response_headers
 from gateway.gateway import Gateway
 from gateway.oip import outputs
@@ -46,7 +46,6 @@ class RpcInference(Asking):
         found = read_headers(headers, _READ)
         self._follow(found, headers)
         self._caller = self._gateway.guard.identify(headers)
-        self._shown_id = printable(found.get(b"x-request-id", "")) or self._request_id
         self._waits_s = shortest(self.deadline_s, timeout_of(found))
         self._wait_at_most(self._waits_s)
         self._message = message = infer_request.message_of(self._content)

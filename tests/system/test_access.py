@@ -61,8 +61,8 @@ def test_a_key_lets_in_and_nothing_else_does(stack: Callable[..., Stack], keys: 
         {"authorization": APP},
         {"x-api-key": APP + "x"},
     ):
-        response = system.predict(b"x", headers=headers)
-        assert response.status_code == 401
+        response = system.predict(b"x", headers={**headers, "x-request-id": "mine"})
+        assert (response.status_code, response.headers["x-request-id"]) == (401, "mine")
         assert response.json()["code"] == "unauthenticated"
         assert response.headers["www-authenticate"] == 'Bearer realm="smartbatch"'
 
