@@ -68,12 +68,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 0.01
     window: Annotated[
-        Literal["auto", "adaptive", "fixed"],
-        Meta(
-            description="`adaptive`: no waiting when, by what was learned, nobody is coming; `auto`: so while a "
-            "model has one worker, else `fixed`"
-        ),
-    ] = "auto"
+        Literal["adaptive", "fixed"],
+        Meta(description="`adaptive`: it ends once, by what was learned of the arrivals, nobody else is coming"),
+    ] = "adaptive"
     max_batch_bytes: Annotated[int, Meta(ge=1024, description="Payload bytes claimed for one batch at the most")] = (
         256 * 1024 * 1024
     )

@@ -42,6 +42,7 @@ def main() -> None:
     run.add_argument("--gateways", type=int, default=1, help="per partition")
     run.add_argument("--max-rows", type=int, default=32, help="MAX_BATCH_SIZE")
     run.add_argument("--window-ms", type=float, default=10.0, help="MAX_WAIT_TIME")
+    run.add_argument("--fixed-window", action="store_true", help="WINDOW=fixed")
     run.add_argument("--timeout", type=float, default=5.0, help="seconds")
     run.add_argument("--seconds", type=float, default=2.0, help="measured, after half a second that isn't")
     run.add_argument("--seed", type=int, default=1)
@@ -67,7 +68,7 @@ def main() -> None:
             workers=options.workers,
             partitions=options.partitions,
             gateways=options.gateways,
-            limits=Limits(options.max_rows, 1 << 40, options.window_ms / 1000),
+            limits=Limits(options.max_rows, 1 << 40, options.window_ms / 1000, not options.fixed_window),
             timeout_s=options.timeout,
             measured_s=options.seconds,
             seed=options.seed,

@@ -15,13 +15,14 @@ from matplotlib import pyplot as plt
 DPI = 110
 
 
-def consolidation(drawn: Mapping[str, Sequence[tuple[float, float, float]]], path: Path) -> None:
+def consolidation(drawn: Mapping[str, Sequence[tuple[float, float, float, float]]], path: Path) -> None:
     figure, axes = plt.subplots(1, len(drawn), figsize=(9, 3.6), sharey=True, layout="constrained")
     for axis, (pattern, points) in zip(axes, drawn.items(), strict=True):
-        loads = [100 * load for load, _, _ in points]
-        axis.plot(loads, [reference for _, _, reference in points], "k--", label="one in-process queue")
-        axis.plot(loads, [0.9 * reference for _, _, reference in points], "k:", linewidth=1, label="90 % of it")
-        axis.plot(loads, [ours for _, ours, _ in points], "o-", label="8 workers over the broker")
+        loads = [100 * load for load, *_ in points]
+        axis.plot(loads, [reference for _, reference, _, _ in points], "k--", label="one in-process queue")
+        axis.plot(loads, [0.9 * reference for _, reference, _, _ in points], "k:", linewidth=1, label="90 % of it")
+        axis.plot(loads, [adaptive for _, _, adaptive, _ in points], "o-", label="8 workers over the broker")
+        axis.plot(loads, [fixed for *_, fixed in points], ".-", alpha=0.5, label="the same, WINDOW=fixed")
         axis.set(title=pattern, xlabel="offered load, % of capacity", ylim=0)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("mean rows in a batch")

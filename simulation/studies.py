@@ -16,7 +16,7 @@ from simulation.system import Pattern, Result, Scenario, simulate
 S = affine(4, 0.2)
 S_PER_S = 32 / S(32)  # rows a second at the most
 SLOW = affine(40, 2)
-LOADS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85)
+LOADS = (0.005, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85)
 
 HEADER = (
     "| system | goodput /s | mean batch | p50 ms | p99 ms | refused | late | device busy | broker busy |\n"
@@ -33,29 +33,39 @@ def line(name: str, result: Result) -> str:
 
 
 def consolidation(out: Path | None) -> None:
-    """Eight workers of 40 + 2 ms a row: their batches against those of one queue in one process."""
-    print("| load | arrivals | mean batch | one in-process queue | share of it |\n|---|---|---|---|---|")
-    drawn: dict[str, list[tuple[float, float, float]]] = {}
+    """Eight workers of 40 + 2 ms a row, with the adaptive window and with a fixed one: their batches against those of
+    one queue in one process, which waits its window out."""
+    print("| load | arrivals | one in-process queue | adaptive | share of it | p50 ms | fixed | share of it | p50 ms |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    drawn: dict[str, list[tuple[float, float, float, float]]] = {}
     for pattern in ("poisson", "bursty"):
         for load in LOADS:
-            ours, reference = _consolidation(pattern, load)
-            drawn.setdefault(pattern, []).append((load, ours, reference))
-            print(f"| {load:.0%} | {pattern} | {ours:.2f} | {reference:.2f} | {ours / reference:.0%} |", flush=True)
+            reference, results = _consolidation(pattern, load)
+            adaptive, fixed = (result.mean_batch for result in results)
+            drawn.setdefault(pattern, []).append((load, reference, adaptive, fixed))
+            cells = (f"{r.mean_batch:.2f} | {r.mean_batch / reference:.0%} | {r.p50_ms:.1f}" for r in results)
+            print(f"| {load:.1%} | {pattern} | {reference:.2f} | {' | '.join(cells)} |", flush=True)
     if out:
         from simulation import plots  # needs matplotlib, of the extra `loadtest`
 
         plots.consolidation(drawn, out / "consolidation.png")
 
 
-def _consolidation(pattern: Pattern, load: float, workers: int = 8, seconds: float = 20.0) -> tuple[float, float]:
+def _consolidation(
+    pattern: Pattern, load: float, workers: int = 8, seconds: float = 20.0
+) -> tuple[float, list[Result]]:
+    """Mean batch of the one queue, and what came of the adaptive and of the fixed window."""
     rate = load * workers * 32 / SLOW(32)
     scenario = Scenario(curve=SLOW, workers=workers, pattern=pattern, rate=rate, measured_s=seconds)
-    ours = simulate(scenario)
+    results = [
+        simulate(msgspec.structs.replace(scenario, limits=msgspec.structs.replace(scenario.limits, adaptive=adaptive)))
+        for adaptive in (True, False)
+    ]
     end = scenario.warm_up_s + seconds
     reference = Outcomes(scenario.warm_up_s, end)
     times = {"poisson": poisson, "bursty": bursty}[pattern](rate, random.Random(f"{scenario.seed}:0"))
     one_queue(Open(times, end), workers, SLOW, scenario.limits, reference)
-    return ours.mean_batch, reference.mean_batch
+    return reference.mean_batch, results
 
 
 def scale(out: Path | None) -> None:

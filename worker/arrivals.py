@@ -52,9 +52,12 @@ class Arrivals:
                 self._owed = max(0, self._owed - 1)
             self._begin(max(at, self._answered_at))
 
-    def closed(self) -> None:
-        """A batch is closed. Who isn't back by now isn't waited for as one who was just answered."""
+    def closed(self, at: float, *, alone: bool) -> None:
+        """A batch is closed. Who isn't back by now isn't waited for as one who was just answered. Unless this worker is
+        `alone`, who comes from now on may be another's, and isn't seen here."""
         self._owed = 0
+        if not alone:
+            self._until = min(self._until, at)
         if self._exploring:
             self._explore_every = min(EXPLORE_AT_LEAST_EVERY, 2 * self._explore_every)
             self._exploring = False
@@ -64,7 +67,7 @@ class Arrivals:
         self._owed += riders
         self._answered_at = at
         if last:
-            self._until = at
+            self._until = min(self._until, at)
         elif self._since is not None:
             self._hazard.learn(max(0.0, at - self._since), came=False)
             self._begin(at)

@@ -63,7 +63,6 @@ class Claimer:
         self._times = times
         self._service = service
         self._convictions = convictions
-        self.adaptive = False  # close before the window ends once nobody else is expected
         self.alone = False  # no other worker serves this model
         self._arrivals = Arrivals()
         self._last_batch: Batch | None = None
@@ -189,7 +188,7 @@ class Claimer:
     def _quiet_at(self, state: Fill, now: float) -> float:
         """When nobody else will be expected. Never for a batch that explores: it waits out its window."""
         filling = self._filling
-        if not self.adaptive or filling.explores or state.rows >= self._limits.max_rows:
+        if not self._limits.adaptive or filling.explores or state.rows >= self._limits.max_rows:
             return math.inf
         self._arrivals.came(filling.news(), learn=True)
         quiet_at = self._arrivals.quiet_at(now, state.oldest_at + self._limits.window_s)
@@ -200,7 +199,7 @@ class Claimer:
 
     def _expects_others(self, running: int = 0) -> bool:
         """Whether a request that comes now is waited with for others; or comes once so many `running` are answered."""
-        return not self.adaptive or self._arrivals.waits(self._limits.window_s, running=running)
+        return not self._limits.adaptive or self._arrivals.waits(self._limits.window_s, running=running)
 
     # --- device busy
 
@@ -300,11 +299,12 @@ class Claimer:
         return claim
 
     def _submit(self, closed: CloseReason) -> None:
+        now = time.monotonic()
         self._arrivals.came(self._filling.news(), learn=False)
-        self._arrivals.closed()
+        self._arrivals.closed(now, alone=self.alone)
         self._last_batch = batch = Batch(next(self._batch_ids), self._filling.riders, closed)
         self._filling = Filling()
-        batch.on_device_at = now = time.monotonic()
+        batch.on_device_at = now
         last = closed == "quiet" and not self._expects_others()
         batch.unfollowed = last or SHORT * self._times.estimate(batch.rows) < self._claim_s
         if self._free_since is not None and closed in ("full", "bytes"):

@@ -7,20 +7,24 @@ from bisect import bisect_right
 
 # The ages at which the hazard may change, in seconds. Redis gives admissions in milliseconds.
 EDGES_S = (0.0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256)
-# Wait only if so many more are expected within what is left of the window: it is more likely than not that one comes.
-WORTH_IT = 0.7
+# Wait only if so many more are expected within what is left of the window. With 0.7, batches of eight workers at a fifth
+# of their capacity fell behind what one queue makes (docs/scale.md).
+WORTH_IT = 0.5
 # What is learned fades by half over so many arrivals or times that nobody came.
 HALF_LIFE = 64
+# Before anything is known, waiting is right: so many arrivals a second. An age of which little is known is taken to be
+# like the one before it, as if that had been seen for so long.
+UNKNOWN_PER_S = 300.0
+LIKE_BEFORE_S = 0.001
 
 
 class Hazard:
-    """Learned, and fading. Before anything is known, waiting is right; a few times that nobody came are enough to know
-    better."""
+    """Learned, and fading. Once or twice that nobody came are enough not to wait for long."""
 
     def __init__(self) -> None:
         self._keep = 0.5 ** (1 / HALF_LIFE)
-        self._came = [0.3] * len(EDGES_S)
-        self._waited_s = [0.001] * len(EDGES_S)
+        self._came = [0.0] * len(EDGES_S)
+        self._waited_s = [0.0] * len(EDGES_S)
 
     def learn(self, seconds: float, *, came: bool) -> None:
         """For so long nobody came, and then somebody did, or what was waited for was over."""
@@ -33,13 +37,17 @@ class Hazard:
 
     def quiet_age_s(self, age_end: float) -> float:
         """How long one is still expected, if the wait could last until `age_end`; 0: from the first moment not."""
-        expected = 0.0
+        hazard, expected, end = UNKNOWN_PER_S, 0.0, age_end
+        hazards = [
+            hazard := (came + LIKE_BEFORE_S * hazard) / (waited_s + LIKE_BEFORE_S)
+            for came, waited_s in zip(self._came, self._waited_s, strict=True)
+        ]
         for index in range(_bin(age_end), -1, -1):
-            end = min(age_end, EDGES_S[index + 1]) if index + 1 < len(EDGES_S) else age_end
-            hazard = self._came[index] / self._waited_s[index]
-            expected += (end - EDGES_S[index]) * hazard
+            hazard, begin = hazards[index], EDGES_S[index]
+            expected += (end - begin) * hazard
             if expected >= WORTH_IT:
-                return EDGES_S[index] + (expected - WORTH_IT) / hazard
+                return begin + (expected - WORTH_IT) / hazard
+            end = begin
         return 0.0
 
 

@@ -21,6 +21,7 @@ class Limits(msgspec.Struct, frozen=True):
     max_rows: int
     max_bytes: int
     window_s: float
+    adaptive: bool = True  # the window ends once nobody else is expected
 
 
 class Fill(msgspec.Struct, frozen=True):

@@ -82,7 +82,9 @@ class Worker:
         max_rows = settings.max_batch_size
         times = ForwardTimes()
         service = ServiceRate(times, max_rows)
-        self._started_with = Limits(max_rows, settings.max_batch_bytes, settings.max_wait_time)
+        self._started_with = Limits(
+            max_rows, settings.max_batch_bytes, settings.max_wait_time, settings.window == "adaptive"
+        )
         self.meters = Meters(settings.model)
         self._row_log = RowLog()
         self.engine = Engine(self.model, max_rows, times, self.meters, self._row_log)
@@ -274,9 +276,7 @@ class Worker:
 
     async def _after_beat(self, beat: Beat, sent_at: float) -> None:
         self._row_log.settle()
-        window = self.settings.window
         self.claimer.alone = beat.alive == 1
-        self.claimer.adaptive = window == "adaptive" or (window == "auto" and self.claimer.alone)
         self._apply(beat.limits)
         strays = self.intake.audit(beat.pending, sent_at)
         if strays:

@@ -111,7 +111,7 @@ def _is_load(details: Any) -> bool:
 def _few(details: dict[str, Any], path: Path) -> Path:
     figure, panels = plt.subplots(1, 2, figsize=(10, 4))
     for axes, (name, sides) in zip(panels, details.items(), strict=True):
-        for window, color in (("fixed", "tab:orange"), ("auto", "tab:blue")):
+        for window, color in (("fixed", "tab:orange"), ("adaptive", "tab:blue")):
             connections = [each["connections"] for each in sides[window]]
             for part, style in (("p99_ms", ":"), ("p50_ms", "-")):
                 latencies = [each[part] for each in sides[window]]

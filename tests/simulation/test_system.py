@@ -20,6 +20,7 @@ from worker.policy import Limits
 S = affine(4, 0.2)
 SLOW = affine(40, 2)
 AT_ONCE = Limits(32, 1 << 40, 0.0)
+FIXED = Limits(32, 1 << 40, 0.010, adaptive=False)
 ONE_BY_ONE = Limits(1, 1 << 40, 0.0)
 
 
@@ -75,9 +76,16 @@ def test_a_closed_loop_that_fills_every_batch_is_as_fast_as_the_device() -> None
 
 
 def test_one_client_waits_for_window_and_forward_and_nothing_else() -> None:
-    result = simulate(Scenario(curve=S, pattern="closed", clients=1, costs=FREE))
+    result = simulate(Scenario(curve=S, pattern="closed", clients=1, limits=FIXED, costs=FREE))
     assert result.closed.keys() == {"window"}
     assert 14.2 <= result.p50_ms <= 15.2  # admission is known to the millisecond, and waits are whole ones
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_one_client_is_not_waited_with_once_it_is_known_to_be_alone(workers: int) -> None:
+    result = simulate(Scenario(curve=S, workers=workers, pattern="closed", clients=1, costs=FREE))
+    assert result.closed.keys() <= {"quiet", "window"}
+    assert result.p50_ms == pytest.approx(4.2, abs=0.01)
 
 
 def test_a_window_of_zero_runs_at_once() -> None:
@@ -106,7 +114,7 @@ def test_a_batch_begins_only_when_the_window_of_the_one_before_has_ended(monkeyp
 
     submitted = Device.submit
     monkeypatch.setattr(Device, "submit", submit)
-    simulate(Scenario(curve=SLOW, workers=8, rate=load * 8 * 32 / SLOW(32), measured_s=5.0))
+    simulate(Scenario(curve=SLOW, workers=8, rate=load * 8 * 32 / SLOW(32), limits=FIXED, measured_s=5.0))
     gaps = [later - earlier for earlier, later in itertools.pairwise(began)]
     assert len(gaps) > 200
     too_soon = [gap for gap in gaps if gap < 0.009]  # of a window of 10 ms; admission is known to the millisecond

@@ -52,11 +52,13 @@ async def test_a_lone_request_waits_out_the_window_and_no_longer(stack: Callable
     assert 35 < answer["timing_ms"]["batch_wait"] < 90
 
 
-async def test_a_client_alone_is_soon_not_made_to_wait(stack: Callable[..., Stack]) -> None:
-    system = stack(MODEL_PATH="simulated:base_ms=2,row_ms=0", MAX_WAIT_TIME=0.05, WINDOW="adaptive")
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_client_alone_is_soon_not_made_to_wait(stack: Callable[..., Stack], workers: int) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=2,row_ms=0", MAX_WAIT_TIME=0.05)
     system.gateway()
-    system.worker()
-    system.ready()
+    for _ in range(workers):
+        system.worker()
+    system.ready(workers)
     await ask_all(system.url, bodies(20), 1)
     answers = await ask_all(system.url, bodies(20), 1)
     assert {answer["batch"]["closed"] for answer in answers} == {"quiet"}
@@ -64,7 +66,7 @@ async def test_a_client_alone_is_soon_not_made_to_wait(stack: Callable[..., Stac
 
 
 async def test_clients_that_come_together_are_waited_for(stack: Callable[..., Stack]) -> None:
-    system = stack(MODEL_PATH="simulated:base_ms=40,row_ms=0", MAX_WAIT_TIME=0.1, WINDOW="adaptive")
+    system = stack(MODEL_PATH="simulated:base_ms=40,row_ms=0", MAX_WAIT_TIME=0.1)
     system.gateway()
     system.worker()
     system.ready()

@@ -29,7 +29,7 @@ class Device:
         return closed_at
 
     def run(self, riders: int, closed_at: float) -> None:
-        self.arrivals.closed()
+        self.arrivals.closed(closed_at, alone=True)
         self.arrivals.answered(riders, closed_at + self.run_s, last=True)
 
 
@@ -70,7 +70,7 @@ def test_what_came_before_an_answer_does_not_count_as_coming_back_for_it() -> No
     """Two batches by turns: while one runs the other one's clients come."""
     arrivals = Arrivals()
     arrivals.came([100.000, 100.001], learn=True)
-    arrivals.closed()
+    arrivals.closed(100.001, alone=True)
     arrivals.came([100.002, 100.003], learn=True)
     for number in range(200):
         now = 101 + number / 100
@@ -80,7 +80,7 @@ def test_what_came_before_an_answer_does_not_count_as_coming_back_for_it() -> No
         assert number < 20 or arrivals.quiet_at(now + 0.001, now + 0.010) > now + 0.001  # one is still to come
         arrivals.came([now + 0.002], learn=True)
         assert number < 20 or arrivals.quiet_at(now + 0.002, now + 0.010) == now + 0.002
-        arrivals.closed()
+        arrivals.closed(now, alone=True)
 
 
 def test_the_first_of_a_burst_is_not_sent_away_alone() -> None:
@@ -112,18 +112,32 @@ def test_a_stream_is_waited_for_if_the_window_holds_more_of_it(rate: float, wait
     assert settled > 0.008 if waits else settled < 0.0025, settled
 
 
+@pytest.mark.parametrize(("alone", "waits"), [(True, False), (False, True)])
+def test_beside_other_workers_nothing_is_learned_from_what_they_may_have_taken(alone: bool, waits: bool) -> None:
+    """Each batch is filled for 2 ms, in which two come; then it runs for 40, in which nobody is seen."""
+    arrivals = Arrivals()
+    for number in range(200):
+        now = 100 + number / 10
+        arrivals.came([now, now + 0.001], learn=True)
+        arrivals.closed(now + 0.0015, alone=alone)
+        arrivals.answered(2, now + 0.042, last=True)
+    arrivals.came([200.0], learn=True)
+    arrivals.closed(200.0, alone=alone)
+    assert arrivals.waits(WINDOW_S) is waits
+
+
 def test_a_change_for_the_better_is_looked_for_by_waiting_now_and_then_and_less_often_while_there_is_none() -> None:
     arrivals, explored = Arrivals(), []
     for number in range(10 * EXPLORE_AT_LEAST_EVERY):
         if arrivals.explores():
             explored.append(number)
-        arrivals.closed()
+        arrivals.closed(100.0, alone=True)
     between = [after - before for before, after in itertools.pairwise([-1, *explored])]
     assert between[:6] == [EXPLORE_EVERY * factor for factor in (1, 2, 4, 8, 16, 16)]
     while not arrivals.explores():
-        arrivals.closed()
+        arrivals.closed(100.0, alone=True)
     arrivals.came([100.0], learn=True)
-    arrivals.closed()
+    arrivals.closed(100.0, alone=True)
     assert [arrivals.explores() for _ in range(EXPLORE_EVERY)].count(True) == 1
 
 

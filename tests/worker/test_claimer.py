@@ -50,7 +50,7 @@ def made(around: Around, forward_s: float) -> Claimer:
         times.record(rows, forward_s)
     any_: Any = cast(Any, around)
     claimer = Claimer(any_, any_, any_, Limits(32, 1 << 30, 0.01), times, ServiceRate(times, 32), Convictions(), "w")
-    claimer.adaptive = claimer.alone = True
+    claimer.alone = True
     return claimer
 
 

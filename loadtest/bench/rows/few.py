@@ -22,10 +22,10 @@ def measure(run: Run) -> Outcome:
     details: dict[str, Any] = {}
     figures: list[Figure] = []
     for name, model in MODELS.items():
-        details[name] = {"auto": [], "fixed": []}
-        with smartbatch(model) as auto, smartbatch(model, WINDOW="fixed") as fixed:
+        details[name] = {"adaptive": [], "fixed": []}
+        with smartbatch(model) as adaptive, smartbatch(model, WINDOW="fixed") as fixed:
             for connections in CONNECTIONS:
-                for window, system in (("auto", auto), ("fixed", fixed)):
+                for window, system in (("adaptive", adaptive), ("fixed", fixed)):
                     run.say(f"few: {name}, {connections} connections, WINDOW={window}")
                     drive(system.port, steady.BODY, connections, 1)
                     details[name][window].append(drive(system.port, steady.BODY, connections, run.seconds(4)))
