@@ -9,7 +9,8 @@ that ask again once they have their answers are all here when the last of them i
 owed, and the batch closes with the last one. In a stream that asks no matter what was answered both are the same.
 
 Only time while the one before is still here counts (waiting, or running): what comes after its reply may have been
-caused by it, and no waiting would have brought it sooner.
+caused by it, and no waiting would have brought it sooner. Beside other workers only the waiting counts: what comes
+while a batch runs they may take, and then it isn't seen here.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Arrivals:
         self._owed = 0  # of those who were answered since a batch was closed last, so many haven't come again
         self._answered_at = -math.inf
         self._since: float | None = None  # the last one came; or others, who came before it, were answered
-        self._until = math.inf  # the last one was answered, too
+        self._until = math.inf  # the last one was answered, or may have been followed by one that another worker took
         self._hazard = self._none_owed  # what applies since then
         self._explore_every = EXPLORE_EVERY
         self._since_explored = 0
@@ -53,8 +54,8 @@ class Arrivals:
             self._begin(max(at, self._answered_at))
 
     def closed(self, at: float, *, alone: bool) -> None:
-        """A batch is closed. Who isn't back by now isn't waited for as one who was just answered. Unless this worker is
-        `alone`, who comes from now on may be another's, and isn't seen here."""
+        """A batch is closed. Who isn't back by now isn't waited for as one who was just answered. Without
+        `alone` there are other workers, who may take what comes from now on."""
         self._owed = 0
         if not alone:
             self._until = min(self._until, at)
@@ -68,7 +69,7 @@ class Arrivals:
         self._answered_at = at
         if last:
             self._until = min(self._until, at)
-        elif self._since is not None:
+        elif self._since is not None and self._until == math.inf:
             self._hazard.learn(max(0.0, at - self._since), came=False)
             self._begin(at)
 

@@ -2,7 +2,7 @@
 
     device free    claim (idle), or wait for the bell and claim; fill until the policy closes; submit
     device busy    claim ahead what no idle worker could take, one batch at the most; nothing behind a batch that is
-                   over at once, or a request that is alone (the next is asked for as it ends)
+                   over at once, or that nobody is expected behind (the next is asked for as it ends)
     worker dead    when a worker was convicted: one of its entries at a time, alone
 
 Only one idle worker at a time fills a batch (it holds the *turn*), so idle workers never tear one batch into
@@ -34,8 +34,9 @@ BELL_S = 0.5  # a crashed filler's unclaimed work is found after this at the lat
 TURN_SLACK_MS = 100
 MIN_AHEAD_POLL_S = 0.002
 AHEAD_POLLS = 4  # in a batch's run
-# So long before a lone batch's end the next claim leaves already, if no other worker could take what comes: then only
-# the replies are left to do, and Redis is awake for them. (The event loop's timers count whole milliseconds.)
+# So long before the end of a batch that nobody is expected behind the next claim leaves already, if no other worker
+# could take what comes: then only the replies are left to do, and Redis is awake for them. (The event loop's timers
+# count whole milliseconds.)
 EARLY_S = 0.001
 # A batch that takes so much less than a claim is over before what is claimed meanwhile would be here.
 SHORT = 4
