@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 import uvloop
 
-from shared import tasks
+from shared import garbage, tasks
 from shared.broker import registry
 from shared.broker.claims import Claims
 from shared.broker.connection import BLOCK_S, check, connect
@@ -129,6 +129,7 @@ class Worker:
 
     async def _serve(self) -> None:
         """Claim, run and finish until told to stop. An error of one of the tasks ends the worker."""
+        garbage.leave_alone_what_is_here()
         self.report.now("ready")
         self._heartbeat.on_beat = self._after_beat
         self._heartbeat.alive = self._watchdog.loop_alive

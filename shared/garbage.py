@@ -1,0 +1,14 @@
+"""The garbage collector of a process that has started."""
+
+from __future__ import annotations
+
+import gc
+
+
+def leave_alone_what_is_here() -> None:
+    """Call once, when a process is ready to serve: no collection looks again at what was made until now (modules,
+    classes, the network), which stays until the end. A look at all of it takes 15 to 30 ms in a gateway, and 200 in a
+    worker that has loaded torchvision, and meanwhile everything stands still. What is made from now on is collected as
+    ever."""
+    gc.collect()
+    gc.freeze()
