@@ -145,8 +145,10 @@ class Asking(ABC):
         self._lane.finished(pending, answered=True)
         self._pending = None
         total_ms = (time.monotonic() - self.started_at) * 1000
-        admit_ms = (pending.admitted_at - self.started_at) * 1000
-        reply_ms = max(0.0, total_ms - admit_ms - sum(reply.ms.values()))
+        beside_ms = max(0.0, total_ms - sum(reply.ms.values()))  # not with the worker
+        # A worker may begin before this side reads that it was admitted.
+        admit_ms = min((pending.admitted_at - self.started_at) * 1000, beside_ms)
+        reply_ms = beside_ms - admit_ms
         if self._span is not None:
             self._span.admitted_at = pending.admitted_at
             self._span.reply_s = reply_ms / 1000 if reply.ms else 0.0  # else the rest is no reply's

@@ -22,7 +22,7 @@ from worker.hazard import Hazard
 
 GRAIN_S = 0.001  # Redis gives admissions in whole milliseconds, so one that came back at once may seem to be so early
 # Once in so many times one waits although nobody is expected, or a change for the better would never be seen. Each time
-# that nobody comes even then it is done half as often, down to the second.
+# that nobody comes even then it is done half as often, down to once in EXPLORE_AT_LEAST_EVERY.
 EXPLORE_EVERY, EXPLORE_AT_LEAST_EVERY = 64, 1024
 
 
@@ -45,13 +45,22 @@ class Arrivals:
         """Take in new entries, oldest first. From a backlog there is nothing to `learn`: nobody waits for it."""
         for at in admitted_at:
             if learn and self._since is not None:
-                came = at <= self._until
-                self._hazard.learn(max(0.0, min(at, self._until) - self._since), came=came)
+                self._learn(self._since, at)
             if self._exploring:
                 self._explore_every, self._exploring = EXPLORE_EVERY, False
+            self._since, self._until = at, math.inf
+            self._hazard = self._none_owed
             if at > self._answered_at - GRAIN_S:
                 self._owed = max(0, self._owed - 1)
-            self._begin(max(at, self._answered_at))
+                self._hazard = self._of(self._owed)
+
+    def _learn(self, since: float, at: float) -> None:
+        """One came at `since`, and the next one `at`."""
+        end, hazard = min(at, self._until), self._hazard
+        if since < self._answered_at < end:  # from then on some were owed
+            hazard.learn(self._answered_at - since, came=False)
+            since, hazard = self._answered_at, self._of(self._owed)
+        hazard.learn(max(0.0, end - since), came=at <= self._until)
 
     def closed(self, at: float, *, alone: bool) -> None:
         """A batch is closed. Who isn't back by now isn't waited for as one who was just answered. Without
@@ -69,32 +78,25 @@ class Arrivals:
         self._answered_at = at
         if last:
             self._until = min(self._until, at)
-        elif self._since is not None and self._until == math.inf:
-            self._hazard.learn(max(0.0, at - self._since), came=False)
-            self._begin(at)
 
     def quiet_at(self, now: float, window_end: float) -> float:
         """When nobody else will be expected any more, if nobody comes: between `now` and `window_end`."""
-        since = now if self._since is None else min(self._since, now)
+        since = now if self._since is None else min(max(self._since, self._answered_at), now)
         return max(now, since + self._of(self._owed).quiet_age_s(window_end - since))
 
-    def waits(self, window_s: float, *, running: int = 0) -> bool:
-        """Whether one that came just now would be waited with for others, alone and with the whole window left; or,
-        with so many `running`, one that came once they are answered."""
-        return self._of(self._owed + running - 1).quiet_age_s(window_s) > 0.0
+    def expects(self, within_s: float, *, running: int = 0) -> bool:
+        """Whether others are expected so soon after one that came just now; or, with so many `running`, after one that
+        came once they are answered."""
+        return self._of(self._owed + running - 1).quiet_age_s(within_s) > 0.0
 
     def explores(self) -> bool:
-        """Whether to wait this time although nobody is expected. Asked once for each batch that wouldn't wait."""
+        """Whether to wait this time although nobody is expected. Asked when a batch would close."""
         self._since_explored += 1
         if self._since_explored < self._explore_every:
             return False
         self._since_explored = 0
         self._exploring = True
         return True
-
-    def _begin(self, at: float) -> None:
-        self._since, self._until = at, math.inf
-        self._hazard = self._of(self._owed)
 
     def _of(self, owed: int) -> Hazard:
         return self._some_owed if owed > 0 else self._none_owed

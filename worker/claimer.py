@@ -150,7 +150,8 @@ class Claimer:
         """Claim for an empty batch once the bell rings; it has rung already if work waits. False if nothing came."""
         # A turn that isn't taken needn't be given back.
         running = sum(len(batch.riders) for batch in self._on_device)  # what comes is likely to come after them
-        hold_ms = self._hold_ms(self._limits.window_s) if self._expects_others(running) else 0
+        window_s = self._limits.window_s
+        hold_ms = self._hold_ms(window_s) if self._expects_others(window_s, running=running) else 0
         if convict := next(iter(self._convictions.convicts), None):
             claim = await self._claim("idle", hold_ms=hold_ms, convict=convict)
             self._solo = claim.kind == "solo" and bool(self._filling)
@@ -189,18 +190,21 @@ class Claimer:
     def _quiet_at(self, state: Fill, now: float) -> float:
         """When nobody else will be expected. Never for a batch that explores: it waits out its window."""
         filling = self._filling
-        if not self._limits.adaptive or filling.explores or state.rows >= self._limits.max_rows:
+        if not self._limits.adaptive or state.rows >= self._limits.max_rows:
             return math.inf
         self._arrivals.came(filling.news(), learn=True)
+        if filling.explores:
+            return math.inf
         quiet_at = self._arrivals.quiet_at(now, state.oldest_at + self._limits.window_s)
         if quiet_at <= now < state.oldest_at + self._limits.window_s and self._arrivals.explores():
             filling.explores = True
             return math.inf
         return quiet_at
 
-    def _expects_others(self, running: int = 0) -> bool:
-        """Whether a request that comes now is waited with for others; or comes once so many `running` are answered."""
-        return not self._limits.adaptive or self._arrivals.waits(self._limits.window_s, running=running)
+    def _expects_others(self, within_s: float, *, running: int = 0) -> bool:
+        """Whether others are expected so soon after a request that comes now; or comes once so many `running` are
+        answered."""
+        return not self._limits.adaptive or self._arrivals.expects(within_s, running=running)
 
     # --- device busy
 
@@ -216,7 +220,7 @@ class Claimer:
         backlog = running.closed in ("full", "bytes")
         run_s = self._run_s(running.rows)
         remaining_s = running.on_device_at + run_s - time.monotonic()
-        if running.unfollowed or not (backlog or self._expects_others()):
+        if running.unfollowed or not (backlog or self._expects_others(run_s)):
             left_s = remaining_s - self._claim_s  # of the forward
             if not self.alone or run_s < self._claim_s + 2 * EARLY_S:
                 await self._until_freed(None)
@@ -306,7 +310,7 @@ class Claimer:
         self._last_batch = batch = Batch(next(self._batch_ids), self._filling.riders, closed)
         self._filling = Filling()
         batch.on_device_at = now
-        last = closed == "quiet" and not self._expects_others()
+        last = closed == "quiet" and not self._expects_others(self._run_s(batch.rows))
         batch.unfollowed = last or SHORT * self._times.estimate(batch.rows) < self._claim_s
         if self._free_since is not None and closed in ("full", "bytes"):
             all_there_at = max(rider.admitted_at for rider in batch.riders)

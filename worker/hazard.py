@@ -11,7 +11,7 @@ EDGES_S = (0.0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256)
 # 20 % of capacity made batches of 84 % of the one queue's.)
 WORTH_IT = 0.5
 # What is learned fades by half over so many arrivals or times that nobody came.
-HALF_LIFE = 64
+HALF_LIFE = 16
 # Before anything is known, waiting is right: so many arrivals a second. An age of which little is known is taken to be
 # like the one before it, as if that had been seen for so long.
 UNKNOWN_PER_S = 300.0
@@ -19,7 +19,7 @@ LIKE_BEFORE_S = 0.001
 
 
 class Hazard:
-    """Learned, and fading. Once or twice that nobody came are enough not to wait for long."""
+    """Learned, and fading."""
 
     def __init__(self) -> None:
         self._keep = 0.5 ** (1 / HALF_LIFE)

@@ -95,7 +95,7 @@ class Worker:
         self.claimer = Claimer(
             claims, self.intake, self.engine, self._started_with, times, service, convictions, self.worker_id
         )
-        self.report = Report(settings, self.model, self.engine, service, self.meters)
+        self.report = Report(settings, self.model, self.engine, service, self.meters, self._started_with)
         self._replies = ReplyMaker(self.model, self.worker_id, self._row_log)
         self._leases = Leases(self._lease_redis, keys, self.worker_id)
         self._heartbeat = Heartbeat(self._leases, convictions, self.meters, self.report.fields)

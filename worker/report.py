@@ -21,7 +21,15 @@ METRICS_EVERY_S = 1.0
 class Report:
     """Made at each beat. `now` may be called by any thread."""
 
-    def __init__(self, settings: Settings, model: Model, engine: Engine, service: ServiceRate, meters: Meters) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        model: Model,
+        engine: Engine,
+        service: ServiceRate,
+        meters: Meters,
+        limits: Limits,
+    ) -> None:
         self._settings = settings
         self._model = model
         self._engine = engine
@@ -31,7 +39,7 @@ class Report:
         self._metrics = b""
         self._metrics_at = 0.0
         self.metrics_port = -1
-        self.limits = Limits(settings.max_batch_size, settings.max_batch_bytes, settings.max_wait_time)
+        self.limits = limits  # as they are now
         self.state = "starting"
         self._progress = ""
 

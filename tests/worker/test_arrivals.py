@@ -73,7 +73,7 @@ def test_what_came_before_an_answer_does_not_count_as_coming_back_for_it() -> No
     arrivals.closed(100.001, alone=True)
     arrivals.came([100.002, 100.003], learn=True)
     for number in range(200):
-        now = 101 + number / 100
+        now = 101 + number / 20
         arrivals.answered(2, now, last=False)
         arrivals.came([now - 0.003], learn=True)  # claimed only now
         arrivals.came([now + 0.001], learn=True)
@@ -112,6 +112,24 @@ def test_a_stream_is_waited_for_if_the_window_holds_more_of_it(rate: float, wait
     assert settled > 0.008 if waits else settled < 0.0025, settled
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_stream_that_ended_is_soon_forgotten(alone: bool) -> None:
+    arrivals, now = Arrivals(), 100.0
+    for _ in range(500):
+        arrivals.came([now], learn=True)
+        now += 0.002
+    waits = []
+    for _ in range(100):  # one client, who asks again once it is answered
+        now += 0.001
+        arrivals.came([now], learn=True)
+        closed_at = arrivals.quiet_at(now, now + WINDOW_S)
+        waits.append(closed_at - now)
+        arrivals.closed(closed_at, alone=alone)
+        now = closed_at + 0.004
+        arrivals.answered(1, now, last=True)
+    assert waits[0] > 0.005 and max(waits[90:]) < 0.001, waits
+
+
 @pytest.mark.parametrize(("alone", "waits"), [(True, False), (False, True)])
 def test_beside_other_workers_nothing_is_learned_from_what_they_may_have_taken(alone: bool, waits: bool) -> None:
     """Each batch is filled for 2 ms, in which two come; then it runs for 40, in which nobody is seen."""
@@ -123,7 +141,7 @@ def test_beside_other_workers_nothing_is_learned_from_what_they_may_have_taken(a
         arrivals.answered(2, now + 0.042, last=True)
     arrivals.came([200.0], learn=True)
     arrivals.closed(200.0, alone=alone)
-    assert arrivals.waits(WINDOW_S) is waits
+    assert arrivals.expects(WINDOW_S) is waits
 
 
 def test_a_change_for_the_better_is_looked_for_by_waiting_now_and_then_and_less_often_while_there_is_none() -> None:

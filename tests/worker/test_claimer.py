@@ -24,6 +24,7 @@ class Around:
 
     def __init__(self) -> None:
         self.claimed_at: list[float] = []
+        self.modes: list[str] = []
         self.batches: list[Batch] = []
         self.has_suspects = False
         self.mean_s = 0.0
@@ -31,6 +32,7 @@ class Around:
 
     async def claim(self, mode: str, **how: object) -> Claim:
         self.claimed_at.append(time.monotonic())
+        self.modes.append(mode)
         await asyncio.sleep(0.5 if how.get("after_bell_s") else 0)
         return NOTHING
 
@@ -93,3 +95,27 @@ async def test_the_next_claim_leaves_a_moment_before_a_lone_batch_ends(
     for claimed_at in around.claimed_at:
         assert claimed_at - begun_at == pytest.approx(forward_s, abs=0.03)
     running.cancel()
+
+
+async def test_a_stream_is_claimed_ahead_also_where_nobody_is_waited_for() -> None:
+    """Else its decoding would begin only when the device is free."""
+    around = Around()
+    around.mean_s = 0.001  # of decoding: a full batch takes 32 ms
+    claimer = made(around, 0.100)
+    claimer.set_limits(Limits(32, 1 << 30, 0.0))
+    for number in range(100):
+        claimer._arrivals.came([100 + number / 1000], learn=True)
+    submit(claimer, 10, "window")
+    running = asyncio.create_task(claimer.run())
+    await asyncio.sleep(0.09)
+    assert "ahead" in around.modes
+    running.cancel()
+
+
+def test_what_comes_to_a_batch_that_explores_is_learned_too() -> None:
+    claimer, now = made(Around(), 0.010), time.monotonic()
+    learned: list[bool] = []
+    claimer._arrivals.came = lambda admitted_at, *, learn: learned.append(learn)
+    claimer._filling.explores = True
+    assert claimer._quiet_at(claimer._filling.state(), now) == float("inf")
+    assert learned == [True]
