@@ -50,7 +50,7 @@ def test_the_command_line_wins_over_the_environment() -> None:
 
 def test_settings_never_change() -> None:
     with pytest.raises(AttributeError):
-        Settings().port = 1  # type: ignore[misc]
+        Settings().port = 1  # type: ignore[misc] # what a type checker refuses is tried
 
 
 # --- refusing

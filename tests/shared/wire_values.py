@@ -1,0 +1,59 @@
+"""Values of the wire: whatever may be packed, drawn at random."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgpack
+from hypothesis import strategies as st
+
+from shared.wire import (
+    DTYPE_BYTES,
+    Payload,
+    Raw,
+    Result,
+    Ride,
+    Tensor,
+)
+
+names = st.text(max_size=20)
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | names | st.binary(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names, inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@st.composite
+def tensors(draw: st.DrawFn) -> Tensor:
+    dtype = draw(st.sampled_from(sorted(DTYPE_BYTES)))
+    shape = tuple(draw(st.lists(st.integers(0, 4), min_size=1, max_size=4)))
+    size = math.prod(shape) * DTYPE_BYTES[dtype]
+    order: Any = draw(st.sampled_from(["C", "F"]))
+    data = draw(st.binary(min_size=size, max_size=size))
+    if dtype == "bool":
+        data = bytes(byte & 1 for byte in data)
+    return Tensor(dtype, shape, data, order)
+
+
+payloads = st.one_of(
+    st.builds(Payload, st.just("image"), st.lists(st.binary(), min_size=1, max_size=4), st.dictionaries(names, plain)),
+    st.builds(Payload, st.just("text"), st.lists(names, min_size=1, max_size=4), st.dictionaries(names, plain)),
+    st.builds(Payload, st.just("tensor"), tensors(), st.dictionaries(names, plain)),
+    st.builds(Payload, st.just("raw"), st.builds(Raw, st.binary(), names), st.dictionaries(names, plain)),
+)
+guesses = st.lists(st.tuples(st.integers(0, 999), names, st.floats(0, 1)), max_size=3)
+results = st.one_of(
+    st.builds(lambda rows: Result(classes=rows), st.lists(guesses, min_size=1, max_size=3)),
+    st.builds(lambda outputs: Result(outputs=outputs), st.dictionaries(names, tensors(), max_size=3)),
+    st.builds(lambda rows: Result(values=rows), st.lists(plain, min_size=1, max_size=3)),
+)
+rides = st.none() | st.builds(Ride, names, *[st.integers(1, 65536)] * 2, names, names, st.integers(1, 100))
+parts = st.dictionaries(st.sampled_from(["queue", "decode", "batch_wait", "forward"]), st.floats(0, 1e6))
+
+
+def packed(wire: dict) -> bytes:
+    data = msgpack.packb(wire)
+    assert data is not None
+    return data
