@@ -34,6 +34,7 @@ class Worker:
         curve: Curve,
         costs: Costs,
         timeout_s: float,
+        alone: bool,
         outcomes: Outcomes,
     ) -> None:
         times = ForwardTimes()
@@ -52,6 +53,7 @@ class Worker:
             cast(Any, Convictions()),
             name,
         )
+        claimer.alone = alone
         device.claimer = claimer
         device.finisher = finisher
         loop.spawn(claimer.run())
@@ -64,6 +66,7 @@ class Claims:
         self._broker = broker
         self._loop = broker.loop
         self._me = me
+        self._wait: Command | None = None  # for an entry, that is under way
 
     async def claim(
         self,
@@ -100,11 +103,13 @@ class Claims:
         command = broker.call("claim", run, lambda: answer.set_result(found[0]))
         timer = None
         if after_entry:
+            self._wait = command
             wait_s = min(after_entry[1], MAX_WAIT_MS) / 1000
             timer = self._loop.at(self._loop.now + wait_s, self._unblock, command)
         try:
             return await answer
         finally:
+            self._wait = None
             if timer:
                 timer.cancel()
 
@@ -116,7 +121,8 @@ class Claims:
         self._broker.call("unblock", unblock, _nothing)
 
     def wake(self) -> None:
-        """Nobody is alone here, so nobody waits for an entry while the device is busy."""
+        if self._wait is not None:
+            self._unblock(self._wait)
 
     async def release(self) -> None:
         answer = self._loop.create_future()

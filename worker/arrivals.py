@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from worker.hazard import Hazard
 
-GRAIN_S = 0.001  # Redis gives admissions in whole milliseconds, so one that came back at once may seem to be so early
+GRAIN_S = 0.001  # Redis gives admissions in whole milliseconds: one that came back at once may seem to be so early
 # Once in so many times one waits although nobody is expected, or a change for the better would never be seen. Each time
 # that nobody comes even then it is done half as often, down to once in EXPLORE_AT_LEAST_EVERY.
 EXPLORE_EVERY, EXPLORE_AT_LEAST_EVERY = 64, 1024
@@ -60,7 +60,7 @@ class Arrivals:
         if since < self._answered_at < end:  # from then on some were owed
             hazard.learn(self._answered_at - since, came=False)
             since, hazard = self._answered_at, self._of(self._owed)
-        hazard.learn(max(0.0, end - since), came=at <= self._until)
+        hazard.learn(max(0.0, end - since), came=at < self._until - GRAIN_S)
 
     def closed(self, at: float, *, alone: bool) -> None:
         """A batch is closed. Who isn't back by now isn't waited for as one who was just answered. Without

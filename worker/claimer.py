@@ -218,14 +218,15 @@ class Claimer:
             return
         running = self._on_device[0]
         backlog = running.closed in ("full", "bytes")
-        run_s = self._run_s(running.rows)
+        forward_s = self._times.estimate(running.rows)
+        run_s = forward_s + self._claim_s
         remaining_s = running.on_device_at + run_s - time.monotonic()
         if running.unfollowed or not (backlog or self._expects_others(run_s)):
-            left_s = remaining_s - self._claim_s  # of the forward
-            if not self.alone or run_s < self._claim_s + 2 * EARLY_S:
+            early_s = remaining_s - self._claim_s - EARLY_S
+            if not self.alone or forward_s < 2 * EARLY_S:
                 await self._until_freed(None)
-            elif left_s > EARLY_S:
-                await self._until_freed(left_s - EARLY_S / 2)
+            elif early_s > 0:
+                await self._until_freed(early_s + EARLY_S / 2)
             else:
                 await self._while_free()
             return

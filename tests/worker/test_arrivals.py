@@ -46,6 +46,16 @@ def test_a_client_alone_is_soon_not_waited_for_though_it_asks_again_within_every
     assert max(waits[15:]) == 0
 
 
+def test_one_that_is_back_at_once_does_not_seem_to_have_come_before_its_answer() -> None:
+    """Its admission is in whole milliseconds."""
+    rng, device, now, waits = random.Random(1), Device(), 100.0, []
+    for _ in range(60):
+        closed_at = device.serve([now])
+        waits.append(closed_at - now)
+        now = closed_at + device.run_s + 0.0002 - rng.uniform(0, 0.001)
+    assert max(waits[20:]) == 0
+
+
 def test_clients_that_ask_again_together_are_waited_for_until_the_last_of_them_is_back_and_no_longer() -> None:
     rng, device, now = random.Random(1), Device(), 100.0
     for number in range(60):
@@ -94,20 +104,21 @@ def test_the_first_of_a_burst_is_not_sent_away_alone() -> None:
 
 @pytest.mark.parametrize(("rate", "waits"), [(2000, True), (20, False)])
 def test_a_stream_is_waited_for_if_the_window_holds_more_of_it(rate: float, waits: bool) -> None:
-    rng, device, now = random.Random(1), Device(), 100.0
+    rng, device, now, free_at = random.Random(1), Device(), 100.0, 100.0
     waited = []
     for _ in range(300):
-        batch, closed_at = [now], now
+        batch, began_at = [now], max(now, free_at)
         while True:
             after = batch[-1] + rng.expovariate(rate)
             device.arrivals.came([batch[-1]], learn=True)
-            closed_at = min(batch[0] + WINDOW_S, device.arrivals.quiet_at(batch[-1], batch[0] + WINDOW_S))
+            quiet_at = device.arrivals.quiet_at(max(batch[-1], began_at), began_at + WINDOW_S)
+            closed_at = min(began_at + WINDOW_S, quiet_at)
             if after > closed_at:
                 break
             batch.append(after)
         device.run(len(batch), closed_at)
-        waited.append(closed_at - batch[0])
-        now = max(after, closed_at + device.run_s)
+        waited.append(closed_at - began_at)
+        now, free_at = after, closed_at + device.run_s
     settled = sum(waited[100:]) / len(waited[100:])
     assert settled > 0.008 if waits else settled < 0.0025, settled
 
@@ -161,7 +172,7 @@ def test_a_change_for_the_better_is_looked_for_by_waiting_now_and_then_and_less_
 
 def test_a_second_client_beside_one_alone_is_found() -> None:
     """They ask by turns, each when the other's batch has run, until one is waited with."""
-    device, now = Device(run_s=0.002), 100.0
+    device, now = Device(run_s=0.004), 100.0
     for _ in range(50):
         now = device.serve([now]) + device.run_s + 0.001
     arrivals = device.arrivals
