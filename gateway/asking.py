@@ -93,7 +93,7 @@ class Asking(ABC):
 
     # --- of all
 
-    def _follow(self, found: Mapping[bytes, str], headers: Iterable[tuple[bytes, bytes]]) -> None:
+    def _take_up(self, found: Mapping[bytes, str], headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Take up the client's id, and the trace that the headers name (trace_context.HEADERS, in `found`), or begin
         one. Before anything is refused: its refusal shows them too."""
         if text := found.get(b"x-request-id"):

@@ -40,7 +40,7 @@ class Prediction(Asking):
         """`kept` keeps what was read, for other requests with the same head."""
         said: Said | None = kept.said if kept is not None else None
         found = said.found if said else read_headers(headers, _READ)
-        self._follow(found, headers)
+        self._take_up(found, headers)
         self._caller = self._gateway.guard.identify(headers)
         envelope = said.envelope if said else read_envelope(found, query)
         self._content_type = envelope.content_type

@@ -39,6 +39,7 @@ from worker.models import resolve
 from worker.models.contract import LoadContext, Model
 from worker.models.device import DTYPES, device_name, open_device
 from worker.models.device_jpeg import DeviceJpegs
+from worker.models.folding import weights_channels_last
 from worker.models.images import Preset, decode_image
 
 WARM_S = 0.5
@@ -81,7 +82,7 @@ def main() -> None:
 
 def _bare_network(name: str, device: torch.device, dtype: str) -> torch.nn.Module:
     network = torchvision.models.get_model(name, weights=None).eval().to(device, DTYPES[dtype])
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return weights_channels_last(network)
 
 
 @torch.inference_mode()

@@ -47,7 +47,7 @@ class Inference(Asking):
 
     def head(self, headers: Iterable[tuple[bytes, bytes]], query: bytes) -> None:
         found = read_headers(headers, _READ)
-        self._follow(found, headers)
+        self._take_up(found, headers)
         self._caller = self._gateway.guard.identify(headers)
         self._accept = found.get(b"accept", "")
         self._coding = compression.choose(found.get(b"accept-encoding", ""))

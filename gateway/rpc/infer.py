@@ -44,7 +44,7 @@ class RpcInference(Asking):
 
     def head(self, headers: Iterable[tuple[bytes, bytes]], query: bytes = b"") -> None:
         found = read_headers(headers, _READ)
-        self._follow(found, headers)
+        self._take_up(found, headers)
         self._caller = self._gateway.guard.identify(headers)
         self._waits_s = shortest(self.deadline_s, timeout_of(found))
         self._wait_at_most(self._waits_s)

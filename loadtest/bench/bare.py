@@ -46,7 +46,8 @@ def images_per_s(network: Callable[[torch.Tensor], torch.Tensor], photo: bytes, 
 def main() -> None:
     photo, seconds = Path(sys.argv[1]).read_bytes(), float(sys.argv[2])
     torch.set_num_threads(1)
-    network = torchvision.models.resnet18(weights=None).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = torchvision.models.resnet18(weights=None).eval()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # unknown to torch's annotations
     sizes = [int(size) for size in sys.argv[3].split(",")]
     print(json.dumps({str(size): round(images_per_s(network, photo, size, seconds), 2) for size in sizes}))
 

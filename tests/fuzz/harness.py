@@ -27,6 +27,7 @@ def guided_by(*modules: str) -> AbstractContextManager[None]:
         return nullcontext()
     import atheris
 
+    # it makes this name when it is imported
     return atheris.instrument_imports(include=list(modules))  # type: ignore[attr-defined]
 
 

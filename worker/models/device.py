@@ -28,7 +28,11 @@ def open_device(context: LoadContext) -> torch.device:
         if device.type == "cuda":
             torch.cuda.set_device(device)  # of this thread: streams and graphs are made on the current device
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (
+        RuntimeError,
+        AssertionError,
+        NotImplementedError,
+    ) as error:  # none there, torch built without, no such kind
         reason = str(error).partition("\n")[0][:200]
         raise ModelLoadError(
             f"DEVICE={asked} can't be used ({reason}); choose auto, cpu, cuda, cuda:N or mps"

@@ -13,9 +13,14 @@ from worker.models.optimisation import Network
 
 def channels_last(network: nn.Module) -> Network:
     """The same with its weights, and what flows through it, in the order that vector units and tensor cores want."""
-    # torch's annotations know no `to` with a memory_format alone
-    copied: nn.Module = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    copied = weights_channels_last(copy.deepcopy(network))
     return lambda batch: copied(batch.contiguous(memory_format=torch.channels_last))
+
+
+def weights_channels_last(network: nn.Module) -> nn.Module:
+    """Change the order of its weights in place; return it."""
+    # torch's annotations know no `to` with a memory_format alone
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def fold_batch_norms(network: nn.Module, batch: torch.Tensor) -> nn.Module:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -37,7 +38,7 @@ class Graphs:
 
 
 def _record(
-    network: Network, inputs: torch.Tensor, pool: object
+    network: Network, inputs: torch.Tensor, pool: Any
 ) -> tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]:
     """Return the graph, and the tensors that it reads and writes."""
     beside = torch.cuda.Stream()
@@ -47,6 +48,6 @@ def _record(
             network(inputs)
     torch.cuda.current_stream().wait_stream(beside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):  # type: ignore[arg-type]
+    with torch.cuda.graph(graph, pool=pool):
         outputs = network(inputs)
     return graph, inputs, outputs

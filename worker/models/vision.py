@@ -42,7 +42,7 @@ class VisionClassifier(Classifier):
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._published = torchvision.models.get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+        self._published = torchvision.models.get_model_weights(name)["DEFAULT"]
         super().__init__(_preset(self._published.transforms()))
 
     def build(self, context: LoadContext) -> tuple[nn.Module, Sequence[str]]:

@@ -16,11 +16,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 from torch import nn
 
-from worker.models.folding import fold_batch_norms
+from worker.models.folding import fold_batch_norms, weights_channels_last
 from worker.models.inductor import cache_folder, compiler, cpu_flags, has_compiler
 from worker.models.optimisation import Network, seconds
 
@@ -139,7 +140,7 @@ class WinogradConv2d(nn.Module):
         return self._kernel.convolve(batch, self._packed, self._bias)
 
 
-def suits(module: nn.Module) -> bool:
+def suits(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether it is a convolution such as the kernel does, up to how many channels it has."""
     return (
         isinstance(module, nn.Conv2d)
@@ -164,8 +165,7 @@ def winograd(network: nn.Module, batch: torch.Tensor) -> Network:
     path = library()
     if not path.is_file():
         compile_kernel(path)
-    copied = fold_batch_norms(network, batch[:1])
-    copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    copied = weights_channels_last(fold_batch_norms(network, batch[:1]))
     faster = _faster(copied, Kernel(path), batch.contiguous(memory_format=torch.channels_last))
     if not faster:
         raise ValueError("no convolution gains by it")
@@ -197,7 +197,7 @@ def _faster(network: nn.Module, kernel: Kernel, batch: torch.Tensor) -> dict[nn.
     hooks = [
         module.register_forward_hook(after_convolution)
         for module in network.modules()
-        if suits(module) and kernel.takes(module.in_channels, module.out_channels)  # type: ignore[arg-type]
+        if suits(module) and kernel.takes(module.in_channels, module.out_channels)
     ]
     try:
         network(batch)

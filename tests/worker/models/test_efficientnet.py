@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from shared.errors import InvalidInput
-from shared.wire import Payload, Tensor
+from shared.wire import Order, Payload, Tensor
 from tests.worker.models.photos import NAMES, encoded, pixels
 from worker.models import LoadContext, Model, resolve
 
@@ -27,8 +27,8 @@ def run(model: Model, rows: list) -> list[np.ndarray]:
     return model.separate(model.forward(model.collate(rows)), len(rows))
 
 
-def tensor(array: np.ndarray, dtype: str = "", order: str = "C") -> Payload:
-    return Payload("tensor", Tensor(dtype or array.dtype.name, array.shape, array.tobytes(order), order))  # type: ignore[arg-type]
+def tensor(array: np.ndarray, dtype: str = "", order: Order = "C") -> Payload:
+    return Payload("tensor", Tensor(dtype or array.dtype.name, array.shape, array.tobytes(order), order))
 
 
 @pytest.mark.parametrize(("format", "options"), [("JPEG", {"quality": 95}), ("PNG", {})])

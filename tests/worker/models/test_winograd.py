@@ -150,7 +150,8 @@ def blocks() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         network = Blocks().eval()
-    nn.init.uniform_(network.norm.running_var, 0.5, 2.0)  # type: ignore[arg-type]
+    assert network.norm.running_var is not None
+    nn.init.uniform_(network.norm.running_var, 0.5, 2.0)
     return network
 
 
