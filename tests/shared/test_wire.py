@@ -1,4 +1,4 @@
-"""The wire: exact bytes of known values, and the same value after a round trip; refusals are in test_wire_refusals.py."""
+"""The wire: exact bytes of known values, and the same value after a round trip. test_wire_refusals.py has the rest."""
 
 from __future__ import annotations
 
