@@ -6,7 +6,6 @@ It keeps nothing on disk. Should it end, the launcher starts it again and the ga
 from __future__ import annotations
 
 import importlib.metadata
-import socket
 from pathlib import Path
 
 from shared.errors import StartupError
@@ -38,16 +37,3 @@ def arguments(port: int, folder: str) -> list[str]:
         "--daemonize": "no",
     }
     return [str(server_binary()), *(part for pair in options.items() for part in pair)]
-
-
-def free_port(preferred: int = PREFERRED_PORT) -> int:
-    """`preferred` if nobody listens there, else any free port of loopback."""
-    for port in (preferred, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the broker will; else TIME_WAIT counts
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return probe.getsockname()[1]
-    raise StartupError("no free port on 127.0.0.1")

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from deploy import embedded_broker, startup_error
 from deploy.child import Child
+from deploy.ports import free_port
 from shared.broker import registry
 from shared.broker.connection import check, connect
 from shared.broker.registry import Snapshot
@@ -74,7 +75,7 @@ class Launcher:
             version = await check(self._url)
             self._console.print(f"broker    {version} at {mask_url(self._settings.redis_url)} (REDIS_URL)")
             return
-        port = embedded_broker.free_port()
+        port = free_port(embedded_broker.PREFERRED_PORT)
         self._url = f"redis://127.0.0.1:{port}/0"
         await self._add(Child("broker", embedded_broker.arguments(port, folder), {}, quiet=True))
         self._console.print(f"broker    {await self._embedded_version()}, embedded, at {self._url}")

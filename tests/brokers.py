@@ -14,6 +14,7 @@ from typing import Any
 import redis as redis_sync
 
 from deploy import embedded_broker
+from deploy.ports import free_port
 
 
 class Broker:
@@ -31,7 +32,7 @@ class Broker:
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="smartbatch-test-")
-        self.port = embedded_broker.free_port(preferred=0)
+        self.port = free_port()
         self._command = [binary, *embedded_broker.arguments(self.port, self.folder.name)[1:]]
         if durable:
             self._command += ["--appendonly", "yes", "--appendfsync", "everysec"]

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from deploy.embedded_broker import free_port
+from deploy.ports import free_port
 from tests.brokers import eventually
 
 RULES = Path(__file__).parents[1] / "deploy/observability/prometheus/alerts.yml"
@@ -33,7 +33,7 @@ class Prometheus:
             "scrape_configs": [{"job_name": "smartbatch", "static_configs": [{"targets": list(gateways)}]}],
         }
         (folder / "prometheus.yml").write_text(json.dumps(config))  # which YAML holds
-        port = free_port(preferred=0)
+        port = free_port()
         command = [binary, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'tsdb'}"]
         command += [f"--web.listen-address=127.0.0.1:{port}"]
         self._log = (folder / "prometheus.log").open("wb")

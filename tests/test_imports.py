@@ -28,6 +28,7 @@ FORBIDDEN = {
 EXCEPT = {  # what the baseline is compared with runs the same model code behind the same formats, or says nothing
     "loadtest/baseline.py": {"deploy", "simulation"},
     "loadtest/gpu.py": {"gateway", "deploy", "simulation"},  # the engine without HTTP
+    "loadtest/bench/system.py": {"gateway", "worker", "shared", "simulation"},  # which ports are free, nothing of ours
     "loadtest/bench/floor.py": {"gateway", "simulation"},  # the same scripts, wire and model with nothing around them
 }
 FILES = [path for package in sorted(FORBIDDEN) for path in sorted((ROOT / package).rglob("*.py"))]

@@ -28,6 +28,7 @@ from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
 from deploy import embedded_broker
+from deploy.ports import free_port
 from shared.broker.claims import parse_entry
 from shared.broker.replies import CARRIED_BYTES
 from shared.broker.script import ADMIT, CLAIM, FINISH, Script
@@ -231,7 +232,7 @@ def main() -> None:
     if role:
         Worker(int(port), models.resolve(model)).run()
         return
-    broker_port = embedded_broker.free_port(preferred=0)
+    broker_port = free_port()
     with tempfile.TemporaryDirectory(prefix="floor-") as folder:
         broker = subprocess.Popen(embedded_broker.arguments(broker_port, folder), stdout=subprocess.DEVNULL)
         worker = None

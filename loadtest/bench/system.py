@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,8 @@ import urllib.request
 from pathlib import Path
 
 import psutil
+
+from deploy.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 START_S = 120.0  # torch takes seconds to load, many workers on few cores take more
@@ -134,12 +135,6 @@ def floor(model: str) -> System:
     """What the design costs at the least: loadtest/bench/floor.py, a gateway, a worker and a broker."""
     port = free_port()
     return System(["-m", "loadtest.bench.floor", str(port), model], port)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _role(process: psutil.Process) -> str:

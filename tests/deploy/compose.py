@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 import uuid
@@ -19,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
+from deploy.ports import free_ports
 from shared.keys import GROUP, Keys
 from shared.settings import describe
 from worker.models import simulated
@@ -116,19 +116,6 @@ class Stack:
 
     def waiting(self) -> int:
         return int(self.redis("XLEN", KEYS.requests))
-
-
-def free_ports(count: int) -> int:
-    """Return the first of `count` ports in a row that are free now."""
-    for first in range(18000, 60000, count):
-        try:
-            for port in range(first, first + count):
-                with socket.socket() as sock:
-                    sock.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        return first
-    raise AssertionError("no free ports")
 
 
 class Load:

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from deploy import embedded_broker
 from deploy.cli import COMMANDS, cli
+from deploy.ports import free_port
 from shared.settings import describe
 from tests.brokers import Broker
 
@@ -274,7 +274,7 @@ def test_redis_url_of_another_scheme_is_refused_without_its_password(command: st
 def test_predict_against_nothing_says_where_it_looked(tmp_path: Path) -> None:
     file = tmp_path / "cat.jpg"
     file.write_bytes(b"x")
-    port = embedded_broker.free_port(preferred=0)
+    port = free_port()
     line = refusal("predict", str(file), "--url", f"http://127.0.0.1:{port}", code=1)
     assert line.startswith(f"{file}: can't reach http://127.0.0.1:{port}/predict: ")
 

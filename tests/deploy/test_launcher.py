@@ -19,7 +19,7 @@ import httpx
 import psutil
 import pytest
 
-from deploy import embedded_broker
+from deploy.ports import free_port
 from shared.settings import describe
 from tests.brokers import Broker, eventually
 
@@ -42,7 +42,7 @@ class Up:
     """One launcher and all that it started."""
 
     def __init__(self, log: Path, *options: str, **environ: str) -> None:
-        self.port = embedded_broker.free_port(preferred=0)
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = log
         self.client = httpx.Client(base_url=self.url, timeout=30)
