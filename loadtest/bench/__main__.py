@@ -45,7 +45,8 @@ def main() -> None:
     result.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
     plots = plot(document, options.out)
     print(report.table(outcomes, failed))
-    print(f"\n{described['cpu']}, {described['cores']} cores; generator {described['generator']}")
+    python = f"Python {described['python']} ({described['python_loop_ms']} ms)"
+    print(f"\n{described['cpu']}, {described['cores']} cores; {python}; generator {described['generator']}")
     print(*(f"{path}" for path in (result, *plots)), sep="\n")
     sys.exit(1 if failed else 0)  # a goal that was missed is a result, not a failure
 

@@ -129,6 +129,7 @@ def test_a_quick_run_leaves_a_result_that_is_complete_and_adds_up(tmp_path: Path
     assert list(result["rows"]) == ["E", "overload"]
     assert result["failed"] == {}
     assert {"cores", "cpu", "python", "packages", "generator"} <= set(result["machine"])
+    assert 1 < result["machine"]["python_loop_ms"] < 1000
 
     figures = [figure for row in result["rows"].values() for figure in row["figures"]]
     totals = result["totals"]
