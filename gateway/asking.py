@@ -112,9 +112,8 @@ class Asking(ABC):
 
     def _wait_at_most(self, timeout_s: float | None) -> None:
         """Set the timeout; None: the client said nothing."""
-        longest_s = self._gateway.settings.request_timeout
         self._hurried = timeout_s is not None
-        self._timeout_ms = max(1, int(min(timeout_s or longest_s, longest_s) * 1000))
+        self._timeout_ms = self._gateway.timeout_ms(timeout_s)
 
     def _check(self) -> None:
         """Refuse what can't be taken now."""
@@ -167,12 +166,7 @@ class Asking(ABC):
         self.account(error)
         if isinstance(error, ClientGone):
             return None
-        status, texts, content = problem(error, self._request_id)
-        texts["x-request-id"] = self._shown_id
-        if isinstance(error, BodyTimeout):
-            texts["connection"] = "close"
-        headers = [(name.encode(), value.encode("latin-1", "replace")) for name, value in texts.items()]
-        return Response(status, headers, content)
+        return response_of(error, self._request_id, self._shown_id)
 
     def account(self, error: Exception) -> None:
         """Forget, count and log a request that ended without its result."""
@@ -217,6 +211,16 @@ class Asking(ABC):
         if self._pending is not None:
             self._lane.finished(self._pending, answered=False)
             self._pending = None
+
+
+def response_of(error: Exception, request_id: str, shown_id: str) -> Response:
+    """`shown_id`: the client's own, where it sent one."""
+    status, texts, content = problem(error, request_id)
+    texts["x-request-id"] = shown_id
+    if isinstance(error, BodyTimeout):
+        texts["connection"] = "close"
+    headers = [(name.encode(), value.encode("latin-1", "replace")) for name, value in texts.items()]
+    return Response(status, headers, content)
 
 
 def _our_fault(error: Exception, *, hurried: bool) -> bool:

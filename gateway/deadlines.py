@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import operator
 import time
 from collections.abc import Mapping
 
@@ -12,6 +13,8 @@ from shared.errors import DeadlineExceeded
 
 # So long may pass between two looks, and a request be late by. A look walks over all that are outstanding.
 EVERY_S = 0.01
+
+_DEADLINE_AT = operator.attrgetter("deadline_at")
 
 
 class Deadlines:
@@ -42,11 +45,13 @@ class Deadlines:
 
     def _look(self) -> None:
         self._looked_at = now = time.monotonic()
-        late = [pending for pending in self._outstanding.values() if pending.deadline_at <= now]
-        for pending in late:
-            waited = now - pending.started_at
-            pending.end(DeadlineExceeded(f"not answered within {waited:.3g} s"))
         self._timer, self._next_at = None, math.inf
-        left = [pending.deadline_at for pending in self._outstanding.values() if not pending.done]
-        if left:
-            self._look_at(max(min(left), now + EVERY_S))
+        earliest = min(map(_DEADLINE_AT, self._outstanding.values()), default=math.inf)
+        if earliest <= now:
+            for pending in [pending for pending in self._outstanding.values() if pending.deadline_at <= now]:
+                waited = now - pending.started_at
+                pending.end(DeadlineExceeded(f"not answered within {waited:.3g} s"))
+            left = (pending.deadline_at for pending in self._outstanding.values() if not pending.done)
+            earliest = min(left, default=math.inf)
+        if earliest < math.inf:
+            self._look_at(max(earliest, now + EVERY_S))

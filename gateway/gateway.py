@@ -41,6 +41,8 @@ class Gateway:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.prompt_bytes = min(LARGE_BYTES, settings.max_body_bytes)  # a body up to this is read in the event loop
+        self._model = settings.model
+        self._timeout_s = settings.request_timeout
         self.gateway_id = uuid.uuid4().hex
         self._ids = self.gateway_id[:16]
         self.meters = Meters()
@@ -103,15 +105,19 @@ class Gateway:
         """Unique over all gateways. Made here always: a client's own id never becomes part of a key."""
         return f"{self._ids}-{next(self._numbers):x}"
 
+    def timeout_ms(self, asked_s: float | None) -> int:
+        """How long a request may take: what the client asked for, if it did, and REQUEST_TIMEOUT at the most."""
+        return max(1, int(min(asked_s or self._timeout_s, self._timeout_s) * 1000))
+
     def lane(self, model: str | None) -> Lane:
         """The lane of a model; of the default model for None. Raises UnknownModel.
 
         The default model's requests are taken before its first worker is up: they wait, as the stream is for.
         """
-        name = model or self.settings.model
+        name = model or self._model
         lane = self.lanes.get(name)
         if lane is None:
-            if name != self.settings.model and check_model_name(name) not in self.observer.models:
+            if name != self._model and check_model_name(name) not in self.observer.models:
                 raise UnknownModel(f"no model {name!r} here; there is: {', '.join(self.models)}")
             lane = Lane(
                 name, self.settings, self.gateway_id, self.meters.of(name), lambda: self.observer.capacity(name)

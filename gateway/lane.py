@@ -17,7 +17,7 @@ from shared import tasks
 from shared.broker.admission import Admission, Capacity, Request
 from shared.broker.connection import BLOCK_S, connect
 from shared.broker.replies import Inbox
-from shared.errors import BrokerUnavailable
+from shared.errors import BrokerUnavailable, Unavailable
 from shared.keys import Keys
 from shared.settings import Settings
 
@@ -73,6 +73,10 @@ class Lane:
         if not self._submitter.broker_up:
             raise BrokerUnavailable("the broker can't be reached", self._room.retry_after_s())
         self._room.check(timeout_ms)
+
+    def would_refuse(self, timeout_ms: int) -> Unavailable | None:
+        """Why `check` would refuse a request for want of room; None where it would take it, or has another reason."""
+        return self._room.would_refuse(timeout_ms) if self._submitter.broker_up else None
 
     def submit(self, request: Request, started_at: float) -> Awaited:
         """Send a request on its way. `started_at`: monotonic, when it arrived. The caller has called `check`; it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -22,6 +23,15 @@ from shared.errors import (
 )
 from shared.tally import Tally
 from shared.wire import Ride
+
+_OUTCOMES = (  # the first that fits
+    ((ClientGone, TakenBack), "cancelled"),
+    ((Unauthenticated, Forbidden), "denied"),
+    (LimitReached, "rejected"),
+    (ClientError, "invalid"),
+    (Unavailable, "rejected"),
+    (DeadlineExceeded, "timeout"),
+)
 
 
 class Meters:
@@ -91,7 +101,7 @@ class LaneMeters:
         return totals["forward"][0], {part: seconds for part, (_, seconds) in totals.items()}
 
     def failed(self, error: BaseException, total_s: float) -> None:
-        outcome = outcome_of(error)
+        outcome = _outcome_of(type(error))
         self._outcomes[outcome].value += 1
         self._errors[code_of(error)].value += 1
         self._seconds[outcome].observe(total_s)
@@ -142,19 +152,9 @@ class _Sum:
             self._child.inc(value)
 
 
-def outcome_of(error: BaseException) -> str:
-    match error:
-        case ClientGone() | TakenBack():
-            return "cancelled"
-        case Unauthenticated() | Forbidden():
-            return "denied"
-        case LimitReached():
-            return "rejected"
-        case ClientError():
-            return "invalid"
-        case Unavailable():
-            return "rejected"
-        case DeadlineExceeded():
-            return "timeout"
-        case _:
-            return "error"
+@functools.cache
+def _outcome_of(kind: type[BaseException]) -> str:
+    for kinds, outcome in _OUTCOMES:
+        if issubclass(kind, kinds):
+            return outcome
+    return "error"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from gateway import formats
-from gateway.asking import Asking, Response
-from gateway.envelope import READ, Envelope, read_envelope, read_headers
+from gateway.asking import Asking, Response, response_of
+from gateway.envelope import READ, Envelope, printable, read_envelope, read_headers
 from gateway.formats import accept, answers
 from gateway.formats.accept import Format, wants_outputs
+from gateway.gateway import Gateway
 from gateway.http.heads import Head
 from shared import trace_context
 from shared.broker.admission import Request
@@ -29,6 +31,11 @@ class Said(NamedTuple):
     found: Mapping[bytes, str]
     envelope: Envelope
     answer_format: Format
+
+    @property
+    def plain(self) -> bool:
+        """Whether it names neither a model nor a trace."""
+        return self.envelope.model is None and trace_context.HEADERS[0] not in self.found
 
 
 class Prediction(Asking):
@@ -68,3 +75,27 @@ class Prediction(Asking):
         content = answers.render(chosen, reply, model=self._lane.keys.model, request_id=self._request_id, timing=timing)
         headers = [chosen.header, *answers.response_headers(self._shown_id, reply.batch, timing)]
         return Response(200, headers, content)
+
+
+def refused_at_once(gateway: Gateway, head: Head) -> Response | None:
+    """Return the refusal that a request with this head comes to for want of room, without making a Prediction of it.
+
+    Under overload most requests end here, on the same processor as those that are taken. None if there is room, or if
+    more belongs to the request than a head that was read before: a caller's key, a trace, a model of its own.
+    """
+    said: Said | None = head.said
+    if said is None or not said.plain or not gateway.guard.open or gateway.tracing is not None:
+        return None
+    started_at = time.monotonic()
+    lane = gateway.lane(None)
+    error = lane.would_refuse(gateway.timeout_ms(said.envelope.timeout_s))
+    if error is None:
+        return None
+    request_id = gateway.next_request_id()
+    total_s = time.monotonic() - started_at
+    lane.meters.failed(error, total_s)
+    model, duration_ms = lane.keys.model, round(total_s * 1000, 3)
+    gateway.request_log.tell(
+        error, lambda: {"request_id": request_id, "model": model, "rows": 0, "duration_ms": duration_ms}
+    )
+    return response_of(error, request_id, printable(said.found.get(b"x-request-id", "")) or request_id)

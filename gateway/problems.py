@@ -5,6 +5,7 @@ The object is RFC 9457 problem details and holds `error` besides, which is what 
 
 from __future__ import annotations
 
+import functools
 import math
 
 import msgspec
@@ -93,12 +94,18 @@ def problem(error: BaseException, request_id: str | None) -> tuple[int, Headers,
 
 def problem_with(status: int, code: str, detail: str, request_id: str | None) -> tuple[int, Headers, bytes]:
     """Return a problem that no class of ours stands for, such as a path or a method that doesn't exist."""
-    detail = _showable(code, detail)
-    members = Problem(f"urn:smartbatch:{code}", _title(code), status, detail, code, detail)
-    headers = {"content-type": CONTENT_TYPE}
+    content, headers = _written(status, code, detail), {"content-type": CONTENT_TYPE}
     if request_id:
-        members.request_id = headers["x-request-id"] = request_id
-    return status, headers, msgspec.json.encode(members)
+        headers["x-request-id"] = request_id
+        content = b'%b,"request_id":%b}' % (content[:-1], msgspec.json.encode(request_id))
+    return status, headers, content
+
+
+@functools.lru_cache(maxsize=64)
+def _written(status: int, code: str, detail: str) -> bytes:
+    """A problem without its request id: those who are refused together are told the same."""
+    detail = _showable(code, detail)
+    return msgspec.json.encode(Problem(f"urn:smartbatch:{code}", _title(code), status, detail, code, detail))
 
 
 def _title(code: str) -> str:
@@ -106,6 +113,8 @@ def _title(code: str) -> str:
 
 
 def _showable(code: str, detail: str) -> str:
+    if detail and len(detail) <= MAX_DETAIL_CHARS and detail.isascii():
+        return detail
     # Lone surrogates can't be written as JSON, and a reply to a bad request must not fail in its turn.
     return (detail or _title(code))[:MAX_DETAIL_CHARS].encode("utf-8", "replace").decode()
 

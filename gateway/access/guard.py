@@ -43,6 +43,11 @@ class Guard:
         self._ledger = Ledger(settings.broker_url) if self._keyring else None
         self._take_over()
 
+    @property
+    def open(self) -> bool:
+        """Whether everybody is ANYONE."""
+        return self._keyring is None
+
     async def start(self) -> None:
         """Learn what was spent before this process, so that a restart gives nobody a new quota."""
         if self._ledger:

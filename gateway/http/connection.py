@@ -35,6 +35,7 @@ from gateway.http.heads import (
 from gateway.http.likeness import Likeness
 from gateway.http.patience import HEAD_TIMEOUT_S, Awaited, Patience
 from gateway.http.prompt import Prompt
+from gateway.prediction import refused_at_once
 from shared.errors import HeadTimeout, MalformedRequest, SmartBatchError, TooManyConnections
 
 log = logging.getLogger(__name__)
@@ -134,8 +135,8 @@ class Connection(HttpToolsProtocol):
             exchange.keep_alive = self._may_go_on() and may_be_skipped(exchange.scope)
 
     def _came_alike(self, likeness: Likeness, data: bytes) -> bool:
-        """Begin a request that is like the one before, unparsed. False if it isn't, or can't be answered promptly: the
-        head that is remembered says another's length, which an Exchange would read."""
+        """Begin a request that is like the one before, unparsed, or refuse it. False if it isn't like it, or can't be
+        answered promptly: the head that is remembered says another's length, which an Exchange would read."""
         gateway = self._gateway
         if gateway is None or self.flow.write_paused or len(data) > gateway.prompt_bytes:
             return False
@@ -143,6 +144,10 @@ class Connection(HttpToolsProtocol):
         if body is None:
             return False
         self._unlike = 0
+        if not self._doorman.draining and (refusal := refused_at_once(gateway, likeness.head)) is not None:
+            self.send(*refusal, keep_alive=True)
+            self.on_response_complete()
+            return True
         self.cycle = alike = Prompt(self, gateway, likeness.head)
         alike.received(body)
         alike.came_whole(keep_alive=not self._doorman.draining)
