@@ -5,13 +5,15 @@
 # Another build of the same version (CPU only, another CUDA) is taken from the index that is named with
 #   --build-arg PIP_EXTRA_INDEX_URL=...
 #
+# Debian packages beside it, for instance a compiler so that OPTIMIZE has all its forms (docs/performance.md):
+#   --build-arg APT_PACKAGES=g++
+#
 # A model of your own that needs further packages: build on this image,
 #   FROM smartbatch-worker
 #   USER root
 #   COPY requirements.txt /tmp/
 #   RUN pip install --no-cache-dir -c /src/constraints.txt -r /tmp/requirements.txt
 #   COPY my_model.py weights.pt /models/
-#   RUN apt-get update && apt-get install -y --no-install-recommends g++  # only for Inductor: docs/performance.md
 #   USER 10001:10001
 #   ENV MODEL_PATH=my_model:MyModel
 # One that needs none is mounted on /models instead: see docker-compose.yml.
@@ -29,6 +31,10 @@ WORKDIR /src
 # torch in a layer of its own: gigabytes, and only a changed pin installs them again.
 COPY constraints.txt ./
 RUN pip install --no-cache-dir -c constraints.txt torch torchvision
+
+ARG APT_PACKAGES
+RUN test -z "$APT_PACKAGES" \
+ || (apt-get update && apt-get install -y --no-install-recommends $APT_PACKAGES && rm -rf /var/lib/apt/lists/*)
 
 # The other dependencies: the project is installed without its packages.
 COPY pyproject.toml ./
