@@ -154,4 +154,7 @@ def test_a_quick_run_leaves_a_result_that_is_complete_and_adds_up(tmp_path: Path
     for overloaded in (device[times] for device in (at_once, at_once["slower"]) for times in ("2", "5")):
         assert sum(overloaded["statuses"].values()) == overloaded["offered"] > 1000
         assert all(sum(step.values()) - step["at_s"] > 0 for step in overloaded["over_time"])
+    refusal = at_once["refusal"]
+    assert refusal["errors"] > 0.8 * refusal["requests"] > 1000
+    assert 0 < refusal["cpu_s_per_1000"]["gateway"] < 1
     assert {path.name for path in tmp_path.glob("*.png")} == {"goals.png", "overload.png"}

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from typing import Any
 
+from loadtest.bench.closed_loop import drive
 from loadtest.bench.figures import Figure, Outcome, Run
 from loadtest.bench.http_client import request_bytes
 from loadtest.bench.open_loop import Trace, offer, percentile, poisson
@@ -19,13 +20,30 @@ SHARE = 0.95
 LIMIT_S = 0.5
 CONNECTIONS = 2048  # more than can be open at the server within LIMIT_S, so that no request waits for one
 RAMP_S = 1.0  # queues fill and the gateway learns the rate; shown in the plot, not counted
+FULL = "simulated:base_ms=40,row_ms=1"  # whose queue of MAX_QUEUE requests is always full
+MAX_QUEUE = 8
 ADMITTED = (200, 504)  # 504: taken, and not answered in time
 
 
 def measure(run: Run) -> Outcome:
     figures, details = _offered(run, MODEL, CAPACITY, "")
     slower, details["slower"] = _offered(run, SLOWER, CAPACITY / SLOWDOWN, f"{SLOWDOWN} times slower, ")
-    return Outcome([*figures, *slower], {"limit_s": LIMIT_S, "ramp_s": RAMP_S, **details})
+    refusal, details["refusal"] = _refused(run)
+    return Outcome([*figures, *slower, refusal], {"limit_s": LIMIT_S, "ramp_s": RAMP_S, **details})
+
+
+def _refused(run: Run) -> tuple[Figure, dict[str, Any]]:
+    """What a refusal costs: a closed loop against a queue that is always full."""
+    with smartbatch(FULL, MAX_QUEUE=MAX_QUEUE) as system:
+        drive(system.port, BODY, 64, 1)  # it fills
+        run.say("overload: a full queue, 64 connections, closed loop")
+        before = system.cpu_s()
+        result = drive(system.port, BODY, 64, run.seconds(5))
+        cpu_s = {role: spent - before.get(role, 0.0) for role, spent in system.cpu_s().items()}
+    thousands = max(1, result["requests"]) / 1000  # nearly all of them are refused
+    cost = {role: round(spent / thousands, 4) for role, spent in cpu_s.items()}
+    details = {**result, "cpu_s_per_1000": cost}
+    return Figure("a full queue, gateway's CPU per 1,000 requests", cost["gateway"], "s"), details
 
 
 def _offered(run: Run, model: str, capacity: float, name: str) -> tuple[list[Figure], dict[str, Any]]:
