@@ -48,10 +48,20 @@ class Deadlines:
         self._timer, self._next_at = None, math.inf
         earliest = min(map(_DEADLINE_AT, self._outstanding.values()), default=math.inf)
         if earliest <= now:
-            for pending in [pending for pending in self._outstanding.values() if pending.deadline_at <= now]:
-                waited = now - pending.started_at
-                pending.end(DeadlineExceeded(f"not answered within {waited:.3g} s"))
-            left = (pending.deadline_at for pending in self._outstanding.values() if not pending.done)
-            earliest = min(left, default=math.inf)
-        if earliest < math.inf:
+            earliest = self._end_late(now)
+        if earliest < self._next_at:
             self._look_at(max(earliest, now + EVERY_S))
+
+    def _end_late(self, now: float) -> float:
+        """End those whose time is up, and return the earliest deadline of the others."""
+        late: list[Pending] = []
+        earliest = math.inf
+        for pending in self._outstanding.values():
+            if pending.deadline_at <= now:
+                late.append(pending)
+            else:
+                earliest = min(earliest, pending.deadline_at)
+        for pending in late:
+            waited = now - pending.started_at
+            pending.end(DeadlineExceeded(f"not answered within {waited:.3g} s"))
+        return earliest
