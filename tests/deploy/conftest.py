@@ -1,12 +1,22 @@
-"""The compose stack that the tests with an engine share."""
+"""What these tests share: a port that is taken, and the compose stack of those with an engine."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import pytest
 
 from tests.deploy.compose import Stack, eventually
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port of loopback that somebody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        yield sock.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.server
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -57,15 +56,6 @@ def refusal(*arguments: str, environ: Mapping[str, str] = NOBODY, code: int = 2,
     assert "geheim" not in ended.err[0]
     assert ended.seconds < within_s
     return ended.err[0]
-
-
-@pytest.fixture
-def taken() -> Iterator[int]:
-    """A port of loopback that somebody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        sock.listen()
-        yield sock.getsockname()[1]
 
 
 @pytest.fixture

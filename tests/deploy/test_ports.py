@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,15 +10,6 @@ import pytest
 from deploy import ports
 from deploy.ports import free_port, free_ports
 from shared.errors import StartupError
-
-
-@pytest.fixture
-def taken() -> Iterator[int]:
-    """A port of loopback that somebody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        sock.listen()
-        yield sock.getsockname()[1]
 
 
 def test_the_preferred_port_is_taken_while_it_is_free(taken: int) -> None:
