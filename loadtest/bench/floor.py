@@ -30,8 +30,7 @@ from redis.retry import Retry
 from deploy import embedded_broker
 from deploy.ports import free_port
 from shared.broker.claims import parse_entry
-from shared.broker.replies import CARRIED_BYTES
-from shared.broker.script import ADMIT, CLAIM, FINISH, Script
+from shared.broker.script import ADMIT, CLAIM, FINISH_PLAIN, Script
 from shared.keys import GROUP, Keys
 from shared.wire import Payload, Raw, Reply, Ride, Tensor, pack_payload, pack_reply, unpack_payload, unpack_reply
 from worker import models
@@ -47,7 +46,7 @@ TIMEOUT_MS = 30_000
 TTL_MS = 60_000
 POP = 256
 WAIT_S = 1.0
-ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+RESPONSE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
 
 
 def packed(*command: Any) -> bytes:
@@ -95,7 +94,7 @@ class Gateway:
         request_id = b"%x" % self._number
         self._fronts[request_id] = front
         payload = pack_payload(Payload("raw", Raw(body, "")))
-        self._waiting += (request_id, TIMEOUT_MS, 1, len(payload), "raw", "", payload)
+        self._waiting.append((request_id, payload))
         if not self._under_way:
             self._admit()
 
@@ -104,10 +103,12 @@ class Gateway:
 
     def _admit(self) -> None:
         self._under_way = True
-        most = 7 * MAX_CALL_REQUESTS
-        args, self._waiting = self._waiting[:most], self._waiting[most:]
-        keys = [KEYS.requests, KEYS.open, KEYS.turn, KEYS.bell]
-        self.admitting.write(call(ADMIT, keys, [GROUP, 10_000, MAX_BYTES, 0, 0, 0, GATEWAY, *args]))
+        flush, self._waiting = self._waiting[:MAX_CALL_REQUESTS], self._waiting[MAX_CALL_REQUESTS:]
+        args = [GROUP, 10_000, MAX_BYTES, 0, 0, 0, GATEWAY, len(flush)]
+        args += (sum(len(payload) for _, payload in flush), len(flush), TIMEOUT_MS, *(id_ for id_, _ in flush))
+        for _, payload in flush:
+            args += (f"{len(payload)}|1", f"{TIMEOUT_MS}|raw|", payload)
+        self.admitting.write(call(ADMIT, [KEYS.requests, KEYS.open, KEYS.turn, KEYS.bell], args))
 
     def _admitted(self, answer: Any) -> None:
         if isinstance(answer, Exception):
@@ -129,7 +130,7 @@ class Gateway:
             content = self._encode({"outputs": outputs})
             front = self._fronts.pop(request_id)
             if not front.is_closing():
-                front.write(ANSWER % (len(content), content))
+                front.write(RESPONSE % (len(content), content))
         self.inbox.write((packed("UNLINK", *done) if done else b"") + self._pop)
 
 
@@ -153,7 +154,7 @@ class Front(asyncio.Protocol):
             self._gateway.ask(body, self._transport)
         else:  # the benchmark asks whether this is ready
             content = b'{"ready": true, "ready_workers": {"floor": 1}}'
-            self._transport.write(ANSWER % (len(content), content))
+            self._transport.write(RESPONSE % (len(content), content))
 
 
 async def serve(port: int, broker_port: int) -> None:
@@ -201,17 +202,20 @@ class Worker:
         rows = [row for rider in riders for row in rider.rows]
         outputs = iter(model.separate(model.forward(model.collate(rows)), len(rows)))
         forward_ms = (time.monotonic() - started_at) * 1000
-        args: list[Any] = []
+        answers: list[bytes] = []
         for place, rider in enumerate(riders, 1):
-            entry = rider.entry
             result = model.encode([next(outputs) for _ in rider.rows], {})
             ride = Ride(f"me-{self._batches}", len(rows), len(riders), "full", "me", 1, place)
             queue_ms = (rider.claimed_at - rider.admitted_at) * 1000
             ms = {"queue": queue_ms, "decode": 0.0, "batch_wait": 0.0, "forward": forward_ms}
-            args += (entry.entry_id, entry.id, pack_reply(Reply(result, None, ride, ms)), "1")
-        replies = [KEYS.reply(rider.entry.id) for rider in riders]
-        keys = [KEYS.requests, KEYS.open, KEYS.dead, KEYS.inbox(GATEWAY), *replies]
-        return call(FINISH, keys, [GROUP, TTL_MS, TTL_MS, 1000, CARRIED_BYTES, 1, *args])
+            answers.append(pack_reply(Reply(result, None, ride, ms)))
+        keys = [KEYS.requests, KEYS.open, KEYS.inbox(GATEWAY), *(KEYS.reply(entry.id) for entry in entries)]
+        args: list[Any] = [GROUP, TTL_MS, len(riders), sum(entry.bytes for entry in entries), len(rows), len(riders)]
+        args += (entry.id for entry in entries)
+        args += (entry.entry_id for entry in entries)
+        args += (f"{entry.entry_id}|{entry.bytes}|1" for entry in entries)
+        args += (b"%b|%d|%b" % (e.id.encode(), len(reply), reply) for e, reply in zip(entries, answers, strict=True))
+        return call(FINISH_PLAIN, keys, [*args, *answers])
 
     def _answers(self, count: int) -> list[Any]:
         answers: list[Any] = []
@@ -251,7 +255,7 @@ def main() -> None:
 
 def _load_scripts(broker_port: int) -> None:
     client = redis.Redis(port=broker_port, retry=Retry(ConstantBackoff(0.05), 200))  # until it listens
-    for script in (ADMIT, CLAIM, FINISH):
+    for script in (ADMIT, CLAIM, FINISH_PLAIN):
         client.script_load(script.source)
     client.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
 
@@ -90,19 +91,29 @@ class Admission:
         """Put requests on the stream while there is room. Harmless to repeat. With `force` (what was accepted once)
         neither room nor lateness is asked about; with a `capacity` those that could only be late are refused.
 
-        At most MAX_CALL_REQUESTS requests and MAX_CALL_BYTES of inline payload a call (the caller cuts).
+        At most MAX_CALL_REQUESTS requests, each once, and MAX_CALL_BYTES of inline payload a call (the caller cuts).
         Raises BrokerFull (nothing was admitted) and BrokerUnavailable (unknown what was).
         """
         keys = self._keys
-        args: list[Argument] = [GROUP, *self._limits, int(force)]
-        args += (capacity.rows_per_s / 1000, capacity.batch_s * 1000, self._gateway_id)
+        ids: list[Argument] = []
+        each: list[Argument] = []
         bodies: list[Request] = []
+        all_bytes = all_rows = 0
+        least_timeout_ms = sys.maxsize
         for request in requests:
-            payload, size = request.payload, request.bytes
+            payload, size, rows, timeout_ms = request.payload, request.bytes, request.rows, request.timeout_ms
             if size > INLINE_BYTES:
                 bodies.append(request)
                 payload = b""
-            args += (request.id, request.timeout_ms, request.rows, size, request.kind, request.trace, payload)
+            all_bytes += size
+            all_rows += rows
+            if timeout_ms < least_timeout_ms:
+                least_timeout_ms = timeout_ms
+            ids.append(request.id)
+            each += (f"{size}|{rows}", f"{timeout_ms}|{request.kind}|{request.trace}", payload)
+        args: list[Argument] = [GROUP, *self._limits, int(force)]
+        args += (capacity.rows_per_s / 1000, capacity.batch_s * 1000, self._gateway_id)
+        args += (len(ids), all_bytes, all_rows, least_timeout_ms, *ids, *each)
         with broker_errors():
             script_keys = [keys.requests, keys.open, keys.turn, keys.bell]
             sets = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from typing import Literal
 
 import msgspec
@@ -13,7 +14,7 @@ from shared.broker.admission import INLINE_BYTES
 from shared.broker.connection import Client, broker_errors
 from shared.broker.link import Command
 from shared.broker.replies import CARRIED_BYTES
-from shared.broker.script import CLAIM, FINISH, RELEASE, Argument
+from shared.broker.script import CLAIM, FINISH, FINISH_PLAIN, RELEASE, Argument
 from shared.errors import BrokerFull, BrokerUnavailable
 from shared.keys import GROUP, Keys
 
@@ -70,13 +71,13 @@ class Convict(msgspec.Struct, frozen=True):
     score: bytes
 
 
-_FIELDS = [b"id", b"gateway", b"t", b"timeout_ms", b"rows", b"bytes", b"kind", b"trace", b"payload"]
+_FIELDS = [b"id", b"header", b"payload"]
 _MAX_NUMBER = 2**53  # what Lua and floats still tell from its neighbours
 _MAX_TIMEOUT_MS = 7 * 24 * 3600 * 1000  # REQUEST_TIMEOUT is a day at the most; waiting for 1e11 s raises
 
 
 def parse_entry(raw: Sequence, deliveries: int = 1) -> Entry:
-    """Read one stream entry. Fields stand in a fixed order (PROTOCOL: id, gateway, t, …, payload).
+    """Read one stream entry: its id, its header (gateway|t|bytes|rows|timeout_ms|kind|trace), its payload.
 
     One that isn't of that form (somebody's own XADD) is no error here, which would take its batch mates along: it
     comes back as `garbled`, saying why.
@@ -84,8 +85,12 @@ def parse_entry(raw: Sequence, deliveries: int = 1) -> Entry:
     entry_id, fields = raw
     if fields[::2] != _FIELDS:
         return _garbled(entry_id, fields, deliveries, "its fields are not those of a request")
-    id_, gateway, t, timeout, rows, size, kind, trace, payload = fields[1::2]
+    _, id_, _, header, _, payload = fields
+    parts = header.split(b"|", 6)
+    if len(parts) != 7:
+        return _garbled(entry_id, fields, deliveries, "its header is not that of a request")
     try:
+        gateway, t, size, rows, timeout, kind, trace = parts
         entry = Entry(
             entry_id.decode(),
             id_.decode(),
@@ -100,7 +105,7 @@ def parse_entry(raw: Sequence, deliveries: int = 1) -> Entry:
             deliveries,
         )
     except ValueError:  # UnicodeDecodeError is one
-        return _garbled(entry_id, fields, deliveries, "a field is neither a number nor text")
+        return _garbled(entry_id, fields, deliveries, "its header holds what is neither a number nor text")
     times = _MAX_NUMBER >= entry.t_ms >= 0 and _MAX_TIMEOUT_MS >= entry.timeout_ms > 0
     if not (times and _MAX_NUMBER >= entry.rows > 0 and _MAX_NUMBER >= entry.bytes > 0):
         return _garbled(entry_id, fields, deliveries, "a number is out of range")
@@ -110,8 +115,20 @@ def parse_entry(raw: Sequence, deliveries: int = 1) -> Entry:
 def _garbled(entry_id: bytes, fields: Sequence[bytes], deliveries: int, reason: str) -> Entry:
     """Keep who asked, if that can be read: then there is somebody to tell."""
     named = dict(zip(fields[::2], fields[1::2], strict=False))
-    id_, gateway = (named.get(name, b"").decode("ascii", "replace") for name in (b"id", b"gateway"))
+    id_, header = (named.get(name, b"").decode("ascii", "replace") for name in (b"id", b"header"))
+    gateway = header.partition("|")[0]
     return Entry(entry_id.decode("ascii", "replace"), id_, gateway, 0, 0, 0, 0, "", "", b"", deliveries, reason)
+
+
+def _plain(outcomes: Sequence[Outcome]) -> bool:
+    """Whether each has a reply that its notice can carry, and there is nothing else to do for any."""
+    for outcome in outcomes:
+        entry = outcome.entry
+        if not 0 < len(outcome.reply) <= CARRIED_BYTES or entry.bytes > INLINE_BYTES or entry.garbled:
+            return False
+        if outcome.dead_reason:
+            return False
+    return len({outcome.entry.id for outcome in outcomes}) == len(outcomes)
 
 
 class Claims:
@@ -237,10 +254,41 @@ class Claims:
 
     async def finish(self, outcomes: Sequence[Outcome]) -> int:
         """Publish replies and remove the entries. Returns how many requests it closed. Harmless to repeat."""
+        if outcomes and _plain(outcomes) and await self._finish_plain(outcomes):
+            return len(outcomes)
         try:
             return await self._finish(outcomes, INLINE_REPLY_BYTES)
         except BrokerFull:  # a plain SET is refused then; the script, which frees more than it takes, is not
             return await self._finish(outcomes, sys.maxsize)
+
+    async def _finish_plain(self, outcomes: Sequence[Outcome]) -> bool:
+        """Finish outcomes that are `_plain`, all or none. Returns whether it did."""
+        keys = self._keys
+        by_gateway: dict[str, list[Outcome]] = {}
+        for outcome in outcomes:
+            by_gateway.setdefault(outcome.entry.gateway, []).append(outcome)
+        ids: list[str] = []
+        entry_ids: list[str] = []
+        held: list[str] = []
+        notices: list[bytes] = []
+        replies: list[bytes] = []
+        all_bytes = all_rows = 0
+        for outcome in chain.from_iterable(by_gateway.values()):
+            entry, reply = outcome.entry, outcome.reply
+            all_bytes += entry.bytes
+            all_rows += entry.rows
+            ids.append(entry.id)
+            entry_ids.append(entry.entry_id)
+            held.append(f"{entry.entry_id}|{entry.bytes}|{entry.rows}")
+            notices.append(b"%b|%d|%b" % (entry.id.encode(), len(reply), reply))
+            replies.append(reply)
+        script_keys = [keys.requests, keys.open, *map(keys.inbox, by_gateway), *map(keys.reply, ids)]
+        args = [GROUP, self._reply_ttl_ms, len(ids), all_bytes, all_rows, *map(len, by_gateway.values())]
+        with broker_errors():
+            answer = await FINISH_PLAIN.call(
+                self._command, script_keys, [*args, *ids, *entry_ids, *held, *notices, *replies]
+            )
+        return answer == 1
 
     async def _finish(self, outcomes: Sequence[Outcome], inline_bytes: int) -> int:
         keys = self._keys

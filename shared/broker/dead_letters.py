@@ -20,7 +20,7 @@ from shared.errors import QueueFull, SmartBatchError
 from shared.keys import Keys
 from shared.wire import Reply, unpack_reply
 
-FIELDS = ("id", "gateway", "t", "timeout_ms", "rows", "bytes", "kind", "trace", "payload")
+FIELDS = (b"id", b"header", b"payload")
 GATEWAY = "dead-requeue"
 LATE_S = 2.0  # by which a reply may come after its request's timeout: the worker says that it was too late
 
@@ -148,8 +148,7 @@ def _letter(found: tuple[bytes, Mapping[bytes, bytes]]) -> DeadLetter:
     letter_id, fields = found
     parts: list[bytes] = []
     for name in FIELDS:
-        missing = b"0" if name in ("t", "timeout_ms", "rows", "bytes") else b""  # its entry was gone when it was buried
-        parts += (name.encode(), fields.get(name.encode(), missing))
+        parts += (name, fields.get(name, b""))  # without them its entry was gone when it was buried
     entry = parse_entry((fields[b"entry_id"], parts))
     # an entry that no gateway wrote may have fields of these names itself
     reason, deliveries = fields[b"reason"].decode("utf-8", "replace"), fields.get(b"deliveries", b"0")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from shared.model_info import InputSpec, ModelInfo, encode
 from shared.wire import Payload, Raw, Tensor, pack_payload
-from tests.brokers import Broker, eventually
+from tests.brokers import Broker, entry_fields, eventually
 from tests.deploy.test_cli import Ended
 from tests.system.stack import Process
 
@@ -37,9 +37,14 @@ class Letters:
         request_id = f"r{self.broker.sync.xlen(f'{self.keys}dead')}"
         if apart:
             self.broker.sync.set(f"{self.keys}body:{request_id}", packed)
-        fields = {"reason": TAKEN, "entry_id": "1795433550000-0", "deliveries": 3, "id": request_id, "gateway": "gw"}
-        fields |= {"t": 1795433550000, "timeout_ms": 30000, "rows": max(1, payload.rows), "bytes": len(packed)}
-        fields |= {"kind": payload.kind, "trace": trace, "payload": b"" if apart else packed}
+        facts = {
+            "t": "1795433550000",
+            "timeout_ms": "30000",
+            "rows": str(max(1, payload.rows)),
+            "bytes": str(len(packed)),
+        }
+        fields = entry_fields(id=request_id, **facts, kind=payload.kind, trace=trace, payload=b"" if apart else packed)
+        fields = {"reason": TAKEN, "entry_id": "1795433550000-0", "deliveries": 3, **fields}
         return self.broker.sync.xadd(f"{self.keys}dead", fields, id=f"{died_ms}-*").decode()
 
     def run(self, *arguments: str, code: int = 0, **environ: str) -> Ended:

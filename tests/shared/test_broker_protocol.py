@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 
@@ -40,7 +41,8 @@ async def claim(client: Client, worker_id: str = "w1", mode: Mode = "idle", **ho
 async def test_an_admitted_request_stands_on_the_stream_and_in_open(client: Client) -> None:
     assert await admission(client).admit([request(1)]) == Answer(1, 1, [ADMITTED])
     [(entry_id, fields)] = await client.xrange(KEYS.requests)
-    assert list(fields) == [b"id", b"gateway", b"t", b"timeout_ms", b"rows", b"bytes", b"kind", b"trace", b"payload"]
+    assert list(fields) == [b"id", b"header", b"payload"]
+    assert re.fullmatch(rb"gw\|\d{13}\|100\|1\|5000\|raw\|", fields[b"header"])
     assert await client.hgetall(KEYS.open) == {b"r1": entry_id + b"|100|1", b"#bytes": b"100"}
 
 
@@ -53,6 +55,16 @@ async def test_admitting_again_under_the_same_id_changes_nothing(client: Client)
 async def test_entries_beyond_the_limit_are_refused_one_by_one(client: Client) -> None:
     answer = await admission(client, max_entries=2).admit([request(n) for n in range(4)])
     assert answer == Answer(2, 2, [ADMITTED, ADMITTED, FULL, FULL])
+
+
+async def test_of_a_flush_with_some_known_and_no_room_for_all_each_is_looked_at(client: Client) -> None:
+    await admission(client).admit([request(1), request(2, rows=3)])
+    flush = [request(3, rows=2), request(1), request(4), request(2, rows=3), request(5)]
+    answer = await admission(client, max_entries=4).admit(flush)
+    assert answer == Answer(4, 7, [ADMITTED, ADMITTED, ADMITTED, ADMITTED, FULL])
+    sums = await client.hmget(KEYS.open, ["#bytes", "#wide"])
+    assert sums == [b"400", b"3"]
+    assert [fields[b"id"] for _, fields in await client.xrange(KEYS.requests)] == [b"r1", b"r2", b"r3", b"r4"]
 
 
 async def test_bytes_beyond_the_limit_are_refused_and_leave_no_body(client: Client) -> None:
@@ -191,6 +203,36 @@ async def test_a_cancelled_request_frees_its_place_and_drops_its_late_result(cli
     assert await client.exists(KEYS.open) == 0
     assert await claims(client).finish([Outcome(claimed.entries[0], b"late")]) == 0
     assert await client.exists(KEYS.reply("r1")) == 0
+
+
+async def test_each_gateways_replies_come_to_its_own_inbox(client: Client) -> None:
+    other = Admission(client, KEYS, "gw2", max_entries=100, max_bytes=10**7, body_ttl_s=60)
+    for n, gateway in enumerate((admission(client), other, admission(client), other, other)):
+        await gateway.admit([request(n, rows=n + 1)])
+    entries = (await claim(client)).entries
+    assert await claims(client).finish([Outcome(entry, entry.id.encode()) for entry in entries]) == 5
+    assert [reply for *_, reply in await Inbox(client, KEYS, GATEWAY).pop([])] == [b"r0", b"r2"]
+    assert [reply for *_, reply in await Inbox(client, KEYS, "gw2").pop([])] == [b"r1", b"r3", b"r4"]
+    assert await client.exists(KEYS.open) == 0
+
+
+async def test_one_that_was_taken_back_keeps_no_other_of_its_batch_from_its_reply(client: Client) -> None:
+    await admission(client).admit([request(n) for n in range(4)])
+    entries = (await claim(client, room_rows=3)).entries
+    await admission(client).cancel(["r1"])
+    outcomes = [Outcome(entry, b"done") for entry in entries]
+    assert await claims(client).finish(outcomes) == 2
+    assert await claims(client).finish(outcomes) == 0
+    assert [notice.request_id for notice in await Inbox(client, KEYS, GATEWAY).pop([])] == ["r0", "r2"]
+    assert set(await client.hgetall(KEYS.open)) == {b"r3", b"#bytes"}
+    assert await client.xlen(KEYS.requests) == 1
+
+
+async def test_one_that_comes_twice_is_closed_once(client: Client) -> None:
+    await admission(client).admit([request(1), request(2)])
+    entries = (await claim(client, room_rows=1)).entries
+    assert await claims(client).finish([Outcome(entry, b"done") for entry in entries * 2]) == 1
+    assert await client.hget(KEYS.open, "#bytes") == b"100"
 
 
 async def test_a_dead_workers_entries_come_one_by_one_with_their_delivery_count(client: Client) -> None:

@@ -7,31 +7,24 @@ import pytest
 from shared.broker.claims import Outcome, parse_entry
 from shared.broker.connection import Client
 from shared.broker.replies import Inbox
+from tests.brokers import entry_fields
 from tests.shared.test_broker_protocol import GATEWAY, KEYS, admission, claim, claims, request
 
-GOOD = {
-    "id": "r1",
-    "gateway": GATEWAY,
-    "t": "1",
-    "timeout_ms": "5000",
-    "rows": "1",
-    "bytes": "3",
-    "kind": "raw",
-    "trace": "",
-    "payload": b"abc",
-}
+NUMBERS = ("t", "bytes", "rows", "timeout_ms")
+GOOD = entry_fields()
 GARBLED: list[dict] = [
     {"hello": "world"},
     {"payload": b"\xff" * 100},
     {name: GOOD[name] for name in list(GOOD)[:-1]},
     {name: GOOD[name] for name in reversed(GOOD)},
     GOOD | {"and": "more"},
-    *(GOOD | {name: text} for name in ("t", "timeout_ms", "rows", "bytes") for text in ("", "x", "1.5", "nan", "-1")),
-    GOOD | {"rows": "0"},
-    GOOD | {"rows": "1" + "0" * 5000},
-    GOOD | {"timeout_ms": "9" * 400},
-    GOOD | {"timeout_ms": "9" * 12},
-    *(GOOD | {name: b"\xff\xfe"} for name in ("id", "gateway", "kind", "trace")),
+    *(GOOD | {"header": text} for text in ("", "|", "gw|1|3|1|5000|raw", "gw|1|" + "9" * 5000)),
+    *(entry_fields(**{name: text}) for name in NUMBERS for text in ("", "x", "1.5", "nan", "-1")),
+    entry_fields(rows="0"),
+    entry_fields(rows="1" + "0" * 5000),
+    entry_fields(timeout_ms="9" * 400),
+    entry_fields(timeout_ms="9" * 12),
+    *(entry_fields(**{name: b"\xff\xfe"}) for name in ("id", "gateway", "kind", "trace")),
 ]
 
 
@@ -63,17 +56,17 @@ async def test_entries_that_no_gateway_wrote_are_claimed_as_garbled_beside_the_o
 
 
 async def test_a_damaged_entry_of_an_open_request_is_answered_to_who_asked(client: Client) -> None:
-    [entry_id] = [await client.xadd(KEYS.requests, GOOD | {"rows": "many"})]
+    [entry_id] = [await client.xadd(KEYS.requests, entry_fields(rows="many"))]
     await client.hset(KEYS.open, mapping={"r1": entry_id + b"|3|1", "#bytes": "3"})
     [entry] = (await claim(client)).entries
-    assert entry.garbled == "a field is neither a number nor text"
+    assert entry.garbled == "its header holds what is neither a number nor text"
     assert await claims(client).finish([Outcome(entry, b"error", "garbled")]) == 1
     assert await client.get(KEYS.reply("r1")) == b"error"
     assert await Inbox(client, KEYS, GATEWAY).pop([]) == [("r1", 5, b"error")]
 
 
 async def test_the_body_of_a_damaged_entry_goes_with_it(client: Client) -> None:
-    [entry_id] = [await client.xadd(KEYS.requests, GOOD | {"rows": "many"})]
+    [entry_id] = [await client.xadd(KEYS.requests, entry_fields(rows="many"))]
     await client.hset(KEYS.open, mapping={"r1": entry_id + b"|3|1", "#bytes": "3"})
     await client.set(KEYS.body("r1"), b"large")
     [entry] = (await claim(client)).entries
@@ -96,3 +89,8 @@ def test_an_entry_as_a_gateway_writes_it_is_not_garbled() -> None:
     fields = [part if isinstance(part, bytes) else part.encode() for pair in GOOD.items() for part in pair]
     entry = parse_entry((b"1-0", fields), 3)
     assert (entry.garbled, entry.id, entry.rows, entry.payload, entry.deliveries) == ("", "r1", 1, b"abc", 3)
+
+
+def test_a_trace_may_hold_what_parts_a_header() -> None:
+    header = entry_fields(trace="00-1-2-01 17 a=x|y")["header"]
+    assert parse_entry((b"1-0", [b"id", b"r1", b"header", header, b"payload", b"abc"])).trace == "00-1-2-01 17 a=x|y"

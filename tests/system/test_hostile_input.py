@@ -16,7 +16,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from tests.brokers import eventually
+from tests.brokers import entry_fields, eventually
 from tests.system.stack import Stack
 from tests.worker.models.images_of_harm import chunk, exif, jpeg_with, png_with, segment
 from tests.worker.models.photos import encoded, pixels
@@ -207,19 +207,12 @@ def test_entries_that_no_gateway_wrote_stop_no_worker(stack: Callable[..., Stack
     worker = system.worker()
     system.ready()
     redis, stream = system.broker.sync, "smartbatch:{simulated}:requests"
-    good = {
-        "id": "r",
-        "gateway": "g",
-        "t": str(int(time.time() * 1000)),
-        "timeout_ms": "60000",
-        "rows": "1",
-        "bytes": "1",
-    }
-    good |= {"kind": "raw", "trace": "", "payload": b"x"}
+    good = {"gateway": "g", "t": str(int(time.time() * 1000)), "timeout_ms": "60000"}
     deep = b"\x84\xa1v\x01\xa4kind\xa4text\xa7content\x91\xa1a\xa7options\x81\xa1a" + b"\x91" * 100_000 + b"\xc0"
-    garbled = [{"hello": "world"}, good | {"rows": "many"}, good | {"id": b"\xff"}, good | {"timeout_ms": "9" * 12}]
-    unreadable = [good | {"payload": payload} for payload in (b"\xc1", deep, b"\xdd\xff\xff\xff\xff")]
-    lost = [good | {"payload": b""}]
+    garbled: list[dict] = [{"hello": "world"}]
+    garbled += (entry_fields(**good | odd) for odd in ({"rows": "many"}, {"id": b"\xff"}, {"timeout_ms": "9" * 12}))
+    unreadable = [entry_fields(**good, payload=payload) for payload in (b"\xc1", deep, b"\xdd\xff\xff\xff\xff")]
+    lost = [entry_fields(**good, payload=b"")]
     for fields in (*garbled, *unreadable, *lost):
         redis.xadd(stream, fields)
     redis.rpush(
@@ -230,10 +223,10 @@ def test_entries_that_no_gateway_wrote_stop_no_worker(stack: Callable[..., Stack
     eventually(lambda: redis.xlen(stream) == 0)
     letters = [fields[b"reason"].decode() for _, fields in redis.xrange("smartbatch:{simulated}:dead")]
     assert sorted(letters) == [
-        "garbled: a field is neither a number nor text",
-        "garbled: a field is neither a number nor text",
         "garbled: a number is out of range",
         "garbled: its fields are not those of a request",
+        "garbled: its header holds what is neither a number nor text",
+        "garbled: its header holds what is neither a number nor text",
     ]
     assert system.client.get(f"{system.url}/readyz").status_code == 200
     assert worker.popen.poll() is None

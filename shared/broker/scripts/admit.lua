@@ -1,51 +1,67 @@
 #!lua
 -- Admit requests while there is room for them. Sending it again is harmless: an id that is open stays as it is.
 -- KEYS requests open turn bell
--- ARGV group max_entries max_bytes force rows_per_ms batch_ms gateway, then per request: id timeout_ms rows bytes kind
---   trace payload. rows_per_ms is what the workers do together, 0 if unknown; batch_ms what a batch of the quickest takes.
+-- ARGV group max_entries max_bytes force rows_per_ms batch_ms gateway count, then of all of them together bytes rows
+--   least_timeout_ms, then an id each, then size (bytes|rows), terms (timeout_ms|kind|trace) and payload of each.
+--   rows_per_ms is what the workers do together, 0 if unknown; batch_ms what a batch of the quickest takes.
 -- Returns waiting, the open rows, then a code per request: 1 admitted, 0 full, 2 it could only be late.
 -- No allow-oom: a full Redis refuses this script, and only this one, before it has written anything.
 --#include _group
 --#include _open
 local requests, open, turn, bell = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, max_entries, max_bytes, force = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
-local rows_per_ms, batch_ms, gateway = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
+local rows_per_ms, batch_ms, gateway, count = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8])
+local all_bytes, all_rows, least_timeout_ms = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
+local first_id, first_size = 12, 12 + count
 local now = string.format('%.0f', now_ms())
 local waiting, _, length = waiting_in(requests, group)
-local asked = {'#bytes', '#wide'}
-for i = 8, #ARGV, 7 do asked[#asked + 1] = ARGV[i] end
-local found = redis.call('HMGET', open, unpack(asked))
+local found = redis.call('HMGET', open, '#bytes', '#wide', unpack(ARGV, first_id, first_size - 1))
 local held, open_rows = tonumber(found[1] or '0'), length + tonumber(found[2] or '0')
 
 local function late(rows, timeout_ms)
-  return rows_per_ms > 0 and waiting > 0 and (open_rows + rows) / rows_per_ms + batch_ms > timeout_ms
+  return rows_per_ms > 0 and (open_rows + rows) / rows_per_ms + batch_ms > timeout_ms
 end
 
-local reply, opened, seen, wide, before = {0, 0}, {}, {}, 0, held
-for i = 8, #ARGV, 7 do
-  local id, timeout_ms, rows, bytes = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  local code = 1
-  if not found[#reply + 1] and not seen[id] then
-    if not force and (waiting >= max_entries or held + tonumber(bytes) > max_bytes) then
-      code = 0
-    elseif not force and late(tonumber(rows), tonumber(timeout_ms)) then
-      code = 2
-    else
-      local entry_id = redis.call('XADD', requests, '*', 'id', id, 'gateway', gateway, 't', now,
-        'timeout_ms', timeout_ms, 'rows', rows, 'bytes', bytes, 'kind', ARGV[i + 4], 'trace', ARGV[i + 5],
-        'payload', ARGV[i + 6])
-      seen[id] = true
-      opened[#opened + 1] = id
-      opened[#opened + 1] = entry_id .. '|' .. bytes .. '|' .. rows
-      wide = wide + tonumber(rows) - 1
-      open_rows = open_rows + tonumber(rows)
-      waiting = waiting + 1
-      held = held + tonumber(bytes)
+local header, opened = gateway .. '|' .. now .. '|', {}
+local function put(n)
+  local id, at = ARGV[first_id + n - 1], first_size + 3 * (n - 1)
+  local size = ARGV[at]
+  local entry_id = redis.call('XADD', requests, '*', 'id', id, 'header', header .. size .. '|' .. ARGV[at + 1],
+    'payload', ARGV[at + 2])
+  opened[#opened + 1] = id
+  opened[#opened + 1] = entry_id .. '|' .. size
+end
+
+-- As a rule all are new, and there is room and time for them together: then none is looked at by itself.
+local plain = force or (waiting + count <= max_entries and held + all_bytes <= max_bytes
+  and not late(all_rows, least_timeout_ms))
+for n = 1, count do plain = plain and not found[n + 2] end
+
+local codes, bytes_in, wide_in = {}, 0, 0
+if plain then
+  for n = 1, count do
+    put(n)
+    codes[n] = 1
+  end
+  waiting, open_rows, bytes_in, wide_in = waiting + count, open_rows + all_rows, all_bytes, all_rows - count
+else
+  for n = 1, count do
+    local at = first_size + 3 * (n - 1)
+    local size_bytes, size_rows = string.match(ARGV[at], '^(%d+)|(%d+)$')
+    local bytes, rows, timeout_ms = tonumber(size_bytes), tonumber(size_rows), tonumber(string.match(ARGV[at + 1], '^%d+'))
+    codes[n] = 1
+    if not found[n + 2] then
+      if not force and (waiting >= max_entries or held + bytes_in + bytes > max_bytes) then
+        codes[n] = 0
+      elseif not force and waiting > 0 and late(rows, timeout_ms) then
+        codes[n] = 2
+      else
+        put(n)
+        waiting, open_rows, bytes_in, wide_in = waiting + 1, open_rows + rows, bytes_in + bytes, wide_in + rows - 1
+      end
     end
   end
-  reply[#reply + 1] = code
 end
-if #opened > 0 then change_open(open, found, held - before, wide, opened, {}) end
+if #opened > 0 then change_open(open, found, bytes_in, wide_in, opened, {}) end
 ring(waiting, turn, bell)
-reply[1], reply[2] = waiting, open_rows
-return reply
+return {waiting, open_rows, unpack(codes)}

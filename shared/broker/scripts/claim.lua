@@ -54,9 +54,11 @@ then
   return answer('empty', 0, 0, {})
 end
 
--- An entry that no gateway wrote may hold anything there. It counts 1, and the worker puts it aside.
-local function number(text)
-  return text and string.match(text, '^%d+$') and tonumber(text) or 1
+-- Returns the bytes and rows of an entry, from its header. One that no gateway wrote may hold anything there: it counts 1,
+-- and the worker puts it aside.
+local function size_of(entry)
+  local bytes, rows = string.match(entry[2][4] or '', '^[^|]*|%d+|(%d+)|(%d+)|')
+  return tonumber(bytes) or 1, tonumber(rows) or 1
 end
 
 -- A batch counts rows, and bytes. While no request of several rows is open, and all that is open fits, one read
@@ -73,17 +75,20 @@ else
   while rows < room_rows and bytes < room_bytes do
     if wide and (held_rows > 0 or rows > 0) then
       local head = redis.call('XRANGE', requests, '(' .. last, '+', 'COUNT', 1)[1]
-      if head and rows + number(head[2][10]) > room_rows then
-        too_wide = 1
-        break
+      if head then
+        local _, head_rows = size_of(head)
+        if rows + head_rows > room_rows then
+          too_wide = 1
+          break
+        end
       end
     end
     local streams = redis.call('XREADGROUP', 'GROUP', group, me, 'COUNT', 1, 'STREAMS', requests, '>')
     if not streams then break end
     local entry = streams[1][2][1]
     last = entry[1]
-    rows = rows + number(entry[2][10])
-    bytes = bytes + number(entry[2][12])
+    local entry_bytes, entry_rows = size_of(entry)
+    bytes, rows = bytes + entry_bytes, rows + entry_rows
     entries[#entries + 1] = entry
   end
 end
