@@ -3,23 +3,28 @@
 Latency runs from the intended start. A generator that waits for an answer before it sends again sends less just when
 the server is slow, and so never sees the worst of it (coordinated omission). Here a request that finds no free
 connection, or a generator that is late, waits on its own clock.
+
+Plain sockets in one loop: the generator shares the cores with what it measures, and an event loop with its transports
+costs twice as much for a request.
 """
 
 from __future__ import annotations
 
-import asyncio
 import random
+import select
+import socket
+import time
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import uvloop
-
-from loadtest.bench.http_client import UNANSWERED, Connection, connect
+from loadtest.bench.http_client import UNANSWERED
 
 SEED = 1  # the same arrivals in each run
 PATIENCE_S = 10.0  # how long the last answers are waited for
 AGAIN_S = 0.1  # before a connection is tried again
-TICK_S = 0.0005  # what is due within it leaves together: timers are no finer
+TICK_S = 0.0005  # what is due within it leaves together, and answers are read at least that often
+READ_BYTES = 65536
 
 
 def poisson(rate: float, seconds: float, start_s: float = 0.0, seed: int = SEED) -> list[float]:
@@ -73,84 +78,175 @@ def offer(port: int, request: bytes, starts: list[float], connections: int = 102
 
     Returns once all are answered, or PATIENCE_S after the last.
     """
-    return uvloop.run(_Offer(port, request, starts, connections).run())
+    return _Offer(port, request, starts, connections).run()
+
+
+class _Connection:
+    """One request at a time. It reads the status and the length of an answer, nothing else."""
+
+    __slots__ = ("connected", "head", "left", "sent_at", "socket", "start", "status", "unsent")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self.connected = False
+        self.start: float | None = None  # of the request under way; None: there is none
+        self.sent_at = 0.0
+        self.unsent = b""
+        self.head = b""
+        self.left = 0  # bytes of the answer's body still to come
+        self.status = UNANSWERED
+
+    def read(self, data: bytes) -> bool:
+        """Return whether the answer is whole."""
+        if self.left:
+            self.left -= len(data)
+        else:
+            head = self.head + data if self.head else data
+            end = head.find(b"\r\n\r\n")
+            if end < 0:
+                self.head = head
+                return False
+            fields = head[:end].lower()
+            at = fields.find(b"\r\ncontent-length:")
+            length = int(fields[at + 17 :].partition(b"\r\n")[0]) if at >= 0 else 0
+            self.status = int(fields[9:12])
+            self.left = end + 4 + length - len(head)
+            self.head = b""
+        return self.left <= 0
 
 
 class _Offer:
     def __init__(self, port: int, request: bytes, starts: list[float], connections: int) -> None:
-        self._port = port
+        self._address = ("127.0.0.1", port)
         self._request = request
-        self._may_open = connections - 1  # `run` opens the first
-        self._ended = False
-        self._open: set[Connection] = set()
-        self._idle: dict[Connection, None] = {}  # the last one used is used next: the others may time out
-        self._due: deque[float] = deque()  # to be sent as soon as a connection is free
+        self._may_open = connections
+        self._open: dict[int, _Connection] = {}  # by file descriptor
+        self._idle: list[_Connection] = []  # the last one used is used next: the others may time out
+        self._closing: list[socket.socket] = []
+        self._again: deque[float] = deque()  # when another connection is tried
+        self._waiting: deque[float] = deque()  # to be sent as soon as a connection is free
         self._trace = Trace(starts)
-        self._all_answered = asyncio.Event()
-        self._opening: set[asyncio.Task[None]] = set()
+        self._poll = select.epoll()
 
-    async def run(self) -> Trace:
-        self._clock = asyncio.get_running_loop().time
-        await self._open_one()
-        self._begin = self._clock()
-        due = deque(self._trace.starts)
-        while due:
-            await asyncio.sleep(max(0.0, self._begin + due[0] - self._clock()))  # also when late: answers must be read
-            now = self._clock() - self._begin + TICK_S
-            while due and due[0] <= now:
-                self._send(due.popleft())
+    def run(self) -> Trace:
+        self._begin = time.perf_counter()
+        coming = deque(self._trace.starts)
+        give_up_at = (coming[-1] if coming else 0.0) + PATIENCE_S
         try:
-            async with asyncio.timeout(PATIENCE_S):
-                await self._all_answered.wait()
-        except TimeoutError:
-            pass  # they are missing from the trace, and `statuses` says so
-        self._ended = True
-        for opening in self._opening:
-            opening.cancel()
-        for connection in list(self._open):
-            connection.close()
-        return self._trace
+            self._open_one()
+            while len(self._trace.lines) < self._trace.offered and (now := self._now()) < give_up_at:
+                while coming and coming[0] <= now + TICK_S:
+                    self._send(coming.popleft())
+                while self._again and self._again[0] <= now:
+                    self._again.popleft()
+                    if self._may_open > 0:
+                        self._open_one()
+                for file, event in self._events(coming[0] if coming else give_up_at):
+                    if file in self._open:  # it may be lost since
+                        self._happened(self._open[file], event)
+                self._close_lost()
+        finally:
+            self._close_lost()
+            for connection in self._open.values():
+                connection.socket.close()
+            self._poll.close()
+        return self._trace  # what is missing from it was never answered, and `statuses` says so
+
+    def _now(self) -> float:
+        return time.perf_counter() - self._begin
+
+    def _events(self, until: float) -> Sequence[tuple[int, int]]:
+        """Wait for answers until then, or for a tick if that is sooner: epoll waits for whole milliseconds."""
+        wait_s = until - self._now()
+        if wait_s < 2 * TICK_S or self._again:
+            time.sleep(max(0.0, min(wait_s, TICK_S)))
+            wait_s = 0.0
+        return self._poll.poll(int(wait_s * 1000) / 1000)
 
     def _send(self, start: float) -> None:
         if not self._idle:
-            self._due.append(start)
+            self._waiting.append(start)
             if self._may_open > 0:
-                self._may_open -= 1
-                opening = asyncio.create_task(self._open_one())
-                self._opening.add(opening)
-                opening.add_done_callback(self._opening.discard)
+                self._open_one()
             return
-        connection, _ = self._idle.popitem()
-        connection.mark = start
-        connection.sent_at = self._clock() - self._begin
-        connection.send(self._request)
+        connection = self._idle.pop()
+        connection.start = start
+        connection.sent_at = self._now()
+        connection.unsent = self._request
+        self._write(connection)
 
-    async def _open_one(self) -> None:
-        while True:
-            try:
-                connection = await connect(self._port, self._answered, self._lost)
-                break
-            except OSError:  # refused; what is due goes on waiting, and its clock runs
-                await asyncio.sleep(AGAIN_S)
-        self._open.add(connection)
-        self._free(connection)
+    def _write(self, connection: _Connection) -> None:
+        try:
+            sent = connection.socket.send(connection.unsent)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._lost(connection)
+            return
+        again, connection.unsent = len(connection.unsent) < len(self._request), connection.unsent[sent:]
+        if again or connection.unsent:
+            self._poll.modify(connection.socket, select.EPOLLIN | (select.EPOLLOUT if connection.unsent else 0))
 
-    def _answered(self, connection: Connection, status: int) -> None:
-        if self._ended:
-            return  # we gave up, not the server
-        lines = self._trace.lines
-        lines.append((connection.mark, connection.sent_at, self._clock() - self._begin, status))
-        if len(lines) == self._trace.offered:
-            self._all_answered.set()
-        if status != UNANSWERED:
+    def _happened(self, connection: _Connection, event: int) -> None:
+        if event & select.EPOLLOUT:
+            if connection.connected:
+                self._write(connection)
+                return
+            if connection.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                self._lost(connection)
+                return
+            connection.connected = True
+            self._poll.modify(connection.socket, select.EPOLLIN)
+            self._free(connection)
+            return
+        try:
+            data = connection.socket.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._lost(connection)
+        elif connection.read(data):
+            self._answered(connection, connection.status)
             self._free(connection)
 
-    def _lost(self, connection: Connection) -> None:
-        self._open.discard(connection)
-        self._idle.pop(connection, None)
-        self._may_open += 1
+    def _answered(self, connection: _Connection, status: int) -> None:
+        start, connection.start = connection.start, None
+        if start is not None:
+            self._trace.lines.append((start, connection.sent_at, self._now(), status))
 
-    def _free(self, connection: Connection) -> None:
-        self._idle[connection] = None
-        if self._due:
-            self._send(self._due.popleft())
+    def _free(self, connection: _Connection) -> None:
+        self._idle.append(connection)
+        if self._waiting:
+            self._send(self._waiting.popleft())
+
+    def _open_one(self) -> None:
+        try:
+            sock = socket.socket()
+        except OSError:  # no more files: what is due waits for those that are open
+            self._again.append(self._now() + AGAIN_S)
+            return
+        self._may_open -= 1
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._open[sock.fileno()] = _Connection(sock)
+        sock.connect_ex(self._address)  # whether it was refused comes as an event
+        self._poll.register(sock, select.EPOLLOUT)
+
+    def _lost(self, connection: _Connection) -> None:
+        """It broke, or was refused: then what is due goes on waiting, and its clock runs."""
+        self._answered(connection, UNANSWERED)
+        if connection in self._idle:
+            self._idle.remove(connection)
+        del self._open[connection.socket.fileno()]
+        self._poll.unregister(connection.socket)
+        self._closing.append(connection.socket)
+        self._may_open += 1
+        if self._waiting:
+            self._again.append(self._now() + (0.0 if connection.connected else AGAIN_S))
+
+    def _close_lost(self) -> None:
+        """Only between events, for a new socket may have a closed one's number."""
+        while self._closing:
+            self._closing.pop().close()
