@@ -7,12 +7,14 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from deploy.ports import free_port
 from loadtest.bench.figures import Figure, Outcome
 from loadtest.bench.http_client import request_bytes
 from loadtest.bench.naive import _digest
@@ -74,6 +76,49 @@ def test_what_is_never_answered_is_counted() -> None:
         thread.join()
     assert trace.statuses() == {"0": 3}
     assert trace.latencies(200) == []
+
+
+def test_an_answer_that_comes_in_pieces_to_a_request_that_leaves_in_pieces_is_one_answer() -> None:
+    body = b"x" * 8_000_000  # more than the kernel holds of it
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            peer, _ = listening.accept()
+            with peer:
+                left = len(request)
+                while left:
+                    left -= len(peer.recv(65536))
+                for piece in (ANSWER[:5], ANSWER[5:30], ANSWER[30:-1], ANSWER[-1:]):
+                    peer.sendall(piece)
+                    time.sleep(0.02)
+
+        port = listening.getsockname()[1]
+        request = request_bytes(port, body)
+        thread = threading.Thread(target=serve)
+        thread.start()
+        trace = offer(port, request, [0.0], connections=1)
+        thread.join()
+    assert trace.statuses() == {"200": 1}
+    assert trace.latencies(200)[0] >= 0.06
+
+
+def test_what_finds_nobody_listening_waits_for_it() -> None:
+    port = free_port()
+
+    def serve() -> None:
+        time.sleep(0.3)
+        with socket.create_server(("127.0.0.1", port)) as listening:
+            peer, _ = listening.accept()
+            with peer:
+                while peer.recv(65536):
+                    peer.sendall(ANSWER)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    trace = offer(port, request_bytes(port, b"x"), [0.0, 0.1], connections=1)
+    thread.join()
+    assert trace.statuses() == {"200": 2}
+    assert trace.latencies(200)[-1] >= 0.3
 
 
 def test_arrivals_are_the_same_each_time_and_as_many_as_the_rate_says() -> None:
