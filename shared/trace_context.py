@@ -1,4 +1,4 @@
-"""W3C Trace Context: what a client's traceparent and tracestate say, and how that travels in an entry's field `trace`.
+"""W3C Trace Context: what a client's traceparent and tracestate say, and how that travels in an entry's header.
 
 Read strictly: what isn't of the standard's form is as if it hadn't come, so all that goes on from here is hexadecimal,
 or printable. Needs no library: the ids stand in log lines whether or not anybody traces.
@@ -41,7 +41,7 @@ def read_headers(found: Mapping[bytes, str]) -> TraceContext | None:
 
 
 def read_field(field: str) -> TraceContext | None:
-    """Read an entry's field `trace`, whoever wrote it."""
+    """Read the `trace` of an entry's header, whoever wrote it."""
     if not field:
         return None
     parent, _, rest = field.partition(" ")
@@ -63,7 +63,7 @@ def write_field(context: TraceContext | None) -> str:
 
 
 def trace_id_of(field: str) -> str:
-    """Return the trace id that an entry's field holds, for a log line; empty if there is none."""
+    """Return the trace id that the `trace` of an entry holds, for a log line; empty if there is none."""
     context = read_field(field)
     return context.trace_id if context else ""
 

@@ -87,11 +87,3 @@ def eventually(condition: Callable[[], Any], timeout_s: float = 10.0, every_s: f
         if time.monotonic() > deadline:
             raise AssertionError(f"not true within {timeout_s} s: {condition}")
         time.sleep(every_s)
-
-
-def entry_fields(**other: str | bytes) -> dict[str, str | bytes]:
-    """Return what `admit` puts on the stream, but for what is said to be other, of its header too."""
-    header = {"gateway": "gw", "t": "1", "bytes": "3", "rows": "1", "timeout_ms": "5000", "kind": "raw", "trace": ""}
-    parts = [other.pop(name, text) for name, text in header.items()]
-    joined = b"|".join(part if isinstance(part, bytes) else part.encode() for part in parts)
-    return {"id": "r1", "header": joined, "payload": b"abc", **other}

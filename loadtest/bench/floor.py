@@ -202,20 +202,21 @@ class Worker:
         rows = [row for rider in riders for row in rider.rows]
         outputs = iter(model.separate(model.forward(model.collate(rows)), len(rows)))
         forward_ms = (time.monotonic() - started_at) * 1000
-        answers: list[bytes] = []
+        replies: list[bytes] = []
         for place, rider in enumerate(riders, 1):
             result = model.encode([next(outputs) for _ in rider.rows], {})
             ride = Ride(f"me-{self._batches}", len(rows), len(riders), "full", "me", 1, place)
             queue_ms = (rider.claimed_at - rider.admitted_at) * 1000
             ms = {"queue": queue_ms, "decode": 0.0, "batch_wait": 0.0, "forward": forward_ms}
-            answers.append(pack_reply(Reply(result, None, ride, ms)))
+            replies.append(pack_reply(Reply(result, None, ride, ms)))
         keys = [KEYS.requests, KEYS.open, KEYS.inbox(GATEWAY), *(KEYS.reply(entry.id) for entry in entries)]
         args: list[Any] = [GROUP, TTL_MS, len(riders), sum(entry.bytes for entry in entries), len(rows), len(riders)]
         args += (entry.id for entry in entries)
         args += (entry.entry_id for entry in entries)
         args += (f"{entry.entry_id}|{entry.bytes}|1" for entry in entries)
-        args += (b"%b|%d|%b" % (e.id.encode(), len(reply), reply) for e, reply in zip(entries, answers, strict=True))
-        return call(FINISH_PLAIN, keys, [*args, *answers])
+        for entry, reply in zip(entries, replies, strict=True):
+            args.append(b"%b|%d|%b" % (entry.id.encode(), len(reply), reply))
+        return call(FINISH_PLAIN, keys, [*args, *replies])
 
     def _answers(self, count: int) -> list[Any]:
         answers: list[Any] = []

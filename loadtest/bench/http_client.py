@@ -1,6 +1,6 @@
 """A lean HTTP/1.1 client over keep-alive connections: it shares the cores with what it measures.
 
-One request at a time per connection. It reads the status and the length of an answer, nothing else.
+One request at a time per connection.
 """
 
 from __future__ import annotations
@@ -22,18 +22,47 @@ def request_bytes(port: int, body: bytes, **headers: str) -> bytes:
     return "\r\n".join(head).encode() + body
 
 
+class AnswerReader:
+    """Of a connection's answers, one after the other, it reads the status and the length, nothing else."""
+
+    __slots__ = ("_head", "_left", "status")
+
+    def __init__(self) -> None:
+        self._head = b""
+        self._left = 0  # bytes of the answer's body still to come
+        self.status = UNANSWERED
+
+    def whole(self, data: bytes) -> bool:
+        """Take in what came; return whether the answer is whole."""
+        if self._left:
+            self._left -= len(data)
+        else:
+            head = self._head + data if self._head else data
+            end = head.find(b"\r\n\r\n")
+            if end < 0:
+                self._head = head
+                return False
+            fields = head[:end].lower()
+            self.status = int(fields[9:12])
+            at = fields.find(b"\r\ncontent-length:")
+            length = int(fields[at + 17 :].partition(b"\r\n")[0]) if at >= 0 else 0
+            self._left = end + 4 + length - len(head)
+            self._head = b""
+        if self._left > 0:
+            return False
+        self._left = 0
+        return True
+
+
 class Connection(asyncio.Protocol):
     """`answered(connection, status)` is called once for each `send`, also when the connection breaks; `lost` once."""
 
     def __init__(self, answered: Answered, lost: Lost) -> None:
         self._answered = answered
         self._lost = lost
-        self._head = b""
-        self._left = 0  # bytes of the answer's body still to come
-        self._status = UNANSWERED
+        self._answer = AnswerReader()
         self._busy = False
         self.mark = 0.0  # the sender's: when this request was to start
-        self.sent_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's isn't derived from it
@@ -46,22 +75,8 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
     def data_received(self, data: bytes) -> None:
-        if self._left:
-            self._left -= len(data)
-        else:
-            self._head += data
-            end = self._head.find(b"\r\n\r\n")
-            if end < 0:
-                return
-            head = self._head[:end].lower()
-            self._status = int(head[9:12])
-            at = head.find(b"\r\ncontent-length:")
-            length = int(head[at + 17 :].partition(b"\r\n")[0]) if at >= 0 else 0
-            self._left = end + 4 + length - len(self._head)
-            self._head = b""
-        if self._left <= 0:
-            self._left = 0
-            self._end(self._status)
+        if self._answer.whole(data):
+            self._end(self._answer.status)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._busy:
@@ -73,7 +88,11 @@ class Connection(asyncio.Protocol):
         self._answered(self, status)
 
 
-async def connect(port: int, answered: Answered, lost: Lost = lambda connection: None) -> Connection:
+async def connect(port: int, answered: Answered) -> Connection:
     loop = asyncio.get_running_loop()
-    _, connection = await loop.create_connection(lambda: Connection(answered, lost), "127.0.0.1", port)
+    _, connection = await loop.create_connection(lambda: Connection(answered, _nothing), "127.0.0.1", port)
     return connection
+
+
+def _nothing(connection: Connection) -> None:
+    pass

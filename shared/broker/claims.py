@@ -71,7 +71,7 @@ class Convict(msgspec.Struct, frozen=True):
     score: bytes
 
 
-_FIELDS = [b"id", b"header", b"payload"]
+ENTRY_FIELDS = [b"id", b"header", b"payload"]
 _MAX_NUMBER = 2**53  # what Lua and floats still tell from its neighbours
 _MAX_TIMEOUT_MS = 7 * 24 * 3600 * 1000  # REQUEST_TIMEOUT is a day at the most; waiting for 1e11 s raises
 
@@ -83,7 +83,7 @@ def parse_entry(raw: Sequence, deliveries: int = 1) -> Entry:
     comes back as `garbled`, saying why.
     """
     entry_id, fields = raw
-    if fields[::2] != _FIELDS:
+    if fields[::2] != ENTRY_FIELDS:
         return _garbled(entry_id, fields, deliveries, "its fields are not those of a request")
     _, id_, _, header, _, payload = fields
     parts = header.split(b"|", 6)
@@ -105,7 +105,7 @@ def parse_entry(raw: Sequence, deliveries: int = 1) -> Entry:
             deliveries,
         )
     except ValueError:  # UnicodeDecodeError is one
-        return _garbled(entry_id, fields, deliveries, "its header holds what is neither a number nor text")
+        return _garbled(entry_id, fields, deliveries, "its id or header holds what is neither a number nor text")
     times = _MAX_NUMBER >= entry.t_ms >= 0 and _MAX_TIMEOUT_MS >= entry.timeout_ms > 0
     if not (times and _MAX_NUMBER >= entry.rows > 0 and _MAX_NUMBER >= entry.bytes > 0):
         return _garbled(entry_id, fields, deliveries, "a number is out of range")

@@ -13,14 +13,13 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from shared.broker.admission import Admission, Request, Verdict
-from shared.broker.claims import Entry, parse_entry
+from shared.broker.claims import ENTRY_FIELDS, Entry, parse_entry
 from shared.broker.connection import Client, broker_errors
 from shared.broker.replies import Inbox
 from shared.errors import QueueFull, SmartBatchError
 from shared.keys import Keys
 from shared.wire import Reply, unpack_reply
 
-FIELDS = (b"id", b"header", b"payload")
 GATEWAY = "dead-requeue"
 LATE_S = 2.0  # by which a reply may come after its request's timeout: the worker says that it was too late
 
@@ -147,7 +146,7 @@ class Requeue:
 def _letter(found: tuple[bytes, Mapping[bytes, bytes]]) -> DeadLetter:
     letter_id, fields = found
     parts: list[bytes] = []
-    for name in FIELDS:
+    for name in ENTRY_FIELDS:
         parts += (name, fields.get(name, b""))  # without them its entry was gone when it was buried
     entry = parse_entry((fields[b"entry_id"], parts))
     # an entry that no gateway wrote may have fields of these names itself

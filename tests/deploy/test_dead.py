@@ -16,8 +16,9 @@ from PIL import Image
 
 from shared.model_info import InputSpec, ModelInfo, encode
 from shared.wire import Payload, Raw, Tensor, pack_payload
-from tests.brokers import Broker, entry_fields, eventually
+from tests.brokers import Broker, eventually
 from tests.deploy.test_cli import Ended
+from tests.entries import entry_fields
 from tests.system.stack import Process
 
 TAKEN = "ended 3 workers, 2 of them while it ran alone (MAX_DELIVERIES is 3)"

@@ -97,14 +97,16 @@ async def test_with_nothing_waiting_a_short_timeout_is_worth_a_try(client: Clien
 
 
 async def test_a_full_redis_refuses_admissions_and_still_finishes_work(client: Client) -> None:
-    await admission(client).admit([request(1)])
-    claimed = await claim(client)
+    await admission(client).admit([request(1), request(2), request(3)])
+    small, middling, large = (await claim(client)).entries
     await client.config_set("maxmemory", "1mb")
     try:
         with pytest.raises(BrokerFull):
-            await admission(client).admit([request(2)])
-        assert await claims(client).finish([Outcome(claimed.entries[0], b"done")]) == 1
-        assert await client.get(KEYS.reply("r1")) == b"done"
+            await admission(client).admit([request(4)])
+        assert await claims(client).finish([Outcome(small, b"done")]) == 1
+        assert await claims(client).finish([Outcome(middling, b"m" * 10_000), Outcome(large, b"l" * 40_000)]) == 2
+        replies = await Inbox(client, KEYS, GATEWAY).read(["r1", "r2", "r3"])
+        assert replies == [b"done", b"m" * 10_000, b"l" * 40_000]
     finally:
         await client.config_set("maxmemory", "0")
 
@@ -226,6 +228,14 @@ async def test_one_that_was_taken_back_keeps_no_other_of_its_batch_from_its_repl
     assert [notice.request_id for notice in await Inbox(client, KEYS, GATEWAY).pop([])] == ["r0", "r2"]
     assert set(await client.hgetall(KEYS.open)) == {b"r3", b"#bytes"}
     assert await client.xlen(KEYS.requests) == 1
+
+
+async def test_an_inbox_that_somebody_spoilt_keeps_no_batch_from_its_end(client: Client) -> None:
+    await admission(client).admit([request(1), request(2)])
+    entries = (await claim(client)).entries
+    await client.set(KEYS.inbox(GATEWAY), "mine")
+    assert await claims(client).finish([Outcome(entry, b"done") for entry in entries]) == 2
+    assert await Inbox(client, KEYS, GATEWAY).read(["r1", "r2"]) == [b"done", b"done"]
 
 
 async def test_one_that_comes_twice_is_closed_once(client: Client) -> None:

@@ -7,7 +7,7 @@ import pytest
 from shared.broker.claims import Outcome, parse_entry
 from shared.broker.connection import Client
 from shared.broker.replies import Inbox
-from tests.brokers import entry_fields
+from tests.entries import entry_fields
 from tests.shared.test_broker_protocol import GATEWAY, KEYS, admission, claim, claims, request
 
 NUMBERS = ("t", "bytes", "rows", "timeout_ms")
@@ -59,7 +59,7 @@ async def test_a_damaged_entry_of_an_open_request_is_answered_to_who_asked(clien
     [entry_id] = [await client.xadd(KEYS.requests, entry_fields(rows="many"))]
     await client.hset(KEYS.open, mapping={"r1": entry_id + b"|3|1", "#bytes": "3"})
     [entry] = (await claim(client)).entries
-    assert entry.garbled == "its header holds what is neither a number nor text"
+    assert entry.garbled == "its id or header holds what is neither a number nor text"
     assert await claims(client).finish([Outcome(entry, b"error", "garbled")]) == 1
     assert await client.get(KEYS.reply("r1")) == b"error"
     assert await Inbox(client, KEYS, GATEWAY).pop([]) == [("r1", 5, b"error")]

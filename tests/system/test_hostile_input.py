@@ -16,7 +16,8 @@ import msgpack
 import numpy as np
 import pytest
 
-from tests.brokers import entry_fields, eventually
+from tests.brokers import eventually
+from tests.entries import entry_fields
 from tests.system.stack import Stack
 from tests.worker.models.images_of_harm import chunk, exif, jpeg_with, png_with, segment
 from tests.worker.models.photos import encoded, pixels
@@ -225,8 +226,8 @@ def test_entries_that_no_gateway_wrote_stop_no_worker(stack: Callable[..., Stack
     assert sorted(letters) == [
         "garbled: a number is out of range",
         "garbled: its fields are not those of a request",
-        "garbled: its header holds what is neither a number nor text",
-        "garbled: its header holds what is neither a number nor text",
+        "garbled: its id or header holds what is neither a number nor text",
+        "garbled: its id or header holds what is neither a number nor text",
     ]
     assert system.client.get(f"{system.url}/readyz").status_code == 200
     assert worker.popen.poll() is None

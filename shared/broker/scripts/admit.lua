@@ -1,7 +1,8 @@
 #!lua
--- Admit requests while there is room for them. Sending it again is harmless: an id that is open stays as it is.
+-- Admit requests while there is room for them. Sending it again is harmless: an id that is open stays as it is. But
+-- none may come twice in one call.
 -- KEYS requests open turn bell
--- ARGV group max_entries max_bytes force rows_per_ms batch_ms gateway count, then of all of them together bytes rows
+-- ARGV group max_entries max_bytes force rows_per_ms batch_ms gateway count, then of all together bytes rows
 --   least_timeout_ms, then an id each, then size (bytes|rows), terms (timeout_ms|kind|trace) and payload of each.
 --   rows_per_ms is what the workers do together, 0 if unknown; batch_ms what a batch of the quickest takes.
 -- Returns waiting, the open rows, then a code per request: 1 admitted, 0 full, 2 it could only be late.
@@ -48,7 +49,8 @@ else
   for n = 1, count do
     local at = first_size + 3 * (n - 1)
     local size_bytes, size_rows = string.match(ARGV[at], '^(%d+)|(%d+)$')
-    local bytes, rows, timeout_ms = tonumber(size_bytes), tonumber(size_rows), tonumber(string.match(ARGV[at + 1], '^%d+'))
+    local bytes, rows = tonumber(size_bytes), tonumber(size_rows)
+    local timeout_ms = tonumber(string.match(ARGV[at + 1], '^%d+'))
     codes[n] = 1
     if not found[n + 2] then
       if not force and (waiting >= max_entries or held + bytes_in + bytes > max_bytes) then

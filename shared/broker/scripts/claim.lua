@@ -54,8 +54,8 @@ then
   return answer('empty', 0, 0, {})
 end
 
--- Returns the bytes and rows of an entry, from its header. One that no gateway wrote may hold anything there: it counts 1,
--- and the worker puts it aside.
+-- Returns the bytes and rows of an entry, from its header. One that no gateway wrote may hold anything there: it counts
+-- 1, and the worker puts it aside.
 local function size_of(entry)
   local bytes, rows = string.match(entry[2][4] or '', '^[^|]*|%d+|(%d+)|(%d+)|')
   return tonumber(bytes) or 1, tonumber(rows) or 1

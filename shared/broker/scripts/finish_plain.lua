@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Publish the replies of a batch and remove its entries, as `finish` does, where there is nothing else to say of any of
--- them: each is small, has no body beside it, is no dead letter, and none comes twice. That is nearly every batch, so here nothing
--- is made of an entry that can be taken as it came. All or nothing: unless every request is still open with just this
--- entry, nothing is done, and `finish` looks at each.
+-- Publish the replies of a batch and remove its entries, as `finish` does, where there is nothing else to say of any
+-- of them: each is small, has no body beside it, is no dead letter, and none comes twice. That is nearly every batch, so
+-- here nothing is made of an entry that can be taken as it came. All or nothing: unless every request is still open with
+-- just this entry, nothing is done, and `finish` looks at each.
 -- KEYS requests open, then the inboxes, then a reply key per entry, inbox by inbox
 -- ARGV group reply_ttl_ms count, of all together bytes rows, how many of them each inbox has, then a column each of
 --   ids, entry_ids, held (what `open` holds of it), notices, replies
@@ -11,7 +11,7 @@
 local requests, open = KEYS[1], KEYS[2]
 local group, reply_ttl, count = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local inboxes = #KEYS - 2 - count
-local function place(column, n) return 5 + inboxes + (column - 1) * count + n end
+local function place(number, n) return 5 + inboxes + (number - 1) * count + n end
 local function column(number) return unpack(ARGV, place(number, 1), place(number, count)) end
 
 local sums = redis.call('HMGET', open, '#bytes', '#wide', column(1)) -- and behind them what is held of each
@@ -25,7 +25,7 @@ local told = 0
 for inbox = 1, inboxes do
   local from = told + 1
   told = told + tonumber(ARGV[5 + inbox])
-  redis.call('RPUSH', KEYS[2 + inbox], unpack(ARGV, place(4, from), place(4, told)))
+  redis.pcall('RPUSH', KEYS[2 + inbox], unpack(ARGV, place(4, from), place(4, told))) -- the reply is there anyhow
   redis.call('PEXPIRE', KEYS[2 + inbox], reply_ttl)
 end
 change_open(open, sums, -tonumber(ARGV[4]), count - tonumber(ARGV[5]), {}, {column(1)})
