@@ -74,6 +74,11 @@ class Lane:
             raise BrokerUnavailable("the broker can't be reached", self._room.retry_after_s())
         self._room.check(timeout_ms)
 
+    @property
+    def closed(self) -> bool:
+        """Whether `would_refuse` is worth asking."""
+        return self._room.closed
+
     def would_refuse(self, timeout_ms: int) -> Unavailable | None:
         """Why `check` would refuse a request for want of room; None where it would take it, or has another reason."""
         return self._room.would_refuse(timeout_ms) if self._submitter.broker_up else None

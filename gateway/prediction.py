@@ -83,11 +83,11 @@ def refused_at_once(gateway: Gateway, head: Head) -> Response | None:
     Under overload most requests end here, on the same processor as those that are taken. None if there is room, or if
     more belongs to the request than a head that was read before: a caller's key, a trace, a model of its own.
     """
+    lane = gateway.lane(None)
     said: Said | None = head.said
-    if said is None or not said.plain or not gateway.guard.open or gateway.tracing is not None:
+    if not lane.closed or said is None or not said.plain or not gateway.guard.open or gateway.tracing is not None:
         return None
     started_at = time.monotonic()
-    lane = gateway.lane(None)
     error = lane.would_refuse(gateway.timeout_ms(said.envelope.timeout_s))
     if error is None:
         return None

@@ -38,6 +38,11 @@ class Room:
         self._tokens_at = 0.0
         self._turn_at = 0.0  # when the place is free for which the newest of those refused may come back
 
+    @property
+    def closed(self) -> bool:
+        """Whether some are refused, as far as is known."""
+        return self._closed is not None
+
     def check(self, timeout_ms: int) -> None:
         """Take a place that became free, where there are few. Raises QueueFull or TooLate if a request with this
         timeout would be refused."""

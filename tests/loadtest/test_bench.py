@@ -3,147 +3,19 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from deploy.ports import free_port
 from loadtest.bench.figures import Figure, Outcome
-from loadtest.bench.http_client import request_bytes
 from loadtest.bench.naive import _digest
 from loadtest.bench.one_queue import mean_batch
-from loadtest.bench.open_loop import offer, poisson
 from loadtest.bench.report import document, table
 from worker.models.simulated import expected
 
 ROOT = Path(__file__).parents[2]
-ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
-
-
-@contextmanager
-def server_that_stalls(seconds: float) -> Iterator[int]:
-    """Answer requests one by one, on one connection, the first after `seconds`. Yields the port."""
-    go_on = threading.Event()
-
-    def serve() -> None:
-        peer, _ = listening.accept()
-        with peer:
-            peer.recv(65536)
-            go_on.wait(seconds)
-            peer.sendall(ANSWER)
-            while peer.recv(65536):
-                peer.sendall(ANSWER)
-
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield listening.getsockname()[1]
-        go_on.set()
-        thread.join()
-
-
-def test_a_stall_counts_for_every_request_that_was_to_start_meanwhile() -> None:
-    starts = [0.0, 0.1, 0.2, 0.3, 0.4]
-    with server_that_stalls(0.5) as port:
-        trace = offer(port, request_bytes(port, b"x"), starts, connections=1)
-    assert trace.statuses() == {"200": 5}
-    latencies = trace.latencies(200)
-    for latency, least in zip(latencies, (0.1, 0.2, 0.3, 0.4, 0.5), strict=True):
-        assert least - 0.01 <= latency < least + 0.5
-    assert trace.lateness()[-1] >= 0.39  # four of them waited for the one connection
-
-
-def test_what_is_never_answered_is_counted() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-
-        def hang_up() -> None:
-            for _ in range(3):
-                peer, _ = listening.accept()
-                peer.recv(65536)
-                peer.close()
-
-        thread = threading.Thread(target=hang_up)
-        thread.start()
-        trace = offer(port, request_bytes(port, b"x"), [0.0, 0.05, 0.1], connections=3)
-        thread.join()
-    assert trace.statuses() == {"0": 3}
-    assert trace.latencies(200) == []
-
-
-def test_an_answer_that_comes_in_pieces_to_a_request_that_leaves_in_pieces_is_one_answer() -> None:
-    body = b"x" * 8_000_000  # more than the kernel holds of it
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def serve() -> None:
-            peer, _ = listening.accept()
-            with peer:
-                left = len(request)
-                while left and (data := peer.recv(65536)):
-                    left -= len(data)
-                for piece in (ANSWER[:5], ANSWER[5:30], ANSWER[30:-1], ANSWER[-1:]):
-                    peer.sendall(piece)
-                    time.sleep(0.02)
-
-        port = listening.getsockname()[1]
-        request = request_bytes(port, body)
-        thread = threading.Thread(target=serve)
-        thread.start()
-        trace = offer(port, request, [0.0], connections=1)
-        thread.join()
-    assert trace.statuses() == {"200": 1}
-    assert trace.latencies(200)[0] >= 0.06
-
-
-def test_what_finds_nobody_listening_waits_for_it() -> None:
-    port = free_port()
-
-    def serve() -> None:
-        time.sleep(0.3)
-        with socket.create_server(("127.0.0.1", port)) as listening:
-            peer, _ = listening.accept()
-            with peer:
-                while peer.recv(65536):
-                    peer.sendall(ANSWER)
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    trace = offer(port, request_bytes(port, b"x"), [0.0, 0.1], connections=1)
-    thread.join()
-    assert trace.statuses() == {"200": 2}
-
-
-def test_what_nobody_asked_for_is_no_answer() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def serve() -> None:
-            refused, _ = listening.accept()
-            refused.sendall(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n")
-            peer, _ = listening.accept()
-            with refused, peer:
-                while peer.recv(65536):
-                    peer.sendall(ANSWER)
-
-        port = listening.getsockname()[1]
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        trace = offer(port, request_bytes(port, b"x"), [0.2, 0.3], connections=1)
-        thread.join()
-    assert trace.statuses() == {"200": 2}
-
-
-def test_arrivals_are_the_same_each_time_and_as_many_as_the_rate_says() -> None:
-    starts = poisson(1000, 10)
-    assert starts == poisson(1000, 10)
-    assert starts == sorted(starts) and starts[0] > 0 and starts[-1] < 10
-    assert 9_700 < len(starts) < 10_300  # three standard deviations
 
 
 def test_one_queue_closes_a_batch_by_its_window() -> None:
