@@ -1,7 +1,7 @@
 """The names of all Redis keys.
 
     smartbatch:{M}:requests       stream, group "workers"   the entries
-    smartbatch:{M}:open           hash                      request_id -> entry_id|bytes|rows, #bytes, #wide
+    smartbatch:{M}:open           hash                      request_id -> entry_id|bytes|rows; #bytes, #wide, #about
     smartbatch:{M}:body:<id>      string, TTL               a payload too large for the stream
     smartbatch:{M}:reply:<id>     string, TTL               the reply to one request
     smartbatch:{M}:inbox:<gw>     list, TTL                 `id|size`, small ones with the reply, of one gateway

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Literal
 
@@ -43,6 +43,10 @@ class Entry(msgspec.Struct):
     payload: bytes
     deliveries: int = 1
     garbled: str = ""  # why it can't be run, if it isn't what a gateway writes
+
+    def age_s(self, now_ms: int) -> float:
+        """How long ago it was admitted; 0 where nobody knows."""
+        return max(0, now_ms - self.t_ms) / 1000 if self.t_ms else 0.0
 
 
 class Claim(msgspec.Struct):
@@ -110,6 +114,12 @@ def parse_entry(raw: Sequence, deliveries: int = 1) -> Entry:
     if not (times and _MAX_NUMBER >= entry.rows > 0 and _MAX_NUMBER >= entry.bytes > 0):
         return _garbled(entry_id, fields, deliveries, "a number is out of range")
     return entry
+
+
+def read_entry(found: tuple[bytes, Mapping[bytes, bytes]], deliveries: int = 1) -> Entry:
+    """Read one stream entry as redis-py has it."""
+    entry_id, fields = found
+    return parse_entry((entry_id, list(chain.from_iterable(fields.items()))), deliveries)
 
 
 def _garbled(entry_id: bytes, fields: Sequence[bytes], deliveries: int, reason: str) -> Entry:
@@ -249,8 +259,7 @@ class Claims:
             pending = await self._command.xpending_range(self._keys.requests, GROUP, entry_id, entry_id, 1)
         if not found or not pending:
             return None
-        fields = [part for pair in found[0][1].items() for part in pair]
-        return parse_entry((found[0][0], fields), pending[0]["times_delivered"])
+        return read_entry(found[0], pending[0]["times_delivered"])
 
     async def finish(self, outcomes: Sequence[Outcome]) -> int:
         """Publish replies and remove the entries. Returns how many requests it closed. Harmless to repeat."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from shared.broker.claims import Claims, Entry, Outcome, parse_entry
+from shared.broker.claims import Claims, Entry, Outcome, read_entry
 from shared.broker.connection import Client, broker_errors
 from shared.errors import TakenBack
 from shared.keys import GROUP, Keys
@@ -112,8 +112,5 @@ class Entries:
 
 
 def _seen(found, now_ms: int, pending=None) -> Seen:
-    entry_id, fields = found
-    parts = [part for pair in fields.items() for part in pair]
-    entry = parse_entry((entry_id, parts), pending["times_delivered"] if pending else 0)
-    age_s = max(0, now_ms - entry.t_ms) / 1000 if entry.t_ms else 0.0
-    return Seen(entry, age_s, pending["consumer"].decode() if pending else "")
+    entry = read_entry(found, pending["times_delivered"] if pending else 0)
+    return Seen(entry, entry.age_s(now_ms), pending["consumer"].decode() if pending else "")

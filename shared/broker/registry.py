@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from shared import model_info
+from shared.broker.claims import read_entry
 from shared.broker.connection import Client, broker_errors
 from shared.broker.script import Argument
 from shared.errors import UnknownModel
@@ -90,7 +91,7 @@ async def snapshot(client: Client, model: str) -> Snapshot:
         pipeline.xlen(keys.requests)
         pipeline.xinfo_groups(keys.requests)
         pipeline.hlen(keys.open)
-        pipeline.hmget(keys.open, ["#bytes", "#wide"])
+        pipeline.hmget(keys.open, ["#bytes", "#wide", "#about"])
         pipeline.xlen(keys.dead)
         pipeline.get(keys.turn)
         pipeline.zrange(keys.leases, 0, -1, withscores=True)
@@ -113,7 +114,7 @@ async def snapshot(client: Client, model: str) -> Snapshot:
         running,
         fields - sum(value is not None for value in sums),
         int(sums[0] or 0),
-        _age_s(head[0][1].get(b"t", b""), now_ms) if head else 0.0,
+        read_entry(head[0]).age_s(now_ms) if head else 0.0,
         dead,
         turn.decode() if turn else "",
         workers,
@@ -137,11 +138,6 @@ async def _reports(client: Client, keys: Keys, worker_ids, gateway_ids, last_id:
     workers = {n: r for n, r in zip(worker_names, reports, strict=False) if r}
     gateways = {n: r for n, r in zip(gateway_names, reports[len(worker_names) :], strict=True) if r}
     return workers, gateways, head
-
-
-def _age_s(admitted_ms: bytes, now_ms: int) -> float:
-    """0 for an entry that no gateway wrote."""
-    return max(0, now_ms - int(admitted_ms)) / 1000 if admitted_ms.isdigit() and len(admitted_ms) < 16 else 0.0
 
 
 def _text(report: dict[bytes, bytes]) -> dict[str, Any]:

@@ -43,7 +43,10 @@ async def test_an_admitted_request_stands_on_the_stream_and_in_open(client: Clie
     [(entry_id, fields)] = await client.xrange(KEYS.requests)
     assert list(fields) == [b"id", b"header", b"payload"]
     assert re.fullmatch(rb"gw\|\d{13}\|100\|1\|5000\|raw\|", fields[b"header"])
-    assert await client.hgetall(KEYS.open) == {b"r1": entry_id + b"|100|1", b"#bytes": b"100"}
+    open_requests = await client.hgetall(KEYS.open)
+    assert open_requests.pop(b"#about").startswith(b"requests admitted")
+    assert open_requests == {b"r1": entry_id + b"|100|1", b"#bytes": b"100"}
+    assert await client.object("encoding", KEYS.open) == b"hashtable"  # whose fields are found without a search
 
 
 async def test_admitting_again_under_the_same_id_changes_nothing(client: Client) -> None:
@@ -226,7 +229,7 @@ async def test_one_that_was_taken_back_keeps_no_other_of_its_batch_from_its_repl
     assert await claims(client).finish(outcomes) == 2
     assert await claims(client).finish(outcomes) == 0
     assert [notice.request_id for notice in await Inbox(client, KEYS, GATEWAY).pop([])] == ["r0", "r2"]
-    assert set(await client.hgetall(KEYS.open)) == {b"r3", b"#bytes"}
+    assert set(await client.hkeys(KEYS.open)) == {b"r3", b"#bytes", b"#about"}
     assert await client.xlen(KEYS.requests) == 1
 
 

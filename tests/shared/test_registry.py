@@ -1,0 +1,39 @@
+"""The snapshot: what gateways, `top` and alerts are told of a model's queue, read from brokers as they are."""
+
+from __future__ import annotations
+
+import asyncio
+
+from shared.broker.connection import Client
+from shared.broker.registry import Snapshot, snapshot
+from tests.entries import entry_fields
+from tests.shared.test_broker_protocol import KEYS, admission, claim, request
+
+
+async def test_a_model_that_nobody_asked_for_has_nothing(client: Client) -> None:
+    looked = await snapshot(client, KEYS.model)
+    assert looked == Snapshot(KEYS.model, looked.now_ms)
+
+
+async def test_it_counts_what_waits_and_runs(client: Client) -> None:
+    await admission(client).admit([request(n, rows=n) for n in (1, 2, 3)])
+    assert len((await claim(client, room_rows=3)).entries) == 2
+    looked = await snapshot(client, KEYS.model)
+    assert (looked.waiting, looked.running, looked.open_requests, looked.open_bytes) == (1, 2, 3, 300)
+
+
+async def test_the_oldest_wait_is_that_of_the_next_to_be_claimed(client: Client) -> None:
+    await admission(client).admit([request(1)])
+    await asyncio.sleep(0.2)
+    await admission(client).admit([request(2)])
+    assert 0.2 <= (await snapshot(client, KEYS.model)).oldest_wait_s < 5
+    await claim(client, room_rows=1)
+    assert 0 <= (await snapshot(client, KEYS.model)).oldest_wait_s < 0.2
+    await asyncio.sleep(0.05)
+    assert 0.05 <= (await snapshot(client, KEYS.model)).oldest_wait_s < 5
+
+
+async def test_nobody_knows_how_long_an_entry_waits_that_no_gateway_wrote(client: Client) -> None:
+    await client.xadd(KEYS.requests, entry_fields(t="long ago"))
+    looked = await snapshot(client, KEYS.model)
+    assert (looked.waiting, looked.oldest_wait_s) == (1, 0.0)
