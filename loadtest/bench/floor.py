@@ -210,7 +210,7 @@ class Worker:
             ms = {"queue": queue_ms, "decode": 0.0, "batch_wait": 0.0, "forward": forward_ms}
             replies.append(pack_reply(Reply(result, None, ride, ms)))
         keys = [KEYS.requests, KEYS.open, KEYS.inbox(GATEWAY), *(KEYS.reply(entry.id) for entry in entries)]
-        args: list[Any] = [GROUP, TTL_MS, len(riders), sum(entry.bytes for entry in entries), len(rows), len(riders)]
+        args: list[Any] = [GROUP, TTL_MS, 1, len(riders), sum(entry.bytes for entry in entries), len(rows), len(riders)]
         args += (entry.id for entry in entries)
         args += (entry.entry_id for entry in entries)
         args += (f"{entry.entry_id}|{entry.bytes}|1" for entry in entries)

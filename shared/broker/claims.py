@@ -10,7 +10,6 @@ from typing import Literal
 
 import msgspec
 
-from shared.broker.admission import INLINE_BYTES
 from shared.broker.connection import Client, broker_errors
 from shared.broker.link import Command
 from shared.broker.replies import CARRIED_BYTES
@@ -23,7 +22,7 @@ Mode = Literal["idle", "top", "ahead"]
 MAX_WAIT_MS = 500  # of one wait for an entry; well within the blocking connection's timeout
 UNBLOCK_SLACK_MS = 200  # by which Redis ends a wait itself, should CLIENT UNBLOCK get lost
 UNBLOCK_AGAIN_S = 0.001
-INLINE_REPLY_BYTES = 32 * 1024
+INLINE_REPLY_BYTES = 8 * 1024  # larger ones are SET before the script: a byte through it costs several times as much
 DEAD_BODY_TTL_MS = 7 * 24 * 3600 * 1000
 DEAD_MAX = 1000
 
@@ -43,6 +42,7 @@ class Entry(msgspec.Struct):
     payload: bytes
     deliveries: int = 1
     garbled: str = ""  # why it can't be run, if it isn't what a gateway writes
+    beside: bool = False  # its payload isn't on the stream, but under a key of its own
 
     def age_s(self, now_ms: int) -> float:
         """How long ago it was admitted; 0 where nobody knows."""
@@ -107,6 +107,7 @@ def parse_entry(raw: Sequence, deliveries: int = 1) -> Entry:
             trace.decode(),
             payload,
             deliveries,
+            beside=not payload,
         )
     except ValueError:  # UnicodeDecodeError is one
         return _garbled(entry_id, fields, deliveries, "its id or header holds what is neither a number nor text")
@@ -131,12 +132,9 @@ def _garbled(entry_id: bytes, fields: Sequence[bytes], deliveries: int, reason: 
 
 
 def _plain(outcomes: Sequence[Outcome]) -> bool:
-    """Whether each has a reply that its notice can carry, and there is nothing else to do for any."""
+    """Whether each has a reply that its notice can carry, and there is nothing else to do for any but unlink a body."""
     for outcome in outcomes:
-        entry = outcome.entry
-        if not 0 < len(outcome.reply) <= CARRIED_BYTES or entry.bytes > INLINE_BYTES or entry.garbled:
-            return False
-        if outcome.dead_reason:
+        if not 0 < len(outcome.reply) <= CARRIED_BYTES or outcome.entry.garbled or outcome.dead_reason:
             return False
     return len({outcome.entry.id for outcome in outcomes}) == len(outcomes)
 
@@ -281,6 +279,7 @@ class Claims:
         held: list[str] = []
         notices: list[bytes] = []
         replies: list[bytes] = []
+        bodies: list[str] = []
         all_bytes = all_rows = 0
         for outcome in chain.from_iterable(by_gateway.values()):
             entry, reply = outcome.entry, outcome.reply
@@ -291,8 +290,11 @@ class Claims:
             held.append(f"{entry.entry_id}|{entry.bytes}|{entry.rows}")
             notices.append(b"%b|%d|%b" % (entry.id.encode(), len(reply), reply))
             replies.append(reply)
-        script_keys = [keys.requests, keys.open, *map(keys.inbox, by_gateway), *map(keys.reply, ids)]
-        args = [GROUP, self._reply_ttl_ms, len(ids), all_bytes, all_rows, *map(len, by_gateway.values())]
+            if entry.beside:
+                bodies.append(keys.body(entry.id))
+        script_keys = [keys.requests, keys.open, *map(keys.inbox, by_gateway), *map(keys.reply, ids), *bodies]
+        args = [GROUP, self._reply_ttl_ms, len(by_gateway), len(ids), all_bytes, all_rows]
+        args += map(len, by_gateway.values())
         with broker_errors():
             answer = await FINISH_PLAIN.call(
                 self._command, script_keys, [*args, *ids, *entry_ids, *held, *notices, *replies]
@@ -311,7 +313,7 @@ class Claims:
             inbox = inboxes.setdefault(entry.gateway, len(inboxes) + 1)
             replies.append(keys.reply(entry.id))
             note, body = str(inbox), 0
-            if entry.bytes > INLINE_BYTES or entry.garbled or outcome.dead_reason:  # of what is garbled nobody knows
+            if entry.beside or entry.garbled or outcome.dead_reason:  # of what is garbled nobody knows
                 bodies.append(keys.body(entry.id))
                 body = len(bodies)
             large = len(reply) > inline_bytes

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from shared.broker.admission import Admission, Answer, Capacity, Request, Verdict
+from shared.broker.admission import INLINE_BYTES, LONE_INLINE_BYTES, Admission, Answer, Capacity, Request, Verdict
 from shared.broker.claims import Claims, Convict, Mode, Outcome
 from shared.broker.connection import Client, connect
 from shared.broker.leases import Leases
@@ -75,6 +75,23 @@ async def test_bytes_beyond_the_limit_are_refused_and_leave_no_body(client: Clie
     answer = await admission(client, max_bytes=150_000).admit([request(n, payload=large) for n in (1, 2)])
     assert answer.verdicts == [ADMITTED, FULL]
     assert await client.keys("*body*") == [KEYS.body("r1").encode()]
+
+
+async def test_payloads_in_company_lie_beside_the_stream_sooner_than_one_alone(client: Client) -> None:
+    photo = b"p" * (INLINE_BYTES + 1)
+    await admission(client).admit([request(1, payload=photo)])
+    await admission(client).admit([request(2, payload=photo), request(3, payload=photo[:-1])])
+    await admission(client).admit([request(4, payload=photo)], force=True)
+    await admission(client).admit([request(5, payload=b"p" * (LONE_INLINE_BYTES + 1))])
+    entries = (await claim(client)).entries
+    assert [entry.id for entry in entries if entry.beside] == ["r2", "r4", "r5"]
+    assert [len(entry.payload) for entry in entries] == [len(photo), 0, len(photo) - 1, 0, 0]
+    assert set(await client.keys("*body*")) == {KEYS.body(name).encode() for name in ("r2", "r4", "r5")}
+    # one script for all of them, whose bodies go with them
+    await client.config_resetstat()
+    assert await claims(client).finish([Outcome(entry, b"done") for entry in entries]) == 5
+    assert (await client.info("commandstats"))["cmdstat_evalsha"]["calls"] == 1
+    assert await client.keys("*body*") == []
 
 
 async def test_a_forced_admission_passes_every_limit(client: Client) -> None:
