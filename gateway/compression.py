@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 import zlib
 
+from gateway.asking import Response
+from gateway.gateway import LARGE_BYTES, Gateway
+
 MIN_BYTES = 1024  # a shorter one fits a packet either way
 LEVEL = 1  # numbers hardly get shorter by trying harder
 
@@ -21,6 +24,21 @@ def choose(accept_encoding: str) -> str:
     return ""
 
 
-def compress(content: bytes, coding: str) -> bytes:
+async def compressed(gateway: Gateway, response: Response, coding: str) -> Response:
+    """Compress an answer if it gets shorter by it."""
+    content = response.content
+    if len(content) < MIN_BYTES:
+        return response
+    if len(content) > LARGE_BYTES:
+        shorter = await gateway.in_thread(_compress, content, coding)
+    else:
+        shorter = _compress(content, coding)
+    if len(shorter) >= len(content):
+        return response
+    headers = [(b"content-encoding", coding.encode()), (b"vary", b"accept-encoding")]
+    return Response(response.status, response.headers + headers, shorter)
+
+
+def _compress(content: bytes, coding: str) -> bytes:
     compressor = zlib.compressobj(LEVEL, wbits=_WRAPPERS[coding])
     return compressor.compress(content) + compressor.flush()

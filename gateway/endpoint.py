@@ -1,5 +1,4 @@
-"""What runs a model, as an ASGI endpoint: all of it but the requests to POST /predict that come in one piece
-(`http/prompt.py`)."""
+"""What runs a model, as an ASGI endpoint: all of it but the requests that come in one piece (`http/prompt.py`)."""
 
 from __future__ import annotations
 
@@ -10,8 +9,8 @@ from collections.abc import Callable
 from starlette.types import Receive, Scope, Send
 
 from gateway import compression
-from gateway.asking import Asking, Response
-from gateway.gateway import LARGE_BYTES, Gateway
+from gateway.asking import Asking
+from gateway.gateway import Gateway
 from gateway.parsing import made
 from gateway.pending import Awaited, Pending
 from gateway.reading import read_body
@@ -40,7 +39,7 @@ class Endpoint:
             request = await made(gateway, asking, body, coding)
             response = asking.answered(await _reply(asking.submit(request), receive))
             if asking.coding:
-                response = await _compressed(gateway, response, asking.coding)
+                response = await compression.compressed(gateway, response, asking.coding)
         except Exception as error:
             response = asking.failed(error)
             if response is None:
@@ -80,18 +79,3 @@ async def _until_gone(pending: Pending, receive: Receive) -> None:
         pending.end(error)
     else:
         pending.end(ClientGone("the client hung up"))
-
-
-async def _compressed(gateway: Gateway, response: Response, coding: str) -> Response:
-    """Compress an answer if it gets shorter by it."""
-    content = response.content
-    if len(content) < compression.MIN_BYTES:
-        return response
-    if len(content) > LARGE_BYTES:
-        shorter = await gateway.in_thread(compression.compress, content, coding)
-    else:
-        shorter = compression.compress(content, coding)
-    if len(shorter) >= len(content):
-        return response
-    headers = [(b"content-encoding", coding.encode()), (b"vary", b"accept-encoding")]
-    return Response(response.status, response.headers + headers, shorter)

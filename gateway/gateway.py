@@ -157,7 +157,7 @@ class Gateway:
         return info, info.max_batch_size if info else self.settings.max_batch_size
 
     def watch(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run a task that must not end by itself; one that does is logged."""
+        """Run a task; one that ends by an error is logged."""
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._ended)

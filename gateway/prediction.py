@@ -81,11 +81,13 @@ def refused_at_once(gateway: Gateway, head: Head) -> Response | None:
     """Return the refusal that a request with this head comes to for want of room, without making a Prediction of it.
 
     Under overload most requests end here, on the same processor as those that are taken. None if there is room, or if
-    more belongs to the request than a head that was read before: a caller's key, a trace, a model of its own.
+    more belongs to the request than a head that was read before: a caller's key, a trace, a model of its own. Nor if
+    it is of another protocol.
     """
-    lane = gateway.lane(None)
-    said: Said | None = head.said
-    if not lane.closed or said is None or not said.plain or not gateway.guard.open or gateway.tracing is not None:
+    lane, said = gateway.lane(None), head.said
+    if not lane.closed or not isinstance(said, Said) or not said.plain:
+        return None
+    if not gateway.guard.open or gateway.tracing is not None:
         return None
     started_at = time.monotonic()
     error = lane.would_refuse(gateway.timeout_ms(said.envelope.timeout_s))

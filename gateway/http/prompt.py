@@ -1,7 +1,7 @@
-"""A request to POST /predict that came in one piece, as nearly all do: asked without a task, answered in one write.
+"""A request that runs a model and came in one piece, as nearly all do: asked without a task, answered in one write.
 
 It stands where an `Exchange` stands for every other request, and gives way to one when it turns out not to be prompt:
-then it goes through ASGI to `gateway/endpoint.py`. Both drive the same `Prediction`.
+then it goes through ASGI to `gateway/endpoint.py`. Both drive the same `Asking`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,12 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
+from gateway import compression
 from gateway.asking import Response
 from gateway.gateway import Gateway
 from gateway.http import heads
+from gateway.oip.infer import PATH as INFER_PATH
+from gateway.oip.infer import Inference
 from gateway.pending import Outcome, Pending
 from gateway.prediction import PATH, Prediction
 from shared.errors import ClientGone
@@ -39,7 +42,7 @@ class Prompt:
     gone = False
     response_complete = False
     fault: Exception | None = None
-    _asking: Prediction | None = None
+    _asking: Prediction | Inference | None = None
     _pending: Pending | None = None
 
     def __init__(self, host: Host, gateway: Gateway, head: heads.Head) -> None:
@@ -80,8 +83,8 @@ class Prompt:
 
     def ask(self) -> None:
         self.asked = True
-        self._asking = asking = Prediction(self._gateway)
-        head = self.head
+        head, gateway = self.head, self._gateway
+        self._asking = asking = Prediction(gateway) if head.path == PATH else Inference(gateway, head.path)
         try:
             asking.head(head.headers, head.query, head)
             if self.fault is not None:
@@ -98,7 +101,18 @@ class Prompt:
         asking, self._pending = self._asking, None
         assert asking is not None
         try:
-            self._answer(_response(asking, outcome))
+            response = _response(asking, outcome)
+            if response and asking.coding and response.status == 200 and len(response.content) >= compression.MIN_BYTES:
+                self._gateway.watch(self._answer_compressed(response, asking.coding))
+            else:
+                self._answer(response)
+        except Exception:
+            log.exception("a request ended without an answer")
+            self._host.abort()
+
+    async def _answer_compressed(self, response: Response, coding: str) -> None:
+        try:
+            self._answer(await compression.compressed(self._gateway, response, coding))
         except Exception:
             log.exception("a request ended without an answer")
             self._host.abort()
@@ -114,7 +128,7 @@ class Prompt:
         host.on_response_complete()
 
 
-def _response(asking: Prediction, outcome: Outcome) -> Response | None:
+def _response(asking: Prediction | Inference, outcome: Outcome) -> Response | None:
     if isinstance(outcome, Exception):
         return asking.failed(outcome)
     try:
@@ -125,6 +139,8 @@ def _response(asking: Prediction, outcome: Outcome) -> Response | None:
 
 def may_be(head: heads.Head) -> bool:
     """Whether it can be a prompt request's. A compressed body, or one that waits for a 100, never is."""
-    if head.path != PATH or head.method != b"POST" or head.version != "1.1" or head.expects_100:
+    if head.method != b"POST" or head.version != "1.1" or head.expects_100:
+        return False
+    if head.path != PATH and INFER_PATH.fullmatch(head.path) is None:
         return False
     return not any(name == b"content-encoding" for name, _ in head.headers)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from gateway import compression
 from gateway.asking import Asking, Response
 from gateway.envelope import read_headers, timeout_of
 from gateway.formats.answers import response_headers
 from gateway.gateway import Gateway
+from gateway.http.heads import Head
 from gateway.oip import outputs, rest_answer, rest_request
 from gateway.oip.wanted import Wanted, check_version, shortest
 from gateway.problems import CONTENT_TYPE as PROBLEM
@@ -31,6 +32,16 @@ _ROUTE = "/v2/models/{model}/infer"
 _VERSION_ROUTE = "/v2/models/{model}/versions/{version}/infer"
 
 
+class Said(NamedTuple):
+    """What a head with this path says. Nothing in it depends on who asks or when, so it holds for every request with
+    this head."""
+
+    found: Mapping[bytes, str]
+    coding: str
+    timeout_s: float | None
+    json_length: int | None  # how many bytes of the body are JSON; None: all
+
+
 class Inference(Asking):
     def __init__(self, gateway: Gateway, path: str) -> None:
         super().__init__(gateway)
@@ -45,18 +56,22 @@ class Inference(Asking):
     def coding(self) -> str:
         return self._coding
 
-    def head(self, headers: Iterable[tuple[bytes, bytes]], query: bytes) -> None:
-        found = read_headers(headers, _READ)
+    def head(self, headers: Iterable[tuple[bytes, bytes]], query: bytes, kept: Head | None = None) -> None:
+        """`kept` keeps what was read, for other requests with the same head."""
+        said: Said | None = kept.said if kept is not None else None
+        found = said.found if said else read_headers(headers, _READ)
         self._take_up(found, headers)
         self._caller = self._gateway.guard.identify(headers)
         self._accept = found.get(b"accept", "")
-        self._coding = compression.choose(found.get(b"accept-encoding", ""))
-        self._timeout_s = timeout_of(found)
+        self._coding = said.coding if said else compression.choose(found.get(b"accept-encoding", ""))
+        self._timeout_s = said.timeout_s if said else timeout_of(found)
         self._wait_at_most(self._timeout_s)
         model, version = _target(self._path)
         self._enter(model)
         check_version(model, version)
-        self._json_length = _json_length(found.get(HEADER_LENGTH))
+        self._json_length = said.json_length if said else _json_length(found.get(HEADER_LENGTH))
+        if kept is not None and said is None:
+            kept.said = Said(found, self._coding, self._timeout_s, self._json_length)
         self._check()
 
     def request(self, body: bytes) -> Request:

@@ -38,15 +38,21 @@ end
 
 
 def drive(
-    port: int, body: bytes, connections: int, seconds: float, content_type: str = "application/octet-stream"
+    port: int,
+    body: bytes,
+    connections: int,
+    seconds: float,
+    content_type: str = "application/octet-stream",
+    path: str = "/predict",
 ) -> dict[str, Any]:
     """Return requests, seconds, errors, requests_per_s, p50_ms, p99_ms, latency_ms at PERCENTILES, and what the
     generator itself took of the cores, generator_cpu_s_per_1000."""
     before = _cpu_s()
     if shutil.which("wrk"):
-        result = _wrk(port, body, connections, max(1, round(seconds)), content_type)
+        result = _wrk(port, body, connections, max(1, round(seconds)), content_type, path)
     else:
-        result = uvloop.run(_own(port, request_bytes(port, body, content_type=content_type), connections, seconds))
+        request = request_bytes(port, body, content_type=content_type, path=path)
+        result = uvloop.run(_own(port, request, connections, seconds))
     if not result["requests"]:  # wrk says 0 ms then
         result["latency_ms"] = [float("inf")] * len(PERCENTILES)
     latency = result["latency_ms"]
@@ -75,14 +81,14 @@ def generator() -> str:
     return f"{said.partition(' [')[0] or 'wrk'}, -t1"
 
 
-def _wrk(port: int, body: bytes, connections: int, seconds: int, content_type: str) -> dict[str, Any]:
+def _wrk(port: int, body: bytes, connections: int, seconds: int, content_type: str, path: str) -> dict[str, Any]:
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script, tempfile.NamedTemporaryFile("wb") as content:
         content.write(body)
         content.flush()
         script.write(SCRIPT.format(body=content.name, content_type=content_type))
         script.flush()
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "-s", script.name]
-        command.append(f"http://127.0.0.1:{port}/predict")
+        command.append(f"http://127.0.0.1:{port}{path}")
         out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 60).stdout
     found = re.search(r"^\{.*\}$", out, re.MULTILINE)
     if found is None:

@@ -15,10 +15,10 @@ Answered = Callable[["Connection", int], None]
 Lost = Callable[["Connection"], None]
 
 
-def request_bytes(port: int, body: bytes, **headers: str) -> bytes:
-    """The whole of a POST /predict, made once and sent again and again."""
+def request_bytes(port: int, body: bytes, path: str = "/predict", **headers: str) -> bytes:
+    """The whole of a POST, made once and sent again and again."""
     lines = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-    head = [f"POST /predict HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-length: {len(body)}", *lines, "", ""]
+    head = [f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-length: {len(body)}", *lines, "", ""]
     return "\r\n".join(head).encode() + body
 
 

@@ -12,9 +12,9 @@ from shared.broker.connection import Client, broker_errors
 from shared.broker.script import ADMIT, CANCEL, Argument
 from shared.keys import GROUP, Keys
 
-# Larger payloads lie beside the stream, under a key each. Through a script a byte costs the broker several times what it
-# costs through a SET, a key costs three commands more and the worker another round trip: they are even at 16 KB; and
-# later where a request is alone, and pays for the round trip by itself.
+# Larger payloads lie beside the stream, under a key each. Through a script a byte costs the broker several times what
+# it costs through a SET; a key costs three commands more, and the worker another round trip. They are even at 16 KB,
+# and later where a request is alone, and pays for the round trip by itself.
 INLINE_BYTES = 16 * 1024
 LONE_INLINE_BYTES = 64 * 1024
 MAX_CALL_REQUESTS = 256

@@ -68,14 +68,15 @@ def test_a_quick_run_leaves_a_result_that_is_complete_and_adds_up(tmp_path: Path
 
     figures = [figure for row in result["rows"].values() for figure in row["figures"]]
     totals = result["totals"]
-    assert totals["figures"] == len(figures) == 24
-    assert totals["met"] + totals["missed"] + totals["without_goal"] == 24
+    assert totals["figures"] == len(figures) == 28
+    assert totals["met"] + totals["missed"] + totals["without_goal"] == 28
     for figure in figures:
         assert (figure["goal"] is None) == (figure["met"] is None)
         assert figure["name"] in ended.stdout
 
     all_roles = {
         "smartbatch": {"root", "gateway", "worker", "broker"},
+        "infer": {"root", "gateway", "worker", "broker"},
         "naive": {"root"},
         "floor": {"root", "worker", "broker"},  # its gateway is the root
     }

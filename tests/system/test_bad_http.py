@@ -30,6 +30,7 @@ CHUNKED = POST + b"transfer-encoding: chunked\r\n\r\n"
 HEALTH = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
 LAST = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 UPGRADE = POST + b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAARAAAAAAAIAAAAA\r\n"
+INFER = b"/v2/models/simulated/infer"
 MB = 1_000_000
 # For tests with processes of their own: the worker of `system` is on the same broker.
 OTHER = {"MODEL_NAME": "other"}
@@ -295,10 +296,14 @@ def test_however_a_connection_is_cut_each_request_gets_its_own_answer(system: St
         for _ in range(150):
             asked, sent = [], b""
             for _ in range(chance.choice((1, 1, 1, 2, 3))):
-                target = chance.choice((b"/predict", b"/predict", b"/predict?top_k=many"))
-                large = (131_000, 140_000) if target == b"/predict" else ()  # of one answered early the rest isn't read
-                body = chance.randbytes(chance.choice((0, 1, 7, 70, 70, 70, *large)))
-                asked.append((target, body))
+                target = chance.choice((b"/predict", b"/predict", INFER, b"/predict?top_k=many"))
+                large = (131_000, 140_000) if b"?" not in target else ()  # of one answered early the rest isn't read
+                content = body = chance.randbytes(chance.choice((0, 1, 7, 70, 70, 70, *large)))
+                if target == INFER:
+                    content = body.hex().encode()
+                    tensor = {"name": "input", "datatype": "BYTES", "shape": [1], "data": [body.hex()]}
+                    body = json.dumps({"inputs": [tensor]}).encode()
+                asked.append((target, content))
                 sent += b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (target, len(body), body)
             head_bytes = sent.index(b"\r\n\r\n") + 4
             cuts = [
@@ -310,10 +315,12 @@ def test_however_a_connection_is_cut_each_request_gets_its_own_answer(system: St
                 client.sendall(sent[start:end])
                 if end is not None:
                     time.sleep(chance.choice((0.0, 0.002)))  # so that it is read, and perhaps answered, by itself
-            for target, body in asked:
+            for target, content in asked:
                 status, answer = read_one(answers)
                 if target == b"/predict":
-                    assert (status, answer["outputs"]["output"]["data"]) == (200, [expected(body)])
+                    assert (status, answer["outputs"]["output"]["data"]) == (200, [expected(content)])
+                elif target == INFER:
+                    assert (status, answer["outputs"][0]["data"]) == (200, expected(content))
                 else:
                     assert (status, answer["code"], "request_id" in answer) == (400, "bad_request", True)
 

@@ -1,7 +1,7 @@
 -- The hash `open` holds request_id -> entry_id|bytes|rows for everything admitted and not finished, plus the sums
 -- #bytes and #wide (rows beyond the first of each request). It vanishes when nothing is open.
--- A hash of short fields is a list, to Redis, which it searches from one end (up to 128 or 512 of them, by version and
--- settings): with 256 requests open that took a fifth of what a request costs the broker. #about is too long for that.
+-- A hash of short fields is a list, to Redis, which it searches from one end for each (up to 128 or 512 of them, by
+-- version and settings). #about is too long for a list, so this hash is a table from its first field on.
 local ABOUT = 'requests admitted and not finished: request id -> entry id|bytes|rows, and sums over all'
 local function parse_open(value)
   if not value then return nil end

@@ -169,6 +169,19 @@ def test_a_compressed_body_is_bounded_too(system: Stack) -> None:
     refused(post(system, "arithmetic", b"x", headers={"content-encoding": "gzip"}), 400, "cut short")
 
 
+@pytest.mark.parametrize("count", [10, 2_000, 30_000], ids=["short", "in the event loop", "beside it"])
+def test_an_answer_is_compressed_where_it_gets_shorter(system: Stack, count: int) -> None:
+    numbers = np.arange(count, dtype=np.int32)
+    tensor = {"name": "input", "shape": [1, count], "datatype": "INT32", "parameters": {"binary_data_size": 4 * count}}
+    plain, coded = (
+        post(system, "echo", {"inputs": [tensor]}, numbers.tobytes(), {"accept-encoding": coding})
+        for coding in ("identity", "gzip")
+    )
+    assert coded.headers.get("content-encoding") == ("gzip" if count > 10 else None)
+    assert coded.json() == plain.json()
+    assert coded.json()["outputs"][0]["data"] == numbers.tolist()
+
+
 def test_only_post_infers_and_only_where_it_is(system: Stack) -> None:
     assert system.client.get(f"{system.url}/v2/models/echo/infer").status_code == 405
     assert system.client.post(f"{system.url}/v2/models/echo/infer/", content=b"").status_code == 404
