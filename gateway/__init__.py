@@ -3,7 +3,8 @@
 server.py       processes and sockets: uvicorn
 http/           one connection: what it may cost, how it ends; the doorman looks after all of them
 app.py          routes and lifespan
-asking.py       one request that runs a model, step by step, whatever its protocol; endpoint.py drives it by ASGI
+asking.py       one request that runs a model, step by step, whatever its protocol; endpoint.py drives it by ASGI,
+                http/prompt.py without; askings.py has which requests those are
 prediction.py   POST /predict
 oip/            the Open Inference Protocol: REST, and what gRPC shares with it
 rpc/            the same over gRPC, in a process of its own

@@ -16,15 +16,13 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from gateway import metrics, openapi, pages
+from gateway.askings import asking_of, runs_a_model
 from gateway.docs.pages import PATHS as DOCS_PATHS
 from gateway.docs.pages import docs
 from gateway.endpoint import Endpoint
 from gateway.gateway import Gateway
 from gateway.live import page
-from gateway.oip.infer import PATH as INFER_PATH
-from gateway.oip.routes import INFER
 from gateway.oip.routes import routes as oip_routes
-from gateway.prediction import Prediction
 from gateway.problems import problem, problem_with
 from shared import garbage, logs
 from shared.parent import end_with_parent
@@ -32,20 +30,17 @@ from shared.settings import Settings, from_environment
 
 
 class App(Starlette):
-    """Hands POST /predict, and infer requests of /v2, to their endpoints directly: these answer for their own errors,
-    and Starlette's middleware and router would cost a sixth of the gateway's time (`make bench ONLY=E`)."""
+    """Hands requests that run a model to their endpoint directly: it answers for its own errors, and Starlette's
+    middleware and router would cost a sixth of the gateway's time (`make bench ONLY=E`)."""
 
     management_port = -1
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or on_port(scope, self.management_port):  # who reaches that port needs no key
             await super().__call__(scope, receive, send)
-        elif scope["path"] == "/predict" and scope["method"] == "POST":
+        elif scope["method"] == "POST" and runs_a_model(scope["path"]):
             scope["app"] = self
-            await PREDICT(scope, receive, send)
-        elif scope["method"] == "POST" and INFER_PATH.fullmatch(scope["path"]):
-            scope["app"] = self
-            await INFER(scope, receive, send)
+            await RUN(scope, receive, send)
         elif error := self.state.gateway.guard.refusal(scope["path"], scope["headers"]):
             await _problem_response(error)(scope, receive, send)
         else:
@@ -70,7 +65,7 @@ class PortRoute(Route):
         return super().matches(scope)
 
 
-PREDICT = Endpoint(lambda gateway, path: Prediction(gateway))
+RUN = Endpoint(asking_of)
 
 
 Beside = Callable[[Gateway], contextlib.AbstractAsyncContextManager[None]]
@@ -102,7 +97,7 @@ def create_app(settings: Settings | None = None, beside: Beside | None = None) -
     app = App(
         routes=[
             Route("/healthz", pages.healthz),
-            public("/predict", PREDICT, methods=["POST"]),
+            public("/predict", RUN, methods=["POST"]),
             management("/readyz", pages.readyz),
             management("/metrics", metrics.metrics),
             management("/stats", pages.stats),

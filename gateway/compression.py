@@ -24,11 +24,14 @@ def choose(accept_encoding: str) -> str:
     return ""
 
 
+def wanted(response: Response, coding: str) -> bool:
+    """Whether an answer is to be compressed, to a client that takes `coding`."""
+    return bool(coding) and response.status == 200 and len(response.content) >= MIN_BYTES
+
+
 async def compressed(gateway: Gateway, response: Response, coding: str) -> Response:
-    """Compress an answer if it gets shorter by it."""
+    """Compress an answer if it gets shorter by it: a long one beside the event loop."""
     content = response.content
-    if len(content) < MIN_BYTES:
-        return response
     if len(content) > LARGE_BYTES:
         shorter = await gateway.in_thread(_compress, content, coding)
     else:

@@ -38,7 +38,7 @@ class Endpoint:
             )
             request = await made(gateway, asking, body, coding)
             response = asking.answered(await _reply(asking.submit(request), receive))
-            if asking.coding:
+            if compression.wanted(response, asking.coding):
                 response = await compression.compressed(gateway, response, asking.coding)
         except Exception as error:
             response = asking.failed(error)

@@ -2,7 +2,7 @@
 
     smartbatch:{M}:requests       stream, group "workers"   the entries
     smartbatch:{M}:open           hash                      request_id -> entry_id|bytes|rows; #bytes, #wide, #about
-    smartbatch:{M}:body:<id>      string, TTL               a payload too large for the stream
+    smartbatch:{M}:body:<id>      string, TTL               a payload that lies beside the stream
     smartbatch:{M}:reply:<id>     string, TTL               the reply to one request
     smartbatch:{M}:inbox:<gw>     list, TTL                 `id|size`, small ones with the reply, of one gateway
     smartbatch:{M}:turn           string, TTL               the worker that is filling a batch right now

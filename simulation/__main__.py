@@ -3,6 +3,7 @@
     python -m simulation run --workers 8 --rate 5000 [--pattern bursty] [--curve 40,2 | --curve 1:5,8:12,32:60]
     python -m simulation consolidation | scale | partitions | million [--out docs/images]
     python -m simulation check bench-results/bench.json     the measured S runs, beside the same simulated
+    python -m simulation prices                             what the broker's commands cost on this machine
 
 Times are virtual. `--curve base,row` is in ms; `rows:ms,…` goes through measured points.
 """
@@ -14,7 +15,7 @@ import json
 import sys
 from pathlib import Path
 
-from simulation import studies
+from simulation import prices, studies
 from simulation.check import reproduced
 from simulation.costs import Curve, affine, measured
 from simulation.system import Scenario, simulate
@@ -51,9 +52,16 @@ def main() -> None:
         study.add_argument("--out", type=Path, help="a folder for the plots")
     check = commands.add_parser("check")
     check.add_argument("bench", type=Path, help="what `make bench ONLY=S` left")
+    commands.add_parser("prices")
     options = parser.parse_args()
     if options.command == "check":
         print(*reproduced(json.loads(options.bench.read_text())), sep="\n")
+        return
+    if options.command == "prices":
+        found = prices.measured()
+        for name, price in found.items():
+            print(f"{name:8} {price.command_s * 1e6:6.1f} us a call, {price.entry_s * 1e6:5.2f} us an entry")
+        print(f"a request in full batches: {prices.request_s(found) * 1e6:.1f} us")
         return
     if options.command != "run":
         STUDIES[options.command](options.out)

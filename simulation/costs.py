@@ -42,13 +42,12 @@ class Price(msgspec.Struct, frozen=True):
 class BrokerCosts(msgspec.Struct, frozen=True):
     """Single-threaded time on the broker, and one way on the network."""
 
-    admit: Price = Price(40e-6, 6.0e-6)
-    claim: Price = Price(40e-6, 6.0e-6)
-    wait: Price = Price(5e-6)  # BLPOP or XREAD before a claim, CLIENT UNBLOCK
-    release: Price = Price(25e-6)
-    finish: Price = Price(35e-6, 8.3e-6)
-    pop: Price = Price(25e-6, 0.6e-6)  # UNLINK and BLMPOP
-    read: Price = Price(11e-6, 0.8e-6)  # MGET
+    admit: Price = Price(52e-6, 4.1e-6)
+    claim: Price = Price(42e-6, 4.2e-6)
+    wait: Price = Price(3e-6)  # BLPOP or XREAD before a claim, CLIENT UNBLOCK
+    release: Price = Price(24e-6)
+    finish: Price = Price(33e-6, 4.7e-6)
+    pop: Price = Price(14e-6, 0.55e-6)  # UNLINK and BLMPOP
     hop_s: float = 50e-6
 
 
@@ -56,9 +55,9 @@ class Costs(msgspec.Struct, frozen=True):
     """All that isn't the device."""
 
     broker: BrokerCosts = BrokerCosts()
-    gateway_in_s: float = 50e-6  # of a gateway's one thread, per request: until it may leave for the broker
-    gateway_out_s: float = 50e-6  # and from its reply to the response
-    gateway_refuse_s: float = 30e-6  # at the door
+    gateway_in_s: float = 25e-6  # of a gateway's one thread, per request: until it may leave for the broker
+    gateway_out_s: float = 25e-6  # and from its reply to the response
+    gateway_refuse_s: float = 25e-6  # at the door
     worker_s: float = 300e-6  # from the end of a forward until its replies leave
     worker_row_s: float = 0.0  # and for each of them; as much from a claim to the forward
     device_gap_s: float = 300e-6  # around each forward: waking up, collating, separating
@@ -66,10 +65,10 @@ class Costs(msgspec.Struct, frozen=True):
     cores: int = 0  # that all of this shares; 0: one for each process
 
 
-FREE = Costs(BrokerCosts(*[Price(0.0)] * 7, hop_s=0.0), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+FREE = Costs(BrokerCosts(*[Price(0.0)] * 6, hop_s=0.0), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 """Nothing but the device costs anything."""
 
-BROKER_REQUEST_S = 0.03e-3  # what the defaults come to, for a request in full batches and the usual empty claims
+BROKER_REQUEST_S = 0.02e-3  # what the defaults come to, for a request in full batches and the usual empty claims
 
 
 def as_measured(gateway_s: float, broker_s: float, worker_s: float, client_s: float, cores: int) -> Costs:

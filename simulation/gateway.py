@@ -119,7 +119,7 @@ class Gateway:
     # --- the router
 
     def _pop(self, done: int) -> None:
-        """UNLINK what was read last, BLMPOP the inbox, then MGET what it names."""
+        """UNLINK what came last, BLMPOP the inbox, whose notices carry the replies."""
         broker, taken = self._broker, []
 
         def pop() -> float:
@@ -130,9 +130,6 @@ class Gateway:
             return broker.costs.pop.of(len(taken))
 
         def popped() -> None:
-            broker.call("read", lambda: broker.costs.read.of(len(taken)), read)
-
-        def read() -> None:
             self._respond(taken)
             self._pop(len(taken))
             self._look()

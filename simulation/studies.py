@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
 
@@ -74,13 +75,13 @@ def scale(out: Path | None) -> None:
     drawn: dict[str, list[tuple[int, Result]]] = {}
     for load in (0.5, 1.3):
         for workers in (1, 2, 4, 8, 16, 32, 100, 1000):
-            rate = min(load * workers * S_PER_S, 60_000)  # more than a broker takes, however many workers
+            rate = min(load * workers * S_PER_S, 90_000)  # more than a broker takes, however many workers
             result = simulate(
                 Scenario(
                     curve=S,
                     workers=workers,
                     rate=rate,
-                    gateways=max(1, round(rate / 5000)),
+                    gateways=max(1, round(rate / 10_000)),  # half of what each can do
                     timeout_s=1.0,
                     warm_up_s=0.2 if workers > 8 else 0.5,
                     measured_s=0.5 if workers > 8 else 2.0,
@@ -99,7 +100,7 @@ def partitions(out: Path | None) -> None:
     tells what all do; `million` runs all of them."""
     print(HEADER)
     drawn: list[tuple[int, Result]] = []
-    for brokers in (20, 25, 32, 40, 50, 64, 100):
+    for brokers in (12, 16, 20, 25, 32, 40, 50, 64):
         result = simulate(one_of(brokers))
         drawn.append((brokers, result))
         print(line(f"one of {brokers} brokers", result), flush=True)
@@ -109,7 +110,7 @@ def partitions(out: Path | None) -> None:
         plots.partitions(drawn, out / "partitions.png")
 
 
-def million(out: Path | None, brokers: int = 50) -> None:
+def million(out: Path | None, brokers: int = 32) -> None:
     """All of it at once: 1,000 workers, a million requests a second. Takes a minute."""
     one = one_of(brokers)
     result = simulate(msgspec.structs.replace(one, workers=1000, partitions=brokers, rate=1e6, measured_s=0.2))
@@ -122,7 +123,7 @@ def one_of(brokers: int) -> Scenario:
     return Scenario(
         curve=S,
         workers=round(1000 / brokers),
-        gateways=max(1, round(200 / brokers)),  # each does 10,000 requests a second at the most
+        gateways=math.ceil(100 / brokers),  # each does 20,000 requests a second at the most
         rate=1e6 / brokers,
         timeout_s=1.0,
         warm_up_s=0.1,

@@ -228,6 +228,7 @@ class Intake:
         self._timeout_s = timeout_s
         self.meters = self.starved = self.broker_errors = self.decoder = self
         self.mean_s = 0.0  # of a decode
+        self.fetch_s = 0.0
 
     def inc(self, amount: float = 1) -> None:
         """What the meters count, nobody reads here."""

@@ -230,7 +230,7 @@ class Claimer:
             else:
                 await self._while_free()
             return
-        lead_s = self._claim_s + self._intake.decoder.mean_s * self._limits.max_rows
+        lead_s = self._claim_s + self._intake.fetch_s + self._intake.decoder.mean_s * self._limits.max_rows
         soon = remaining_s <= lead_s
         if soon and self.alone and self._last_id:  # nobody else could make a fuller batch of what comes now
             wait_ms = math.ceil(max(MIN_AHEAD_POLL_S, remaining_s) * 1000)

@@ -69,26 +69,31 @@ class Decoder:
 
     def decode(self, riders: Sequence[Rider]) -> None:
         """Start decoding; each rider's `decoded` resolves when its rows (or its error) are there."""
-        per_chunk = max(1, int(CHUNK_S / self.mean_s)) if self.mean_s else len(riders)
         quick = self._quick(len(riders))
-        for start in range(0, len(riders), per_chunk):
-            chunk = Chunk(riders[start : start + per_chunk], self._decode_watched)
-            for rider in riders[start : start + per_chunk]:
+        for together in self._cut(riders):
+            chunk = Chunk(together, self._decode_watched)
+            for rider in together:
                 rider.decoded = chunk
             if quick:
                 self._left.append(chunk)
             else:
                 self._pool.submit(chunk.begin)
 
+    def decode_later(self, riders: Sequence[Rider]) -> None:
+        """Decode riders whose `decoded`, of each its own, are already being waited for."""
+        for together in self._cut(riders):
+            self.submit(self._decode_and_say, together)
+
+    def _cut(self, riders: Sequence[Rider]) -> list[Sequence[Rider]]:
+        """Into what shares one hand-over."""
+        size = max(1, int(CHUNK_S / self.mean_s)) if self.mean_s else max(1, len(riders))
+        return [riders[start : start + size] for start in range(0, len(riders), size)]
+
     def _quick(self, entries: int) -> bool:
         """Whether the device's thread may do it beside what is left to it already."""
         self._left = [chunk for chunk in self._left if chunk.left]
         entries += sum(len(chunk.riders) for chunk in self._left)
         return 0.0 < self.mean_s * entries < QUICK_S
-
-    def decode_later(self, rider: Rider) -> None:
-        """Decode one rider whose `decoded` is already being waited for."""
-        self.submit(self._decode_and_say, rider)
 
     def submit(self, function: Callable[..., None], *args: Any) -> None:
         """Run a function in a decode thread."""
@@ -116,11 +121,12 @@ class Decoder:
     def _decode_watched(self, riders: Sequence[Rider]) -> None:
         self._work(self._decode, riders)
 
-    def _decode_and_say(self, rider: Rider) -> None:
-        try:
-            self._decode([rider])
-        finally:
-            rider.decoded.set_result(None)
+    def _decode_and_say(self, riders: Sequence[Rider]) -> None:
+        for rider in riders:
+            try:
+                self._decode([rider])
+            finally:
+                rider.decoded.set_result(None)
 
     def _decode(self, riders: Sequence[Rider]) -> None:
         for rider in riders:

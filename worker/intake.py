@@ -23,6 +23,8 @@ from worker.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
+RETRY_S = (0.02, 0.1, 0.25, 0.5)
+_WEIGHT = 0.1
 MIN_DELIVERIES = 2  # the first, in company, proves nothing against anyone: each gets one alone
 
 
@@ -49,6 +51,7 @@ class Intake:
         self._adopted: list[Rider] = []
         finisher.on_finished = self._forget_finished
         self._fetches: set[asyncio.Task[None]] = set()
+        self.fetch_s = 0.0  # running mean, per claim, of what fetching its bodies takes
         self._forgot = asyncio.Event()
 
     @property
@@ -76,6 +79,8 @@ class Intake:
             self.decoder.decode(inline)
         if len(inline) < len(riders):
             self._fetch([rider for rider in riders if not rider.entry.payload])
+        elif riders:
+            self._fetched(0.0)
         return riders
 
     def _bury(self, rider: Rider) -> None:
@@ -99,7 +104,7 @@ class Intake:
         self.meters.outcome("dead")
         self._finisher.put([Outcome(entry, pack_reply(Reply(error=error)), reason)])
 
-    # --- bodies that were too large for the stream
+    # --- bodies that lie beside the stream
 
     def _fetch(self, riders: list[Rider]) -> None:
         """Fetch, then decode. `decoded` is a future of each rider's own from now on, so the engine can wait for it."""
@@ -110,18 +115,33 @@ class Intake:
         task.add_done_callback(self._fetches.discard)
 
     async def _fetch_and_decode(self, riders: list[Rider]) -> None:
-        try:
-            bodies = await self._claims.bodies([rider.entry.id for rider in riders])
-        except BrokerUnavailable as error:
-            log.warning("fetching %d bodies failed: %s", len(riders), error)
-            bodies = [None] * len(riders)
-        for rider, body in zip(riders, bodies, strict=True):
+        there: list[Rider] = []
+        for rider, body in zip(riders, await self._bodies(riders), strict=True):
             if body is None:
                 rider.lost = True
                 rider.decoded.set_result(None)
             else:
                 rider.entry.payload = body
-                self.decoder.decode_later(rider)
+                there.append(rider)
+        self.decoder.decode_later(there)
+
+    async def _bodies(self, riders: Sequence[Rider]) -> list[bytes | None]:
+        """Of each rider; all None if the broker can't be asked: their gateways admit again what is still in time."""
+        for wait_s in RETRY_S:
+            started = time.monotonic()
+            try:
+                bodies = await self._claims.bodies([rider.entry.id for rider in riders])
+            except BrokerUnavailable as error:
+                self.meters.broker_errors.inc()
+                log.warning("fetching %d bodies failed: %s", len(riders), error)
+                await asyncio.sleep(wait_s)
+            else:
+                self._fetched(time.monotonic() - started)
+                return bodies
+        return [None] * len(riders)
+
+    def _fetched(self, took_s: float) -> None:
+        self.fetch_s += _WEIGHT * (took_s - self.fetch_s)
 
     # --- what the beat says
 

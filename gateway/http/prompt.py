@@ -10,13 +10,11 @@ import logging
 from typing import Protocol
 
 from gateway import compression
-from gateway.asking import Response
+from gateway.asking import Asking, Response
+from gateway.askings import asking_of, runs_a_model
 from gateway.gateway import Gateway
 from gateway.http import heads
-from gateway.oip.infer import PATH as INFER_PATH
-from gateway.oip.infer import Inference
 from gateway.pending import Outcome, Pending
-from gateway.prediction import PATH, Prediction
 from shared.errors import ClientGone
 
 log = logging.getLogger(__name__)
@@ -42,7 +40,7 @@ class Prompt:
     gone = False
     response_complete = False
     fault: Exception | None = None
-    _asking: Prediction | Inference | None = None
+    _asking: Asking | None = None
     _pending: Pending | None = None
 
     def __init__(self, host: Host, gateway: Gateway, head: heads.Head) -> None:
@@ -84,7 +82,7 @@ class Prompt:
     def ask(self) -> None:
         self.asked = True
         head, gateway = self.head, self._gateway
-        self._asking = asking = Prediction(gateway) if head.path == PATH else Inference(gateway, head.path)
+        self._asking = asking = asking_of(gateway, head.path)
         try:
             asking.head(head.headers, head.query, head)
             if self.fault is not None:
@@ -102,20 +100,23 @@ class Prompt:
         assert asking is not None
         try:
             response = _response(asking, outcome)
-            if response and asking.coding and response.status == 200 and len(response.content) >= compression.MIN_BYTES:
+            if response is not None and compression.wanted(response, asking.coding):
                 self._gateway.watch(self._answer_compressed(response, asking.coding))
             else:
                 self._answer(response)
         except Exception:
-            log.exception("a request ended without an answer")
-            self._host.abort()
+            self._give_up()
 
     async def _answer_compressed(self, response: Response, coding: str) -> None:
         try:
-            self._answer(await compression.compressed(self._gateway, response, coding))
+            if not self.gone:
+                self._answer(await compression.compressed(self._gateway, response, coding))
         except Exception:
-            log.exception("a request ended without an answer")
-            self._host.abort()
+            self._give_up()
+
+    def _give_up(self) -> None:
+        log.exception("a request ended without an answer")
+        self._host.abort()
 
     def _answer(self, response: Response | None) -> None:
         if response is None or self.gone:
@@ -128,7 +129,7 @@ class Prompt:
         host.on_response_complete()
 
 
-def _response(asking: Prediction | Inference, outcome: Outcome) -> Response | None:
+def _response(asking: Asking, outcome: Outcome) -> Response | None:
     if isinstance(outcome, Exception):
         return asking.failed(outcome)
     try:
@@ -139,8 +140,6 @@ def _response(asking: Prediction | Inference, outcome: Outcome) -> Response | No
 
 def may_be(head: heads.Head) -> bool:
     """Whether it can be a prompt request's. A compressed body, or one that waits for a 100, never is."""
-    if head.method != b"POST" or head.version != "1.1" or head.expects_100:
-        return False
-    if head.path != PATH and INFER_PATH.fullmatch(head.path) is None:
+    if head.method != b"POST" or not runs_a_model(head.path) or head.version != "1.1" or head.expects_100:
         return False
     return not any(name == b"content-encoding" for name, _ in head.headers)

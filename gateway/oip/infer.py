@@ -48,7 +48,7 @@ class Inference(Asking):
         self._path = path
         self._accept = ""
         self._coding = ""
-        self._json_length: int | None = None  # how many bytes of the body are JSON; None: all
+        self._json_length: int | None = None
         self._timeout_s: float | None = None
         self._wanted = Wanted()
 
@@ -63,15 +63,14 @@ class Inference(Asking):
         self._take_up(found, headers)
         self._caller = self._gateway.guard.identify(headers)
         self._accept = found.get(b"accept", "")
-        self._coding = said.coding if said else compression.choose(found.get(b"accept-encoding", ""))
-        self._timeout_s = said.timeout_s if said else timeout_of(found)
+        said = said or _read(found)
+        if kept is not None:
+            kept.said = said
+        self._coding, self._timeout_s, self._json_length = said.coding, said.timeout_s, said.json_length
         self._wait_at_most(self._timeout_s)
         model, version = _target(self._path)
         self._enter(model)
         check_version(model, version)
-        self._json_length = said.json_length if said else _json_length(found.get(HEADER_LENGTH))
-        if kept is not None and said is None:
-            kept.said = Said(found, self._coding, self._timeout_s, self._json_length)
         self._check()
 
     def request(self, body: bytes) -> Request:
@@ -110,6 +109,11 @@ def _target(path: str) -> tuple[str, str]:
     found = PATH.fullmatch(path)
     assert found is not None, path  # only such paths come here
     return found[1], found[2] or ""
+
+
+def _read(found: Mapping[bytes, str]) -> Said:
+    coding = compression.choose(found.get(b"accept-encoding", ""))
+    return Said(found, coding, timeout_of(found), _json_length(found.get(HEADER_LENGTH)))
 
 
 def _json_length(text: str | None) -> int | None:

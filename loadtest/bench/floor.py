@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -237,6 +238,7 @@ def main() -> None:
     if role:
         Worker(int(port), models.resolve(model)).run()
         return
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job doesn't have
     broker_port = free_port()
     with tempfile.TemporaryDirectory(prefix="floor-") as folder:
         broker = subprocess.Popen(embedded_broker.arguments(broker_port, folder), stdout=subprocess.DEVNULL)

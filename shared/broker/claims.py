@@ -22,7 +22,7 @@ Mode = Literal["idle", "top", "ahead"]
 MAX_WAIT_MS = 500  # of one wait for an entry; well within the blocking connection's timeout
 UNBLOCK_SLACK_MS = 200  # by which Redis ends a wait itself, should CLIENT UNBLOCK get lost
 UNBLOCK_AGAIN_S = 0.001
-INLINE_REPLY_BYTES = 8 * 1024  # larger ones are SET before the script: a byte through it costs several times as much
+INLINE_REPLY_BYTES = 16 * 1024  # larger ones are SET before the script, as payloads are (admission.INLINE_BYTES)
 DEAD_BODY_TTL_MS = 7 * 24 * 3600 * 1000
 DEAD_MAX = 1000
 
@@ -132,7 +132,7 @@ def _garbled(entry_id: bytes, fields: Sequence[bytes], deliveries: int, reason: 
 
 
 def _plain(outcomes: Sequence[Outcome]) -> bool:
-    """Whether each has a reply that its notice can carry, and there is nothing else to do for any but unlink a body."""
+    """Whether `finish_plain` can: each has a reply that its notice can carry, none is a dead letter or comes twice."""
     for outcome in outcomes:
         if not 0 < len(outcome.reply) <= CARRIED_BYTES or outcome.entry.garbled or outcome.dead_reason:
             return False
@@ -246,7 +246,7 @@ class Claims:
             await RELEASE.call(self._command, [keys.requests, keys.turn, keys.bell], [GROUP, self._worker_id])
 
     async def bodies(self, request_ids: Sequence[str]) -> list[bytes | None]:
-        """Fetch the payloads that were too large for the stream; None where one is lost."""
+        """Fetch the payloads that lie beside the stream; None where one is lost."""
         with broker_errors():
             return await self._command.mget([self._keys.body(request_id) for request_id in request_ids])
 

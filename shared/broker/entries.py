@@ -76,7 +76,8 @@ class Entries:
             if requests:
                 held = await self._client.hmget(self._keys.open, [ids[n] for n in requests])
                 for n, value in zip(requests, held, strict=True):
-                    entry_ids[n] = value.partition(b"|")[0].decode() if value else ""
+                    entry_id = value.partition(b"|")[0].decode() if value else ""
+                    entry_ids[n] = entry_id if ENTRY_ID.fullmatch(entry_id) else ""  # `open` holds sums, too
             now_ms = await self._now_ms()
             return [await self._find(entry_id, now_ms) if entry_id else None for entry_id in entry_ids]
 

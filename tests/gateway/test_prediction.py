@@ -11,6 +11,7 @@ import pytest
 from gateway.asking import Response
 from gateway.gateway import Gateway
 from gateway.http.heads import Head
+from gateway.oip.infer import Inference
 from gateway.prediction import Prediction, refused_at_once
 from shared.broker.admission import Answer, Capacity, Request, Verdict
 from shared.errors import QueueFull
@@ -98,6 +99,16 @@ async def test_a_head_that_was_not_read_before_is_read(gateway: Gateway) -> None
 async def test_what_names_a_trace_or_a_model_is_read_anew(gateway: Gateway, head: Head) -> None:
     close(gateway)
     refused(gateway, head)
+    assert refused_at_once(gateway, head) is None
+
+
+async def test_a_request_of_another_protocol_has_refusals_of_its_own(gateway: Gateway) -> None:
+    close(gateway)
+    path = "/v2/models/m/infer"
+    head = Head(b"POST", "1.1", path, path.encode(), b"", [], False)
+    with pytest.raises(QueueFull):
+        Inference(gateway, path).head(head.headers, head.query, head)
+    assert head.said is not None
     assert refused_at_once(gateway, head) is None
 
 

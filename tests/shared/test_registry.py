@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from shared.broker.claims import read_entry
 from shared.broker.connection import Client
 from shared.broker.registry import Snapshot, snapshot
 from tests.entries import entry_fields
@@ -23,14 +24,16 @@ async def test_it_counts_what_waits_and_runs(client: Client) -> None:
 
 
 async def test_the_oldest_wait_is_that_of_the_next_to_be_claimed(client: Client) -> None:
-    await admission(client).admit([request(1)])
-    await asyncio.sleep(0.2)
-    await admission(client).admit([request(2)])
-    assert 0.2 <= (await snapshot(client, KEYS.model)).oldest_wait_s < 5
-    await claim(client, room_rows=1)
-    assert 0 <= (await snapshot(client, KEYS.model)).oldest_wait_s < 0.2
-    await asyncio.sleep(0.05)
-    assert 0.05 <= (await snapshot(client, KEYS.model)).oldest_wait_s < 5
+    for number in range(3):
+        await admission(client).admit([request(number)])
+        await asyncio.sleep(0.005)  # so that they have waited differently long
+    entries = [read_entry(found) for found in await client.xrange(KEYS.requests)]
+    assert entries[0].t_ms < entries[1].t_ms < entries[2].t_ms
+    for entry in entries:
+        looked = await snapshot(client, KEYS.model)
+        assert looked.oldest_wait_s == (looked.now_ms - entry.t_ms) / 1000 > 0
+        await claim(client, room_rows=1)
+    assert (await snapshot(client, KEYS.model)).oldest_wait_s == 0
 
 
 async def test_nobody_knows_how_long_an_entry_waits_that_no_gateway_wrote(client: Client) -> None:

@@ -27,7 +27,7 @@ class Around:
         self.modes: list[str] = []
         self.batches: list[Batch] = []
         self.has_suspects = False
-        self.mean_s = 0.0
+        self.mean_s = self.fetch_s = 0.0
         self.decoder = self
 
     async def claim(self, mode: str, **how: object) -> Claim:

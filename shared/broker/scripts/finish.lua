@@ -5,7 +5,8 @@
 --   value: the reply; up to carried_bytes its notice in the inbox carries it, too
 --   note:  the number of its inbox; or, where there is more to say, inbox|size|body|dead_reason
 --     size  with value '': of the reply key, which was written before this call, because it is large; or 0: no reply,
---           the request is given up (its client is gone or its body was lost)
+--           the request is given up (its client is gone or its body was lost). A full Redis refuses to write that key:
+--           then this is an error, and does nothing.
 --     body  the number of its body, 0 if it has none
 -- Returns how many requests this call closed.
 -- Most batches need no more than `finish_plain`. One command for many entries wherever there is one.
@@ -39,6 +40,17 @@ local function read_note(note)
   local inbox, size, body, reason = string.match(note, '^(%d+)|(%d+)|(%d+)|(.*)$')
   if not inbox then return tonumber(note), nil, nil, '' end
   return tonumber(inbox), size, body ~= '0' and KEYS[first_body + tonumber(body)] or nil, reason
+end
+
+local written = {} -- reply keys, of what is still open
+for n in ipairs(ids) do
+  local _, size = read_note(ARGV[6 + n * 4])
+  if ARGV[5 + n * 4] == '' and size ~= '0' and parse_open(sums[n + 2]) == entry_ids[n] then
+    written[#written + 1] = KEYS[first_reply + n]
+  end
+end
+if #written > 0 and redis.call('EXISTS', unpack(written)) < #written then
+  return redis.error_reply('ERR a reply is missing that was to be written before')
 end
 
 local closed, seen, notices, bodies = {}, {}, {}, {}
