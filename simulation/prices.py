@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import statistics
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from shared.broker.admission import Admission, Request
 from shared.broker.claims import Claims, Entry, Outcome
 from shared.broker.connection import Client, connect
 from shared.broker.replies import Inbox
+from shared.errors import StartupError
 from shared.keys import Keys
 from simulation.costs import Price
 
@@ -33,7 +35,9 @@ SETTLE_S = 0.001  # after its last answer the broker still has something to do
 
 
 def measured() -> dict[str, Price]:
-    """Return each command's price."""
+    """Return each command's price. Raises StartupError where the system doesn't tell CPU time that exactly."""
+    if not sys.platform.startswith("linux"):
+        raise StartupError("what the broker's commands cost can be measured on Linux only")
     with _broker() as (url, pid):
         return asyncio.run(_measured(url, pid))
 

@@ -81,8 +81,8 @@ class Prompt:
 
     def ask(self) -> None:
         self.asked = True
-        head, gateway = self.head, self._gateway
-        self._asking = asking = asking_of(gateway, head.path)
+        head = self.head
+        self._asking = asking = asking_of(self._gateway, head.path)
         try:
             asking.head(head.headers, head.query, head)
             if self.fault is not None:
