@@ -29,6 +29,7 @@ EXCEPT = {  # what the baseline is compared with runs the same model code behind
     "loadtest/baseline.py": {"deploy", "simulation"},
     "loadtest/gpu.py": {"gateway", "deploy", "simulation"},  # the engine without HTTP
     "loadtest/bench/system.py": {"gateway", "worker", "shared", "simulation"},  # which ports are free, nothing of ours
+    "simulation/prices.py": {"loadtest"} | HEAVY | HTTP,  # the embedded broker, whose commands it measures
     "loadtest/bench/floor.py": {"gateway", "simulation"},  # the same scripts, wire and model with nothing around them
 }
 FILES = [path for package in sorted(FORBIDDEN) for path in sorted((ROOT / package).rglob("*.py"))]
