@@ -101,8 +101,9 @@ def managed(settings: Settings, management: socket.socket | None) -> Settings:
 
 def run(app: ASGIApp, settings: Settings, sockets: list[socket.socket]) -> None:
     """Serve one application in this process until it is told to stop."""
-    with _signals_once_only():
-        Server(_config(app, settings)).run(sockets=sockets)
+    server = Server(_config(app, settings))
+    with _signals_end(server):
+        server.run(sockets=sockets)
 
 
 def warn_if_open(settings: Settings, port: int | None = None) -> None:
@@ -152,9 +153,14 @@ def _to_environment(settings: Settings) -> None:
 
 
 @contextlib.contextmanager
-def _signals_once_only():
-    """uvicorn raises the signal that ended it again, after its shutdown; a clean end is exit code 0."""
-    before = {name: signal.signal(name, lambda *_: None) for name in (signal.SIGTERM, signal.SIGINT)}
+def _signals_end(server: Server):
+    """uvicorn raises the signal that ended it again, after its shutdown; a clean end is exit code 0. One that comes
+    before uvicorn listens to it isn't lost."""
+
+    def end(*_: object) -> None:
+        server.should_exit = True
+
+    before = {name: signal.signal(name, end) for name in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
