@@ -16,10 +16,10 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from gateway import metrics, openapi, pages
-from gateway.askings import asking_of, runs_a_model
+from gateway.askings import runs_a_model
 from gateway.docs.pages import PATHS as DOCS_PATHS
 from gateway.docs.pages import docs
-from gateway.endpoint import Endpoint
+from gateway.endpoint import RUN
 from gateway.gateway import Gateway
 from gateway.live import page
 from gateway.oip.routes import routes as oip_routes
@@ -63,9 +63,6 @@ class PortRoute(Route):
         if self._port >= 0 and on_port(scope, self._port) != self._managed:
             return Match.NONE, {}
         return super().matches(scope)
-
-
-RUN = Endpoint(asking_of)
 
 
 Beside = Callable[[Gateway], contextlib.AbstractAsyncContextManager[None]]

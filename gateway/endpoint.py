@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 
 from starlette.types import Receive, Scope, Send
 
 from gateway import compression
-from gateway.asking import Asking
+from gateway.askings import asking_of
 from gateway.gateway import Gateway
 from gateway.parsing import made
 from gateway.pending import Awaited, Pending
@@ -22,14 +21,11 @@ SLOW_S = 0.05  # after so long a request is worth watching for its client hangin
 
 
 class Endpoint:
-    """Stateless. `make` makes the asking of a protocol, of the gateway and the request's path."""
-
-    def __init__(self, make: Callable[[Gateway, str], Asking]) -> None:
-        self._make = make
+    """Stateless. What a request is, its path says."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         gateway: Gateway = scope["app"].state.gateway
-        asking = self._make(gateway, scope["path"])
+        asking = asking_of(gateway, scope["path"])
         settings = gateway.settings
         try:
             asking.head(scope["headers"], scope["query_string"])
@@ -52,6 +48,9 @@ class Endpoint:
             await send({"type": "http.response.body", "body": response.content})
         except RuntimeError as error:  # uvicorn's, when the connection closed under it
             log.debug("an answer could not be sent: %s", error)
+
+
+RUN = Endpoint()
 
 
 async def _reply(pending: Awaited, receive: Receive) -> bytes:

@@ -7,14 +7,11 @@ from typing import Any
 
 from starlette.routing import Route
 
-from gateway.endpoint import Endpoint
+from gateway.endpoint import RUN
 from gateway.oip import pages
-from gateway.oip.infer import Inference
 
 MODEL = "/v2/models/{model}"
 VERSIONED = MODEL + "/versions/{version}"
-
-INFER = Endpoint(Inference)
 
 
 def routes(public: Callable[..., Route], management: Callable[..., Route]) -> list[Route]:
@@ -36,5 +33,5 @@ def routes(public: Callable[..., Route], management: Callable[..., Route]) -> li
     ]
     for base in (MODEL, VERSIONED):
         found += [place(base + path, endpoint) for place, path, endpoint in of_model]
-        found.append(public(base + "/infer", INFER, methods=["POST"]))
+        found.append(public(base + "/infer", RUN, methods=["POST"]))
     return found

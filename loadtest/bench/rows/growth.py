@@ -13,7 +13,7 @@ from loadtest.bench.system import System, smartbatch
 
 KB = 1024
 CONNECTIONS = (1, 8, 64, 256)
-BODY_BYTES = (KB, 16 * KB, 64 * KB, 256 * KB, 600 * KB)
+BODY_BYTES = (KB, 8 * KB, 16 * KB, 32 * KB, 64 * KB, 256 * KB, 600 * KB)
 WORKERS = (1, 2, 4)
 GATEWAYS = (1, 2)
 
