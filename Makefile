@@ -6,7 +6,7 @@
 # make bench       measures every goal on this machine: ONLY=E,S ARGS=--quick; docs/performance.md says how
 # make check       format, lint, types
 # make generated   the dashboard and the tables of docs/metrics.md, from deploy/observability and the declarations
-# make protocol    the messages of gRPC, from gateway/rpc/inference.proto
+# make protocol    the messages of gRPC, from gateway/grpc/inference.proto
 PORT ?= 8000
 WORKERS ?= 1
 MODEL ?= efficientnet_lite0
@@ -48,12 +48,12 @@ format: $(DEV)
 	$(BIN)/ruff check --fix .
 
 generated: $(DEV)
-	$(BIN)/python -m deploy.observability
+	$(BIN)/python -m smartbatch.deploy.observability
 
 # In a pool of descriptors of its own, so that a program may load another package's copy of the same messages too.
 protocol: $(DEV)
-	$(BIN)/python -m grpc_tools.protoc -I gateway/rpc --python_out=pyi_out:gateway/rpc gateway/rpc/inference.proto
-	sed -i 's/_descriptor_pool.Default()/_descriptor_pool.DescriptorPool()/' gateway/rpc/inference_pb2.py
+	$(BIN)/python -m grpc_tools.protoc -I gateway/grpc --python_out=pyi_out:gateway/grpc gateway/grpc/inference.proto
+	sed -i 's/_descriptor_pool.Default()/_descriptor_pool.DescriptorPool()/' gateway/grpc/inference_pb2.py
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

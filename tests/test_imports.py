@@ -75,30 +75,32 @@ def test_the_rules_cover_every_package_of_the_distribution() -> None:
 
 
 def test_one_file_imports_opentelemetry() -> None:
-    assert [path for path in FILES if "opentelemetry" in imported(path)] == [ROOT / "shared/spans.py"]
+    assert [path for path in FILES if "opentelemetry" in imported(path)] == [ROOT / "shared/telemetry/spans.py"]
 
 
 def test_without_tracing_opentelemetry_is_not_loaded() -> None:
-    _, loaded = fresh_import("gateway.app", "gateway.rpc.server", "worker.process", "deploy.cli")
+    _, loaded = fresh_import(
+        "smartbatch.gateway.app", "smartbatch.gateway.grpc.server", "smartbatch.worker.process", "smartbatch.deploy.cli"
+    )
     assert "opentelemetry" not in loaded
 
 
 def test_gateway_loads_no_numeric_library_and_starts_quickly() -> None:
     times = []
     for _ in range(3):
-        seconds, loaded = fresh_import("gateway.app")
+        seconds, loaded = fresh_import("smartbatch.gateway.app")
         assert loaded & (HEAVY | {"worker", "deploy"}) == set()
         times.append(seconds)
     assert min(times) < 0.75  # 0.3 to 0.45 when the machine is quiet
 
 
 def test_worker_of_the_simulated_model_loads_no_torch_and_no_http_server() -> None:
-    _, loaded = fresh_import("worker.process", "worker.models.simulated")
+    _, loaded = fresh_import("smartbatch.worker.process", "smartbatch.worker.models.simulated")
     assert loaded & ({"torch", "torchvision", "gateway", "deploy"} | HTTP) == set()
 
 
 def test_command_line_loads_a_subcommands_needs_only_when_it_runs() -> None:
-    _, loaded = fresh_import("deploy.cli")
+    _, loaded = fresh_import("smartbatch.deploy.cli")
     assert loaded & ({"gateway", "worker", "redis"} | HEAVY | HTTP) == set()
 
 

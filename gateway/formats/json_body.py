@@ -6,10 +6,10 @@ import re
 
 import msgspec
 
-from gateway.formats.nested_data import Fields, Leaf, decode, payload_of
-from shared.errors import InvalidInput
-from shared.model_info import ModelInfo
-from shared.wire import Payload, Raw
+from smartbatch.gateway.formats.tensor_fields import Fields, Leaf, decode, payload_of
+from smartbatch.shared.errors import InvalidInput
+from smartbatch.shared.model_info import ModelInfo
+from smartbatch.shared.wire import Payload, Raw
 
 _FIELDS = msgspec.json.Decoder(Fields)
 _ANY_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])

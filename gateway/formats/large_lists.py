@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-from shared.errors import InvalidInput, MalformedBody, TooManyRows
-from shared.model_info import ModelInfo
+from smartbatch.shared.errors import InvalidInput, MalformedBody, TooManyRows
+from smartbatch.shared.model_info import ModelInfo
 
 PIECE_BYTES = 128 * 1024
 MAX_MSGPACK_BYTES = 1024 * 1024

@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from gateway.formats.image_body import images_payload
-from gateway.formats.nested_data import Fields, Leaf, Shape, decode, payload_of
-from shared.errors import InvalidInput
-from shared.model_info import ModelInfo
-from shared.wire import MAX_DIMENSIONS, Payload
+from smartbatch.gateway.formats.image_body import images_payload
+from smartbatch.gateway.formats.tensor_fields import Fields, Leaf, Shape, decode, payload_of
+from smartbatch.shared.errors import InvalidInput
+from smartbatch.shared.model_info import ModelInfo
+from smartbatch.shared.wire import MAX_DIMENSIONS, Payload
 
 
 class _Body(msgspec.Struct, forbid_unknown_fields=True):

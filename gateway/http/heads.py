@@ -10,8 +10,8 @@ from urllib.parse import unquote
 import httptools
 import msgspec
 
-from gateway.problems import problem
-from shared.errors import HeadTooLarge, MalformedRequest, SmartBatchError, UrlTooLong
+from smartbatch.gateway.core.problems import problem
+from smartbatch.shared.errors import HeadTooLarge, MalformedRequest, SmartBatchError, UrlTooLong
 
 # Request line and headers together. Browsers and proxies stay below 16 KiB.
 MAX_HEAD_BYTES = 64 * 1024
@@ -40,7 +40,7 @@ class Head(msgspec.Struct):
     query: bytes
     headers: list[tuple[bytes, bytes]]
     expects_100: bool
-    said: Any = None
+    parsed: Any = None
 
 
 def head_bytes(url: bytes, headers: Headers) -> int:
@@ -100,10 +100,10 @@ def response(error: SmartBatchError, default_headers: Headers) -> bytes:
     """Return a whole response to a request that never became one; its connection is closed after it."""
     status, texts, content = problem(error, None)
     headers = [(name.encode(), value.encode()) for name, value in texts.items()]
-    return whole(status, default_headers, headers, content, keep_alive=False)
+    return serialize_response(status, default_headers, headers, content, keep_alive=False)
 
 
-def whole(
+def serialize_response(
     status: int,
     default_headers: Headers,
     headers: Headers,

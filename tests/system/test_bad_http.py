@@ -18,12 +18,12 @@ import httpx
 import psutil
 import pytest
 
-from gateway.server import bind
-from shared.errors import StartupError
-from shared.settings import Settings
+from smartbatch.gateway.server import bind
+from smartbatch.shared.errors import StartupError
+from smartbatch.shared.settings import Settings
+from smartbatch.worker.models.simulated import expected
 from tests.brokers import Broker, eventually
 from tests.system.stack import Stack
-from worker.models.simulated import expected
 
 POST = b"POST /predict HTTP/1.1\r\nhost: x\r\n"
 CHUNKED = POST + b"transfer-encoding: chunked\r\n\r\n"

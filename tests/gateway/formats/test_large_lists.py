@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.formats import large_lists, parse
-from shared.errors import ClientError, InvalidInput, TooManyRows
-from shared.model_info import InputSpec, ModelInfo
-from shared.wire import Payload, Tensor
+from smartbatch.gateway.formats import large_lists, parse
+from smartbatch.shared.errors import ClientError, InvalidInput, TooManyRows
+from smartbatch.shared.model_info import InputSpec, ModelInfo
+from smartbatch.shared.wire import Payload, Tensor
 
 ANY = ModelInfo("m", "m", InputSpec(("tensor", "text")), 4)
 IRIS = ModelInfo("m", "m", InputSpec(("tensor",), "float32", (4,)), 4)
@@ -51,7 +51,7 @@ def test_the_numbers_are_those_that_numpy_reads(shape: list[int], separators: tu
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "parsed"),
     [
         ([1] * 50 + ["x"] + [1] * 50, "got `str` - at `data[50]`"),
         ([1] * 50 + [None], "got `null` - at `data[50]`"),
@@ -67,10 +67,10 @@ def test_the_numbers_are_those_that_numpy_reads(shape: list[int], separators: tu
         ([[]] * 100, "data is empty"),
     ],
 )
-def test_a_wrong_element_is_named_as_counted_from_the_start(data: list, said: str) -> None:
+def test_a_wrong_element_is_named_as_counted_from_the_start(data: list, parsed: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         read({"data": data})
-    assert said in str(caught.value)
+    assert parsed in str(caught.value)
 
 
 nested = st.recursive(
@@ -123,7 +123,7 @@ def test_long_lists_in_messagepack_are_sent_to_bytes(monkeypatch: pytest.MonkeyP
 
 
 def test_half_a_character_is_named() -> None:
-    for text, said in ((rb"\ud800", r"\\ud800"), (rb"a\ud83d\ude00\udC00", r"\\udC00"), (rb"\\\udfff", r"\\udfff")):
-        with pytest.raises(ClientError, match=said + " is a lone surrogate"):
+    for text, parsed in ((rb"\ud800", r"\\ud800"), (rb"a\ud83d\ude00\udC00", r"\\udC00"), (rb"\\\udfff", r"\\udfff")):
+        with pytest.raises(ClientError, match=parsed + " is a lone surrogate"):
             read(b'{"data": "' + text + b'"}')
     assert read(rb'{"data": "\\ud800 \ud83d\ude00"}').content == [r"\ud800 😀"]

@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import uvicorn
 
-from gateway.http import connection as connections
-from gateway.http import doorman as doormen
-from gateway.http import patience
-from gateway.http.connection import Connection
-from gateway.http.doorman import Doorman
+from smartbatch.gateway.http import connection as connections
+from smartbatch.gateway.http import connection_registry as doormen
+from smartbatch.gateway.http import timeouts
+from smartbatch.gateway.http.connection import Connection
+from smartbatch.gateway.http.connection_registry import ConnectionRegistry
 
 HELLO = b"GET /hello HTTP/1.1\r\nhost: x\r\n\r\n"
 POST = b"POST /echo HTTP/1.1\r\nhost: x\r\n"
@@ -70,9 +70,11 @@ async def site(most: int = 100, grace_s: float = 5.0) -> AsyncIterator[Site]:
 
     async def app(scope, receive, send):
         if scope["type"] == "lifespan":
-            doorman = Doorman(most, grace_s, lambda reason: made[0].counted.append(reason), lambda error: None)
-            scope["state"]["doorman"] = doorman
-            looking = asyncio.create_task(doorman.run())
+            connection_registry = ConnectionRegistry(
+                most, grace_s, lambda reason: made[0].counted.append(reason), lambda error: None
+            )
+            scope["state"]["doorman"] = connection_registry
+            looking = asyncio.create_task(connection_registry.run())
             await receive()
             await send({"type": "lifespan.startup.complete"})
             await receive()
@@ -99,8 +101,8 @@ async def site(most: int = 100, grace_s: float = 5.0) -> AsyncIterator[Site]:
 @pytest.fixture(autouse=True)
 def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doormen, "LOOK_S", 0.05)
-    monkeypatch.setattr(patience, "HEAD_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(patience, "WRITE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(timeouts, "HEAD_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(timeouts, "WRITE_TIMEOUT_S", 0.3)
     monkeypatch.setattr(connections, "LINGER_S", 0.3)
 
 
@@ -121,7 +123,7 @@ async def test_a_connection_that_never_says_anything_is_closed_without_a_word():
 
 
 async def test_an_idle_connection_is_kept_longer_than_a_head_may_take_and_then_closed(monkeypatch):
-    monkeypatch.setattr(patience, "KEEP_ALIVE_S", 1.0)
+    monkeypatch.setattr(timeouts, "KEEP_ALIVE_S", 1.0)
     async with site() as server:
         begun_at = time.monotonic()
         assert statuses(await server.ask(HELLO)) == [200]
