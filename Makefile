@@ -41,6 +41,8 @@ bench: $(DEV)
 check: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	@mkdir -p build/typecheck/smartbatch && ln -sfn $(CURDIR)/smartbatch/__init__.py build/typecheck/smartbatch/__init__.py && \
+	  for folder in gateway worker shared deploy; do ln -sfn $(CURDIR)/$$folder build/typecheck/smartbatch/$$folder; done
 	$(BIN)/pyright
 
 format: $(DEV)

@@ -1,7 +1,7 @@
 """The names of all Redis keys.
 
     smartbatch:{M}:requests       stream, group "workers"   the entries
-    smartbatch:{M}:inflight       hash                      request_id -> entry_id|bytes|rows; #bytes, #extra_rows, #about
+    smartbatch:{M}:inflight       hash                      request_id -> entry_id|bytes|rows, and sums
     smartbatch:{M}:body:<id>      string, TTL               a payload that lies beside the stream
     smartbatch:{M}:reply:<id>     string, TTL               the reply to one request
     smartbatch:{M}:inbox:<gw>     list, TTL                 `id|size`, small ones with the reply, of one gateway

@@ -1,7 +1,7 @@
 """A gateway process: one thread for HTTP, a submitter that sends what gathered, a router that reads what came back.
 
-ArrivalPredictor are no events of the loop: the gateway takes all that have come whenever it does something, which is what makes
-a million a second cheap to simulate.
+Arrivals are no events of the loop: the gateway takes all that have come whenever it does something, which is what
+makes a million a second cheap to simulate.
 """
 
 from __future__ import annotations

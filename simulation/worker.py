@@ -222,7 +222,7 @@ class Finisher:
 
 
 class Intake:
-    """What `smartbatch.worker.queue.entry_tracker.EntryTracker` is to the claimer. Nobody dies here, so nothing is adopted and nobody suspect."""
+    """The entry tracker as the batcher sees it. No worker dies here, so nothing is adopted and nobody suspected."""
 
     has_suspects = False
 

@@ -1,4 +1,4 @@
-"""The tables of docs/metrics.md, from the declarations in shared/telemetry/metric_names.py and gateway/web/triton_metrics.py."""
+"""The tables of docs/metrics.md, made from the declarations of the metrics."""
 
 from __future__ import annotations
 

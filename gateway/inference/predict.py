@@ -78,7 +78,7 @@ class PredictRequest(InferenceRequest):
 
 
 def refused_at_once(gateway: GatewayServices, head: Head) -> Response | None:
-    """Return the refusal that a request with this head comes to for want of room, without making a PredictRequest of it.
+    """Return the refusal that a request with this head comes to for want of room, without making a request of it.
 
     Under overload most requests end here, on the same processor as those that are taken. None if there is room, or if
     more belongs to the request than a head that was read before: a caller's key, a trace, a model of its own. Nor if

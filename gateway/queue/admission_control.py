@@ -44,8 +44,9 @@ class AdmissionControl:
         return self._closed is not None
 
     def check(self, timeout_ms: int) -> None:
-        """Take a place that became free, where there are few. Raises QueueFull or DeadlineUnattainable if a request with this
-        timeout would be refused."""
+        """Take a place that became free, where there are few.
+
+        Raises QueueFull or DeadlineUnattainable if a request with this timeout would be refused."""
         if error := self.would_refuse(timeout_ms):
             raise error
         if self._closed is not None and timeout_ms <= self._closed_to_ms:

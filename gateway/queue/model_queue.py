@@ -69,7 +69,9 @@ class ModelQueue:
             await client.aclose()
 
     def check(self, timeout_ms: int) -> None:
-        """Refuse, before any work, what can't be taken now. Raises BrokerUnavailable, QueueFull or DeadlineUnattainable."""
+        """Refuse, before any work, what can't be taken now.
+
+        Raises BrokerUnavailable, QueueFull or DeadlineUnattainable."""
         if not self._submitter.broker_up:
             raise BrokerUnavailable("the broker can't be reached", self._admission_control.retry_after_s())
         self._admission_control.check(timeout_ms)

@@ -57,7 +57,7 @@ class ClaimedEntry:
 class Batch:
     """Riders that run together. Owned by the claimer until submitted, then by the engine, then by the finisher."""
 
-    __slots__ = ("closed", "forward_s", "id", "on_device_at", "claimed_entries", "rows_run", "started_at", "run_inline")
+    __slots__ = ("claimed_entries", "closed", "forward_s", "id", "on_device_at", "rows_run", "run_inline", "started_at")
 
     def __init__(self, batch_id: str, claimed_entries: list[ClaimedEntry], closed: CloseReason) -> None:
         self.id = batch_id

@@ -1,5 +1,5 @@
-"""What a worker counts. Declared in shared/telemetry/metric_names.py; exported by the worker itself on its METRICS_PORT, and
-through its report on Redis by every gateway."""
+"""What a worker counts. Declared in shared/telemetry/metric_names.py; exported by the worker itself on its METRICS_PORT,
+and through its report on Redis by every gateway."""
 
 from __future__ import annotations
 

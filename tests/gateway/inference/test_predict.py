@@ -129,5 +129,5 @@ async def test_a_callers_key_is_always_looked_at(gateway: GatewayServices, monke
     close(gateway)
     head = head_of()
     refused(gateway, head)
-    monkeypatch.setattr(gateway.authenticator, "_keyring", object())
+    monkeypatch.setattr(gateway.authenticator, "_key_store", object())
     assert refused_at_once(gateway, head) is None

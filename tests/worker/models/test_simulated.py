@@ -66,7 +66,8 @@ def test_bad_parameter_names_the_known_ones(part):
 
 def test_serving_simulated_never_imports_torch():
     code = (
-        "import sys; from smartbatch.worker.models import resolve, LoadContext; m = resolve('simulated'); m.load(LoadContext());"
+        "import sys; from smartbatch.worker.models import resolve, LoadContext; m = resolve('simulated');"
+        "m.load(LoadContext());"
         "m.encode(m.separate(m.forward(m.collate([m.example()])), 1), {}); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

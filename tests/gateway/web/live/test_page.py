@@ -7,7 +7,7 @@ from pathlib import Path
 
 from smartbatch.gateway.web.live import page
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 STATIC = ROOT / "gateway/web/live/static"
 
 
