@@ -1,4 +1,4 @@
-"""What a worker counts. Declared in shared/telemetry/metric_names.py; exported by the worker itself on its METRICS_PORT,
+"""What a worker counts. Declared in shared/telemetry/metric_names.py; exported by the worker on its METRICS_PORT,
 and through its report on Redis by every gateway."""
 
 from __future__ import annotations
