@@ -38,7 +38,7 @@ class MalformedBody(ClientError):
 
 
 class MalformedRequest(ClientError):
-    """Not HTTP/1.1 at all: nobody knows where the next request would begin."""
+    """Not a valid HTTP/1.1 request. Its connection is closed, as nobody knows where the next request would begin."""
 
     code = "malformed_request"
 

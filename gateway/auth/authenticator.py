@@ -43,11 +43,6 @@ class Authenticator:
         self._usage_sync = UsageSync(settings.broker_url) if self._key_store else None
         self._take_over()
 
-    @property
-    def open(self) -> bool:
-        """Whether everybody is ANYONE."""
-        return self._key_store is None
-
     async def start(self) -> None:
         """Learn what was spent before this process, so that a restart gives nobody a new quota."""
         if self._usage_sync:

@@ -1,9 +1,12 @@
 """`{"data": …, "shape"?, "dtype"?}`: what JSON and MessagePack bodies have in common.
 
-The body is read twice, both times in C. The first pass finds the fields, checks all of the syntax and leaves `data`
-as it stands; the second reads `data` as exactly the lists, nested so deep, of exactly the dtype. So nothing is
-allocated before the whole is known to be well-formed, a bad number is named by its position, and nesting is
-bounded before any of it is followed.
+msgspec reads the body twice. The first pass finds the fields, checks the syntax and leaves `data` undecoded; the second
+decodes `data` as lists of the dtype, nested as deep as its first element. So nothing is allocated before the whole is
+known to be well-formed, an error names the position of the bad number, and the nesting depth is bounded before it is
+followed.
+
+A call of msgspec holds the interpreter, and with it the event loop, until it returns, in whatever thread it runs.
+Therefore `look` refuses lists that would take longer than 100 ms to decode.
 """
 
 from __future__ import annotations
@@ -17,12 +20,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from smartbatch.gateway.formats import large_lists
 from smartbatch.gateway.formats.row_shapes import check_dtype, check_rows, tensor_payload
 from smartbatch.gateway.formats.tensor_bytes import ELEMENT, flatten, to_bytes
 from smartbatch.shared.errors import InvalidInput, MalformedBody
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.wire import MAX_DIMENSIONS, Payload, Tensor
+
+# In one flat list they take 50 ms to decode, in the slowest case, which is numbers of one digit read as floats.
+MAX_ELEMENTS = 1_500_000
 
 Length = Annotated[int, Meta(ge=0, le=2**53)]
 Shape = Annotated[tuple[Length, ...], Meta(max_length=MAX_DIMENSIONS)]
@@ -34,8 +39,8 @@ _ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB]" + _HEX + rb"\\u[dD][c-fC-F]" + _HEX + rb"|(u[dD][89a-fA-F]" + _HEX + rb")|.)", re.DOTALL
 )
 
-# (where a decoder comes from, how deep `data` is nested and what stands in it first)
-NewDecoder = Callable[[Any], Any]
+NewDecoder = Callable[[Any], Any]  # msgspec's Decoder class of the format
+# How deep `data` is nested, and what its first element is. Raises BodyTooLarge.
 Look = Callable[[memoryview], tuple[int, Leaf]]
 
 
@@ -84,30 +89,15 @@ def payload_of(fields: Fields, new_decoder: NewDecoder, look: Look, info: ModelI
         raise InvalidInput("data is a list of numbers or text, not a single value")
     check_dtype(dtype, spec)  # before the numbers are read as of that type
 
-    def read(data: Any, depth: int) -> tuple[bytes, tuple[int, ...]]:
-        values, shape = flatten(decode(_decoder(new_decoder, dtype, depth), data, known=""), depth)
-        return to_bytes(values, dtype), shape
-
-    size = len(memoryview(fields.data))
-    if size <= large_lists.PIECE_BYTES:
-        numbers, shape = read(fields.data, depth)
-    elif new_decoder is msgspec.json.Decoder:
-        text = bytes(fields.data)
-        large_lists.check_count(text, info, max_rows)
-        numbers, shape = large_lists.read_in_pieces(
-            text, depth, read, large_lists.most_rows(depth, info, max_rows if fields.shape is None else size)
-        )
-    else:
-        large_lists.check_msgpack(size)
-        numbers, shape = read(fields.data, depth)
-    count = math.prod(shape)
+    values, shape = flatten(decode(_decoder(new_decoder, dtype, depth), fields.data, known=""), depth)
+    count = len(values)
     if not count:
         raise InvalidInput(f"data is empty: its shape is {list(shape)}")
     if fields.shape is not None and math.prod(fields.shape) != count:
         raise InvalidInput(
             f"shape {list(fields.shape)} means {math.prod(fields.shape)} numbers, but data holds {count}"
         )
-    tensor = Tensor(dtype, shape if fields.shape is None else fields.shape, numbers)
+    tensor = Tensor(dtype, shape if fields.shape is None else fields.shape, to_bytes(values, dtype))
     return tensor_payload(tensor, info, max_rows, flat=fields.shape is None and depth == 1)
 
 
@@ -116,8 +106,6 @@ def _text(fields: Fields, new_decoder: NewDecoder, depth: int, max_rows: int) ->
         raise InvalidInput("shape and dtype go with numbers, not with text")
     if depth > 1:
         raise InvalidInput("text is a string or a list of strings, not nested lists")
-    if depth and len(memoryview(fields.data)) > large_lists.PIECE_BYTES:
-        large_lists.check_texts(bytes(fields.data), max_rows)
     text = decode(_decoder(new_decoder, "text", depth), fields.data, known="")
     rows = text if depth else [text]
     check_rows(len(rows), max_rows)
@@ -128,5 +116,5 @@ def _text(fields: Fields, new_decoder: NewDecoder, depth: int, max_rows: int) ->
 def _decoder(new_decoder: NewDecoder, element: str, depth: int) -> Any:
     kind: Any = str if element == "text" else bytes if element == "bytes" else ELEMENT[element]
     for _ in range(depth):
-        kind = list[kind]
+        kind = Annotated[list[kind], Meta(max_length=MAX_ELEMENTS)]  # in MessagePack, checked before it is decoded
     return new_decoder(kind)

@@ -20,11 +20,11 @@ from smartbatch.gateway.http import fast_path
 from smartbatch.gateway.http.asgi_cycle import AsgiRequestCycle
 from smartbatch.gateway.http.connection_registry import ConnectionRegistry
 from smartbatch.gateway.http.fast_path import FastPathCycle
-from smartbatch.gateway.http.head_cache import HeadCache
 from smartbatch.gateway.http.heads import (
     MAX_HEAD_BYTES,
     Head,
     Headers,
+    check_head,
     head_bytes,
     may_be_skipped,
     response,
@@ -34,7 +34,6 @@ from smartbatch.gateway.http.heads import (
     without_upgrade,
 )
 from smartbatch.gateway.http.timeouts import HEAD_TIMEOUT_S, Awaited, ConnectionTimeouts
-from smartbatch.gateway.inference.predict import refused_at_once
 from smartbatch.gateway.services import GatewayServices
 from smartbatch.shared.errors import HeadTimeout, MalformedRequest, SmartBatchError, TooManyConnections
 
@@ -48,8 +47,6 @@ DRAIN_LINGER_S = 0.25  # during a drain
 LAST_CALL_S = 0.05
 # Requests that may wait on one connection for those before them. Each costs a hundred times its bytes.
 MAX_PIPELINED = 64
-# So many requests in a row whose heads were like none before: no more is remembered, for it only costs.
-MAX_UNLIKE = 8
 
 
 class Connection(HttpToolsProtocol):
@@ -72,10 +69,7 @@ class Connection(HttpToolsProtocol):
         )
         self._silent_bytes = 0  # read since the parser last had anything to say for them
         self._deaf = False  # what comes is thrown away
-        self._unsent = b""  # in the outbox
         self._parting = b""  # sent after the answers still owed, before closing
-        self._likeness: HeadCache | None = None  # of the request before
-        self._unlike = 0  # requests in a row that weren't like the one before
         self.url = b""
         self._timeouts = ConnectionTimeouts(time.monotonic())
 
@@ -98,7 +92,6 @@ class Connection(HttpToolsProtocol):
                 transport.close()
 
     def connection_lost(self, exc) -> None:
-        self._unsent = b""
         self.connections.discard(self)
         self._connection_registry.release(self)
         for exchange in (self._running, self.cycle, *(queued for queued, _ in self.pipeline)):
@@ -113,10 +106,6 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        # Here a new request begins. (One that was answered early may still be coming: then it doesn't.)
-        at_rest = self._running is None and not self._receiving and not self._silent_bytes
-        if at_rest and self._likeness is not None and self._came_alike(self._likeness, data):
-            return
         self._silent_bytes += len(data)
         self._parse(data)
         newest = self.cycle
@@ -124,9 +113,6 @@ class Connection(HttpToolsProtocol):
             self._hand_on(newest)
         running = self._running
         if isinstance(running, FastPathCycle) and not running.started:
-            if at_rest and running.keep_alive and self._unlike < MAX_UNLIKE:
-                self._unlike += 1
-                self._likeness = HeadCache.of(data, running.head, len(running.body))
             self._begin(running)
         if self._deaf:
             return
@@ -135,26 +121,6 @@ class Connection(HttpToolsProtocol):
         elif self._receiving and self._judged is not self.cycle:
             self._judged = exchange = self.cycle
             exchange.keep_alive = self._may_go_on() and may_be_skipped(exchange.scope)
-
-    def _came_alike(self, likeness: HeadCache, data: bytes) -> bool:
-        """Begin a request that is like the one before, unparsed, or refuse it. False if it isn't like it, or can't be
-        answered promptly: the head that is remembered says another's length, which an Exchange would read."""
-        gateway = self._gateway
-        if gateway is None or self.flow.write_paused or len(data) > gateway.prompt_bytes:
-            return False
-        body = likeness.body_of(data)
-        if body is None:
-            return False
-        self._unlike = 0
-        if not self._connection_registry.draining and (refusal := refused_at_once(gateway, likeness.head)) is not None:
-            self.send(*refusal, keep_alive=True)
-            self.on_response_complete()
-            return True
-        self.cycle = alike = FastPathCycle(self, gateway, likeness.head)
-        alike.received(body)
-        alike.came_whole(keep_alive=not self._connection_registry.draining)
-        self._begin(alike)
-        return True
 
     def _parse(self, data: bytes) -> None:
         while True:
@@ -195,6 +161,7 @@ class Connection(HttpToolsProtocol):
         version = parser.get_http_version()
         expects_100 = self.expect_100_continue and version == "1.1"
         head = Head(parser.get_method(), version, *target(self.url), headers, expects_100)
+        check_head(head)
         self.headers = []  # trailers go there, not among the headers that the application reads meanwhile
         if self._gateway and fast_path.is_eligible(head):
             self.cycle = FastPathCycle(self, self._gateway, head)
@@ -245,37 +212,25 @@ class Connection(HttpToolsProtocol):
 
     def close(self) -> None:
         """After the last answer, or in place of one."""
-        self.flush()
         if self._receiving or self._deaf:
             self._linger()  # the rest isn't read
         else:
             self.transport.close()
 
     def abort(self) -> None:
-        self.flush()
         self.transport.abort()
 
     def send(self, status: int, headers: Headers, content: bytes, *, keep_alive: bool) -> None:
-        if not self._unsent:
-            self._connection_registry.outbox.put(self)
-        self._unsent += serialize_response(
-            status, self.server_state.default_headers, headers, content, keep_alive=keep_alive
-        )
-
-    # --- the outbox's side
-
-    def flush(self) -> None:
-        """Send what is still here. What else is sent on this connection, or ends it, comes after it."""
-        unsent, self._unsent = self._unsent, b""
-        if unsent and not self.transport.is_closing():
-            self.write(unsent)
+        data = serialize_response(status, self.server_state.default_headers, headers, content, keep_alive=keep_alive)
+        if not self.transport.is_closing():
+            self.write(data)
 
     # --- the doorman's side, and uvicorn's
 
     @property
     def idle(self) -> bool:
         """No request is being answered, nor read by the application, and nothing waits to be sent."""
-        return self._running is None and not self._unsent and not self.transport.get_write_buffer_size()
+        return self._running is None and not self.transport.get_write_buffer_size()
 
     def look(self, now: float) -> None:
         """Close what has taken too long. Called once a second."""
@@ -328,7 +283,6 @@ class Connection(HttpToolsProtocol):
     def _begin(self, exchange: AsgiRequestCycle | FastPathCycle) -> None:
         self._running = exchange
         if not isinstance(exchange, FastPathCycle):
-            self.flush()
             self._start_asgi_task(exchange, self.app)
         elif exchange.small and not self.flow.write_paused:  # else its answer would wait beside an earlier one
             exchange.ask()
@@ -382,7 +336,6 @@ class Connection(HttpToolsProtocol):
         return response(error, self.server_state.default_headers)
 
     def _part(self) -> None:
-        self.flush()
         if not self.transport.is_closing():
             self.write(self._parting)
             self._linger()
@@ -398,7 +351,6 @@ class Connection(HttpToolsProtocol):
 
     def _close_if_idle(self) -> None:
         if self._awaited() != "nothing" and not self._silent_bytes:
-            self.flush()
             self.transport.close()
 
 

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from smartbatch.gateway.http.write_coalescer import WriteCoalescer
 from smartbatch.shared.errors import Draining, SmartBatchError
 
 if TYPE_CHECKING:
@@ -46,7 +45,6 @@ class ConnectionRegistry:
     ) -> None:
         self.count = count
         self._tell = tell
-        self.outbox = WriteCoalescer()
         self.draining = False
         self.drain_began = asyncio.Event()
         self.now = time.monotonic()  # of the last look

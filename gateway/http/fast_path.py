@@ -84,7 +84,7 @@ class FastPathCycle:
         head = self.head
         self._inference = inference = create_request(self._gateway, head.path)
         try:
-            inference.head(head.headers, head.query, head)
+            inference.head(head.headers, head.query)
             if self.fault is not None:
                 raise self.fault
             self._pending = inference.submit_and_tell(inference.request(self.body), self._ended)

@@ -160,7 +160,12 @@ class InferenceRequest(ABC):
         self.record_failure(error)
         if isinstance(error, ClientGone):
             return None
-        return response_of(error, self._request_id, self._shown_id)
+        status, texts, content = problem(error, self._request_id)
+        texts["x-request-id"] = self._shown_id
+        if isinstance(error, BodyTimeout):
+            texts["connection"] = "close"
+        headers = [(name.encode(), value.encode("latin-1", "replace")) for name, value in texts.items()]
+        return Response(status, headers, content)
 
     def record_failure(self, error: Exception) -> None:
         """Forget, count and log a request that ended without its result."""
@@ -205,16 +210,6 @@ class InferenceRequest(ABC):
         if self._pending is not None:
             self._queue.finished(self._pending, answered=False)
             self._pending = None
-
-
-def response_of(error: Exception, request_id: str, shown_id: str) -> Response:
-    """`shown_id`: the client's own, where it sent one."""
-    status, texts, content = problem(error, request_id)
-    texts["x-request-id"] = shown_id
-    if isinstance(error, BodyTimeout):
-        texts["connection"] = "close"
-    headers = [(name.encode(), value.encode("latin-1", "replace")) for name, value in texts.items()]
-    return Response(status, headers, content)
 
 
 def _our_fault(error: Exception, *, hurried: bool) -> bool:

@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 
-from smartbatch.gateway.formats import large_lists
 from smartbatch.gateway.formats.json_body import look
 from smartbatch.gateway.formats.tensor_bytes import flatten
 from smartbatch.gateway.formats.tensor_fields import decode
@@ -18,12 +17,10 @@ MAX_DEPTH = 2  # [rows] or [rows, 1]
 
 
 def elements_of(data: msgspec.Raw, count: int, *, base64: bool) -> list[bytes]:
-    """Read `count` texts, as their UTF-8 or decoded from base64. Raises InvalidInput or TooManyRows."""
+    """Read `count` texts, as their UTF-8 or decoded from base64. Raises InvalidInput or BodyTooLarge."""
     depth, _ = look(memoryview(data))
     if not 1 <= depth <= MAX_DEPTH:
         raise InvalidInput(f"the data of a tensor of BYTES is a list of texts, nested {MAX_DEPTH} deep at the most")
-    if len(memoryview(data)) > large_lists.PIECE_BYTES:
-        large_lists.check_texts(bytes(data), count)
     texts, _ = flatten(decode(_decoder(depth), data, known=""), depth)
     if len(texts) != count:
         raise InvalidInput(f"the shape means {count} elements, but data holds {len(texts)}")

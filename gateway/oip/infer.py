@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
 from smartbatch.gateway.core.problems import CONTENT_TYPE as PROBLEM
 from smartbatch.gateway.formats.render import response_headers
-from smartbatch.gateway.http.heads import Head
 from smartbatch.gateway.inference import compression
 from smartbatch.gateway.inference.params import read_headers, timeout_of
 from smartbatch.gateway.inference.request import InferenceRequest, Response
@@ -32,23 +31,13 @@ _ROUTE = "/v2/models/{model}/infer"
 _VERSION_ROUTE = "/v2/models/{model}/versions/{version}/infer"
 
 
-class ParsedHead(NamedTuple):
-    """What a head with this path says. Nothing in it depends on who asks or when, so it holds for every request with
-    this head."""
-
-    found: Mapping[bytes, str]
-    coding: str
-    timeout_s: float | None
-    json_length: int | None  # how many bytes of the body are JSON; None: all
-
-
 class OipInferRequest(InferenceRequest):
     def __init__(self, gateway: GatewayServices, path: str) -> None:
         super().__init__(gateway)
         self._path = path
         self._accept = ""
         self._coding = ""
-        self._json_length: int | None = None
+        self._json_length: int | None = None  # how many bytes of the body are JSON; None: all
         self._timeout_s: float | None = None
         self._wanted = InferOptions()
 
@@ -56,17 +45,14 @@ class OipInferRequest(InferenceRequest):
     def coding(self) -> str:
         return self._coding
 
-    def head(self, headers: Iterable[tuple[bytes, bytes]], query: bytes, kept: Head | None = None) -> None:
-        """`kept` keeps what was read, for other requests with the same head."""
-        parsed: ParsedHead | None = kept.parsed if kept is not None else None
-        found = parsed.found if parsed else read_headers(headers, _READ)
+    def head(self, headers: Iterable[tuple[bytes, bytes]], query: bytes) -> None:
+        found = read_headers(headers, _READ)
         self._take_up(found, headers)
         self._principal = self._gateway.authenticator.identify(headers)
         self._accept = found.get(b"accept", "")
-        parsed = parsed or _read(found)
-        if kept is not None:
-            kept.parsed = parsed
-        self._coding, self._timeout_s, self._json_length = parsed.coding, parsed.timeout_s, parsed.json_length
+        self._coding = compression.choose(found.get(b"accept-encoding", ""))
+        self._timeout_s = timeout_of(found)
+        self._json_length = _json_length(found.get(HEADER_LENGTH))
         self._wait_at_most(self._timeout_s)
         model, version = _target(self._path)
         self._enter(model)
@@ -109,11 +95,6 @@ def _target(path: str) -> tuple[str, str]:
     found = PATH.fullmatch(path)
     assert found is not None, path  # only such paths come here
     return found[1], found[2] or ""
-
-
-def _read(found: Mapping[bytes, str]) -> ParsedHead:
-    coding = compression.choose(found.get(b"accept-encoding", ""))
-    return ParsedHead(found, coding, timeout_of(found), _json_length(found.get(HEADER_LENGTH)))
 
 
 def _json_length(text: str | None) -> int | None:

@@ -38,32 +38,21 @@ class AdmissionControl:
         self._tokens_at = 0.0
         self._turn_at = 0.0  # when the place is free for which the newest of those refused may come back
 
-    @property
-    def closed(self) -> bool:
-        """Whether some are refused, as far as is known."""
-        return self._closed is not None
-
     def check(self, timeout_ms: int) -> None:
-        """Take a place that became free, where there are few.
-
-        Raises QueueFull or DeadlineUnattainable if a request with this timeout would be refused."""
-        if error := self.would_refuse(timeout_ms):
-            raise error
-        if self._closed is not None and timeout_ms <= self._closed_to_ms:
-            self._tokens -= 1
-
-    def would_refuse(self, timeout_ms: int) -> Unavailable | None:
-        """Return what `check` would raise, and take nothing."""
+        """Take a place that became free, where there are few. Raises QueueFull or DeadlineUnattainable if a request with this
+        timeout would be refused."""
         if self._closed is None or timeout_ms > self._closed_to_ms:
-            return None
+            return
         now = self._clock()
         rate = self.capacity().rows_per_s
         if not rate or now - self._learned_at > CLOSED_S:
             self._closed = None
-            return None
+            return
         self._tokens = min(self._tokens + (now - self._tokens_at) * rate, CLOSED_S * rate + 1)
         self._tokens_at = now
-        return self.refusal(self._closed, timeout_ms) if self._tokens < 1 else None
+        if self._tokens < 1:
+            raise self.refusal(self._closed, timeout_ms)
+        self._tokens -= 1
 
     def learned(self, answer: AdmitResult, refused: Sequence[tuple[NewEntry, AdmitStatus]]) -> None:
         """Take in what Redis answered to a flush."""

@@ -16,7 +16,7 @@ from smartbatch.gateway.queue.submitter import Submitter
 from smartbatch.shared.broker.connection.client import BLOCK_S, connect
 from smartbatch.shared.broker.queue.admission import Admission, Capacity, NewEntry
 from smartbatch.shared.broker.queue.replies import Inbox
-from smartbatch.shared.errors import BrokerUnavailable, Unavailable
+from smartbatch.shared.errors import BrokerUnavailable
 from smartbatch.shared.keys import Keys
 from smartbatch.shared.process import tasks
 from smartbatch.shared.settings import Settings
@@ -75,15 +75,6 @@ class ModelQueue:
         if not self._submitter.broker_up:
             raise BrokerUnavailable("the broker can't be reached", self._admission_control.retry_after_s())
         self._admission_control.check(timeout_ms)
-
-    @property
-    def closed(self) -> bool:
-        """Whether `would_refuse` is worth asking."""
-        return self._admission_control.closed
-
-    def would_refuse(self, timeout_ms: int) -> Unavailable | None:
-        """Why `check` would refuse a request for want of room; None where it would take it, or has another reason."""
-        return self._admission_control.would_refuse(timeout_ms) if self._submitter.broker_up else None
 
     def submit(self, request: NewEntry, started_at: float) -> PendingFuture:
         """Send a request on its way. `started_at`: monotonic, when it arrived. The caller has called `check`; it

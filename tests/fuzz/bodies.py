@@ -6,12 +6,9 @@ from tests.fuzz.harness import guided_by
 
 with guided_by("smartbatch.gateway.formats", "python_multipart"):
     from smartbatch.gateway import formats
-    from smartbatch.gateway.formats import large_lists
 from smartbatch.shared.errors import ClientError
 from smartbatch.shared.model_info import InputSpec, ModelInfo
 from smartbatch.shared.wire import pack_payload, unpack_payload
-
-__all__ = ["large_lists", "read"]
 
 MAX_ROWS = 8
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from smartbatch.gateway.formats.json_body import MAX_LISTS
+from smartbatch.gateway.formats.tensor_fields import MAX_ELEMENTS
 from smartbatch.shared.wire import DTYPE_BYTES, MAX_DIMENSIONS
 
 Json = dict[str, Any]
@@ -53,7 +55,8 @@ def input_schemas() -> Json:
             "additionalProperties": False,
             "properties": {
                 "data": {
-                    "description": f"Numbers or text, nested up to {MAX_DIMENSIONS} deep; or flat, with a shape",
+                    "description": f"Numbers or text, nested up to {MAX_DIMENSIONS} deep; or flat, with a shape. "
+                    f"At most {MAX_ELEMENTS:,} elements in {MAX_LISTS:,} lists; send larger tensors as npy or msgpack",
                     "anyOf": [_nested(number, _SHOWN_DEPTH), _nested({"type": "string"}, 1)],
                 },
                 "shape": {

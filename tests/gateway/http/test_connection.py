@@ -114,7 +114,8 @@ async def test_a_head_that_never_ends_is_answered_with_a_408():
     async with site() as server:
         assert statuses(await server.ask(b"GET / HTTP/1.1\r\na: b")) == [408]
         assert statuses(await server.ask(HELLO + b"GET / HTTP/1.1\r\na: b")) == [200, 408]
-        assert server.counted == ["head_timeout", "head_timeout"]
+        assert statuses(await server.ask(b"GET /\r\n")) == [408]  # HTTP/0.9, which has no headers to wait for
+        assert server.counted == ["head_timeout"] * 3
 
 
 async def test_a_connection_that_never_says_anything_is_closed_without_a_word():
@@ -166,6 +167,41 @@ async def test_when_all_are_busy_a_new_connection_is_told_when_to_come_back():
         assert b"retry-after: 1\r\n" in refused
         server.go.set()
         assert [statuses(await each) for each in waiting] == [[200]] * 3
+
+
+@pytest.mark.parametrize(
+    ("request_head", "detail"),
+    [
+        pytest.param(b"GET /hello HTTP/1.1\r\naccept: */*", "the Host header is missing", id="no Host"),
+        pytest.param(
+            HELLO[:-4] + b"\r\nHost: x", "the request has 2 Host headers; only one is allowed", id="two Hosts"
+        ),
+        pytest.param(
+            b"GET /hello HTTP/1.0\r\nhost: x\r\nhost: x",
+            "the request has 2 Host headers; only one is allowed",
+            id="in HTTP/1.0",
+        ),
+        pytest.param(b"GET /hello", "HTTP version 0.9 is not supported; 1.1 and 1.0 are", id="HTTP/0.9"),
+        pytest.param(
+            b"GET /hello HTTP/2.0\r\nhost: x", "HTTP version 2.0 is not supported; 1.1 and 1.0 are", id="HTTP/2.0"
+        ),
+    ],
+)
+async def test_a_head_without_its_version_or_with_no_single_host_is_refused(request_head: bytes, detail: str):
+    async with site() as server:
+        answer = await server.ask(request_head + b"\r\n\r\n")
+        second = await server.ask(HELLO + request_head + b"\r\n\r\n" + HELLO)
+        assert server.counted == ["malformed_request"] * 2
+    head, _, content = answer.partition(b"\r\n\r\n")
+    assert statuses(answer) == [400]
+    assert b"connection: close" in head
+    assert json.loads(content)["detail"] == detail
+    assert statuses(second) == [200, 400]
+
+
+async def test_http_1_0_needs_no_host():
+    async with site() as server:
+        assert statuses(await server.ask(b"GET /hello HTTP/1.0\r\n\r\n")) == [200]
 
 
 async def test_trailers_do_not_become_headers_of_the_request_they_follow():
