@@ -39,8 +39,9 @@ class AdmissionControl:
         self._turn_at = 0.0  # when the place is free for which the newest of those refused may come back
 
     def check(self, timeout_ms: int) -> None:
-        """Take a place that became free, where there are few. Raises QueueFull or DeadlineUnattainable if a request with this
-        timeout would be refused."""
+        """Take a place that became free, where there are few.
+
+        Raises QueueFull or DeadlineUnattainable if a request with this timeout would be refused."""
         if self._closed is None or timeout_ms > self._closed_to_ms:
             return
         now = self._clock()
