@@ -20,15 +20,15 @@ from tests.system.stack import ROOT, Stack
 from tests.system.test_access import ADMIN, APP, MONITOR, write
 from tests.system.test_batching import ask_all, bodies
 
+pytestmark = pytest.mark.extended
+
 CAT = ROOT / "examples/cat.jpg"
 
 
 @pytest.fixture
 def simulated(stack: Callable[..., Stack]) -> Stack:
     system = stack(MODEL_PATH="simulated:base_ms=4,row_ms=1", MAX_BATCH_SIZE=8)
-    system.gateway()
-    system.worker()
-    return system.ready()
+    return system.up()
 
 
 def tile(page: Page, name: str) -> Locator:
@@ -85,12 +85,9 @@ def test_the_numbers_follow_a_load(simulated: Stack, watch: Callable[..., Watche
     expect(page.locator("#last-window")).to_have_text(re.compile(r"^(9|10)"))
 
 
-@pytest.mark.slow
 def test_a_photo_by_keyboard_alone(stack: Callable[..., Stack], watch: Callable[..., Watched]) -> None:
     system = stack(MODEL_PATH="efficientnet_lite0", MAX_BATCH_SIZE=2, WINDOW="fixed")
-    system.gateway()
-    system.worker()
-    page = watch(system.ready().url).page
+    page = watch(system.up().url).page
     page.on("filechooser", lambda chooser: chooser.set_files(CAT))
     is_live(page)
     for _ in range(10):

@@ -22,9 +22,7 @@ from tests.system.test_batching import ask_all, bodies
 
 async def test_it_follows_a_load(stack: Callable[..., Stack], broker: Broker) -> None:  # noqa: F811
     system = stack(MODEL_PATH="simulated:base_ms=4,row_ms=1", MAX_BATCH_SIZE=8)
-    system.gateway()
-    system.worker()
-    system.ready()
+    system.up()
     watching = system.start(
         "top", {}, [sys.executable, "-m", "smartbatch.deploy.cli", "top", "--json", "--interval", "0.3"]
     )

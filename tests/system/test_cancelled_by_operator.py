@@ -16,9 +16,7 @@ from tests.system.stack import Stack
 
 async def test_a_running_and_a_waiting_request_are_taken_back(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=300,row_ms=0", MAX_BATCH_SIZE=2)
-    system.gateway()
-    worker = system.worker()
-    system.ready()
+    _, worker = system.up().processes
 
     async with aiohttp.ClientSession() as client:
 

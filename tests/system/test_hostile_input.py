@@ -162,9 +162,7 @@ def unharmed(system: Stack) -> None:
 
 def test_hostile_tensors_are_refused_and_nobody_else_notices(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="examples.tabular:Iris", MODEL_NAME="iris", TORCH_THREADS=1, LOG_LEVEL="debug")
-    system.gateway()
-    system.worker()
-    system.ready()
+    system.up()
     right = system.predict(FLOWER, headers={"content-type": JSON}).json()["values"]
     assert wrongly_answered(system, TENSORS) == []
     assert system.predict(FLOWER, headers={"content-type": JSON}).json()["values"] == right
@@ -172,11 +170,8 @@ def test_hostile_tensors_are_refused_and_nobody_else_notices(stack: Callable[...
     unharmed(system)
 
 
-def test_hostile_images_are_refused_and_nobody_else_notices(stack: Callable[..., Stack]) -> None:
-    system = stack(MODEL_PATH="efficientnet_lite0", MODEL_NAME="lite", TORCH_THREADS=1)
-    system.gateway()
-    system.worker()
-    system.ready()
+def test_hostile_images_are_refused_and_nobody_else_notices(shared: Callable[..., Stack]) -> None:
+    system = shared(MODEL_PATH="efficientnet_lite0", MODEL_NAME="lite", TORCH_THREADS=1)
     cat = encoded(pixels("chelsea"), "JPEG", quality=95)
     right = system.predict(cat, headers={"content-type": "image/jpeg"}).json()["predictions"]
     assert wrongly_answered(system, IMAGES) == []
@@ -188,12 +183,9 @@ def test_hostile_images_are_refused_and_nobody_else_notices(stack: Callable[...,
     unharmed(system)
 
 
-def test_numbers_that_are_none_stay_in_their_own_row(stack: Callable[..., Stack]) -> None:
+def test_numbers_that_are_none_stay_in_their_own_row(shared: Callable[..., Stack]) -> None:
     """NaN and infinities pass, as in other servers: what a model makes of them is its own. JSON says them as text."""
-    system = stack(MODEL_PATH="efficientnet_lite0", MODEL_NAME="lite", TORCH_THREADS=1)
-    system.gateway()
-    system.worker()
-    system.ready()
+    system = shared(MODEL_PATH="efficientnet_lite0", MODEL_NAME="lite", TORCH_THREADS=1)
     rows = np.random.default_rng(0).normal(size=(3, 3, 224, 224)).astype(np.float32)
     alone = system.predict(npy(rows), headers={"content-type": NPY, "accept": NPY})
     rows[1, 0, 100, 100] = np.nan
@@ -210,9 +202,7 @@ def test_numbers_that_are_none_stay_in_their_own_row(stack: Callable[..., Stack]
 
 def test_entries_that_no_gateway_wrote_stop_no_worker(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=1,row_ms=0")
-    system.gateway()
-    worker = system.worker()
-    system.ready()
+    _, worker = system.up().processes
     redis, stream = system.broker.sync, "smartbatch:{simulated}:requests"
     good = {"gateway": "g", "t": str(int(time.time() * 1000)), "timeout_ms": "60000"}
     deep = b"\x84\xa1v\x01\xa4kind\xa4text\xa7content\x91\xa1a\xa7options\x81\xa1a" + b"\x91" * 100_000 + b"\xc0"

@@ -29,9 +29,7 @@ def test_a_moment_holds_the_whole_system_whichever_process_tells_it(
     stack: Callable[..., Stack], processes: int
 ) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=2,row_ms=0", GATEWAY_PROCESSES=processes)
-    system.gateway()
-    system.worker()
-    system.ready()
+    system.up()
     for number in range(20):
         with httpx.Client() as client:  # a connection each: the kernel hands them to either process
             assert client.post(f"{system.url}/predict", content=b"%d" % number).status_code == 200
@@ -47,9 +45,7 @@ def test_a_moment_holds_the_whole_system_whichever_process_tells_it(
 
 def test_the_parts_of_a_requests_time_add_up_to_its_latency(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=20,row_ms=0")
-    system.gateway()
-    system.worker()
-    system.ready()
+    system.up()
     with moments(system.url) as told:
         next(m for m in told if m["models"]["simulated"]["stats"]["gateways"])
         totals = [system.predict(b"%d" % number).json()["timing_ms"] for number in range(10)]

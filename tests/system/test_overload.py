@@ -20,9 +20,7 @@ CAPACITY = 100.0
 
 def start(stack: Callable[..., Stack], **settings: object) -> tuple[Stack, Process]:
     system = stack(**SLOW, **settings)
-    gateway = system.gateway()
-    system.worker()
-    return system.ready(), gateway
+    return system.up(), system.processes[0]
 
 
 async def health(url: str, until: asyncio.Event) -> list[float]:

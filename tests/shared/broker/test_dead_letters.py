@@ -22,7 +22,7 @@ ANSWER = pack_reply(Reply(Result(values=["well"])))
 async def buried(client: Client, *payloads: bytes, reason: str = "ended 3 workers") -> list[DeadLetter]:
     """Have a request per payload admitted, claimed and put aside. Returns the letters, the oldest first."""
     await admission(client).admit([request(n, payload=payload) for n, payload in enumerate(payloads)])
-    claimed = await claim(client)
+    claimed = await claim(client, hold_ms=0)
     await claims(client).finish([Outcome(entry, b"sorry", reason) for entry in claimed.entries])
     return (await DeadLetters(client, KEYS).newest())[::-1]
 

@@ -191,7 +191,7 @@ def test_what_is_no_message_is_refused(channel: grpc.Channel) -> None:
 
 def test_a_call_that_is_cancelled_or_late_frees_its_place(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated")
-    process = system.grpc_gateway()  # and no worker: what is admitted waits
+    process = system.grpc_gateway(ready=False)  # and no worker: what is admitted waits
     sent = tensor("input", texts(b"hello"), "BYTES")
     with _client(process) as client:
         ended: SimpleQueue = SimpleQueue()
@@ -241,7 +241,7 @@ def test_keys_management_and_a_drain(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="tests.system.oip.models:Arithmetic", MODEL_NAME="arithmetic")
     keys = system.folder / "keys.toml"
     keys.write_text(f'[keys.app]\nsha256 = "{digest_of(key.encode()).hex()}"\nmodels = ["arithmetic"]\n')
-    process = system.grpc_gateway(API_KEYS_FILE=keys, MANAGEMENT_PORT=0)
+    process = system.grpc_gateway(ready=False, API_KEYS_FILE=keys, MANAGEMENT_PORT=0)
     log = process.log.read_text()
     system.url = next(line for line in log.splitlines() if "management on " in line).split("management on ")[1]
     system.worker()
