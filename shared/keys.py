@@ -37,7 +37,7 @@ MODEL_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 def check_model_name(name: str) -> str:
     """Return `name` if it may stand in a key; raise UnknownModel otherwise."""
     if not MODEL_NAME.fullmatch(name):
-        raise UnknownModel(f"a model name is 1 to 128 characters of A-Z a-z 0-9 . _ -, not {name[:140]!r}")
+        raise UnknownModel(f"a model name must be 1 to 128 characters of A-Z a-z 0-9 . _ -, got {name[:140]!r}")
     return name
 
 

@@ -216,7 +216,7 @@ def from_environment(environ: Mapping[str, str] | None = None, **overrides: Any)
     settings = msgspec.convert(values, Settings, strict=False)
     _check_redis_url(settings.redis_url)
     if settings.redis_password_file and (urlsplit(settings.redis_url).password or "password=" in settings.redis_url):
-        raise SettingsError("REDIS_PASSWORD_FILE: REDIS_URL holds a password too; leave one of them out")
+        raise SettingsError("REDIS_PASSWORD_FILE: REDIS_URL has a password too; set only one of them")
     return settings
 
 
@@ -269,4 +269,4 @@ def _check_redis_url(url: str) -> None:
     for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True):
         if name not in URL_OPTIONS:  # redis-py would take it for an argument, and fail at the first connection
             known = ", ".join(sorted(URL_OPTIONS))
-            raise SettingsError(f"REDIS_URL: there is no option {name[:40]!r}; there are {known}")
+            raise SettingsError(f"REDIS_URL: unknown option {name[:40]!r}; known options are {known}")

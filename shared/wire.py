@@ -75,12 +75,10 @@ class Tensor(msgspec.Struct, omit_defaults=True):
             raise WireError(f"unknown dtype {self.dtype!r}; known: {', '.join(DTYPE_BYTES)}")
         expected = math.prod(self.shape) * size
         if len(self.data) != expected:
-            raise WireError(
-                f"{self.dtype} of shape {list(self.shape)} takes {expected} bytes, but {len(self.data)} came"
-            )
+            raise WireError(f"{self.dtype} of shape {list(self.shape)} needs {expected} bytes, got {len(self.data)}")
         # Any other byte in a bool is undefined behaviour in C++.
         if self.dtype == "bool" and bytes(self.data).translate(None, b"\x00\x01"):
-            raise WireError("a bool is a byte of 0 or 1")
+            raise WireError("a bool must be a byte of 0 or 1")
 
 
 class Raw(msgspec.Struct):
@@ -117,7 +115,7 @@ def unpack_payload(data: bytes) -> Payload:
     if isinstance(wire, _TensorPayload):
         wire.content.check()
         if not wire.content.shape:
-            raise WireError("a payload's tensor has rows as its first dimension, so its shape can't be []")
+            raise WireError("the first dimension of a payload's tensor is its rows, so its shape can't be []")
     return Payload(_KINDS[type(wire)], wire.content, wire.options)
 
 
@@ -156,12 +154,12 @@ def pack_reply(reply: Reply) -> bytes:
         error = _ErrorWire(reply.error.code, reply.error.detail)
         return _encode(_PackedReply(VERSION, reply.ms, reply.batch, error))
     if reply.result is None:
-        raise WireError("a reply holds a result or an error")
+        raise WireError("a reply must have a result or an error")
     result = reply.result
     if not isinstance(result, Result):  # a model may be the user's own code
-        raise TypeError(f"a model's answer is a Result, not {type(result).__name__}")
+        raise TypeError(f"expected a Result from the model, got {type(result).__name__}")
     if (result.classes is None) + (result.outputs is None) + (result.values is None) != 2:
-        raise TypeError("a Result is one of classes, outputs and values")
+        raise TypeError("a Result must have exactly one of classes, outputs and values")
     return _encode(_PackedReply(VERSION, reply.ms, reply.batch, None, reply.result))
 
 
@@ -172,9 +170,9 @@ def unpack_reply(data: bytes) -> Reply:
         return Reply(None, from_wire(wire.error.code, wire.error.detail), wire.batch, wire.ms)
     result: Result | None = wire.result
     if result is None:
-        raise WireError("a reply holds a result or an error")
+        raise WireError("a reply must have a result or an error")
     if (result.classes is None) + (result.outputs is None) + (result.values is None) != 2:
-        raise WireError("a result is one of classes, outputs and values")
+        raise WireError("a result must have exactly one of classes, outputs and values")
     for tensor in (result.outputs or {}).values():
         tensor.check()
     return Reply(result, None, wire.batch, wire.ms)
@@ -193,7 +191,7 @@ def _plain(value: Any) -> Any:
         return int.__int__(value)
     if isinstance(value, float):
         return float.__float__(value)
-    raise TypeError(f"a value of {type(value).__name__} can't be written")
+    raise TypeError(f"a value of type {type(value).__name__} can't be serialized")
 
 
 _encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
@@ -264,7 +262,7 @@ class _Version(msgspec.Struct):
 
 
 def _no_extension(code: int, data: memoryview) -> NoReturn:
-    raise ValueError(f"an extension type ({code}) came")
+    raise ValueError(f"unexpected MessagePack extension type {code}")
 
 
 def _decoder(form: Any) -> msgspec.msgpack.Decoder[Any]:
@@ -281,7 +279,7 @@ def _unpack(decoder: msgspec.msgpack.Decoder[Any], data: bytes) -> Any:
         wire = decoder.decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         _check_version(data)  # says more than that a field is missing, if it is that
-        raise WireError(f"not of wire version {VERSION}: {error!s:.200}") from None
+        raise WireError(f"not a valid value of wire version {VERSION}: {error!s:.200}") from None
     if wire.v != VERSION:
         raise WireError(f"expected wire version {VERSION}, got {wire.v!r:.60}")
     return wire

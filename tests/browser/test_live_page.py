@@ -170,12 +170,14 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(
     expect(page.locator("#connection")).to_have_text("Not live: an API key is needed")
     expect(page.get_by_label("Key", exact=True)).to_be_focused()
     give("wrong")
-    expect(page.locator("#key-title")).to_contain_text("this API key doesn't hold here")
+    expect(page.locator("#key-title")).to_contain_text("invalid API key")
     give(MONITOR)
     is_live(page)
     expect(page.locator("#key-section")).to_be_hidden()
     page.get_by_role("button", name="Send").click()
-    expect(page.locator("#said")).to_have_text("403 Forbidden: this key is for /metrics and /stats")
+    expect(page.locator("#said")).to_have_text(
+        "403 Forbidden: an API key with the role monitor can only read /metrics and /stats"
+    )
     page.reload()
     is_live(page)
     page.get_by_role("button", name="Forget the key").click()

@@ -171,7 +171,7 @@ def test_public_settings_name_the_api_keys_and_mask_their_digests() -> None:
 def test_an_option_of_the_url_that_does_not_exist_is_refused_by_its_name() -> None:
     text = refused(REDIS_URL="rediss://u:geheim@h:1/0?ssl_ca_cert=ca.pem&x=geheim")
     assert text.startswith(
-        "REDIS_URL: there is no option 'ssl_ca_cert'; there are db, password, password_file, ssl_ca_"
+        "REDIS_URL: unknown option 'ssl_ca_cert'; known options are db, password, password_file, ssl_ca_"
     )
     assert "geheim" not in text
 

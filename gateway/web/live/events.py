@@ -60,9 +60,9 @@ class LiveStream:
     def join(self) -> None:
         """Count a viewer in; whoever does so calls `leave`. Raises Unavailable or Draining."""
         if self._connection_registry.draining:
-            raise Draining("the server is stopping")
+            raise Draining("the server is shutting down")
         if self._viewers >= MAX_VIEWERS:
-            raise Unavailable(f"{MAX_VIEWERS} viewers are watching this process already, which is the most", RETRY_S)
+            raise Unavailable(f"this gateway process serves at most {MAX_VIEWERS} viewers of the live page", RETRY_S)
         self._viewers += 1
         if self._task is None:
             self._task = asyncio.create_task(self._run())
