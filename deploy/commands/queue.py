@@ -71,7 +71,7 @@ def show(entry_id: str, name: str | None, file: Path | None, as_json: bool, **op
 def cancel(entry_ids: Sequence[str], name: str | None, as_json: bool, **options: str | None) -> None:
     """Take entries back, waiting or running.
 
-    Each one's client gets an error at once: status 500 with the code taken_back. A batch that is on the device already
+    Each one's client gets an error at once: status 500 with the code cancelled_by_operator. A batch that is on the device already
     goes on, and its result for this entry is dropped. Exit code 1 if one was answered before it could be taken.
     """
     sys.exit(asyncio.run(_cancel(read(options), name, entry_ids, as_json)))
@@ -117,13 +117,13 @@ async def _cancel(settings: Settings, name: str | None, entry_ids: Sequence[str]
     async with open_client(settings) as client:
         for model, seen in await find_entries(client, name, entry_ids):
             taken = await Entries(client, model).take_back(seen, settings.reply_ttl)
-            told.append({"model": model, **_told(seen), "taken_back": taken})
+            told.append({"model": model, **_told(seen), "cancelled": taken})
             if not as_json:
                 outcome = "taken back; its client has been told" if taken else "was answered, or taken back, meanwhile"
                 click.echo(f"{seen.entry.entry_id}  {outcome}")
     if as_json:
         click.echo(json.dumps(told, indent=2))
-    return int(not all(each["taken_back"] for each in told))
+    return int(not all(each["cancelled"] for each in told))
 
 
 # --- words

@@ -133,7 +133,7 @@ async def test_an_id_that_is_not_there_or_is_two_is_refused(stream: Stream, brok
         await stream.refusal("cancel", "r-0") == "r-0 is an entry of several models (m, other); say which with --name"
     )
     [told] = await stream.json("cancel", "r-0", "--name", "other")
-    assert (told["model"], told["taken_back"]) == ("other", True)
+    assert (told["model"], told["cancelled"]) == ("other", True)
     await other.client.aclose()
 
 
@@ -142,7 +142,7 @@ async def test_cancel_tells_the_client_and_leaves_nothing_behind(stream: Stream)
     await stream.claim(1)
     assert (await stream.run("cancel", "r-0", "r-1", "r-2")).out[0].endswith("  taken back; its client has been told")
     for n in range(3):
-        assert (await stream.reply(f"r-{n}")).error.code == "taken_back"
+        assert (await stream.reply(f"r-{n}")).error.code == "cancelled_by_operator"
     assert [bytes(n).split(b"|")[0] for n in await stream.client.lrange(stream.keys.inbox("gw"), 0, -1)] == [
         b"r-0",
         b"r-1",
@@ -167,5 +167,5 @@ async def test_what_no_gateway_wrote_is_shown_and_can_be_removed(stream: Stream)
     assert r"\x1b[2J[red]" in "\n".join((await stream.run()).out)
     told = await stream.json("show", entry_id)
     assert told["unreadable"] == "its fields are not those of a request"
-    assert (await stream.json("cancel", entry_id))[0]["taken_back"] is True
+    assert (await stream.json("cancel", entry_id))[0]["cancelled"] is True
     assert (await stream.json())[0]["entries"] == []
