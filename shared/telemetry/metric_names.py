@@ -248,7 +248,7 @@ SPEEDUP = Metric(
     "gauge",
     "worker",
     "Forwards in the time of one eager forward, by the form that OPTIMIZE chose; measured when it was chosen",
-    ("model", "form"),
+    ("model", "variant"),
 )
 DEVICE_BUSY = Metric("smartbatch_device_busy_seconds_total", "counter", "worker", "Time spent in forwards")
 DEVICE_STARVED = Metric(

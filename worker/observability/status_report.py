@@ -52,7 +52,7 @@ class StatusReport:
             "model": self._settings.model,
             "model_path": self._settings.model_path,
             "device": self._model.device_name,
-            "form": str(self._model.variant),
+            "variant": str(self._model.variant),
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "started_ms": self._started_ms,
