@@ -312,7 +312,7 @@ class Connection(HttpToolsProtocol):
             case _Enough():
                 pass
             case None:
-                self._refuse(MalformedRequest(f"not a valid HTTP/1.1 request: {error}"))
+                self._refuse(MalformedRequest(f"the request is not valid HTTP: {error}"))
             case ours:
                 log.error("reading a request failed by an error of ours", exc_info=ours)
                 self.abort()

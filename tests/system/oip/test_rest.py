@@ -139,9 +139,9 @@ def test_a_wrong_body_is_told_what_is_wrong(system: Stack, body: object, status:
         ([2], b"\x01\0\0\0a\x09\0\0\0bc", 400, "element 1 of 2 should have 9 bytes, but 2 follow"),
         ([2], b"\x04\0\0\0abcd\x01", 400, "element 1 of 2 has no length"),
         ([1], b"\x01\0\0\0abc", 400, "2 bytes follow the last of 1"),
-        ([8], b"\x01\0\0\0a", 400, "take at least 32 bytes, not 5"),
+        ([8], b"\x01\0\0\0a", 400, "need at least 32 bytes, got 5"),
         ([1, 1], b"\x01\0\0\0\xff", 422, "element 0 is not UTF-8"),
-        ([1, 2], b"\x01\0\0\0a", 422, "shape [rows] or [rows, 1], not [1, 2]"),
+        ([1, 2], b"\x01\0\0\0a", 422, "shape [rows] or [rows, 1], got [1, 2]"),
     ],
 )
 def test_wrong_elements_are_told_what_is_wrong(
@@ -259,5 +259,5 @@ def test_statistics_move_with_the_management_port(stack: Callable[..., Stack]) -
     assert "statistics" not in system.client.get(f"{system.url}/v2").json()["extensions"]
     assert system.client.get(f"{system.url}/v2/health/ready").status_code == 503  # no worker
     early = system.client.get(f"{system.url}/v2/models/simulated")
-    refused(early, 503, "no worker of model 'simulated' has said yet what it takes")
+    refused(early, 503, "no worker of model 'simulated' has announced its inputs yet")
     assert int(early.headers["retry-after"]) >= 1
