@@ -150,7 +150,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             ge=-1,
             le=65535,
-            description="Port of a worker's /metrics (`smartbatch up`: the first worker's); 0 = any free one, -1 = none",
+            description="Port of a worker's /metrics (`smartbatch up`: the first worker's); 0 = any, -1 = none",
         ),
     ] = 0
     metrics_host: Annotated[str, Meta(description="Address of a worker's /metrics")] = "127.0.0.1"
