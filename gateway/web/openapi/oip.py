@@ -71,7 +71,8 @@ def paths(settings: Settings) -> Json:
     for versioned in (False, True):
         base = "/v2/models/{model}" + "/versions/{version}" * versioned
         for path, name, summary, description, contents, codes in _OF_MODEL:
-            name = f"{name}_of_version" if versioned else name
+            if versioned:
+                name, summary = f"{name}_of_version", f"{summary} (with version)"
             target = _target(versioned)
             described[base + path] = _get(name, base + path, summary, contents, target, codes, description)
         described[base + "/infer"] = {"post": _infer(settings, versioned)}
@@ -110,7 +111,7 @@ def _infer(settings: Settings, versioned: bool) -> Json:
     json_length = {"description": "Length of the JSON in bytes, if binary tensor data follows", **schema("integer")}
     return {
         "operationId": "oip_infer_of_version" if versioned else "oip_infer",
-        "summary": "Run a model",
+        "summary": "Run a model" + " (with version)" * versioned,
         "description": "Open Inference Protocol 2, with the binary tensor data extension.",
         "parameters": [*_target(versioned), length, *parameters],
         "requestBody": {
