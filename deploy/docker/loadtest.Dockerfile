@@ -1,4 +1,4 @@
-# Locust with SmartBatch's locustfile, to load the stack that runs next to it. Build it in the root of the repository:
+# Locust with loadtest/locustfile.py, to put load on the stack beside it. Built from the repository's root:
 #   docker build -f deploy/docker/loadtest.Dockerfile -t smartbatch-loadtest .
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 FROM ${PYTHON_IMAGE}
@@ -6,7 +6,7 @@ FROM ${PYTHON_IMAGE}
 ENV PYTHONUNBUFFERED=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_ROOT_USER_ACTION=ignore
-# More settings of pip, for a mirror: --build-arg PIP_INDEX_URL=... or PIP_EXTRA_INDEX_URL=...
+# Further settings of pip, for a mirror: --build-arg PIP_INDEX_URL=... or PIP_EXTRA_INDEX_URL=...
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 
@@ -15,10 +15,9 @@ WORKDIR /src
 COPY constraints.txt ./
 RUN pip install --no-cache-dir -c constraints.txt locust msgpack
 
-# Only what the clients need: no server and no torch.
+# Only what the locustfile imports.
 COPY loadtest/__init__.py loadtest/locustfile.py loadtest/
-COPY loadtest/traffic loadtest/traffic
-COPY loadtest/swarm loadtest/swarm
+COPY loadtest/workload loadtest/workload
 COPY loadtest/data loadtest/data
 
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin smartbatch
