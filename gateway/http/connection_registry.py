@@ -126,11 +126,11 @@ class ConnectionRegistry:
 
     def _end_half_sent(self) -> None:
         for connection in list(self._inside):
-            connection.end_half_sent(Draining("the server is stopping, and the request had not come whole"))
+            connection.end_half_sent(Draining("the server is shutting down and the request is incomplete"))
 
     def _end_all(self) -> None:
         for connection in list(self._inside):
-            connection.end(Draining("the server is stopping, and its GRACE_TIME is over"))
+            connection.end(Draining("the server is shutting down and GRACE_TIME is over"))
 
 
 def affordable(connections: int) -> int:

@@ -49,7 +49,7 @@ async def test_it_follows_a_load(stack: Callable[..., Stack], broker: Broker) ->
     [worker] = model["stats"]["workers"].values()
     assert (worker["state"], worker["rows"]) == ("ready", 100)
     shown = "\n".join(Ended("top", "--once", REDIS_URL=broker.url).out)
-    for text in ("answered ", "waiting 0   running 0", "rows in a batch", *model["stats"]["workers"]):
+    for text in ("answered ", "waiting 0   running 0", "rows per batch", *model["stats"]["workers"]):
         assert text in shown
 
 

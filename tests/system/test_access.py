@@ -108,7 +108,7 @@ def test_a_key_for_some_models_learns_nothing_of_others(stack: Callable[..., Sta
     eventually(lambda: system.predict(b"x", **second).status_code == 200, 30)
     answers = [system.predict(b"x", params={"model": m}, headers=bearer(APP)) for m in ("simulated", "no-such")]
     assert [answer.status_code for answer in answers] == [403, 403]
-    assert {answer.json()["detail"] for answer in answers} == {"this key is not for that model"}
+    assert {answer.json()["detail"] for answer in answers} == {"this API key may not use this model"}
 
 
 def test_a_key_is_revoked_and_another_made_while_it_runs(stack: Callable[..., Stack], tmp_path: Path) -> None:

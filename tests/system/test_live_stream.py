@@ -62,7 +62,7 @@ def test_one_viewer_too_many_is_told_when_to_come_back(stack: Callable[..., Stac
         told = [open_streams.enter_context(moments(system.url)) for _ in range(MAX_VIEWERS)]
         refused = system.client.get(f"{system.url}/live/events")
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "10")
-        assert "viewers are watching" in refused.json()["detail"]
+        assert "viewers of the live page" in refused.json()["detail"]
         assert next(told[-1])["default"] == "simulated"
         assert system.client.head(f"{system.url}/live/events").status_code == 503
         # They are open as SIGTERM comes, and hold nobody up.

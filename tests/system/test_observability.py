@@ -134,5 +134,5 @@ def test_one_gateway_serves_every_model_that_is_announced(stack: Callable[..., S
     assert system.predict(b"x", params={"model": "second"}).json()["model"] == "second"
     unknown = system.predict(b"x", params={"model": "third"})
     assert unknown.status_code == 404
-    assert unknown.json()["detail"] == "no model 'third' here; there is: second, simulated"
+    assert unknown.json()["detail"] == "model 'third' not found; available: second, simulated"
     assert system.predict(b"x", params={"model": "{x}:requests"}).status_code == 404

@@ -186,7 +186,7 @@ async def operate(system: Stack, worker: Process) -> None:
     assert "input bytes         300000" in await asyncio.to_thread(run, "operator", "queue", "show", entry["entry"])
     assert "simulated" in await asyncio.to_thread(run, "viewer", "top", "--once")
     assert "taken back" in await asyncio.to_thread(run, "operator", "queue", "cancel", entry["entry"])
-    assert (await asking).json()["code"] == "taken_back"
+    assert (await asking).json()["code"] == "cancelled_by_operator"
     worker.popen.send_signal(signal.SIGCONT)
     await asyncio.to_thread(system.until_clean, 1)
 

@@ -150,7 +150,7 @@ async def test_overload_at_five_times_capacity_leaves_the_log_small(stack: Calla
     await asyncio.to_thread(eventually, lambda: sum(line.get("left_out", 1) for line in told(gateway)) == refused)
     lines = told(gateway)
     codes = {line["code"] for line in lines}
-    assert codes <= {"queue_full", "too_late"}
+    assert codes <= {"queue_full", "deadline_unattainable"}
     assert len(lines) <= (seconds + 2) * 11 * len(codes)
 
 

@@ -310,7 +310,7 @@ def test_smartbatch_up_hands_tracing_on_to_its_children(broker: Broker, collecto
     [
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_PROTOCOL: Expected http/protobuf"),
         ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER: Expected otlp or console or none, got 'zipkin'"),
-        ({"PYTHONPATH": "absent"}, "pip install 'smartbatch[otel]'"),
+        ({"PYTHONPATH": "absent"}, "pip install 'smartbatch-server[otel]'"),
     ],
 )
 @pytest.mark.parametrize("command", ["gateway", "worker", "up"])
