@@ -5,7 +5,8 @@
 # make soak        steady load for SECONDS=600, and whether anything grows
 # make bench       measures every goal on this machine: ONLY=E,S ARGS=--quick; docs/performance.md says how
 # make check       format, lint, types
-# make generated   the dashboard and the tables of docs/metrics.md, from deploy/observability and the declarations
+# make docs        the documentation as a site, in site/; make docs-serve shows it on http://127.0.0.1:8008
+# make generated   the dashboard, the reference pages and the tables of docs/metrics.md, from the code
 # make protocol    the messages of gRPC, from gateway/rpc/inference.proto
 PORT ?= 8000
 WORKERS ?= 1
@@ -16,8 +17,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV := $(VENV)/.dev
+DOCS := $(VENV)/.docs
 
-.PHONY: up test test-docker chaos soak bench check format generated protocol clean
+.PHONY: up test test-docker chaos soak bench check docs docs-serve format generated protocol clean
 
 up: $(READY)
 	@exec $(BIN)/smartbatch up --port $(PORT) --workers $(WORKERS) --model '$(MODEL)'
@@ -43,12 +45,19 @@ check: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
+docs: $(DOCS)
+	$(BIN)/mkdocs build --strict --quiet
+
+docs-serve: $(DOCS)
+	$(BIN)/mkdocs serve --dev-addr 127.0.0.1:8008
+
 format: $(DEV)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 generated: $(DEV)
 	$(BIN)/python -m deploy.observability
+	$(BIN)/python docs/generate.py
 
 # In a pool of descriptors of its own, so that a program may load another package's copy of the same messages too.
 protocol: $(DEV)
@@ -61,15 +70,21 @@ $(VENV)/bin/python:
 	@echo "creating the environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 
-# The pins are exact; PyTorch is most of the download. Progress is shown because it takes a while, once.
+# The pins are exact. pip's output is shown only if it fails.
 $(READY): pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "installing (once; PyTorch takes a minute or more)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[worker,grpc,otel,local,examples]'
+	@echo "installing SmartBatch and PyTorch into $(VENV) (once; takes a minute or two)"
+	@deploy/install.sh $(BIN)/python -e '.[worker,grpc,otel,local,examples]'
 	@touch $@
 
 $(DEV): $(READY)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[worker,grpc,otel,local,examples,loadtest,test,dev]'
+	@echo "installing what tests and benchmarks need into $(VENV) (once)"
+	@deploy/install.sh $(BIN)/python -e '.[worker,grpc,otel,local,examples,loadtest,test,dev]'
+	@touch $@
+
+$(DOCS): pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing mkdocs into $(VENV) (once)"
+	@deploy/install.sh $(BIN)/python -e '.[docs]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .ruff_cache .hypothesis
