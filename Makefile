@@ -7,7 +7,7 @@
 # make check       format, lint, types
 # make docs        the documentation as a site, in site/; make docs-serve shows it on http://127.0.0.1:8008
 # make generated   the dashboard, the reference pages and the tables of docs/metrics.md, from the code
-# make protocol    the messages of gRPC, from gateway/rpc/inference.proto
+# make protocol    the messages of gRPC, from gateway/grpc/inference.proto
 PORT ?= 8000
 WORKERS ?= 1
 MODEL ?= efficientnet_lite0
@@ -43,6 +43,8 @@ bench: $(DEV)
 check: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	@mkdir -p build/typecheck/smartbatch && ln -sfn $(CURDIR)/smartbatch/__init__.py build/typecheck/smartbatch/__init__.py && \
+	  for folder in gateway worker shared deploy; do ln -sfn $(CURDIR)/$$folder build/typecheck/smartbatch/$$folder; done
 	$(BIN)/pyright
 
 docs: $(DOCS)
@@ -56,13 +58,13 @@ format: $(DEV)
 	$(BIN)/ruff check --fix .
 
 generated: $(DEV)
-	$(BIN)/python -m deploy.observability
+	$(BIN)/python -m smartbatch.deploy.observability
 	$(BIN)/python docs/generate.py
 
 # In a pool of descriptors of its own, so that a program may load another package's copy of the same messages too.
 protocol: $(DEV)
-	$(BIN)/python -m grpc_tools.protoc -I gateway/rpc --python_out=pyi_out:gateway/rpc gateway/rpc/inference.proto
-	sed -i 's/_descriptor_pool.Default()/_descriptor_pool.DescriptorPool()/' gateway/rpc/inference_pb2.py
+	$(BIN)/python -m grpc_tools.protoc -I gateway/grpc --python_out=pyi_out:gateway/grpc gateway/grpc/inference.proto
+	sed -i 's/_descriptor_pool.Default()/_descriptor_pool.DescriptorPool()/' gateway/grpc/inference_pb2.py
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -9,7 +9,7 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 
-from shared.parent import end_with_parent
+from smartbatch.shared.process.parent import end_with_parent
 
 
 class Child:

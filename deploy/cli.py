@@ -7,9 +7,9 @@ import sys
 
 import click
 
-from deploy import startup_error
-from shared import __version__
-from shared.errors import SmartBatchError
+from smartbatch.deploy import startup_error
+from smartbatch.shared import __version__
+from smartbatch.shared.errors import SmartBatchError
 
 COMMANDS = {
     "up": "Run everything on this machine: broker, gateway, workers",
@@ -35,7 +35,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        return importlib.import_module(f"deploy.commands.{cmd_name}").command
+        return importlib.import_module(f"smartbatch.deploy.commands.{cmd_name}").command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 from pathlib import Path
 
-from shared.errors import StartupError
+from smartbatch.shared.errors import StartupError
 
 PREFERRED_PORT = 6379  # so that a plain `redis-cli` finds it
 

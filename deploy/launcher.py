@@ -12,14 +12,14 @@ import urllib.request
 
 from rich.console import Console
 
-from deploy import embedded_broker, startup_error
-from deploy.child import Child
-from deploy.ports import free_port
-from shared.broker import registry
-from shared.broker.connection import check, connect
-from shared.broker.registry import Snapshot
-from shared.errors import BrokerUnavailable, StartupError
-from shared.settings import Settings, mask_url
+from smartbatch.deploy import embedded_broker, startup_error
+from smartbatch.deploy.child import Child
+from smartbatch.deploy.ports import free_port
+from smartbatch.shared.broker.admin import registry
+from smartbatch.shared.broker.admin.registry import Snapshot
+from smartbatch.shared.broker.connection.client import check, connect
+from smartbatch.shared.errors import BrokerUnavailable, StartupError
+from smartbatch.shared.settings import Settings, mask_url
 
 LOOK_S = 0.2
 BROKER_START_S = 10.0
@@ -228,7 +228,7 @@ class Launcher:
 
 
 def _smartbatch(*command: str) -> list[str]:
-    return [sys.executable, "-m", "deploy.cli", *command]
+    return [sys.executable, "-m", "smartbatch.deploy.cli", *command]
 
 
 def _url(host: str, port: int) -> str:

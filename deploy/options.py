@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from shared.settings import Settings, describe, from_environment
+from smartbatch.shared.settings import Settings, describe, from_environment
 
 model_option = click.option("--name", help="Only this model; by default all that are known.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")

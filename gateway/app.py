@@ -15,18 +15,20 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
-from gateway import metrics, openapi, pages
-from gateway.askings import runs_a_model
-from gateway.docs.pages import PATHS as DOCS_PATHS
-from gateway.docs.pages import docs
-from gateway.endpoint import RUN
-from gateway.gateway import Gateway
-from gateway.live import page
-from gateway.oip.routes import routes as oip_routes
-from gateway.problems import problem, problem_with
-from shared import garbage, logs
-from shared.parent import end_with_parent
-from shared.settings import Settings, from_environment
+from smartbatch.gateway.core.problems import problem, problem_with
+from smartbatch.gateway.http.dispatch import is_inference_path
+from smartbatch.gateway.http.endpoint import inference_endpoint
+from smartbatch.gateway.oip.routes import routes as oip_routes
+from smartbatch.gateway.services import GatewayServices
+from smartbatch.gateway.web import health, metrics_page
+from smartbatch.gateway.web.docs.pages import PATHS as DOCS_PATHS
+from smartbatch.gateway.web.docs.pages import docs
+from smartbatch.gateway.web.live import page
+from smartbatch.gateway.web.openapi import build
+from smartbatch.shared.process import gc_freeze
+from smartbatch.shared.process.parent import end_with_parent
+from smartbatch.shared.settings import Settings, from_environment
+from smartbatch.shared.telemetry import logs
 
 
 class App(Starlette):
@@ -38,10 +40,10 @@ class App(Starlette):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or on_port(scope, self.management_port):  # who reaches that port needs no key
             await super().__call__(scope, receive, send)
-        elif scope["method"] == "POST" and runs_a_model(scope["path"]):
+        elif scope["method"] == "POST" and is_inference_path(scope["path"]):
             scope["app"] = self
-            await RUN(scope, receive, send)
-        elif error := self.state.gateway.guard.refusal(scope["path"], scope["headers"]):
+            await inference_endpoint(scope, receive, send)
+        elif error := self.state.gateway.authenticator.refusal(scope["path"], scope["headers"]):
             await _problem_response(error)(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
@@ -65,7 +67,7 @@ class PortRoute(Route):
         return super().matches(scope)
 
 
-Beside = Callable[[Gateway], contextlib.AbstractAsyncContextManager[None]]
+Beside = Callable[[GatewayServices], contextlib.AbstractAsyncContextManager[None]]
 
 
 def create_app(settings: Settings | None = None, beside: Beside | None = None) -> Starlette:
@@ -79,13 +81,13 @@ def create_app(settings: Settings | None = None, beside: Beside | None = None) -
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
-        gateway = Gateway(settings)
+        gateway = GatewayServices(settings)
         app.state.gateway = gateway
         await gateway.start()
         try:
             async with beside(gateway) if beside else contextlib.nullcontext():
-                garbage.leave_alone_what_is_here()
-                yield {"doorman": gateway.doorman, "gateway": gateway}  # for gateway/http/connection.py
+                gc_freeze.freeze_startup_objects()
+                yield {"doorman": gateway.connection_registry, "gateway": gateway}  # for gateway/http/connection.py
         finally:
             await gateway.close()
 
@@ -93,12 +95,12 @@ def create_app(settings: Settings | None = None, beside: Beside | None = None) -
     management = functools.partial(PortRoute, managed=True, port=settings.management_port)
     app = App(
         routes=[
-            Route("/healthz", pages.healthz),
-            public("/predict", RUN, methods=["POST"]),
-            management("/readyz", pages.readyz),
-            management("/metrics", metrics.metrics),
-            management("/stats", pages.stats),
-            Route("/openapi.json", pages.openapi),
+            Route("/healthz", health.healthz),
+            public("/predict", inference_endpoint, methods=["POST"]),
+            management("/readyz", health.readyz),
+            management("/metrics", metrics_page.metrics),
+            management("/stats", health.stats),
+            Route("/openapi.json", health.openapi),
             *(Route(path, docs) for path in DOCS_PATHS),
             *oip_routes(public, management),
             *page.routes(management),
@@ -108,7 +110,7 @@ def create_app(settings: Settings | None = None, beside: Beside | None = None) -
     )
     app.management_port = settings.management_port
     app.router.redirect_slashes = False  # a redirect would be built from the client's own Host header
-    app.state.openapi = openapi.document(settings)
+    app.state.openapi = build.document(settings)
     return app
 
 

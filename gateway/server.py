@@ -17,11 +17,11 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.supervisors import Multiprocess
 
-from gateway.access.keyring import Keyring
-from gateway.app import create_app
-from gateway.http.connection import Connection
-from shared.errors import StartupError
-from shared.settings import Settings
+from smartbatch.gateway.app import create_app
+from smartbatch.gateway.auth.key_store import KeyStore
+from smartbatch.gateway.http.connection import Connection
+from smartbatch.shared.errors import StartupError
+from smartbatch.shared.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def serve(settings: Settings, sock: socket.socket, management: socket.socket | N
     _to_environment(settings)
     with tempfile.TemporaryDirectory(prefix="smartbatch-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read by prometheus_client in the processes spawned next
-        config = _config("gateway.app:create_app", settings)
+        config = _config("smartbatch.gateway.app:create_app", settings)
         Multiprocess(config, sockets=sockets).run()
 
 
@@ -108,8 +108,8 @@ def run(app: ASGIApp, settings: Settings, sockets: list[socket.socket]) -> None:
 
 def warn_if_open(settings: Settings, port: int | None = None) -> None:
     """Say it once, loudly, if anybody on the network may ask. Raises SettingsError if the keys can't be read."""
-    if Keyring.wanted(settings):
-        if not Keyring(settings).keys:
+    if KeyStore.wanted(settings):
+        if not KeyStore(settings).keys:
             log.warning("API_KEYS_FILE holds no key, so every request is refused: make one with `smartbatch key new`")
     elif not _is_loopback(settings.host):
         log.warning(

@@ -22,17 +22,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway import formats
-from gateway.formats import answers
-from gateway.formats.accept import Format
-from gateway.prediction import DEFAULT_TOP_K
-from gateway.problems import problem
-from shared import model_info
-from shared.errors import SmartBatchError
-from shared.settings import Settings, from_environment
-from shared.wire import Reply
-from worker import models
-from worker.models import LoadContext, Model
+from smartbatch.gateway import formats
+from smartbatch.gateway.core.problems import problem
+from smartbatch.gateway.formats import render
+from smartbatch.gateway.formats.accept import Format
+from smartbatch.gateway.inference.predict import DEFAULT_TOP_K
+from smartbatch.shared import model_info
+from smartbatch.shared.errors import SmartBatchError
+from smartbatch.shared.settings import Settings, from_environment
+from smartbatch.shared.wire import Reply
+from smartbatch.worker import models
+from smartbatch.worker.models import LoadContext, Model
 
 
 def load(settings: Settings) -> Model:
@@ -66,7 +66,7 @@ def application(settings: Settings, model: Model) -> Starlette:
         outputs = model.separate(model.forward(model.collate(rows)), len(rows))
         reply = Reply(model.encode(outputs, payload.options))
         timing = {"total": round((time.monotonic() - started) * 1000, 3)}
-        return answers.render(Format.JSON, reply, model=info.name, request_id="", timing=timing)
+        return render.render(Format.JSON, reply, model=info.name, request_id="", timing=timing)
 
     async def predict(request: Request) -> Response:
         body = await request.body()

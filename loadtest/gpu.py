@@ -30,17 +30,17 @@ from loadtest.bench.figures import Run
 from loadtest.bench.rows.echo import driven
 from loadtest.bench.rows.photos import photo
 from loadtest.bench.system import smartbatch
-from shared.broker.claims import Entry
-from worker.batch import Batch, Rider
-from worker.engine import Engine
-from worker.forward_times import ForwardTimes
-from worker.meters import Meters
-from worker.models import resolve
-from worker.models.contract import LoadContext, Model
-from worker.models.device import DTYPES, device_name, open_device
-from worker.models.device_jpeg import DeviceJpegs
-from worker.models.folding import weights_channels_last
-from worker.models.images import Preset, decode_image
+from smartbatch.shared.broker.queue.claims import Entry
+from smartbatch.worker.core.batch import Batch, ClaimedEntry
+from smartbatch.worker.core.device import DTYPES, device_name, open_device
+from smartbatch.worker.core.model import LoadContext, Model
+from smartbatch.worker.execution.engine import Engine
+from smartbatch.worker.execution.latency import LatencyEstimator
+from smartbatch.worker.images.decode import Preset, decode_image
+from smartbatch.worker.images.device_jpeg import DeviceJpegs
+from smartbatch.worker.models import resolve
+from smartbatch.worker.observability.metrics import WorkerMetrics
+from smartbatch.worker.optimization.folding import weights_channels_last
 
 WARM_S = 0.5
 IN_FLIGHT = 3  # batches: one computed, one launched, one on its way from landing back to here
@@ -65,7 +65,7 @@ def main() -> None:
         document["models"][name] = found
         model = resolve(name)
         model.load(context)
-        found["form"] = str(model.optimisation)
+        found["form"] = str(model.variant)
         run.say(f"{name} on {document['device']}, {options.dtype}, served as {found['form']}")
         network = _bare_network(name, device, options.dtype)
         for size in options.sizes:
@@ -129,7 +129,7 @@ def jpeg_rates(device: torch.device, size: int, seconds: float) -> dict[str, flo
 
 def engine_rate(model: Model, size: int, seconds: float) -> float:
     """Images a second through the engine, with decoded rows always at hand."""
-    engine = Engine(model, size, ForwardTimes(), Meters("m"))
+    engine = Engine(model, size, LatencyEstimator(), WorkerMetrics("m"))
     places = threading.Semaphore(IN_FLIGHT)
     done: list[Batch] = []
 
@@ -140,12 +140,12 @@ def engine_rate(model: Model, size: int, seconds: float) -> float:
     engine.on_done = landed
     engine.start()
     row = model.example()
-    riders = itertools.cycle([[_rider(row) for _ in range(size)] for _ in range(IN_FLIGHT + 1)])
+    claimed_entries = itertools.cycle([[_rider(row) for _ in range(size)] for _ in range(IN_FLIGHT + 1)])
 
     def submit_until(until: float) -> None:
         while time.perf_counter() < until:
             places.acquire()
-            engine.submit(Batch("b", next(riders), "full"))
+            engine.submit(Batch("b", next(claimed_entries), "full"))
 
     try:
         submit_until(time.perf_counter() + WARM_S)
@@ -154,17 +154,17 @@ def engine_rate(model: Model, size: int, seconds: float) -> float:
         finished, took = len(done) - before, time.perf_counter() - started
     finally:
         engine.close()
-    if failed := [rider.error for batch in done for rider in batch.riders if rider.error]:
+    if failed := [claimed.error for batch in done for claimed in batch.claimed_entries if claimed.error]:
         raise failed[0]
     return finished * size / took
 
 
-def _rider(row: Any) -> Rider:
-    rider = Rider(Entry("1-0", "r", "g", 0, 3_600_000, 1, 1, "tensor", "", b"x"), 0, time.monotonic())
-    rider.rows = [row]
-    rider.decoded = Future()
-    rider.decoded.set_result(None)
-    return rider
+def _rider(row: Any) -> ClaimedEntry:
+    claimed = ClaimedEntry(Entry("1-0", "r", "g", 0, 3_600_000, 1, 1, "tensor", "", b"x"), 0, time.monotonic())
+    claimed.rows = [row]
+    claimed.decoded = Future()
+    claimed.decoded.set_result(None)
+    return claimed
 
 
 def end_to_end(options: argparse.Namespace, run: Run) -> dict[str, Any]:

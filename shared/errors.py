@@ -2,7 +2,7 @@
 
 Each class has a stable `code`, which crosses the wire and stands in responses, and says whether the same
 request may succeed when sent again (`retryable`). Which HTTP status a code becomes is the gateway's business
-(gateway/problems.py). Texts are safe to show to a client: they hold no internals and no secrets.
+(gateway/core/problems.py). Texts are safe to show to a client: they hold no internals and no secrets.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class MalformedBody(ClientError):
 
 
 class MalformedRequest(ClientError):
-    """Not HTTP/1.1 at all: nobody knows where the next request would begin."""
+    """Not a valid HTTP/1.1 request. Its connection is closed, as nobody knows where the next request would begin."""
 
     code = "malformed_request"
 
@@ -156,7 +156,7 @@ class QueueFull(Unavailable):
     code = "queue_full"
 
 
-class TooLate(Unavailable):
+class DeadlineUnattainable(Unavailable):
     """By the measured rate of the workers it would not be answered within its timeout, so it isn't taken at all."""
 
     code = "too_late"
@@ -204,7 +204,7 @@ class WireError(SmartBatchError):
     code = "wire_error"
 
 
-class TakenBack(SmartBatchError):
+class CancelledByOperator(SmartBatchError):
     """An operator took the request from the stream."""
 
     code = "taken_back"

@@ -1,12 +1,12 @@
 """The names of all Redis keys.
 
     smartbatch:{M}:requests       stream, group "workers"   the entries
-    smartbatch:{M}:open           hash                      request_id -> entry_id|bytes|rows; #bytes, #wide, #about
+    smartbatch:{M}:inflight       hash                      request_id -> entry_id|bytes|rows, and sums
     smartbatch:{M}:body:<id>      string, TTL               a payload that lies beside the stream
     smartbatch:{M}:reply:<id>     string, TTL               the reply to one request
     smartbatch:{M}:inbox:<gw>     list, TTL                 `id|size`, small ones with the reply, of one gateway
-    smartbatch:{M}:turn           string, TTL               the worker that is filling a batch right now
-    smartbatch:{M}:bell           list, 0 or 1 token        rung when work waits and nobody is filling
+    smartbatch:{M}:fill_lock      string, TTL               the worker that is filling a batch right now
+    smartbatch:{M}:wakeup         list, 0 or 1 token        rung when work waits and nobody is filling
     smartbatch:{M}:leases         zset                      worker -> lease end (ms, Redis clock)
     smartbatch:{M}:worker:<id>    hash, TTL                 what a worker reports of itself
     smartbatch:{M}:gateway:<id>   hash, TTL                 what a gateway process reports of itself
@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import re
 
-from shared.errors import UnknownModel
+from smartbatch.shared.errors import UnknownModel
 
 GROUP = "workers"
 MODELS = "smartbatch:models"
@@ -56,9 +56,9 @@ class Keys:
         self.model = check_model_name(model)
         tag = f"smartbatch:{{{model}}}:"
         self.requests = tag + "requests"
-        self.open = tag + "open"
-        self.turn = tag + "turn"
-        self.bell = tag + "bell"
+        self.inflight = tag + "inflight"
+        self.fill_lock = tag + "fill_lock"
+        self.wakeup = tag + "wakeup"
         self.leases = tag + "leases"
         self.dead = tag + "dead"
         self.limits = tag + "limits"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from shared.wire import Kind
+from smartbatch.shared.wire import Kind
 
 
 class InputSpec(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -16,8 +16,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import msgspec
 from msgspec import Meta
 
-from shared.errors import SettingsError
-from shared.keys import check_model_name
+from smartbatch.shared.errors import SettingsError
+from smartbatch.shared.keys import check_model_name
 
 PASSWORD_FILE = "password_file"  # the one option in a broker's URL that is ours and not redis-py's
 URL_OPTIONS = {
@@ -252,7 +252,7 @@ def mask_url(url: str) -> str:
 
 
 def _check_redis_url(url: str) -> None:
-    from shared.broker import parse_url  # here: most of what imports the settings never needs it
+    from smartbatch.shared.broker import parse_url  # here: most of what imports the settings never needs it
 
     try:
         parse_url(url)

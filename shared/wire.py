@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import msgspec
 from msgspec import Meta
 
-from shared.errors import SmartBatchError, WireError, from_wire
+from smartbatch.shared.errors import SmartBatchError, WireError, from_wire
 
 VERSION = 1
 
@@ -121,7 +121,7 @@ def unpack_payload(data: bytes) -> Payload:
     return Payload(_KINDS[type(wire)], wire.content, wire.options)
 
 
-class Ride(msgspec.Struct):
+class BatchInfo(msgspec.Struct):
     """The batch that a request rode in. `position`: its place among those of its requests
     that have a result, from 1; 0 without one."""
 
@@ -147,7 +147,7 @@ class Reply(msgspec.Struct):
 
     result: Result | None = None
     error: SmartBatchError | None = None
-    batch: Ride | None = None
+    batch: BatchInfo | None = None
     ms: dict[str, float] = {}
 
 
@@ -209,7 +209,7 @@ class _PackedPayload(msgspec.Struct):
 class _PackedReply(msgspec.Struct, omit_defaults=True):
     v: int
     ms: dict[str, float]
-    batch: Ride | None = None
+    batch: BatchInfo | None = None
     error: _ErrorWire | None = None
     result: Result | None = None
 
@@ -256,7 +256,7 @@ class _ReplyWire(msgspec.Struct):
     ms: dict[str, float]
     result: Result | None = None
     error: _ErrorWire | None = None
-    batch: Ride | None = None
+    batch: BatchInfo | None = None
 
 
 class _Version(msgspec.Struct):

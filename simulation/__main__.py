@@ -19,7 +19,7 @@ from simulation import prices, studies
 from simulation.check import reproduced
 from simulation.costs import Curve, affine, measured
 from simulation.system import Scenario, simulate
-from worker.policy import Limits
+from smartbatch.worker.batching.policy import Limits
 
 STUDIES = {
     "consolidation": studies.consolidation,

@@ -25,7 +25,7 @@ class Arrivals(Protocol):
 
 
 class Open:
-    """Arrivals that wait for nobody, until a time."""
+    """ArrivalPredictor that wait for nobody, until a time."""
 
     def __init__(self, times: Iterator[float], until: float) -> None:
         self._times = times

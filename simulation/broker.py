@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from shared.broker.claims import Mode
 from simulation.clock import Timer, VirtualLoop
 from simulation.cores import Cores
 from simulation.costs import BrokerCosts
+from smartbatch.shared.broker.queue.claims import Mode
 
 
 class Entry:
@@ -41,14 +41,14 @@ class Entry:
 
 
 class Answer(msgspec.Struct):
-    """Of a claim, as `shared.broker.claims.Claim` has it."""
+    """Of a claim, as `smartbatch.shared.broker.queue.claims.Claim` has it."""
 
     kind: str
     now_ms: int
     waiting: int
     last_id: str
     entries: list[Entry]
-    head_too_wide: bool = False
+    next_too_large: bool = False
 
 
 class Broker:
@@ -148,13 +148,13 @@ class Broker:
     # --- the scripts
 
     def ring(self) -> None:
-        if self.stream and not self.turn() and not self._bell:
+        if self.stream and not self.fill_lock() and not self._bell:
             if self._on_bell:
                 self._unblock(self._on_bell.popleft())
             else:
                 self._bell = True
 
-    def turn(self) -> str:
+    def fill_lock(self) -> str:
         """Who fills a batch right now."""
         return self._turn if self._turn_ends > self.loop.now else ""
 
@@ -184,7 +184,7 @@ class Broker:
     def claim(
         self, me: str, mode: Mode, *, held_rows: int = 0, room_rows: int = 32, hold_ms: int = 0, soon: bool = False
     ) -> Answer:
-        stream, holder = self.stream, self.turn()
+        stream, holder = self.stream, self.fill_lock()
         taken, waiting = bool(holder) and holder != me, len(stream)
         if not waiting and mode == "idle" and held_rows and hold_ms > 0 and not taken:
             self._hold(me, hold_ms)
@@ -209,7 +209,7 @@ class Broker:
         return Answer(kind, int(self.loop.now * 1000), len(self.stream), f"{self._delivered}-0", entries)
 
     def release(self, me: str) -> None:
-        if self.turn() == me:
+        if self.fill_lock() == me:
             self._turn_ends = 0.0
         self.ring()
 

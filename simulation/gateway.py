@@ -1,7 +1,7 @@
 """A gateway process: one thread for HTTP, a submitter that sends what gathered, a router that reads what came back.
 
-Arrivals are no events of the loop: the gateway takes all that have come whenever it does something, which is what makes
-a million a second cheap to simulate.
+Arrivals are no events of the loop: the gateway takes all that have come whenever it does something, which is what
+makes a million a second cheap to simulate.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from gateway.room import Room
-from shared.broker.admission import MAX_CALL_REQUESTS, Answer, Capacity, Request, Verdict
-from shared.broker.replies import POP
-from shared.errors import Unavailable
 from simulation.arrivals import NEVER, Arrivals
 from simulation.broker import Broker, Command, Entry
 from simulation.clock import Timer
 from simulation.costs import Costs
 from simulation.outcomes import Outcomes
+from smartbatch.gateway.queue.admission_control import AdmissionControl
+from smartbatch.shared.broker.queue.admission import MAX_CALL_REQUESTS, AdmitResult, AdmitStatus, Capacity, NewEntry
+from smartbatch.shared.broker.queue.replies import POP
+from smartbatch.shared.errors import Unavailable
 
 
 class Gateway:
@@ -42,8 +42,8 @@ class Gateway:
         self._outcomes = outcomes
         self._timeout_s = timeout_s
         self._capacity = capacity
-        self._room = Room(max_entries, capacity, broker.loop.time)
-        self._example = Request("", int(timeout_s * 1000), 1, "raw", b"")
+        self._room = AdmissionControl(max_entries, capacity, broker.loop.time)
+        self._example = NewEntry("", int(timeout_s * 1000), 1, "raw", b"")
         self._handled: deque[tuple[float, Entry]] = deque()  # (when it may leave, what)
         self._busy_until = 0.0
         self._in_flight = False
@@ -106,10 +106,10 @@ class Gateway:
 
         def admitted() -> None:
             self._in_flight = False
-            verdicts = [Verdict(code) for code in codes if code != 1]
-            answer = Answer(len(self._broker.stream), self._broker.open_rows, [])
-            self._room.learned(answer, [(self._example, verdict) for verdict in verdicts])
-            if verdicts:
+            statuses = [AdmitStatus(code) for code in codes if code != 1]
+            answer = AdmitResult(len(self._broker.stream), self._broker.open_rows, [])
+            self._room.learned(answer, [(self._example, status) for status in statuses])
+            if statuses:
                 self._respond([e for e, code in zip(entries, codes, strict=True) if code != 1], refused=True)
             self._look()
 

@@ -17,15 +17,15 @@ from pathlib import Path
 
 import redis.exceptions
 
-from deploy import embedded_broker
-from deploy.ports import free_port
-from shared.broker.admission import Admission, Request
-from shared.broker.claims import Claims, Entry, Outcome
-from shared.broker.connection import Client, connect
-from shared.broker.replies import Inbox
-from shared.errors import StartupError
-from shared.keys import Keys
 from simulation.costs import Price
+from smartbatch.deploy import embedded_broker
+from smartbatch.deploy.ports import free_port
+from smartbatch.shared.broker.connection.client import Client, connect
+from smartbatch.shared.broker.queue.admission import Admission, NewEntry
+from smartbatch.shared.broker.queue.claims import Entry, Outcome, WorkerQueue
+from smartbatch.shared.broker.queue.replies import Inbox
+from smartbatch.shared.errors import StartupError
+from smartbatch.shared.keys import Keys
 
 FULL = 32
 ROUNDS = 150
@@ -67,15 +67,15 @@ async def _measured(url: str, pid: int) -> dict[str, Price]:
             break
         except redis.exceptions.ConnectionError:
             await asyncio.sleep(0.05)
-    alone, full = [await _costs(clients, pid, size) for size in (1, FULL)]
+    sole_worker, full = [await _costs(clients, pid, size) for size in (1, FULL)]
     for client in clients:
         await client.aclose()
     prices = {}
-    for name, cost in alone.items():
+    for name, cost in sole_worker.items():
         entry_s = max(0.0, full[name] - cost) / (FULL - 1)
         prices[name] = Price(cost - entry_s, entry_s)
     for name in ("wait", "release"):  # entries make no difference to these
-        prices[name] = Price((alone[name] + full[name]) / 2)
+        prices[name] = Price((sole_worker[name] + full[name]) / 2)
     return prices
 
 
@@ -85,7 +85,7 @@ class _Caller:
     def __init__(self, client: Client, number: int, size: int) -> None:
         keys = Keys(f"prices-{number}")
         self._admission = Admission(client, keys, "gateway", max_entries=10_000, max_bytes=1 << 30, body_ttl_s=60)
-        self._claims = Claims(client, client, keys, "worker", lease_ms=60_000, reply_ttl_s=60)
+        self._claims = WorkerQueue(client, client, keys, "worker", lease_ms=60_000, reply_ttl_s=60)
         self._inbox = Inbox(client, keys, "gateway")
         self._ids = (f"{size}-{n}" for n in itertools.count())
         self._size = size
@@ -94,7 +94,7 @@ class _Caller:
 
     async def admit(self) -> None:
         ids = itertools.islice(self._ids, self._size)
-        await self._admission.admit([Request(request_id, 60_000, 1, "raw", PAYLOAD) for request_id in ids])
+        await self._admission.admit([NewEntry(request_id, 60_000, 1, "raw", PAYLOAD) for request_id in ids])
 
     async def claim(self, after_bell_s: float = 0.0) -> None:
         claim = await self._claims.claim("idle", room_rows=self._size, room_bytes=1 << 30, after_bell_s=after_bell_s)

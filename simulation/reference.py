@@ -11,7 +11,7 @@ from collections import deque
 from simulation.arrivals import NEVER, Arrivals
 from simulation.costs import Curve
 from simulation.outcomes import Outcomes
-from worker.policy import Fill, Limits, decide
+from smartbatch.worker.batching.policy import BatchState, Limits, decide
 
 
 def one_queue(
@@ -30,7 +30,7 @@ def one_queue(
         wake = arrivals.next_at
         if waiting and len(ends) < devices:
             rows = min(len(waiting), limits.max_rows)
-            fill = Fill(rows, rows, waiting[0], waiting[0] + timeout_s)
+            fill = BatchState(rows, rows, waiting[0], waiting[0] + timeout_s)
             decision = decide(fill, limits, now, curve(rows))
             if decision.reason:
                 end = now + curve(rows)

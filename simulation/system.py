@@ -9,7 +9,6 @@ from typing import Literal
 
 import msgspec
 
-from shared.broker.admission import Capacity
 from simulation.arrivals import Arrivals, Closed, Open, bursty, poisson
 from simulation.broker import Broker
 from simulation.clock import VirtualLoop, virtual_time
@@ -18,7 +17,8 @@ from simulation.costs import Costs, Curve
 from simulation.gateway import Gateway
 from simulation.outcomes import Outcomes
 from simulation.worker import Worker
-from worker.policy import Limits
+from smartbatch.shared.broker.queue.admission import Capacity
+from smartbatch.worker.batching.policy import Limits
 
 REPORT_S = 0.5  # how often gateways learn what the workers can do
 
@@ -119,7 +119,7 @@ def _build(loop: VirtualLoop, scenario: Scenario, outcomes: Outcomes) -> list[Br
                 curve=scenario.curve,
                 costs=scenario.costs,
                 timeout_s=scenario.timeout_s,
-                alone=scenario.workers == scenario.partitions,
+                sole_worker=scenario.workers == scenario.partitions,
                 outcomes=outcomes,
             )
             for number in range(partition, scenario.workers, scenario.partitions)

@@ -1,4 +1,4 @@
-"""A worker: the real `Claimer`, with its policy, forward times and service rate, on a model of what is around it."""
+"""A worker: the real `Batcher`, with its policy, forward times and service rate, on a model of what is around it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import asyncio
 from collections import deque
 from typing import Any, cast
 
-from shared.broker.claims import MAX_WAIT_MS, Mode
 from simulation.broker import Answer, Broker, Command, Entry
 from simulation.clock import VirtualLoop
 from simulation.cores import Cores
 from simulation.costs import Costs, Curve
 from simulation.outcomes import Outcomes
-from worker.batch import Batch
-from worker.claimer import Claimer
-from worker.finisher import MAX_CALL_ENTRIES
-from worker.forward_times import ForwardTimes
-from worker.policy import Limits
-from worker.service_rate import ServiceRate
-from worker.sizes import sizes
+from smartbatch.shared.broker.queue.claims import MAX_WAIT_MS, Mode
+from smartbatch.worker.batching.batcher import Batcher
+from smartbatch.worker.batching.policy import Limits
+from smartbatch.worker.batching.throughput import ThroughputEstimator
+from smartbatch.worker.core.batch import Batch
+from smartbatch.worker.core.batch_sizes import sizes
+from smartbatch.worker.execution.latency import LatencyEstimator
+from smartbatch.worker.queue.reply_publisher import MAX_CALL_ENTRIES
 
 
 class Worker:
@@ -34,16 +34,16 @@ class Worker:
         curve: Curve,
         costs: Costs,
         timeout_s: float,
-        alone: bool,
+        sole_worker: bool,
         outcomes: Outcomes,
     ) -> None:
-        times = ForwardTimes()
+        times = LatencyEstimator()
         for rows in sizes(limits.max_rows):
             times.record(rows, curve(rows), warm_up=True)
-        self.service = ServiceRate(times, limits.max_rows)
+        self.service = ThroughputEstimator(times, limits.max_rows)
         device = Device(loop, curve, times, costs, broker.cores, outcomes)
-        finisher = Finisher(broker)
-        claimer = Claimer(
+        publisher = Finisher(broker)
+        batcher = Batcher(
             cast(Any, Claims(broker, name)),
             cast(Any, Intake(timeout_s)),
             cast(Any, device),
@@ -53,14 +53,14 @@ class Worker:
             cast(Any, Convictions()),
             name,
         )
-        claimer.alone = alone
-        device.claimer = claimer
-        device.finisher = finisher
-        loop.spawn(claimer.run())
+        batcher.sole_worker = sole_worker
+        device.batcher = batcher
+        device.publisher = publisher
+        loop.spawn(batcher.run())
 
 
 class Claims:
-    """What `shared.broker.claims.Claims` is to the claimer."""
+    """What `smartbatch.shared.broker.queue.claims.WorkerQueue` is to the claimer."""
 
     def __init__(self, broker: Broker, me: str) -> None:
         self._broker = broker
@@ -77,7 +77,7 @@ class Claims:
         held_rows: int = 0,
         hold_ms: int = 0,
         soon: bool = False,
-        convict: None = None,
+        dead_worker: None = None,
         after_bell_s: float = 0.0,
         after_entry: tuple[str, int] | None = None,
     ) -> Answer:
@@ -138,11 +138,11 @@ class Claims:
 class Device:
     """Runs batches one after the other; also what `Engine` is to the claimer."""
 
-    claimer: Claimer
-    finisher: Finisher
+    batcher: Batcher
+    publisher: Finisher
 
     def __init__(
-        self, loop: VirtualLoop, curve: Curve, times: ForwardTimes, costs: Costs, cores: Cores, outcomes: Outcomes
+        self, loop: VirtualLoop, curve: Curve, times: LatencyEstimator, costs: Costs, cores: Cores, outcomes: Outcomes
     ) -> None:
         self._loop = loop
         self._cores = cores
@@ -155,7 +155,7 @@ class Device:
 
     def submit(self, batch: Batch) -> None:
         if self._costs.worker_row_s:
-            decoded_at = self._cores.run(self._loop.now, len(batch.riders) * self._costs.worker_row_s)
+            decoded_at = self._cores.run(self._loop.now, len(batch.claimed_entries) * self._costs.worker_row_s)
             self._loop.at(decoded_at, self._launch, batch)
         else:
             self._launch(batch)
@@ -167,10 +167,10 @@ class Device:
 
     def _start(self) -> None:
         batch, now = self._queue.popleft(), self._loop.now
-        riders = cast(list[Entry], batch.riders)
-        for entry in riders:
+        claimed_entries = cast(list[Entry], batch.claimed_entries)
+        for entry in claimed_entries:
             entry.late = entry.deadline_at <= now
-        batch.rows_run = sum(not entry.late for entry in riders)
+        batch.rows_run = sum(not entry.late for entry in claimed_entries)
         batch.started_at = now
         batch.forward_s = self._curve(batch.rows_run) if batch.rows_run else 0.0
         self._running = True
@@ -185,9 +185,11 @@ class Device:
         if self._queue:
             self._start()
         noticed_at = self._loop.now + self._costs.device_gap_s
-        self._loop.at(noticed_at, self.claimer.device_freed, batch, noticed_at)
-        made_at = self._cores.run(noticed_at, self._costs.worker_s + len(batch.riders) * self._costs.worker_row_s)
-        self._loop.at(made_at, self.finisher.put, batch.riders)
+        self._loop.at(noticed_at, self.batcher.device_freed, batch, noticed_at)
+        made_at = self._cores.run(
+            noticed_at, self._costs.worker_s + len(batch.claimed_entries) * self._costs.worker_row_s
+        )
+        self._loop.at(made_at, self.publisher.put, batch.claimed_entries)
 
 
 class Finisher:
@@ -220,13 +222,13 @@ class Finisher:
 
 
 class Intake:
-    """What `worker.intake.Intake` is to the claimer. Nobody dies here, so nothing is adopted and nobody suspect."""
+    """The entry tracker as the batcher sees it. No worker dies here, so nothing is adopted and nobody suspected."""
 
     has_suspects = False
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
-        self.meters = self.starved = self.broker_errors = self.decoder = self
+        self.metrics = self.starved = self.broker_errors = self.decoder = self
         self.mean_s = 0.0  # of a decode
         self.fetch_s = 0.0
 
@@ -245,7 +247,7 @@ class Intake:
     def take_adopted(self) -> list[Entry]:
         return []
 
-    async def until_finished(self, riders: object) -> None:
+    async def until_finished(self, claimed_entries: object) -> None:
         await asyncio.Event().wait()
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import redis as redis_sync
 
-from deploy import embedded_broker
-from deploy.ports import free_port
+from smartbatch.deploy import embedded_broker
+from smartbatch.deploy.ports import free_port
 
 
 class Broker:

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from deploy import embedded_broker
-from shared.broker.connection import Client, connect
+from smartbatch.deploy import embedded_broker
+from smartbatch.shared.broker.connection.client import Client, connect
 from tests.brokers import Broker
 
 # Who runs the tests in the background has Ctrl-C ignored, and what the tests start would inherit that.

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import aiohttp
 import msgspec
 
-from worker.models.simulated import expected
+from smartbatch.worker.models.simulated import expected
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from deploy.ports import free_port
+from smartbatch.deploy.ports import free_port
 from tests.brokers import eventually
 
 RULES = Path(__file__).parents[1] / "deploy/observability/prometheus/alerts.yml"

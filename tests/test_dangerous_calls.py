@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from shared.errors import ModelLoadError
-from worker.models.contract import LoadContext
-from worker.models.exported import Exported
-from worker.models.weights import read_state_dict
+from smartbatch.shared.errors import ModelLoadError
+from smartbatch.worker.core.model import LoadContext
+from smartbatch.worker.core.weights import read_state_dict
+from smartbatch.worker.models.exported import Exported
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("gateway", "worker", "shared", "deploy", "loadtest", "examples")

@@ -14,15 +14,15 @@ from tests.brokers import Broker
 from tests.system.stack import Stack
 
 ROOT = Path(__file__).parents[1]
-OURS = {"gateway", "worker", "shared", "deploy", "loadtest", "simulation"}
 HEAVY = {"torch", "torchvision", "numpy", "PIL"}
 HTTP = {"starlette", "uvicorn"}
+# Top-level names that the files of a folder never import. `smartbatch.X` counts as X.
 FORBIDDEN = {
     "gateway": {"worker", "deploy", "loadtest", "simulation"} | HEAVY,
     "worker": {"gateway", "deploy", "loadtest", "simulation"} | HTTP,
     "shared": {"gateway", "worker", "deploy", "loadtest", "simulation"} | HEAVY | HTTP,
-    "loadtest": OURS - {"loadtest"},
     "deploy": {"loadtest", "simulation"},
+    "loadtest": {"gateway", "worker", "shared", "deploy", "simulation"},
     "simulation": {"deploy", "loadtest"} | HEAVY | HTTP,
 }
 EXCEPT = {  # what the baseline is compared with runs the same model code behind the same formats, or says nothing
@@ -32,6 +32,14 @@ EXCEPT = {  # what the baseline is compared with runs the same model code behind
     "simulation/prices.py": {"loadtest"} | HEAVY | HTTP,  # the embedded broker, whose commands it measures
     "loadtest/bench/floor.py": {"gateway", "simulation"},  # the same scripts, wire and model with nothing around them
 }
+# Within a package, from the top down: a file imports from its own layer and from those below it, never from above.
+# "." is the files of the folder itself. Imports for type checking count.
+LAYERS = {
+    "gateway": (".", "web", "grpc", "http", "oip", "inference", "monitoring", "queue", "auth", "formats", "core"),
+    "worker": (".", "batching", "queue", "execution", "models", "optimization", "images", "observability", "core"),
+    "shared": ("broker", "telemetry", "process", "."),
+    "shared/broker": ("admin", "queue", "connection", "."),
+}
 FILES = [path for package in sorted(FORBIDDEN) for path in sorted((ROOT / package).rglob("*.py"))]
 
 IMPORTED_IN = """
@@ -39,24 +47,28 @@ import sys, time
 started = time.perf_counter()
 import {modules}
 print(time.perf_counter() - started)
-print(*sorted({{name.partition(".")[0] for name in sys.modules}}))
+print(*sorted({{name.removeprefix("smartbatch.").partition(".")[0] for name in sys.modules}}))
 """
 
 
 def imported(path: Path) -> set[str]:
-    """Return the top-level names that a file imports, those inside functions included."""
+    """Return the modules that a file imports, those inside functions and for type checking included."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
-            found.add((node.module or "").partition(".")[0])
+            assert node.level == 0 and node.module, f"{path}: a relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
+def top_names(path: Path) -> set[str]:
+    return {module.removeprefix("smartbatch.").partition(".")[0] for module in imported(path)}
+
+
 def fresh_import(*modules: str) -> tuple[float, set[str]]:
-    """Import in a new interpreter. Returns the seconds it took and every top-level module then loaded."""
+    """Import in a new interpreter. Returns the seconds it took and every top-level name then loaded."""
     code = IMPORTED_IN.format(modules=", ".join(modules))
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     seconds, loaded = answer.stdout.splitlines()
@@ -66,39 +78,77 @@ def fresh_import(*modules: str) -> tuple[float, set[str]]:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_file_imports_only_what_its_package_may(path: Path) -> None:
     inside = path.relative_to(ROOT)
-    assert imported(path) & EXCEPT.get(str(inside), FORBIDDEN[inside.parts[0]]) == set()
+    assert top_names(path) & EXCEPT.get(str(inside), FORBIDDEN[inside.parts[0]]) == set()
 
 
-def test_the_rules_cover_every_package_of_the_distribution() -> None:
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_installed_packages_are_imported_by_their_installed_names(path: Path) -> None:
+    assert {module for module in imported(path) if module.partition(".")[0] in LAYERS | {"deploy": ()}} == set()
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_imports_point_downwards(package: str) -> None:
+    layers = LAYERS[package]
+    upward = []
+    for path in sorted((ROOT / package).rglob("*.py")):
+        for module in imported(path):
+            inside = Path(*module.removeprefix("smartbatch.").split("."))
+            if inside.is_relative_to(package):
+                of, target = layer(path.relative_to(ROOT / package)), layer(inside.relative_to(package), module=True)
+                if layers.index(target) < layers.index(of):
+                    upward.append(f"{path.relative_to(ROOT)} imports {module}")
+    assert upward == []
+
+
+def layer(inside: Path, *, module: bool = False) -> str:
+    """Return the layer of a path inside its package: its first folder, or "." for the files of the package itself."""
+    if module:
+        return (
+            inside.parts[0]
+            if (inside.parts and inside.parts[0] in {n for names in LAYERS.values() for n in names})
+            else "."
+        )
+    return inside.parts[0] if len(inside.parts) > 1 else "."
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_every_folder_has_its_layer(package: str) -> None:
+    folders = {path.parent.name for path in (ROOT / package).glob("*/*.py")}
+    assert folders == set(LAYERS[package]) - {"."}
+
+
+def test_the_rules_cover_every_package() -> None:
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
-    assert packages - {"tests", "examples"} == set(FORBIDDEN)
+    assert packages - {"tests", "examples", "smartbatch"} == set(FORBIDDEN)
 
 
 def test_one_file_imports_opentelemetry() -> None:
-    assert [path for path in FILES if "opentelemetry" in imported(path)] == [ROOT / "shared/spans.py"]
+    assert [path for path in FILES if "opentelemetry" in top_names(path)] == [ROOT / "shared/telemetry/spans.py"]
 
 
 def test_without_tracing_opentelemetry_is_not_loaded() -> None:
-    _, loaded = fresh_import("gateway.app", "gateway.rpc.server", "worker.process", "deploy.cli")
+    _, loaded = fresh_import(
+        "smartbatch.gateway.app", "smartbatch.gateway.grpc.server", "smartbatch.worker.process", "smartbatch.deploy.cli"
+    )
     assert "opentelemetry" not in loaded
 
 
 def test_gateway_loads_no_numeric_library_and_starts_quickly() -> None:
     times = []
     for _ in range(3):
-        seconds, loaded = fresh_import("gateway.app")
+        seconds, loaded = fresh_import("smartbatch.gateway.app")
         assert loaded & (HEAVY | {"worker", "deploy"}) == set()
         times.append(seconds)
     assert min(times) < 0.75  # 0.3 to 0.45 when the machine is quiet
 
 
 def test_worker_of_the_simulated_model_loads_no_torch_and_no_http_server() -> None:
-    _, loaded = fresh_import("worker.process", "worker.models.simulated")
+    _, loaded = fresh_import("smartbatch.worker.process", "smartbatch.worker.models.simulated")
     assert loaded & ({"torch", "torchvision", "gateway", "deploy"} | HTTP) == set()
 
 
 def test_command_line_loads_a_subcommands_needs_only_when_it_runs() -> None:
-    _, loaded = fresh_import("deploy.cli")
+    _, loaded = fresh_import("smartbatch.deploy.cli")
     assert loaded & ({"gateway", "worker", "redis"} | HEAVY | HTTP) == set()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from deploy.cli import COMMANDS, cli
+from smartbatch.deploy.cli import COMMANDS, cli
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

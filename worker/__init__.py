@@ -1,0 +1,1 @@
+"""The worker process: claims entries, runs the model on batches of them, publishes replies."""

@@ -24,37 +24,37 @@ from typing import Any
 import msgspec
 import uvloop
 
-from shared import garbage, tasks
-from shared.broker import registry
-from shared.broker.claims import Claims
-from shared.broker.connection import BLOCK_S, check, connect
-from shared.broker.leases import LEASE_MS, Beat, Leases
-from shared.broker.live_limits import LiveLimits
-from shared.errors import BrokerFull, ModelLoadError, SmartBatchError
-from shared.keys import Keys
-from shared.model_info import ModelInfo
-from shared.settings import Settings
-from worker import models
-from worker.batch import Batch
-from worker.claimer import Claimer
-from worker.conviction import Convictions
-from worker.decoding import Decoder
-from worker.engine import Engine
-from worker.finisher import Finisher
-from worker.forward_times import ForwardTimes
-from worker.heartbeat import Heartbeat
-from worker.intake import Intake
-from worker.meters import Meters
-from worker.metrics_port import serve_metrics
-from worker.models.contract import LoadContext
-from worker.policy import Limits
-from worker.replies import Made, ReplyMaker
-from worker.report import Report
-from worker.row_log import RowLog
-from worker.service_rate import ServiceRate
-from worker.tracing import tracing_of
-from worker.warmup import warm_up
-from worker.watchdog import EXIT_DEVICE_LOST, Watchdog, end_process
+from smartbatch.shared.broker.admin import registry
+from smartbatch.shared.broker.connection.client import BLOCK_S, check, connect
+from smartbatch.shared.broker.queue.claims import WorkerQueue
+from smartbatch.shared.broker.queue.leases import LEASE_MS, HeartbeatResult, Leases
+from smartbatch.shared.broker.queue.live_limits import LiveLimits
+from smartbatch.shared.errors import BrokerFull, ModelLoadError, SmartBatchError
+from smartbatch.shared.keys import Keys
+from smartbatch.shared.model_info import ModelInfo
+from smartbatch.shared.process import gc_freeze, tasks
+from smartbatch.shared.settings import Settings
+from smartbatch.worker import models
+from smartbatch.worker.batching.batcher import Batcher
+from smartbatch.worker.batching.policy import Limits
+from smartbatch.worker.batching.throughput import ThroughputEstimator
+from smartbatch.worker.core.batch import Batch
+from smartbatch.worker.core.model import LoadContext
+from smartbatch.worker.execution.decoding import Decoder
+from smartbatch.worker.execution.encoding import Made, ReplyEncoder
+from smartbatch.worker.execution.engine import Engine
+from smartbatch.worker.execution.latency import LatencyEstimator
+from smartbatch.worker.execution.warmup import warm_up
+from smartbatch.worker.observability.metrics import WorkerMetrics
+from smartbatch.worker.observability.metrics_server import serve_metrics
+from smartbatch.worker.observability.model_error_log import ModelErrorLog
+from smartbatch.worker.observability.status_report import StatusReport
+from smartbatch.worker.observability.tracing import tracing_of
+from smartbatch.worker.observability.watchdog import EXIT_DEVICE_LOST, Watchdog, end_process
+from smartbatch.worker.queue.entry_tracker import EntryTracker
+from smartbatch.worker.queue.failure_detection import FailureDetector
+from smartbatch.worker.queue.heartbeat import Heartbeat
+from smartbatch.worker.queue.reply_publisher import ReplyPublisher
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Worker:
         self._redis = connect(settings.broker_url)
         self._blocking_redis = connect(settings.broker_url, block_s=BLOCK_S)
         self._lease_redis = connect(settings.broker_url)  # a beat must not wait behind a large reply
-        claims = Claims(
+        claims = WorkerQueue(
             self._blocking_redis,
             self._redis,
             keys,
@@ -80,25 +80,27 @@ class Worker:
             reply_ttl_s=settings.reply_ttl,
         )
         max_rows = settings.max_batch_size
-        times = ForwardTimes()
-        service = ServiceRate(times, max_rows)
+        times = LatencyEstimator()
+        service = ThroughputEstimator(times, max_rows)
         self._started_with = Limits(
             max_rows, settings.max_batch_bytes, settings.max_wait_time, settings.window == "adaptive"
         )
-        self.meters = Meters(settings.model)
-        self._row_log = RowLog()
-        self.engine = Engine(self.model, max_rows, times, self.meters, self._row_log)
-        self.decoder = Decoder(self.model, max_rows, settings.decode_threads, self._row_log)
-        self.finisher = Finisher(claims, self.meters, settings.request_timeout + settings.reply_ttl)
-        self.intake = Intake(claims, self.decoder, self.finisher, self.meters, settings.max_deliveries, self._tracing)
-        convictions = Convictions()
-        self.claimer = Claimer(
-            claims, self.intake, self.engine, self._started_with, times, service, convictions, self.worker_id
+        self.metrics = WorkerMetrics(settings.model)
+        self._error_log = ModelErrorLog()
+        self.engine = Engine(self.model, max_rows, times, self.metrics, self._error_log)
+        self.decoder = Decoder(self.model, max_rows, settings.decode_threads, self._error_log)
+        self.publisher = ReplyPublisher(claims, self.metrics, settings.request_timeout + settings.reply_ttl)
+        self.tracker = EntryTracker(
+            claims, self.decoder, self.publisher, self.metrics, settings.max_deliveries, self._tracing
         )
-        self.report = Report(settings, self.model, self.engine, service, self.meters, self._started_with)
-        self._replies = ReplyMaker(self.model, self.worker_id, self._row_log)
+        failure_detector = FailureDetector()
+        self.batcher = Batcher(
+            claims, self.tracker, self.engine, self._started_with, times, service, failure_detector, self.worker_id
+        )
+        self.report = StatusReport(settings, self.model, self.engine, service, self.metrics, self._started_with)
+        self._replies = ReplyEncoder(self.model, self.worker_id, self._error_log)
         self._leases = Leases(self._lease_redis, keys, self.worker_id)
-        self._heartbeat = Heartbeat(self._leases, convictions, self.meters, self.report.fields)
+        self._heartbeat = Heartbeat(self._leases, failure_detector, self.metrics, self.report.fields)
         self._watchdog = Watchdog(self.engine, self.decoder, settings.stall_timeout)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stop_asked = asyncio.Event()
@@ -119,7 +121,7 @@ class Worker:
     async def _start(self) -> None:
         broker = await check(self.settings.broker_url)
         log.info("worker %s on %s, model %s", self.worker_id, broker, self.settings.model)
-        self.report.metrics_port = serve_metrics(self.meters.registry, self.settings)
+        self.report.metrics_port = serve_metrics(self.metrics.registry, self.settings)
         self.engine.on_done = self._batch_done
         self.engine.on_lost = lambda why: end_process(f"the device is lost: {why}", EXIT_DEVICE_LOST)
         self.engine.start()
@@ -129,15 +131,15 @@ class Worker:
 
     async def _serve(self) -> None:
         """Claim, run and finish until told to stop. An error of one of the tasks ends the worker."""
-        garbage.leave_alone_what_is_here()
+        gc_freeze.freeze_startup_objects()
         self.report.now("ready")
         self._heartbeat.on_beat = self._after_beat
         self._heartbeat.alive = self._watchdog.loop_alive
         self._heartbeat.soon()
         log.info("ready")
         self._watchdog.start()
-        self._spawn(self.finisher.run())
-        self._spawn(self.claimer.run())
+        self._spawn(self.publisher.run())
+        self._spawn(self.batcher.run())
         stop = asyncio.create_task(self._stop_asked.wait())
         done, _ = await asyncio.wait({*self._tasks, stop}, return_when=asyncio.FIRST_COMPLETED)
         for task in done - {stop}:
@@ -147,9 +149,9 @@ class Worker:
         """Finish what is held, within GRACE_TIME."""
         self.report.now("draining")
         async with asyncio.timeout(self.settings.grace_time):
-            await self.claimer.drain()
+            await self.batcher.drain()
             await asyncio.to_thread(self.decoder.close)
-            await self.finisher.drain()
+            await self.publisher.drain()
         log.info("drained")
 
     async def _close(self) -> None:
@@ -212,7 +214,7 @@ class Worker:
         self._progress(f"loaded in {time.monotonic() - started:.1f} s on {self.model.device_name}")
         self.report.now("warming")
         warm_up(self.engine, self.model, settings.max_batch_size, self._progress)
-        self.meters.ceiling.set(self.engine.ceiling)
+        self.metrics.memory_limit.set(self.engine.memory_limit)
 
     def _progress(self, text: str) -> None:
         log.info("%s", text)
@@ -233,7 +235,7 @@ class Worker:
             self.decoder.work_here(self._make_replies, batch, True)
         else:
             self.decoder.submit(self._make_replies, batch)
-        self._loop.call_soon_threadsafe(self._after_turns, 2, self.claimer.device_freed, batch, time.monotonic())
+        self._loop.call_soon_threadsafe(self._after_turns, 2, self.batcher.device_freed, batch, time.monotonic())
 
     def _make_replies(self, batch: Batch, in_device_thread: bool = False) -> None:
         started_at = time.monotonic()
@@ -248,11 +250,11 @@ class Worker:
             self._tracing.batch(*facts)
 
     def _replies_made(self, batch: Batch, made: Made) -> None:
-        self.finisher.put(made.outcomes)
-        for rider in batch.riders:
-            if rider.cancelled:
-                self.intake.forget(rider)
-        self._after_turns(2, self.meters.batch, batch, made.counts)
+        self.publisher.put(made.outcomes)
+        for claimed in batch.claimed_entries:
+            if claimed.cancelled:
+                self.tracker.forget(claimed)
+        self._after_turns(2, self.metrics.batch, batch, made.counts)
 
     def _after_turns(self, turns: int, function: Callable[..., None], *args: Any) -> None:
         """Call it so many turns of the event loop later. Replies go first: one turn wakes the finisher, and what that
@@ -270,18 +272,18 @@ class Worker:
             max_rows=min(began.max_rows, live.max_batch_size or began.max_rows),
             window_s=began.window_s if live.max_wait_time is None else live.max_wait_time,
         )
-        if limits != self.claimer.limits:
+        if limits != self.batcher.limits:
             log.info("batches of up to %d rows, a window of %g s from now on", limits.max_rows, limits.window_s)
-            self.claimer.set_limits(limits)
+            self.batcher.set_limits(limits)
             self.report.limits = limits
 
-    async def _after_beat(self, beat: Beat, sent_at: float) -> None:
-        self._row_log.settle()
-        self.claimer.alone = beat.alive == 1
+    async def _after_beat(self, beat: HeartbeatResult, sent_at: float) -> None:
+        self._error_log.settle()
+        self.batcher.sole_worker = beat.alive == 1
         self._apply(beat.limits)
-        strays = self.intake.audit(beat.pending, sent_at)
+        strays = self.tracker.audit(beat.pending, sent_at)
         if strays:
-            await self.intake.adopt(strays, beat.now_ms)
+            await self.tracker.adopt(strays, beat.now_ms)
         with contextlib.suppress(BrokerFull):  # it still holds what was announced before
             await registry.announce(self._redis, self._info())  # Redis may have lost it since
 

@@ -12,15 +12,15 @@ from typing import Any
 import click
 import msgspec
 
-from deploy.facts import print_facts, printable, when
-from deploy.found import every_letter, find_letters, models_named, open_client
-from deploy.options import json_option, model_option, read, save_option, setting_options
-from shared.broker.connection import BLOCK_S, Client
-from shared.broker.dead_letters import DeadLetter, DeadLetters, Requeue
-from shared.errors import DeadlineExceeded, SmartBatchError
-from shared.keys import Keys
-from shared.settings import Settings
-from shared.wire import Reply, Result
+from smartbatch.deploy.entry_view import print_fields, printable, when
+from smartbatch.deploy.lookup import every_letter, find_letters, models_named, open_client
+from smartbatch.deploy.options import json_option, model_option, read, save_option, setting_options
+from smartbatch.shared.broker.admin.dead_letters import DeadLetter, DeadLetters, Requeue
+from smartbatch.shared.broker.connection.client import BLOCK_S, Client
+from smartbatch.shared.errors import DeadlineExceeded, SmartBatchError
+from smartbatch.shared.keys import Keys
+from smartbatch.shared.settings import Settings
+from smartbatch.shared.wire import Reply, Result
 
 _all = click.option("--all", "everything", is_flag=True, help="All there are.")
 
@@ -107,7 +107,7 @@ async def _list(settings: Settings, name: str | None, limit: int, as_json: bool)
         return
     from rich.markup import escape
 
-    from deploy.tables import console, table
+    from smartbatch.deploy.tables import console, table
 
     rows = table("id", "model", "when", "request", "reason", "kind", "rows", "bytes", "deliveries", "trace")
     for model, letter in found:
@@ -119,7 +119,7 @@ async def _list(settings: Settings, name: str | None, limit: int, as_json: bool)
 
 
 async def _show(settings: Settings, name: str | None, letter_id: str, file: Path | None, as_json: bool) -> None:
-    from deploy.payloads import told_of_payload
+    from smartbatch.deploy.payloads import told_of_payload
 
     async with open_client(settings) as client:
         [(model, letter)] = await find_letters(client, name, [letter_id])
@@ -130,7 +130,7 @@ async def _show(settings: Settings, name: str | None, letter_id: str, file: Path
     if as_json:
         click.echo(json.dumps(told, indent=2))
         return
-    print_facts(told)
+    print_fields(told)
 
 
 async def _requeue(

@@ -8,9 +8,9 @@ import socket
 import click
 import msgspec
 
-from deploy.options import read, setting_options
-from shared.errors import StartupError
-from shared.settings import Settings
+from smartbatch.deploy.options import read, setting_options
+from smartbatch.shared.errors import StartupError
+from smartbatch.shared.settings import Settings
 
 
 @click.command("gateway")
@@ -42,9 +42,9 @@ def command(grpc: bool, **options: str | None) -> None:
 
     MODEL names the default model of /predict; other models are served as soon as a worker announces them.
     """
-    from gateway.server import bind, bind_grpc, bind_management, serve
-    from shared import logs, tracing
-    from shared.broker.connection import check
+    from smartbatch.gateway.server import bind, bind_grpc, bind_management, serve
+    from smartbatch.shared.broker.connection.client import check
+    from smartbatch.shared.telemetry import logs, tracing
 
     settings = read(options)
     logs.set_up(settings.log_format, settings.log_level, "gateway")
@@ -59,7 +59,7 @@ def command(grpc: bool, **options: str | None) -> None:
 
 def _serve_grpc(settings: Settings, sock: socket.socket, management: socket.socket | None) -> None:
     try:
-        from gateway.rpc import server
+        from smartbatch.gateway.grpc import server
     except ImportError as error:
         raise StartupError(f"gRPC needs more packages: pip install 'smartbatch[grpc]' ({error})") from None
     settings = msgspec.structs.replace(settings, grpc_port=sock.getsockname()[1])

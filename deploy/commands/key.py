@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from shared.errors import SmartBatchError
+from smartbatch.shared.errors import SmartBatchError
 
 
 @click.group("key")
@@ -28,7 +28,7 @@ def new(name: str, file: Path | None, **limits) -> None:
     A client predicts, a monitor reads /metrics and /stats, an admin does both. To revoke a key, delete its lines: the
     gateways look at the file every second.
     """
-    from gateway.access import keys
+    from smartbatch.gateway.auth import keys
 
     secret = keys.new_key()
     key = keys.Key(sha256=keys.digest_of(secret.encode()).hex(), **limits)

@@ -6,12 +6,12 @@ import asyncio
 
 import click
 
-from deploy.options import read, setting_options
-from deploy.tables import console, table
-from shared.broker import registry
-from shared.broker.connection import check, connect
-from shared.broker.live_limits import MOST_WAIT_S, LiveLimits, reset_limits, set_limits
-from shared.keys import Keys
+from smartbatch.deploy.options import read, setting_options
+from smartbatch.deploy.tables import console, table
+from smartbatch.shared.broker.admin import registry
+from smartbatch.shared.broker.connection.client import check, connect
+from smartbatch.shared.broker.queue.live_limits import MOST_WAIT_S, LiveLimits, reset_limits, set_limits
+from smartbatch.shared.keys import Keys
 
 
 @click.command("limits")

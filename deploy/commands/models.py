@@ -7,11 +7,11 @@ import asyncio
 import click
 from rich.console import Console
 
-from deploy.options import read, setting_options
-from deploy.tables import console, table
-from shared.broker import registry
-from shared.broker.connection import connect
-from shared.errors import BrokerUnavailable
+from smartbatch.deploy.options import read, setting_options
+from smartbatch.deploy.tables import console, table
+from smartbatch.shared.broker.admin import registry
+from smartbatch.shared.broker.connection.client import connect
+from smartbatch.shared.errors import BrokerUnavailable
 
 
 @click.command("models")
@@ -24,7 +24,7 @@ def command(everything: bool, **options: str | None) -> None:
         asyncio.run(_served(screen, read(options).broker_url))
     except BrokerUnavailable:
         screen.print("[dim]no broker to ask what is being served (REDIS_URL)[/]")
-    from worker.models import listing
+    from smartbatch.worker.models import listing
 
     servable = table("MODEL_PATH", "what it is", title="can be served")
     entries = listing()

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from shared.errors import SmartBatchError
+from smartbatch.shared.errors import SmartBatchError
 
 
 @click.command("predict")

@@ -13,15 +13,15 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from deploy.facts import print_facts, printable, when
-from deploy.found import find_entries, models_named, open_client
-from deploy.options import json_option, model_option, read, save_option, setting_options
-from deploy.tables import console, table
-from shared.broker import registry
-from shared.broker.entries import Entries, Seen
-from shared.broker.registry import Snapshot
-from shared.errors import BrokerUnavailable
-from shared.settings import Settings
+from smartbatch.deploy.entry_view import print_fields, printable, when
+from smartbatch.deploy.lookup import find_entries, models_named, open_client
+from smartbatch.deploy.options import json_option, model_option, read, save_option, setting_options
+from smartbatch.deploy.tables import console, table
+from smartbatch.shared.broker.admin import registry
+from smartbatch.shared.broker.admin.entries import Entries, Seen
+from smartbatch.shared.broker.admin.registry import Snapshot
+from smartbatch.shared.errors import BrokerUnavailable
+from smartbatch.shared.settings import Settings
 
 
 class _ListByDefault(click.Group):
@@ -97,7 +97,7 @@ async def _list(settings: Settings, name: str | None, limit: int, as_json: bool)
 
 
 async def _show(settings: Settings, name: str | None, entry_id: str, file: Path | None, as_json: bool) -> None:
-    from deploy.payloads import told_of_payload
+    from smartbatch.deploy.payloads import told_of_payload
 
     async with open_client(settings) as client:
         [(model, seen)] = await find_entries(client, name, [entry_id])
@@ -109,7 +109,7 @@ async def _show(settings: Settings, name: str | None, entry_id: str, file: Path 
     if as_json:
         click.echo(json.dumps(told, indent=2))
     else:
-        print_facts(told)
+        print_fields(told)
 
 
 async def _cancel(settings: Settings, name: str | None, entry_ids: Sequence[str], as_json: bool) -> int:
@@ -163,7 +163,7 @@ def _more_told(seen: Seen) -> dict[str, Any]:
         "gateway": entry.gateway,
         "trace": entry.trace,
     }
-    return {**told, "unreadable": entry.garbled} if entry.garbled else told
+    return {**told, "unreadable": entry.malformed} if entry.malformed else told
 
 
 def _print(screen: Console, snapshot: Snapshot, entries: list[Seen]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 from rich.markup import escape
 
-from deploy.tables import console, table
-from shared.settings import describe, from_environment, public
+from smartbatch.deploy.tables import console, table
+from smartbatch.shared.settings import describe, from_environment, public
 
 
 @click.command("settings")

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 import click
 import msgspec
 
-from deploy.options import read, setting_options
-from shared import tasks
-from shared.broker.connection import Client
-from shared.errors import BrokerUnavailable
-from shared.settings import Settings
+from smartbatch.deploy.options import read, setting_options
+from smartbatch.shared.broker.connection.client import Client
+from smartbatch.shared.errors import BrokerUnavailable
+from smartbatch.shared.process import tasks
+from smartbatch.shared.settings import Settings
 
 
 @click.command("top")
@@ -40,9 +40,9 @@ def command(name: str | None, interval: float, once: bool, as_json: bool, **opti
 
 
 async def _top(settings: Settings, name: str | None, interval: float, once: bool, as_json: bool) -> None:
-    from deploy.found import open_client
-    from deploy.tables import console
-    from deploy.top_frame import frame
+    from smartbatch.deploy.lookup import open_client
+    from smartbatch.deploy.tables import console
+    from smartbatch.deploy.top_frame import frame
 
     screen = console()
     async with open_client(settings) as client:
@@ -63,7 +63,7 @@ async def _top(settings: Settings, name: str | None, interval: float, once: bool
 async def _live(screen, looks: AsyncIterator) -> None:
     from rich.live import Live
 
-    from deploy.top_frame import frame
+    from smartbatch.deploy.top_frame import frame
 
     async def draw() -> None:
         async for models, trouble in looks:
@@ -81,19 +81,19 @@ async def _live(screen, looks: AsyncIterator) -> None:
 
 async def _looks(client: Client, name: str | None, interval: float) -> AsyncIterator:
     """Yield (models, trouble) every `interval` seconds: the last that could be seen, and why it is no newer."""
-    from gateway.counted import Looks
-    from gateway.model_stats import ModelMoment, describe
-    from shared.broker import registry
+    from smartbatch.gateway.monitoring.model_view import ModelView, describe
+    from smartbatch.gateway.monitoring.window_stats import Looks
+    from smartbatch.shared.broker.admin import registry
 
     looks: defaultdict[str, Looks] = defaultdict(Looks)
-    models: dict[str, ModelMoment] = {}
+    models: dict[str, ModelView] = {}
     while True:
         began_at, trouble = time.monotonic(), ""
         try:
             infos = await registry.models(client)
             names = [name] if name else sorted(infos)
             seen = {each: await registry.snapshot(client, each) for each in names}
-            models = {each: ModelMoment(describe(s), looks[each].add(s), infos.get(each)) for each, s in seen.items()}
+            models = {each: ModelView(describe(s), looks[each].add(s), infos.get(each)) for each, s in seen.items()}
         except BrokerUnavailable as error:
             trouble = str(error)
         yield models, trouble

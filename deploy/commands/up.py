@@ -9,7 +9,7 @@ import sys
 import click
 import msgspec
 
-from deploy.options import read, setting_options
+from smartbatch.deploy.options import read, setting_options
 
 
 @click.command("up")
@@ -23,10 +23,10 @@ def command(workers: int, grpc: bool, **options: str | None) -> None:
     With REDIS_URL (or --redis-url) that broker is used; without it an embedded Valkey is started. All other
     settings come from the environment: MAX_BATCH_SIZE=64 MAX_WAIT_TIME=0.005 smartbatch up
     """
-    from deploy.launcher import launch
-    from gateway.access.keyring import Keyring
-    from gateway.server import bind, bind_grpc, bind_management
-    from shared import tracing
+    from smartbatch.deploy.launcher import launch
+    from smartbatch.gateway.auth.key_store import KeyStore
+    from smartbatch.gateway.server import bind, bind_grpc, bind_management
+    from smartbatch.shared.telemetry import tracing
 
     settings = read(options)
     tracing.check()  # before anything is started
@@ -38,7 +38,7 @@ def command(workers: int, grpc: bool, **options: str | None) -> None:
         if grpc:
             with bind_grpc(settings) as rpc:
                 settings = msgspec.structs.replace(settings, grpc_port=rpc.getsockname()[1])
-    if Keyring.wanted(settings):
-        Keyring(settings)  # keys that can't be read are told before anything is started
+    if KeyStore.wanted(settings):
+        KeyStore(settings)  # keys that can't be read are told before anything is started
     broker_given = bool(options.get("redis_url") or os.environ.get("REDIS_URL"))
     sys.exit(asyncio.run(launch(settings, workers, broker_given, grpc=grpc)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from deploy.options import read, setting_options
+from smartbatch.deploy.options import read, setting_options
 
 
 @click.command("worker")
@@ -32,11 +32,11 @@ from deploy.options import read, setting_options
 )
 def command(**options: str | None) -> None:
     """Run a worker: one process, one device, one model. Start as many as there are devices."""
-    from shared import logs, tracing
+    from smartbatch.shared.telemetry import logs, tracing
 
     settings = read(options)
     logs.set_up(settings.log_format, settings.log_level, "worker")
     tracing.check()
-    from worker.process import main
+    from smartbatch.worker.process import main
 
     main(settings)

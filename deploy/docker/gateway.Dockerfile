@@ -13,7 +13,8 @@ ARG PIP_EXTRA_INDEX_URL
 WORKDIR /src
 
 # Dependencies first, in a layer that a change of code leaves alone: the project is installed without its packages.
-COPY constraints.txt pyproject.toml ./
+COPY constraints.txt pyproject.toml setup.py ./
+COPY smartbatch smartbatch
 RUN touch README.md LICENSE \
  && pip install --no-cache-dir -c constraints.txt ".[grpc,otel]" \
  && rm -rf build *.egg-info
@@ -22,7 +23,6 @@ COPY gateway gateway
 COPY worker worker
 COPY shared shared
 COPY deploy deploy
-COPY loadtest loadtest
 RUN pip install --no-cache-dir --no-deps . \
  && rm -rf build *.egg-info
 

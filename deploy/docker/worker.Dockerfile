@@ -37,7 +37,8 @@ RUN test -z "$APT_PACKAGES" \
  || (apt-get update && apt-get install -y --no-install-recommends $APT_PACKAGES && rm -rf /var/lib/apt/lists/*)
 
 # The other dependencies: the project is installed without its packages.
-COPY pyproject.toml ./
+COPY pyproject.toml setup.py ./
+COPY smartbatch smartbatch
 RUN touch README.md LICENSE \
  && pip install --no-cache-dir -c constraints.txt ".[worker,otel]" \
  && rm -rf build *.egg-info
@@ -46,7 +47,6 @@ COPY gateway gateway
 COPY worker worker
 COPY shared shared
 COPY deploy deploy
-COPY loadtest loadtest
 RUN pip install --no-cache-dir --no-deps . \
  && rm -rf build *.egg-info
 

@@ -10,9 +10,9 @@ import sys
 import time
 import urllib.request
 
-from shared.settings import from_environment
+from smartbatch.shared.settings import from_environment
 
-CEILING = "smartbatch_batch_ceiling_rows{"
+CEILING = "smartbatch_memory_batch_limit_rows{"
 PROGRESS = "smartbatch_worker_last_progress_timestamp_seconds{"
 
 

@@ -5,5 +5,5 @@ grafana/         the data source, and the dashboard
 dashboard/       what the dashboard shows: the source of grafana/dashboards/smartbatch.json
 metrics_page.py  the tables of docs/metrics.md
 
-`python -m deploy.observability` writes what is generated of these (`make generated`).
+`python -m smartbatch.deploy.observability` writes what is generated of these (`make generated`).
 """

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from deploy.observability import dashboard, metrics_page
+from smartbatch.deploy.observability import dashboard, metrics_page
 
 ROOT = Path(__file__).parents[2]
 

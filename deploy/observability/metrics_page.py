@@ -1,12 +1,12 @@
-"""The tables of docs/metrics.md, from the declarations in shared/metric_names.py and gateway/triton_metrics.py."""
+"""The tables of docs/metrics.md, made from the declarations of the metrics."""
 
 from __future__ import annotations
 
-from gateway import triton_metrics
-from shared.metric_names import BROKER_UP, DECLARED, CountedBy, Metric
+from smartbatch.gateway.web import triton_metrics
+from smartbatch.shared.telemetry.metric_names import BROKER_UP, DECLARED, CountedBy, Metric
 
 FILE = "docs/metrics.md"
-BEGIN = "<!-- generated from shared/metric_names.py by `make generated` -->\n"
+BEGIN = "<!-- generated from shared/telemetry/metric_names.py by `make generated` -->\n"
 END = "<!-- end of what is generated -->\n"
 
 _GROUPS: dict[CountedBy, tuple[str, str]] = {

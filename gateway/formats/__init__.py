@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from gateway.formats import image_body, json_body, msgpack_body, multipart_body, npy_body, text_body
-from shared.errors import MalformedBody, UnsupportedMedia
-from shared.model_info import ModelInfo
-from shared.wire import Kind, Payload, Raw
+from smartbatch.gateway.formats import image_body, json_body, msgpack_body, multipart_body, npy_body, text_body
+from smartbatch.shared.errors import MalformedBody, UnsupportedMedia
+from smartbatch.shared.model_info import ModelInfo
+from smartbatch.shared.wire import Kind, Payload, Raw
 
 
 class _Reader(NamedTuple):

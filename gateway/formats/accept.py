@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from shared.errors import NotAcceptable
+from smartbatch.shared.errors import NotAcceptable
 
 
 class Format(enum.Enum):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from gateway.formats.rows import check_rows
-from shared.errors import InvalidInput
-from shared.model_info import ModelInfo
-from shared.wire import Payload
+from smartbatch.gateway.formats.row_shapes import check_rows
+from smartbatch.shared.errors import InvalidInput
+from smartbatch.shared.model_info import ModelInfo
+from smartbatch.shared.wire import Payload
 
 MEDIA_TYPES = ("image/jpeg", "image/png", "image/webp")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from gateway.formats.image_body import images_payload
-from gateway.formats.nested_data import Fields, Leaf, Shape, decode, payload_of
-from shared.errors import InvalidInput
-from shared.model_info import ModelInfo
-from shared.wire import MAX_DIMENSIONS, Payload
+from smartbatch.gateway.formats.image_body import images_payload
+from smartbatch.gateway.formats.tensor_fields import Fields, Leaf, Shape, decode, payload_of
+from smartbatch.shared.errors import BodyTooLarge, InvalidInput
+from smartbatch.shared.model_info import ModelInfo
+from smartbatch.shared.wire import MAX_DIMENSIONS, Payload
 
 
 class _Body(msgspec.Struct, forbid_unknown_fields=True):
@@ -18,6 +18,9 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True):
     dtype: str | None = None
     image: bytes | list[bytes] | UnsetType = UNSET
 
+
+# Of lists of numbers, which can't be counted without decoding them. The slowest, lists of one number each, take 100 ms.
+MAX_LIST_BYTES = 1024 * 1024
 
 _BODY = msgspec.msgpack.Decoder(_Body)
 _KNOWN = "data, shape, dtype; or image"
@@ -37,7 +40,7 @@ def read(body: bytes, content_type: str, info: ModelInfo | None, max_rows: int) 
 
 
 def _look(data: memoryview) -> tuple[int, Leaf]:
-    """Walk the headers of the first arrays. They are whole: a first pass went over every byte."""
+    """Read the headers of the first arrays, which are whole: a first pass went over every byte. Raises BodyTooLarge."""
     depth = at = 0
     while depth <= MAX_DIMENSIONS and at < len(data):
         first = data[at]
@@ -52,6 +55,11 @@ def _look(data: memoryview) -> tuple[int, Leaf]:
         elif 0xC4 <= first <= 0xC6 and depth == 0:  # bin 8 to 32
             return depth, "bytes"
         else:
-            return depth, "number"
+            break
         depth += 1
+    if depth and len(data) > MAX_LIST_BYTES:
+        raise BodyTooLarge(
+            f"in MessagePack, lists of numbers are at most {MAX_LIST_BYTES} bytes, not {len(data)}; "
+            "send data as bytes with shape and dtype, or as application/x-npy"
+        )
     return depth, "number"

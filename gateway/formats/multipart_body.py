@@ -10,11 +10,11 @@ import logging
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from gateway.formats import npy_body
-from gateway.formats.image_body import images_payload
-from shared.errors import InvalidInput, MalformedBody, TooManyRows
-from shared.model_info import ModelInfo
-from shared.wire import Payload
+from smartbatch.gateway.formats import npy_body
+from smartbatch.gateway.formats.image_body import images_payload
+from smartbatch.shared.errors import InvalidInput, MalformedBody, TooManyRows
+from smartbatch.shared.model_info import ModelInfo
+from smartbatch.shared.wire import Payload
 
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it warns of what it raises, a line for each body
 

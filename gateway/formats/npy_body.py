@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 
-from gateway.formats.numbers import bfloat16_to_float32
-from gateway.formats.rows import tensor_payload
-from shared.errors import InvalidInput, MalformedBody
-from shared.model_info import ModelInfo
-from shared.wire import DTYPE_BYTES, MAX_DIMENSIONS, Payload, Tensor
+from smartbatch.gateway.formats.row_shapes import tensor_payload
+from smartbatch.gateway.formats.tensor_bytes import bfloat16_to_float32
+from smartbatch.shared.errors import InvalidInput, MalformedBody
+from smartbatch.shared.model_info import ModelInfo
+from smartbatch.shared.wire import DTYPE_BYTES, MAX_DIMENSIONS, Payload, Tensor
 
 MAGIC = b"\x93NUMPY"
 MAX_HEADER_BYTES = 10_000  # numpy's own max_header_size

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from python_multipart.multipart import parse_options_header
 
-from shared.errors import MalformedBody, UnsupportedMedia
-from shared.model_info import ModelInfo
-from shared.wire import Payload
+from smartbatch.shared.errors import MalformedBody, UnsupportedMedia
+from smartbatch.shared.model_info import ModelInfo
+from smartbatch.shared.wire import Payload
 
 
 def read(body: bytes, content_type: str, info: ModelInfo | None, max_rows: int) -> Payload:

@@ -16,27 +16,26 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gateway.gateway import Gateway
-from gateway.http import prompt
-from gateway.http.doorman import Doorman
-from gateway.http.exchange import Exchange
-from gateway.http.heads import (
+from smartbatch.gateway.http import fast_path
+from smartbatch.gateway.http.asgi_cycle import AsgiRequestCycle
+from smartbatch.gateway.http.connection_registry import ConnectionRegistry
+from smartbatch.gateway.http.fast_path import FastPathCycle
+from smartbatch.gateway.http.heads import (
     MAX_HEAD_BYTES,
     Head,
     Headers,
+    check_head,
     head_bytes,
     may_be_skipped,
     response,
+    serialize_response,
     target,
     too_large,
-    whole,
     without_upgrade,
 )
-from gateway.http.likeness import Likeness
-from gateway.http.patience import HEAD_TIMEOUT_S, Awaited, Patience
-from gateway.http.prompt import Prompt
-from gateway.prediction import refused_at_once
-from shared.errors import HeadTimeout, MalformedRequest, SmartBatchError, TooManyConnections
+from smartbatch.gateway.http.timeouts import HEAD_TIMEOUT_S, Awaited, ConnectionTimeouts
+from smartbatch.gateway.services import GatewayServices
+from smartbatch.shared.errors import HeadTimeout, MalformedRequest, SmartBatchError, TooManyConnections
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +47,6 @@ DRAIN_LINGER_S = 0.25  # during a drain
 LAST_CALL_S = 0.05
 # Requests that may wait on one connection for those before them. Each costs a hundred times its bytes.
 MAX_PIPELINED = 64
-# So many requests in a row whose heads were like none before: no more is remembered, for it only costs.
-MAX_UNLIKE = 8
 
 
 class Connection(HttpToolsProtocol):
@@ -63,19 +60,18 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, config, server_state, app_state, _loop=None) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._doorman: Doorman = app_state["doorman"]
-        self._gateway: Gateway | None = app_state.get("gateway")  # None: nothing is asked but the application
-        self._running: Exchange | Prompt | None = None  # the oldest without its answer
+        self._connection_registry: ConnectionRegistry = app_state["doorman"]
+        self._gateway: GatewayServices | None = app_state.get("gateway")  # None: nothing is asked but the application
+        self._running: AsgiRequestCycle | FastPathCycle | None = None  # the oldest without its answer
         self._receiving = False  # a request's head has come whole, and its body hasn't
-        self._judged: Exchange | None = None  # whether the rest of its body is worth reading if it is answered early
+        self._judged: AsgiRequestCycle | None = (
+            None  # whether the rest of its body is worth reading if it is answered early
+        )
         self._silent_bytes = 0  # read since the parser last had anything to say for them
         self._deaf = False  # what comes is thrown away
-        self._unsent = b""  # in the outbox
         self._parting = b""  # sent after the answers still owed, before closing
-        self._likeness: Likeness | None = None  # of the request before
-        self._unlike = 0  # requests in a row that weren't like the one before
         self.url = b""
-        self._patience = Patience(time.monotonic())
+        self._timeouts = ConnectionTimeouts(time.monotonic())
 
     # --- asyncio's side
 
@@ -85,20 +81,19 @@ class Connection(HttpToolsProtocol):
             self._gateway = None
         self.write = transport.write
         self.is_closing = transport.is_closing
-        if not self._doorman.admit(self):
+        if not self._connection_registry.admit(self):
             self._deaf = True
             error = TooManyConnections("too many connections are open (MAX_CONNECTIONS)")
-            self._doorman.refused(error)
+            self._connection_registry.refused(error)
             self.write(self._answer(error))
-            if self._doorman.turn_away(self):
+            if self._connection_registry.turn_away(self):
                 self._linger()
             else:
                 transport.close()
 
     def connection_lost(self, exc) -> None:
-        self._unsent = b""
         self.connections.discard(self)
-        self._doorman.forget(self)
+        self._connection_registry.release(self)
         for exchange in (self._running, self.cycle, *(queued for queued, _ in self.pipeline)):
             if exchange is not None:
                 exchange.hang_up()
@@ -111,20 +106,13 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        # Here a new request begins. (One that was answered early may still be coming: then it doesn't.)
-        at_rest = self._running is None and not self._receiving and not self._silent_bytes
-        if at_rest and self._likeness is not None and self._came_alike(self._likeness, data):
-            return
         self._silent_bytes += len(data)
         self._parse(data)
         newest = self.cycle
-        if self._receiving and isinstance(newest, Prompt):  # the rest comes later
+        if self._receiving and isinstance(newest, FastPathCycle):  # the rest comes later
             self._hand_on(newest)
         running = self._running
-        if isinstance(running, Prompt) and not running.asked:
-            if at_rest and running.keep_alive and self._unlike < MAX_UNLIKE:
-                self._unlike += 1
-                self._likeness = Likeness.of(data, running.head, len(running.body))
+        if isinstance(running, FastPathCycle) and not running.started:
             self._begin(running)
         if self._deaf:
             return
@@ -133,26 +121,6 @@ class Connection(HttpToolsProtocol):
         elif self._receiving and self._judged is not self.cycle:
             self._judged = exchange = self.cycle
             exchange.keep_alive = self._may_go_on() and may_be_skipped(exchange.scope)
-
-    def _came_alike(self, likeness: Likeness, data: bytes) -> bool:
-        """Begin a request that is like the one before, unparsed, or refuse it. False if it isn't like it, or can't be
-        answered promptly: the head that is remembered says another's length, which an Exchange would read."""
-        gateway = self._gateway
-        if gateway is None or self.flow.write_paused or len(data) > gateway.prompt_bytes:
-            return False
-        body = likeness.body_of(data)
-        if body is None:
-            return False
-        self._unlike = 0
-        if not self._doorman.draining and (refusal := refused_at_once(gateway, likeness.head)) is not None:
-            self.send(*refusal, keep_alive=True)
-            self.on_response_complete()
-            return True
-        self.cycle = alike = Prompt(self, gateway, likeness.head)
-        alike.received(body)
-        alike.came_whole(keep_alive=not self._doorman.draining)
-        self._begin(alike)
-        return True
 
     def _parse(self, data: bytes) -> None:
         while True:
@@ -193,16 +161,17 @@ class Connection(HttpToolsProtocol):
         version = parser.get_http_version()
         expects_100 = self.expect_100_continue and version == "1.1"
         head = Head(parser.get_method(), version, *target(self.url), headers, expects_100)
+        check_head(head)
         self.headers = []  # trailers go there, not among the headers that the application reads meanwhile
-        if self._gateway and prompt.may_be(head):
-            self.cycle = Prompt(self, self._gateway, head)
+        if self._gateway and fast_path.is_eligible(head):
+            self.cycle = FastPathCycle(self, self._gateway, head)
         else:
-            self.cycle = Exchange(self, head)
+            self.cycle = AsgiRequestCycle(self, head)
         self._receiving = True
         if self._running is not None:
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
-        elif isinstance(self.cycle, Prompt):
+        elif isinstance(self.cycle, FastPathCycle):
             self._running = self.cycle  # asked at the end of this read, or handed on
         else:
             self._begin(self.cycle)
@@ -229,8 +198,8 @@ class Connection(HttpToolsProtocol):
         """The running exchange has its answer. If it was the last one, `close` has been called before."""
         self.server_state.total_requests += 1
         self._running = None
-        self._patience.renew(self._doorman.now)
-        self._doorman.answered(self)
+        self._timeouts.renew(self._connection_registry.now)
+        self._connection_registry.answered(self)
         if self.transport.is_closing():
             return
         if self.pipeline:
@@ -243,43 +212,33 @@ class Connection(HttpToolsProtocol):
 
     def close(self) -> None:
         """After the last answer, or in place of one."""
-        self.flush()
         if self._receiving or self._deaf:
             self._linger()  # the rest isn't read
         else:
             self.transport.close()
 
     def abort(self) -> None:
-        self.flush()
         self.transport.abort()
 
     def send(self, status: int, headers: Headers, content: bytes, *, keep_alive: bool) -> None:
-        if not self._unsent:
-            self._doorman.outbox.put(self)
-        self._unsent += whole(status, self.server_state.default_headers, headers, content, keep_alive=keep_alive)
-
-    # --- the outbox's side
-
-    def flush(self) -> None:
-        """Send what is still here. What else is sent on this connection, or ends it, comes after it."""
-        unsent, self._unsent = self._unsent, b""
-        if unsent and not self.transport.is_closing():
-            self.write(unsent)
+        data = serialize_response(status, self.server_state.default_headers, headers, content, keep_alive=keep_alive)
+        if not self.transport.is_closing():
+            self.write(data)
 
     # --- the doorman's side, and uvicorn's
 
     @property
     def idle(self) -> bool:
         """No request is being answered, nor read by the application, and nothing waits to be sent."""
-        return self._running is None and not self._unsent and not self.transport.get_write_buffer_size()
+        return self._running is None and not self.transport.get_write_buffer_size()
 
     def look(self, now: float) -> None:
         """Close what has taken too long. Called once a second."""
         awaited, unsent = self._awaited(), self.transport.get_write_buffer_size()
-        if not self._patience.over(awaited, unsent, now):
+        if not self._timeouts.over(awaited, unsent, now):
             return
         if unsent:
-            self._doorman.count("write_timeout")
+            self._connection_registry.count("write_timeout")
             self.abort()
         elif awaited == "head" and self._silent_bytes:
             self._refuse(HeadTimeout(f"the request's head was not there within {HEAD_TIMEOUT_S:g} s"))
@@ -293,7 +252,7 @@ class Connection(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """SIGTERM came: the newest request is the last, and without one the connection ends after a last look."""
-        self._doorman.drain()
+        self._connection_registry.drain()
         if self._running is None:
             self.loop.call_later(LAST_CALL_S, self._close_if_idle)
         else:
@@ -319,26 +278,29 @@ class Connection(HttpToolsProtocol):
     # --- within
 
     def _may_go_on(self) -> bool:
-        return not self._doorman.draining and self.parser.should_keep_alive()
+        return not self._connection_registry.draining and self.parser.should_keep_alive()
 
-    def _begin(self, exchange: Exchange | Prompt) -> None:
+    def _begin(self, exchange: AsgiRequestCycle | FastPathCycle) -> None:
         self._running = exchange
-        if not isinstance(exchange, Prompt):
-            self.flush()
+        if not isinstance(exchange, FastPathCycle):
             self._start_asgi_task(exchange, self.app)
         elif exchange.small and not self.flow.write_paused:  # else its answer would wait beside an earlier one
             exchange.ask()
         else:
             self._hand_on(exchange)
 
-    def _hand_on(self, prompt: Prompt) -> None:
+    def _hand_on(self, fast_path: FastPathCycle) -> None:
         """Make an exchange of what is not prompt after all."""
-        exchange = Exchange(self, prompt.head)
-        exchange.keep_alive, exchange.more_body, exchange.fault = prompt.keep_alive, prompt.more_body, prompt.fault
-        exchange.received(prompt.body)
-        if self.cycle is prompt:
+        exchange = AsgiRequestCycle(self, fast_path.head)
+        exchange.keep_alive, exchange.more_body, exchange.fault = (
+            fast_path.keep_alive,
+            fast_path.more_body,
+            fast_path.fault,
+        )
+        exchange.received(fast_path.body)
+        if self.cycle is fast_path:
             self.cycle = exchange
-        if self._running is prompt:
+        if self._running is fast_path:
             self._begin(exchange)
         else:
             self.pipeline[0] = (exchange, self.app)
@@ -359,11 +321,11 @@ class Connection(HttpToolsProtocol):
         """Answer what came with an error, after the answers that are owed for what came before, and close."""
         self._deaf = True
         if self._receiving:  # a request, which is counted and logged as one
-            self._doorman.count(error.code)
+            self._connection_registry.count(error.code)
             self.cycle.keep_alive = False
             self.cycle.fail(error)
             return
-        self._doorman.refused(error)
+        self._connection_registry.refused(error)
         self._parting = self._answer(error)
         if self._running is None:
             self._part()
@@ -374,7 +336,6 @@ class Connection(HttpToolsProtocol):
         return response(error, self.server_state.default_headers)
 
     def _part(self) -> None:
-        self.flush()
         if not self.transport.is_closing():
             self.write(self._parting)
             self._linger()
@@ -386,11 +347,10 @@ class Connection(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.transport.write_eof()
             self.flow.resume_reading()
-            self.loop.call_later(DRAIN_LINGER_S if self._doorman.draining else LINGER_S, self.abort)
+            self.loop.call_later(DRAIN_LINGER_S if self._connection_registry.draining else LINGER_S, self.abort)
 
     def _close_if_idle(self) -> None:
         if self._awaited() != "nothing" and not self._silent_bytes:
-            self.flush()
             self.transport.close()
 
 

@@ -10,14 +10,16 @@ from urllib.parse import unquote
 import httptools
 import msgspec
 
-from gateway.problems import problem
-from shared.errors import HeadTooLarge, MalformedRequest, SmartBatchError, UrlTooLong
+from smartbatch.gateway.core.problems import problem
+from smartbatch.shared.errors import HeadTooLarge, MalformedRequest, SmartBatchError, UrlTooLong
 
 # Request line and headers together. Browsers and proxies stay below 16 KiB.
 MAX_HEAD_BYTES = 64 * 1024
 MAX_URL_BYTES = 8 * 1024
 # Reading so much costs less than a new connection.
 MAX_SKIPPED_BYTES = 64 * 1024
+
+_VERSIONS = ("1.1", "1.0")
 
 # What belongs to an upgrade, and not to the request itself.
 _UPGRADE_HEADERS = (b"upgrade", b"http2-settings")
@@ -28,10 +30,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 class Head(msgspec.Struct):
-    """A request's, checked. `path` is unquoted; names of headers are in lower case.
-
-    `said`: what was read of its headers and query, if they have been read; several requests may have one head.
-    """
+    """A request's, checked. `path` is unquoted; names of headers are in lower case."""
 
     method: bytes
     version: str
@@ -40,11 +39,22 @@ class Head(msgspec.Struct):
     query: bytes
     headers: list[tuple[bytes, bytes]]
     expects_100: bool
-    said: Any = None
 
 
 def head_bytes(url: bytes, headers: Headers) -> int:
     return len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
+
+
+def check_head(head: Head) -> None:
+    """Raise MalformedRequest unless the version is supported and there is exactly one Host header (RFC 9112, section
+    3.2); in HTTP/1.0 it may be missing."""
+    if head.version not in _VERSIONS:
+        raise MalformedRequest(f"HTTP version {head.version} is not supported; 1.1 and 1.0 are")
+    hosts = [name for name, _ in head.headers].count(b"host")
+    if hosts > 1:
+        raise MalformedRequest(f"the request has {hosts} Host headers; only one is allowed")
+    if not hosts and head.version == "1.1":
+        raise MalformedRequest("the Host header is missing")
 
 
 def without_upgrade(parser: Any, url: bytes, headers: Headers) -> bytes:
@@ -100,10 +110,10 @@ def response(error: SmartBatchError, default_headers: Headers) -> bytes:
     """Return a whole response to a request that never became one; its connection is closed after it."""
     status, texts, content = problem(error, None)
     headers = [(name.encode(), value.encode()) for name, value in texts.items()]
-    return whole(status, default_headers, headers, content, keep_alive=False)
+    return serialize_response(status, default_headers, headers, content, keep_alive=False)
 
 
-def whole(
+def serialize_response(
     status: int,
     default_headers: Headers,
     headers: Headers,

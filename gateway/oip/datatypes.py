@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from shared.errors import InvalidInput, MalformedBody
+from smartbatch.shared.errors import InvalidInput, MalformedBody
 
 BYTES = "BYTES"
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
-from gateway import compression
-from gateway.asking import Asking, Response
-from gateway.envelope import read_headers, timeout_of
-from gateway.formats.answers import response_headers
-from gateway.gateway import Gateway
-from gateway.http.heads import Head
-from gateway.oip import outputs, rest_answer, rest_request
-from gateway.oip.wanted import Wanted, check_version, shortest
-from gateway.problems import CONTENT_TYPE as PROBLEM
-from shared import trace_context
-from shared.broker.admission import Request
-from shared.errors import MalformedBody
-from shared.wire import Reply
+from smartbatch.gateway.core.problems import CONTENT_TYPE as PROBLEM
+from smartbatch.gateway.formats.render import response_headers
+from smartbatch.gateway.inference import compression
+from smartbatch.gateway.inference.params import read_headers, timeout_of
+from smartbatch.gateway.inference.request import InferenceRequest, Response
+from smartbatch.gateway.oip import outputs, rest_request, rest_response
+from smartbatch.gateway.oip.infer_options import InferOptions, check_version, shortest
+from smartbatch.gateway.services import GatewayServices
+from smartbatch.shared.broker.queue.admission import NewEntry
+from smartbatch.shared.errors import MalformedBody
+from smartbatch.shared.telemetry import trace_context
+from smartbatch.shared.wire import Reply
 
 PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 HEADER_LENGTH = b"inference-header-content-length"
@@ -32,50 +31,37 @@ _ROUTE = "/v2/models/{model}/infer"
 _VERSION_ROUTE = "/v2/models/{model}/versions/{version}/infer"
 
 
-class Said(NamedTuple):
-    """What a head with this path says. Nothing in it depends on who asks or when, so it holds for every request with
-    this head."""
-
-    found: Mapping[bytes, str]
-    coding: str
-    timeout_s: float | None
-    json_length: int | None  # how many bytes of the body are JSON; None: all
-
-
-class Inference(Asking):
-    def __init__(self, gateway: Gateway, path: str) -> None:
+class OipInferRequest(InferenceRequest):
+    def __init__(self, gateway: GatewayServices, path: str) -> None:
         super().__init__(gateway)
         self._path = path
         self._accept = ""
         self._coding = ""
-        self._json_length: int | None = None
+        self._json_length: int | None = None  # how many bytes of the body are JSON; None: all
         self._timeout_s: float | None = None
-        self._wanted = Wanted()
+        self._wanted = InferOptions()
 
     @property
     def coding(self) -> str:
         return self._coding
 
-    def head(self, headers: Iterable[tuple[bytes, bytes]], query: bytes, kept: Head | None = None) -> None:
-        """`kept` keeps what was read, for other requests with the same head."""
-        said: Said | None = kept.said if kept is not None else None
-        found = said.found if said else read_headers(headers, _READ)
+    def head(self, headers: Iterable[tuple[bytes, bytes]], query: bytes) -> None:
+        found = read_headers(headers, _READ)
         self._take_up(found, headers)
-        self._caller = self._gateway.guard.identify(headers)
+        self._principal = self._gateway.authenticator.identify(headers)
         self._accept = found.get(b"accept", "")
-        said = said or _read(found)
-        if kept is not None:
-            kept.said = said
-        self._coding, self._timeout_s, self._json_length = said.coding, said.timeout_s, said.json_length
+        self._coding = compression.choose(found.get(b"accept-encoding", ""))
+        self._timeout_s = timeout_of(found)
+        self._json_length = _json_length(found.get(HEADER_LENGTH))
         self._wait_at_most(self._timeout_s)
         model, version = _target(self._path)
         self._enter(model)
         check_version(model, version)
         self._check()
 
-    def request(self, body: bytes) -> Request:
+    def request(self, body: bytes) -> NewEntry:
         """The shorter of the head's timeout and the body's counts."""
-        model = self._lane.keys.model
+        model = self._queue.keys.model
         info, max_rows = self._gateway.takes(model)
         payload, self._wanted = rest_request.read(body, self._json_length, info, max_rows)
         self._wait_at_most(shortest(self._timeout_s, self._wanted.timeout_s))
@@ -87,8 +73,8 @@ class Inference(Asking):
         return f"POST {route}", facts
 
     def _response(self, reply: Reply, timing: dict[str, float]) -> Response:
-        given = outputs.given(reply, self._wanted)
-        json_length, content = rest_answer.write(self._lane.keys.model, self._wanted.id, given)
+        given = outputs.output_tensors(reply, self._wanted)
+        json_length, content = rest_response.write(self._queue.keys.model, self._wanted.id, given)
         headers = response_headers(self._shown_id, reply.batch, timing)
         if json_length is None:
             headers.append((b"content-type", JSON))
@@ -109,11 +95,6 @@ def _target(path: str) -> tuple[str, str]:
     found = PATH.fullmatch(path)
     assert found is not None, path  # only such paths come here
     return found[1], found[2] or ""
-
-
-def _read(found: Mapping[bytes, str]) -> Said:
-    coding = compression.choose(found.get(b"accept-encoding", ""))
-    return Said(found, coding, timeout_of(found), _json_length(found.get(HEADER_LENGTH)))
 
 
 def _json_length(text: str | None) -> int | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from gateway.formats.image_body import images_payload, is_image
-from gateway.formats.rows import check_rows, tensor_payload
-from gateway.oip.datatypes import BYTES, Buffer, dtype_of
-from gateway.oip.signature import Form, form_of
-from shared.errors import InvalidInput
-from shared.model_info import ModelInfo
-from shared.wire import MAX_DIMENSIONS, Payload, Raw, Tensor
+from smartbatch.gateway.formats.image_body import images_payload, is_image
+from smartbatch.gateway.formats.row_shapes import check_rows, tensor_payload
+from smartbatch.gateway.oip.datatypes import BYTES, Buffer, dtype_of
+from smartbatch.gateway.oip.signature import TensorSignature, signature_of
+from smartbatch.shared.errors import InvalidInput
+from smartbatch.shared.model_info import ModelInfo
+from smartbatch.shared.wire import MAX_DIMENSIONS, Payload, Raw, Tensor
 
 _OCTETS = "application/octet-stream"
 
@@ -30,7 +30,7 @@ def check_tensor(name: str, datatype: str, shape: Shape, info: ModelInfo | None,
     dtype = dtype_of(datatype)
     _check_dimensions(name, shape)
     if info is not None:
-        form = form_of(name, datatype, info)
+        form = signature_of(name, datatype, info)
         if info.input.shape is not None:
             _check_shape(form, shape)
             check_rows(shape[0], max_rows)
@@ -51,7 +51,7 @@ def check_elements(name: str, shape: Shape, info: ModelInfo | None, max_rows: in
         raise InvalidInput(
             f"input {name!r:.60} is BYTES, one element a row: shape [rows] or [rows, 1], not {list(shape)}"
         )
-    kind = form_of(name, BYTES, info).kind if info is not None else None
+    kind = signature_of(name, BYTES, info).kind if info is not None else None
     check_rows(rows, max_rows)
     if kind == "raw" and rows != 1:
         raise InvalidInput(f"input {name!r:.60} takes one element, not {rows}: any bytes are one row")
@@ -60,7 +60,7 @@ def check_elements(name: str, shape: Shape, info: ModelInfo | None, max_rows: in
 
 def elements_payload(name: str, elements: list[bytes], info: ModelInfo | None, max_rows: int) -> Payload:
     """Make the payload of BYTES: encoded images, texts, or one body of any kind."""
-    kind = form_of(name, BYTES, info).kind if info is not None else _guess(elements)
+    kind = signature_of(name, BYTES, info).kind if info is not None else _guess(elements)
     if kind == "image":
         return images_payload(elements, max_rows)
     if kind == "raw":
@@ -93,7 +93,7 @@ def _check_dimensions(name: str, shape: Shape) -> None:
         raise InvalidInput(f"input {name!r:.60} has a shape of {list(shape)}; -1 is for metadata alone")
 
 
-def _check_shape(form: Form, shape: Shape) -> None:
+def _check_shape(form: TensorSignature, shape: Shape) -> None:
     fits = len(shape) == len(form.shape) and all(
         want in (-1, came) for came, want in zip(shape, form.shape, strict=True)
     )
@@ -101,7 +101,7 @@ def _check_shape(form: Form, shape: Shape) -> None:
         raise InvalidInput(f"input {form.name!r} takes shape {list(form.shape)} (-1: any length), not {list(shape)}")
 
 
-def deduced_shape(form: Form, dtype_bytes: int, size: int) -> Shape:
+def deduced_shape(form: TensorSignature, dtype_bytes: int, size: int) -> Shape:
     """Find the rows of a tensor of which only the bytes came. Raises InvalidInput if they don't tell."""
     row = form.shape[1:]
     row_bytes = math.prod(row) * dtype_bytes

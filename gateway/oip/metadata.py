@@ -6,13 +6,13 @@ from typing import Any, Literal
 
 import msgspec
 
-from gateway.access.caller import Anyone
-from gateway.gateway import Gateway
-from gateway.oip import VERSION, signature
-from gateway.oip.datatypes import BYTES
-from shared import __version__
-from shared.errors import Forbidden, Unavailable, UnknownModel
-from shared.model_info import ModelInfo
+from smartbatch.gateway.auth.principal import Anonymous
+from smartbatch.gateway.oip import VERSION, signature
+from smartbatch.gateway.oip.datatypes import BYTES
+from smartbatch.gateway.services import GatewayServices
+from smartbatch.shared import __version__
+from smartbatch.shared.errors import Forbidden, Unavailable, UnknownModel
+from smartbatch.shared.model_info import ModelInfo
 
 SERVER_NAME = "smartbatch"
 EXTENSIONS = (
@@ -101,12 +101,12 @@ class IndexEntry(msgspec.Struct):
     reason: str
 
 
-def server_metadata(gateway: Gateway) -> ServerMetadata:
+def server_metadata(gateway: GatewayServices) -> ServerMetadata:
     hidden = {"statistics"} if gateway.settings.management_port >= 0 else set()
     return ServerMetadata(SERVER_NAME, __version__, tuple(name for name in EXTENSIONS if name not in hidden))
 
 
-def info_of(gateway: Gateway, model: str) -> ModelInfo:
+def info_of(gateway: GatewayServices, model: str) -> ModelInfo:
     """Return what a worker announced. Raises UnknownModel, or Unavailable before the first worker is up."""
     check_model(gateway, model)
     info = gateway.info(model)
@@ -115,13 +115,13 @@ def info_of(gateway: Gateway, model: str) -> ModelInfo:
     return info
 
 
-def check_model(gateway: Gateway, model: str) -> None:
+def check_model(gateway: GatewayServices, model: str) -> None:
     if model not in gateway.models:
         raise UnknownModel(f"no model {model!r:.140} here; there is: {', '.join(gateway.models)}")
 
 
-def check_access(caller: Anyone, model: str) -> None:
-    if not caller.may_use(model):
+def check_access(principal: Anonymous, model: str) -> None:
+    if not principal.may_use(model):
         raise Forbidden("this key is not for that model")
 
 
@@ -131,7 +131,7 @@ def model_metadata(info: ModelInfo) -> ModelMetadata:
     return ModelMetadata(info.name, [VERSION], info.platform, [first], outputs, others)
 
 
-def model_config(gateway: Gateway, info: ModelInfo) -> ModelConfig:
+def model_config(gateway: GatewayServices, info: ModelInfo) -> ModelConfig:
     batched = signature.batched(info)
     first, outputs = signature.forms(info)[0], signature.outputs(info)
     return ModelConfig(
@@ -147,24 +147,24 @@ def model_config(gateway: Gateway, info: ModelInfo) -> ModelConfig:
     )
 
 
-def model_ready(gateway: Gateway, model: str) -> bool:
-    snapshot = gateway.observer.snapshots.get(model)
-    return gateway.observer.fresh and snapshot is not None and bool(snapshot.ready_workers)
+def model_ready(gateway: GatewayServices, model: str) -> bool:
+    snapshot = gateway.monitor.snapshots.get(model)
+    return gateway.monitor.fresh and snapshot is not None and bool(snapshot.ready_workers)
 
 
-def index(gateway: Gateway, *, only_ready: bool) -> list[IndexEntry]:
+def index(gateway: GatewayServices, *, only_ready: bool) -> list[IndexEntry]:
     entries = [_index_entry(gateway, model) for model in gateway.models]
     return [entry for entry in entries if entry.state == "READY" or not only_ready]
 
 
-def _index_entry(gateway: Gateway, model: str) -> IndexEntry:
+def _index_entry(gateway: GatewayServices, model: str) -> IndexEntry:
     if model_ready(gateway, model):
         return IndexEntry(model, VERSION, "READY", "")
     return IndexEntry(model, VERSION, "UNAVAILABLE", "no worker is ready")
 
 
-def _instances(gateway: Gateway, model: str) -> list[InstanceGroup]:
-    snapshot = gateway.observer.snapshots.get(model)
+def _instances(gateway: GatewayServices, model: str) -> list[InstanceGroup]:
+    snapshot = gateway.monitor.snapshots.get(model)
     devices = [snapshot.workers[name].get("device", "") for name in snapshot.ready_workers] if snapshot else []
     gpus = sum(device.startswith("cuda") for device in devices)
     groups = [InstanceGroup(gpus, "KIND_GPU"), InstanceGroup(len(devices) - gpus, "KIND_CPU")]

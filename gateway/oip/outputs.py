@@ -6,18 +6,18 @@ import math
 
 import msgspec
 
-from gateway.formats.answers import finite
-from gateway.oip.datatypes import BYTES, DATATYPES
-from gateway.oip.wanted import Wanted, WantedOutput
-from shared.errors import InvalidInput, WireError
-from shared.wire import Reply, Result, Tensor
+from smartbatch.gateway.formats.render import finite
+from smartbatch.gateway.oip.datatypes import BYTES, DATATYPES
+from smartbatch.gateway.oip.infer_options import InferOptions, OutputOptions
+from smartbatch.shared.errors import InvalidInput, WireError
+from smartbatch.shared.wire import Reply, Result, Tensor
 
 Data = Tensor | list[bytes]  # numbers, or elements of BYTES
 
 _encode_json = msgspec.json.Encoder().encode
 
 
-class Given(msgspec.Struct):
+class OutputTensor(msgspec.Struct):
     """One output tensor. `binary`: of REST only."""
 
     name: str
@@ -30,25 +30,25 @@ class Given(msgspec.Struct):
         return DATATYPES[self.data.dtype] if isinstance(self.data, Tensor) else BYTES
 
 
-def given(reply: Reply, wanted: Wanted) -> list[Given]:
+def output_tensors(reply: Reply, wanted: InferOptions) -> list[OutputTensor]:
     """Return the outputs that were asked for, in that order. Raises InvalidInput for one that the model didn't give."""
     if reply.result is None:
         raise WireError("the reply holds no result")
     found = _tensors(reply.result, wanted)
-    chosen = wanted.outputs or [WantedOutput(name, wanted.binary) for name in found]
+    chosen = wanted.outputs or [OutputOptions(name, wanted.binary) for name in found]
     missing = [output.name for output in chosen if output.name not in found]
     if missing:
         raise InvalidInput(f"the model gave {', '.join(found):.200}, and no output {missing[0]!r:.60}")
-    return [Given(output.name, *found[output.name], output.binary) for output in chosen]
+    return [OutputTensor(output.name, *found[output.name], output.binary) for output in chosen]
 
 
-def _tensors(result: Result, wanted: Wanted) -> dict[str, tuple[tuple[int, ...], Data]]:
+def _tensors(result: Result, wanted: InferOptions) -> dict[str, tuple[tuple[int, ...], Data]]:
     if result.outputs is not None:
         return {name: (tensor.shape, _in_c_order(tensor)) for name, tensor in result.outputs.items()}
     if result.classes is not None:  # asked for by name
         name = next((output.name for output in wanted.outputs), "output")
         width = max(map(len, result.classes), default=0)
-        texts = [_class(*guess) for row in result.classes for guess in row]
+        texts = [_class(*class_score) for row in result.classes for class_score in row]
         return {name: ((len(result.classes), width), texts)}
     values = result.values or []
     return {"output": ((len(values),), [_value(value) for value in values])}

@@ -7,16 +7,23 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from gateway.formats.image_body import is_image
-from gateway.formats.json_body import look
-from gateway.formats.nested_data import Fields, Shape, decode, payload_of
-from gateway.oip import inputs, signature
-from gateway.oip.datatypes import BYTES, dtype_of, split_elements
-from gateway.oip.elements import elements_of
-from gateway.oip.wanted import MAX_TOP_K, Wanted, WantedOutput, check, refuse_unsupported, timeout_s
-from shared.errors import InvalidInput, MalformedBody, Unavailable
-from shared.model_info import ModelInfo
-from shared.wire import DTYPE_BYTES, Payload
+from smartbatch.gateway.formats.image_body import is_image
+from smartbatch.gateway.formats.json_body import look
+from smartbatch.gateway.formats.tensor_fields import Fields, Shape, decode, payload_of
+from smartbatch.gateway.oip import inputs, signature
+from smartbatch.gateway.oip.bytes_tensor import elements_of
+from smartbatch.gateway.oip.datatypes import BYTES, dtype_of, split_elements
+from smartbatch.gateway.oip.infer_options import (
+    MAX_TOP_K,
+    InferOptions,
+    OutputOptions,
+    check,
+    refuse_unsupported,
+    timeout_s,
+)
+from smartbatch.shared.errors import InvalidInput, MalformedBody, Unavailable
+from smartbatch.shared.model_info import ModelInfo
+from smartbatch.shared.wire import DTYPE_BYTES, Payload
 
 _KNOWN = "id, parameters, inputs, outputs"
 Count = Annotated[int, Meta(ge=0)]
@@ -76,7 +83,7 @@ _DECODER = msgspec.json.Decoder(InferRequest)
 _NO_INPUT, _NO_OUTPUT, _NO_REQUEST = InputParameters(), OutputParameters(), RequestParameters()
 
 
-def read(body: bytes, header_length: int | None, info: ModelInfo | None, max_rows: int) -> tuple[Payload, Wanted]:
+def read(body: bytes, header_length: int | None, info: ModelInfo | None, max_rows: int) -> tuple[Payload, InferOptions]:
     """Read a body whose first `header_length` bytes are JSON; all of it if that is None; none of it if that is 0.
 
     Raises MalformedBody, InvalidInput or TooManyRows, saying what was expected and what came.
@@ -137,20 +144,20 @@ def _behind(tensor: InferInput, behind: memoryview) -> memoryview | None:
     return behind
 
 
-def _wanted(request: InferRequest) -> Wanted:
+def _wanted(request: InferRequest) -> InferOptions:
     parameters = request.parameters or _NO_REQUEST
     outputs = [(each.name, each.parameters or _NO_OUTPUT) for each in request.outputs or ()]
     regions = [(each.parameters or _NO_INPUT).shared_memory_region for each in request.inputs]
-    refuse_unsupported(parameters.sequence_id, [*regions, *(asked.shared_memory_region for _, asked in outputs)])
-    return Wanted(
+    refuse_unsupported(parameters.sequence_id, [*regions, *(started.shared_memory_region for _, started in outputs)])
+    return InferOptions(
         request.id,
-        [WantedOutput(name, asked.binary_data, asked.classification) for name, asked in outputs],
+        [OutputOptions(name, started.binary_data, started.classification) for name, started in outputs],
         parameters.binary_data_output,
         timeout_s(parameters.timeout),
     )
 
 
-def _raw(body: bytes, info: ModelInfo | None, max_rows: int) -> tuple[Payload, Wanted]:
+def _raw(body: bytes, info: ModelInfo | None, max_rows: int) -> tuple[Payload, InferOptions]:
     """No JSON at all: the body is the one input, all outputs come as bytes."""
     if info is None:
         raise Unavailable("no worker has said yet what the model takes, so bytes alone tell nothing")
@@ -165,4 +172,4 @@ def _raw(body: bytes, info: ModelInfo | None, max_rows: int) -> tuple[Payload, W
         form = forms["tensor"]
         shape = inputs.deduced_shape(form, DTYPE_BYTES[dtype_of(form.datatype)], len(body))
         payload = inputs.numbers(form.name, form.datatype, shape, body, info, max_rows)
-    return payload, Wanted(binary=True)
+    return payload, InferOptions(binary=True)

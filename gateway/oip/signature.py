@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import msgspec
 
-from gateway.oip.datatypes import BYTES, DATATYPES
-from shared.errors import InvalidInput
-from shared.model_info import InputSpec, ModelInfo
-from shared.wire import Kind
+from smartbatch.gateway.oip.datatypes import BYTES, DATATYPES
+from smartbatch.shared.errors import InvalidInput
+from smartbatch.shared.model_info import InputSpec, ModelInfo
+from smartbatch.shared.wire import Kind
 
 _IN_ORDER: tuple[Kind, ...] = ("tensor", "image", "text", "raw")
 
 
-class Form(msgspec.Struct, frozen=True):
+class TensorSignature(msgspec.Struct, frozen=True):
     """One form of a model's input. `shape` is with the rows in front; -1: any length."""
 
     name: str
@@ -31,18 +31,18 @@ class Output(msgspec.Struct, frozen=True):
     shape: tuple[int, ...]
 
 
-def forms(info: ModelInfo) -> list[Form]:
+def forms(info: ModelInfo) -> list[TensorSignature]:
     """List the forms, the tensor first: it is the one that tools make up data for."""
     spec = info.input
     return [_form(kind, spec) for kind in _IN_ORDER if kind in spec.kinds]
 
 
-def _form(kind: Kind, spec: InputSpec) -> Form:
+def _form(kind: Kind, spec: InputSpec) -> TensorSignature:
     name = spec.name if kind == "tensor" or len(spec.kinds) == 1 else kind
     if kind == "tensor":
         row = (-1,) if spec.shape is None else spec.shape
-        return Form(name, kind, DATATYPES[spec.dtype or "float32"], (-1, *row))
-    return Form(name, kind, BYTES, (1,) if kind == "raw" else (-1, 1))
+        return TensorSignature(name, kind, DATATYPES[spec.dtype or "float32"], (-1, *row))
+    return TensorSignature(name, kind, BYTES, (1,) if kind == "raw" else (-1, 1))
 
 
 def batched(info: ModelInfo) -> bool:
@@ -56,7 +56,7 @@ def outputs(info: ModelInfo) -> list[Output]:
     return [Output(spec.name, DATATYPES[spec.dtype], (rows, *spec.shape)) for spec in info.outputs]
 
 
-def form_of(name: str, datatype: str, info: ModelInfo) -> Form:
+def signature_of(name: str, datatype: str, info: ModelInfo) -> TensorSignature:
     """Return the form that a tensor of this name and datatype is. Raises InvalidInput."""
     named = [form for form in forms(info) if form.name == name]
     for form in named:

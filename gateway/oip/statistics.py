@@ -9,9 +9,9 @@ from typing import Any
 import msgpack
 import msgspec
 
-from gateway.gateway import Gateway
-from gateway.oip import VERSION
-from shared import metric_names as names
+from smartbatch.gateway.oip import VERSION
+from smartbatch.gateway.services import GatewayServices
+from smartbatch.shared.telemetry import metric_names as names
 
 Sums = Mapping[str, float]
 
@@ -54,8 +54,8 @@ class Statistics(msgspec.Struct):
     model_stats: list[ModelStatistics]
 
 
-def of(gateway: Gateway, model: str) -> ModelStatistics:
-    snapshot = gateway.observer.snapshots.get(model)
+def of(gateway: GatewayServices, model: str) -> ModelStatistics:
+    snapshot = gateway.monitor.snapshots.get(model)
     reports = list(snapshot.workers.values()) if snapshot else []
     sums = _sums(reports)
     requests = int(sums[f"{names.QUEUE_WAIT.name}_count"])

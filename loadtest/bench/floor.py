@@ -28,15 +28,25 @@ import uvloop
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
-from deploy import embedded_broker
-from deploy.ports import free_port
-from shared.broker.claims import parse_entry
-from shared.broker.script import ADMIT, CLAIM, FINISH_PLAIN, Script
-from shared.keys import GROUP, Keys
-from shared.wire import Payload, Raw, Reply, Ride, Tensor, pack_payload, pack_reply, unpack_payload, unpack_reply
-from worker import models
-from worker.batch import Rider
-from worker.models.contract import Model
+from smartbatch.deploy import embedded_broker
+from smartbatch.deploy.ports import free_port
+from smartbatch.shared.broker.connection.script import ADMIT, CLAIM, FINISH_PLAIN, Script
+from smartbatch.shared.broker.queue.claims import parse_entry
+from smartbatch.shared.keys import GROUP, Keys
+from smartbatch.shared.wire import (
+    BatchInfo,
+    Payload,
+    Raw,
+    Reply,
+    Tensor,
+    pack_payload,
+    pack_reply,
+    unpack_payload,
+    unpack_reply,
+)
+from smartbatch.worker import models
+from smartbatch.worker.core.batch import ClaimedEntry
+from smartbatch.worker.core.model import Model
 
 KEYS = Keys("floor")
 GATEWAY = "gateway"
@@ -109,7 +119,7 @@ class Gateway:
         args += (sum(len(payload) for _, payload in flush), len(flush), TIMEOUT_MS, *(id_ for id_, _ in flush))
         for _, payload in flush:
             args += (f"{len(payload)}|1", f"{TIMEOUT_MS}|raw|", payload)
-        self.admitting.write(call(ADMIT, [KEYS.requests, KEYS.open, KEYS.turn, KEYS.bell], args))
+        self.admitting.write(call(ADMIT, [KEYS.requests, KEYS.inflight, KEYS.fill_lock, KEYS.wakeup], args))
 
     def _admitted(self, answer: Any) -> None:
         if isinstance(answer, Exception):
@@ -179,9 +189,9 @@ class Worker:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._reader = hiredis.Reader()
         self._model = model
-        keys = [KEYS.requests, KEYS.open, KEYS.turn, KEYS.bell, KEYS.leases]
+        keys = [KEYS.requests, KEYS.inflight, KEYS.fill_lock, KEYS.wakeup, KEYS.leases]
         args = [GROUP, "me", "idle", 0, MAX_ROWS, MAX_BYTES, 0, TTL_MS, 0, "", ""]
-        self._claim = packed("BLPOP", KEYS.bell, WAIT_S) + call(CLAIM, keys, args)
+        self._claim = packed("BLPOP", KEYS.wakeup, WAIT_S) + call(CLAIM, keys, args)
         self._batches = 0
 
     def run(self) -> None:
@@ -196,22 +206,30 @@ class Worker:
     def _batch(self, entries: list[Any], now_ms: int) -> bytes:
         model, claimed_at = self._model, time.monotonic()
         self._batches += 1
-        riders = [Rider(entry, now_ms, claimed_at) for entry in entries]
-        for rider in riders:
-            rider.rows = model.decode(unpack_payload(rider.entry.payload))
+        claimed_entries = [ClaimedEntry(entry, now_ms, claimed_at) for entry in entries]
+        for claimed in claimed_entries:
+            claimed.rows = model.decode(unpack_payload(claimed.entry.payload))
         started_at = time.monotonic()
-        rows = [row for rider in riders for row in rider.rows]
+        rows = [row for claimed in claimed_entries for row in claimed.rows]
         outputs = iter(model.separate(model.forward(model.collate(rows)), len(rows)))
         forward_ms = (time.monotonic() - started_at) * 1000
         replies: list[bytes] = []
-        for place, rider in enumerate(riders, 1):
-            result = model.encode([next(outputs) for _ in rider.rows], {})
-            ride = Ride(f"me-{self._batches}", len(rows), len(riders), "full", "me", 1, place)
-            queue_ms = (rider.claimed_at - rider.admitted_at) * 1000
+        for place, claimed in enumerate(claimed_entries, 1):
+            result = model.encode([next(outputs) for _ in claimed.rows], {})
+            ride = BatchInfo(f"me-{self._batches}", len(rows), len(claimed_entries), "full", "me", 1, place)
+            queue_ms = (claimed.claimed_at - claimed.admitted_at) * 1000
             ms = {"queue": queue_ms, "decode": 0.0, "batch_wait": 0.0, "forward": forward_ms}
             replies.append(pack_reply(Reply(result, None, ride, ms)))
-        keys = [KEYS.requests, KEYS.open, KEYS.inbox(GATEWAY), *(KEYS.reply(entry.id) for entry in entries)]
-        args: list[Any] = [GROUP, TTL_MS, 1, len(riders), sum(entry.bytes for entry in entries), len(rows), len(riders)]
+        keys = [KEYS.requests, KEYS.inflight, KEYS.inbox(GATEWAY), *(KEYS.reply(entry.id) for entry in entries)]
+        args: list[Any] = [
+            GROUP,
+            TTL_MS,
+            1,
+            len(claimed_entries),
+            sum(entry.bytes for entry in entries),
+            len(rows),
+            len(claimed_entries),
+        ]
         args += (entry.id for entry in entries)
         args += (entry.entry_id for entry in entries)
         args += (f"{entry.entry_id}|{entry.bytes}|1" for entry in entries)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from deploy.ports import free_port
+from smartbatch.deploy.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 START_S = 120.0  # torch takes seconds to load, many workers on few cores take more
@@ -121,7 +121,7 @@ class System:
 def smartbatch(model: str, workers: int = 1, **settings: object) -> System:
     """`smartbatch up`; it is ready once its every worker is."""
     port = free_port()
-    command = ["-m", "deploy.cli", "up", "--port", str(port), "--workers", str(workers), "--model", model]
+    command = ["-m", "smartbatch.deploy.cli", "up", "--port", str(port), "--workers", str(workers), "--model", model]
     return System(command, port, workers, **{"MAX_BATCH_SIZE": 32, "LOG_LEVEL": "error", **settings})
 
 

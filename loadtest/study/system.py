@@ -52,7 +52,16 @@ class Tuned:
         assert self._system
         url = f"redis://127.0.0.1:{self._system.broker_port()}/0"
         size, wait = str(settings.MAX_BATCH_SIZE), f"{settings.MAX_WAIT_TIME:g}"
-        command = [sys.executable, "-m", "deploy.cli", "limits", "--redis-url", url, "--model", self._served.model]
+        command = [
+            sys.executable,
+            "-m",
+            "smartbatch.deploy.cli",
+            "limits",
+            "--redis-url",
+            url,
+            "--model",
+            self._served.model,
+        ]
         command += ["--max-batch-size", size, "--max-wait-time", wait]
         ended = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
         if ended.returncode:

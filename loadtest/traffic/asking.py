@@ -1,4 +1,4 @@
-"""Asking a server body by body, while nothing else runs: what it answers then, it must answer under load."""
+"""InferenceRequest a server body by body, while nothing else runs: what it answers then, it must answer under load."""
 
 from __future__ import annotations
 

@@ -12,4 +12,4 @@ registry.py     models, and what workers and gateways report of themselves
 dead_letters.py dead letters: look, drop, put back on the stream
 """
 
-from shared.broker.redis_py import parse_url as parse_url
+from smartbatch.shared.broker.connection.redis_py import parse_url as parse_url

@@ -13,7 +13,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page, expect
 
-from shared.model_info import InputSpec, ModelInfo, encode
+from smartbatch.shared.model_info import InputSpec, ModelInfo, encode
 from tests.brokers import Broker, eventually
 from tests.browser.conftest import WAIT_MS, Watched
 from tests.system.stack import ROOT, Stack

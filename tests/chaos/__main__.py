@@ -15,7 +15,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from deploy import embedded_broker
+from smartbatch.deploy import embedded_broker
 from tests.brokers import Broker
 from tests.chaos.run import Run, run
 from tests.chaos.verdict import Verdict, judge

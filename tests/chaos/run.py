@@ -74,7 +74,7 @@ async def run(broker: Broker, name: str, folder: Path, seed: int, seconds: float
         with contextlib.suppress(AssertionError):
             await asyncio.to_thread(system.stack.until_clean, WORKERS)
         result.leftovers = await asyncio.to_thread(system.stack.leftovers, WORKERS)
-        result.convictions = system.stack.counter("smartbatch_convictions_total")
+        result.convictions = system.stack.counter("smartbatch_dead_workers_found_total")
         result.killed_gateways, result.restarts = system.killed_gateways, system.restarts
     finally:
         await system.close()

@@ -22,7 +22,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from deploy import embedded_broker
+from smartbatch.deploy import embedded_broker
 from tests.brokers import Broker
 from tests.chaos import traffic
 from tests.chaos.system import System

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deploy.cli import main
-from shared.wire import Payload
-from worker import models
-from worker.models.simulated import Simulated
+from smartbatch.deploy.cli import main
+from smartbatch.shared.wire import Payload
+from smartbatch.worker import models
+from smartbatch.worker.models.simulated import Simulated
 
 FITS_ROWS = 4  # of a batch with a `!memory` row in it
 

@@ -18,10 +18,10 @@ from typing import Any
 import httpx
 import pytest
 
-from deploy.ports import free_ports
-from shared.keys import GROUP, Keys
-from shared.settings import describe
-from worker.models import simulated
+from smartbatch.deploy.ports import free_ports
+from smartbatch.shared.keys import GROUP, Keys
+from smartbatch.shared.settings import describe
+from smartbatch.worker.models import simulated
 
 ROOT = Path(__file__).parents[2]
 KEYS = Keys("simulated")
@@ -141,10 +141,10 @@ class Load:
             self._progress.notify_all()
 
     async def _connection(self, number: int) -> None:
-        for turn in itertools.count():
+        for fill_lock in itertools.count():
             if self._stop:
                 return
-            await self.one(b"%d of connection %d" % (turn, number))
+            await self.one(b"%d of connection %d" % (fill_lock, number))
 
     @classmethod
     @asynccontextmanager

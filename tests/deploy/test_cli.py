@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from deploy.cli import COMMANDS, cli
-from deploy.ports import free_port
-from shared.settings import describe
+from smartbatch.deploy.cli import COMMANDS, cli
+from smartbatch.deploy.ports import free_port
+from smartbatch.shared.settings import describe
 from tests.brokers import Broker
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ class Ended:
         started = time.monotonic()
         environ = {**{k: v for k, v in os.environ.items() if k not in SETTINGS}, **environ, "COLUMNS": "400"}
         ended = subprocess.run(
-            [sys.executable, "-m", "deploy.cli", *arguments],
+            [sys.executable, "-m", "smartbatch.deploy.cli", *arguments],
             env=environ,
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
@@ -138,7 +138,7 @@ def test_broker_that_cannot_be_reached_is_told_within_seconds(command: str) -> N
 def test_models_lists_what_can_be_served_without_a_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", NOBODY["REDIS_URL"])
     names = [("efficientnet_lite0", "image classifier"), ("resnet18", "torchvision image classifier")]
-    monkeypatch.setattr("worker.models.listing", lambda: names)
+    monkeypatch.setattr("smartbatch.worker.models.listing", lambda: names)
     answer = CliRunner().invoke(cli, ["models"])
     assert (answer.exit_code, answer.stderr) == (0, "")
     lines = [" ".join(line.split()) for line in answer.stdout.splitlines()]
@@ -164,7 +164,7 @@ def test_model_nobody_knows_is_refused_with_near_matches(broker: Broker) -> None
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        ("shared.errors:Nothing", "Nothing"),
+        ("smartbatch.shared.errors:Nothing", "Nothing"),
         ("simulated:base_ms=-1", "got 'base_ms=-1'"),
     ],
 )

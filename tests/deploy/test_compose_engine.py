@@ -11,8 +11,8 @@ import re
 import httpx
 import pytest
 
-from gateway.live import page
-from shared.keys import GROUP
+from smartbatch.gateway.web.live import page
+from smartbatch.shared.keys import GROUP
 from tests.deploy.compose import KEYS, ROOT, Load, Stack, eventually, real, run
 
 GATEWAY_LIMIT_BYTES = 250_000_000

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from deploy.observability import dashboard
-from deploy.observability.dashboard.panels import DATASOURCE
-from shared.settings import describe
+from smartbatch.deploy.observability import dashboard
+from smartbatch.deploy.observability.dashboard.panels import DATASOURCE
+from smartbatch.shared.settings import describe
 
 ROOT = Path(__file__).parents[2]
 PYTHON_SERVICES = ("gateway", "grpc", "worker")

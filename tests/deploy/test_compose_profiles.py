@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 
+from smartbatch.worker.models import simulated
 from tests.deploy.compose import eventually, real, run
 from tests.deploy.test_compose_file import load
-from worker.models import simulated
 
 
 @real

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.model_info import InputSpec, ModelInfo, encode
-from shared.wire import Payload, Raw, Tensor, pack_payload
+from smartbatch.shared.model_info import InputSpec, ModelInfo, encode
+from smartbatch.shared.wire import Payload, Raw, Tensor, pack_payload
 from tests.brokers import Broker, eventually
 from tests.deploy.test_cli import Ended
 from tests.entries import entry_fields
@@ -176,7 +176,7 @@ def test_show_says_when_the_input_has_expired_and_saves_no_empty_file(letters: L
 @pytest.fixture
 def worker(letters: Letters, tmp_path: Path):
     environ = {"REDIS_URL": letters.broker.url, "MODEL_PATH": "simulated", "MODEL_NAME": "m"}
-    process = Process([sys.executable, "-m", "deploy.cli", "worker"], environ, tmp_path / "worker.log")
+    process = Process([sys.executable, "-m", "smartbatch.deploy.cli", "worker"], environ, tmp_path / "worker.log")
     eventually(lambda: "ready" in process.log.read_text(), 30)
     yield process
     process.kill()

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from deploy.cli import cli, main
-from gateway.access.keys import Key, from_file
+from smartbatch.deploy.cli import cli, main
+from smartbatch.gateway.auth.keys import Key, from_file
 
 
 def test_the_key_is_shown_once_and_the_file_holds_its_digest(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ import httpx
 import psutil
 import pytest
 
-from deploy.ports import free_port
-from shared.settings import describe
+from smartbatch.deploy.ports import free_port
+from smartbatch.shared.settings import describe
 from tests.brokers import Broker, eventually
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ class Up:
         self.seen: dict[int, psutil.Process] = {}
         with log.open("wb") as out:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", "deploy.cli", "up", "--port", str(self.port), *options],
+                [sys.executable, "-m", "smartbatch.deploy.cli", "up", "--port", str(self.port), *options],
                 env={**{k: v for k, v in os.environ.items() if k not in SETTINGS}, **environ, "COLUMNS": "200"},
                 cwd=ROOT,
                 stdout=out,

@@ -12,11 +12,11 @@ from typing import Any, get_args
 
 import pytest
 
-from deploy.observability import dashboard, metrics_page
-from gateway import triton_metrics
-from shared import errors
-from shared.metric_names import BATCHES, DECLARED, PART_SECONDS
-from worker.policy import CloseReason
+from smartbatch.deploy.observability import dashboard, metrics_page
+from smartbatch.gateway.web import triton_metrics
+from smartbatch.shared import errors
+from smartbatch.shared.telemetry.metric_names import BATCHES, DECLARED, PART_SECONDS
+from smartbatch.worker.batching.policy import CloseReason
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy/observability/prometheus"

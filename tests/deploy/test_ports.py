@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy import ports
-from deploy.ports import free_port, free_ports
-from shared.errors import StartupError
+from smartbatch.deploy import ports
+from smartbatch.deploy.ports import free_port, free_ports
+from smartbatch.shared.errors import StartupError
 
 
 def test_the_preferred_port_is_taken_while_it_is_free(taken: int) -> None:

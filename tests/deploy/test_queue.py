@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from shared.broker.admission import Admission, Request, Verdict
-from shared.broker.claims import Claims
-from shared.broker.connection import connect
-from shared.broker.entries import PIECE, Entries
-from shared.keys import Keys
-from shared.model_info import InputSpec, ModelInfo, encode
-from shared.wire import Payload, Raw, pack_payload, unpack_reply
+from smartbatch.shared.broker.admin.entries import PIECE, Entries
+from smartbatch.shared.broker.connection.client import connect
+from smartbatch.shared.broker.queue.admission import Admission, AdmitStatus, NewEntry
+from smartbatch.shared.broker.queue.claims import WorkerQueue
+from smartbatch.shared.keys import Keys
+from smartbatch.shared.model_info import InputSpec, ModelInfo, encode
+from smartbatch.shared.wire import Payload, Raw, pack_payload, unpack_reply
 from tests.brokers import Broker
 from tests.deploy.test_cli import Ended
 
@@ -34,11 +34,11 @@ class Stream:
 
     async def admit(self, *texts: str, prefix: str = "r") -> None:
         payloads = [pack_payload(Payload("raw", Raw(text.encode(), "text/plain"))) for text in texts]
-        requests = [Request(f"{prefix}-{n}", 30_000, 1, "raw", payload) for n, payload in enumerate(payloads)]
-        assert set((await self._admission.admit(requests)).verdicts) == {Verdict.ADMITTED}
+        requests = [NewEntry(f"{prefix}-{n}", 30_000, 1, "raw", payload) for n, payload in enumerate(payloads)]
+        assert set((await self._admission.admit(requests)).statuses) == {AdmitStatus.ADMITTED}
 
     async def claim(self, count: int) -> None:
-        claims = Claims(self.client, self.client, self.keys, "w1", lease_ms=60_000, reply_ttl_s=60)
+        claims = WorkerQueue(self.client, self.client, self.keys, "w1", lease_ms=60_000, reply_ttl_s=60)
         assert len((await claims.claim("idle", room_rows=count, room_bytes=10**8)).entries) == count
 
     async def run(self, *arguments: str, code: int = 0) -> Ended:

@@ -25,7 +25,9 @@ async def test_it_follows_a_load(stack: Callable[..., Stack], broker: Broker) ->
     system.gateway()
     system.worker()
     system.ready()
-    watching = system.start("top", {}, [sys.executable, "-m", "deploy.cli", "top", "--json", "--interval", "0.3"])
+    watching = system.start(
+        "top", {}, [sys.executable, "-m", "smartbatch.deploy.cli", "top", "--json", "--interval", "0.3"]
+    )
     eventually(watching.log.read_text, 20)
     await ask_all(system.url, bodies(100), 16)
     assert system.predict(b"x", params={"top_k": "many"}).status_code == 400
@@ -67,7 +69,7 @@ class Terminal:
         self.master, self._slave = pty.openpty()
         self.before = termios.tcgetattr(self._slave)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "deploy.cli", "top", "--interval", "0.2"],
+            [sys.executable, "-m", "smartbatch.deploy.cli", "top", "--interval", "0.2"],
             cwd=ROOT,
             env={**os.environ, "REDIS_URL": broker.url, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"},
             stdin=self._slave,

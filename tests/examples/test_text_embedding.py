@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from shared.errors import InvalidInput
-from shared.wire import Payload, Tensor
-from worker.models import LoadContext, Model, resolve
+from smartbatch.shared.errors import InvalidInput
+from smartbatch.shared.wire import Payload, Tensor
+from smartbatch.worker.models import LoadContext, Model, resolve
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from tests.fuzz.harness import guided_by
 
-with guided_by("gateway.formats", "python_multipart"):
-    from gateway import formats
-    from gateway.formats import large_lists
-from shared.errors import ClientError
-from shared.model_info import InputSpec, ModelInfo
-from shared.wire import pack_payload, unpack_payload
-
-__all__ = ["large_lists", "read"]
+with guided_by("smartbatch.gateway.formats", "python_multipart"):
+    from smartbatch.gateway import formats
+from smartbatch.shared.errors import ClientError
+from smartbatch.shared.model_info import InputSpec, ModelInfo
+from smartbatch.shared.wire import pack_payload, unpack_payload
 
 MAX_ROWS = 8
 

@@ -11,11 +11,13 @@ import torch
 
 from tests.fuzz.harness import fuzz, guided_by
 
-with guided_by("worker.models.image_header", "worker.models.images", "PIL.PngImagePlugin", "PIL.JpegImagePlugin"):
-    from worker.models.images import Preset, Resample, decode_images
+with guided_by(
+    "smartbatch.worker.images.header", "smartbatch.worker.images.decode", "PIL.PngImagePlugin", "PIL.JpegImagePlugin"
+):
+    from smartbatch.worker.images.decode import Preset, Resample, decode_images
 from PIL import Image
 
-from shared.errors import InvalidInput
+from smartbatch.shared.errors import InvalidInput
 
 PRESETS = (Preset(16, 12), Preset(16, 16, resample=Resample.BICUBIC, squash=True))
 MAX_PIXELS = 4_000_000

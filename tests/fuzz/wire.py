@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from tests.fuzz.harness import fuzz, guided_by
 
-with guided_by("shared.wire"):
-    from shared.wire import (
+with guided_by("smartbatch.shared.wire"):
+    from smartbatch.shared.wire import (
+        BatchInfo,
         Payload,
         Raw,
         Reply,
         Result,
-        Ride,
         Tensor,
         pack_payload,
         pack_reply,
         unpack_payload,
         unpack_reply,
     )
-from shared.errors import InvalidInput, WireError
+from smartbatch.shared.errors import InvalidInput, WireError
 
 
 def seeds() -> list[bytes]:
     tensor = Tensor("float32", (2, 2), bytes(16), "F")
-    ride = Ride("w-1", 8, 3, "window", "w")
+    ride = BatchInfo("w-1", 8, 3, "window", "w")
     return [
         pack_payload(Payload("image", [b"\xff\xd8\xff", b""], {"top_k": 5})),
         pack_payload(Payload("text", ["text", ""], {})),

@@ -8,9 +8,9 @@ import socket
 import pytest
 import uvicorn
 
-from gateway import server
-from gateway.app import create_app
-from shared.settings import from_environment
+from smartbatch.gateway import server
+from smartbatch.gateway.app import create_app
+from smartbatch.shared.settings import from_environment
 from tests.brokers import Broker
 
 

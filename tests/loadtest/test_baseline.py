@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from loadtest import baseline
-from shared.settings import from_environment
-from worker.models.simulated import expected
+from smartbatch.shared.settings import from_environment
+from smartbatch.worker.models.simulated import expected
 
 ROOT = Path(__file__).parents[2]
 

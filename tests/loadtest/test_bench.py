@@ -13,7 +13,7 @@ from loadtest.bench.figures import Figure, Outcome
 from loadtest.bench.naive import _digest
 from loadtest.bench.one_queue import mean_batch
 from loadtest.bench.report import document, table
-from worker.models.simulated import expected
+from smartbatch.worker.models.simulated import expected
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from deploy.ports import free_port
 from loadtest.bench.http_client import request_bytes
 from loadtest.bench.open_loop import offer, poisson
+from smartbatch.deploy.ports import free_port
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.errors import SettingsError, UnknownModel
-from shared.settings import Settings, default_model_name, describe, from_environment, mask_url, public
+from smartbatch.shared.errors import SettingsError, UnknownModel
+from smartbatch.shared.settings import Settings, default_model_name, describe, from_environment, mask_url, public
 
 CHARACTERS = st.characters(min_codepoint=33, max_codepoint=126)
 

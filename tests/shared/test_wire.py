@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.errors import InvalidInput, QueueFull, SmartBatchError, WireError, by_code
-from shared.wire import (
+from smartbatch.shared.errors import InvalidInput, QueueFull, SmartBatchError, WireError, by_code
+from smartbatch.shared.wire import (
+    BatchInfo,
     Payload,
     Raw,
     Reply,
     Result,
-    Ride,
     Tensor,
     pack_payload,
     pack_reply,
@@ -53,7 +53,7 @@ def test_fortran_order_is_written_and_c_order_is_not() -> None:
 
 
 def test_reply_with_classes_in_bytes() -> None:
-    ride = Ride("w-1", 8, 3, "window", "w", position=2)
+    ride = BatchInfo("w-1", 8, 3, "window", "w", position=2)
     packed = pack_reply(Reply(Result(classes=[[(281, "tabby", 0.5)]]), None, ride, {"queue": 0.25}))
     assert msgpack.unpackb(packed) == {
         "v": 1,
@@ -137,13 +137,15 @@ def test_payload_reads_back_as_it_was_written(payload: Payload) -> None:
 
 
 @given(results, rides, parts)
-def test_reply_with_a_result_reads_back_as_it_was_written(result: Result, ride: Ride | None, ms: dict) -> None:
+def test_reply_with_a_result_reads_back_as_it_was_written(result: Result, ride: BatchInfo | None, ms: dict) -> None:
     reply = Reply(result, None, ride, ms)
     assert unpack_reply(pack_reply(reply)) == reply
 
 
 @given(st.sampled_from(sorted(by_code())), names, rides, parts)
-def test_reply_with_an_error_reads_back_as_it_was_written(code: str, detail: str, ride: Ride | None, ms: dict) -> None:
+def test_reply_with_an_error_reads_back_as_it_was_written(
+    code: str, detail: str, ride: BatchInfo | None, ms: dict
+) -> None:
     reply = unpack_reply(pack_reply(Reply(error=by_code()[code](detail), batch=ride, ms=ms)))
     assert (type(reply.error), str(reply.error)) == (by_code()[code], detail)
     assert (reply.result, reply.batch, reply.ms) == (None, ride, ms)

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.errors import WireError
-from shared.wire import (
+from smartbatch.shared.errors import WireError
+from smartbatch.shared.wire import (
+    BatchInfo,
     Payload,
     Reply,
     Result,
-    Ride,
     pack_payload,
     pack_reply,
     unpack_payload,
@@ -132,7 +132,7 @@ def test_payload_cut_short_is_refused(payload: Payload, data: st.DataObject) -> 
 
 
 @given(results, rides, parts, st.data())
-def test_reply_cut_short_is_refused(result: Result, ride: Ride | None, ms: dict, data: st.DataObject) -> None:
+def test_reply_cut_short_is_refused(result: Result, ride: BatchInfo | None, ms: dict, data: st.DataObject) -> None:
     packed = pack_reply(Reply(result, None, ride, ms))
     with pytest.raises(WireError):
         unpack_reply(packed[: data.draw(st.integers(0, len(packed) - 1))])
@@ -183,7 +183,7 @@ def test_payload_with_a_byte_changed_is_read_or_refused(payload: Payload, data: 
 
 @given(results, rides, parts, st.data())
 def test_reply_with_a_byte_changed_is_read_or_refused(
-    result: Result, ride: Ride | None, ms: dict, data: st.DataObject
+    result: Result, ride: BatchInfo | None, ms: dict, data: st.DataObject
 ) -> None:
     packed = bytearray(pack_reply(Reply(result, None, ride, ms)))
     packed[data.draw(st.integers(0, len(packed) - 1))] = data.draw(st.integers(0, 255))

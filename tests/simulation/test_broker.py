@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from shared.broker.admission import Admission, Request
-from shared.broker.claims import Claims, Outcome
-from shared.broker.connection import Client
-from shared.keys import Keys
 from simulation.broker import Broker, Entry
 from simulation.clock import VirtualLoop
 from simulation.costs import FREE
+from smartbatch.shared.broker.connection.client import Client
+from smartbatch.shared.broker.queue.admission import Admission, NewEntry
+from smartbatch.shared.broker.queue.claims import Outcome, WorkerQueue
+from smartbatch.shared.keys import Keys
 
 KEYS = Keys("m")
 LONG_MS = 100_000  # held through the test, as it takes no virtual time
@@ -32,7 +32,7 @@ async def test_it_answers_as_the_scripts_do(client: Client, seed: int) -> None:
     draw = random.Random(seed)
     simulated, gateway = Broker(VirtualLoop(), FREE.broker, max_entries=40), Gateway()
     admission = Admission(client, KEYS, "gw", max_entries=40, max_bytes=1 << 30, body_ttl_s=60)
-    workers = {name: Claims(client, client, KEYS, name, lease_ms=60_000, reply_ttl_s=60) for name in "abc"}
+    workers = {name: WorkerQueue(client, client, KEYS, name, lease_ms=60_000, reply_ttl_s=60) for name in "abc"}
     held: dict[str, tuple[list, list[Entry]]] = {name: ([], []) for name in workers}
     numbers = iter(range(10_000))
     for _ in range(150):
@@ -41,9 +41,9 @@ async def test_it_answers_as_the_scripts_do(client: Client, seed: int) -> None:
         what: Any = draw.choice(["admit", "idle", "idle", "top", "ahead", "release", "finish"])
         if what == "admit":
             ids = [next(numbers) for _ in range(draw.randint(1, 12))]
-            answer = await admission.admit([Request(f"r{n}", 5000, 1, "raw", b"x") for n in ids])
+            answer = await admission.admit([NewEntry(f"r{n}", 5000, 1, "raw", b"x") for n in ids])
             entries = [Entry(gateway, float(n)) for n in ids]
-            assert simulated.admit(entries, 5000, 0.0, 0.0) == [int(verdict) for verdict in answer.verdicts]
+            assert simulated.admit(entries, 5000, 0.0, 0.0) == [int(status) for status in answer.statuses]
             assert (len(simulated.stream), simulated.open_rows) == (answer.waiting, answer.open_rows)
         elif what == "release":
             await workers[name].release()
@@ -63,9 +63,9 @@ async def test_it_answers_as_the_scripts_do(client: Client, seed: int) -> None:
             assert [f"r{entry.arrived_at:.0f}" for entry in expected.entries] == [e.id for e in answer.entries]
             ours += answer.entries
             theirs += expected.entries
-        holder = await client.get(KEYS.turn)
-        assert simulated.turn() == (holder or b"").decode()
-        assert simulated._bell == bool(await client.llen(KEYS.bell))
+        holder = await client.get(KEYS.fill_lock)
+        assert simulated.fill_lock() == (holder or b"").decode()
+        assert simulated._bell == bool(await client.llen(KEYS.wakeup))
 
 
 def test_commands_run_one_after_the_other_in_the_order_they_came() -> None:

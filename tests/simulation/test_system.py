@@ -14,8 +14,8 @@ from simulation.outcomes import Outcomes
 from simulation.reference import one_queue
 from simulation.system import Scenario, simulate
 from simulation.worker import Device
-from worker.batch import Batch
-from worker.policy import Limits
+from smartbatch.worker.batching.policy import Limits
+from smartbatch.worker.core.batch import Batch
 
 S = affine(4, 0.2)
 SLOW = affine(40, 2)
@@ -84,7 +84,7 @@ def test_one_client_waits_for_window_and_forward_and_nothing_else() -> None:
 @pytest.mark.parametrize("workers", [1, 4])
 def test_one_client_is_not_waited_with_once_it_is_known_to_be_alone(workers: int) -> None:
     result = simulate(Scenario(curve=S, workers=workers, pattern="closed", clients=1, costs=FREE))
-    assert result.closed.keys() <= {"quiet", "window"}
+    assert result.closed.keys() <= {"idle", "window"}
     assert result.p50_ms == pytest.approx(4.2, abs=0.01)
 
 
@@ -109,7 +109,7 @@ def test_a_batch_begins_only_when_the_window_of_the_one_before_has_ended(monkeyp
 
     def submit(device: Device, batch: Batch) -> None:
         assert batch.closed in ("window", "full")
-        began.append(min(rider.admitted_at for rider in batch.riders))
+        began.append(min(claimed.admitted_at for claimed in batch.claimed_entries))
         submitted(device, batch)
 
     submitted = Device.submit

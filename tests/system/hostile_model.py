@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 
 import torch
 
-from shared.errors import ModelFailed
-from shared.model_info import InputSpec
+from smartbatch.shared.errors import ModelFailed
+from smartbatch.shared.model_info import InputSpec
 
 FOREVER_S = 3600
 ROWS_THAT_FIT = int(os.environ.get("HOSTILE_ROWS_THAT_FIT", "1000000"))

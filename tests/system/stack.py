@@ -15,7 +15,7 @@ import redis
 from tests.brokers import Broker, eventually
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-m", "deploy.cli"]
+COMMAND = [sys.executable, "-m", "smartbatch.deploy.cli"]
 
 
 class Process:
@@ -161,7 +161,7 @@ class Stack:
         found += [f"{consumers} consumers"] * (consumers > workers)
         leases = redis.zcard(f"{tag}leases")
         found += [f"{leases} leases"] * (leases != workers)
-        kept = ("requests", "bell", "leases", "gateways", "worker:", "gateway:", "dead")
+        kept = ("requests", "wakeup", "leases", "gateways", "worker:", "gateway:", "dead")
         return found + [k for k in map(bytes.decode, redis.keys(f"{tag}*")) if not k.removeprefix(tag).startswith(kept)]
 
     def close(self) -> None:

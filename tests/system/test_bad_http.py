@@ -18,12 +18,12 @@ import httpx
 import psutil
 import pytest
 
-from gateway.server import bind
-from shared.errors import StartupError
-from shared.settings import Settings
+from smartbatch.gateway.server import bind
+from smartbatch.shared.errors import StartupError
+from smartbatch.shared.settings import Settings
+from smartbatch.worker.models.simulated import expected
 from tests.brokers import Broker, eventually
 from tests.system.stack import Stack
-from worker.models.simulated import expected
 
 POST = b"POST /predict HTTP/1.1\r\nhost: x\r\n"
 CHUNKED = POST + b"transfer-encoding: chunked\r\n\r\n"
@@ -108,14 +108,23 @@ def unharmed(system: Stack, grows_mb: float = 50) -> Iterator[None]:
         pytest.param(b"\x00\x01\x02 garbage\r\n\r\n", [400], id="garbage"),
         pytest.param(bytes.fromhex("16030100c8010000c40303") + bytes(200), [400], id="TLS"),
         pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", [400], id="HTTP/2"),
+        pytest.param(b"GET /healthz HTTP/1.1\r\n\r\n", [400], id="no Host"),
+        pytest.param(HEALTH[:-2] + b"Host: x\r\n\r\n", [400], id="two Hosts"),
+        pytest.param(POST + b"host: y\r\ncontent-length: 1\r\n\r\na", [400], id="two Hosts that differ"),
+        pytest.param(b"POST /predict HTTP/1.1\r\ncontent-length: 1\r\n\r\na", [400], id="a body without a Host"),
+        pytest.param(b"GET /healthz HTTP/1.0\r\nhost: x\r\nhost: x\r\n\r\n", [400], id="two Hosts in HTTP/1.0"),
+        pytest.param(HEALTH + b"GET /healthz HTTP/1.1\r\n\r\n", [200, 400], id="no Host in the second"),
+        pytest.param(b"GET /\r\n\r\n", [400], id="HTTP/0.9"),
+        pytest.param(b"GET /healthz\r\nhost: x\r\n\r\n", [400], id="no version"),
+        pytest.param(b"GET /healthz HTTP/2.0\r\nhost: x\r\n\r\n", [400], id="a later version"),
         pytest.param(b"CONNECT example.org:443 HTTP/1.1\r\nhost: x\r\n\r\n", [400], id="CONNECT"),
         pytest.param(HEALTH + b"\x00\x00", [200, 400], id="garbage behind a request"),
-        pytest.param(b"GET /\xff HTTP/1.1\r\n\r\n", [400], id="a path that is not ASCII"),
-        pytest.param(b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n", [414], id="a long URL"),
+        pytest.param(b"GET /\xff HTTP/1.1\r\nhost: x\r\n\r\n", [400], id="a path that is not ASCII"),
+        pytest.param(b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nhost: x\r\n\r\n", [414], id="a long URL"),
         pytest.param(b"GET /" + b"a" * 20 * MB, [414], id="an endless URL"),
-        pytest.param(b"GET / HTTP/1.1\r\na: " + b"x" * 70_000 + b"\r\n\r\n", [431], id="a large header"),
-        pytest.param(b"GET / HTTP/1.1\r\na: " + b"x" * 20 * MB, [431], id="an endless header"),
-        pytest.param(b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 3 * MB, [431], id="endless headers"),
+        pytest.param(b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"x" * 70_000 + b"\r\n\r\n", [431], id="a large header"),
+        pytest.param(b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"x" * 20 * MB, [431], id="an endless header"),
+        pytest.param(b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * 3 * MB, [431], id="endless headers"),
         pytest.param(b"\r\n" * 10 * MB, [431], id="endless lines before a request"),
         pytest.param(POST + b"content-length: -1\r\n\r\n", [400], id="a negative length"),
         pytest.param(POST + b"content-length: 1e3\r\n\r\n", [400], id="a length that is none"),
@@ -159,6 +168,7 @@ def test_what_is_wrong_is_answered_and_closed(system: Stack, data: bytes, expect
         pytest.param(b"POST /predict/ HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\na", 404, id="a slash at the end"),
         pytest.param(b"GET /%00%ff/../ HTTP/1.1\r\nhost: x\r\n\r\n", 404, id="a path of odd bytes"),
         pytest.param(b"\r\n" + HEALTH, 200, id="an empty line before it"),
+        pytest.param(b"GET /healthz HTTP/1.1\r\nHOST:\r\n\r\n", 200, id="an empty Host"),
         pytest.param(CHUNKED + b"1\r\na\r\n1;x=y\r\nb\r\n0\r\na: b\r\n\r\n", 200, id="chunks with all that may be"),
         pytest.param(POST + b"expect: 100-continue\r\ncontent-length: 1\r\n\r\na", 100, id="Expect"),
         pytest.param(UPGRADE + b"content-length: 5\r\n\r\nhello", 200, id="an upgrade with a body"),

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import aiohttp
 import pytest
 
+from smartbatch.worker.models.simulated import expected
 from tests.system.stack import Stack
-from worker.models.simulated import expected
 
 
 async def ask_all(url: str, bodies: list[bytes], connections: int, headers: dict[str, str] | None = None) -> list[dict]:
@@ -61,7 +61,7 @@ async def test_a_client_alone_is_soon_not_made_to_wait(stack: Callable[..., Stac
     system.ready(workers)
     await ask_all(system.url, bodies(20), 1)
     answers = await ask_all(system.url, bodies(20), 1)
-    assert {answer["batch"]["closed"] for answer in answers} == {"quiet"}
+    assert {answer["batch"]["closed"] for answer in answers} == {"idle"}
     assert sorted(answer["timing_ms"]["batch_wait"] for answer in answers)[10] < 5
 
 
@@ -131,7 +131,7 @@ async def test_idle_means_empty(stack: Callable[..., Stack]) -> None:
     await asyncio.sleep(0.1)
     assert redis.xlen("smartbatch:{simulated}:requests") == 0
     assert redis.xpending("smartbatch:{simulated}:requests", "workers")["pending"] == 0
-    assert not redis.exists("smartbatch:{simulated}:open")
+    assert not redis.exists("smartbatch:{simulated}:inflight")
     assert [key for key in redis.keys("*") if b":reply:" in key or b":body:" in key or b":inbox:" in key] == []
 
 

@@ -126,7 +126,7 @@ async def test_no_request_is_lost_and_the_service_is_soon_green(
     assert not [asked for asked in others if asked.sent_at > back_at + RECOVERED_S]
     assert all(process.popen.poll() is None for process in system.processes)
     assert system.client.get(f"{system.url}/readyz").json()["ready"]
-    assert system.counter("smartbatch_convictions_total") == 0
+    assert system.counter("smartbatch_dead_workers_found_total") == 0
     await asyncio.to_thread(system.until_clean, 2)
     for process, before in zip(system.processes, files, strict=True):
         assert psutil.Process(process.pid).num_fds() <= before + 3

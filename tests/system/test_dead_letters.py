@@ -15,7 +15,7 @@ from tests.system.stack import ROOT, Stack
 
 
 def dead(system: Stack, *arguments: str) -> list[dict]:
-    command = [sys.executable, "-m", "deploy.cli", "dead", *arguments, "--json"]
+    command = [sys.executable, "-m", "smartbatch.deploy.cli", "dead", *arguments, "--json"]
     ended = subprocess.run(
         command, env={**os.environ, **system.environ}, cwd=ROOT, capture_output=True, text=True, timeout=120
     )

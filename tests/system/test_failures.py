@@ -27,7 +27,7 @@ async def test_a_worker_killed_in_mid_batch_loses_nothing(stack: Callable[..., S
     killed_at = time.monotonic()
     answers = await asking
     assert time.monotonic() - killed_at < 5 + 12 * 0.3  # conviction, then twelve forwards one by one
-    assert {answer["batch"]["closed"] for answer in answers} == {"solo"}
+    assert {answer["batch"]["closed"] for answer in answers} == {"isolated"}
 
 
 async def test_sigterm_drains_a_worker_without_a_failed_request(stack: Callable[..., Stack]) -> None:
@@ -145,7 +145,7 @@ def test_a_paused_worker_is_not_convicted_when_everybody_was_paused(stack: Calla
     system.ready(2)
     assert system.predict(b"x").status_code == 200
     text = system.client.get(f"{system.url}/metrics").text
-    lines = [line for line in text.splitlines() if line.startswith("smartbatch_convictions_total")]
+    lines = [line for line in text.splitlines() if line.startswith("smartbatch_dead_workers_found_total")]
     assert len(lines) == 2
     assert all(line.endswith(" 0.0") for line in lines)
 

@@ -19,8 +19,8 @@ import pytest
 from tests.brokers import eventually
 from tests.entries import entry_fields
 from tests.system.stack import Stack
-from tests.worker.models.images_of_harm import chunk, exif, jpeg_with, png_with, segment
-from tests.worker.models.photos import encoded, pixels
+from tests.worker.images.hostile_images import chunk, exif, jpeg_with, png_with, segment
+from tests.worker.images.photos import encoded, pixels
 
 JSON, NPY, MSGPACK = "application/json", "application/x-npy", "application/msgpack"
 FORM = "multipart/form-data; boundary=b"

@@ -12,7 +12,16 @@ from tests.system.test_batching import ask_all, bodies
 
 
 def limits(system: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "deploy.cli", "limits", "--redis-url", system.broker.url, "--model", "simulated"]
+    command = [
+        sys.executable,
+        "-m",
+        "smartbatch.deploy.cli",
+        "limits",
+        "--redis-url",
+        system.broker.url,
+        "--model",
+        "simulated",
+    ]
     return subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30)
 
 

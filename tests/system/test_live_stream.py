@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from gateway.live.events import MAX_VIEWERS
+from smartbatch.gateway.web.live.events import MAX_VIEWERS
 from tests.brokers import eventually
 from tests.system.stack import Stack
 

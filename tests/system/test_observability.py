@@ -55,7 +55,7 @@ async def test_every_request_is_counted_once(stack: Callable[..., Stack], proces
     assert (
         found["smartbatch_batches_total", "full"]
         + found["smartbatch_batches_total", "window"]
-        + found["smartbatch_batches_total", "quiet"]
+        + found["smartbatch_batches_total", "idle"]
         > 0
     )
     assert found["smartbatch_queue_depth", ""] == 0

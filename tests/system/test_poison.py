@@ -148,7 +148,7 @@ async def test_a_device_short_of_memory_answers_everything_in_smaller_batches(st
         rows = [f"good {number}" for number in range(320)]
         answers = await ask(system, rows)
         assert [answer.value for answer in answers] == rows
-        eventually(lambda: system.counter("smartbatch_batch_ceiling_rows") == 8)
+        eventually(lambda: system.counter("smartbatch_memory_batch_limit_rows") == 8)
         assert system.counter("smartbatch_out_of_memory_total") >= 1
         [report] = system.stats("hostile")["workers"].values()
         assert int(report["ceiling"]) == 8

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deploy.observability import dashboard
+from smartbatch.deploy.observability import dashboard
 from tests.brokers import eventually
 from tests.prometheus import Prometheus
 from tests.system.stack import Stack

@@ -21,8 +21,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 
-from deploy import embedded_broker
-from shared.keys import Keys
+from smartbatch.deploy import embedded_broker
+from smartbatch.shared.keys import Keys
 from tests.brokers import Broker, eventually
 from tests.system.stack import ROOT, Process, Stack
 from tests.system.test_batching import ask_all, bodies
@@ -135,10 +135,12 @@ async def test_a_whole_system_runs_with_these_rights_and_uses_every_one(
         third = system.worker()
         assert "dead_lettered" in await asyncio.gather(*asking)
     for arguments in ("list", "show 0-0", "requeue --all", "drop --all --yes"):
-        dead = system.start("dead", {}, [sys.executable, "-m", "deploy.cli", "dead", *arguments.split()])
+        dead = system.start("dead", {}, [sys.executable, "-m", "smartbatch.deploy.cli", "dead", *arguments.split()])
         assert await asyncio.to_thread(dead.popen.wait, 20) == (2 if "0-0" in arguments else 0), dead.log.read_text()
     for arguments in ("--max-wait-time 0.02", "--reset"):
-        limits = system.start("limits", {}, [sys.executable, "-m", "deploy.cli", "limits", *arguments.split()])
+        limits = system.start(
+            "limits", {}, [sys.executable, "-m", "smartbatch.deploy.cli", "limits", *arguments.split()]
+        )
         assert await asyncio.to_thread(limits.popen.wait, 20) == 0, limits.log.read_text()
     # The broker loses everything, and the queue is looked at.
     guarded.sync.flushall()
@@ -163,7 +165,7 @@ async def operate(system: Stack, worker: Process) -> None:
     """Look at a request and take it back, each as the user for that."""
 
     def run(user: str, *arguments: str) -> str:
-        process = system.start(user, {}, [sys.executable, "-m", "deploy.cli", *arguments])
+        process = system.start(user, {}, [sys.executable, "-m", "smartbatch.deploy.cli", *arguments])
         assert process.popen.wait(20) == 0, process.log.read_text()
         system.processes.remove(process)  # its log is read here: one is meant to be denied something
         return process.log.read_text()
@@ -206,7 +208,7 @@ def test_a_user_can_do_no_more(guarded: Broker, user: str) -> None:
     if user == "viewer":
         for command in (
             *("EVAL return(1) 0", "GET smartbatch:{m}:body:r", "GET smartbatch:{m}:reply:r"),
-            *("SET smartbatch:{m}:turn x", "HSET smartbatch:models m {}"),
+            *("SET smartbatch:{m}:fill_lock x", "HSET smartbatch:models m {}"),
         ):
             with pytest.raises(NoPermissionError):
                 client.execute_command(*command.split())
@@ -315,7 +317,7 @@ def test_a_broker_that_cannot_be_trusted_is_not_talked_to(
     tls: Broker, tmp_path: Path, command: str, host: str, options: str, said: str
 ) -> None:
     url = f"rediss://:canary@{host}:{tls.port}/0" + options.format(folder=tmp_path, all=certificates(tmp_path))
-    words = [sys.executable, "-m", "deploy.cli", command]
+    words = [sys.executable, "-m", "smartbatch.deploy.cli", command]
     process = Process(words, {"REDIS_URL": url, "MODEL_PATH": "simulated", "PORT": "0"}, tmp_path / "out.log")
     try:
         assert process.popen.wait(20) == 2

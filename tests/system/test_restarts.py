@@ -37,7 +37,7 @@ async def test_kill_9_of_a_worker_under_load_is_over_within_five_seconds(stack: 
     assert load.statuses() == {200: len(load.ledger)}
     assert all(asked.right for asked in load.ledger)
     assert len({asked.request_id for asked in load.ledger}) == len(load.ledger)
-    recovered = [asked for asked in load.ledger if asked.closed == "solo"]
+    recovered = [asked for asked in load.ledger if asked.closed == "isolated"]
     assert recovered
     for asked in recovered:
         killed = max(at for at in killed_at if at < asked.done_at)
@@ -62,7 +62,7 @@ async def test_a_worker_that_was_paused_alone_changes_no_answer_when_it_comes_ba
         await sending
     assert load.statuses() == {200: len(load.ledger)}
     assert all(asked.right for asked in load.ledger)
-    assert system.counter("smartbatch_convictions_total") == 1
+    assert system.counter("smartbatch_dead_workers_found_total") == 1
     await asyncio.to_thread(system.until_clean, 2)
     assert paused.popen.poll() is None
 
@@ -114,7 +114,7 @@ async def test_a_rolling_restart_fails_no_request(stack: Callable[..., Stack]) -
     assert all(asked.right for asked in load.ledger)
     slow = [asked for asked in load.ledger if asked.seconds > 2]
     assert not slow
-    assert "solo" not in {asked.closed for asked in load.ledger}  # nobody had to be convicted
+    assert "isolated" not in {asked.closed for asked in load.ledger}  # nobody had to be convicted
     await asyncio.to_thread(system.until_clean, 2)
 
 

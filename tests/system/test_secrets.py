@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deploy import embedded_broker
+from smartbatch.deploy import embedded_broker
 from tests.brokers import Broker, eventually
 from tests.system.stack import ROOT, Process, Stack
 from tests.system.test_batching import ask_all, bodies
@@ -124,12 +124,12 @@ def test_smartbatch_up_passes_no_secret_on_a_command_line(locked: Broker, tmp_pa
         "MANAGEMENT_PORT": "0",
         "LOG_LEVEL": level,
     }
-    process = Process([sys.executable, "-m", "deploy.cli", "up"], environ, tmp_path / "up.log")
+    process = Process([sys.executable, "-m", "smartbatch.deploy.cli", "up"], environ, tmp_path / "up.log")
     try:
         eventually(lambda: "ready     http" in process.log.read_text(), 40)
         lines = command_lines()
-        assert "deploy.cli gateway" in lines
-        assert "deploy.cli worker" in lines
+        assert "smartbatch.deploy.cli gateway" in lines
+        assert "smartbatch.deploy.cli worker" in lines
         assert process.stop() == 0
     finally:
         process.kill()
@@ -156,7 +156,7 @@ def test_smartbatch_up_passes_no_secret_on_a_command_line(locked: Broker, tmp_pa
 )
 def test_no_command_prints_a_secret_when_it_fails(words: list[str], environ: dict[str, str]) -> None:
     given = {"REDIS_URL": f"redis://u:{PASSWORD}@127.0.0.1:1/0", "API_KEYS": f"app:{DIGEST}", "COLUMNS": "300"}
-    command = [sys.executable, "-m", "deploy.cli", *words]
+    command = [sys.executable, "-m", "smartbatch.deploy.cli", *words]
     done = subprocess.run(
         command, env={**os.environ, **given, **environ}, cwd=ROOT, capture_output=True, text=True, timeout=60
     )

@@ -160,7 +160,7 @@ def test_a_sampler_can_sample_nothing(stack: Callable[..., Stack], collector: Co
 
 def test_inference_by_rest_and_by_grpc_is_traced_too(stack: Callable[..., Stack], collector: Collector) -> None:
     grpc = pytest.importorskip("grpc")
-    from gateway.rpc import inference_pb2 as pb
+    from smartbatch.gateway.grpc import inference_pb2 as pb
 
     system = traced(stack, collector)
     started(system)
@@ -217,7 +217,7 @@ async def test_a_redelivered_request_shows_it(stack: Callable[..., Stack], colle
     assert spans["queue"].attributes["smartbatch.deliveries"] == 2
     assert spans["queue"].events == ["redelivered"]
     assert spans["queue"].ms > 1000  # until the first worker was convicted
-    assert spans["forward"].attributes["smartbatch.batch.closed"] == "solo"
+    assert spans["forward"].attributes["smartbatch.batch.closed"] == "isolated"
 
 
 def test_failed_and_late_requests_say_so(stack: Callable[..., Stack], collector: Collector) -> None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import difflib
 
-from shared.errors import ModelLoadError
-from worker.models.contract import LoadContext, Model
+from smartbatch.shared.errors import ModelLoadError
+from smartbatch.worker.core.model import LoadContext, Model
 
 __all__ = ["LoadContext", "Model", "listing", "resolve"]
 
@@ -25,26 +25,26 @@ def resolve(model_path: str) -> Model:
     """Return the model that MODEL_PATH names, not yet loaded. Raises ModelLoadError with one line."""
     head, colon, rest = model_path.partition(":")
     if head == SIMULATED:
-        from worker.models.simulated import Simulated
+        from smartbatch.worker.models.simulated import Simulated
 
         return Simulated(rest)
     if model_path == EFFICIENTNET:
-        from worker.models.efficientnet import EfficientNetLite0
+        from smartbatch.worker.models.efficientnet import EfficientNetLite0
 
         return EfficientNetLite0()
     if model_path.endswith(".pt2"):
-        from worker.models.exported import Exported
+        from smartbatch.worker.models.exported import Exported
 
         return Exported(model_path)
     if colon:
-        from worker.models.user import UserModel
+        from smartbatch.worker.models.user import UserModel
 
         return UserModel(model_path)
     return _from_torchvision(model_path)
 
 
 def _from_torchvision(name: str) -> Model:
-    from worker.models.vision import VisionClassifier, names
+    from smartbatch.worker.models.vision import VisionClassifier, names
 
     known = names()
     if name in known:
@@ -56,7 +56,7 @@ def _from_torchvision(name: str) -> Model:
 
 def listing() -> list[tuple[str, str]]:
     """Return (model_path, description) of everything that has a name; loads no weights."""
-    from worker.models.vision import names
+    from smartbatch.worker.models.vision import names
 
     return [
         (EFFICIENTNET, "image classifier, ImageNet weights from a pip package: no download"),

@@ -15,20 +15,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from shared.errors import InvalidInput
-from shared.model_info import InputSpec, OutputSpec
-from shared.wire import Payload, Result, Tensor
-from worker.models import device as devices
-from worker.models import device_jpeg, inductor, winograd
-from worker.models.contract import LoadContext, Model, Optimisation
-from worker.models.device_jpeg import DeviceJpegs
-from worker.models.folding import channels_last, fold_batch_norms
-from worker.models.graphs import Graphs
-from worker.models.image_header import Header
-from worker.models.images import Preset, decode_images
-from worker.models.optimisation import TIMED_ROWS_CPU, Network, Optimiser
-from worker.models.tensors import from_numpy, to_numpy, to_torch
-from worker.sizes import sizes
+from smartbatch.shared.errors import InvalidInput
+from smartbatch.shared.model_info import InputSpec, OutputSpec
+from smartbatch.shared.wire import Payload, Result, Tensor
+from smartbatch.worker.core import device as devices
+from smartbatch.worker.core.batch_sizes import sizes
+from smartbatch.worker.core.model import ChosenVariant, LoadContext, Model
+from smartbatch.worker.core.tensors import from_numpy, to_numpy, to_torch
+from smartbatch.worker.images import device_jpeg
+from smartbatch.worker.images.decode import Preset, decode_images
+from smartbatch.worker.images.device_jpeg import DeviceJpegs
+from smartbatch.worker.images.header import Header
+from smartbatch.worker.optimization import inductor, winograd
+from smartbatch.worker.optimization.cuda_graphs import CudaGraphs
+from smartbatch.worker.optimization.folding import channels_last, fold_batch_norms
+from smartbatch.worker.optimization.variants import TIMED_ROWS_CPU, Network, VariantSelector
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class Classifier(Model):
         self._preset = preset
         self._max_pixels = LoadContext().max_image_pixels
         self._labels: list[str] = []
-        self._optimiser: Optimiser | None = None
+        self._optimiser: VariantSelector | None = None
         self._jpegs: DeviceJpegs | None = None
         self.input = InputSpec(("image", "tensor"), "float32", (3, preset.crop, preset.crop))
 
@@ -72,32 +73,32 @@ class Classifier(Model):
         self.outputs = (OutputSpec("logits", "float32", (classes,)),)
         self.device_name = devices.device_name(self._device)
         if context.optimize == "auto":
-            self._optimise(network, context)
+            self._optimize(network, context)
             if self._device.type == "cuda":
                 context.progress("trying to decode JPEGs on the device")
                 threads = context.decode_threads
                 self._jpegs = device_jpeg.on_trial(self._device, self._preset, context.max_batch_size, threads)
 
-    def _optimise(self, network: nn.Module, context: LoadContext) -> None:
+    def _optimize(self, network: nn.Module, context: LoadContext) -> None:
         rows = min(TIMED_ROWS_CPU, context.max_batch_size) if self._device.type == "cpu" else context.max_batch_size
-        self._network = self._optimiser = Optimiser(network, self.noise, rows)
-        forms = [
+        self._network = self._optimiser = VariantSelector(network, self.noise, rows)
+        variants = [
             ("channels_last", lambda: channels_last(network)),
             ("folded channels_last", lambda: channels_last(fold_batch_norms(network, self.noise(1)))),
         ]
         if self._device.type == "cuda":
-            folded = forms[-1][1]
-            forms.append(("CUDA graphs", lambda: Graphs(folded(), self.noise, sizes(context.max_batch_size))))
+            folded = variants[-1][1]
+            variants.append(("CUDA graphs", lambda: CudaGraphs(folded(), self.noise, sizes(context.max_batch_size))))
         if winograd.possible(network):
-            forms.append((winograd.NAME, lambda: winograd.winograd(network, self.noise(rows))))
-        for name, make in forms:
+            variants.append((winograd.NAME, lambda: winograd.winograd(network, self.noise(rows))))
+        for name, make in variants:
             context.progress(f"trying {name}")
             for _ in self._optimiser.consider(name, make):
                 pass
         self._try_inductor(network, self._optimiser, context)
         context.progress(f"serving as {self._optimiser.choice}")
 
-    def _try_inductor(self, network: nn.Module, optimiser: Optimiser, context: LoadContext) -> None:
+    def _try_inductor(self, network: nn.Module, optimiser: VariantSelector, context: LoadContext) -> None:
         """Try what was compiled at an earlier start; otherwise compile it beside serving."""
         if self._device.type not in inductor.DEVICES or not context.model_path:
             return
@@ -125,8 +126,8 @@ class Classifier(Model):
         return noise.to(self._device, self._dtype)  # (rows, 3, H, W)
 
     @property
-    def optimisation(self) -> Optimisation:
-        return self._optimiser.choice if self._optimiser else super().optimisation
+    def variant(self) -> ChosenVariant:
+        return self._optimiser.choice if self._optimiser else super().variant
 
     def example(self) -> torch.Tensor:
         return torch.full((3, self._preset.crop, self._preset.crop), 127, dtype=torch.uint8)
@@ -172,14 +173,14 @@ class Classifier(Model):
         return batch
 
     @torch.inference_mode()
-    def forward(self, batch: torch.Tensor) -> torch.Tensor | devices.OnItsWay:
+    def forward(self, batch: torch.Tensor) -> torch.Tensor | devices.AsyncHostCopy:
         if batch.dtype == torch.uint8:
             batch = batch.float().div_(255).sub_(self._mean).div_(self._std)
         return devices.copy_back(self._network(batch.to(self._dtype)).float())  # (rows, classes) float32
 
-    def separate(self, outputs: torch.Tensor | devices.OnItsWay, rows: int) -> list[np.ndarray]:
+    def separate(self, outputs: torch.Tensor | devices.AsyncHostCopy, rows: int) -> list[np.ndarray]:
         """(classes,) float32 each."""
-        return list(outputs.arrived() if isinstance(outputs, devices.OnItsWay) else to_numpy(outputs))
+        return list(outputs.arrived() if isinstance(outputs, devices.AsyncHostCopy) else to_numpy(outputs))
 
     def free_memory(self) -> None:
         devices.free_memory()

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from worker.models.inductor import LIBRARY, Order
+from smartbatch.worker.optimization.inductor import LIBRARY, Order
 
 EXAMPLE_ROWS = 4
 MOST_ROWS = 65536
@@ -32,7 +32,7 @@ def main() -> None:
     os.nice(19)
     threading.Thread(target=_end_with_the_worker, daemon=True).start()
     folder = Path(order.folder)
-    with _alone(folder):
+    with _sole_worker(folder):
         if not (folder / LIBRARY).exists():
             with tempfile.TemporaryDirectory(prefix="compiling-", dir=folder.parent) as work:
                 _compile(order, Path(work), folder)
@@ -47,7 +47,7 @@ def _end_with_the_worker() -> None:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path):
+def _sole_worker(folder: Path):
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -59,8 +59,8 @@ def _compile(order: Order, work: Path, folder: Path) -> None:
     os.environ.update(TORCHINDUCTOR_CACHE_DIR=str(work / "inductor"), TMPDIR=str(work))
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     tempfile.tempdir = str(work)
-    from worker.models import resolve
-    from worker.models.classifier import Classifier
+    from smartbatch.worker.models import resolve
+    from smartbatch.worker.models.classifier import Classifier
 
     model = resolve(order.model_path)
     assert isinstance(model, Classifier)

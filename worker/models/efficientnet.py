@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from torch import nn
 from torchvision.models import ResNet18_Weights
 
-from shared.errors import ModelLoadError
-from worker.models.classifier import Classifier
-from worker.models.contract import LoadContext
-from worker.models.images import Preset, Resample
-from worker.models.weights import fill, read_state_dict
+from smartbatch.shared.errors import ModelLoadError
+from smartbatch.worker.core.model import LoadContext
+from smartbatch.worker.core.weights import fill, read_state_dict
+from smartbatch.worker.images.decode import Preset, Resample
+from smartbatch.worker.models.classifier import Classifier
 
 NAME = "efficientnet_lite0"
 

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from shared.errors import InvalidInput, ModelLoadError
-from shared.model_info import InputSpec, OutputSpec
-from shared.wire import Payload, Result
-from worker.models import device as devices
-from worker.models.contract import LoadContext, Model
-from worker.models.tensors import from_numpy, to_numpy, to_torch
-from worker.models.weights import one_line
+from smartbatch.shared.errors import InvalidInput, ModelLoadError
+from smartbatch.shared.model_info import InputSpec, OutputSpec
+from smartbatch.shared.wire import Payload, Result
+from smartbatch.worker.core import device as devices
+from smartbatch.worker.core.model import LoadContext, Model
+from smartbatch.worker.core.tensors import from_numpy, to_numpy, to_torch
+from smartbatch.worker.core.weights import one_line
 
 RowOutput = dict[str, np.ndarray]
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from shared.wire import Result
-from worker.models.tensors import from_numpy, to_numpy
+from smartbatch.shared.wire import Result
+from smartbatch.worker.core.tensors import from_numpy, to_numpy
 
 
 def split_rows(outputs: Any, rows: int) -> list[Any]:

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from shared.errors import ModelLoadError
-from shared.model_info import InputSpec, OutputSpec
-from shared.wire import DTYPE_BYTES, Payload, Result, Tensor
-from worker.models.contract import LoadContext, Model
+from smartbatch.shared.errors import ModelLoadError
+from smartbatch.shared.model_info import InputSpec, OutputSpec
+from smartbatch.shared.wire import DTYPE_BYTES, Payload, Result, Tensor
+from smartbatch.worker.core.model import LoadContext, Model
 
 WIDTH = 10  # floats per row
 _PLACES = np.array([2**-24, 2**-16, 2**-8], np.float32)

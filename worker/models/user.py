@@ -38,14 +38,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from shared.errors import InvalidInput, ModelFailed, ModelLoadError, SmartBatchError
-from shared.model_info import InputSpec, OutputSpec
-from shared.wire import Payload, Result
-from worker.models import device as devices
-from worker.models.contract import LoadContext, Model
-from worker.models.row_values import from_row_outputs, split_rows
-from worker.models.tensors import to_torch
-from worker.models.weights import one_line
+from smartbatch.shared.errors import InvalidInput, ModelFailed, ModelLoadError, SmartBatchError
+from smartbatch.shared.model_info import InputSpec, OutputSpec
+from smartbatch.shared.wire import Payload, Result
+from smartbatch.worker.core import device as devices
+from smartbatch.worker.core.model import LoadContext, Model
+from smartbatch.worker.core.tensors import to_torch
+from smartbatch.worker.core.weights import one_line
+from smartbatch.worker.models.row_values import from_row_outputs, split_rows
 
 
 class UserModel(Model):

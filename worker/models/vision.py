@@ -10,11 +10,11 @@ import torchvision
 from torch import nn
 from torchvision.transforms import InterpolationMode
 
-from shared.errors import ModelLoadError
-from worker.models.classifier import Classifier
-from worker.models.contract import LoadContext
-from worker.models.images import Preset, Resample
-from worker.models.weights import CHOICES, StateDict, fill, one_line, read_state_dict
+from smartbatch.shared.errors import ModelLoadError
+from smartbatch.worker.core.model import LoadContext
+from smartbatch.worker.core.weights import CHOICES, StateDict, fill, one_line, read_state_dict
+from smartbatch.worker.images.decode import Preset, Resample
+from smartbatch.worker.models.classifier import Classifier
 
 _RESAMPLE = {
     InterpolationMode.NEAREST: Resample.NEAREST,

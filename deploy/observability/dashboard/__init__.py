@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 
-from deploy.observability.dashboard.panels import DATASOURCE, Json, laid_out
-from deploy.observability.dashboard.running import FAILURES, GATEWAYS, QUEUE, WORKERS
-from deploy.observability.dashboard.serving import BATCHES, GLANCE, REQUESTS
-from shared import metric_names as names
+from smartbatch.deploy.observability.dashboard.panels import DATASOURCE, Json, laid_out
+from smartbatch.deploy.observability.dashboard.running import FAILURES, GATEWAYS, QUEUE, WORKERS
+from smartbatch.deploy.observability.dashboard.serving import BATCHES, GLANCE, REQUESTS
+from smartbatch.shared.telemetry import metric_names as names
 
 FILE = "deploy/observability/grafana/dashboards/smartbatch.json"
 

@@ -6,7 +6,7 @@ worker, …)`) before they are added up, and what Redis holds is a `max by (mode
 
 from __future__ import annotations
 
-from shared.metric_names import Metric
+from smartbatch.shared.telemetry.metric_names import Metric
 
 M = 'model=~"$model"'
 PER = "[$__rate_interval]"

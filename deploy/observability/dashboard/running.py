@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from deploy.observability.dashboard.panels import BLUE, GRAY, GREEN, RED, YELLOW, Panel, Query, Section
-from deploy.observability.dashboard.queries import PER, M, each_worker, gateways, now, quantile, workers
-from shared import metric_names as names
+from smartbatch.deploy.observability.dashboard.panels import BLUE, GRAY, GREEN, RED, YELLOW, Panel, Query, Section
+from smartbatch.deploy.observability.dashboard.queries import PER, M, each_worker, gateways, now, quantile, workers
+from smartbatch.shared.telemetry import metric_names as names
 
 BUSY = each_worker(names.DEVICE_BUSY)
 

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from deploy.observability.dashboard.panels import BLUE, GRAY, GREEN, ORANGE, PURPLE, RED, YELLOW, Panel, Query, Section
-from deploy.observability.dashboard.queries import PER, M, each_worker, gateways, now, quantile, workers
-from shared import errors
-from shared import metric_names as names
+from smartbatch.deploy.observability.dashboard.panels import (
+    BLUE,
+    GRAY,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    RED,
+    YELLOW,
+    Panel,
+    Query,
+    Section,
+)
+from smartbatch.deploy.observability.dashboard.queries import PER, M, each_worker, gateways, now, quantile, workers
+from smartbatch.shared import errors
+from smartbatch.shared.telemetry import metric_names as names
 
 LATENCY = gateways(names.REQUEST_SECONDS, "model, le", "_bucket", ',outcome="ok"')
 REFUSED = f',code=~"{"|".join(sorted(errors.codes_of(errors.Unavailable)))}"'

@@ -16,9 +16,9 @@ end
 
 -- Wake one idle worker if work waits that nobody is filling a batch from. One token at the most: a token that
 -- nobody popped proves that no worker is idle.
-local function ring(waiting, turn, bell)
-  if waiting > 0 and redis.call('EXISTS', turn) == 0 and redis.call('LLEN', bell) == 0 then
-    redis.call('RPUSH', bell, '1')
+local function wake(waiting, fill_lock, wakeup)
+  if waiting > 0 and redis.call('EXISTS', fill_lock) == 0 and redis.call('LLEN', wakeup) == 0 then
+    redis.call('RPUSH', wakeup, '1')
   end
 end
 

@@ -1,22 +1,22 @@
 #!lua
 -- Admit requests while there is room for them. Sending it again is harmless: an id that is open stays as it is. But
 -- none may come twice in one call.
--- KEYS requests open turn bell
+-- KEYS requests inflight fill_lock wakeup
 -- ARGV group max_entries max_bytes force rows_per_ms batch_ms gateway count, then of all together bytes rows
 --   least_timeout_ms, then an id each, then size (bytes|rows), terms (timeout_ms|kind|trace) and payload of each.
 --   rows_per_ms is what the workers do together, 0 if unknown; batch_ms what a batch of the quickest takes.
 -- Returns waiting, the open rows, then a code per request: 1 admitted, 0 full, 2 it could only be late.
 -- No allow-oom: a full Redis refuses this script, and only this one, before it has written anything.
 --#include _group
---#include _open
-local requests, open, turn, bell = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+--#include _inflight
+local requests, inflight, fill_lock, wakeup = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, max_entries, max_bytes, force = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
 local rows_per_ms, batch_ms, gateway, count = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8])
 local all_bytes, all_rows, least_timeout_ms = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 local first_id, first_size = 12, 12 + count
 local now = string.format('%.0f', now_ms())
 local waiting, _, length = waiting_in(requests, group)
-local found = redis.call('HMGET', open, '#bytes', '#wide', unpack(ARGV, first_id, first_size - 1))
+local found = redis.call('HMGET', inflight, '#bytes', '#extra_rows', unpack(ARGV, first_id, first_size - 1))
 local held, open_rows = tonumber(found[1] or '0'), length + tonumber(found[2] or '0')
 
 local function late(rows, timeout_ms)
@@ -38,13 +38,13 @@ local plain = force or (waiting + count <= max_entries and held + all_bytes <= m
   and not late(all_rows, least_timeout_ms))
 for n = 1, count do plain = plain and not found[n + 2] end
 
-local codes, bytes_in, wide_in = {}, 0, 0
+local codes, bytes_in, extra_in = {}, 0, 0
 if plain then
   for n = 1, count do
     put(n)
     codes[n] = 1
   end
-  waiting, open_rows, bytes_in, wide_in = waiting + count, open_rows + all_rows, all_bytes, all_rows - count
+  waiting, open_rows, bytes_in, extra_in = waiting + count, open_rows + all_rows, all_bytes, all_rows - count
 else
   for n = 1, count do
     local at = first_size + 3 * (n - 1)
@@ -59,11 +59,11 @@ else
         codes[n] = 2
       else
         put(n)
-        waiting, open_rows, bytes_in, wide_in = waiting + 1, open_rows + rows, bytes_in + bytes, wide_in + rows - 1
+        waiting, open_rows, bytes_in, extra_in = waiting + 1, open_rows + rows, bytes_in + bytes, extra_in + rows - 1
       end
     end
   end
 end
-if #opened > 0 then change_open(open, found, bytes_in, wide_in, opened, {}) end
-ring(waiting, turn, bell)
+if #opened > 0 then change_inflight(inflight, found, bytes_in, extra_in, opened, {}) end
+wake(waiting, fill_lock, wakeup)
 return {waiting, open_rows, unpack(codes)}

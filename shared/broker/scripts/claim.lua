@@ -1,13 +1,13 @@
 #!lua flags=allow-oom
 -- Claim entries for one batch, or one entry of a dead worker.
--- KEYS requests open turn bell leases
+-- KEYS requests inflight fill_lock wakeup leases
 -- ARGV group me mode(idle|top|ahead) held_rows room_rows room_bytes hold_ms lease_ms soon dead_worker dead_score
--- Returns {kind(batch|solo|empty), now, waiting, last_delivered_id, head_too_wide, deliveries, entries}
+-- Returns {kind(batch|isolated|empty), now, waiting, last_delivered_id, next_too_large, deliveries, entries}
 --   idle   I hold nothing and the device is free
---   top    I hold the turn and fill up a batch
+--   top    I hold the fill_lock and fill up a batch
 --   ahead  my device is busy: only what no idle worker could take
 --#include _group
-local requests, open, turn, bell, leases = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local requests, inflight, fill_lock, wakeup, leases = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local group, me, mode = ARGV[1], ARGV[2], ARGV[3]
 local held_rows, room_rows, room_bytes = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local hold_ms, lease_ms, soon = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9] == '1'
@@ -20,8 +20,8 @@ if not last then
   redis.call('XGROUP', 'CREATE', requests, group, '0', 'MKSTREAM')
   waiting, last = waiting_in(requests, group)
 end
-local function answer(kind, too_wide, deliveries, entries)
-  return {kind, now, waiting, last, too_wide, deliveries, entries}
+local function answer(kind, next_too_large, deliveries, entries)
+  return {kind, now, waiting, last, next_too_large, deliveries, entries}
 end
 
 -- One entry of a worker that was convicted, and alone: whatever ended that worker may be in it. The score must
@@ -36,20 +36,20 @@ if mode == 'idle' and dead_worker ~= '' and redis.call('ZSCORE', leases, dead_wo
     end
     local entry_id, deliveries = pending[1][1], pending[1][4]
     local claimed = redis.call('XCLAIM', requests, group, me, 0, entry_id)
-    if claimed[1] then return answer('solo', 0, deliveries + 1, {claimed[1]}) end
+    if claimed[1] then return answer('isolated', 0, deliveries + 1, {claimed[1]}) end
     redis.call('XACK', requests, group, entry_id) -- cancelled meanwhile
   end
 end
 
-local holder = redis.call('GET', turn)
+local holder = redis.call('GET', fill_lock)
 local taken = holder and holder ~= me
 if waiting == 0 and mode == 'idle' and held_rows > 0 and hold_ms > 0 and not taken then
-  redis.call('SET', turn, me, 'PX', hold_ms) -- I have entries from claiming ahead and wait for more
+  redis.call('SET', fill_lock, me, 'PX', hold_ms) -- I have entries from claiming ahead and wait for more
 end
 if waiting == 0
   or (mode == 'top' and taken)
   or (mode == 'idle' and taken and waiting < room_rows)
-  or (mode == 'ahead' and (taken or redis.call('LLEN', bell) == 0 or (waiting < room_rows and not soon)))
+  or (mode == 'ahead' and (taken or redis.call('LLEN', wakeup) == 0 or (waiting < room_rows and not soon)))
 then
   return answer('empty', 0, 0, {})
 end
@@ -63,22 +63,22 @@ end
 
 -- A batch counts rows, and bytes. While no request of several rows is open, and all that is open fits, one read
 -- does; otherwise an entry at a time, with a look (which costs a copy) at whether the next one still fits.
-local entries, rows, bytes, too_wide = {}, 0, 0, 0
-local sums = redis.call('HMGET', open, '#wide', '#bytes')
-local wide = sums[1]
-if not wide and tonumber(sums[2] or '0') <= room_bytes then
+local entries, rows, bytes, next_too_large = {}, 0, 0, 0
+local sums = redis.call('HMGET', inflight, '#extra_rows', '#bytes')
+local extra_rows = sums[1]
+if not extra_rows and tonumber(sums[2] or '0') <= room_bytes then
   local streams = redis.call('XREADGROUP', 'GROUP', group, me, 'COUNT', room_rows, 'STREAMS', requests, '>')
   entries = streams and streams[1][2] or {}
   rows = #entries
   if rows > 0 then last = entries[rows][1] end
 else
   while rows < room_rows and bytes < room_bytes do
-    if wide and (held_rows > 0 or rows > 0) then
+    if extra_rows and (held_rows > 0 or rows > 0) then
       local head = redis.call('XRANGE', requests, '(' .. last, '+', 'COUNT', 1)[1]
       if head then
         local _, head_rows = size_of(head)
         if rows + head_rows > room_rows then
-          too_wide = 1
+          next_too_large = 1
           break
         end
       end
@@ -94,10 +94,10 @@ else
 end
 waiting = waiting - #entries
 
-if rows >= room_rows or bytes >= room_bytes or too_wide == 1 or hold_ms <= 0 then
-  if holder == me then redis.call('DEL', turn) end
+if rows >= room_rows or bytes >= room_bytes or next_too_large == 1 or hold_ms <= 0 then
+  if holder == me then redis.call('DEL', fill_lock) end
 elseif not taken then
-  redis.call('SET', turn, me, 'PX', hold_ms)
+  redis.call('SET', fill_lock, me, 'PX', hold_ms)
 end
-ring(waiting, turn, bell)
-return answer('batch', too_wide, 1, entries)
+wake(waiting, fill_lock, wakeup)
+return answer('batch', next_too_large, 1, entries)

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Publish the replies of a batch and remove its entries. Sending it again is harmless.
--- KEYS requests open dead, then the inboxes, then per entry its reply key, then bodies
+-- KEYS requests inflight dead, then the inboxes, then per entry its reply key, then bodies
 -- ARGV group reply_ttl_ms dead_body_ttl_ms dead_max carried_bytes inboxes, then per entry: entry_id id value note
 --   value: the reply; up to carried_bytes its notice in the inbox carries it, too
 --   note:  the number of its inbox; or, where there is more to say, inbox|size|body|dead_reason
@@ -10,8 +10,8 @@
 --     body  the number of its body, 0 if it has none
 -- Returns how many requests this call closed.
 -- Most batches need no more than `finish_plain`. One command for many entries wherever there is one.
---#include _open
-local requests, open, dead = KEYS[1], KEYS[2], KEYS[3]
+--#include _inflight
+local requests, inflight, dead = KEYS[1], KEYS[2], KEYS[3]
 local group, reply_ttl, dead_body_ttl, dead_max = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local carried_bytes, inboxes = tonumber(ARGV[5]), tonumber(ARGV[6])
 
@@ -21,7 +21,7 @@ for i = 7, #ARGV, 4 do
   ids[#ids + 1] = ARGV[i + 1]
 end
 local first_reply, first_body = 3 + inboxes, 3 + inboxes + #ids
-local sums = redis.call('HMGET', open, '#bytes', '#wide', unpack(ids)) -- and behind them what is held of each
+local sums = redis.call('HMGET', inflight, '#bytes', '#extra_rows', unpack(ids)) -- and behind them what is held of each
 -- `id` is nil for an entry that no gateway admitted: then there is a letter only while it stands on the stream, so
 -- that sending this again makes no second one.
 local function bury(entry_id, id, reason, body)
@@ -45,7 +45,7 @@ end
 local written = {} -- reply keys, of what is still open
 for n in ipairs(ids) do
   local _, size = read_note(ARGV[6 + n * 4])
-  if ARGV[5 + n * 4] == '' and size ~= '0' and parse_open(sums[n + 2]) == entry_ids[n] then
+  if ARGV[5 + n * 4] == '' and size ~= '0' and parse_inflight(sums[n + 2]) == entry_ids[n] then
     written[#written + 1] = KEYS[first_reply + n]
   end
 end
@@ -55,7 +55,7 @@ end
 
 local closed, seen, notices, bodies = {}, {}, {}, {}
 for n, id in ipairs(ids) do
-  local entry_id, bytes, rows = parse_open(sums[n + 2])
+  local entry_id, bytes, rows = parse_inflight(sums[n + 2])
   local value = ARGV[5 + n * 4]
   local inbox, size, body, reason = read_note(ARGV[6 + n * 4])
   if entry_id == entry_ids[n] and not seen[id] then
@@ -79,7 +79,7 @@ for n, id in ipairs(ids) do
     bury(entry_ids[n], nil, reason, body)
   end
 end
-close_requests(open, closed, sums)
+close_requests(inflight, closed, sums)
 for inbox, texts in pairs(notices) do
   redis.call('RPUSH', KEYS[3 + inbox], unpack(texts))
   redis.call('PEXPIRE', KEYS[3 + inbox], reply_ttl)

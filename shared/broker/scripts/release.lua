@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Give the turn back, and wake the next worker if work waits.
--- KEYS requests turn bell   ARGV group me
+-- Give the fill_lock back, and wake the next worker if work waits.
+-- KEYS requests fill_lock wakeup   ARGV group me
 --#include _group
-local requests, turn, bell = KEYS[1], KEYS[2], KEYS[3]
-if redis.call('GET', turn) == ARGV[2] then redis.call('DEL', turn) end
-ring(waiting_in(requests, ARGV[1]), turn, bell)
+local requests, fill_lock, wakeup = KEYS[1], KEYS[2], KEYS[3]
+if redis.call('GET', fill_lock) == ARGV[2] then redis.call('DEL', fill_lock) end
+wake(waiting_in(requests, ARGV[1]), fill_lock, wakeup)
 return 1

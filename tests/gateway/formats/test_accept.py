@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.formats.accept import Format, negotiate, wants_outputs
-from shared.errors import NotAcceptable
+from smartbatch.gateway.formats.accept import Format, negotiate, wants_outputs
+from smartbatch.shared.errors import NotAcceptable
 
 
 @pytest.mark.parametrize(

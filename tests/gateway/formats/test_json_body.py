@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.formats import parse
-from shared.errors import InvalidInput, MalformedBody, SmartBatchError, TooManyRows, UnsupportedMedia
-from shared.model_info import InputSpec, ModelInfo
-from shared.wire import Payload, Raw, Tensor
+from smartbatch.gateway.formats import parse
+from smartbatch.shared.errors import InvalidInput, MalformedBody, SmartBatchError, TooManyRows, UnsupportedMedia
+from smartbatch.shared.model_info import InputSpec, ModelInfo
+from smartbatch.shared.wire import Payload, Raw, Tensor
 
 
 def model(*kinds, shape=None, dtype=None) -> ModelInfo:

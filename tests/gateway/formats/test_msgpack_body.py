@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.formats import parse
-from shared.errors import ClientError, InvalidInput, MalformedBody, TooManyRows
-from shared.wire import Payload, Tensor
+from smartbatch.gateway.formats import parse
+from smartbatch.shared.errors import ClientError, InvalidInput, MalformedBody, TooManyRows
+from smartbatch.shared.wire import Payload, Tensor
 
 PNG = b"\x89PNG\r\n\x1a\n rest"
 

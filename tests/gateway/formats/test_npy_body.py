@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from gateway.formats import npy_body, parse
-from shared.errors import InvalidInput, MalformedBody, TooManyRows
-from shared.model_info import InputSpec, ModelInfo
-from shared.wire import Payload, Tensor
+from smartbatch.gateway.formats import npy_body, parse
+from smartbatch.shared.errors import InvalidInput, MalformedBody, TooManyRows
+from smartbatch.shared.model_info import InputSpec, ModelInfo
+from smartbatch.shared.wire import Payload, Tensor
 
 DTYPES = [
     "bool",

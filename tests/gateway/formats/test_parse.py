@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.formats import parse
-from gateway.problems import status_of
-from shared.errors import InvalidInput, MalformedBody, SmartBatchError, TooManyRows, UnsupportedMedia
-from shared.model_info import InputSpec, ModelInfo
-from shared.wire import Payload, Raw, Tensor
+from smartbatch.gateway.core.problems import status_of
+from smartbatch.gateway.formats import parse
+from smartbatch.shared.errors import InvalidInput, MalformedBody, SmartBatchError, TooManyRows, UnsupportedMedia
+from smartbatch.shared.model_info import InputSpec, ModelInfo
+from smartbatch.shared.wire import Payload, Raw, Tensor
 
 JPEG = b"\xff\xd8\xff\xe0 rest"
 PNG = b"\x89PNG\r\n\x1a\n rest"

@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import uvicorn
 
-from gateway.http import connection as connections
-from gateway.http import doorman as doormen
-from gateway.http import patience
-from gateway.http.connection import Connection
-from gateway.http.doorman import Doorman
+from smartbatch.gateway.http import connection as connections
+from smartbatch.gateway.http import connection_registry as doormen
+from smartbatch.gateway.http import timeouts
+from smartbatch.gateway.http.connection import Connection
+from smartbatch.gateway.http.connection_registry import ConnectionRegistry
 
 HELLO = b"GET /hello HTTP/1.1\r\nhost: x\r\n\r\n"
 POST = b"POST /echo HTTP/1.1\r\nhost: x\r\n"
@@ -70,9 +70,11 @@ async def site(most: int = 100, grace_s: float = 5.0) -> AsyncIterator[Site]:
 
     async def app(scope, receive, send):
         if scope["type"] == "lifespan":
-            doorman = Doorman(most, grace_s, lambda reason: made[0].counted.append(reason), lambda error: None)
-            scope["state"]["doorman"] = doorman
-            looking = asyncio.create_task(doorman.run())
+            connection_registry = ConnectionRegistry(
+                most, grace_s, lambda reason: made[0].counted.append(reason), lambda error: None
+            )
+            scope["state"]["doorman"] = connection_registry
+            looking = asyncio.create_task(connection_registry.run())
             await receive()
             await send({"type": "lifespan.startup.complete"})
             await receive()
@@ -99,8 +101,8 @@ async def site(most: int = 100, grace_s: float = 5.0) -> AsyncIterator[Site]:
 @pytest.fixture(autouse=True)
 def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doormen, "LOOK_S", 0.05)
-    monkeypatch.setattr(patience, "HEAD_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(patience, "WRITE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(timeouts, "HEAD_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(timeouts, "WRITE_TIMEOUT_S", 0.3)
     monkeypatch.setattr(connections, "LINGER_S", 0.3)
 
 
@@ -112,7 +114,8 @@ async def test_a_head_that_never_ends_is_answered_with_a_408():
     async with site() as server:
         assert statuses(await server.ask(b"GET / HTTP/1.1\r\na: b")) == [408]
         assert statuses(await server.ask(HELLO + b"GET / HTTP/1.1\r\na: b")) == [200, 408]
-        assert server.counted == ["head_timeout", "head_timeout"]
+        assert statuses(await server.ask(b"GET /\r\n")) == [408]  # HTTP/0.9, which has no headers to wait for
+        assert server.counted == ["head_timeout"] * 3
 
 
 async def test_a_connection_that_never_says_anything_is_closed_without_a_word():
@@ -121,7 +124,7 @@ async def test_a_connection_that_never_says_anything_is_closed_without_a_word():
 
 
 async def test_an_idle_connection_is_kept_longer_than_a_head_may_take_and_then_closed(monkeypatch):
-    monkeypatch.setattr(patience, "KEEP_ALIVE_S", 1.0)
+    monkeypatch.setattr(timeouts, "KEEP_ALIVE_S", 1.0)
     async with site() as server:
         begun_at = time.monotonic()
         assert statuses(await server.ask(HELLO)) == [200]
@@ -164,6 +167,41 @@ async def test_when_all_are_busy_a_new_connection_is_told_when_to_come_back():
         assert b"retry-after: 1\r\n" in refused
         server.go.set()
         assert [statuses(await each) for each in waiting] == [[200]] * 3
+
+
+@pytest.mark.parametrize(
+    ("request_head", "detail"),
+    [
+        pytest.param(b"GET /hello HTTP/1.1\r\naccept: */*", "the Host header is missing", id="no Host"),
+        pytest.param(
+            HELLO[:-4] + b"\r\nHost: x", "the request has 2 Host headers; only one is allowed", id="two Hosts"
+        ),
+        pytest.param(
+            b"GET /hello HTTP/1.0\r\nhost: x\r\nhost: x",
+            "the request has 2 Host headers; only one is allowed",
+            id="in HTTP/1.0",
+        ),
+        pytest.param(b"GET /hello", "HTTP version 0.9 is not supported; 1.1 and 1.0 are", id="HTTP/0.9"),
+        pytest.param(
+            b"GET /hello HTTP/2.0\r\nhost: x", "HTTP version 2.0 is not supported; 1.1 and 1.0 are", id="HTTP/2.0"
+        ),
+    ],
+)
+async def test_a_head_without_its_version_or_with_no_single_host_is_refused(request_head: bytes, detail: str):
+    async with site() as server:
+        answer = await server.ask(request_head + b"\r\n\r\n")
+        second = await server.ask(HELLO + request_head + b"\r\n\r\n" + HELLO)
+        assert server.counted == ["malformed_request"] * 2
+    head, _, content = answer.partition(b"\r\n\r\n")
+    assert statuses(answer) == [400]
+    assert b"connection: close" in head
+    assert json.loads(content)["detail"] == detail
+    assert statuses(second) == [200, 400]
+
+
+async def test_http_1_0_needs_no_host():
+    async with site() as server:
+        assert statuses(await server.ask(b"GET /hello HTTP/1.0\r\n\r\n")) == [200]
 
 
 async def test_trailers_do_not_become_headers_of_the_request_they_follow():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy import embedded_broker
+from smartbatch.deploy import embedded_broker
 from tests.brokers import Broker, eventually
 from tests.system.stack import Process, Stack
 

@@ -6,8 +6,8 @@ import time
 
 import numpy as np
 
-from shared.model_info import InputSpec, OutputSpec
-from worker.models.tensors import to_torch
+from smartbatch.shared.model_info import InputSpec, OutputSpec
+from smartbatch.worker.core.tensors import to_torch
 
 
 class Echo:

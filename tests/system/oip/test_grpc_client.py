@@ -14,12 +14,12 @@ import tritonclient.grpc as sync_grpc
 import tritonclient.grpc.aio as aio_grpc
 from tritonclient.utils import InferenceServerException
 
-from gateway.access.keys import digest_of
-from gateway.rpc import inference_pb2 as pb
+from smartbatch.gateway.auth.keys import digest_of
+from smartbatch.gateway.grpc import inference_pb2 as pb
+from smartbatch.worker.models.simulated import expected
 from tests.brokers import eventually
 from tests.system.oip.test_http_client import TYPES, Client, X, texts
 from tests.system.stack import COMMAND, Process, Stack
-from worker.models.simulated import expected
 
 SLOW = np.array([[1800, 0]], np.float32)  # takes 0.8 s
 ONES = pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1, 2])

@@ -12,9 +12,9 @@ import tritonclient.http as sync_http
 import tritonclient.http.aio as aio_http
 from tritonclient.utils import InferenceServerException
 
+from smartbatch.worker.models.simulated import expected
 from tests.brokers import eventually
 from tests.system.stack import Stack
-from worker.models.simulated import expected
 
 # Its own annotations say that any answer may be None.
 Client = Any

@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 
-from gateway.access.keys import digest_of
+from smartbatch.gateway.auth.keys import digest_of
 from tests.brokers import eventually
 from tests.system.stack import Stack
 

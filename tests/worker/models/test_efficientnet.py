@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from shared.errors import InvalidInput
-from shared.wire import Order, Payload, Tensor
-from tests.worker.models.photos import NAMES, encoded, pixels
-from worker.models import LoadContext, Model, resolve
+from smartbatch.shared.errors import InvalidInput
+from smartbatch.shared.wire import Order, Payload, Tensor
+from smartbatch.worker.models import LoadContext, Model, resolve
+from tests.worker.images.photos import NAMES, encoded, pixels
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +46,8 @@ def test_photos_are_recognised(model, format, options, photo, index, label, prob
 
 
 def test_batched_rows_equal_rows_alone(model, rows):
-    alone = [run(model, [row])[0] for row in rows]
-    for together, one in zip(run(model, rows), alone, strict=True):
+    sole_worker = [run(model, [row])[0] for row in rows]
+    for together, one in zip(run(model, rows), sole_worker, strict=True):
         assert np.abs(together - one).max() < 1e-4
 
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from shared.errors import InvalidInput, ModelLoadError
-from shared.wire import Payload, Tensor
-from worker.models import LoadContext, resolve
+from smartbatch.shared.errors import InvalidInput, ModelLoadError
+from smartbatch.shared.wire import Payload, Tensor
+from smartbatch.worker.models import LoadContext, resolve
 
 
 class Scale(torch.nn.Module):

@@ -5,10 +5,10 @@ import time
 import numpy as np
 import pytest
 
-from shared.errors import ModelLoadError
-from shared.wire import Payload, Raw, Tensor
-from worker.models import LoadContext, resolve
-from worker.models.simulated import expected
+from smartbatch.shared.errors import ModelLoadError
+from smartbatch.shared.wire import Payload, Raw, Tensor
+from smartbatch.worker.models import LoadContext, resolve
+from smartbatch.worker.models.simulated import expected
 
 
 def answers(payload: Payload) -> list[list[float]]:
@@ -34,7 +34,7 @@ def test_any_payload_gets_what_its_rows_bytes_say():
 def test_answers_are_the_same_everywhere_and_tell_bytes_apart():
     assert len(expected(b"abc")) == 10 and all(0 <= value < 1 for value in expected(b"abc"))
     assert len({tuple(expected(str(n).encode())) for n in range(1000)}) == 1000
-    code = "from worker.models.simulated import expected; print(expected(b'abc'))"
+    code = "from smartbatch.worker.models.simulated import expected; print(expected(b'abc'))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == str(expected(b"abc"))
 
 
@@ -66,7 +66,8 @@ def test_bad_parameter_names_the_known_ones(part):
 
 def test_serving_simulated_never_imports_torch():
     code = (
-        "import sys; from worker.models import resolve, LoadContext; m = resolve('simulated'); m.load(LoadContext());"
+        "import sys; from smartbatch.worker.models import resolve, LoadContext; m = resolve('simulated');"
+        "m.load(LoadContext());"
         "m.encode(m.separate(m.forward(m.collate([m.example()])), 1), {}); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

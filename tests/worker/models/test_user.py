@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from shared.errors import InvalidInput, ModelFailed, ModelLoadError
-from shared.wire import Payload, Raw, Tensor
-from worker.models import LoadContext, resolve
+from smartbatch.shared.errors import InvalidInput, ModelFailed, ModelLoadError
+from smartbatch.shared.wire import Payload, Raw, Tensor
+from smartbatch.worker.models import LoadContext, resolve
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_encode_that_gives_something_else_is_the_models_failure(serve):
 def test_what_decode_refuses_is_the_clients_fault(serve, error):
     model = serve(
         f"""
-        from shared.errors import InvalidInput
+        from smartbatch.shared.errors import InvalidInput
         class Mine:
             def decode(self, payload): raise {error}
             def forward(self, batch): return batch
@@ -134,7 +134,7 @@ def test_load_may_take_the_device_or_not(serve, signature):
 def test_example_comes_from_the_announced_input(serve):
     model = serve(
         """
-        from shared.model_info import InputSpec
+        from smartbatch.shared.model_info import InputSpec
         class Mine:
             input = InputSpec(("tensor",), "float32", (-1, 4))
             def forward(self, batch): return batch

@@ -6,10 +6,10 @@ import torch
 import torchvision
 from PIL import Image
 
-from shared.errors import ModelLoadError
-from shared.wire import Payload
-from tests.worker.models.photos import encoded, pixels
-from worker.models import LoadContext, listing, resolve
+from smartbatch.shared.errors import ModelLoadError
+from smartbatch.shared.wire import Payload
+from smartbatch.worker.models import LoadContext, listing, resolve
+from tests.worker.images.photos import encoded, pixels
 
 NAME = "squeezenet1_1"  # the smallest
 
@@ -65,17 +65,17 @@ def test_logits_agree_with_torchvisions_own_pipeline(model):
     assert np.abs(ours - theirs).max() < 1e-4
 
 
-@pytest.mark.parametrize("form", ["plain", "state_dict", "module.", "safetensors"])
-def test_weights_come_from_a_file(tmp_path, form):
+@pytest.mark.parametrize("variant", ["plain", "state_dict", "module.", "safetensors"])
+def test_weights_come_from_a_file(tmp_path, variant):
     state = torchvision.models.get_model(NAME, weights=None, num_classes=5).state_dict()
-    path = str(tmp_path / ("w.safetensors" if form == "safetensors" else "w.pt"))
-    if form == "safetensors":
+    path = str(tmp_path / ("w.safetensors" if variant == "safetensors" else "w.pt"))
+    if variant == "safetensors":
         from safetensors.torch import save_file
 
         save_file(state, path)
     else:
-        named = {f"module.{name}": value for name, value in state.items()} if form == "module." else state
-        torch.save({"state_dict": named} if form == "state_dict" else named, path)
+        named = {f"module.{name}": value for name, value in state.items()} if variant == "module." else state
+        torch.save({"state_dict": named} if variant == "state_dict" else named, path)
     model = loaded(path)
     assert model.outputs[0].shape == (5,)
     result = model.encode([np.array([0, 3, 1, 2, 0], np.float32)], {"top_k": 2})

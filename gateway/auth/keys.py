@@ -1,0 +1,123 @@
+"""API keys as they stand in a file and in the environment. Pure: text in, keys out.
+
+Only digests are kept. A key is 32 random bytes, so nobody can try them all: a plain SHA-256 is as safe as a slow hash
+(which is for passwords, that people choose), and costs a request half a microsecond.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from smartbatch.shared.errors import SettingsError, UnknownModel
+from smartbatch.shared.keys import check_model_name
+
+PREFIX = "sb_"  # so that scanners for leaked secrets can tell one
+KEY_BYTES = 32
+
+Role = Literal["client", "monitor", "admin"]
+Digest = bytes
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One key. `role`: a client predicts, a monitor reads /metrics and /stats, an admin does both."""
+
+    sha256: str
+    role: Role = "client"
+    rate: Annotated[float, Meta(ge=0, le=1e9)] = 0.0  # requests a second; 0 = any number
+    burst: Annotated[float, Meta(ge=0, le=1e9)] = 0.0  # requests at once; 0 = as many as `rate`, at least one
+    quota: Annotated[int, Meta(ge=0, le=10**15)] = 0  # requests a day (UTC); 0 = any number
+    models: tuple[str, ...] = ()  # none named = all
+
+    @property
+    def digest(self) -> Digest:
+        return bytes.fromhex(self.sha256)
+
+    @property
+    def burst_requests(self) -> float:
+        return max(1.0, self.burst or self.rate)
+
+    @property
+    def limited(self) -> bool:
+        return self.rate > 0 or self.quota > 0
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    keys: dict[str, dict[str, Any]] = {}
+
+
+def new_key() -> str:
+    return PREFIX + secrets.token_urlsafe(KEY_BYTES)
+
+
+def digest_of(key: bytes) -> Digest:
+    return hashlib.sha256(key).digest()
+
+
+def from_file(text: bytes, where: str) -> dict[str, Key]:
+    """Read `[keys.NAME]` tables of TOML. Raises SettingsError, which never quotes a value: it may be a key."""
+    keys = {}
+    name = ""
+    try:
+        for name, table in msgspec.toml.decode(text, type=_File).keys.items():
+            keys[name] = msgspec.convert(table, Key)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{where}: {name[:64]}: {error}" if name else f"{where}: {error}") from None
+    check(keys.items(), where)
+    return keys
+
+
+def from_variable(text: str) -> dict[str, Key]:
+    """Read API_KEYS, `name:sha256,name:sha256`. Raises SettingsError."""
+    found = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, colon, sha256 = part.partition(":")
+        if not colon:
+            raise SettingsError("API_KEYS: expected name:sha256,name:sha256")
+        found.append((name.strip(), Key(sha256=sha256.strip())))
+    check(found, "API_KEYS")
+    return dict(found)
+
+
+def check(keys: Iterable[tuple[str, Key]], where: str) -> None:
+    """Raise SettingsError for a name or a digest that can't be one, or that is there twice."""
+    names: set[str] = set()
+    owners: dict[Digest, str] = {}
+    for name, key in keys:
+        if not _NAME.fullmatch(name):
+            raise SettingsError(f"{where}: a key's name is 1 to 64 characters of A-Z a-z 0-9 . _ -")
+        if not _SHA256.fullmatch(key.sha256):
+            raise SettingsError(f"{where}: {name}: expected the key's SHA-256, 64 hex digits (`smartbatch key new`)")
+        if name in names:
+            raise SettingsError(f"{where}: there are two keys named {name}")
+        if key.digest in owners:
+            raise SettingsError(f"{where}: {owners[key.digest]} and {name} are the same key")
+        try:
+            for model in key.models:
+                check_model_name(model)
+        except UnknownModel as error:
+            raise SettingsError(f"{where}: {name}: {error}") from None
+        names.add(name)
+        owners[key.digest] = name
+
+
+def table_of(name: str, key: Key) -> str:
+    """Return the key as it stands in the file."""
+    check([(name, key)], "the key")
+    quoted = f'"{name}"' if "." in name else name  # a bare dot would nest
+    lines = [f"[keys.{quoted}]", f'sha256 = "{key.sha256}"']
+    values: Mapping[str, object] = msgspec.to_builtins(key)
+    for field in ("role", "rate", "burst", "quota", "models"):
+        value = values[field]
+        if value != getattr(Key(sha256=""), field) and value:
+            lines.append(f"{field} = {msgspec.json.encode(value).decode()}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,162 @@
+"""What a gateway counts, per model: resolved once per lane, so that counting costs next to nothing."""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from smartbatch.gateway.core.latency_window import LatencyWindow
+from smartbatch.gateway.core.problems import code_of
+from smartbatch.shared.errors import (
+    CancelledByOperator,
+    ClientError,
+    ClientGone,
+    DeadlineExceeded,
+    Forbidden,
+    LimitReached,
+    SmartBatchError,
+    Unauthenticated,
+    Unavailable,
+)
+from smartbatch.shared.telemetry import metric_names as names
+from smartbatch.shared.telemetry.buffered_histogram import BufferedHistogram
+from smartbatch.shared.wire import BatchInfo
+
+_OUTCOMES = (  # the first that fits
+    ((ClientGone, CancelledByOperator), "cancelled"),
+    ((Unauthenticated, Forbidden), "denied"),
+    (LimitReached, "rejected"),
+    (ClientError, "invalid"),
+    (Unavailable, "rejected"),
+    (DeadlineExceeded, "timeout"),
+)
+
+
+class GatewayMetrics:
+    """One gateway process's metrics."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = names.REQUESTS.counter(self.registry)
+        self._seconds = names.REQUEST_SECONDS.histogram(self.registry)
+        self._parts = names.PART_SECONDS.histogram(self.registry)
+        self._errors = names.REQUEST_ERRORS.counter(self.registry)
+        self._rows = names.ANSWERED_ROWS.counter(self.registry)
+        self._batches = names.ANSWERED_BATCHES.counter(self.registry)
+        self._readmissions = names.READMISSIONS.counter(self.registry)
+        self._flushes = names.FLUSHES.counter(self.registry)
+        self._broker_errors = names.GATEWAY_BROKER_ERRORS.counter(self.registry)
+        refused = names.HTTP_REFUSED.counter(self.registry)
+        self._refused = {reason: refused.labels(reason) for reason in names.HTTP_REFUSED.values}
+        self._queues: list[ModelMetrics] = []
+
+    def refused(self, reason: str) -> None:
+        """Count a connection that was ended early; `reason` is one of HTTP_REFUSED's."""
+        self._refused[reason].inc()
+
+    def of(self, model: str) -> ModelMetrics:
+        queue = ModelMetrics(self, model)
+        self._queues.append(queue)
+        return queue
+
+    def settle(self) -> None:
+        """Bring what lanes tally up to date, before somebody looks at it."""
+        for queue in self._queues:
+            queue.settle()
+
+
+class ModelMetrics:
+    """The metrics of one model. Called from the event loop only."""
+
+    def __init__(self, metrics: GatewayMetrics, model: str) -> None:
+        self._outcomes = {outcome: _Sum(metrics._requests.labels(model, outcome)) for outcome in names.REQUESTS.values}
+        of_codes = {code: _Sum(metrics._errors.labels(model, code)) for code in names.REQUEST_ERRORS.values}
+        # A worker of another version may write a code into a reply that no request ends with here.
+        self._errors = defaultdict(lambda: of_codes[SmartBatchError.code], of_codes)
+        self._seconds = _ByOutcome(metrics._seconds, model)
+        self._seconds["ok"]  # there from the start: a rate needs a sample from before the first answer
+        self._parts = {
+            part: BufferedHistogram(metrics._parts.labels(model, part)) for part in names.PART_SECONDS.values
+        }
+        self._timings: list[dict[str, float]] = []  # of those answered since the last look, in ms
+        self._rows = _Sum(metrics._rows.labels(model))
+        self._batches = _Sum(metrics._batches.labels(model))
+        self.readmissions = metrics._readmissions.labels(model)
+        self.flushes = metrics._flushes.labels(model)
+        self.broker_errors = metrics._broker_errors.labels(model)
+        self.recent = LatencyWindow()
+
+    def answered(self, timing_ms: dict[str, float], rows: int, batch_info: BatchInfo | None) -> None:
+        """Count an answered request by its parts and their total, its rows, and the batch that it rode in."""
+        self._timings.append(timing_ms)
+        self._rows.value += rows
+        if batch_info is not None and batch_info.position == 1:
+            self._batches.value += 1
+        self.recent.answered(timing_ms["total"] / 1000)
+
+    def parts(self) -> tuple[int, dict[str, float]]:
+        """How many were answered so far, and the seconds that their parts took."""
+        self._take_timings()
+        totals = {part: tally.total() for part, tally in self._parts.items()}
+        return totals["forward"][0], {part: seconds for part, (_, seconds) in totals.items()}
+
+    def failed(self, error: BaseException, total_s: float) -> None:
+        outcome = _outcome_of(type(error))
+        self._outcomes[outcome].value += 1
+        self._errors[code_of(error)].value += 1
+        self._seconds[outcome].observe(total_s)
+        self.recent.failed(outcome)
+
+    def _take_timings(self) -> None:
+        """Answered requests leave their timing as it is: eight observations each would cost them more than this."""
+        timings, self._timings = self._timings, []
+        if not timings:
+            return
+        self._outcomes["ok"].value += len(timings)
+        self._seconds["ok"].observe_all([timing["total"] / 1000 for timing in timings])
+        for part, tally in self._parts.items():
+            tally.observe_all([timing.get(part, 0.0) / 1000 for timing in timings])
+
+    def settle(self) -> None:
+        self._take_timings()
+        for tally in (*self._seconds.values(), *self._parts.values()):
+            tally.settle()
+        for count in (*self._outcomes.values(), *self._errors.values(), self._rows, self._batches):
+            count.settle()
+
+
+class _ByOutcome(dict[str, BufferedHistogram]):
+    """A histogram's children, made as outcomes happen: thirty series each, and most never do."""
+
+    def __init__(self, seconds: Histogram, model: str) -> None:
+        self._histogram = seconds
+        self._model = model
+
+    def __missing__(self, outcome: str) -> BufferedHistogram:
+        self[outcome] = tally = BufferedHistogram(self._histogram.labels(self._model, outcome))
+        return tally
+
+
+class _Sum:
+    """A counter for the hot path: added to as a plain number, and handed on when somebody looks."""
+
+    __slots__ = ("_child", "value")
+
+    def __init__(self, child: Counter) -> None:
+        self._child = child
+        self.value = 0
+
+    def settle(self) -> None:
+        value, self.value = self.value, 0
+        if value:
+            self._child.inc(value)
+
+
+@functools.cache
+def _outcome_of(kind: type[BaseException]) -> str:
+    for kinds, outcome in _OUTCOMES:
+        if issubclass(kind, kinds):
+            return outcome
+    return "error"

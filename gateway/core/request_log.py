@@ -1,0 +1,77 @@
+"""One log line for each request that was refused or that failed; in a storm of them, a few of each kind and a count.
+
+A line says which request, which trace, which batch, and how it ended; never what the client sent. A text that may quote
+that is logged with LOG_LEVEL=debug only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from smartbatch.gateway.core.problems import code_of, status_of
+from smartbatch.shared.errors import (
+    ClientError,
+    ClientGone,
+    Forbidden,
+    LimitReached,
+    SmartBatchError,
+    Unauthenticated,
+    Unavailable,
+)
+from smartbatch.shared.telemetry.log_rate_limiter import LogRateLimiter
+
+log = logging.getLogger(__name__)
+
+Facts = dict[str, Any]
+
+_OURS = (ClientGone, LimitReached, Unauthenticated, Forbidden)  # client errors whose text is all our own
+SETTLE_S = 1.0
+
+
+class RequestLog:
+    """One per process, in its event loop."""
+
+    def __init__(self) -> None:
+        self._limit = LogRateLimiter()
+        self._levels: dict[str, int] = {}
+
+    def tell(self, error: Exception, facts: Callable[[], Facts]) -> bool:
+        """Log how a request ended. Returns False if there were too many of its kind. `facts` is asked only for a line
+        that is written."""
+        code = code_of(error)
+        if not self._limit.allows(code):
+            return False
+        level = self._levels[code] = _level(error)
+        if log.isEnabledFor(level):
+            extra = {**facts(), "code": code, "status": status_of(error)}
+            unexpected = None if isinstance(error, SmartBatchError) else error
+            log.log(level, "%s", _text(code, error), exc_info=unexpected, extra=extra)
+        return True
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(SETTLE_S)
+            self.settle()
+
+    def settle(self) -> None:
+        """Say how many lines were left out, and begin anew."""
+        for code, count in self._limit.left_out().items():
+            extra = {"code": code, "left_out": count}
+            log.log(self._levels[code], "%s: %d more requests in this second", code, count, extra=extra)
+
+
+def _level(error: Exception) -> int:
+    if not isinstance(error, SmartBatchError):
+        return logging.ERROR
+    failed = status_of(error) >= 500 and not isinstance(error, Unavailable)
+    return logging.WARNING if failed else logging.INFO
+
+
+def _text(code: str, error: Exception) -> str:
+    if not isinstance(error, SmartBatchError):
+        return "a request failed by an error of ours"
+    quotes = isinstance(error, ClientError) and not isinstance(error, _OURS)
+    return code if quotes and not log.isEnabledFor(logging.DEBUG) else f"{code}: {error}"

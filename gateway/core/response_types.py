@@ -1,0 +1,116 @@
+"""What responses look like: the pages are made of these types, and all of them are described in /openapi.json."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+Number = int | float
+
+
+class Problem(msgspec.Struct):
+    """RFC 9457 problem details; `error` repeats `detail` for clients of inference protocols."""
+
+    type: str
+    title: str
+    status: Annotated[int, Meta(ge=400, le=599)]
+    detail: str
+    code: str
+    error: str
+    request_id: str | UnsetType = UNSET
+
+
+# --- POST /predict
+
+
+class ClassScore(msgspec.Struct, forbid_unknown_fields=True):
+    """One class that a classifier sees in a row. A probability is "NaN" where the logits are not finite."""
+
+    label: str
+    class_id: int
+    probability: float | Literal["NaN"]
+
+
+class OutputTensor(msgspec.Struct, forbid_unknown_fields=True):
+    """A tensor of all rows. `data` is nested as `shape` says; "NaN", "Infinity" and "-Infinity" are text."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: Any  # nested lists; bytes as MessagePack
+
+
+class Batch(msgspec.Struct, forbid_unknown_fields=True):
+    """The batch that the request rode in, its place among the batch's requests from 1, and why it was closed."""
+
+    id: str
+    rows: int
+    requests: int
+    position: int
+    closed: str
+    worker: str
+
+
+class Answer(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """One of `predictions` (per row, the best first), `outputs` and `values` (one per row) is there."""
+
+    model: str
+    request_id: str
+    predictions: list[list[ClassScore]] | UnsetType = UNSET
+    outputs: dict[str, OutputTensor] | UnsetType = UNSET
+    values: list[Any] | UnsetType = UNSET
+    batch: Batch | UnsetType = UNSET
+    timing_ms: dict[str, Number]
+
+
+# --- the pages
+
+
+class Health(msgspec.Struct):
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(msgspec.Struct):
+    """`ready_workers`: by model."""
+
+    ready: bool
+    broker: Literal["up", "down"]
+    ready_workers: dict[str, int]
+
+
+class Queue(msgspec.Struct):
+    waiting: int
+    running: int
+    open: int
+    open_bytes: int
+    oldest_wait_s: float
+    dead_letters: int
+
+
+class Batches(msgspec.Struct):
+    """Batches of all live workers since they started: by rows (at most so many), and by why they were closed."""
+
+    rows_at_most: dict[str, int]
+    closed: dict[str, int]
+
+
+Report = dict[str, int | float | str]
+
+
+class ModelStats(msgspec.Struct):
+    """One model: the last `window_s` seconds, and the state it is in now."""
+
+    window_s: int
+    throughput_rps: float
+    latency_ms: dict[str, float | None]
+    outcomes: dict[str, int]
+    queue: Queue
+    batches: Batches
+    workers: dict[str, Report]
+    gateways: dict[str, Report]
+
+
+class Stats(msgspec.Struct):
+    broker: Literal["up", "down"]
+    models: dict[str, ModelStats]

@@ -1,0 +1,107 @@
+"""The gateway's spans: one for each sampled request, with `admit` and `reply` below it. What lies between those the
+worker makes, as children of the same span: its id is what travels on.
+
+Sampling is decided here, once, when a request's headers are read; what isn't sampled goes on as its client sent it.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from smartbatch.shared.telemetry.trace_context import TraceContext, new_span_id
+from smartbatch.shared.telemetry.tracing import Sampling, sampling, started
+from smartbatch.shared.wire import BatchInfo
+
+if TYPE_CHECKING:
+    from smartbatch.shared.telemetry.spans import Spans
+
+MAX_USER_AGENT_CHARS = 200
+
+
+class Tracing:
+    """One per process, in its event loop."""
+
+    def __init__(self, spans: Spans, sampling: Sampling) -> None:
+        self._spans = spans
+        self._sampling = sampling
+
+    def enter(self, name: str, parent: TraceContext | None) -> tuple[TraceContext | None, ServerSpan | None]:
+        """Return the context that a new request goes on with, and its span if it is sampled."""
+        if parent is None:
+            number = random.getrandbits(128) or 1
+            if not self._sampling.takes(number, None):
+                return None, None
+            context = TraceContext(f"{number:032x}", new_span_id(), True)
+        elif self._sampling.takes(int(parent.trace_id, 16), parent):
+            context = TraceContext(parent.trace_id, new_span_id(), True, parent.state)
+        else:
+            return parent._replace(sampled=False), None
+        return context, ServerSpan(self._spans, name, context, parent)
+
+    def close(self) -> None:
+        self._spans.close()
+
+
+class ServerSpan:
+    """The span of one request that is under way. Made by `Tracing`, ended once, by its asking."""
+
+    __slots__ = ("_context", "_name", "_parent", "_spans", "admitted_at", "reply_s", "user_agent")
+
+    def __init__(self, spans: Spans, name: str, context: TraceContext, parent: TraceContext | None) -> None:
+        self._spans = spans
+        self._name = name
+        self._context = context
+        self._parent = parent
+        self.user_agent = b""
+        self.admitted_at = 0.0  # monotonic; 0: it never was
+        self.reply_s = 0.0  # from the end of its forward until now; 0: there was none
+
+    def end(
+        self,
+        started_at: float,
+        attributes: Mapping[str, Any],
+        batch_info: BatchInfo | None,
+        *,
+        error: str = "",
+        ours: bool = False,
+    ) -> None:
+        """Export it, as having ended now. `error`: a code; `ours`: it is the server's fault."""
+        spans = self._spans
+        now, now_ns = time.monotonic(), time.time_ns()
+        start_ns = now_ns - int((now - started_at) * 1e9)
+        facts = {**attributes, **_log_fields(batch_info)}
+        if self.user_agent:
+            facts["user_agent.original"] = self.user_agent[:MAX_USER_AGENT_CHARS].decode("latin-1")
+        if error:
+            facts["error.type"] = error
+        own = spans.place(self._context)
+        spans.add_server(self._name, own, self._parent, start_ns, now_ns, facts, error=error if ours else "")
+        if self.admitted_at:
+            spans.add(
+                "admit", spans.below(own), own, start_ns, start_ns + int((self.admitted_at - started_at) * 1e9), {}
+            )
+        if self.reply_s:
+            spans.add("reply", spans.below(own), own, now_ns - int(self.reply_s * 1e9), now_ns, {})
+
+
+def _log_fields(batch_info: BatchInfo | None) -> dict[str, Any]:
+    """What the request rode in."""
+    if batch_info is None:
+        return {}
+    return {
+        "smartbatch.batch.id": batch_info.id,
+        "smartbatch.batch.rows": batch_info.rows,
+        "smartbatch.batch.requests": batch_info.requests,
+        "smartbatch.batch.closed": batch_info.closed,
+        "smartbatch.worker": batch_info.worker,
+        "smartbatch.deliveries": batch_info.deliveries,
+    }
+
+
+def tracing_of(gateway_id: str) -> Tracing | None:
+    """None, and at no cost, unless tracing is asked for."""
+    spans = started("gateway", gateway_id)
+    return None if spans is None else Tracing(spans, sampling())

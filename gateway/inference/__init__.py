@@ -1,0 +1,1 @@
+"""The life of an inference request: parse, submit, answer."""

@@ -1,0 +1,161 @@
+"""Reads a request's body from ASGI, bounded while it is read.
+
+Nothing over the limit is ever held: a Content-Length over it is refused before the first byte, a chunked body at
+the chunk that passes it, a compressed body at the byte it would inflate past it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from smartbatch.gateway.core.body_memory import BodyMemoryBudget
+from smartbatch.shared.errors import BodyTimeout, BodyTooLarge, ClientGone, MalformedBody, UnsupportedMedia
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+# A body may take REQUEST_TIMEOUT at the most, and so long only if it comes at this rate after the first seconds. It is
+# what the slowest mobile network brings; a client that is slower on purpose holds its bytes for seconds, not minutes.
+BODY_GRACE_S = 5.0
+MIN_BODY_BYTES_PER_S = 4096
+BODY_STALL_S = 10.0  # of which nothing may come
+PAUSED_S = 0.25  # a timeout that is noticed so much late says nothing of the client
+
+# Window bits for zlib: +16 takes a gzip wrapper, the plain value a zlib one, the negative a bare deflate stream.
+_GZIP = 16 + zlib.MAX_WBITS
+
+
+async def read_body(
+    scope: MutableMapping[str, Any],
+    receive: Receive,
+    limit: int,
+    timeout_s: float = 30.0,
+    body_memory: BodyMemoryBudget | None = None,
+) -> tuple[bytes, str]:
+    """Return the whole body as it came, and how it is compressed: "gzip", "deflate" or "" (`inflate` is next).
+
+    `limit` is MAX_BODY_BYTES.
+    Raises BodyTooLarge, BodyTimeout, ReceivingFull, MalformedBody, UnsupportedMedia (another Content-Encoding) or
+    ClientGone.
+    """
+    declared, encoding = None, b""
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            declared = _content_length(value, declared, limit)
+        elif name == b"content-encoding":
+            encoding = encoding + b"," + value if encoding else value
+    coding = _content_coding(encoding)
+    body = await _receive_all(receive, limit, timeout_s, body_memory or BodyMemoryBudget(limit))
+    if declared is not None and declared != len(body):
+        raise MalformedBody(f"Content-Length says {declared} bytes, but {len(body)} came")
+    return body, coding
+
+
+def inflate(body: bytes, coding: str, limit: int) -> bytes:
+    """Decompress a `gzip` or `deflate` body that may inflate to `limit` bytes.
+
+    One gzip member only: each further one costs a copy of all that follows it, which makes many tiny ones an attack.
+    """
+    if coding == "gzip":
+        inflater = zlib.decompressobj(_GZIP)
+    else:
+        # RFC 9110 means a zlib stream by "deflate", but many clients send a bare one.
+        inflater = zlib.decompressobj(zlib.MAX_WBITS if _has_zlib_header(body) else -zlib.MAX_WBITS)
+    try:
+        plain = inflater.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise MalformedBody(f"the body is not {coding}: {error}") from None
+    if len(plain) > limit:
+        raise BodyTooLarge(f"the body inflates to more than {limit} bytes (MAX_BODY_BYTES)")
+    if not inflater.eof:
+        raise MalformedBody(f"the {coding} body is cut short")
+    if inflater.unused_data:
+        raise MalformedBody(f"{len(inflater.unused_data)} bytes follow the end of the {coding} body")
+    return plain
+
+
+async def _receive_all(receive: Receive, limit: int, timeout_s: float, body_memory: BodyMemoryBudget) -> bytes:
+    loop = asyncio.get_running_loop()
+    begun_at = loop.time()
+    came = 0
+    try:
+        message = await _next_in_time(receive, begun_at + min(timeout_s, BODY_GRACE_S))
+        chunk = message.get("body", b"")
+        if not message.get("more_body", False) and len(chunk) <= limit:
+            return chunk  # the common case: one message, not copied
+        chunks = []
+        try:
+            while True:
+                if came + len(chunk) > limit:
+                    raise _too_large(limit, came + len(chunk))
+                body_memory.take(len(chunk))
+                came += len(chunk)
+                chunks.append(chunk)
+                if not message.get("more_body", False):
+                    return b"".join(chunks)
+                until = begun_at + min(timeout_s, BODY_GRACE_S + came / MIN_BODY_BYTES_PER_S)
+                message = await _next_in_time(receive, min(until, loop.time() + BODY_STALL_S))
+                chunk = message.get("body", b"")
+        finally:
+            body_memory.give(came)
+    except TimeoutError:
+        waited_s = loop.time() - begun_at
+        raise BodyTimeout(f"only {came} bytes of the body had come after {waited_s:.3g} s") from None
+
+
+def _too_large(limit: int, came: int) -> BodyTooLarge:
+    return BodyTooLarge(f"a body is at most {limit} bytes (MAX_BODY_BYTES), and {came} have come already")
+
+
+async def _next_in_time(receive: Receive, until: float) -> MutableMapping[str, Any]:
+    """Wait for a message until then, on the loop's clock. Raises TimeoutError."""
+    try:
+        async with asyncio.timeout_at(until):
+            return await _next_message(receive)
+    except TimeoutError:
+        if asyncio.get_running_loop().time() - until < PAUSED_S:
+            raise
+        # It was this process that stood still, and what came meanwhile lies in the kernel: look once more.
+        async with asyncio.timeout(PAUSED_S):
+            return await _next_message(receive)
+
+
+async def _next_message(receive: Receive) -> MutableMapping[str, Any]:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientGone("the client hung up while its body was read")
+    return message
+
+
+def _content_length(value: bytes, seen: int | None, limit: int) -> int:
+    digits = value.strip()
+    if not digits.isdigit():
+        raise MalformedBody(f"Content-Length is a number of bytes, not {value[:40].decode('latin-1')!r}")
+    if len(digits) > 18:  # int() of thousands of digits is slow, and of more than 4300 an error
+        raise BodyTooLarge(f"a body is at most {limit} bytes (MAX_BODY_BYTES), not a number of {len(digits)} digits")
+    length = int(digits)
+    if seen is not None and seen != length:
+        raise MalformedBody(f"two Content-Lengths came: {seen} and {length}")
+    if length > limit:
+        raise BodyTooLarge(f"a body is at most {limit} bytes (MAX_BODY_BYTES), not {length}")
+    return length
+
+
+def _content_coding(header: bytes) -> str:
+    """Return "gzip", "deflate" or "" for none."""
+    if not header:
+        return ""
+    coding = header.decode("latin-1").strip().lower()
+    if coding in ("", "identity"):
+        return ""
+    if coding in ("gzip", "x-gzip"):
+        return "gzip"
+    if coding == "deflate":
+        return "deflate"
+    raise UnsupportedMedia(f"Content-Encoding is gzip, deflate or identity, not {coding[:40]!r}")
+
+
+def _has_zlib_header(body: bytes) -> bool:
+    return len(body) >= 2 and body[0] & 0x0F == 8 and (body[0] << 8 | body[1]) % 31 == 0

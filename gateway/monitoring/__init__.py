@@ -1,0 +1,1 @@
+"""What the whole system is doing: read from Redis, and put as views."""

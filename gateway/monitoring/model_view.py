@@ -1,0 +1,59 @@
+"""One model's snapshot, put so that people and scripts can read it: /stats, the live page and `smartbatch top`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from smartbatch.gateway.core.latency_window import WINDOW_S, Summary, merge, unpack
+from smartbatch.gateway.core.response_types import Batches, ModelStats, Queue, Report
+from smartbatch.gateway.monitoring.window_stats import Last, counts, merged
+from smartbatch.shared.broker.admin.registry import Snapshot
+from smartbatch.shared.model_info import ModelInfo
+
+_NOT_SHOWN = ("metrics", "recent", "parts")  # binary, or told elsewhere
+
+
+class ModelView(msgspec.Struct):
+    """One model as the live page and `smartbatch top` show it. `info` is None until a worker has announced it."""
+
+    stats: ModelStats
+    last: Last
+    info: ModelInfo | None
+
+
+def describe(snapshot: Snapshot) -> ModelStats:
+    recent: Summary = merge(unpack(g["recent"]) for g in snapshot.gateways.values() if "recent" in g)
+    batches = merged(counts(snapshot).values())
+    return ModelStats(
+        window_s=WINDOW_S,
+        throughput_rps=round(recent.answered / WINDOW_S, 2),
+        latency_ms={f"p{p:g}": recent.percentile_ms(p) for p in (50, 95, 99)},
+        outcomes=recent.outcomes,
+        queue=Queue(
+            waiting=snapshot.waiting,
+            running=snapshot.running,
+            open=snapshot.open_requests,
+            open_bytes=snapshot.open_bytes,
+            oldest_wait_s=snapshot.oldest_wait_s,
+            dead_letters=snapshot.dead,
+        ),
+        batches=Batches(batches.of("rows"), batches.of("closed")),
+        workers={name: _numbers(report) for name, report in snapshot.workers.items()},
+        gateways={name: _numbers(report) for name, report in snapshot.gateways.items()},
+    )
+
+
+def _numbers(report: dict[str, Any]) -> Report:
+    """A report with its numbers as numbers."""
+    return {name: _number(value) for name, value in report.items() if name not in _NOT_SHOWN}
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,54 @@
+"""What a gateway process uses, and how many it serves: looked at twice a second, whatever the load."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import mark_process_dead
+
+from smartbatch.gateway.core.body_memory import BodyMemoryBudget
+from smartbatch.gateway.http.connection_registry import ConnectionRegistry
+from smartbatch.shared.telemetry import metric_names as names
+from smartbatch.shared.telemetry.buffered_histogram import BufferedHistogram
+from smartbatch.shared.telemetry.process_usage import CpuTime, resident_bytes
+
+
+class ProcessMetrics:
+    """One per gateway process; used by its event loop. With several, each tells its own and a scrape adds them up."""
+
+    def __init__(
+        self, registry: CollectorRegistry, connection_registry: ConnectionRegistry, body_memory: BodyMemoryBudget
+    ) -> None:
+        self._connection_registry = connection_registry
+        self._receiving = body_memory
+        self._used = CpuTime()
+        self._cpu = names.GATEWAY_CPU.counter(registry)
+        self._memory = names.GATEWAY_MEMORY.gauge(registry)
+        self._connections = names.CONNECTIONS.gauge(registry)
+        self._receiving_bytes = names.RECEIVING_BYTES.gauge(registry)
+        self._lag = BufferedHistogram(names.LOOP_LAG.histogram(registry))
+
+    def woke(self, late_s: float) -> None:
+        """The event loop was to wake, and did so this much later."""
+        self._lag.observe(max(0.0, late_s))
+
+    def settle(self) -> None:
+        self._cpu.inc(self._used.more_s())
+        self._memory.set(resident_bytes())
+        self._connections.set(self._connection_registry.connections)
+        self._receiving_bytes.set(self._receiving.bytes)
+        self._lag.settle()
+
+
+def remove_dead_processes(folder: str) -> None:
+    """Of gateway processes that have ended, take the gauges off prometheus_client's files; what they counted stays."""
+    for path in Path(folder).glob("gauge_live*.db"):
+        pid = int(path.stem.rpartition("_")[2])
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            with contextlib.suppress(FileNotFoundError):  # another process answers a scrape, too
+                mark_process_dead(pid, folder)

@@ -1,0 +1,150 @@
+"""What workers and gateways have counted since they started, and how much of that was in the last seconds."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable
+
+import msgspec
+
+from smartbatch.gateway.core.latency_window import WINDOW_S
+from smartbatch.shared.broker.admin.registry import Snapshot, number
+from smartbatch.shared.telemetry import metric_names as names
+from smartbatch.shared.telemetry.metric_snapshot import unpack
+
+
+class Counts(dict[tuple[str, str], float]):
+    """(what, which) → how many: ("rows", "8") batches of up to 8 rows, ("part", "queue") seconds, and so on."""
+
+    def of(self, what: str) -> dict[str, int]:
+        return {which: int(value) for (kind, which), value in self.items() if kind == what}
+
+    def one(self, what: str) -> float:
+        return self.get((what, ""), 0.0)
+
+    def since(self, before: Counts) -> Counts:
+        return Counts({key: value - before.get(key, 0.0) for key, value in self.items()})
+
+
+class WorkerLast(msgspec.Struct):
+    """`busy`: the share of the time that the device was in forwards."""
+
+    batches: int
+    rows: int
+    busy: float
+
+
+class Last(msgspec.Struct):
+    """One model's last `window_s` seconds: less than WINDOW_S while looking has only begun.
+
+    `parts_ms`: where an answered request's time went, on average. `rows_at_most`: batches by rows.
+    """
+
+    window_s: float
+    answered: int
+    parts_ms: dict[str, float]
+    rows_at_most: dict[str, int]
+    closed: dict[str, int]
+    workers: dict[str, WorkerLast]
+
+
+class _Look(msgspec.Struct):
+    now_ms: int
+    started_ms: dict[str, float]
+    counts: dict[str, Counts]
+
+
+class Looks:
+    """The looks at one model within the window. Owned by whoever looks, about once a second."""
+
+    def __init__(self) -> None:
+        self._looks: deque[_Look] = deque()
+
+    def add(self, snapshot: Snapshot) -> Last:
+        """Take in a snapshot and return what happened since the oldest one in the window."""
+        looks = self._looks
+        if not looks or snapshot.now_ms != looks[-1].now_ms:
+            reports = {**snapshot.workers, **snapshot.gateways}
+            started_ms = {process: number(report.get("started_ms")) for process, report in reports.items()}
+            looks.append(_Look(snapshot.now_ms, started_ms, counts(snapshot)))
+        while looks[-1].now_ms - looks[0].now_ms > WINDOW_S * 1000:
+            looks.popleft()
+        window_s = (looks[-1].now_ms - looks[0].now_ms) / 1000
+        each = {process: self._since_oldest(process) for process in looks[-1].counts}
+        together = merged(each.values())
+        answered = together.one("answered")
+        seconds = {which: value for (what, which), value in together.items() if what == "part"}
+        return Last(
+            window_s=round(window_s, 1),
+            answered=int(answered),
+            parts_ms={part: round(value * 1000 / answered, 3) for part, value in seconds.items() if answered},
+            rows_at_most=together.of("rows"),
+            closed=together.of("closed"),
+            workers={worker_id: _worker(each[worker_id], window_s) for worker_id in snapshot.workers},
+        )
+
+    def _since_oldest(self, process: str) -> Counts:
+        """What a process has counted since the oldest look; since it was first seen, if it isn't in that one; since
+        its start, if that was later."""
+        newest, oldest = self._looks[-1], self._looks[0]
+        now = newest.counts[process]
+        if process not in oldest.counts and newest.started_ms[process] >= oldest.now_ms:
+            return now
+        return now.since(next(look.counts[process] for look in self._looks if process in look.counts))
+
+
+def counts(snapshot: Snapshot) -> dict[str, Counts]:
+    """Return what each worker and each gateway process has counted since it started."""
+    found = {worker_id: _of_worker(report.get("metrics", b"")) for worker_id, report in snapshot.workers.items()}
+    for gateway_id, report in snapshot.gateways.items():
+        found[gateway_id] = _of_gateway(report.get("parts", ""))
+    return found
+
+
+def merged(each: Iterable[Counts]) -> Counts:
+    total = Counts()
+    for one in each:
+        for key, value in one.items():
+            total[key] = total.get(key, 0.0) + value
+    return total
+
+
+def pack_parts(answered: int, seconds: dict[str, float]) -> bytes:
+    """What a gateway process reports of the time of all that it has answered, by its parts."""
+    return msgspec.json.encode((answered, seconds))
+
+
+def _of_gateway(packed: str) -> Counts:
+    try:
+        answered, seconds = msgspec.json.decode(packed, type=tuple[int, dict[str, float]])
+    except msgspec.DecodeError:  # nothing yet, or what isn't ours
+        return Counts()
+    return Counts({("answered", ""): answered, **{("part", part): value for part, value in seconds.items()}})
+
+
+def _of_worker(metrics: bytes) -> Counts:
+    found = Counts()
+    up_to: dict[float, float] = {}
+    for _, _, _, samples in unpack(metrics):
+        for name, labels, value in samples:
+            if name == f"{names.BATCH_ROWS.name}_bucket":
+                bound = labels.get("le")
+                up_to[math.inf if bound == "+Inf" else number(bound)] = value
+            elif name == names.BATCHES.name:
+                found["closed", labels.get("closed", "")] = value
+            elif name == names.ROWS.name:
+                found["all rows", ""] = value
+            elif name == names.DEVICE_BUSY.name:
+                found["busy", ""] = value
+    below = 0
+    for bound in sorted(up_to):
+        found["rows", f"{bound:g}"] = up_to[bound] - below
+        below = up_to[bound]
+    return found
+
+
+def _worker(counted: Counts, window_s: float) -> WorkerLast:
+    busy = counted.one("busy") / window_s if window_s else 0.0
+    rows, batches = counted.one("all rows"), sum(counted.of("closed").values())
+    return WorkerLast(batches, int(rows), round(min(1.0, busy), 3))

@@ -1,0 +1,44 @@
+"""The elements of a tensor of BYTES that stands in JSON: texts, nested or flat."""
+
+from __future__ import annotations
+
+import binascii
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from smartbatch.gateway.formats.json_body import look
+from smartbatch.gateway.formats.tensor_bytes import flatten
+from smartbatch.gateway.formats.tensor_fields import decode
+from smartbatch.shared.errors import InvalidInput
+
+MAX_DEPTH = 2  # [rows] or [rows, 1]
+
+
+def elements_of(data: msgspec.Raw, count: int, *, base64: bool) -> list[bytes]:
+    """Read `count` texts, as their UTF-8 or decoded from base64. Raises InvalidInput or BodyTooLarge."""
+    depth, _ = look(memoryview(data))
+    if not 1 <= depth <= MAX_DEPTH:
+        raise InvalidInput(f"the data of a tensor of BYTES is a list of texts, nested {MAX_DEPTH} deep at the most")
+    texts, _ = flatten(decode(_decoder(depth), data, known=""), depth)
+    if len(texts) != count:
+        raise InvalidInput(f"the shape means {count} elements, but data holds {len(texts)}")
+    if not base64:
+        return [text.encode() for text in texts]
+    return [_from_base64(number, text) for number, text in enumerate(texts)]
+
+
+def _from_base64(number: int, text: str) -> bytes:
+    try:
+        return binascii.a2b_base64(text.encode(), strict_mode=True)
+    except binascii.Error as error:
+        raise InvalidInput(f"element {number} is not base64: {error}") from None
+
+
+@lru_cache(maxsize=MAX_DEPTH)
+def _decoder(depth: int) -> Any:
+    kind: Any = str
+    for _ in range(depth):
+        kind = list[kind]
+    return msgspec.json.Decoder(kind)

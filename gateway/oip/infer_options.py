@@ -1,0 +1,83 @@
+"""What a request wants besides its input's result: its id, which outputs in which form, and by when."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from smartbatch.gateway.inference.params import MAX_TOP_K
+from smartbatch.gateway.oip import VERSION, signature
+from smartbatch.shared.errors import InvalidInput, UnknownModel
+from smartbatch.shared.model_info import ModelInfo
+from smartbatch.shared.wire import Payload
+
+
+class OutputOptions(msgspec.Struct, frozen=True):
+    """`classes`: name so many, as text, in place of the numbers. `binary`: of REST only."""
+
+    name: str
+    binary: bool = False
+    classes: int = 0
+
+
+class InferOptions(msgspec.Struct, frozen=True):
+    """`outputs`: none named means all, as `binary` says."""
+
+    id: str = ""
+    outputs: Sequence[OutputOptions] = ()
+    binary: bool = False
+    timeout_s: float | None = None
+
+    @property
+    def classes(self) -> int:
+        return max((output.classes for output in self.outputs), default=0)
+
+
+def check(wanted: InferOptions, payload: Payload, info: ModelInfo | None) -> None:
+    """Check against what the model gives, and tell the worker if classes are wanted. Raises InvalidInput."""
+    names = [output.name for output in wanted.outputs]
+    if len(set(names)) < len(names):
+        raise InvalidInput(f"an output is named twice: {', '.join(names):.200}")
+    if info is not None and info.outputs:
+        known = [output.name for output in signature.outputs(info)]
+        for name in names:
+            if name not in known:
+                raise InvalidInput(f"the model gives {', '.join(known):.200}, and has no output {name!r:.60}")
+    if wanted.classes:
+        if info is None or not info.classifier:
+            raise InvalidInput("classification is for classifiers, and this model is none")
+        payload.options = {"top_k": wanted.classes}
+
+
+def classes_of(count: int) -> int:
+    """Check how many classes are asked for."""
+    if not 0 <= count <= MAX_TOP_K:
+        raise InvalidInput(f"classification: expected a whole number from 0 to {MAX_TOP_K}, got {count}")
+    return count
+
+
+def timeout_s(microseconds: int) -> float | None:
+    """Read `parameters.timeout`; 0 is none."""
+    if microseconds < 0:
+        raise InvalidInput(f"timeout: expected microseconds from 0, got {microseconds}")
+    return microseconds / 1e6 or None
+
+
+def shortest(*timeouts_s: float | None) -> float | None:
+    """Return the shortest of those that were said, or None."""
+    return min((timeout_s for timeout_s in timeouts_s if timeout_s is not None), default=None)
+
+
+def check_version(model: str, version: str) -> None:
+    """Raise UnknownModel for a version that isn't there; none means the one there is."""
+    if version not in ("", VERSION):
+        raise UnknownModel(f"model {model!r} has version {VERSION}, and no version {version!r:.60}")
+
+
+def refuse_unsupported(sequence: object, regions: Sequence[object]) -> None:
+    """Refuse what this server has not: models with a state, and memory shared with its clients."""
+    if sequence not in (0, ""):
+        raise InvalidInput("sequence_id: models here keep no state between requests")
+    if any(regions):
+        raise InvalidInput("shared_memory_region: memory isn't shared with clients here; send the data")

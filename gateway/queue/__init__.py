@@ -1,0 +1,1 @@
+"""One model's queue as the gateway sees it: admission, submitting, replies, deadlines, reconciliation."""

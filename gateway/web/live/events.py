@@ -1,0 +1,132 @@
+"""The stream of moments that the live page shows, as server-sent events.
+
+A moment is made once a second for all viewers of a process together, from the observer's last look; without a viewer
+nothing is made. A viewer that is slow misses moments, and the end of the process ends every stream at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from typing import Literal
+
+import msgspec
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from smartbatch.gateway.core.problems import problem
+from smartbatch.gateway.http.connection_registry import ConnectionRegistry
+from smartbatch.gateway.monitoring.model_view import ModelView, describe
+from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
+from smartbatch.gateway.monitoring.window_stats import Looks
+from smartbatch.shared.errors import Draining, Unavailable
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 1.0
+MAX_VIEWERS = 32  # of one process; each is a connection, and a copy of the moment in its send buffer
+RETRY_S = 10.0  # for one viewer too many
+_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}  # proxies hand on each moment as it comes
+
+
+class LiveEvent(msgspec.Struct):
+    """What one event holds. `predicts`: whether /predict is on this port too."""
+
+    at_ms: int
+    broker: Literal["up", "down"]
+    default: str
+    predicts: bool
+    models: dict[str, ModelView]
+
+
+class LiveStream:
+    """One per process; for the event loop. Its task lives while there is a viewer."""
+
+    def __init__(
+        self, monitor: SystemMonitor, connection_registry: ConnectionRegistry, default: str, *, predicts: bool
+    ) -> None:
+        self._monitor = monitor
+        self._connection_registry = connection_registry
+        self._default = default
+        self._predicts = predicts
+        self._viewers = 0
+        self._task: asyncio.Task[None] | None = None
+        self._event = b""
+        self._changed = asyncio.Event()
+
+    def join(self) -> None:
+        """Count a viewer in; whoever does so calls `leave`. Raises Unavailable or Draining."""
+        if self._connection_registry.draining:
+            raise Draining("the server is stopping")
+        if self._viewers >= MAX_VIEWERS:
+            raise Unavailable(f"{MAX_VIEWERS} viewers are watching this process already, which is the most", RETRY_S)
+        self._viewers += 1
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+
+    def leave(self) -> None:
+        self._viewers -= 1
+        if not self._viewers and self._task:
+            self._task.cancel()
+            self._task = None
+            self._event = b""
+
+    async def events(self) -> AsyncIterator[bytes]:
+        """Yield each moment, the present one at once, until the process is told to end."""
+        while not self._connection_registry.draining:
+            changed = self._changed
+            if self._event:
+                yield self._event
+            await changed.wait()
+
+    async def _run(self) -> None:
+        looks: defaultdict[str, Looks] = defaultdict(Looks)
+        while not self._connection_registry.draining:
+            try:
+                self._event = b"data: " + msgspec.json.encode(self._moment(looks)) + b"\n\n"
+            except Exception:  # what others wrote on the broker must not end it
+                log.exception("the live page's numbers could not be made")
+            self._wake()
+            try:
+                async with asyncio.timeout(EVERY_S):
+                    await self._connection_registry.drain_began.wait()
+            except TimeoutError:
+                pass
+        self._wake()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def _moment(self, looks: defaultdict[str, Looks]) -> LiveEvent:
+        monitor = self._monitor
+        models = {
+            name: ModelView(describe(snapshot), looks[name].add(snapshot), monitor.models.get(name))
+            for name, snapshot in monitor.snapshots.items()
+        }
+        broker = "up" if monitor.fresh else "down"
+        return LiveEvent(int(time.time() * 1000), broker, self._default, self._predicts, models)
+
+
+class Events:
+    """The endpoint: GET /live/events."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        live: LiveStream = scope["app"].state.gateway.live
+        try:
+            live.join()
+        except Unavailable as error:
+            status, headers, body = problem(error, None)
+            await Response(body, status, headers)(scope, receive, send)
+            return
+        try:
+            if scope["method"] == "HEAD":
+                response = Response(headers=_HEADERS, media_type="text/event-stream")
+            else:
+                response = StreamingResponse(live.events(), headers=_HEADERS, media_type="text/event-stream")
+            await response(scope, receive, send)
+        finally:
+            live.leave()

@@ -1,0 +1,63 @@
+"""The files of the live page, as browsers take them. They tell nothing of what is served, so they need no key; the
+numbers come from the stream (events.py), which does."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable
+from importlib import resources
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from smartbatch.gateway.web.live.events import Events
+
+_HTML, _CSS, _SCRIPT = ("text/html; charset=utf-8", "text/css; charset=utf-8", "text/javascript; charset=utf-8")
+
+# path → file, media type
+FILES = {
+    "/": ("index.html", _HTML),
+    "/live/icon.svg": ("icon.svg", "image/svg+xml"),
+    "/live/page.css": ("page.css", _CSS),
+    "/live/page.js": ("page.js", _SCRIPT),
+    "/live/stream.js": ("stream.js", _SCRIPT),
+    "/live/words.js": ("words.js", _SCRIPT),
+    "/live/charts.js": ("charts.js", _SCRIPT),
+    "/live/tables.js": ("tables.js", _SCRIPT),
+    "/live/ask.js": ("ask.js", _SCRIPT),
+    "/live/answer.js": ("answer.js", _SCRIPT),
+    "/live/uPlot.js": ("vendor/uPlot.iife.min.js", _SCRIPT),
+    "/live/uPlot.css": ("vendor/uPlot.min.css", _CSS),
+}
+EVENTS = "/live/events"
+
+# No inline script or style and nothing from anywhere else; blob: is the photo that somebody has chosen.
+_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",  # asked again each time, and answered by a 304
+}
+
+
+def routes(route: Callable[..., BaseRoute]) -> list[BaseRoute]:
+    """Return the routes of the page and its stream; `route` makes one on the side of management."""
+    return [*(route(path, file) for path in FILES), route(EVENTS, Events(), methods=["GET"])]
+
+
+async def file(request: Request) -> Response:
+    content, etag, media_type = _load(request.scope["path"])
+    headers = {**_HEADERS, "etag": etag}
+    if request.headers.get("if-none-match") == etag:
+        return Response(status_code=304, headers=headers)
+    return Response(content, headers=headers, media_type=media_type)
+
+
+@functools.cache
+def _load(path: str) -> tuple[bytes, str, Any]:
+    name, media_type = FILES[path]
+    content = (resources.files("smartbatch.gateway.web.live") / "static" / name).read_bytes()
+    return content, f'"{hashlib.sha256(content).hexdigest()[:16]}"', media_type

@@ -1,0 +1,129 @@
+"""What the descriptions of all endpoints in /openapi.json are made of."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from smartbatch.gateway.auth.authenticator import ALWAYS_OPEN
+from smartbatch.gateway.core.problems import CONTENT_TYPE, DAY_S, MAX_RETRY_AFTER_S, status_of
+from smartbatch.gateway.http.heads import MAX_HEAD_BYTES, MAX_URL_BYTES
+from smartbatch.gateway.inference import params
+from smartbatch.shared import errors
+from smartbatch.shared.settings import Settings
+from smartbatch.shared.telemetry import metric_names as names
+
+Json = dict[str, Any]
+
+JSON = "application/json"
+# No response to anybody: the client has gone, or the process never started.
+_NOT_SENT = (errors.ClientGone, errors.StartupError)
+_HINTS = {
+    414: f"The URL is at most {MAX_URL_BYTES} bytes. ",
+    431: f"Request line and headers are at most {MAX_HEAD_BYTES} bytes. ",
+}
+
+
+def page(
+    name: str,
+    path: str,
+    summary: str,
+    contents: dict[int, Json],
+    *,
+    parameters: Iterable[Json] = (),
+    codes: Iterable[str] = (),
+    content_type: str = CONTENT_TYPE,
+) -> Json:
+    """Describe a page: an operation that reads no model's input. It may be refused for what any request may be refused
+    for, and for `codes`."""
+    access = [] if path in ALWAYS_OPEN else [errors.Unauthenticated.code, errors.Forbidden.code]
+    refusals = [code for code in names.HTTP_REFUSED.values if code in errors.by_code()]
+    responses = problems([*access, *refusals, *codes, errors.INTERNAL], {}, content_type)
+    for status, content in contents.items():
+        known = responses.get(str(status), {"description": summary, "content": {}})
+        responses[str(status)] = {**known, "content": {**known["content"], **content}}
+    described: Json = {"operationId": name, "summary": summary, "responses": responses}
+    if parameters := list(parameters):
+        described["parameters"] = parameters
+    return described
+
+
+def running(settings: Settings, content_type: str = CONTENT_TYPE) -> tuple[list[Json], Json, Json]:
+    """Return what all operations that run a model share: parameters, headers of the answer, and responses of errors."""
+    timeout = {"type": "number", "minimum": params.MIN_TIMEOUT_S, "maximum": params.MAX_TIMEOUT_S}
+    parameters = [
+        parameter(
+            "header",
+            "X-Request-Timeout",
+            {"schema": timeout},
+            f"Seconds after which the answer is of no use any more; {settings.request_timeout:g} at the most",
+        ),
+        parameter("header", "X-Request-Id", schema("string"), "Echoed if it is printable and not too long"),
+        parameter("header", "Traceparent", schema("string"), "W3C trace context; anything else is ignored"),
+    ]
+    headers = {
+        "X-Request-Id": header("string", "The client's own id if it sent one, else the server's"),
+        "Server-Timing": header("string", "Where the time went, in ms"),
+        "X-Batch-Rows": header("integer", "Rows in the batch that the request rode in"),
+        "X-Batch-Closed": header("string", "Why that batch was closed"),
+    }
+    refused = {"X-Request-Id": header("string", "By which the server's log can be searched")}
+    return parameters, headers, problems(_all_codes(), refused, content_type)
+
+
+def limits(settings: Settings) -> str:
+    return (
+        f"At most {settings.max_body_bytes} bytes (MAX_BODY_BYTES), and {settings.max_batch_size} rows "
+        "(the worker's MAX_BATCH_SIZE). Content-Encoding may be gzip or deflate."
+    )
+
+
+def _all_codes() -> list[str]:
+    tree = errors.by_code().items()
+    return [code for code, cls in tree if not issubclass(cls, _NOT_SENT)] + [errors.INTERNAL]
+
+
+def problems(codes: Iterable[str], headers: Json, content_type: str) -> Json:
+    """Describe the responses of errors, by status."""
+    tree = errors.by_code()
+    by_status: dict[int, list[str]] = defaultdict(list)
+    for code in codes:
+        by_status[status_of(tree[code](code)) if code in tree else 500].append(code)
+    more = {
+        401: {"WWW-Authenticate": header("string", "How to show who asks")},
+        429: _retry_after(DAY_S),
+        503: _retry_after(MAX_RETRY_AFTER_S),
+    }
+    return {
+        str(status): {
+            "description": _HINTS.get(status, "") + "`code` is one of: " + ", ".join(sorted(found)),
+            "headers": {**headers, **more.get(status, {})},
+            "content": {media: {"schema": ref("Problem")} for media in (content_type, CONTENT_TYPE)},
+        }
+        for status, found in sorted(by_status.items())
+    }
+
+
+def _retry_after(most_s: int) -> Json:
+    return {"Retry-After": header("integer", "Seconds after which to come back", minimum=1, maximum=most_s)}
+
+
+def json_content(name: str) -> Json:
+    return {JSON: {"schema": ref(name)}}
+
+
+def ref(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def schema(kind: str, **more: Any) -> Json:
+    return {"schema": {"type": kind, **more}}
+
+
+def header(kind: str, description: str, **more: Any) -> Json:
+    return {"description": description, **schema(kind, **more)}
+
+
+def parameter(where: str, name: str, described: Json, description: str, *, required: bool = False) -> Json:
+    return {"in": where, "name": name, "required": required, "description": description, **described}

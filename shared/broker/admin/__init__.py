@@ -1,0 +1,1 @@
+"""Administration: entries, dead letters, registry."""

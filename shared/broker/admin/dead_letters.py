@@ -1,0 +1,154 @@
+"""Dead letters: look at them, drop them, put them back on the stream. For people and tools, never for the hot path.
+
+`finish` makes them. Nothing here changes the stream or `open` but `admit` and `cancel`, as everywhere. A letter leaves
+only after what is to follow is certain, so a tool that is killed in between leaves it where it was.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from smartbatch.shared.broker.connection.client import Client, broker_errors
+from smartbatch.shared.broker.queue.admission import Admission, AdmitStatus, NewEntry
+from smartbatch.shared.broker.queue.claims import ENTRY_FIELDS, Entry, parse_entry
+from smartbatch.shared.broker.queue.replies import Inbox
+from smartbatch.shared.errors import QueueFull, SmartBatchError
+from smartbatch.shared.keys import Keys
+from smartbatch.shared.wire import Reply, unpack_reply
+
+GATEWAY = "dead-requeue"
+LATE_S = 2.0  # by which a reply may come after its request's timeout: the worker says that it was too late
+
+
+class DeadLetter(msgspec.Struct):
+    """One entry that was put aside, as it stood on its stream. `deliveries`: how often it was run, as far as known."""
+
+    id: str
+    reason: str
+    deliveries: int
+    entry: Entry
+
+    @property
+    def died_ms(self) -> int:
+        """When, on the clock of Redis."""
+        return int(self.id.partition("-")[0])
+
+    @property
+    def new_request_id(self) -> str:
+        """The request it becomes when it is put back; always the same, so putting it back twice runs it once."""
+        return f"requeue-{self.id}"
+
+
+class DeadLetters:
+    """One model's dead letters. Owned by whoever looks at them."""
+
+    def __init__(self, client: Client, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+
+    async def count(self) -> int:
+        with broker_errors():
+            return await self._client.xlen(self._keys.dead)
+
+    async def newest(self, limit: int | None = None) -> list[DeadLetter]:
+        """Return up to `limit` letters, the newest first; all without one."""
+        with broker_errors():
+            return [_letter(found) for found in await self._client.xrevrange(self._keys.dead, count=limit)]
+
+    async def find(self, letter_ids: Sequence[str]) -> list[DeadLetter | None]:
+        """Return each letter, or None where there is none."""
+        with broker_errors():
+            pipeline = self._client.pipeline(transaction=False)
+            for letter_id in letter_ids:
+                pipeline.xrange(self._keys.dead, letter_id, letter_id)
+            return [_letter(found[0]) if found else None for found in await pipeline.execute()]
+
+    async def payload(self, letter: DeadLetter) -> bytes | None:
+        """Return what its client sent; None if that was kept apart and has expired."""
+        if letter.entry.payload:
+            return letter.entry.payload
+        with broker_errors():
+            return await self._client.get(self._keys.body(letter.entry.id))
+
+    async def drop(self, letters: Sequence[DeadLetter]) -> int:
+        """Remove letters and what was kept apart for them. Returns how many were still there."""
+        if not letters:
+            return 0
+        with broker_errors():
+            pipeline = self._client.pipeline(transaction=True)
+            pipeline.xdel(self._keys.dead, *[letter.id for letter in letters])
+            pipeline.unlink(*[self._keys.body(letter.entry.id) for letter in letters])
+            return (await pipeline.execute())[0]
+
+
+class Requeue:
+    """Puts letters of one model back on the stream, as new requests whose replies come to whoever made this.
+
+    `blocking`: a client that may block for BLOCK_S.
+    """
+
+    def __init__(
+        self, client: Client, blocking: Client, keys: Keys, *, max_entries: int, max_bytes: int, reply_ttl_s: float
+    ) -> None:
+        gateway_id = f"{GATEWAY}-{uuid.uuid4().hex[:12]}"
+        self._client = client
+        self._keys = keys
+        self._letters = DeadLetters(client, keys)
+        self._inbox = Inbox(blocking, keys, gateway_id)
+        self._admission = Admission(
+            client, keys, gateway_id, max_entries=max_entries, max_bytes=max_bytes, body_ttl_s=reply_ttl_s
+        )
+
+    async def put_back(self, letter: DeadLetter, timeout_s: float) -> str:
+        """Admit it anew and return its new request id. The letter stays. Raises QueueFull, or SmartBatchError if
+        its body has expired."""
+        payload = await self._letters.payload(letter)
+        if payload is None:
+            raise SmartBatchError(f"{letter.id}: its body has expired, nothing is left to run")
+        entry, request_id = letter.entry, letter.new_request_id
+        request = NewEntry(request_id, int(timeout_s * 1000), entry.rows, entry.kind, payload, entry.trace)
+        if not (await self._admission.still_open([request_id]))[0]:
+            with broker_errors():
+                await self._client.unlink(self._keys.reply(request_id))  # of an earlier time
+        answer = await self._admission.admit([request])
+        if answer.statuses != [AdmitStatus.ADMITTED]:
+            raise QueueFull(f"{letter.id}: the queue is full ({answer.waiting} waiting); it stays a dead letter")
+        return request_id
+
+    async def outcome(self, request_id: str, timeout_s: float) -> Reply | None:
+        """Wait for the reply. None: not run in time (it is taken back), or Redis lost it."""
+        until = time.monotonic() + timeout_s + LATE_S
+        reply = None
+        while reply is None and time.monotonic() < until:
+            [still_open] = await self._admission.still_open([request_id])
+            [reply] = await self._inbox.read([request_id])  # in this order: else one finishing now is in neither
+            if reply is None and not still_open:
+                return None
+            if reply is None:
+                await self._inbox.pop([])
+        if reply is None:
+            await self._admission.cancel([request_id])
+            return None
+        with broker_errors():
+            await self._client.unlink(self._keys.reply(request_id))
+        return unpack_reply(reply)
+
+    async def close(self) -> None:
+        """Leave no inbox behind."""
+        with broker_errors():
+            await self._client.unlink(self._inbox.key)
+
+
+def _letter(found: tuple[bytes, Mapping[bytes, bytes]]) -> DeadLetter:
+    letter_id, fields = found
+    parts: list[bytes] = []
+    for name in ENTRY_FIELDS:
+        parts += (name, fields.get(name, b""))  # without them its entry was gone when it was buried
+    entry = parse_entry((fields[b"entry_id"], parts))
+    # an entry that no gateway wrote may have fields of these names itself
+    reason, deliveries = fields[b"reason"].decode("utf-8", "replace"), fields.get(b"deliveries", b"0")
+    return DeadLetter(letter_id.decode(), reason, int(deliveries) if deliveries.isdigit() else 0, entry)

@@ -1,0 +1,1 @@
+"""The queue's operations: admission, claims, replies, leases."""

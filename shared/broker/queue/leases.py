@@ -1,0 +1,53 @@
+"""A worker's sign of life, and its leave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from smartbatch.shared.broker.connection.client import Client, broker_errors
+from smartbatch.shared.broker.connection.script import BEAT, LEAVE, Argument
+from smartbatch.shared.broker.queue.live_limits import LiveLimits, from_redis
+from smartbatch.shared.keys import GROUP, Keys
+
+LEASE_MS = 2000
+REPORT_TTL_MS = 10_000
+
+
+class HeartbeatResult(msgspec.Struct):
+    """What Redis knows: the entries I am held to have, the workers, and the live limits."""
+
+    now_ms: int
+    pending: list[str]
+    alive: int  # workers whose lease holds, with me
+    lapsed: dict[str, bytes]  # worker id -> score, as text
+    limits: LiveLimits = LiveLimits()
+
+
+class Leases:
+    """One worker's lease. `beat` is called by the heartbeat task, `leave` once at the end."""
+
+    def __init__(self, client: Client, keys: Keys, worker_id: str) -> None:
+        self._client = client
+        self._keys = keys
+        self._worker_id = worker_id
+
+    async def beat(self, report: Mapping[str, Argument]) -> HeartbeatResult:
+        keys = self._keys
+        args: list[Argument] = [GROUP, self._worker_id, LEASE_MS, REPORT_TTL_MS]
+        for field, value in report.items():
+            args += (field, value)
+        with broker_errors():
+            script_keys = [keys.leases, keys.requests, keys.worker(self._worker_id), keys.limits]
+            now, pending, alive, lapsed, live = await BEAT.call(self._client, script_keys, args)
+        scores = dict(zip([name.decode() for name in lapsed[::2]], lapsed[1::2], strict=True))
+        scores.pop(self._worker_id, None)
+        return HeartbeatResult(now, [entry_id.decode() for entry_id in pending], alive, scores, from_redis(*live))
+
+    async def leave(self) -> int:
+        """Return how many entries were still held; 0 means that no trace is left."""
+        keys = self._keys
+        script_keys = [keys.requests, keys.fill_lock, keys.wakeup, keys.leases, keys.worker(self._worker_id)]
+        with broker_errors():
+            return await LEAVE.call(self._client, script_keys, [GROUP, self._worker_id])

@@ -1,0 +1,46 @@
+"""What API keys have spent, over all gateways: their token buckets, and their counts of the day."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from smartbatch.shared import keys
+from smartbatch.shared.broker.connection.client import Client, broker_errors
+from smartbatch.shared.broker.connection.script import USAGE, Argument
+
+BUCKETS_TTL_MS = 24 * 3600 * 1000
+COUNTS_TTL_MS = 48 * 3600 * 1000
+SEEN_TTL_MS = 3600 * 1000
+
+
+class Line(msgspec.Struct):
+    """One key's limits, and what a gateway process let through under it since its last call."""
+
+    name: str
+    rate: float
+    burst: float
+    spent: int
+    counted: int
+
+
+class Usage:
+    """One gateway process's view. Called by its ledger only."""
+
+    def __init__(self, client: Client, gateway_id: str) -> None:
+        self._client = client
+        self._gateway_id = gateway_id
+
+    async def settle(self, number: int, day: str, since_ms: int, lines: Sequence[Line]) -> list[tuple[float, int]]:
+        """Tell what was spent in the last `since_ms`. Returns (tokens left, counted that day) of each, of all gateways.
+
+        Numbers rise. The call may be repeated under its number: it is counted once.
+        """
+        args: list[Argument] = [number, since_ms, SEEN_TTL_MS, BUCKETS_TTL_MS, COUNTS_TTL_MS]
+        for line in lines:
+            args += (line.name, line.rate, line.burst, line.spent, line.counted)
+        script_keys = [keys.BUCKETS, keys.counts(day), keys.seen(self._gateway_id)]
+        with broker_errors():
+            answers = await USAGE.call(self._client, script_keys, args)
+        return [(float(tokens), int(counted)) for tokens, counted in zip(answers[::2], answers[1::2], strict=True)]

@@ -1,0 +1,1 @@
+"""SmartBatch: an inference server for PyTorch models."""

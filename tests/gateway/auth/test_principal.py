@@ -1,0 +1,151 @@
+"""One key's limits in one process, on a clock of the test's own."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from smartbatch.gateway.auth import principal as module
+from smartbatch.gateway.auth.keys import Key
+from smartbatch.gateway.auth.principal import Principal, UsageDelta
+from smartbatch.shared.errors import Forbidden, LimitReached, QuotaExceeded, RateLimited
+from smartbatch.shared.telemetry import metric_names as names
+
+SHA = hashlib.sha256(b"x").hexdigest()
+MIDNIGHT = 1_700_006_400.0  # a multiple of 86,400
+
+
+class Clock:
+    """Stands in for the module `time`."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return MIDNIGHT + self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+def principal(**limits) -> Principal:
+    return Principal("app", Key(sha256=SHA, **limits), names.KEY_REQUESTS.counter(CollectorRegistry()))
+
+
+def let_through(one: Principal, tries: int) -> int:
+    through = 0
+    for _ in range(tries):
+        try:
+            one.enter("m")
+            through += 1
+        except LimitReached:
+            pass
+    return through
+
+
+def test_a_burst_then_the_rate(clock: Clock) -> None:
+    one = principal(rate=10, burst=5)
+    assert let_through(one, 100) == 5
+    clock.now = 0.1
+    assert let_through(one, 100) == 1
+    clock.now = 1.1
+    assert let_through(one, 100) == 5  # never more than the burst, however long it was quiet
+
+
+def test_the_refusal_says_when_the_next_one_may_come(clock: Clock) -> None:
+    one = principal(rate=0.1)
+    one.enter("m")
+    clock.now = 4.0
+    with pytest.raises(RateLimited, match=r"^this key is for 0\.1 requests a second, 1 at once$") as caught:
+        one.enter("m")
+    assert caught.value.retry_after_s == pytest.approx(6.0)
+
+
+def test_without_limits_nothing_is_counted(clock: Clock) -> None:
+    one = principal()
+    assert let_through(one, 1000) == 1000
+    assert one.take_spent() == UsageDelta(0, 0)
+
+
+def test_a_quota_lasts_until_midnight_utc(clock: Clock) -> None:
+    one = principal(quota=3)
+    clock.now = 86_400 - 60.0
+    assert let_through(one, 10) == 3
+    with pytest.raises(QuotaExceeded) as caught:
+        one.enter("m")
+    assert caught.value.retry_after_s == pytest.approx(60.0)
+    one.take_spent()
+    one.settle(1, 3)
+    clock.now = 86_400.0
+    assert let_through(one, 10) == 3
+
+
+def test_what_failed_by_our_fault_is_taken_off_the_quota_and_not_off_the_rate(clock: Clock) -> None:
+    one = principal(quota=2, rate=1, burst=3)
+    one.enter("m")
+    one.give_back()
+    assert let_through(one, 10) == 2
+    assert one.take_spent() == UsageDelta(tokens=3, counted=2)
+
+
+def test_what_others_spent_counts_from_the_next_settlement(clock: Clock) -> None:
+    one = principal(rate=10, burst=5, quota=100)
+    assert let_through(one, 2) == 2
+    assert one.take_spent() == UsageDelta(2, 2)
+    one.enter("m")  # while the ledger's call is under way
+    one.settle(tokens=2.0, counted=98)
+    assert let_through(one, 10) == 1  # two tokens, less the one that Redis hadn't heard of; and the hundredth of today
+    clock.now = 1.0
+    assert let_through(one, 10) == 0
+
+
+def test_debt_is_paid_back_first(clock: Clock) -> None:
+    one = principal(rate=10, burst=5)
+    one.settle(tokens=-20.0, counted=0)
+    clock.now = 2.0
+    assert let_through(one, 10) == 0
+    clock.now = 2.1
+    assert let_through(one, 10) == 1
+
+
+def test_roles_and_models(clock: Clock) -> None:
+    with pytest.raises(Forbidden, match="/metrics"):
+        principal(role="monitor").enter("m")
+    principal(role="admin").enter("m")
+    one = principal(models=("a", "b"))
+    one.enter("a")
+    with pytest.raises(Forbidden, match=r"^this key is not for that model$"):
+        one.enter("m")
+
+
+def test_other_limits_take_hold_and_what_was_spent_stays_spent(clock: Clock) -> None:
+    one = principal(rate=1, burst=2, quota=5)
+    assert let_through(one, 10) == 2
+    one.change(Key(sha256=SHA, rate=1, burst=4, quota=3))
+    assert let_through(one, 10) == 1  # two more tokens, one more of the quota
+    one.change(Key(sha256=SHA))
+    assert let_through(one, 10) == 10
+
+
+@given(st.lists(st.tuples(st.floats(0, 3), st.integers(0, 30)), max_size=40))
+def test_no_pattern_gets_more_than_burst_and_rate(pattern: list[tuple[float, int]]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        clock = Clock()
+        patch.setattr(module, "time", clock)
+        one = principal(rate=7, burst=9)
+        through = 0
+        for pause, tries in pattern:
+            clock.now += pause
+            through += let_through(one, tries)
+        assert through <= 9 + 7 * clock.now + 1e-6

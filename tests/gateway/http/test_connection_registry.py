@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from smartbatch.gateway.http.connection_registry import ConnectionRegistry
+
+SCRIPT = """
+import resource, sys
+from smartbatch.gateway.http.connection_registry import affordable
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[2])))
+print(affordable(4096), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "connections", "raised_to"),
+    [(256, 5000, 4096, 4288), (5000, 5000, 4096, 5000), (256, 256, 64, 256), (256, 1000, 808, 1000)],
+)
+def test_open_files_are_allowed_as_far_as_is_needed_and_connections_as_far_as_there_are_files(
+    soft: int, hard: int, connections: int, raised_to: int
+):
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(soft), str(hard)], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert run.stdout.split() == [str(connections), str(raised_to)]
+    assert ("ulimit -n" in run.stderr) == (connections < 4096)
+
+
+class Idle:
+    """A connection with nothing to do."""
+
+    idle = True
+    closed = False
+
+    def abort(self) -> None:
+        self.closed = True
+
+
+def test_the_one_that_was_of_use_last_is_the_last_to_be_given_up():
+    connection_registry = ConnectionRegistry(16, 30.0, lambda reason: None, lambda error: None)
+    connections: list[Any] = [Idle() for _ in range(16)]
+    assert all(connection_registry.admit(connection) for connection in connections)
+    connection_registry.answered(connections[0])  # the oldest, and the only one that ever asked for anything
+    newer: list[Any] = [Idle() for _ in range(15)]
+    assert all(connection_registry.admit(connection) for connection in newer)
+    assert [connection.closed for connection in connections] == [False] + [True] * 15

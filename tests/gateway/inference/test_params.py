@@ -1,0 +1,142 @@
+"""Headers and query: strict numbers, nothing unknown, and no client's text in a key, a header or a log's line ends."""
+
+from __future__ import annotations
+
+import logging
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smartbatch.gateway.inference.params import READ_HEADERS, RequestParams, printable, read_headers, read_params
+from smartbatch.shared.errors import ClientError, UnknownModel
+from smartbatch.shared.keys import Keys
+from smartbatch.shared.telemetry.logs import set_up
+
+
+def params(query: str = "", **headers: str | list[str]) -> RequestParams:
+    pairs = [
+        (name.replace("_", "-").encode(), value.encode("latin-1"))
+        for name, values in headers.items()
+        for value in ([values] if isinstance(values, str) else values)
+    ]
+    return read_params(read_headers(pairs, READ_HEADERS), query.encode("latin-1"))
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("10", 10), ("0.5", 0.5), (".5", 0.5), ("1.", 1), ("86400", 86400)])
+def test_a_timeout_is_a_decimal_number(text: str, seconds: float) -> None:
+    assert params(x_request_timeout=text).timeout_s == seconds
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1,5",
+        "10s",
+        "1" * 5000,
+        "1\x00",
+        "³",
+        "",
+        " ",
+        "1_0",
+        "1e3",
+        "nan",
+        "inf",
+        "-1",
+        "+1",
+        "0",
+        "0.0001",
+        "86401",
+        "١٠".encode().decode("latin-1"),
+        "0x10",
+    ],
+)
+def test_what_is_no_timeout_is_refused_with_what_was_expected_and_what_came(text: str) -> None:
+    with pytest.raises(ClientError) as caught:
+        params(x_request_timeout=text)
+    assert str(caught.value) == (
+        f"X-Request-Timeout: expected a number of seconds from 0.001 to 86400, got {text[:40]!r}"
+    )
+
+
+def test_a_header_that_comes_twice_is_one_list() -> None:
+    with pytest.raises(ClientError, match="got '10, 20'"):
+        params(x_request_timeout=["10", "20"])
+    assert params(accept=["application/x-npy", "*/*;q=0.1"]).accept == "application/x-npy, */*;q=0.1"
+    assert params(content_type=["application/json", "image/png"]).content_type == "application/json, image/png"
+
+
+@pytest.mark.parametrize(("text", "count"), [("0", 0), ("5", 5), ("007", 7), ("1000", 1000)])
+def test_top_k_is_a_whole_number(text: str, count: int) -> None:
+    assert params(f"top_k={text}").top_k == count
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1.9", "1.0", "1e2", "-1", "%2B1", "1_0", "1001", "five", "%20", "%D9%A1", "9" * 99]
+)
+def test_what_is_no_top_k_is_refused(text: str) -> None:
+    with pytest.raises(ClientError, match="top_k: expected a whole number from 0 to 1000, got '"):
+        params(f"top_k={text}")
+
+
+@pytest.mark.parametrize(
+    ("query", "parsed"),
+    [
+        ("topk=3", "unknown query parameter 'topk'; did you mean top_k?"),
+        ("Top-K=3", "unknown query parameter 'Top-K'; did you mean top_k?"),
+        ("models=x", "unknown query parameter 'models'; did you mean model?"),
+        ("top_k%0a=3", r"unknown query parameter 'top_k\\n'; did you mean top_k?"),
+        ("top_k", "top_k: expected a whole number"),
+        ("top_k=1&top_k=1", "the query parameter top_k came twice"),
+        ("model=a&model=b", "came twice"),
+        ("&".join(["top_k=1"] * 17), "at most 16 parameters"),
+    ],
+)
+def test_a_misspelt_or_repeated_parameter_is_refused(query: str, parsed: str) -> None:
+    with pytest.raises(ClientError, match=parsed):
+        params(query)
+
+
+def test_parameters_that_others_add_are_ignored() -> None:
+    assert params("n=1&n=2&_=%0a&top_k=3&utm_source=x").top_k == 3
+
+
+@given(st.text(max_size=200))
+def test_a_models_name_is_refused_unless_it_may_stand_in_a_key(name: str) -> None:
+    try:
+        model = params(f"model={quote(name)}").model
+    except UnknownModel:
+        return
+    assert model is not None
+    assert Keys(model).requests == f"smartbatch:{{{name}}}:requests"
+    assert set(model) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
+    assert 1 <= len(model) <= 128
+
+
+@pytest.mark.parametrize("name", ["", "a}:b", "{x}", "a b", "a\n", "..%2F", "*", "a\x00", "ä", "a" * 129, "a:requests"])
+def test_a_models_name_that_would_make_another_key_is_unknown(name: str) -> None:
+    with pytest.raises(UnknownModel, match="a model name is 1 to 128 characters"):
+        params(f"model={quote(name)}")
+
+
+@given(st.text(st.characters(max_codepoint=255), max_size=200))
+def test_a_clients_id_is_echoed_only_if_it_is_plain_text(text: str) -> None:
+    plain = len(text) <= 128 and all(" " <= character <= "~" for character in text)
+    assert printable(text) == (text if plain else "")
+
+
+def test_a_log_line_stays_one_line_whatever_it_quotes(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    try:
+        for form in ("human", "json"):
+            set_up(form, "info", "test")
+            logging.getLogger("x").info("refused: %s", "a\nFAKE\r\x1b[2J\u2028b", extra={"request_id": "r\n1"})
+    finally:
+        root.handlers[:], _ = before
+        root.setLevel(before[1])
+    human, json_line, *rest = capsys.readouterr().err.splitlines()
+    assert human.endswith(r"refused: a\nFAKE\r\x1b[2J\u2028b  [request_id=r\n1]")
+    assert r"a\nFAKE\r\u001b[2J\u2028b" in json_line
+    assert rest == []

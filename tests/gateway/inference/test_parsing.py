@@ -1,0 +1,37 @@
+"""Bodies before they are read: compressed ones are held against MAX_BODY_BYTES, however small that is."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from typing import Any, cast
+
+import pytest
+
+from smartbatch.gateway.inference.parsing import LARGE_BYTES, parse_body
+from smartbatch.gateway.services import GatewayServices
+from smartbatch.shared.errors import BodyTooLarge
+from smartbatch.shared.settings import from_environment
+
+
+class Taker:
+    """Takes any body, as an InferenceRequest would."""
+
+    def __init__(self) -> None:
+        self.deadline_at = asyncio.get_running_loop().time() + 10
+
+    def request(self, body: bytes) -> int:
+        return len(body)
+
+
+@pytest.mark.parametrize("most", [1000, 2 * LARGE_BYTES])
+@pytest.mark.parametrize("over", [0, 1])
+async def test_what_a_body_inflates_to_is_bounded(most: int, over: int) -> None:
+    gateway = GatewayServices(from_environment({"MAX_BODY_BYTES": str(most), "REDIS_URL": "redis://127.0.0.1:1/0"}))
+    body = gzip.compress(b"x" * (most + over))
+    making = parse_body(gateway, cast(Any, Taker()), body, "gzip")
+    if over:
+        with pytest.raises(BodyTooLarge):
+            await making
+    else:
+        assert await making == most

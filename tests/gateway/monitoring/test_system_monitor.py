@@ -1,0 +1,50 @@
+"""What a gateway sees of the system, whatever stands on the broker."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
+from smartbatch.shared.broker.connection.client import Client
+from smartbatch.shared.keys import Keys
+from smartbatch.shared.settings import from_environment
+from tests.brokers import Broker
+
+GOOD, BAD = Keys("good"), Keys("bad")
+
+
+@pytest.fixture
+async def monitor(any_broker: Broker):
+    monitor = SystemMonitor(from_environment({"REDIS_URL": any_broker.url, "MODEL_NAME": "good"}), "g1", {})
+    yield monitor
+    await monitor.close()
+
+
+async def _worker(client: Client, keys: Keys, worker_id: str, **report: str | bytes) -> None:
+    now_ms = (await client.time())[0] * 1000
+    await client.zadd(keys.leases, {worker_id: now_ms + 60_000})
+    await client.hset(keys.worker(worker_id), mapping={"state": "ready", "capacity_rows_per_s": "100", **report})
+
+
+async def test_reports_that_are_none_hide_no_other_worker(client: Client, monitor: SystemMonitor) -> None:
+    await _worker(client, GOOD, "w1")
+    await _worker(client, GOOD, "w2", host=b"\xff\xfe", batch_full_s=b"\xff")
+    await _worker(client, GOOD, "w3")
+    await client.delete(GOOD.worker("w3"))
+    await client.set(GOOD.worker("w3"), "no hash")
+    await monitor._look()
+    assert monitor.snapshots["good"].ready_workers == ["w1", "w2"]
+    assert monitor.capacity("good").rows_per_s == pytest.approx(180)  # nine tenths
+    assert monitor.fresh
+
+
+async def test_a_model_whose_keys_hold_something_else_hides_no_other(client: Client, monitor: SystemMonitor) -> None:
+    await _worker(client, GOOD, "w1")
+    await client.set(BAD.leases, "no sorted set")
+    monitor._queues = cast(Any, {"bad": None})  # only its name is read
+    await monitor._look()
+    assert set(monitor.snapshots) == {"good"}
+    assert monitor.fresh
+    monitor._queues = {}

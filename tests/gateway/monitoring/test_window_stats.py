@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry
+
+from smartbatch.gateway.core.latency_window import WINDOW_S
+from smartbatch.gateway.monitoring.window_stats import Last, Looks, WorkerLast, pack_parts
+from smartbatch.shared.broker.admin.registry import Snapshot
+from smartbatch.shared.telemetry import metric_names as names
+from smartbatch.shared.telemetry import metric_snapshot
+
+
+class Worker:
+    """A worker's counts, as it reports them."""
+
+    def __init__(self, started_ms: int = 0) -> None:
+        self._started_ms = started_ms
+        self._registry = CollectorRegistry()
+        self._closed = names.BATCHES.counter(self._registry)
+        self._rows = names.BATCH_ROWS.histogram(self._registry).labels("m")
+        self._all_rows = names.ROWS.counter(self._registry).labels("m")
+        self._busy = names.DEVICE_BUSY.counter(self._registry).labels("m")
+
+    def ran(self, rows: int, closed: str = "full", seconds: float = 0.0) -> Worker:
+        self._closed.labels("m", closed).inc()
+        self._rows.observe(rows)
+        self._all_rows.inc(rows)
+        self._busy.inc(seconds)
+        return self
+
+    @property
+    def report(self) -> dict:
+        return {"started_ms": str(self._started_ms), "metrics": metric_snapshot.pack(self._registry)}
+
+
+def gateway(answered: int, started_ms: int = 0, **parts: float) -> dict:
+    return {"started_ms": str(started_ms), "parts": pack_parts(answered, parts).decode()}
+
+
+def look(now_ms: int, workers: dict[str, Worker] | None = None, gateways: dict[str, dict] | None = None) -> Snapshot:
+    return Snapshot("m", now_ms, workers={w: x.report for w, x in (workers or {}).items()}, gateways=gateways or {})
+
+
+def some(counts: dict[str, int]) -> dict[str, int]:
+    return {name: count for name, count in counts.items() if count}
+
+
+def test_what_was_counted_before_the_first_look_is_not_of_late() -> None:
+    looks, worker = Looks(), Worker().ran(8).ran(3)
+    last = looks.add(look(50_000, {"w": worker}, {"g": gateway(5, queue=1.0)}))
+    assert last == Last(0.0, 0, {}, last.rows_at_most, last.closed, {"w": WorkerLast(0, 0, 0.0)})
+    assert some(last.rows_at_most) == some(last.closed) == {}
+    worker.ran(8, seconds=0.5).ran(2, "window", 0.25)
+    last = looks.add(look(51_000, {"w": worker}, {"g": gateway(9, queue=1.4, forward=0.2)}))
+    assert some(last.rows_at_most) == {"8": 1, "2": 1}
+    assert some(last.closed) == {"full": 1, "window": 1}
+    assert (last.window_s, last.answered, last.parts_ms) == (1.0, 4, {"queue": 100.0, "forward": 50.0})
+    assert last.workers == {"w": WorkerLast(2, 10, 0.75)}
+
+
+def test_the_window_moves_on() -> None:
+    looks, worker = Looks(), Worker()
+    for second in range(100, 130):
+        last = looks.add(look(second * 1000, {"w": worker.ran(1)}))
+    assert (last.window_s, last.closed["full"]) == (WINDOW_S, WINDOW_S)
+
+
+def test_processes_come_and_go() -> None:
+    looks, old = Looks(), Worker().ran(8)
+    looks.add(look(100_000, {"old": old}, {"a": gateway(100, queue=1.0)}))
+    new, known_late = Worker(started_ms=100_500).ran(4), Worker(started_ms=7).ran(2)
+    both = {"new": new, "known late": known_late}
+    last = looks.add(look(101_000, both, {"a": gateway(101, queue=1.5)}))
+    assert some(last.rows_at_most) == {"4": 1}  # all of the one that has just started, nothing of who was out of sight
+    assert list(last.workers) == ["new", "known late"]
+    last = looks.add(look(102_000, {"known late": known_late.ran(2)}))
+    assert some(last.rows_at_most) == {"2": 1}
+    assert last.answered == 0
+
+
+def test_the_same_look_twice_counts_once_and_a_stopped_clock_divides_by_nothing() -> None:
+    looks, worker = Looks(), Worker()
+    for _ in range(3):
+        assert looks.add(look(100_000, {"w": worker})).window_s == 0.0
+
+
+def test_a_report_without_counts_is_none() -> None:
+    last = Looks().add(Snapshot("m", 1, workers={"w": {"started_ms": "0"}}, gateways={"g": {"started_ms": "0"}}))
+    assert (last.answered, last.workers) == (0, {"w": WorkerLast(0, 0, 0.0)})

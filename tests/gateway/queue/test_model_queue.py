@@ -1,0 +1,138 @@
+"""The lane against a real broker: gathering, resending, finding what got lost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from smartbatch.gateway.core.metrics import GatewayMetrics
+from smartbatch.gateway.queue.model_queue import ModelQueue
+from smartbatch.gateway.queue.pending import Pending, PendingFuture
+from smartbatch.shared.broker.connection.client import connect
+from smartbatch.shared.broker.queue.admission import UNKNOWN, NewEntry
+from smartbatch.shared.broker.queue.claims import Outcome, WorkerQueue
+from smartbatch.shared.errors import BrokerUnavailable, ClientGone, DeadlineExceeded
+from smartbatch.shared.keys import Keys
+from smartbatch.shared.settings import from_environment
+from tests.brokers import Broker
+
+KEYS = Keys("m")
+
+
+@pytest.fixture
+async def queue(broker: Broker) -> AsyncIterator[ModelQueue]:
+    settings = from_environment({"REDIS_URL": broker.url, "MODEL_NAME": "m"})
+    queue = ModelQueue("m", settings, "gw", GatewayMetrics().of("m"), lambda: UNKNOWN)
+    queue.start(asyncio.create_task)
+    yield queue
+    await queue.close()
+
+
+@pytest.fixture
+async def worker(broker: Broker) -> AsyncIterator[WorkerQueue]:
+    client = connect(broker.url)
+    yield WorkerQueue(client, client, KEYS, "w1", lease_ms=2000, reply_ttl_s=60)
+    await client.aclose()
+
+
+def submit(queue: ModelQueue, number: int, timeout_ms: int = 5000) -> PendingFuture:
+    return queue.submit(NewEntry(f"r{number}", timeout_ms, 1, "raw", b"x"), time.monotonic())
+
+
+async def admitted(*pendings: Pending) -> None:
+    async with asyncio.timeout(5):
+        while not all(pending.admitted for pending in pendings):
+            await asyncio.sleep(0.001)
+
+
+async def claim(worker: WorkerQueue):
+    return (await worker.claim("idle", room_rows=100, room_bytes=1 << 20)).entries
+
+
+async def test_what_arrives_together_leaves_in_one_call(queue: ModelQueue, broker: Broker) -> None:
+    pendings = [submit(queue, number) for number in range(50)]
+    await admitted(*pendings)
+    assert queue.metrics.flushes._value.get() == 1
+    assert broker.sync.xlen(KEYS.requests) == 50
+
+
+async def test_a_reply_resolves_its_request_and_leaves_no_key(
+    queue: ModelQueue, worker: WorkerQueue, broker: Broker
+) -> None:
+    pending = submit(queue, 1)
+    await admitted(pending)
+    [entry] = await claim(worker)
+    await worker.finish([Outcome(entry, b"reply")])
+    assert await pending.future == b"reply"
+    async with asyncio.timeout(5):
+        while broker.sync.exists(KEYS.reply("r1")):
+            await asyncio.sleep(0.001)
+
+
+async def test_a_lost_wake_up_is_found_by_the_sweep(queue: ModelQueue, worker: WorkerQueue, broker: Broker) -> None:
+    pending = submit(queue, 1)
+    await admitted(pending)
+    [entry] = await claim(worker)
+    stray = Outcome(entry, b"reply")
+    stray.entry.gateway = "somebody-else"  # the wake-up goes astray, the reply stands
+    await worker.finish([stray])
+    async with asyncio.timeout(4):
+        assert await pending.future == b"reply"
+        while broker.sync.exists(KEYS.reply("r1")):
+            await asyncio.sleep(0.001)
+
+
+async def test_what_redis_lost_is_admitted_again_under_the_same_id(
+    queue: ModelQueue, worker: WorkerQueue, broker: Broker
+) -> None:
+    pending = submit(queue, 1)
+    await admitted(pending)
+    broker.sync.flushall()
+    async with asyncio.timeout(4):
+        while not (entries := await claim(worker)):
+            await asyncio.sleep(0.01)
+    assert [entry.id for entry in entries] == ["r1"]
+    await worker.finish([Outcome(entries[0], b"reply")])
+    assert await pending.future == b"reply"
+    assert queue.metrics.readmissions._value.get() == 1
+
+
+@pytest.mark.parametrize("error", [DeadlineExceeded("late"), ClientGone("gone")])
+async def test_giving_up_frees_the_place(queue: ModelQueue, broker: Broker, error: Exception) -> None:
+    pending = submit(queue, 1)
+    await admitted(pending)
+    pending.end(error)
+    with pytest.raises(type(error)):
+        await pending.future
+    queue.finished(pending, answered=False)
+    async with asyncio.timeout(5):
+        while broker.sync.exists(KEYS.inflight):
+            await asyncio.sleep(0.001)
+    assert broker.sync.xlen(KEYS.requests) == 0
+
+
+async def test_giving_up_before_the_admission_was_sent_sends_nothing(queue: ModelQueue, broker: Broker) -> None:
+    pending = submit(queue, 1)
+    pending.end(ClientGone("gone"))
+    queue.finished(pending, answered=False)
+    after = submit(queue, 2)
+    await admitted(after)
+    assert [fields[b"id"] for _, fields in broker.sync.xrange(KEYS.requests)] == [b"r2"]
+    with pytest.raises(ClientGone):
+        await pending.future
+
+
+async def test_without_a_broker_requests_are_refused_and_soon_at_once() -> None:
+    settings = from_environment({"REDIS_URL": "redis://127.0.0.1:1/0", "MODEL_NAME": "m"})
+    queue = ModelQueue("m", settings, "gw", GatewayMetrics().of("m"), lambda: UNKNOWN)
+    queue.start(asyncio.create_task)
+    first = submit(queue, 1)
+    with pytest.raises(BrokerUnavailable):
+        async with asyncio.timeout(4):
+            await first.future
+    with pytest.raises(BrokerUnavailable):
+        queue.check(5000)
+    await queue.close()

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from smartbatch.gateway.web.live import events
+from smartbatch.gateway.web.live.events import MAX_VIEWERS, LiveStream
+from smartbatch.shared.broker.admin.registry import Snapshot
+from smartbatch.shared.errors import Draining, Unavailable
+
+
+class Looked:
+    """An observer that counts how often it is asked."""
+
+    fresh = True
+    models: dict = {}  # noqa: RUF012
+    started = 0
+    workers: dict = {}  # noqa: RUF012
+
+    @property
+    def snapshots(self) -> dict[str, Snapshot]:
+        self.started += 1
+        return {"m": Snapshot("m", self.started * 1000, waiting=self.started, workers=self.workers)}
+
+
+class Seen:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(events, "EVERY_S", 0.01)
+        self.monitor = Looked()
+        self.connection_registry: Any = SimpleNamespace(draining=False, drain_began=asyncio.Event())
+        monitor: Any = self.monitor
+        self.live = LiveStream(monitor, self.connection_registry, "m", predicts=True)
+
+    def drain(self) -> None:
+        self.connection_registry.draining = True
+        self.connection_registry.drain_began.set()
+
+
+@pytest.fixture
+async def seen(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Seen]:
+    yield Seen(monkeypatch)
+
+
+def waiting(event: bytes) -> int:
+    assert event.startswith(b"data: ") and event.endswith(b"\n\n")
+    return json.loads(event[6:])["models"]["m"]["stats"]["queue"]["waiting"]
+
+
+async def test_all_viewers_share_each_moment(seen: Seen) -> None:
+    for _ in range(3):
+        seen.live.join()
+    streams = [seen.live.events() for _ in range(3)]
+    firsts = [await anext(stream) for stream in streams]
+    assert firsts[0] is firsts[1] is firsts[2]
+    seconds = await asyncio.gather(*(anext(stream) for stream in streams))
+    assert seconds[0] is seconds[1] is seconds[2]
+    assert waiting(seconds[0]) == waiting(firsts[0]) + 1
+
+
+async def test_nothing_is_made_without_a_viewer(seen: Seen) -> None:
+    assert seen.monitor.started == 0
+    seen.live.join()
+    await anext(seen.live.events())
+    seen.live.leave()
+    started = seen.monitor.started
+    await asyncio.sleep(0.05)
+    assert seen.monitor.started == started
+    assert len(asyncio.all_tasks()) == 1
+    seen.live.join()  # and somebody comes again: nothing old is shown
+    assert waiting(await anext(seen.live.events())) == started + 1
+
+
+async def test_a_slow_viewer_misses_moments_and_gets_the_newest(seen: Seen) -> None:
+    seen.live.join()
+    stream = seen.live.events()
+    first = waiting(await anext(stream))
+    while seen.monitor.started < first + 5:
+        await asyncio.sleep(0.01)
+    assert waiting(await anext(stream)) >= first + 5
+
+
+async def test_there_is_a_most_of_viewers(seen: Seen) -> None:
+    for _ in range(MAX_VIEWERS):
+        seen.live.join()
+    with pytest.raises(Unavailable, match=f"{MAX_VIEWERS} viewers"):
+        seen.live.join()
+    seen.live.leave()
+    seen.live.join()
+
+
+async def test_a_drain_ends_every_stream_and_lets_nobody_in(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "EVERY_S", 3600)
+    seen.live.join()
+    stream = seen.live.events()
+    await anext(stream)
+    rest = asyncio.create_task(anext(stream, None))
+    await asyncio.sleep(0)
+    seen.drain()
+    assert await asyncio.wait_for(rest, 5) is None
+    with pytest.raises(Draining):
+        seen.live.join()
+
+
+async def test_numbers_that_cannot_be_made_end_nothing(seen: Seen, caplog: pytest.LogCaptureFixture) -> None:
+    seen.live.join()
+    stream = seen.live.events()
+    first = waiting(await anext(stream))
+    seen.monitor.workers = {"w": {"started_ms": "0", "metrics": 5}}  # what Redis could never hold
+    while "could not be made" not in caplog.text:
+        await asyncio.sleep(0.01)
+    assert waiting(await anext(stream)) >= first  # the last that could
+    seen.monitor.workers = {}
+    started = seen.monitor.started
+    while waiting(await anext(stream)) <= started:
+        pass

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib import resources
+from pathlib import Path
+
+from smartbatch.gateway.web.live import page
+
+ROOT = Path(__file__).parents[4]
+STATIC = ROOT / "gateway/web/live/static"
+
+
+def test_every_file_is_served_and_shipped() -> None:
+    there = {path.relative_to(STATIC).as_posix() for path in STATIC.rglob("*") if path.is_file()}
+    assert there == {name for name, _ in page.FILES.values()} | {"vendor/uPlot.LICENSE"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    [*patterns] = project["tool"]["setuptools"]["package-data"]["smartbatch.gateway.web.live"]
+    package = ROOT / "gateway/web/live"
+    shipped = {path for pattern in patterns for path in package.glob(pattern) if path.is_file()}
+    assert shipped == {package / "static" / name for name in there}
+    assert "gateway/web/live/static/vendor/uPlot.LICENSE" in project["project"]["license-files"]
+
+
+def test_no_file_of_ours_names_another_server() -> None:
+    for name, _ in page.FILES.values():
+        if not name.startswith("vendor/"):
+            text = (resources.files("smartbatch.gateway.web.live") / "static" / name).read_text()
+            addresses = re.findall(r"\w+://[^\s\"'<]+", text)
+            assert set(addresses) <= {"http://www.w3.org/2000/svg", "http://HOST:PORT/predict"}

@@ -1,0 +1,40 @@
+"""Limits that are changed while workers serve: what a beat brings back, whatever stands on Redis."""
+
+from __future__ import annotations
+
+import pytest
+
+from smartbatch.shared.broker.connection.client import Client
+from smartbatch.shared.broker.queue.leases import Leases
+from smartbatch.shared.broker.queue.live_limits import LiveLimits, from_redis, reset_limits, set_limits
+from smartbatch.shared.keys import Keys
+
+KEYS = Keys("m")
+
+
+async def beat_limits(client: Client) -> LiveLimits:
+    return (await Leases(client, KEYS, "w1").beat({"state": "ready"})).limits
+
+
+async def test_a_beat_brings_what_was_set_until_it_is_reset(client: Client) -> None:
+    assert await beat_limits(client) == LiveLimits(None, None)
+    await set_limits(client, KEYS, LiveLimits(max_batch_size=4))
+    await set_limits(client, KEYS, LiveLimits(max_wait_time=0.0))
+    assert await beat_limits(client) == LiveLimits(4, 0.0)
+    await reset_limits(client, KEYS)
+    assert await beat_limits(client) == LiveLimits(None, None)
+
+
+async def test_a_key_of_another_type_ends_no_beat(client: Client) -> None:
+    await client.set(KEYS.limits, b"what is this")
+    assert await beat_limits(client) == LiveLimits(None, None)
+
+
+@pytest.mark.parametrize("size", [b"0", b"-3", b"4.5", b"many", b"9" * 40, b""])
+def test_a_size_that_is_none_is_ignored(size: bytes) -> None:
+    assert from_redis(size, b"0.5") == LiveLimits(None, 0.5)
+
+
+@pytest.mark.parametrize("wait", [b"-1", b"nan", b"inf", b"61", b"soon", b""])
+def test_a_window_that_is_none_is_ignored(wait: bytes) -> None:
+    assert from_redis(b"8", wait) == LiveLimits(8, None)

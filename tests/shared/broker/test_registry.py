@@ -1,0 +1,42 @@
+"""The snapshot: what gateways, `top` and alerts are told of a model's queue, read from brokers as they are."""
+
+from __future__ import annotations
+
+import asyncio
+
+from smartbatch.shared.broker.admin.registry import Snapshot, snapshot
+from smartbatch.shared.broker.connection.client import Client
+from smartbatch.shared.broker.queue.claims import read_entry
+from tests.entries import entry_fields
+from tests.shared.broker.test_protocol import KEYS, admission, claim, request
+
+
+async def test_a_model_that_nobody_asked_for_has_nothing(client: Client) -> None:
+    looked = await snapshot(client, KEYS.model)
+    assert looked == Snapshot(KEYS.model, looked.now_ms)
+
+
+async def test_it_counts_what_waits_and_runs(client: Client) -> None:
+    await admission(client).admit([request(n, rows=n) for n in (1, 2, 3)])
+    assert len((await claim(client, room_rows=3)).entries) == 2
+    looked = await snapshot(client, KEYS.model)
+    assert (looked.waiting, looked.running, looked.open_requests, looked.open_bytes) == (1, 2, 3, 300)
+
+
+async def test_the_oldest_wait_is_that_of_the_next_to_be_claimed(client: Client) -> None:
+    for number in range(3):
+        await admission(client).admit([request(number)])
+        await asyncio.sleep(0.005)  # so that they have waited differently long
+    entries = [read_entry(found) for found in await client.xrange(KEYS.requests)]
+    assert entries[0].t_ms < entries[1].t_ms < entries[2].t_ms
+    for entry in entries:
+        looked = await snapshot(client, KEYS.model)
+        assert looked.oldest_wait_s == (looked.now_ms - entry.t_ms) / 1000 > 0
+        await claim(client, room_rows=1)
+    assert (await snapshot(client, KEYS.model)).oldest_wait_s == 0
+
+
+async def test_nobody_knows_how_long_an_entry_waits_that_no_gateway_wrote(client: Client) -> None:
+    await client.xadd(KEYS.requests, entry_fields(t="long ago"))
+    looked = await snapshot(client, KEYS.model)
+    assert (looked.waiting, looked.oldest_wait_s) == (1, 0.0)

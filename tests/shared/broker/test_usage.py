@@ -1,0 +1,64 @@
+"""The shared account of API keys, on both brokers."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from smartbatch.shared.broker.queue.usage import Line, Usage
+from smartbatch.shared.keys import BUCKETS, counts
+from tests.brokers import Broker
+
+DAY = "2030-01-02"
+
+
+async def test_what_two_processes_spend_comes_off_one_bucket_and_one_count(client: Any) -> None:
+    first, second = Usage(client, "g1"), Usage(client, "g2")
+    assert await first.settle(1, DAY, 0, [Line("app", 0.001, 10, 4, 4)]) == [(pytest.approx(6, abs=0.01), 4)]
+    assert await second.settle(1, DAY, 0, [Line("app", 0.001, 10, 3, 3)]) == [(pytest.approx(3, abs=0.01), 7)]
+    assert await first.settle(2, DAY, 0, [Line("app", 0.001, 10, 0, 0)]) == [(pytest.approx(3, abs=0.01), 7)]
+
+
+async def test_a_call_that_is_sent_again_counts_once(client: Any) -> None:
+    usage = Usage(client, "g1")
+    line = [Line("app", 0.001, 10, 4, 4)]
+    for _ in range(3):
+        assert await usage.settle(7, DAY, 0, line) == [(pytest.approx(6, abs=0.01), 4)]
+    assert await usage.settle(6, DAY, 0, line) == [(pytest.approx(6, abs=0.01), 4)]  # a copy that was under way longer
+
+
+async def test_a_bucket_goes_below_zero_and_fills_again(client: Any) -> None:
+    usage = Usage(client, "g1")
+    [(left, _)] = await usage.settle(1, DAY, 0, [Line("app", 100, 10, 25, 0)])
+    assert left == pytest.approx(-15, abs=0.01)
+    asked_at = time.monotonic()
+    while left < 10:
+        [(left, _)] = await usage.settle(2, DAY, 0, [Line("app", 100, 10, 0, 0)])
+    assert 0.2 < time.monotonic() - asked_at < 0.6  # 25 tokens at 100 a second
+
+
+async def test_what_was_spent_lately_is_not_made_good_by_a_long_pause_before(client: Any, any_broker: Broker) -> None:
+    """The bucket was full long ago; the burst came in the last second, and only that second fills it again."""
+    usage = Usage(client, "g1")
+    await usage.settle(1, DAY, 1000, [Line("app", 5, 100, 1, 0)])
+    tokens, at = any_broker.sync.hget(BUCKETS, "app").decode().split("|")
+    any_broker.sync.hset(BUCKETS, "app", f"{tokens}|{int(at) - 3_600_000}")
+    [(left, _)] = await usage.settle(2, DAY, 1000, [Line("app", 5, 100, 100, 0)])
+    assert left == pytest.approx(5, abs=0.01)
+
+
+async def test_days_are_counted_apart_and_forgotten(client: Any, any_broker: Broker) -> None:
+    usage = Usage(client, "g1")
+    assert await usage.settle(1, DAY, 0, [Line("app", 0, 1, 5, 5), Line("b", 0, 1, 0, -2)]) == [(1.0, 5), (1.0, -2)]
+    assert await usage.settle(2, "2030-01-03", 0, [Line("app", 0, 1, 1, 1)]) == [(1.0, 1)]
+    assert await usage.settle(3, DAY, 0, []) == []
+    assert 0 < any_broker.sync.ttl(counts(DAY)) <= 48 * 3600
+    assert any_broker.sync.exists(BUCKETS) == 0  # no rate, no bucket
+
+
+async def test_a_thousand_keys_are_one_call(client: Any) -> None:
+    usage = Usage(client, "g1")
+    answers = await usage.settle(1, DAY, 0, [Line(f"k{n}", 0.001, 10, 1, n) for n in range(1000)])
+    assert [counted for _, counted in answers] == list(range(1000))

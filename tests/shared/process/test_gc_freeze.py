@@ -1,0 +1,29 @@
+"""What is here when a process begins to serve is left alone by the garbage collector; what comes later isn't."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+from smartbatch.shared.process.gc_freeze import freeze_startup_objects
+
+
+class Ring:
+    """Refers to itself, so that only a collection frees it."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_what_was_here_is_not_looked_at_again_and_what_comes_later_is_collected() -> None:
+    gone, here = weakref.ref(Ring()), Ring()
+    try:
+        freeze_startup_objects()
+        assert gone() is None  # garbage isn't kept
+        assert not any(found is here for found in gc.get_objects())
+        later = weakref.ref(Ring())
+        gc.collect()
+        assert later() is None
+    finally:
+        gc.unfreeze()
+    assert any(found is here for found in gc.get_objects())

@@ -1,0 +1,93 @@
+"""What is served equals what the model gives: real photos through HTTP under concurrency, against direct forwards."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Callable
+
+import aiohttp
+import numpy as np
+import pytest
+import torch
+
+from smartbatch.shared.wire import Payload
+from smartbatch.worker.models import LoadContext, resolve
+from tests.system.stack import Stack
+from tests.worker.images.photos import encoded, pixels
+
+PHOTOS = 120
+TOLERANCE = 1e-4
+
+
+def jpegs() -> list[bytes]:
+    """Different views of real photos, so that no two answers are alike."""
+    sources = [pixels(name) for name in ("chelsea", "coffee", "astronaut", "rocket")]
+    views = []
+    for number in range(PHOTOS):
+        image = sources[number % len(sources)]
+        height, width = image.shape[:2]
+        top, left = number % 40, (number * 7) % 60
+        view = image[top : height - (number * 3) % 50, left : width - (number * 5) % 70]
+        views.append(encoded(np.ascontiguousarray(view), "JPEG", quality=90))
+    return views
+
+
+def direct(views: list[bytes]) -> list[np.ndarray]:
+    """The same model without any of our serving: one row at a time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    model = resolve("efficientnet_lite0")
+    model.load(LoadContext(device="cpu"))
+    logits = []
+    for view in views:
+        [row] = model.decode(Payload("image", [view]))
+        logits.append(model.separate(model.forward(model.collate([row])), 1)[0])
+    torch.set_num_threads(threads)
+    return logits
+
+
+@pytest.mark.timeout(180)
+async def test_every_photo_gets_its_own_and_the_right_answer(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="efficientnet_lite0", TORCH_THREADS=1, MAX_BATCH_SIZE=16, OPTIMIZE="auto")
+    system.gateway()
+    system.worker()
+    system.ready()
+    views = jpegs()
+    answers: dict[int, np.ndarray] = {}
+    rows: list[int] = []
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=40)) as client:
+
+        async def ask(number: int) -> None:
+            headers = {"accept": "application/x-npy"}
+            async with client.post(f"{system.url}/predict", data=views[number], headers=headers) as response:
+                assert response.status == 200, await response.text()
+                answers[number] = np.load(io.BytesIO(await response.read()))
+                rows.append(int(response.headers["x-batch-rows"]))
+
+        await asyncio.gather(*(ask(number) for number in range(PHOTOS)))
+    assert max(rows) == 16  # they did ride together
+    expected = direct(views)
+    worst = max(float(np.abs(answers[n][0] - expected[n]).max()) for n in range(PHOTOS))
+    assert worst < TOLERANCE
+    apart = min(float(np.abs(expected[a] - expected[b]).max()) for a in range(PHOTOS) for b in range(a))
+    assert apart > 100 * TOLERANCE  # so a mix-up would have been seen
+
+
+def test_the_cat_is_an_egyptian_cat_with_nothing_else_given(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="efficientnet_lite0", TORCH_THREADS=1, MAX_BATCH_SIZE=4)
+    system.gateway()
+    system.worker()
+    system.ready()
+    cat = encoded(pixels("chelsea"))
+    curl = {"content-type": "application/x-www-form-urlencoded"}  # what `curl --data-binary` says
+    answer = system.predict(cat, headers=curl).json()
+    best = answer["predictions"][0][0]
+    assert (best["label"], best["class_id"]) == ("Egyptian cat", 285)
+    assert best["probability"] == pytest.approx(0.75, abs=0.02)
+    two = {"cat": ("cat.png", cat), "again": ("cat.png", cat)}
+    answer = system.client.post(f"{system.url}/predict?top_k=2", files=two).json()
+    assert [[guess["class_id"] for guess in row] for row in answer["predictions"]] == [[285, 282]] * 2
+    half = system.predict(cat[:20000])
+    assert half.status_code == 422
+    assert half.json()["code"] == "invalid_input"

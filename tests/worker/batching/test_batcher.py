@@ -1,0 +1,123 @@
+"""What is claimed while a batch runs: behind one that is over at once nothing, behind a lone one the next in time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, cast
+
+import pytest
+
+from smartbatch.shared.broker.queue.claims import Claim, Entry
+from smartbatch.worker.batching.batcher import Batcher
+from smartbatch.worker.batching.policy import CloseReason, Limits
+from smartbatch.worker.batching.throughput import ThroughputEstimator
+from smartbatch.worker.core.batch import Batch, ClaimedEntry
+from smartbatch.worker.execution.latency import LatencyEstimator
+from smartbatch.worker.queue.failure_detection import FailureDetector
+
+NOTHING = Claim("empty", 1_000_000, 0, "1-0", False, [])
+
+
+class Around:
+    """Stands for the broker, the intake and the engine; notes when it was asked for a claim."""
+
+    def __init__(self) -> None:
+        self.claimed_at: list[float] = []
+        self.modes: list[str] = []
+        self.batches: list[Batch] = []
+        self.has_suspects = False
+        self.mean_s = self.fetch_s = 0.0
+        self.decoder = self
+
+    async def claim(self, mode: str, **how: object) -> Claim:
+        self.claimed_at.append(time.monotonic())
+        self.modes.append(mode)
+        await asyncio.sleep(0.5 if how.get("after_bell_s") else 0)
+        return NOTHING
+
+    def wake(self) -> None: ...
+    def take_suspect(self) -> list[ClaimedEntry]:
+        return []
+
+    take_adopted = take_suspect
+
+    def submit(self, batch: Batch) -> None:
+        self.batches.append(batch)
+
+
+def made(around: Around, forward_s: float) -> Batcher:
+    times = LatencyEstimator()
+    for rows in (1, 32):
+        times.record(rows, forward_s)
+    any_: Any = cast(Any, around)
+    batcher = Batcher(
+        any_, any_, any_, Limits(32, 1 << 30, 0.01), times, ThroughputEstimator(times, 32), FailureDetector(), "w"
+    )
+    batcher.sole_worker = True
+    return batcher
+
+
+def submit(batcher: Batcher, rows: int, closed: CloseReason) -> None:
+    now = time.monotonic()
+    entries = [Entry(f"1-{n}", f"r{n}", "g", 1_000_000, 10_000, 1, 1, "raw", "", b"x") for n in range(rows)]
+    batcher._builder.add([ClaimedEntry(entry, 1_000_000, now) for entry in entries])
+    batcher._submit(closed)
+
+
+@pytest.mark.parametrize(("forward_s", "run_inline"), [(0.0001, True), (0.010, False)])
+def test_a_batch_much_shorter_than_a_claim_is_not_claimed_behind(forward_s: float, run_inline: bool) -> None:
+    around = Around()
+    submit(made(around, forward_s), 32, "full")
+    assert around.batches[0].run_inline is run_inline
+
+
+@pytest.mark.parametrize(
+    ("forward_s", "sole_worker", "claims"),
+    [
+        (0.100, True, 1),
+        (0.100, False, 0),  # another worker may be free by then, and take it at once
+        (0.0005, True, 0),
+    ],
+)
+async def test_the_next_claim_leaves_a_moment_before_a_lone_batch_ends(
+    forward_s: float, sole_worker: bool, claims: int
+) -> None:
+    around = Around()
+    batcher = made(around, forward_s)
+    batcher.sole_worker = sole_worker
+    for number in range(50):  # it always is alone
+        batcher._arrivals.came([float(number)], learn=True)
+        batcher._arrivals.answered(1, number + 0.005, last=True)
+    submit(batcher, 1, "idle")
+    begun_at = time.monotonic()
+    running = asyncio.create_task(batcher.run())
+    await asyncio.sleep(forward_s + 0.05)  # it is late, and what was claimed waits for the bell
+    assert len(around.claimed_at) == claims
+    for claimed_at in around.claimed_at:
+        assert claimed_at - begun_at == pytest.approx(forward_s, abs=0.03)
+    running.cancel()
+
+
+async def test_a_stream_is_claimed_ahead_also_where_nobody_is_waited_for() -> None:
+    """Else its decoding would begin only when the device is free."""
+    around = Around()
+    around.mean_s = 0.001  # of decoding: a full batch takes 32 ms
+    batcher = made(around, 0.100)
+    batcher.set_limits(Limits(32, 1 << 30, 0.0))
+    for number in range(100):
+        batcher._arrivals.came([100 + number / 1000], learn=True)
+    submit(batcher, 10, "window")
+    running = asyncio.create_task(batcher.run())
+    await asyncio.sleep(0.09)
+    assert "ahead" in around.modes
+    running.cancel()
+
+
+def test_what_comes_to_a_batch_that_explores_is_learned_too() -> None:
+    batcher, now = made(Around(), 0.010), time.monotonic()
+    learned: list[bool] = []
+    batcher._arrivals.came = lambda admitted_at, *, learn: learned.append(learn)
+    batcher._builder.explores = True
+    assert batcher._idle_at(batcher._builder.state(), now) == float("inf")
+    assert learned == [True]

@@ -1,0 +1,176 @@
+"""Batches that overlap on the device: the next is launched while one is computed, and failures part them again."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from smartbatch.worker.core.batch import Batch
+from smartbatch.worker.execution.engine import Engine
+from smartbatch.worker.execution.latency import LatencyEstimator
+from smartbatch.worker.observability.metrics import WorkerMetrics
+from tests.brokers import eventually
+from tests.worker.execution.test_engine import Doubler, claimed
+
+
+class Held(Doubler):
+    """A device that computes until `release`; `fails(rows)` says whose outputs never come."""
+
+    overlaps = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.release = threading.Event()
+        self.landed_by: list[str] = []
+        self.fails: Callable[[list[int]], bool] = lambda outputs: False
+
+    def separate(self, outputs: list[int], rows: int) -> list[int]:
+        self.landed_by.append(threading.current_thread().name)
+        assert self.release.wait(10)
+        if self.fails(outputs):
+            raise RuntimeError("unlucky")
+        return outputs
+
+
+@pytest.fixture
+def model() -> Held:
+    return Held()
+
+
+@pytest.fixture
+def engine(model: Held) -> Iterator[Engine]:
+    engine = Engine(model, 32, LatencyEstimator(), WorkerMetrics("m"))
+    engine.start()
+    yield engine
+    model.release.set()
+    engine.close()
+
+
+def submit(engine: Engine, *batches: list[int]) -> list[Batch]:
+    made = [Batch(f"b{n}", [claimed(row) for row in rows], "full") for n, rows in enumerate(batches)]
+    for batch in made:
+        engine.submit(batch)
+    return made
+
+
+def outcomes(batch: Batch) -> list[list[int] | str]:
+    return [type(claimed.error).__name__ if claimed.error else claimed.outputs for claimed in batch.claimed_entries]
+
+
+def test_the_next_batch_is_launched_before_the_one_before_has_landed(engine: Engine, model: Held) -> None:
+    done: list[Batch] = []
+    engine.on_done = done.append
+    first, second = submit(engine, [1, 2], [3])
+    eventually(lambda: len(model.ran) == 2)
+    assert not done and engine.running is first
+    model.release.set()
+    eventually(lambda: done == [first, second])
+    assert outcomes(first) == [[2], [4]] and outcomes(second) == [[6]]
+    assert set(model.landed_by) == {"landing"}
+
+
+def test_each_is_charged_only_the_time_that_the_device_was_its_own(engine: Engine, model: Held) -> None:
+    done: list[Batch] = []
+    engine.on_done = done.append
+    began = time.monotonic()
+    first, second = submit(engine, [1], [2])
+    eventually(lambda: len(model.ran) == 2)
+    time.sleep(0.1)
+    assert began <= engine.working_since <= time.monotonic() - 0.1
+    model.release.set()
+    eventually(lambda: len(done) == 2)
+    assert first.forward_s >= 0.1 > second.forward_s
+    assert second.started_at >= first.started_at + first.forward_s
+    assert engine.working_since == 0.0 and engine.running is None
+
+
+@pytest.mark.parametrize("bad", [1, 4], ids=["in the first", "in the second"])
+def test_a_failure_that_shows_late_is_pinned_on_its_row(engine: Engine, model: Held, bad: int) -> None:
+    done: list[Batch] = []
+    engine.on_done = done.append
+    model.fails = lambda outputs: 2 * bad in outputs
+    first, second = submit(engine, [1, 2], [3, 4])
+    eventually(lambda: len(model.ran) == 2)
+    model.release.set()
+    eventually(lambda: len(done) == 2)
+    want = ["ModelFailed" if row == bad else [2 * row] for row in (1, 2, 3, 4)]
+    assert outcomes(first) + outcomes(second) == want
+
+
+def test_memory_that_two_batches_do_not_fit_together_says_nothing_of_one(engine: Engine, model: Held) -> None:
+    done: list[Batch] = []
+    engine.on_done = done.append
+
+    def refuse(rows: list[int]) -> None:
+        if rows == [3, 4] and not model.release.is_set():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.refuse = refuse
+    first, second = submit(engine, [1, 2], [3, 4])
+    eventually(lambda: len(model.ran) == 2)
+    assert not done
+    model.release.set()
+    eventually(lambda: done == [first, second])
+    assert outcomes(second) == [[6], [8]]
+    assert engine.memory_limit == 32
+
+
+def test_what_else_the_device_thread_does_waits_for_all_to_land(engine: Engine, model: Held) -> None:
+    done: list[object] = []
+    engine.on_done = done.append
+    [batch] = submit(engine, [1])
+    engine.call(lambda: done.append("called"))
+    eventually(lambda: len(model.ran) == 1)
+    time.sleep(0.05)
+    assert not done
+    model.release.set()
+    eventually(lambda: len(done) == 2)
+    assert outcomes(batch) == [[2]]
+    assert set(map(type, done)) == {Batch, str}
+
+
+def test_a_model_that_fails_where_nobody_expects_it_ends_no_thread(engine: Engine, model: Held) -> None:
+    class Key:
+        def __hash__(self) -> int:
+            return 1
+
+        def __eq__(self, other: object) -> bool:
+            raise RuntimeError("no two keys are compared here")
+
+    class Outputs(list[int]):
+        def __iter__(self):
+            raise RuntimeError("nobody iterates here")
+
+    done: list[Batch] = []
+    engine.on_done = done.append
+    model.release.set()
+    group, separate = model.group, model.separate
+    model.group = lambda row: Key()  # pyright: ignore[reportAttributeAccessIssue]
+    submit(engine, [1, 2])
+    eventually(lambda: len(done) == 1)
+    model.group = group
+    model.separate = lambda outputs, rows: Outputs(separate(outputs, rows))
+    submit(engine, [3])
+    eventually(lambda: len(done) == 2)
+    model.separate = separate
+    [batch] = submit(engine, [4])
+    eventually(lambda: len(done) == 3)
+    assert outcomes(batch) == [[8]]
+
+
+def test_closing_waits_for_what_lands_badly(model: Held) -> None:
+    engine = Engine(model, 32, LatencyEstimator(), WorkerMetrics("m"))
+    engine.start()
+    done: list[Batch] = []
+    engine.on_done = done.append
+    model.fails = lambda outputs: 2 in outputs
+    [batch] = submit(engine, [1, 2])
+    eventually(lambda: len(model.ran) == 1)
+    threading.Timer(0.1, model.release.set).start()
+    engine.close()
+    assert done == [batch]
+    assert outcomes(batch) == ["ModelFailed", [4]]

@@ -1,0 +1,51 @@
+"""Warm-up: the sizes that will run, within what the device's memory takes."""
+
+from __future__ import annotations
+
+import torch
+
+from smartbatch.worker.core.batch_sizes import sizes
+from smartbatch.worker.execution.engine import Engine
+from smartbatch.worker.execution.latency import LatencyEstimator
+from smartbatch.worker.execution.warmup import warm_up
+from smartbatch.worker.observability.metrics import WorkerMetrics
+from tests.worker.execution.test_engine import Doubler
+
+
+def warmed(model: Doubler, max_rows: int) -> tuple[Engine, list[str]]:
+    engine = Engine(model, max_rows, LatencyEstimator(), WorkerMetrics("m"))
+    said: list[str] = []
+    warm_up(engine, model, max_rows, said.append)
+    return engine, said
+
+
+def test_the_sizes_double_up_to_the_limit() -> None:
+    assert sizes(1) == [1]
+    assert sizes(32) == [1, 2, 4, 8, 16, 32]
+    assert sizes(20) == [1, 2, 4, 8, 16, 20]
+
+
+def test_every_size_runs_once_before_the_first_request() -> None:
+    model = Doubler()
+    warmed(model, 20)
+    assert [len(rows) for rows in model.ran] == [1, 2, 4, 8, 16, 20]
+
+
+def test_a_size_that_does_not_fit_the_memory_lowers_the_ceiling() -> None:
+    model = Doubler()
+
+    def refuse(rows: list[int]) -> None:
+        if len(rows) > 10:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.refuse = refuse
+    engine, _ = warmed(model, 32)
+    assert engine.memory_limit == 8
+
+
+def test_a_model_without_an_example_is_served_without_warm_up() -> None:
+    model = Doubler()
+    model.example = lambda: None  # pyright: ignore[reportAttributeAccessIssue]
+    _, said = warmed(model, 32)
+    assert model.ran == []
+    assert said == ["no warm-up: the model gives no example row"]

@@ -1,0 +1,30 @@
+"""A model that fails every request leaves a few tracebacks, and a count."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from smartbatch.shared.broker.queue.claims import Entry
+from smartbatch.worker.observability.model_error_log import ModelErrorLog
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+ENTRY = Entry("1-0", "r1", "g", 0, 1000, 1, 1, "raw", f"00-{TRACE}-b7ad6b7169203331-00", b"x")
+
+
+def test_each_line_names_its_request_until_there_are_too_many(caplog: pytest.LogCaptureFixture) -> None:
+    lines = ModelErrorLog()
+    for _ in range(100):
+        lines.failed("a row failed alone", RuntimeError("no"), ENTRY, "b1")
+    lines.settle()
+    *told, last = caplog.records
+    assert len(told) == 10
+    for record in told:
+        facts = vars(record)
+        assert record.levelno == logging.WARNING
+        assert record.exc_info
+        assert (facts["request_id"], facts["trace_id"], facts["batch_id"]) == ("r1", TRACE, "b1")
+    assert last.getMessage() == "a row failed alone: 90 more requests"
+    lines.settle()
+    assert len(caplog.records) == 11

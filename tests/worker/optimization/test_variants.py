@@ -1,0 +1,235 @@
+"""OPTIMIZE: what serves is right first and fast second; whatever fails is left out and said."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from smartbatch.worker.models import LoadContext, resolve
+from smartbatch.worker.optimization.folding import channels_last, fold_batch_norms
+from smartbatch.worker.optimization.variants import Network, VariantSelector
+
+
+class OwnConv(nn.Conv2d):
+    """As many published networks have one."""
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), OwnConv(8, 4, 3, bias=False))
+        self.norm = nn.BatchNorm2d(4)
+        self.loose = nn.BatchNorm2d(3)  # follows no convolution
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.blocks(self.loose(batch))).mean((2, 3))
+
+
+def compute_for(seconds: float) -> None:
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        pass
+
+
+class Slow(nn.Module):
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        compute_for(0.01)
+        return batch * 2
+
+
+@pytest.fixture
+def small() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        network = Small().eval()
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                assert module.running_mean is not None and module.running_var is not None
+                nn.init.normal_(module.weight)
+                nn.init.normal_(module.running_mean)
+                nn.init.uniform_(module.running_var, 0.5, 2.0)
+    return network
+
+
+def example(rows: int) -> torch.Tensor:
+    return torch.randn((rows, 3, 16, 16), generator=torch.Generator().manual_seed(0))
+
+
+def considered(make, *, compiled: bool = False, eager: nn.Module | None = None) -> VariantSelector:
+    optimiser = VariantSelector(eager or Slow(), example, 4)
+    for _ in optimiser.consider("other", make, compiled=compiled):
+        pass
+    return optimiser
+
+
+def double(batch: torch.Tensor) -> torch.Tensor:
+    return batch * 2
+
+
+def test_the_faster_form_that_answers_the_same_serves() -> None:
+    optimiser = considered(lambda: double)
+    assert optimiser.choice.name == "other"
+    assert optimiser.choice.gain > 5
+    assert optimiser.choice.error == 0.0
+    assert optimiser(torch.ones(1)).item() == 2
+
+
+def wrong(batch: torch.Tensor) -> torch.Tensor:
+    return batch * 2.001
+
+
+def not_a_number(batch: torch.Tensor) -> torch.Tensor:
+    return batch * float("nan")
+
+
+def other_shape(batch: torch.Tensor) -> torch.Tensor:
+    return batch[:, :2] * 2
+
+
+def wrong_for_several_rows(batch: torch.Tensor) -> torch.Tensor:
+    return batch * (2 if len(batch) == 1 else 3)
+
+
+def raises(batch: torch.Tensor) -> torch.Tensor:
+    raise RuntimeError("unlucky")
+
+
+@pytest.mark.parametrize(
+    ("network", "why"),
+    [
+        (wrong, "off by 5.0e-04 of the largest, allowed is 1e-04"),
+        (not_a_number, "off by nan"),
+        (other_shape, "outputs of shape [1, 2, 16, 16] instead of [1, 3, 16, 16]"),
+        (wrong_for_several_rows, "off by 5.0e-01"),
+        (raises, "unlucky"),
+    ],
+)
+def test_a_form_that_answers_otherwise_is_left_out_and_said(network: Network, why: str, caplog) -> None:
+    optimiser = considered(lambda: network)
+    assert optimiser.choice.name == "eager"
+    assert optimiser(torch.ones(1)).item() == 2
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "OPTIMIZE: other is left out" in record.message and why in record.message
+
+
+def test_a_form_that_can_not_be_made_is_left_out_and_said(caplog) -> None:
+    def make() -> Network:
+        raise OSError("no compiler")
+
+    assert considered(make).choice.name == "eager"
+    assert "other is left out: no compiler" in caplog.text
+
+
+def test_a_form_that_is_no_faster_does_not_serve() -> None:
+    def slower(batch: torch.Tensor) -> torch.Tensor:
+        compute_for(0.05)
+        return batch * 2
+
+    assert considered(lambda: slower).choice.name == "eager"
+
+
+def test_half_precision_is_allowed_its_rounding() -> None:
+    half = VariantSelector(Slow(), lambda rows: example(rows).bfloat16(), 4)
+    for _ in half.consider("other", lambda: lambda batch: batch * 2.03):
+        pass
+    assert half.choice.name == "other"
+
+
+def test_outputs_that_are_not_finite_leave_nothing_to_compare_with(caplog) -> None:
+    class Overflows(nn.Module):
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            return batch / 0
+
+    assert considered(lambda: double, eager=Overflows()).choice.name == "eager"
+    assert "the eager network's outputs aren't finite" in caplog.text
+
+
+class Brittle:
+    """Doubles, until it is told to raise."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        if self.error:
+            raise self.error
+        return batch * 2
+
+
+def test_a_compiled_network_that_raises_serves_no_more(caplog) -> None:
+    brittle = Brittle()
+    optimiser = considered(lambda: brittle, compiled=True)
+    assert optimiser.choice.name == "other"
+    brittle.error = RuntimeError("assertion in the compiled code")
+    assert optimiser(torch.ones(1)).item() == 2
+    assert optimiser.choice.name == "eager"
+    brittle.error = None
+    brittle.__class__ = type("Wrong", (Brittle,), {"__call__": lambda self, batch: batch * 3})
+    assert optimiser(torch.ones(1)).item() == 2  # once and for all
+    assert "assertion in the compiled code" in caplog.text
+
+
+def test_a_compiled_network_out_of_memory_is_the_engines_business() -> None:
+    brittle = Brittle()
+    optimiser = considered(lambda: brittle, compiled=True)
+    brittle.error = torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(torch.OutOfMemoryError):
+        optimiser(torch.ones(1))
+    assert optimiser.choice.name == "other"
+
+
+def test_a_batch_that_the_eager_network_refuses_too_takes_nothing_away() -> None:
+    class Picky(Slow):
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            if batch.sum() < -1e6:
+                raise ValueError("too negative")
+            return super().forward(batch)
+
+    brittle = Brittle()
+    optimiser = considered(lambda: brittle, compiled=True, eager=Picky())
+    brittle.error = RuntimeError("unlucky")
+    with pytest.raises(ValueError, match="too negative"):
+        optimiser(torch.full((1,), -1e7))
+    assert optimiser.choice.name == "other"
+
+
+@torch.inference_mode()
+def test_batch_norms_are_folded_into_any_kind_of_convolution(small: nn.Module) -> None:
+    before = small(example(2))
+    folded = fold_batch_norms(small, example(1))
+    assert [name for name, module in folded.named_modules() if isinstance(module, nn.BatchNorm2d)] == ["loose"]
+    assert (folded(example(2)) - before).abs().max() < 1e-5
+    assert torch.equal(small(example(2)), before)  # the one it was made of is as it was
+    assert (channels_last(folded)(example(2)) - before).abs().max() < 1e-5
+
+
+def test_a_convolution_folded_wrongly_is_found(small: nn.Module, caplog) -> None:
+    class Branching(Small):
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            convolved = self.blocks(self.loose(batch))
+            return (self.norm(convolved) + convolved).mean((2, 3))
+
+    branching = Branching().eval()
+    branching.load_state_dict(small.state_dict())
+    optimiser = considered(lambda: fold_batch_norms(branching, example(1)), eager=branching)
+    assert optimiser.choice.name == "eager"
+    assert "off by" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "weights"), [("resnet18", "random"), ("efficientnet_lite0", "default")])
+def test_a_classifier_answers_as_it_did(name: str, weights: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # what is compiled goes there
+    answers = []
+    for optimize in ("none", "auto"):
+        model = resolve(name)
+        model.load(LoadContext("cpu", weights=weights, torch_threads=1, optimize=optimize))
+        noise = torch.randn((3, 3, 224, 224), generator=torch.Generator().manual_seed(5))
+        answers.append(model.forward(model.collate(list(noise))))
+        allowed = ("none",) if optimize == "none" else ("eager", "channels_last", "folded channels_last", "winograd")
+        assert model.variant.name in allowed
+    assert (answers[1] - answers[0]).abs().max() / answers[0].abs().max() < 1e-4

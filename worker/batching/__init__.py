@@ -1,0 +1,1 @@
+"""When a batch closes, and what goes into it."""

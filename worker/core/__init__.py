@@ -1,0 +1,1 @@
+"""What every other package of the worker uses: batch, model interface, device, tensors."""

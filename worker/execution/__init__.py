@@ -1,0 +1,1 @@
+"""Running a batch: decode, forward, encode, within the device's memory."""

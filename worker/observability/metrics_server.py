@@ -1,0 +1,20 @@
+"""A worker's own /metrics, for those who scrape workers one by one."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, start_http_server
+
+from smartbatch.shared.errors import StartupError
+from smartbatch.shared.settings import Settings
+
+
+def serve_metrics(registry: CollectorRegistry, settings: Settings) -> int:
+    """Serve in a thread. Returns the port, or -1 for none. Raises StartupError if the port is taken."""
+    if settings.metrics_port < 0:
+        return -1
+    try:
+        server, _ = start_http_server(settings.metrics_port, settings.metrics_host, registry)
+    except OSError as error:
+        where = f"{settings.metrics_host}:{settings.metrics_port}"
+        raise StartupError(f"METRICS_PORT: can't listen on {where}: {error.strerror}") from None
+    return server.server_port

@@ -1,0 +1,80 @@
+"""Forms of a network that cost nothing to make: another order in memory, batch norms folded into convolutions."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from smartbatch.worker.optimization.variants import Network
+
+
+def channels_last(network: nn.Module) -> Network:
+    """The same with its weights, and what flows through it, in the order that vector units and tensor cores want."""
+    copied = weights_channels_last(copy.deepcopy(network))
+    return lambda batch: copied(batch.contiguous(memory_format=torch.channels_last))
+
+
+def weights_channels_last(network: nn.Module) -> nn.Module:
+    """Change the order of its weights in place; return it."""
+    # torch's annotations know no `to` with a memory_format alone
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def fold_batch_norms(network: nn.Module, batch: torch.Tensor) -> nn.Module:
+    """Return a copy in which each convolution does the work of the batch norm that follows it.
+
+    Which follows which is watched in a forward, not read from the code, so any class derived from nn.Conv2d is found.
+    A convolution whose output goes elsewhere too is folded wrongly: the check against eager finds that.
+    """
+    copied = copy.deepcopy(network)
+    for convolution, name in _followed_by_batch_norm(copied, batch).items():
+        norm = copied.get_submodule(name)
+        assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
+        weight, bias = fuse_conv_bn_weights(
+            convolution.weight,
+            convolution.bias,
+            norm.running_mean,
+            norm.running_var,
+            norm.eps,
+            norm.weight,
+            norm.bias,
+        )
+        convolution.weight, convolution.bias = weight, bias
+        copied.set_submodule(name, nn.Identity())
+    return copied
+
+
+def _followed_by_batch_norm(network: nn.Module, batch: torch.Tensor) -> dict[nn.Conv2d, str]:
+    """Run the batch. Returns each convolution that ran once with the name of the batch norm that took its output."""
+    made_by: dict[int, nn.Conv2d] = {}
+    kept: list[torch.Tensor] = []  # so that no two outputs have one id
+    runs: dict[nn.Module, int] = {}
+    pairs: dict[nn.Conv2d, str] = {}
+
+    def after_convolution(module: nn.Module, _: object, output: torch.Tensor) -> None:
+        assert isinstance(module, nn.Conv2d)
+        made_by[id(output)] = module
+        kept.append(output)
+        runs[module] = runs.get(module, 0) + 1
+
+    def before_norm(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        runs[module] = runs.get(module, 0) + 1
+        if inputs and id(inputs[0]) in made_by:
+            pairs[made_by[id(inputs[0])]] = names[module]
+
+    names = {module: name for name, module in network.named_modules()}
+    hooks = []
+    for module in names:
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_hook(after_convolution))
+        elif isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
+            hooks.append(module.register_forward_pre_hook(before_norm))
+    try:
+        network(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {c: name for c, name in pairs.items() if runs[c] == 1 and runs[network.get_submodule(name)] == 1}
