@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
 
 import click
 
@@ -51,10 +52,13 @@ def cli() -> None:
     """
 
 
-def main() -> None:
-    """Errors made on purpose are one line and exit code 2; only a bug shows a traceback."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line with these arguments, by default the process's own.
+
+    Errors made on purpose are one line and exit code 2; only a bug shows a traceback.
+    """
     try:
-        cli(standalone_mode=True)
+        cli(arguments, prog_name="smartbatch", standalone_mode=True)
     except SmartBatchError as error:
         if not startup_error.tell(str(error)):
             click.secho(f"smartbatch: {error}", fg="red", err=True)

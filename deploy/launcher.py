@@ -10,11 +10,12 @@ import sys
 import tempfile
 import urllib.request
 
-from rich.console import Console
+from rich.text import Text
 
 from smartbatch.deploy import embedded_broker, startup_error
 from smartbatch.deploy.child import Child
 from smartbatch.deploy.ports import free_port
+from smartbatch.deploy.tables import console
 from smartbatch.shared.broker.admin import registry
 from smartbatch.shared.broker.admin.registry import Snapshot
 from smartbatch.shared.broker.connection.client import check, connect
@@ -38,7 +39,7 @@ class Launcher:
         self._broker_given = broker_given
         self._grpc = grpc
         self._url = settings.broker_url
-        self._console = Console(stderr=True, highlight=False)
+        self._console = console(stderr=True)
         self._children: list[Child] = []
         self._watchers: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
@@ -66,7 +67,7 @@ class Launcher:
         return STARTUP_EXIT if self._error else 0
 
     def _say_error(self, text: str) -> None:
-        self._console.print(f"smartbatch: {text}", style="red", markup=False, soft_wrap=True)
+        self._console.print(f"smartbatch: {text}", style="red", soft_wrap=True)
 
     # --- start
 
@@ -166,7 +167,7 @@ class Launcher:
                         snapshot = await registry.snapshot(client, self._settings.model)
                         self._show_progress(snapshot, shown, status)
                     except BrokerUnavailable as error:
-                        status.update(str(error))
+                        status.update(Text(str(error)))
                     if await asyncio.to_thread(_answers, f"{self._management_url}/readyz"):
                         return True
                     await asyncio.sleep(LOOK_S)
@@ -180,16 +181,19 @@ class Launcher:
             if text and shown.get(worker_id) != text:
                 shown[worker_id] = text
                 line = f"worker {number}  {text}" if self._workers > 1 else f"worker    {text}"
-                status.update(line) if self._console.is_terminal else self._console.print(line, markup=False)
+                status.update(Text(line)) if self._console.is_terminal else self._console.print(line)
 
     def _say_ready(self) -> None:
         settings = self._settings
         model = settings.model
         workers = f"{self._workers} worker{'s' * (self._workers > 1)}"
-        self._console.print(f"ready     [bold]{self._base_url}[/]  model [bold]{model}[/], {workers}")
+        self._console.print(
+            Text.assemble("ready     ", (self._base_url, "bold"), "  model ", (model, "bold"), f", {workers}")
+        )
         if self._grpc:
             self._console.print(f"gRPC      {settings.host}:{settings.grpc_port}")
-        self._console.print(f"try       [green]{_try_it(settings, self._base_url)}[/]", soft_wrap=True)
+        example = _try_it(settings, self._base_url)
+        self._console.print(Text.assemble("try       ", (example, "green")), soft_wrap=True)
         self._console.print("stop      Ctrl-C drains, twice forces")
 
     @property
@@ -228,7 +232,8 @@ class Launcher:
 
 
 def _smartbatch(*command: str) -> list[str]:
-    return [sys.executable, "-m", "smartbatch.deploy.cli", *command]
+    # -P: a file of the user's in the working directory never stands for a module of ours or of the standard library
+    return [sys.executable, "-P", "-m", "smartbatch.deploy.cli", *command]
 
 
 def _url(host: str, port: int) -> str:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -101,7 +100,7 @@ def _workers(moment: ModelView) -> RenderableType:
         now = f"{report['batch_rows']} rows for {report['batch_s']} s" if report.get("batch") else report["progress"]
         numbers = (f"{lately.busy:.0%}", str(lately.batches), str(lately.rows), str(report.get("batches", "")))
         texts = (worker_id, str(report.get("state", "")), str(report.get("device", "")), *numbers, str(now))
-        workers.add_row(*[escape(printable(text)) for text in texts])
+        workers.add_row(*[printable(text) for text in texts])
     return workers
 
 

@@ -36,8 +36,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Meta(
             min_length=1,
-            description="What to serve: a torchvision name, `efficientnet_lite0`, `module:Class`, a `.pt2` file, "
-            "or `simulated:base_ms=4,row_ms=0.2`",
+            description="What to serve: a torchvision name, `efficientnet_lite0`, `file.py:Class`, `module:Class`, "
+            "a `.pt2` file, or `simulated:base_ms=4,row_ms=0.2`",
         ),
     ] = "efficientnet_lite0"
     model_name: Annotated[str, Meta(description="The name that requests use; by default made from MODEL_PATH")] = ""
@@ -182,7 +182,11 @@ def _model(name: str, path: str) -> str:
 
 
 def default_model_name(model_path: str) -> str:
-    """`resnet18` → resnet18, `pkg.mod:Class` → Class, `dir/net.pt2` → net, `simulated:base_ms=4` → simulated."""
+    """Return the name that requests use by default.
+
+    `resnet18` → resnet18, `pkg.mod:Class` and `dir/mod.py:Class` → Class, `dir/net.pt2` → net,
+    `simulated:base_ms=4` → simulated.
+    """
     if model_path.startswith("simulated"):
         return "simulated"
     name = model_path.rpartition(":")[2] if ":" in model_path else PurePath(model_path).name.removesuffix(".pt2")

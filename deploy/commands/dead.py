@@ -105,8 +105,6 @@ async def _list(settings: Settings, name: str | None, limit: int, as_json: bool)
     if not found:
         click.echo("no dead letters")
         return
-    from rich.markup import escape
-
     from smartbatch.deploy.tables import console, table
 
     rows = table("id", "model", "when", "request", "reason", "kind", "rows", "bytes", "deliveries", "trace")
@@ -114,7 +112,7 @@ async def _list(settings: Settings, name: str | None, limit: int, as_json: bool)
         entry = letter.entry
         numbers = (str(entry.rows), str(entry.bytes), str(letter.deliveries))
         texts = (letter.id, model, when(letter.died_ms), entry.id, letter.reason, entry.kind, *numbers, entry.trace)
-        rows.add_row(*[escape(printable(text)) for text in texts])
+        rows.add_row(*[printable(text) for text in texts])
     console().print(rows)
 
 

@@ -23,7 +23,7 @@ def command(everything: bool, **options: str | None) -> None:
     try:
         asyncio.run(_served(screen, read(options).broker_url))
     except BrokerUnavailable:
-        screen.print("[dim]no broker to ask what is being served (REDIS_URL)[/]")
+        screen.print("no broker to ask what is being served (REDIS_URL)", style="dim")
     from smartbatch.worker.models import listing
 
     servable = table("MODEL_PATH", "what it is", title="can be served")

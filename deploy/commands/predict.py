@@ -11,10 +11,10 @@ import urllib.request
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from smartbatch.deploy.tables import console
 from smartbatch.shared.errors import SmartBatchError
 
 
@@ -70,16 +70,16 @@ def _post(target: str, body: bytes, timeout: float, api_key: str | None) -> dict
 
 
 def _show(file: Path, answer: dict) -> None:
-    console = Console()
+    screen = console()
     batch, ms = answer["batch"], answer["timing_ms"]
-    console.print(
-        f"[bold]{escape(str(file))}[/]  {ms['total']:.1f} ms, in a batch of {batch['rows']} ({batch['closed']})"
+    screen.print(
+        Text.assemble((str(file), "bold"), f"  {ms['total']:.1f} ms, in a batch of {batch['rows']} ({batch['closed']})")
     )
     if "predictions" not in answer:
-        console.print_json(data=answer.get("outputs", answer.get("values")))
+        screen.print_json(data=answer.get("outputs", answer.get("values")))
         return
     for row in answer["predictions"]:
         table = Table(box=None, show_header=False, padding=(0, 2))
         for guess in row:
-            table.add_row(f"{guess['probability']:7.2%}", escape(guess["label"]), f"[dim]{guess['class_id']}[/]")
-        console.print(table)
+            table.add_row(f"{guess['probability']:7.2%}", guess["label"], Text(str(guess["class_id"]), "dim"))
+        screen.print(table)

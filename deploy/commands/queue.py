@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from smartbatch.deploy.entry_view import print_fields, printable, when
 from smartbatch.deploy.lookup import find_entries, models_named, open_client
@@ -168,8 +168,9 @@ def _more_told(seen: Seen) -> dict[str, Any]:
 
 def _print(screen: Console, snapshot: Snapshot, entries: list[Seen]) -> None:
     screen.print(
-        f"[bold]{snapshot.model}[/]  waiting {snapshot.waiting}, running {snapshot.running}, "
-        f"oldest wait {snapshot.oldest_wait_s:.2f} s, {snapshot.open_bytes:,} bytes open, {snapshot.dead} dead letters"
+        Text(snapshot.model, "bold"),
+        f" waiting {snapshot.waiting}, running {snapshot.running}, oldest wait {snapshot.oldest_wait_s:.2f} s, "
+        f"{snapshot.open_bytes:,} bytes in flight, {snapshot.dead} dead letters",
     )
     workers = table("worker", "state", "device", "batches", "rows", "now")
     for worker_id, report in snapshot.workers.items():
@@ -182,7 +183,7 @@ def _print(screen: Console, snapshot: Snapshot, entries: list[Seen]) -> None:
     for seen in entries:
         told = _told(seen) | {"age_s": f"{seen.age_s:.2f}", "worker": seen.worker or "waiting"}
         told["deliveries"] = told["deliveries"] or ""
-        rows.add_row(*[escape(printable(str(value))) for value in told.values()])
+        rows.add_row(*[printable(str(value)) for value in told.values()])
     screen.print(rows)
     if (more := snapshot.waiting + snapshot.running - len(entries)) > 0:
         screen.print(f" … and about {more} more (--limit)")

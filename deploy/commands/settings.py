@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import click
-from rich.markup import escape
+from rich.text import Text
 
 from smartbatch.deploy.tables import console, table
 from smartbatch.shared.settings import describe, from_environment, public
@@ -16,6 +16,6 @@ def command() -> None:
     rows = table("variable", "value", "default", "meaning")
     for name, _, default, meaning in describe():
         value = values[name.lower()]
-        shown = escape(str(value))
-        rows.add_row(name, f"[bold]{shown}[/]" if value != default else shown, str(default), meaning)
+        shown = Text(str(value), "bold" if value != default else "")
+        rows.add_row(name, shown, str(default), meaning)
     console().print(rows)
