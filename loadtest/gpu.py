@@ -129,7 +129,7 @@ def jpeg_rates(device: torch.device, size: int, seconds: float) -> dict[str, flo
 
 def engine_rate(model: Model, size: int, seconds: float) -> float:
     """Images a second through the engine, with decoded rows always at hand."""
-    engine = Engine(model, size, LatencyEstimator(), WorkerMetrics("m"))
+    engine = Engine(model, size, LatencyEstimator(), WorkerMetrics("m", "w"))
     places = threading.Semaphore(IN_FLIGHT)
     done: list[Batch] = []
 

@@ -32,7 +32,6 @@ from smartbatch.shared.settings import Settings
     "MAX_BODY_BYTES",
     "MAX_RECEIVING_BYTES",
     "MAX_CONNECTIONS",
-    "TRITON_METRICS",
     "GRACE_TIME",
     "LOG_FORMAT",
     "LOG_LEVEL",

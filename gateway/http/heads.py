@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
@@ -83,10 +84,9 @@ def may_be_skipped(scope: Mapping[str, Any]) -> bool:
     return len(length) < 9 and length.isdigit() and int(length) <= MAX_SKIPPED_BYTES and b"expect" not in headers
 
 
+@lru_cache(maxsize=64)  # clients send few different URLs
 def target(url: bytes) -> tuple[str, bytes, bytes]:
     """Return path, path as it came, and query. Raises UrlTooLong or MalformedRequest."""
-    if url == b"/predict":  # nearly always
-        return "/predict", url, b""
     if len(url) > MAX_URL_BYTES:
         raise too_large(url)
     if url == b"*":  # OPTIONS of the server as a whole

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 from smartbatch.gateway.core.problems import CONTENT_TYPE as PROBLEM
@@ -64,7 +65,8 @@ class OipInferRequest(InferenceRequest):
         model = self._queue.keys.model
         info, max_rows = self._gateway.takes(model)
         payload, self._wanted = rest_request.read(body, self._json_length, info, max_rows)
-        self._wait_at_most(shortest(self._timeout_s, self._wanted.timeout_s))
+        if self._wanted.timeout_s is not None:
+            self._wait_at_most(shortest(self._timeout_s, self._wanted.timeout_s))
         return self._packed(payload)
 
     def _traced_as(self) -> tuple[str, dict[str, Any]]:
@@ -91,6 +93,7 @@ class OipInferRequest(InferenceRequest):
         return Response(response.status, headers, response.content)
 
 
+@lru_cache(maxsize=64)
 def _target(path: str) -> tuple[str, str]:
     found = PATH.fullmatch(path)
     assert found is not None, path  # only such paths come here

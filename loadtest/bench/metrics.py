@@ -1,7 +1,8 @@
-"""Counters of a running system, read off its /metrics."""
+"""Counters of a running system, read off /stats and a process's /metrics."""
 
 from __future__ import annotations
 
+import json
 import time
 import urllib.request
 
@@ -22,14 +23,21 @@ def read(url: str) -> str:
         return response.read().decode()
 
 
+def workers_ran(system: System) -> tuple[float, float, float]:
+    """Rows and batches that the live workers have run until now, and entries that wait."""
+    models = json.loads(system.get("/stats"))["models"].values()
+    workers = [worker for model in models for worker in model["workers"].values()]
+    rows, batches = (sum(worker[name] for worker in workers) for name in ("rows", "batches"))
+    return rows, batches, sum(model["queue"]["waiting"] for model in models)
+
+
 def rows_and_batches(system: System, at_least: float = 0.0) -> tuple[float, float]:
     """Rows and batches run until now, once the workers have reported `at_least` so many rows."""
     deadline = time.monotonic() + REPORTED_S
     while True:
-        text = system.get("/metrics")
-        rows = total(text, "smartbatch_batch_rows_sum")
+        rows, batches, _ = workers_ran(system)
         if rows >= at_least:
-            return rows, total(text, "smartbatch_batch_rows_count")
+            return rows, batches
         if time.monotonic() > deadline:
             raise RuntimeError(f"the workers reported {rows:g} rows, not {at_least:g}")
         time.sleep(0.2)

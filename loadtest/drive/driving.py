@@ -10,7 +10,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from loadtest.bench.metrics import total
+from loadtest.bench.metrics import workers_ran
 from loadtest.bench.system import ROOT, System
 from loadtest.drive.order import Order
 
@@ -25,7 +25,7 @@ def drive(system: System, order: Order, *, batches: bool) -> Generator[tuple[str
     """Yield ("warm" | "begin" | "second" | "end", what was counted), about once a second.
 
     Closing the iterator ends the generator. With `batches`, each has `rows`, `batches` (run since the one
-    before) and `queue` (waiting now), by /metrics.
+    before) and `queue` (waiting now), by /stats.
     """
     with tempfile.TemporaryDirectory(prefix="load-") as folder:
         path, said = Path(folder) / "order.json", Path(folder) / "stderr"
@@ -64,18 +64,13 @@ class _Batches:
 
     def __init__(self, system: System) -> None:
         self._system = system
-        self._rows, self._batches, _ = self._read()
+        self._rows, self._batches, _ = workers_ran(system)
 
     def since(self) -> dict[str, float]:
         try:
-            rows, batches, queue = self._read()
+            rows, batches, queue = workers_ran(self._system)
         except OSError:  # too busy to say; the next second has it all
             return {}
         news = {"rows": rows - self._rows, "batches": batches - self._batches, "queue": queue}
         self._rows, self._batches = rows, batches
         return news
-
-    def _read(self) -> tuple[float, float, float]:
-        text = self._system.get("/metrics")
-        rows, batches = total(text, "smartbatch_batch_rows_sum"), total(text, "smartbatch_batch_rows_count")
-        return rows, batches, total(text, "smartbatch_queue_depth")
