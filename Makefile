@@ -48,10 +48,10 @@ check: $(DEV)
 	$(BIN)/pyright
 
 docs: $(DOCS)
-	$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "the documentation is in site/"
 
 docs-serve: $(DOCS)
-	$(BIN)/mkdocs serve --dev-addr 127.0.0.1:8008
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:8008
 
 format: $(DEV)
 	$(BIN)/ruff format .

@@ -6,6 +6,7 @@ compares the pages with what it makes.
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -15,8 +16,8 @@ from typing import Any
 import click
 
 from smartbatch.deploy.cli import COMMANDS, cli
-from smartbatch.gateway.web.openapi.build import document
 from smartbatch.gateway.core.problems import status_of
+from smartbatch.gateway.web.openapi.build import document
 from smartbatch.shared import errors
 from smartbatch.shared.settings import Settings, describe
 
@@ -28,7 +29,7 @@ NOTE = "<!-- generated from the code by `make generated` -->"
 def pages() -> dict[str, str]:
     """Return the text of every generated page by its file's name."""
     made = {"settings.md": settings(), "cli.md": commands(), "errors.md": error_codes(), "http.md": http()}
-    return {name: "\n\n".join([NOTE, *blocks]).strip() + "\n" for name, blocks in made.items()}
+    return {name: "\n\n".join([next(blocks), NOTE, *blocks]).strip() + "\n" for name, blocks in made.items()}
 
 
 def settings() -> Iterator[str]:
@@ -190,7 +191,13 @@ def one_line(text: str) -> str:
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     head = tuple(head)
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(cell_of(text) for text in line) + " |" for line in lines)
+
+
+def cell_of(text: str) -> str:
+    """A table's cell. In code, GitHub and mkdocs understand a | in different ways, but both know HTML."""
+    text = re.sub(r"`([^`]*\|[^`]*)`", lambda code: f"<code>{html.escape(code[1]).replace('|', '&#124;')}</code>", text)
+    return text.replace("|", r"\|")
 
 
 if __name__ == "__main__":

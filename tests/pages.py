@@ -1,9 +1,9 @@
 """Runs what a page of the documentation shows.
 
-In a ```console block a line that begins with `$ ` is a command, and the lines below it are its output: `…` stands for
-anything, white space, measured times and close reasons don't matter, and numbers are compared to three digits. A ```python block whose
-first line is `# name.py` is a file. A section whose commands need a server starts one with `make up`; else it has the
-one that plain `make up` starts.
+In a ```console block a line that begins with `$ ` is a command, and the lines below it are its output. `…` stands for
+anything; line breaks, measured times and close reasons don't matter, and numbers are compared to three digits. A
+```python block whose first line is `# name.py` is a file. A section whose commands need a server starts one with
+`make up`; otherwise it has the one that plain `make up` starts.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def _starts_server(command: str) -> bool:
 
 
 def _plain(output: str) -> str:
-    """Output without what differs from run to run: line breaks, measured times, close reasons, digits past the third."""
+    """Output without what differs from run to run."""
     output = re.sub(r"\s+", " ", re.sub(r"\s*([\[\]{},:…])\s*", r"\1", output)).strip()
     output = re.sub(r'"timing_ms":\{[^}…]*\}', "timing", output)
     output = re.sub(r'(?<="closed":")\w+|(?<=in a batch of 1 \()\w+', "idle", output)  # a busy machine may miss it
