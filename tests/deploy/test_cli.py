@@ -243,14 +243,6 @@ def test_settings_lists_every_variable_with_its_value_and_no_password() -> None:
     assert rows["REDIS_URL"][1] == "redis://somebody:***@127.0.0.1:1/0"
 
 
-def test_settings_of_the_documentation_hold_no_value_of_this_machine() -> None:
-    ended = Ended("settings", "--markdown", **NOBODY)
-    assert (ended.code, ended.err) == (0, [])
-    assert ended.out[:2] == ["| variable | default | meaning |", "|---|---|---|"]
-    assert "| `MAX_BATCH_SIZE` | `32` | Maximum rows per batch |" in ended.out
-    assert not any("somebody" in line for line in ended.out)
-
-
 @pytest.mark.parametrize("command", ["gateway", "settings"])
 def test_redis_url_of_another_scheme_is_refused_without_its_password(command: str) -> None:
     line = refusal(command, environ={"REDIS_URL": "http://somebody:geheim@h:99"})
