@@ -248,11 +248,11 @@ async def test_a_dead_workers_entries_come_one_by_one_with_their_delivery_count(
     score = str(int((await client.zscore(KEYS.leases, "dead")) or 0)).encode()
     convict = DeadWorker("dead", score)
     for expected in ("r1", "r2"):
-        solo = await claim(client, "w1", convict=convict)
+        solo = await claim(client, "w1", dead_worker=convict)
         assert (solo.kind, [entry.id for entry in solo.entries]) == ("isolated", [expected])
         assert solo.entries[0].deliveries == 2
         await claims(client).finish([Outcome(solo.entries[0], b"ok")])
-    assert (await claim(client, "w1", convict=convict)).kind == "empty"
+    assert (await claim(client, "w1", dead_worker=convict)).kind == "empty"
     assert await client.zscore(KEYS.leases, "dead") is None
     assert [c["name"] for c in await client.xinfo_consumers(KEYS.requests, GROUP)] == [b"w1"]
 
@@ -263,7 +263,7 @@ async def test_a_convict_that_came_back_keeps_its_entries(client: Client) -> Non
     convict = DeadWorker("slow", str(int((await client.zscore(KEYS.leases, "slow")) or 0)).encode())
     await asyncio.sleep(0.002)
     await Leases(client, KEYS, "slow").beat({"state": "ready"})
-    assert (await claim(client, "w1", convict=convict)).kind == "empty"
+    assert (await claim(client, "w1", dead_worker=convict)).kind == "empty"
 
 
 async def test_a_dead_letter_is_kept_with_its_reason_and_its_client_is_told(client: Client) -> None:
