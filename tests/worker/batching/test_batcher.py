@@ -10,10 +10,8 @@ import pytest
 
 from smartbatch.shared.broker.queue.claims import Claim, Entry
 from smartbatch.worker.batching.batcher import Batcher
-from smartbatch.worker.batching.policy import CloseReason, Limits
-from smartbatch.worker.batching.throughput import ThroughputEstimator
-from smartbatch.worker.core.batch import Batch, ClaimedEntry
-from smartbatch.worker.execution.latency import LatencyEstimator
+from smartbatch.worker.core.batch import Batch, ClaimedEntry, CloseReason, Limits
+from smartbatch.worker.core.estimators import LatencyEstimator, ThroughputEstimator
 from smartbatch.worker.queue.failure_detection import FailureDetector
 
 NOTHING = Claim("empty", 1_000_000, 0, "1-0", False, [])
@@ -87,8 +85,8 @@ async def test_the_next_claim_leaves_a_moment_before_a_lone_batch_ends(
     batcher = made(around, forward_s)
     batcher.sole_worker = sole_worker
     for number in range(50):  # it always is alone
-        batcher._arrivals.came([float(number)], learn=True)
-        batcher._arrivals.answered(1, number + 0.005, last=True)
+        batcher._arrivals.observe([float(number)], learn=True)
+        batcher._arrivals.batch_answered(1, number + 0.005, last=True)
     submit(batcher, 1, "idle")
     begun_at = time.monotonic()
     running = asyncio.create_task(batcher.run())
@@ -106,7 +104,7 @@ async def test_a_stream_is_claimed_ahead_also_where_nobody_is_waited_for() -> No
     batcher = made(around, 0.100)
     batcher.set_limits(Limits(32, 1 << 30, 0.0))
     for number in range(100):
-        batcher._arrivals.came([100 + number / 1000], learn=True)
+        batcher._arrivals.observe([100 + number / 1000], learn=True)
     submit(batcher, 10, "window")
     running = asyncio.create_task(batcher.run())
     await asyncio.sleep(0.09)
@@ -117,7 +115,7 @@ async def test_a_stream_is_claimed_ahead_also_where_nobody_is_waited_for() -> No
 def test_what_comes_to_a_batch_that_explores_is_learned_too() -> None:
     batcher, now = made(Around(), 0.010), time.monotonic()
     learned: list[bool] = []
-    batcher._arrivals.came = lambda admitted_at, *, learn: learned.append(learn)
+    batcher._arrivals.observe = lambda admitted_at, *, learn: learned.append(learn)
     batcher._builder.explores = True
     assert batcher._idle_at(batcher._builder.state(), now) == float("inf")
     assert learned == [True]

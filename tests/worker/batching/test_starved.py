@@ -9,10 +9,8 @@ import pytest
 
 from smartbatch.shared.broker.queue.claims import Entry
 from smartbatch.worker.batching.batcher import Batcher
-from smartbatch.worker.batching.policy import CloseReason, Limits
-from smartbatch.worker.batching.throughput import ThroughputEstimator
-from smartbatch.worker.core.batch import ClaimedEntry
-from smartbatch.worker.execution.latency import LatencyEstimator
+from smartbatch.worker.core.batch import ClaimedEntry, CloseReason, Limits
+from smartbatch.worker.core.estimators import LatencyEstimator, ThroughputEstimator
 
 
 class Around:

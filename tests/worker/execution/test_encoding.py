@@ -32,7 +32,7 @@ def test_a_text_that_cannot_be_encoded_costs_nobody_a_reply() -> None:
     surrogate.outputs = [{"label": "\ud800"}]
     fine.error = InvalidInput("unknown label 'é'")
     maker = ReplyEncoder(cast(Any, Encoder()), "w", ModelErrorLog())
-    outcomes, counts = maker.make(Batch("b", claimed_entries, "full"))
+    outcomes, counts = maker.encode(Batch("b", claimed_entries, "full"))
     assert [outcome.entry for outcome in outcomes] == [claimed.entry for claimed in claimed_entries]
     errors = [unpack_reply(outcome.reply).error for outcome in outcomes]
     assert [type(error) for error in errors] == [InvalidInput, ModelFailed, InvalidInput]
@@ -48,7 +48,7 @@ def test_an_answer_that_is_no_result_is_the_models_failure() -> None:
 
     claimed = _rider(1)
     claimed.outputs = [1]
-    (outcome,), _ = ReplyEncoder(cast(Any, Careless()), "w", ModelErrorLog()).make(Batch("b", [claimed], "full"))
+    (outcome,), _ = ReplyEncoder(cast(Any, Careless()), "w", ModelErrorLog()).encode(Batch("b", [claimed], "full"))
     assert isinstance(unpack_reply(outcome.reply).error, ModelFailed)
 
 
@@ -58,7 +58,7 @@ def test_places_are_given_to_those_that_have_a_result() -> None:
     claimed_entries[2].cancelled = True
     for claimed in claimed_entries[1:]:
         claimed.outputs = [{"fine": True}]
-    outcomes, counts = ReplyEncoder(cast(Any, Encoder()), "w", ModelErrorLog()).make(
+    outcomes, counts = ReplyEncoder(cast(Any, Encoder()), "w", ModelErrorLog()).encode(
         Batch("b", claimed_entries, "full")
     )
     rides = [unpack_reply(outcome.reply).batch for outcome in outcomes]

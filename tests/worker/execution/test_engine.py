@@ -16,9 +16,9 @@ from smartbatch.shared.errors import DeadlineExceeded, InvalidInput, ModelFailed
 from smartbatch.shared.model_info import InputSpec
 from smartbatch.shared.wire import Payload, Result
 from smartbatch.worker.core.batch import Batch, ClaimedEntry
+from smartbatch.worker.core.estimators import LatencyEstimator
 from smartbatch.worker.core.model import LoadContext, Model
 from smartbatch.worker.execution.engine import Engine
-from smartbatch.worker.execution.latency import LatencyEstimator
 from smartbatch.worker.execution.memory_limit import PROBE_AFTER_BATCHES
 from smartbatch.worker.observability.metrics import WorkerMetrics
 from tests.brokers import eventually

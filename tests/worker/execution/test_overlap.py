@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from smartbatch.worker.core.batch import Batch
+from smartbatch.worker.core.estimators import LatencyEstimator
 from smartbatch.worker.execution.engine import Engine
-from smartbatch.worker.execution.latency import LatencyEstimator
 from smartbatch.worker.observability.metrics import WorkerMetrics
 from tests.brokers import eventually
 from tests.worker.execution.test_engine import Doubler, claimed
@@ -25,11 +25,11 @@ class Held(Doubler):
     def __init__(self) -> None:
         super().__init__()
         self.release = threading.Event()
-        self.landed_by: list[str] = []
+        self.completed_by: list[str] = []
         self.fails: Callable[[list[int]], bool] = lambda outputs: False
 
     def separate(self, outputs: list[int], rows: int) -> list[int]:
-        self.landed_by.append(threading.current_thread().name)
+        self.completed_by.append(threading.current_thread().name)
         assert self.release.wait(10)
         if self.fails(outputs):
             raise RuntimeError("unlucky")
@@ -70,7 +70,7 @@ def test_the_next_batch_is_launched_before_the_one_before_has_landed(engine: Eng
     model.release.set()
     eventually(lambda: done == [first, second])
     assert outcomes(first) == [[2], [4]] and outcomes(second) == [[6]]
-    assert set(model.landed_by) == {"landing"}
+    assert set(model.completed_by) == {"completion"}
 
 
 def test_each_is_charged_only_the_time_that_the_device_was_its_own(engine: Engine, model: Held) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from smartbatch.worker.core.batch_sizes import sizes
+from smartbatch.worker.core.estimators import LatencyEstimator
 from smartbatch.worker.execution.engine import Engine
-from smartbatch.worker.execution.latency import LatencyEstimator
 from smartbatch.worker.execution.warmup import warm_up
 from smartbatch.worker.observability.metrics import WorkerMetrics
 from tests.worker.execution.test_engine import Doubler

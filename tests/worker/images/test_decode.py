@@ -15,7 +15,7 @@ from PIL import Image
 
 from smartbatch.shared.errors import InvalidInput
 from smartbatch.worker.images import decode
-from smartbatch.worker.images.decode import Preset, Resample, _Room, decode_image, decode_images
+from smartbatch.worker.images.decode import Preset, Resample, _MemoryBudget, decode_image, decode_images
 from tests.brokers import eventually
 from tests.worker.images.hostile_images import exif, jpeg_with, png_with, segment
 from tests.worker.images.photos import encoded, pixels
@@ -260,22 +260,22 @@ def test_converting_in_bands_gives_the_same_pixels_as_converting_the_whole(
 # --- many at once
 
 
-def test_large_images_wait_for_room_in_their_order_and_small_ones_for_nobody():
-    room, order = _Room(), []
+def test_large_images_wait_for_memory_in_order_and_small_ones_never_wait():
+    budget, order = _MemoryBudget(), []
     large = decode.SMALL_BYTES
 
     def take(name: str, size: int) -> threading.Thread:
         def run() -> None:
-            with room.taken(size, 2 * large):
+            with budget.reserved(size, 2 * large):
                 order.append(name)
 
         thread = threading.Thread(target=run)
         thread.start()
         return thread
 
-    with room.taken(large, 2 * large):
+    with budget.reserved(large, 2 * large):
         first = take("all of it", 2 * large)
-        eventually(room._turn.locked)
+        eventually(budget._first_in_line.locked)
         second = take("fits, but came later", large)
         take("small", large - 1).join(5)
         assert order == ["small"]

@@ -132,7 +132,7 @@ def test_the_trial_knows_a_device_that_decodes_nothing(
         raise RuntimeError("not compiled with nvJPEG")
 
     monkeypatch.setattr(device_jpeg, "decode_jpeg", refuse)
-    assert device_jpeg.on_trial(CPU, PRESETS["resnet18"], rows=1, cpu_threads=1) is None
+    assert device_jpeg.try_device(CPU, PRESETS["resnet18"], rows=1, cpu_threads=1) is None
     assert "not compiled with nvJPEG" in caplog.text
 
 
@@ -149,9 +149,9 @@ def test_the_trial_takes_what_is_right_and_faster(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr(device_jpeg, "_least", lambda work: 0.032 if work() is not None and _is_batch(work) else 0.1)
-    assert device_jpeg.on_trial(CPU, PRESETS["resnet18"], rows=4, cpu_threads=4) is not None  # 8 against 25 ms
-    assert device_jpeg.on_trial(CPU, PRESETS["resnet18"], rows=1, cpu_threads=4) is None  # 32 against 25 ms
+    monkeypatch.setattr(device_jpeg, "_shortest", lambda work: 0.032 if work() is not None and _is_batch(work) else 0.1)
+    assert device_jpeg.try_device(CPU, PRESETS["resnet18"], rows=4, cpu_threads=4) is not None  # 8 against 25 ms
+    assert device_jpeg.try_device(CPU, PRESETS["resnet18"], rows=1, cpu_threads=4) is None  # 32 against 25 ms
     assert "decodes 125 JPEGs" in caplog.text
 
 
@@ -162,7 +162,7 @@ def _is_batch(work) -> bool:
 def test_the_trial_refuses_other_pixels(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     decode = device_jpeg.decode_jpeg
     monkeypatch.setattr(device_jpeg, "decode_jpeg", lambda *a, **k: [image.flip(0) for image in decode(*a, **k)])
-    assert device_jpeg.on_trial(CPU, PRESETS["resnet18"], rows=2, cpu_threads=1) is None
+    assert device_jpeg.try_device(CPU, PRESETS["resnet18"], rows=2, cpu_threads=1) is None
     assert "off by" in caplog.text
 
 

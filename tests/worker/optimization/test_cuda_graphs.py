@@ -54,4 +54,4 @@ def test_outputs_of_one_batch_are_not_those_of_the_next() -> None:
         on_their_way.append(copy_back(batch * 2))
     for number, outputs in enumerate(on_their_way):
         assert isinstance(outputs, AsyncHostCopy)
-        assert (outputs.arrived() == [[2.0 * (number + row)] * 1000 for row in range(8)]).all()
+        assert (outputs.wait() == [[2.0 * (number + row)] * 1000 for row in range(8)]).all()

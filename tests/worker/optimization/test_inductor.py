@@ -14,15 +14,15 @@ from torch import nn
 from smartbatch.worker.models import LoadContext, resolve
 from smartbatch.worker.models.classifier import Classifier
 from smartbatch.worker.optimization import inductor
-from smartbatch.worker.optimization.inductor import Inductor, Order
+from smartbatch.worker.optimization.inductor import CompileJob, Inductor
 from smartbatch.worker.optimization.variants import VariantSelector
 
 NAME = "squeezenet1_1"  # the smallest
 CPU = torch.device("cpu")
 
 
-def order(folder: Path, model_path: str = NAME) -> Order:
-    return Order(model_path, "cpu", "float32", "random", 1, str(folder))
+def order(folder: Path, model_path: str = NAME) -> CompileJob:
+    return CompileJob(model_path, "cpu", "float32", "random", 1, str(folder))
 
 
 def optimiser() -> VariantSelector:
@@ -50,13 +50,13 @@ def test_what_is_compiled_answers_as_eager_for_any_number_of_rows(tmp_path: Path
 
 
 def test_a_compiling_process_ends_with_its_worker_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="compiling ended with -9"):
+    with pytest.raises(RuntimeError, match="the compiler exited with -9"):
         inductor.run_compiler(order(tmp_path / "net"), limit_s=0.0)
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
 
 
 def test_a_compiling_process_that_fails_says_why(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"compiling ended with 1: .*there is no model 'resnet1818'"):
+    with pytest.raises(RuntimeError, match=r"the compiler exited with 1: .*there is no model 'resnet1818'"):
         inductor.run_compiler(order(tmp_path / "net", "resnet1818"))
 
 
@@ -64,9 +64,9 @@ def test_without_a_compiler_inductor_is_left_out_and_said(tmp_path: Path, monkey
     caplog.set_level(logging.INFO)
     monkeypatch.setenv("CXX", "no-such-compiler")
     asked: list[object] = []
-    Inductor(optimiser(), order(tmp_path / "net"), CPU).compile_beside(asked.append)
+    Inductor(optimiser(), order(tmp_path / "net"), CPU).compile_in_background(asked.append)
     assert asked == []
-    assert "inductor is left out: there is no C++ compiler no-such-compiler" in caplog.text
+    assert "inductor is skipped: there is no C++ compiler no-such-compiler" in caplog.text
 
 
 def test_a_damaged_library_is_left_out_and_said(tmp_path: Path, caplog) -> None:
@@ -79,7 +79,7 @@ def test_a_damaged_library_is_left_out_and_said(tmp_path: Path, caplog) -> None:
     for _ in compiled.consider():
         pass
     assert chooser.choice.name == "eager"
-    assert "inductor is left out" in caplog.text
+    assert "inductor is skipped" in caplog.text
     assert f"delete {folder} to have it compiled again" in caplog.text
 
 
@@ -89,7 +89,7 @@ def test_code_is_not_taken_from_a_folder_where_others_may_write(tmp_path: Path, 
     assert folder == tmp_path / "smartbatch"
     assert folder.stat().st_mode & 0o777 == 0o700
     os.chmod(folder, 0o770)  # noqa: PTH101
-    with pytest.raises(OSError, match="others may write there"):
+    with pytest.raises(OSError, match="others can write to it"):
         inductor.cache_folder()
 
 

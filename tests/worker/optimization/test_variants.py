@@ -1,4 +1,4 @@
-"""OPTIMIZE: what serves is right first and fast second; whatever fails is left out and said."""
+"""OPTIMIZE: what serves is right first and fast second; whatever fails is skipped and said."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_form_that_answers_otherwise_is_left_out_and_said(network: Network, wh
     assert optimiser(torch.ones(1)).item() == 2
     (record,) = caplog.records
     assert record.levelname == "WARNING"
-    assert "OPTIMIZE: other is left out" in record.message and why in record.message
+    assert "OPTIMIZE: other is skipped" in record.message and why in record.message
 
 
 def test_a_form_that_can_not_be_made_is_left_out_and_said(caplog) -> None:
@@ -122,7 +122,7 @@ def test_a_form_that_can_not_be_made_is_left_out_and_said(caplog) -> None:
         raise OSError("no compiler")
 
     assert considered(make).choice.name == "eager"
-    assert "other is left out: no compiler" in caplog.text
+    assert "other is skipped: no compiler" in caplog.text
 
 
 def test_a_form_that_is_no_faster_does_not_serve() -> None:

@@ -59,7 +59,7 @@ def test_it_answers_as_the_direct_convolution(
     path: Path, generator, rows: int, height: int, width: int, channels: int, outputs: int, bias: bool
 ) -> None:
     convolution = nn.Conv2d(channels, outputs, 3, padding=1, bias=bias)
-    assert winograd.suits(convolution)
+    assert winograd.is_supported(convolution)
     other = WinogradConv2d(convolution, Kernel(path))
     batch = torch.randn((rows, channels, height, width), generator=generator)
     exact = None if convolution.bias is None else convolution.bias.double()
@@ -127,7 +127,7 @@ class OwnForward(nn.Conv2d):
     ],
 )
 def test_other_convolutions_are_not_for_it(module: nn.Module) -> None:
-    assert not winograd.suits(module)
+    assert not winograd.is_supported(module)
     assert not winograd.possible(module)
 
 
@@ -207,14 +207,14 @@ def test_it_is_left_out_and_said_when_it_answers_otherwise(kept: Path, blocks: n
     monkeypatch.setattr(winograd, "seconds", faster_by_winograd)
     monkeypatch.setattr(winograd, "TO_POINTS", [[1.001 * value for value in row] for row in winograd.TO_POINTS])
     assert considered(blocks).choice.name == "eager"
-    assert "winograd is left out: its outputs are off by" in caplog.text
+    assert "winograd is skipped: its outputs deviate by" in caplog.text
 
 
 @needs_compiler
 def test_it_is_left_out_and_said_when_no_convolution_gains(kept: Path, blocks: nn.Module, monkeypatch, caplog) -> None:
     monkeypatch.setattr(winograd, "seconds", lambda module, batch: 1.0)
     assert considered(blocks).choice.name == "eager"
-    assert "winograd is left out: no convolution gains by it" in caplog.text
+    assert "winograd is skipped: no convolution gains from it" in caplog.text
 
 
 def test_it_is_left_out_and_said_when_compiling_fails(tmp_path: Path, blocks: nn.Module, monkeypatch, caplog) -> None:
@@ -222,7 +222,7 @@ def test_it_is_left_out_and_said_when_compiling_fails(tmp_path: Path, blocks: nn
     monkeypatch.setenv("CXX", "false")
     assert winograd.possible(blocks)
     assert considered(blocks).choice.name == "eager"
-    assert "winograd is left out: compiling ended with 1: it said nothing" in caplog.text
+    assert "winograd is skipped: the compiler exited with 1: no output" in caplog.text
     assert list((tmp_path / "smartbatch").iterdir()) == []
 
 
@@ -231,7 +231,7 @@ def test_without_a_compiler_it_is_left_out_and_said(tmp_path: Path, blocks: nn.M
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert not winograd.possible(blocks)
-    assert "winograd is left out: there is no C++ compiler no-such-compiler" in caplog.text
+    assert "winograd is skipped: there is no C++ compiler no-such-compiler" in caplog.text
     winograd.library().touch()  # as if one had been there at an earlier start
     assert winograd.possible(blocks)
 
@@ -241,7 +241,7 @@ def test_code_is_not_taken_from_a_folder_where_others_may_write(tmp_path: Path, 
     (tmp_path / "smartbatch").mkdir()
     (tmp_path / "smartbatch").chmod(0o770)
     assert not winograd.possible(blocks)
-    assert "winograd is left out" in caplog.text and "others may write there" in caplog.text
+    assert "winograd is skipped" in caplog.text and "others can write to it" in caplog.text
 
 
 def test_the_librarys_name_holds_all_that_the_kernel_depends_on(tmp_path: Path, monkeypatch) -> None:

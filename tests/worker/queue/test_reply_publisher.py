@@ -75,7 +75,7 @@ async def test_a_reply_that_is_not_taken_holds_up_no_other_and_becomes_an_error(
         await publisher.drain()
     assert len(broker.published) == 51
     error = unpack_reply(broker.published["large"]).error
-    assert str(error) == "the answer of 2000 bytes is more than the broker takes"
+    assert str(error) == "the reply of 2000 bytes exceeds what the broker takes"
 
 
 async def test_an_outage_makes_no_answer_an_error(publisher: ReplyPublisher, broker: Broker) -> None:

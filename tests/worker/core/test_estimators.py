@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from smartbatch.worker.batching.throughput import ThroughputEstimator
-from smartbatch.worker.execution.latency import LatencyEstimator
+from smartbatch.worker.core.estimators import LatencyEstimator, ThroughputEstimator
 
 
 @pytest.fixture
