@@ -163,7 +163,7 @@ def test_the_trial_refuses_other_pixels(monkeypatch: pytest.MonkeyPatch, caplog:
     decode = device_jpeg.decode_jpeg
     monkeypatch.setattr(device_jpeg, "decode_jpeg", lambda *a, **k: [image.flip(0) for image in decode(*a, **k)])
     assert device_jpeg.try_device(CPU, PRESETS["resnet18"], rows=2, cpu_threads=1) is None
-    assert "off by" in caplog.text
+    assert "deviate by" in caplog.text
 
 
 def test_a_batch_mixes_jpegs_left_to_the_device_with_what_was_decoded() -> None:

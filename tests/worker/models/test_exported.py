@@ -56,7 +56,7 @@ def test_program_with_a_free_batch_runs_any_number_of_rows(tmp_path):
 @pytest.mark.parametrize("rows", [1, 4, 6, 9])
 def test_program_of_fixed_batch_gets_batches_cut_and_padded_and_says_so(tmp_path, rows):
     model, said = exported(tmp_path, Scale(), torch.zeros(4, 3), dynamic=False)
-    assert "takes 4 to 4 rows: batches are cut and padded" in said[0]
+    assert "takes 4 to 4 rows: batches are split and padded" in said[0]
     array = np.arange(rows * 3, dtype=np.float32).reshape(rows, 3)
     assert run(model, array) == {"output": (array * 2 + 1).tolist()}
 
@@ -89,6 +89,6 @@ def test_missing_and_broken_files_are_one_line(tmp_path):
     with pytest.raises(ModelLoadError, match="there is no file"):
         resolve("gone.pt2").load(LoadContext(device="cpu"))
     (tmp_path / "bad.pt2").write_bytes(b"not a zip")
-    with pytest.raises(ModelLoadError, match=r"is no program saved by torch\.export") as caught:
+    with pytest.raises(ModelLoadError, match=r"is not a program saved by torch\.export") as caught:
         resolve(str(tmp_path / "bad.pt2")).load(LoadContext(device="cpu"))
     assert "\n" not in str(caught.value)

@@ -148,11 +148,11 @@ def test_example_comes_from_the_announced_input(serve):
     [
         ("class Other: pass", "has no class 'Mine'"),
         ("class Mine: pass", r"no method forward\(self, batch\)"),
-        ("import no_such_package", "needs 'no_such_package', not installed"),
+        ("import no_such_package", "requires 'no_such_package', not installed"),
         ("1 / 0", "importing their_model failed, ZeroDivisionError: division by zero"),
         (
             "class Mine:\n    def __init__(self, x): pass\n    def forward(self, b): return b",
-            "without arguments failed",
+            "Mine() failed",
         ),
         ("class Mine:\n    def load(self): raise OSError('no\\nfile')\n    def forward(self, b): return b", "no file"),
     ],

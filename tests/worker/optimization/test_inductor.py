@@ -80,7 +80,7 @@ def test_a_damaged_library_is_left_out_and_said(tmp_path: Path, caplog) -> None:
         pass
     assert chooser.choice.name == "eager"
     assert "inductor is skipped" in caplog.text
-    assert f"delete {folder} to have it compiled again" in caplog.text
+    assert f"delete {folder} to compile it again" in caplog.text
 
 
 def test_code_is_not_taken_from_a_folder_where_others_may_write(tmp_path: Path, monkeypatch) -> None:
