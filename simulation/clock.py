@@ -126,7 +126,9 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 def virtual_time(loop: VirtualLoop) -> Iterator[None]:
     """Let the worker's modules read this loop's clock as `time.monotonic()`, instead of the machine's."""
     ours: Any = SimpleNamespace(monotonic=loop.time)
-    modules = [module for name, module in sys.modules.items() if name.startswith("smartbatch.worker.") and _tells_time(module)]
+    modules = [
+        module for name, module in sys.modules.items() if name.startswith("smartbatch.worker.") and _tells_time(module)
+    ]
     for module in modules:
         vars(module)["time"] = ours
     try:

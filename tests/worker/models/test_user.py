@@ -152,7 +152,7 @@ def test_example_comes_from_the_announced_input(serve):
         ("1 / 0", "importing their_model failed, ZeroDivisionError: division by zero"),
         (
             "class Mine:\n    def __init__(self, x): pass\n    def forward(self, b): return b",
-            "Mine() failed",
+            "Mine.. failed",
         ),
         ("class Mine:\n    def load(self): raise OSError('no\\nfile')\n    def forward(self, b): return b", "no file"),
     ],
