@@ -4,9 +4,9 @@ The predictor learns the hazard rate of arrivals: their rate as a function of th
 clients that got their replies together is waited for until the last of them is back, a steady stream as long as the
 window is expected to hold more of it, and a lone client that sends its next request after each reply never.
 
-There are two estimators: one applies while some clients that were just answered have not come back (they are *owed*),
-the other while none is owed. Closed-loop clients are complete when the last one is back, so the second one learns that
-nothing follows and the batch closes with it. In an open-loop stream both learn the same.
+There are two estimators: one applies while clients that were just answered have not come back (they are *returning*),
+the other while none is returning. Closed-loop clients are complete when the last one is back, so the second one learns
+that nothing follows, and the batch closes with it. In an open-loop stream both learn the same.
 
 Only the time before the reply counts: a request that comes later may be a consequence of that reply, and waiting would
 not have brought it sooner. Next to other workers only the time before the batch closes counts: they may claim what
@@ -73,13 +73,13 @@ class ArrivalPredictor:
     """One worker's view of one model. Called from its event loop only. Times are monotonic seconds."""
 
     def __init__(self) -> None:
-        self._none_owed = HazardEstimator()
-        self._some_owed = HazardEstimator()
-        self._owed = 0  # clients answered since the last batch closed that have not come back
+        self._none_returning = HazardEstimator()
+        self._some_returning = HazardEstimator()
+        self._returning = 0  # clients answered since the last batch closed that have not come back
         self._answered_at = -math.inf
         self._since: float | None = None  # start of the current observation: the last arrival
         self._until = math.inf  # its end, if no arrival ends it: the reply, or the close next to other workers
-        self._hazard = self._none_owed  # the estimator that learns from it
+        self._hazard = self._none_returning  # the estimator that learns from it
         self._explore_every = EXPLORE_EVERY
         self._since_explored = 0
         self._exploring = False
@@ -92,22 +92,22 @@ class ArrivalPredictor:
             if self._exploring:
                 self._explore_every, self._exploring = EXPLORE_EVERY, False
             self._since, self._until = at, math.inf
-            self._hazard = self._none_owed
+            self._hazard = self._none_returning
             if at > self._answered_at - GRAIN_S:
-                self._owed = max(0, self._owed - 1)
-                self._hazard = self._estimator(self._owed)
+                self._returning = max(0, self._returning - 1)
+                self._hazard = self._estimator(self._returning)
 
     def _learn(self, since: float, at: float) -> None:
         """Learn from two successive arrivals."""
         end, hazard = min(at, self._until), self._hazard
-        if since < self._answered_at < end:  # clients became owed in between: two observations
+        if since < self._answered_at < end:  # a reply in between: two observations
             hazard.learn(self._answered_at - since, arrived=False)
-            since, hazard = self._answered_at, self._estimator(self._owed)
+            since, hazard = self._answered_at, self._estimator(self._returning)
         hazard.learn(max(0.0, end - since), arrived=at < self._until - GRAIN_S)
 
     def batch_closed(self, at: float, *, sole_worker: bool) -> None:
-        """Forget which clients are owed. Without `sole_worker` others may claim what arrives from now on."""
-        self._owed = 0
+        """Stop expecting clients back. Without `sole_worker` others may claim what arrives from now on."""
+        self._returning = 0
         if not sole_worker:
             self._until = min(self._until, at)
         if self._exploring:
@@ -116,7 +116,7 @@ class ArrivalPredictor:
 
     def batch_answered(self, requests: int, at: float, *, last: bool) -> None:
         """A batch has run. `last`: it holds the last arrival that is known."""
-        self._owed += requests
+        self._returning += requests
         self._answered_at = at
         if last:
             self._until = min(self._until, at)
@@ -124,12 +124,12 @@ class ArrivalPredictor:
     def idle_at(self, now: float, window_end: float) -> float:
         """Return when another arrival stops being likely if none comes: between `now` and `window_end`."""
         since = now if self._since is None else min(max(self._since, self._answered_at), now)
-        return max(now, since + self._estimator(self._owed).idle_age_s(window_end - since))
+        return max(now, since + self._estimator(self._returning).idle_age_s(window_end - since))
 
     def expects(self, within_s: float, *, running: int = 0) -> bool:
         """Return whether another arrival is likely within `within_s` of an arrival now, or, with `running` requests on
         the device, of an arrival after their replies."""
-        return self._estimator(self._owed + running - 1).idle_age_s(within_s) > 0.0
+        return self._estimator(self._returning + running - 1).idle_age_s(within_s) > 0.0
 
     def should_explore(self) -> bool:
         """Return whether this batch waits although no arrival is likely. Call it once when a batch would close."""
@@ -140,8 +140,8 @@ class ArrivalPredictor:
         self._exploring = True
         return True
 
-    def _estimator(self, owed: int) -> HazardEstimator:
-        return self._some_owed if owed > 0 else self._none_owed
+    def _estimator(self, returning: int) -> HazardEstimator:
+        return self._some_returning if returning > 0 else self._none_returning
 
 
 def _bin(seconds: float) -> int:

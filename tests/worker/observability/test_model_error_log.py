@@ -1,4 +1,4 @@
-"""A model that fails every request leaves a few tracebacks, and a count."""
+"""A model that fails on every request leaves a few tracebacks and a count."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 ENTRY = Entry("1-0", "r1", "g", 0, 1000, 1, 1, "raw", f"00-{TRACE}-b7ad6b7169203331-00", b"x")
 
 
-def test_each_line_names_its_request_until_there_are_too_many(caplog: pytest.LogCaptureFixture) -> None:
+def test_each_line_names_its_request_until_the_limit(caplog: pytest.LogCaptureFixture) -> None:
     lines = ModelErrorLog()
     for _ in range(100):
         lines.failed("the model failed on one row", RuntimeError("no"), ENTRY, "b1")
