@@ -84,8 +84,8 @@ async def test_a_request_takes_the_listed_path(tracer: Tracer, broker: Broker, t
         await asyncio.to_thread(system.gateway)
         await asyncio.to_thread(eventually, lambda: system.client.get(f"{system.url}/readyz").json()["ready"])
         tracer.recording = True
-        post = {"json": {"inputs": [[1.0, 2.0]]}}
-        response = await asyncio.to_thread(system.client.post, f"{system.url}/predict", **post)
+        body = {"inputs": [[1.0, 2.0]]}
+        response = await asyncio.to_thread(lambda: system.client.post(f"{system.url}/predict", json=body))
         assert response.status_code == 200, response.text
         await asyncio.to_thread(eventually, lambda: set(listed) <= tracer.steps or running.done(), 5)
     finally:
