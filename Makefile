@@ -1,11 +1,16 @@
 # make up          run everything on this machine (PORT=8000 WORKERS=1 MODEL=efficientnet_lite0)
-# make test        the tests
+# make test        the tests that show every promise once, in a few minutes: one broker, nothing long, no browser
+# make test-all    all tests: both brokers, long runs, fuzzers, browser, Prometheus
 # make test-docker the tests that bring up docker-compose.yml (a Docker engine is needed)
 # make chaos       everything goes wrong at random, under load: SECONDS=60 SEED= RATE=400 BROKER=valkey
 # make soak        steady load for SECONDS=600, and whether anything grows
 # make bench       measures every goal on this machine: ONLY=E,S ARGS=--quick; docs/performance.md says how
+# make benchmark   what batching buys: a baseline beside SmartBatch, MODEL=resnet18 ARGS='--users 200 --duration 10m'
+# make study       which settings serve most within a latency: MODEL=resnet18 P99=200ms ARGS='--trials 50'
+# make locust      load on a running server, HOST=http://127.0.0.1:8000, from Locust's page; ARGS=--headless without it
 # make check       format, lint, types
-# make generated   the dashboard and the tables of docs/metrics.md, from deploy/observability and the declarations
+# make docs        the documentation as a site, in site/; make docs-serve shows it on http://127.0.0.1:8008
+# make generated   the dashboard, the reference pages and the tables of docs/metrics.md, from the code
 # make protocol    the messages of gRPC, from gateway/grpc/inference.proto
 PORT ?= 8000
 WORKERS ?= 1
@@ -15,14 +20,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LOADTEST := $(VENV)/.loadtest
 DEV := $(VENV)/.dev
+EXTRAS := worker,grpc,otel,local,examples
+DOCS := $(VENV)/.docs
 
-.PHONY: up test test-docker chaos soak bench check format generated protocol clean
+.PHONY: up test test-all test-docker chaos soak bench benchmark study locust check docs docs-serve format generated protocol clean
 
 up: $(READY)
 	@exec $(BIN)/smartbatch up --port $(PORT) --workers $(WORKERS) --model '$(MODEL)'
 
 test: $(DEV)
+	$(BIN)/pytest -n 2 --dist loadscope -m "not docker and not extended" $(ARGS)
+
+test-all: $(DEV)
 	$(BIN)/pytest -m "not docker" $(ARGS)
 
 test-docker: $(DEV)
@@ -35,8 +46,17 @@ chaos: $(DEV)
 soak: $(DEV)
 	$(BIN)/python -m tests.chaos.soak --seconds $(or $(SECONDS),600) $(ARGS)
 
-bench: $(DEV)
+bench: $(LOADTEST)
 	$(BIN)/python -m loadtest.bench $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+benchmark: $(LOADTEST)
+	@exec $(BIN)/python -m loadtest.benchmark --model '$(MODEL)' $(ARGS)
+
+study: $(LOADTEST)
+	@exec $(BIN)/python -m loadtest.study --model '$(MODEL)' $(if $(P99),--p99 $(P99)) $(ARGS)
+
+locust: $(LOADTEST)
+	@exec $(BIN)/locust -f loadtest/locustfile.py --host $(or $(HOST),http://127.0.0.1:$(PORT)) $(ARGS)
 
 check: $(DEV)
 	$(BIN)/ruff format --check .
@@ -45,12 +65,19 @@ check: $(DEV)
 	  for folder in gateway worker shared deploy; do ln -sfn $(CURDIR)/$$folder build/typecheck/smartbatch/$$folder; done
 	$(BIN)/pyright
 
+docs: $(DOCS)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "the documentation is in site/"
+
+docs-serve: $(DOCS)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:8008
+
 format: $(DEV)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 generated: $(DEV)
 	$(BIN)/python -m smartbatch.deploy.observability
+	$(BIN)/python docs/generate.py
 
 # In a pool of descriptors of its own, so that a program may load another package's copy of the same messages too.
 protocol: $(DEV)
@@ -63,15 +90,26 @@ $(VENV)/bin/python:
 	@echo "creating the environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 
-# The pins are exact; PyTorch is most of the download. Progress is shown because it takes a while, once.
+# The pins are exact. pip's output is shown only if it fails.
 $(READY): pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "installing (once; PyTorch takes a minute or more)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[worker,grpc,otel,local,examples]'
+	@echo "installing SmartBatch and PyTorch into $(VENV) (once; takes a minute or two)"
+	@deploy/install.sh $(BIN)/python -e '.[$(EXTRAS)]'
+	@touch $@
+
+$(LOADTEST): $(READY)
+	@echo "installing the load tests into $(VENV) (once)"
+	@deploy/install.sh $(BIN)/python -e '.[$(EXTRAS),loadtest]'
 	@touch $@
 
 $(DEV): $(READY)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[worker,grpc,otel,local,examples,loadtest,test,dev]'
+	@echo "installing what tests and benchmarks need into $(VENV) (once)"
+	@deploy/install.sh $(BIN)/python -e '.[$(EXTRAS),loadtest,test,dev]'
+	@touch $@ $(LOADTEST)
+
+$(DOCS): pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing mkdocs into $(VENV) (once)"
+	@deploy/install.sh $(BIN)/python -e '.[docs]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,16 +1,22 @@
-"""Tables on a terminal: plain, and nothing is ever cut off (an id is known by its end)."""
+"""Consoles and tables of the command line.
+
+Text is printed as it is: rich's markup and emoji codes are off, since names and errors may contain anything. Cells of
+tables are never truncated, as IDs differ at their ends.
+"""
 
 from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Column, Table
 
-PIPED_WIDTH = 240  # characters; whoever pipes the output wants lines, not a terminal's width
+PIPED_WIDTH = 240  # characters; piped output is read by line, so rows should not wrap
 
 
-def console() -> Console:
-    screen = Console()
-    return screen if screen.is_terminal else Console(width=PIPED_WIDTH)
+def console(*, stderr: bool = False) -> Console:
+    screen = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    if not screen.is_terminal and not stderr:
+        screen.width = PIPED_WIDTH
+    return screen
 
 
 def table(*names: str, title: str | None = None) -> Table:

@@ -1,9 +1,9 @@
 """A table's rows: four measurements of a flower in, its species out.
 
     pip install scikit-learn
-    MODEL_PATH=examples.tabular:Iris smartbatch up
+    smartbatch up --model examples/tabular.py:Iris
 
-or `make up MODEL=examples.tabular:Iris`, then
+or `make up MODEL=examples/tabular.py:Iris`, then
 
     curl localhost:8000/predict -H 'content-type: application/json' -d '{"data": [[5.1, 3.5, 1.4, 0.2]]}'
 
@@ -15,9 +15,7 @@ from typing import Any
 import torch
 from sklearn.datasets import load_iris
 
-from smartbatch.shared.errors import InvalidInput
-from smartbatch.shared.model_info import InputSpec
-from smartbatch.worker.core.tensors import to_torch
+from smartbatch import InputSpec, InvalidInput, to_torch
 
 MEASUREMENTS = 4  # sepal length, sepal width, petal length, petal width; in cm
 

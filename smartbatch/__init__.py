@@ -1,1 +1,12 @@
-"""SmartBatch: an inference server for PyTorch models."""
+"""SmartBatch: an inference server for PyTorch models.
+
+What is named here is the stable interface, for whoever serves a model of their own; the packages below are not.
+"""
+
+from smartbatch.model import Model, serve, to_torch
+from smartbatch.shared import __version__
+from smartbatch.shared.errors import InvalidInput
+from smartbatch.shared.model_info import InputSpec, OutputSpec
+from smartbatch.shared.wire import Payload, Tensor
+
+__all__ = ["InputSpec", "InvalidInput", "Model", "OutputSpec", "Payload", "Tensor", "__version__", "serve", "to_torch"]

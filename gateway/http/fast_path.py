@@ -142,4 +142,4 @@ def is_eligible(head: heads.Head) -> bool:
     """Whether it can be a prompt request's. A compressed body, or one that waits for a 100, never is."""
     if head.method != b"POST" or not is_inference_path(head.path) or head.version != "1.1" or head.expects_100:
         return False
-    return not any(name == b"content-encoding" for name, _ in head.headers)
+    return b"content-encoding" not in dict(head.headers)

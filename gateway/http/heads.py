@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
@@ -83,10 +84,9 @@ def may_be_skipped(scope: Mapping[str, Any]) -> bool:
     return len(length) < 9 and length.isdigit() and int(length) <= MAX_SKIPPED_BYTES and b"expect" not in headers
 
 
+@lru_cache(maxsize=64)  # clients send few different URLs
 def target(url: bytes) -> tuple[str, bytes, bytes]:
     """Return path, path as it came, and query. Raises UrlTooLong or MalformedRequest."""
-    if url == b"/predict":  # nearly always
-        return "/predict", url, b""
     if len(url) > MAX_URL_BYTES:
         raise too_large(url)
     if url == b"*":  # OPTIONS of the server as a whole
@@ -96,14 +96,14 @@ def target(url: bytes) -> tuple[str, bytes, bytes]:
         raw_path = parsed.path or b"/"
         path = raw_path.decode("ascii")
     except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
-        raise MalformedRequest(f"no such target: {url[:100].decode('latin-1')!r}") from None
+        raise MalformedRequest(f"invalid request target: {url[:100].decode('latin-1')!r}") from None
     return unquote(path) if "%" in path else path, raw_path, parsed.query or b""
 
 
 def too_large(url: bytes) -> SmartBatchError:
     if len(url) > MAX_URL_BYTES:
-        return UrlTooLong(f"a URL is at most {MAX_URL_BYTES} bytes")
-    return HeadTooLarge(f"a request's head is at most {MAX_HEAD_BYTES} bytes")
+        return UrlTooLong(f"the URL is longer than {MAX_URL_BYTES} bytes")
+    return HeadTooLarge(f"the request head is larger than {MAX_HEAD_BYTES} bytes")
 
 
 def response(error: SmartBatchError, default_headers: Headers) -> bytes:

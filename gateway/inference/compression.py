@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from functools import lru_cache
 
 from smartbatch.gateway.inference.request import Response
 from smartbatch.gateway.services import LARGE_BYTES, GatewayServices
@@ -15,6 +16,7 @@ _WRAPPERS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}  # deflate 
 _REFUSED = re.compile(r"q=0(\.0*)?$")
 
 
+@lru_cache(maxsize=64)  # clients send few different ones
 def choose(accept_encoding: str) -> str:
     """Return "gzip", "deflate" or "" for neither. Where both are welcome the first wins."""
     for part in accept_encoding.lower().split(","):

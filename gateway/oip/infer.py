@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 from smartbatch.gateway.core.problems import CONTENT_TYPE as PROBLEM
@@ -64,7 +65,8 @@ class OipInferRequest(InferenceRequest):
         model = self._queue.keys.model
         info, max_rows = self._gateway.takes(model)
         payload, self._wanted = rest_request.read(body, self._json_length, info, max_rows)
-        self._wait_at_most(shortest(self._timeout_s, self._wanted.timeout_s))
+        if self._wanted.timeout_s is not None:
+            self._wait_at_most(shortest(self._timeout_s, self._wanted.timeout_s))
         return self._packed(payload)
 
     def _traced_as(self) -> tuple[str, dict[str, Any]]:
@@ -91,6 +93,7 @@ class OipInferRequest(InferenceRequest):
         return Response(response.status, headers, response.content)
 
 
+@lru_cache(maxsize=64)
 def _target(path: str) -> tuple[str, str]:
     found = PATH.fullmatch(path)
     assert found is not None, path  # only such paths come here
@@ -101,5 +104,5 @@ def _json_length(text: str | None) -> int | None:
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise MalformedBody(f"Inference-Header-Content-Length is a number of bytes, not {text[:40]!r}")
+        raise MalformedBody(f"Inference-Header-Content-Length: expected a number of bytes, got {text[:40]!r}")
     return int(text)

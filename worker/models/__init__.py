@@ -17,7 +17,7 @@ SIMULATED = "simulated"
 
 CHOICES = (
     "MODEL_PATH is a torchvision classification model (resnet18), efficientnet_lite0, "
-    "simulated:base_ms=4,row_ms=0.2, module:Class, or a .pt2 file"
+    "simulated:base_ms=4,row_ms=0.2, file.py:Class, module:Class, or a .pt2 file"
 )
 
 
@@ -46,6 +46,8 @@ def resolve(model_path: str) -> Model:
 def _from_torchvision(name: str) -> Model:
     from smartbatch.worker.models.vision import VisionClassifier, names
 
+    if name.endswith(".py"):
+        raise ModelLoadError(f"MODEL_PATH={name}: which class of the file? Name it: {name}:Class")
     known = names()
     if name in known:
         return VisionClassifier(name)
@@ -61,7 +63,8 @@ def listing() -> list[tuple[str, str]]:
     return [
         (EFFICIENTNET, "image classifier, ImageNet weights from a pip package: no download"),
         (f"{SIMULATED}:base_ms=4,row_ms=0.2", "accelerator stand-in that sleeps base + rows × row"),
-        ("module:Class", "your own class (docs: worker/models/user.py)"),
+        ("file.py:Class", "your own class, in a file"),
+        ("module:Class", "your own class, in a module that Python finds"),
         ("file.pt2", "a program saved by torch.export"),
         *((name, "torchvision image classifier") for name in names()),
     ]

@@ -27,7 +27,9 @@ def split_rows(outputs: Any, rows: int) -> list[Any]:
         return list(zip(*(split_rows(column, rows) for column in outputs), strict=True))
     if isinstance(outputs, torch.Tensor):
         outputs = to_numpy(outputs)
-    if isinstance(outputs, np.ndarray) and outputs.ndim:
+    if isinstance(outputs, np.ndarray | np.generic) and not outputs.ndim:
+        raise RuntimeError(f"forward gave one number for {rows} rows; the first dimension of an output is the rows")
+    if isinstance(outputs, np.ndarray):
         parts: list[Any] = list(outputs)
     elif isinstance(outputs, list):
         parts = [to_numpy(part) if isinstance(part, torch.Tensor) else part for part in outputs]

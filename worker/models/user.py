@@ -1,6 +1,6 @@
-"""A user's own class, served as `MODEL_PATH=module:Class`.
+"""A user's own class, served as `MODEL_PATH=module:Class` or `MODEL_PATH=path/to/file.py:Class`.
 
-The module is imported like any other; the working directory is searched too. Only `forward` is required:
+A module is imported like any other; the working directory is searched too. Only `forward` is required:
 
     class Doubler:
         def forward(self, batch):          # a tensor (rows, …) on the device
@@ -29,10 +29,12 @@ warm-up. An instance belongs to one worker; `load` and `forward` run in its one 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -150,12 +152,15 @@ def _default_rows(payload: Payload) -> list[Any]:
 
 
 def _find_class(path: str) -> type:
-    module_name, _, class_name = path.partition(":")
-    directory = str(Path.cwd())
-    if directory not in sys.path and "" not in sys.path:
+    module_name, _, class_name = path.rpartition(":")
+    file = Path(module_name).absolute() if module_name.endswith(".py") else None
+    if file and not file.is_file():
+        raise ModelLoadError(f"MODEL_PATH={path}: there is no file {file}")
+    directory = str(file.parent if file else Path.cwd())
+    if directory not in sys.path and (file or "" not in sys.path):
         sys.path.insert(0, directory)
     try:
-        module = importlib.import_module(module_name)
+        module = _import_file(file) if file else importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
             raise ModelLoadError(f"MODEL_PATH={path}: no module {error.name!r}, not in {directory} either") from None
@@ -170,6 +175,16 @@ def _find_class(path: str) -> type:
     if not callable(getattr(found, "forward", None)):
         raise ModelLoadError(f"MODEL_PATH={path}: {class_name} has no method forward(self, batch)")
     return found
+
+
+def _import_file(file: Path) -> ModuleType:
+    """Import a file as a module of its stem, whatever else has that name."""
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None and spec.loader is not None, file
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = module  # before it runs: dataclasses and pickle look their module up
+    spec.loader.exec_module(module)
+    return module
 
 
 def _instantiate(path: str, found: type) -> Any:

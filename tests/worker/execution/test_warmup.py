@@ -13,7 +13,7 @@ from tests.worker.execution.test_engine import Doubler
 
 
 def warmed(model: Doubler, max_rows: int) -> tuple[Engine, list[str]]:
-    engine = Engine(model, max_rows, LatencyEstimator(), WorkerMetrics("m"))
+    engine = Engine(model, max_rows, LatencyEstimator(), WorkerMetrics("m", "w"))
     progress: list[str] = []
     warm_up(engine, model, max_rows, progress.append)
     return engine, progress

@@ -172,3 +172,9 @@ def test_too_few_outputs_are_the_models_failure(serve):
     model = serve("class Mine:\n    def forward(self, batch): return batch[:1]")
     with pytest.raises(RuntimeError, match="forward gave 1 outputs for 2 rows"):
         run(model, floats([1], [2]))
+
+
+def test_an_output_without_a_dimension_of_rows_is_the_models_failure(serve):
+    model = serve("class Mine:\n    def forward(self, batch): return batch.sum()")
+    with pytest.raises(RuntimeError, match="forward gave one number for 2 rows; the first dimension of an output"):
+        run(model, floats([1], [2]))

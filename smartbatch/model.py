@@ -1,0 +1,67 @@
+"""What a user writes, a model; and how it is served from Python."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from smartbatch.shared.errors import SettingsError
+from smartbatch.shared.wire import Tensor
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Model(Protocol):
+    """A class that SmartBatch can serve. Only `forward` is required.
+
+    Each of these may be there too, and is called in this order (docs/models.md has examples):
+
+    - `input: InputSpec`, `outputs: tuple[OutputSpec, ...]`: announced to gateways, which then refuse other input early.
+    - `load(self, device: torch.device)`: once, in the thread that will call `forward`.
+    - `example(self)`: one row to warm up with. Default: zeros of `input`'s shape.
+    - `decode(self, payload: Payload) -> list[row]`: what a client sent → rows, in several threads at once. Raise
+      InvalidInput (or ValueError) with a text for the client. Default: a torch tensor per row, a str per text, bytes
+      per image, the bytes of any other body.
+    - `group(self, row)`: rows of an equal key are run together. Default: tensors of one shape and dtype.
+    - `collate(self, rows) -> batch`: a list of rows → one batch. Default: tensors are stacked on the device.
+    - `encode(self, row_output)`: one row's output → what its client gets: a tensor, an array, or anything that JSON can
+      say; in several threads at once. Default: the output as it is.
+    """
+
+    def forward(self, batch: Any) -> Any:
+        """Run one batch, by default a tensor of shape (rows, …) on the device.
+
+        Returns a tensor or array of shape (rows, …), a dict or tuple of such, or a list with one output per row.
+        """
+        ...
+
+
+def serve(model: type[Model], *, port: int = 8000, workers: int = 1, **settings: Any) -> None:
+    """Serve a class on this machine until Ctrl-C, as `smartbatch up` does: broker, gateway and workers.
+
+    Call it from the file that defines the class, behind `if __name__ == "__main__":`, as workers import that file.
+    `settings` are those of `smartbatch settings` in lower case: `max_batch_size=64, max_wait_time=0.005`. Ends the
+    process: exit code 0 after a drain, 2 with one line where something can't start. Raises SettingsError for a setting
+    that doesn't exist.
+    """
+    from smartbatch.deploy.cli import main
+    from smartbatch.shared.settings import Settings
+
+    for name, value in settings.items():
+        if name not in Settings.__struct_fields__:
+            near = difflib.get_close_matches(name, Settings.__struct_fields__, n=1)
+            raise SettingsError(f"serve() has no setting {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
+        os.environ[name.upper()] = str(value)
+    path = f"{Path(inspect.getfile(model)).absolute()}:{model.__qualname__}"
+    main(["up", "--model", path, "--port", str(port), "--workers", str(workers)])
+
+
+def to_torch(tensor: Tensor) -> torch.Tensor:
+    """Return the tensor that a payload holds as a torch tensor on the CPU, of the same shape and dtype."""
+    from smartbatch.worker.core.tensors import to_torch as convert
+
+    return convert(tensor)
