@@ -4,6 +4,9 @@
 # make chaos       everything goes wrong at random, under load: SECONDS=60 SEED= RATE=400 BROKER=valkey
 # make soak        steady load for SECONDS=600, and whether anything grows
 # make bench       measures every goal on this machine: ONLY=E,S ARGS=--quick; docs/performance.md says how
+# make benchmark   what batching buys: a baseline beside SmartBatch, MODEL=resnet18 ARGS='--users 200 --duration 10m'
+# make study       which settings serve most within a latency: MODEL=resnet18 P99=200ms ARGS='--trials 50'
+# make locust      load on a running server, HOST=http://127.0.0.1:8000, from Locust's page; ARGS=--headless without it
 # make check       format, lint, types
 # make docs        the documentation as a site, in site/; make docs-serve shows it on http://127.0.0.1:8008
 # make generated   the dashboard, the reference pages and the tables of docs/metrics.md, from the code
@@ -16,10 +19,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LOADTEST := $(VENV)/.loadtest
 DEV := $(VENV)/.dev
 DOCS := $(VENV)/.docs
+EXTRAS := worker,grpc,otel,local,examples
 
-.PHONY: up test test-docker chaos soak bench check docs docs-serve format generated protocol clean
+.PHONY: up test test-docker chaos soak bench benchmark study locust check docs docs-serve format generated protocol clean
 
 up: $(READY)
 	@exec $(BIN)/smartbatch up --port $(PORT) --workers $(WORKERS) --model '$(MODEL)'
@@ -37,8 +42,17 @@ chaos: $(DEV)
 soak: $(DEV)
 	$(BIN)/python -m tests.chaos.soak --seconds $(or $(SECONDS),600) $(ARGS)
 
-bench: $(DEV)
+bench: $(LOADTEST)
 	$(BIN)/python -m loadtest.bench $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+benchmark: $(LOADTEST)
+	@exec $(BIN)/python -m loadtest.benchmark --model '$(MODEL)' $(ARGS)
+
+study: $(LOADTEST)
+	@exec $(BIN)/python -m loadtest.study --model '$(MODEL)' $(if $(P99),--p99 $(P99)) $(ARGS)
+
+locust: $(LOADTEST)
+	@exec $(BIN)/locust -f loadtest/locustfile.py --host $(or $(HOST),http://127.0.0.1:$(PORT)) $(ARGS)
 
 check: $(DEV)
 	$(BIN)/ruff format --check .
@@ -75,13 +89,18 @@ $(VENV)/bin/python:
 # The pins are exact. pip's output is shown only if it fails.
 $(READY): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing SmartBatch and PyTorch into $(VENV) (once; takes a minute or two)"
-	@deploy/install.sh $(BIN)/python -e '.[worker,grpc,otel,local,examples]'
+	@deploy/install.sh $(BIN)/python -e '.[$(EXTRAS)]'
+	@touch $@
+
+$(LOADTEST): $(READY)
+	@echo "installing what load tests need into $(VENV) (once)"
+	@deploy/install.sh $(BIN)/python -e '.[$(EXTRAS),loadtest]'
 	@touch $@
 
 $(DEV): $(READY)
-	@echo "installing what tests and benchmarks need into $(VENV) (once)"
-	@deploy/install.sh $(BIN)/python -e '.[worker,grpc,otel,local,examples,loadtest,test,dev]'
-	@touch $@
+	@echo "installing what development needs into $(VENV) (once)"
+	@deploy/install.sh $(BIN)/python -e '.[$(EXTRAS),loadtest,test,dev]'
+	@touch $@ $(LOADTEST)
 
 $(DOCS): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing mkdocs into $(VENV) (once)"

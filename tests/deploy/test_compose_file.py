@@ -166,8 +166,8 @@ def test_the_image_for_load_holds_all_that_the_locustfile_imports(tmp_path):
     asked = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--list"]
     listed = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert listed.returncode == 0, listed.stderr
-    assert "Client" in listed.stdout
-    assert not re.search(r"loadtest/(bench|drive|baseline)", dockerfile)
+    assert "SmartBatchUser" in listed.stdout
+    assert not re.search(r"loadtest/(bench|generator|servers)", dockerfile)
 
 
 @pytest.mark.parametrize("name", IMAGES)
