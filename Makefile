@@ -1,5 +1,6 @@
 # make up          run everything on this machine (PORT=8000 WORKERS=1 MODEL=efficientnet_lite0)
-# make test        the tests
+# make test        the tests that show every promise once, in a few minutes: one broker, nothing long, no browser
+# make test-all    all tests: both brokers, long runs, fuzzers, browser, Prometheus
 # make test-docker the tests that bring up docker-compose.yml (a Docker engine is needed)
 # make chaos       everything goes wrong at random, under load: SECONDS=60 SEED= RATE=400 BROKER=valkey
 # make soak        steady load for SECONDS=600, and whether anything grows
@@ -21,15 +22,18 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOADTEST := $(VENV)/.loadtest
 DEV := $(VENV)/.dev
-DOCS := $(VENV)/.docs
 EXTRAS := worker,grpc,otel,local,examples
+DOCS := $(VENV)/.docs
 
-.PHONY: up test test-docker chaos soak bench benchmark study locust check docs docs-serve format generated protocol clean
+.PHONY: up test test-all test-docker chaos soak bench benchmark study locust check docs docs-serve format generated protocol clean
 
 up: $(READY)
 	@exec $(BIN)/smartbatch up --port $(PORT) --workers $(WORKERS) --model '$(MODEL)'
 
 test: $(DEV)
+	$(BIN)/pytest -n 2 --dist loadscope -m "not docker and not extended" $(ARGS)
+
+test-all: $(DEV)
 	$(BIN)/pytest -m "not docker" $(ARGS)
 
 test-docker: $(DEV)
@@ -93,12 +97,12 @@ $(READY): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(LOADTEST): $(READY)
-	@echo "installing what load tests need into $(VENV) (once)"
+	@echo "installing the load tests into $(VENV) (once)"
 	@deploy/install.sh $(BIN)/python -e '.[$(EXTRAS),loadtest]'
 	@touch $@
 
 $(DEV): $(READY)
-	@echo "installing what development needs into $(VENV) (once)"
+	@echo "installing what tests and benchmarks need into $(VENV) (once)"
 	@deploy/install.sh $(BIN)/python -e '.[$(EXTRAS),loadtest,test,dev]'
 	@touch $@ $(LOADTEST)
 

@@ -120,7 +120,7 @@ class GatewayServices:
         queue = self.queues.get(name)
         if queue is None:
             if name != self._model and check_model_name(name) not in self.monitor.models:
-                raise UnknownModel(f"no model {name!r} here; there is: {', '.join(self.models)}")
+                raise UnknownModel(f"model {name!r} not found; available: {', '.join(self.models)}")
             queue = ModelQueue(
                 name, self.settings, self.gateway_id, self.metrics.of(name), lambda: self.monitor.capacity(name)
             )

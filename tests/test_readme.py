@@ -31,7 +31,7 @@ def test_commands_of_the_readme_run_as_shown(tmp_path: Path) -> None:
         assert console.run_page(README.read_text()) >= 7
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", [name for name in TEXTS if name != "README.md" and "```console" in TEXTS[name]])
 def test_commands_of_a_page_run_as_shown(name: str, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from smartbatch.shared.settings import Settings
 
 
 @click.command("gateway")
-@click.option("--grpc", is_flag=True, help="Take requests by gRPC, on GRPC_PORT, in place of HTTP.")
+@click.option("--grpc", is_flag=True, help="Serve gRPC on GRPC_PORT instead of HTTP.")
 @setting_options(
     "HOST",
     "PORT",
@@ -37,9 +37,9 @@ from smartbatch.shared.settings import Settings
     "LOG_LEVEL",
 )
 def command(grpc: bool, **options: str | None) -> None:
-    """Run a gateway: HTTP or gRPC in, entries on the stream, replies out.
+    """Start a gateway: it accepts requests over HTTP or gRPC, queues them in Redis and returns the replies.
 
-    MODEL names the default model of /predict; other models are served as soon as a worker announces them.
+    MODEL selects the default model of /predict; other models are served as soon as a worker announces them.
     """
     from smartbatch.gateway.server import bind, bind_grpc, bind_management, serve
     from smartbatch.shared.broker.connection.client import check
@@ -60,7 +60,7 @@ def _serve_grpc(settings: Settings, sock: socket.socket, management: socket.sock
     try:
         from smartbatch.gateway.grpc import server
     except ImportError as error:
-        raise StartupError(f"gRPC needs more packages: pip install 'smartbatch[grpc]' ({error})") from None
+        raise StartupError(f"gRPC needs additional packages: pip install 'smartbatch-server[grpc]' ({error})") from None
     settings = msgspec.structs.replace(settings, grpc_port=sock.getsockname()[1])
     sock.close()
     server.serve(settings, management)

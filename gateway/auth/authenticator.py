@@ -28,7 +28,7 @@ RELOAD_S = 1.0
 ALWAYS_OPEN = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 MONITORED = ("/metrics", "/stats", page.EVENTS)  # how their paths end
 
-_HOW = "send an API key: Authorization: Bearer <key>, or X-API-Key: <key>"
+_HOW = "missing API key: send Authorization: Bearer <key> or X-API-Key: <key>"
 
 
 class Authenticator:
@@ -88,7 +88,7 @@ class Authenticator:
         principal = self._by_digest.get(digest_of(sent)) if sent else None
         if principal is None:
             self._unknown.inc()
-            raise Unauthenticated("this API key doesn't hold here" if sent else _HOW)
+            raise Unauthenticated("invalid API key" if sent else _HOW)
         return principal
 
     def refusal(self, path: str, headers: Headers) -> SmartBatchError | None:
@@ -101,5 +101,5 @@ class Authenticator:
         except Unauthenticated as error:
             return error
         if path.endswith(MONITORED) and isinstance(principal, Principal) and principal.key.role == "client":
-            return Forbidden("this needs a key of the role monitor or admin")
+            return Forbidden("an API key with the role monitor or admin is required")
         return None

@@ -49,7 +49,7 @@ MAX_RETRY_AFTER_S = 3600
 DAY_S = 86400  # the end of a quota's day is no estimate
 
 # What a client is told of a broker that is away: not where it is, nor how the connection failed.
-UNTOLD = "the broker can't be reached or can't answer; the server's log says more"
+UNTOLD = "the broker is unavailable; see the server's log"
 
 Headers = dict[str, str]
 
@@ -71,7 +71,7 @@ def told(error: BaseException, request_id: str | None) -> tuple[str, str]:
     Of an exception outside our tree nothing is shown but the request id, by which the log can be searched.
     """
     if not isinstance(error, errors.SmartBatchError):
-        detail = "an unexpected error; the server's log has it"
+        detail = "internal error; see the server's log"
         if request_id:
             detail += f" under request id {request_id}"
         return errors.INTERNAL, detail

@@ -54,7 +54,7 @@ def negotiate(accept: str) -> Format:
     wanted = [each for each in Format if found.get(each, (0, 0.0))[1] > 0]
     if not wanted:
         there_is = ", ".join(each.value for each in Format)
-        raise NotAcceptable(f"answers come as {there_is}, not as {accept[:100]!r}")
+        raise NotAcceptable(f"Accept: expected {there_is}, got {accept[:100]!r}")
     return max(wanted, key=lambda each: (found[each][1], found[each][0]))
 
 

@@ -58,6 +58,6 @@ def _check_counts(data: bytes, depth: int, leaf: Leaf) -> None:
         elements = min(elements, data.count(b'"') // 2)
     if elements > MAX_ELEMENTS or (depth > 1 and data.count(b"[") > MAX_LISTS):
         raise BodyTooLarge(
-            f"data in JSON holds at most {MAX_ELEMENTS:,} elements and {MAX_LISTS:,} lists; send a larger tensor as "
-            "application/x-npy, or as application/msgpack with data as bytes (in /v2, as binary data behind the JSON)"
+            f"data in JSON may have at most {MAX_ELEMENTS:,} elements and {MAX_LISTS:,} lists; send larger tensors as "
+            "application/x-npy, or as application/msgpack with data as bytes (in /v2: as binary data after the JSON)"
         )

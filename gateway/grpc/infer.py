@@ -95,5 +95,5 @@ async def infer(gateway: GatewayServices, content: bytes, context: Context) -> b
 
 def _why_cancelled(inference: GrpcInferRequest) -> DeadlineExceeded | ClientGone:
     if inference.deadline_s is not None and time.monotonic() - inference.started_at >= inference.deadline_s:
-        return DeadlineExceeded("its deadline passed")
+        return DeadlineExceeded("the deadline of the call passed")
     return ClientGone("the client cancelled the call")

@@ -31,7 +31,7 @@ MESSAGE_OVERHEAD_BYTES = 64 * 1024
 def serve(settings: Settings, management: socket.socket | None) -> None:
     """Serve until SIGTERM or SIGINT; then take no more calls, finish what is in flight, return."""
     if settings.gateway_processes > 1:
-        raise StartupError("a gRPC gateway is one process (GATEWAY_PROCESSES=1); start several on ports of their own")
+        raise StartupError("a gRPC gateway runs as one process (GATEWAY_PROCESSES=1); start several on different ports")
     settings = managed(settings, management)
     warn_if_open(settings, settings.grpc_port)
     app = create_app(settings, lambda gateway: _serving(gateway, settings))

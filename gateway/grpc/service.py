@@ -89,7 +89,7 @@ def _model_config(gateway: GatewayServices, principal: Anonymous, request: Any) 
 
 def _statistics(gateway: GatewayServices, principal: Anonymous, request: Any) -> Message:
     if gateway.settings.management_port >= 0:
-        raise Forbidden("statistics are on MANAGEMENT_PORT, by HTTP")
+        raise Forbidden("statistics are only available over HTTP, on MANAGEMENT_PORT")
     if request.name:
         metadata.check_model(gateway, request.name)
         check_version(request.name, request.version)

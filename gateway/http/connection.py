@@ -129,7 +129,7 @@ class Connection(HttpToolsProtocol):
             except httptools.HttpParserUpgrade as upgrade:
                 rest = data[upgrade.args[0] :]
                 if self.parser.get_method() == b"CONNECT":
-                    self._refuse(MalformedRequest("CONNECT is for proxies, and this is none"))
+                    self._refuse(MalformedRequest("CONNECT is not supported: this server is not a proxy"))
                     return
                 # A server may ignore Upgrade (RFC 9110, section 7.8), but the parser can't: it is shown the head again.
                 data = without_upgrade(self.parser, self.url, self.headers) + rest
@@ -241,7 +241,7 @@ class Connection(HttpToolsProtocol):
             self._connection_registry.count("write_timeout")
             self.abort()
         elif awaited == "head" and self._silent_bytes:
-            self._refuse(HeadTimeout(f"the request's head was not there within {HEAD_TIMEOUT_S:g} s"))
+            self._refuse(HeadTimeout(f"the request head did not arrive within {HEAD_TIMEOUT_S:g} s"))
         else:
             self.transport.close()
 
@@ -312,7 +312,7 @@ class Connection(HttpToolsProtocol):
             case _Enough():
                 pass
             case None:
-                self._refuse(MalformedRequest(f"this is not HTTP/1.1: {error}"))
+                self._refuse(MalformedRequest(f"the request is not valid HTTP: {error}"))
             case ours:
                 log.error("reading a request failed by an error of ours", exc_info=ours)
                 self.abort()

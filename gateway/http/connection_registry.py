@@ -25,7 +25,7 @@ LOOK_S = 1.0
 DRAIN_HALF_SENT_S = 1.0
 # So long before uvicorn cancels what is left at the end of GRACE_TIME, it is answered by us.
 DRAIN_MARGIN_S = 0.5
-# A search for connections to give up walks over all of them; then it pauses for so many times as long as it took.
+# A search for connections to give up walks over all of them; then it pauses for so many times the CPU time it took.
 SEARCH_PAUSE = 10
 # Those turned away may stay until they have read why, so many at a time.
 MAX_TURNED_AWAY = 64
@@ -110,10 +110,11 @@ class ConnectionRegistry:
         loop.call_later(max(DRAIN_HALF_SENT_S, self._grace_s) - DRAIN_MARGIN_S, self._end_all)
 
     def _give_one_up(self) -> bool:
-        if not self._idle and (began_at := time.monotonic()) > self._search_after:
+        if not self._idle and time.monotonic() > self._search_after:
+            # Measured in CPU time: a search that lost the processor in between must not refuse clients for longer.
+            before_s = time.thread_time()
             self._idle.extend(connection for connection in self._inside if connection.idle)
-            ended_at = time.monotonic()
-            self._search_after = ended_at + SEARCH_PAUSE * (ended_at - began_at)
+            self._search_after = time.monotonic() + SEARCH_PAUSE * (time.thread_time() - before_s)
         while self._idle:
             connection = self._idle.popleft()
             if connection in self._inside and connection.idle:
@@ -125,11 +126,11 @@ class ConnectionRegistry:
 
     def _end_half_sent(self) -> None:
         for connection in list(self._inside):
-            connection.end_half_sent(Draining("the server is stopping, and the request had not come whole"))
+            connection.end_half_sent(Draining("the server is shutting down and the request is incomplete"))
 
     def _end_all(self) -> None:
         for connection in list(self._inside):
-            connection.end(Draining("the server is stopping, and its GRACE_TIME is over"))
+            connection.end(Draining("the server is shutting down and GRACE_TIME is over"))
 
 
 def affordable(connections: int) -> int:

@@ -27,6 +27,6 @@ async def parse_body(gateway: GatewayServices, inference: InferenceRequest, body
         async with asyncio.timeout_at(inference.deadline_at):  # on the loop's clock, which is time.monotonic()
             return await gateway.in_thread(lambda: inference.request(inflate(body, coding, most) if coding else body))
     except TimeoutError:
-        raise DeadlineExceeded("its time was up before its large body was read") from None
+        raise DeadlineExceeded("the timeout passed before the body was parsed") from None
     finally:
         gateway.body_memory.give(size)

@@ -111,18 +111,18 @@ def info_of(gateway: GatewayServices, model: str) -> ModelInfo:
     check_model(gateway, model)
     info = gateway.info(model)
     if info is None:
-        raise Unavailable(f"no worker of model {model!r} has said yet what it takes")
+        raise Unavailable(f"no worker of model {model!r} has announced its inputs yet")
     return info
 
 
 def check_model(gateway: GatewayServices, model: str) -> None:
     if model not in gateway.models:
-        raise UnknownModel(f"no model {model!r:.140} here; there is: {', '.join(gateway.models)}")
+        raise UnknownModel(f"model {model!r:.140} not found; available: {', '.join(gateway.models)}")
 
 
 def check_access(principal: Anonymous, model: str) -> None:
     if not principal.may_use(model):
-        raise Forbidden("this key is not for that model")
+        raise Forbidden("this API key may not use this model")
 
 
 def model_metadata(info: ModelInfo) -> ModelMetadata:

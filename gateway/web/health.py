@@ -1,4 +1,4 @@
-"""GET /healthz, /readyz, /stats: all from the observer's last look; and /openapi.json."""
+"""GET /healthz, /readyz and /stats, from the latest snapshots of the system monitor; and /openapi.json."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ HEALTHY = msgspec.json.encode(Health())
 
 
 async def healthz(request: Request) -> Response:
-    """The process answers."""
+    """Respond with 200 while the process is alive."""
     return Response(HEALTHY, media_type=JSON)
 
 
 async def readyz(request: Request) -> Response:
-    """Redis is reachable and every model served has a worker that is ready."""
+    """Respond with 200 if Redis is reachable and every served model has a ready worker, otherwise 503."""
     gateway: GatewayServices = request.app.state.gateway
     ok = gateway.ready
     body = Readiness(ok, "up" if gateway.broker_up else "down", gateway.ready_workers)
@@ -28,7 +28,7 @@ async def readyz(request: Request) -> Response:
 
 
 async def stats(request: Request) -> Response:
-    """A JSON snapshot of every model: the last seconds, the queue, the workers, the gateways."""
+    """Return the last seconds, queue, workers and gateways of every model as JSON."""
     gateway: GatewayServices = request.app.state.gateway
     monitor = gateway.monitor
     models = {model: describe(snapshot) for model, snapshot in monitor.snapshots.items()}
@@ -37,5 +37,5 @@ async def stats(request: Request) -> Response:
 
 
 async def openapi(request: Request) -> Response:
-    """What is served here, as an OpenAPI 3.1 document."""
+    """Return the OpenAPI 3.1 document."""
     return Response(request.app.state.openapi, media_type=JSON)

@@ -1,6 +1,6 @@
-"""The live page at `/`: what the system is doing, second by second, and a box to ask it something.
+"""The live page at `/`: statistics of the system, updated every second, and a form to try the model.
 
-page.py     the page's own files
-events.py   the stream of moments that it shows
-static/     HTML, CSS and JavaScript as browsers take them, nothing to build
+page.py     serves the files of the page
+events.py   the stream of statistics that the page shows
+static/     HTML, CSS and JavaScript, without a build step
 """

@@ -77,6 +77,6 @@ async def test_a_callers_key_is_looked_at_before_the_room(
     gateway: GatewayServices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     close(gateway)
-    monkeypatch.setattr(gateway.authenticator, "_keyring", object())
+    monkeypatch.setattr(gateway.authenticator, "_key_store", object())
     with pytest.raises(Unauthenticated):
         PredictRequest(gateway).head([], b"")
