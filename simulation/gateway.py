@@ -108,7 +108,7 @@ class Gateway:
             self._in_flight = False
             statuses = [AdmitStatus(code) for code in codes if code != 1]
             answer = AdmitResult(len(self._broker.stream), self._broker.open_rows, [])
-            self._room.learned(answer, [(self._example, status) for status in statuses])
+            self._room.update(answer, [(self._example, status) for status in statuses])
             if statuses:
                 self._respond([e for e, code in zip(entries, codes, strict=True) if code != 1], refused=True)
             self._look()

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from smartbatch.gateway.core.latency_window import WINDOW_S
+from smartbatch.gateway.core.metrics import WINDOW_S
 from smartbatch.shared.broker.admin.registry import Snapshot, number
 from smartbatch.shared.telemetry import metric_names as names
 from smartbatch.shared.telemetry.metric_snapshot import unpack

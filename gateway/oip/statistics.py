@@ -9,8 +9,8 @@ from typing import Any
 import msgpack
 import msgspec
 
+from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
 from smartbatch.gateway.oip import VERSION
-from smartbatch.gateway.services import GatewayServices
 from smartbatch.shared.telemetry import metric_names as names
 
 Sums = Mapping[str, float]
@@ -54,8 +54,8 @@ class Statistics(msgspec.Struct):
     model_stats: list[ModelStatistics]
 
 
-def of(gateway: GatewayServices, model: str) -> ModelStatistics:
-    snapshot = gateway.monitor.snapshots.get(model)
+def of(monitor: SystemMonitor, model: str) -> ModelStatistics:
+    snapshot = monitor.snapshots.get(model)
     reports = list(snapshot.workers.values()) if snapshot else []
     sums = _sums(reports)
     requests = int(sums[f"{names.QUEUE_WAIT.name}_count"])

@@ -11,6 +11,7 @@ import os
 import platform
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 from prometheus_client import generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -19,28 +20,42 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.requests import Request
 from starlette.responses import Response
 
+from smartbatch.gateway.core.metrics import GatewayMetrics
+from smartbatch.gateway.http.connection_registry import ConnectionRegistry
 from smartbatch.gateway.monitoring.process_metrics import remove_dead_processes
-from smartbatch.gateway.services import GatewayServices
+from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
 from smartbatch.gateway.web import triton_metrics
 from smartbatch.shared import __version__
 from smartbatch.shared.broker.admin.registry import Snapshot, number
+from smartbatch.shared.settings import Settings
 from smartbatch.shared.telemetry import metric_names as names
 from smartbatch.shared.telemetry import metric_snapshot
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
+class MetricsSource(Protocol):
+    """What the page needs of the gateway process."""
+
+    settings: Settings
+    metrics: GatewayMetrics
+    monitor: SystemMonitor
+    connection_registry: ConnectionRegistry
+
+    def settle_metrics(self) -> None: ...
+
+
 async def metrics(request: Request) -> Response:
     """Prometheus text: this gateway's own counts (of all its processes), and the system's from Redis."""
-    gateway: GatewayServices = request.app.state.gateway
+    gateway: MetricsSource = request.app.state.gateway
     gateway.settle_metrics()
     snapshots = list(gateway.monitor.snapshots.values()) if gateway.monitor.fresh else []
     # In a thread, since the text of many workers takes a while and requests shall not stand still for it.
-    text = await asyncio.to_thread(_text, gateway, gateway.broker_up, snapshots)
+    text = await asyncio.to_thread(_text, gateway, gateway.monitor.broker_up, snapshots)
     return Response(text, media_type=PROMETHEUS)
 
 
-def _text(gateway: GatewayServices, broker_up: bool, snapshots: list[Snapshot]) -> bytes:
+def _text(gateway: MetricsSource, broker_up: bool, snapshots: list[Snapshot]) -> bytes:
     own = list(_own(gateway))
     text = generate_latest(_Families([*own, *_log_fields(gateway, broker_up), *_system(snapshots)]))
     if gateway.settings.triton_metrics == "on":
@@ -55,7 +70,7 @@ class _Families(list[Family]):
         return self
 
 
-def _own(gateway: GatewayServices) -> Iterable[Family]:
+def _own(gateway: MetricsSource) -> Iterable[Family]:
     """What this gateway counts."""
     folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     if not folder:
@@ -64,7 +79,7 @@ def _own(gateway: GatewayServices) -> Iterable[Family]:
     return MultiProcessCollector(None, folder).collect()
 
 
-def _log_fields(gateway: GatewayServices, broker_up: bool) -> Iterator[Family]:
+def _log_fields(gateway: MetricsSource, broker_up: bool) -> Iterator[Family]:
     """What needs no counting: versions, and the limits that numbers are to be compared with."""
     settings = gateway.settings
     build = GaugeMetricFamily(names.BUILD_INFO.name, names.BUILD_INFO.help, labels=names.BUILD_INFO.labels)
@@ -75,7 +90,7 @@ def _log_fields(gateway: GatewayServices, broker_up: bool) -> Iterator[Family]:
         names.REQUEST_TIMEOUT: settings.request_timeout,
         names.MAX_QUEUE: settings.max_queue,
         names.MAX_QUEUE_BYTES: settings.max_queue_bytes,
-        names.MAX_CONNECTIONS: gateway.connection_registry.most * settings.gateway_processes,
+        names.MAX_CONNECTIONS: gateway.connection_registry.limit * settings.gateway_processes,
     }
     for metric, value in values.items():
         yield GaugeMetricFamily(metric.name, metric.help, value)

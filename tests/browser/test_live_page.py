@@ -170,7 +170,7 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(
     expect(page.locator("#connection")).to_have_text("Not live: an API key is needed")
     expect(page.get_by_label("Key", exact=True)).to_be_focused()
     give("wrong")
-    expect(page.locator("#key-title")).to_contain_text("this API key doesn't hold here")
+    expect(page.locator("#key-title")).to_contain_text("invalid API key")
     give(MONITOR)
     is_live(page)
     expect(page.locator("#key-section")).to_be_hidden()

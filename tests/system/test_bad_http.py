@@ -299,8 +299,8 @@ def test_of_two_gateways_on_one_port_the_second_says_so() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_however_a_connection_is_cut_each_request_gets_its_own_answer(system: Stack, seed: int) -> None:
-    """Heads that repeat and that change, whole in one read or not, answered before they are whole or not, several in one
-    read, some too large for the event loop."""
+    """Heads that repeat and that change, whole in one read or not, answered before they are whole or not, several in
+    one read, some too large for the event loop."""
     chance = random.Random(seed)
     with connect(system) as client, client.makefile("rb") as answers:
         for _ in range(150):

@@ -1,7 +1,7 @@
-"""The stream of moments that the live page shows, as server-sent events.
+"""The live page's stream of server-sent events.
 
-A moment is made once a second for all viewers of a process together, from the observer's last look; without a viewer
-nothing is made. A viewer that is slow misses moments, and the end of the process ends every stream at once.
+An event is made once a second for all viewers of a process together, from the system monitor's last read; without
+viewers none is made. A slow viewer misses events, and a drain ends every stream at once.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from smartbatch.shared.errors import Draining, Unavailable
 log = logging.getLogger(__name__)
 
 EVERY_S = 1.0
-MAX_VIEWERS = 32  # of one process; each is a connection, and a copy of the moment in its send buffer
-RETRY_S = 10.0  # for one viewer too many
-_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}  # proxies hand on each moment as it comes
+MAX_VIEWERS = 32  # of one process; each is a connection, with a copy of the event in its send buffer
+RETRY_S = 10.0  # of a viewer that is rejected
+_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}  # proxies pass each event on at once
 
 
 class LiveEvent(msgspec.Struct):
-    """What one event holds. `predicts`: whether /predict is on this port too."""
+    """The content of one event. `predicts`: whether /predict is on this port too."""
 
     at_ms: int
     broker: Literal["up", "down"]
@@ -43,7 +43,7 @@ class LiveEvent(msgspec.Struct):
 
 
 class LiveStream:
-    """One per process; for the event loop. Its task lives while there is a viewer."""
+    """One per process; event loop only. Its task runs while there are viewers."""
 
     def __init__(
         self, monitor: SystemMonitor, connection_registry: ConnectionRegistry, default: str, *, predicts: bool
@@ -58,7 +58,7 @@ class LiveStream:
         self._changed = asyncio.Event()
 
     def join(self) -> None:
-        """Count a viewer in; whoever does so calls `leave`. Raises Unavailable or Draining."""
+        """Add a viewer, who must call `leave`. Raises Unavailable or Draining."""
         if self._connection_registry.draining:
             raise Draining("the server is stopping")
         if self._viewers >= MAX_VIEWERS:
@@ -75,7 +75,7 @@ class LiveStream:
             self._event = b""
 
     async def events(self) -> AsyncIterator[bytes]:
-        """Yield each moment, the present one at once, until the process is told to end."""
+        """Yield each event, the present one at once, until the process drains."""
         while not self._connection_registry.draining:
             changed = self._changed
             if self._event:
@@ -86,22 +86,22 @@ class LiveStream:
         looks: defaultdict[str, Looks] = defaultdict(Looks)
         while not self._connection_registry.draining:
             try:
-                self._event = b"data: " + msgspec.json.encode(self._moment(looks)) + b"\n\n"
-            except Exception:  # what others wrote on the broker must not end it
-                log.exception("the live page's numbers could not be made")
-            self._wake()
+                self._event = b"data: " + msgspec.json.encode(self._next_event(looks)) + b"\n\n"
+            except Exception:  # what others wrote to the broker must not end it
+                log.exception("the live page's event could not be made")
+            self._notify()
             try:
                 async with asyncio.timeout(EVERY_S):
                     await self._connection_registry.drain_began.wait()
             except TimeoutError:
                 pass
-        self._wake()
+        self._notify()
 
-    def _wake(self) -> None:
+    def _notify(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    def _moment(self, looks: defaultdict[str, Looks]) -> LiveEvent:
+    def _next_event(self, looks: defaultdict[str, Looks]) -> LiveEvent:
         monitor = self._monitor
         models = {
             name: ModelView(describe(snapshot), looks[name].add(snapshot), monitor.models.get(name))

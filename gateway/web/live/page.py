@@ -1,5 +1,5 @@
-"""The files of the live page, as browsers take them. They tell nothing of what is served, so they need no key; the
-numbers come from the stream (events.py), which does."""
+"""The files of the live page, which need no build. They reveal nothing of the system, so they need no API key; the
+stream of events (events.py) does."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ FILES = {
 }
 EVENTS = "/live/events"
 
-# No inline script or style and nothing from anywhere else; blob: is the photo that somebody has chosen.
+# No inline script or style and nothing from anywhere else; blob: is the photo that the user has chosen.
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "referrer-policy": "no-referrer",
-    "cache-control": "no-cache",  # asked again each time, and answered by a 304
+    "cache-control": "no-cache",  # revalidated each time, by a 304
 }
 
 
 def routes(route: Callable[..., BaseRoute]) -> list[BaseRoute]:
-    """Return the routes of the page and its stream; `route` makes one on the side of management."""
+    """Return the routes of the page and its stream; `route` creates one on the management port."""
     return [*(route(path, file) for path in FILES), route(EVENTS, Events(), methods=["GET"])]
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
 
-from smartbatch.gateway.core.latency_window import WINDOW_S
+from smartbatch.gateway.core.metrics import WINDOW_S
 from smartbatch.gateway.monitoring.window_stats import Last, Looks, WorkerLast, pack_parts
 from smartbatch.shared.broker.admin.registry import Snapshot
 from smartbatch.shared.telemetry import metric_names as names
