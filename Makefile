@@ -4,6 +4,9 @@
 # make chaos       everything goes wrong at random, under load: SECONDS=60 SEED= RATE=400 BROKER=valkey
 # make soak        steady load for SECONDS=600, and whether anything grows
 # make bench       measures every goal on this machine: ONLY=E,S ARGS=--quick; docs/performance.md says how
+# make benchmark   what batching buys: a baseline beside SmartBatch, MODEL=resnet18 ARGS='--users 200 --duration 10m'
+# make study       which settings serve most within a latency: MODEL=resnet18 P99=200ms ARGS='--trials 50'
+# make locust      load on a running server, HOST=http://127.0.0.1:8000, from Locust's page; ARGS=--headless without it
 # make check       format, lint, types
 # make generated   the dashboard and the tables of docs/metrics.md, from deploy/observability and the declarations
 # make protocol    the messages of gRPC, from gateway/grpc/inference.proto
@@ -15,9 +18,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LOADTEST := $(VENV)/.loadtest
 DEV := $(VENV)/.dev
+EXTRAS := worker,grpc,otel,local,examples
 
-.PHONY: up test test-docker chaos soak bench check format generated protocol clean
+.PHONY: up test test-docker chaos soak bench benchmark study locust check format generated protocol clean
 
 up: $(READY)
 	@exec $(BIN)/smartbatch up --port $(PORT) --workers $(WORKERS) --model '$(MODEL)'
@@ -35,8 +40,17 @@ chaos: $(DEV)
 soak: $(DEV)
 	$(BIN)/python -m tests.chaos.soak --seconds $(or $(SECONDS),600) $(ARGS)
 
-bench: $(DEV)
+bench: $(LOADTEST)
 	$(BIN)/python -m loadtest.bench $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+benchmark: $(LOADTEST)
+	@exec $(BIN)/python -m loadtest.benchmark --model '$(MODEL)' $(ARGS)
+
+study: $(LOADTEST)
+	@exec $(BIN)/python -m loadtest.study --model '$(MODEL)' $(if $(P99),--p99 $(P99)) $(ARGS)
+
+locust: $(LOADTEST)
+	@exec $(BIN)/locust -f loadtest/locustfile.py --host $(or $(HOST),http://127.0.0.1:$(PORT)) $(ARGS)
 
 check: $(DEV)
 	$(BIN)/ruff format --check .
@@ -66,12 +80,16 @@ $(VENV)/bin/python:
 # The pins are exact; PyTorch is most of the download. Progress is shown because it takes a while, once.
 $(READY): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing (once; PyTorch takes a minute or more)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[worker,grpc,otel,local,examples]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+$(LOADTEST): $(READY)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[$(EXTRAS),loadtest]'
 	@touch $@
 
 $(DEV): $(READY)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[worker,grpc,otel,local,examples,loadtest,test,dev]'
-	@touch $@
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS),loadtest,test,dev]'
+	@touch $@ $(LOADTEST)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

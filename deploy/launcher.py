@@ -114,6 +114,8 @@ class Launcher:
             await self._add(Child("grpc", _smartbatch("gateway", "--grpc"), self._environ(rpc, "grpc")))
         for number in range(1, self._workers + 1):
             name = f"worker {number}" if self._workers > 1 else "worker"
+            if settings.metrics_port > 0:  # one that Prometheus finds again after a restart
+                environ["METRICS_PORT"] = str(settings.metrics_port + number - 1)
             await self._add(Child(name, _smartbatch("worker"), self._environ(environ, name)))
 
     def _environ(self, environ: dict[str, str], name: str) -> dict[str, str]:

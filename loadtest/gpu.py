@@ -2,12 +2,12 @@
 
     python -m loadtest.gpu [--device cuda] [--models resnet18,resnet50] [--sizes 1,8,32,128] [--quick] [--out DIR]
 
-Needs torch and torchvision and fetches nothing (random weights). Prints as it goes, and leaves DIR/gpu.json.
+Needs torch and torchvision and downloads nothing (random weights). Prints as it goes, and leaves DIR/gpu.json.
 
     bare        the network alone, channels_last, one batch after the other, in a loop that does nothing else
     jpegs       decoded by the device, a batch at a time, and by one thread of the CPU
     engine      the worker's engine: rows stacked, copied, normalised, run as OPTIMIZE chose, copied back; no HTTP
-    end to end  `smartbatch up` with JPEGs over HTTP, and the processor time of each process, which names the bottleneck
+    end to end  `smartbatch up` with JPEGs over HTTP, and the CPU time of each process, which names the bottleneck
 """
 
 from __future__ import annotations
@@ -21,15 +21,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torchvision
 
-from loadtest.bench.figures import Run
-from loadtest.bench.rows.echo import driven
 from loadtest.bench.rows.photos import photo
-from loadtest.bench.system import smartbatch
+from loadtest.bench.run import Run, closed_loop
+from loadtest.system import smartbatch
 from smartbatch.shared.broker.queue.claims import Entry
 from smartbatch.worker.core.batch import Batch, ClaimedEntry
 from smartbatch.worker.core.device import DTYPES, device_name, open_device
@@ -43,7 +42,32 @@ from smartbatch.worker.observability.metrics import WorkerMetrics
 from smartbatch.worker.optimization.folding import weights_channels_last
 
 WARM_S = 0.5
-IN_FLIGHT = 3  # batches: one computed, one launched, one on its way from landing back to here
+WARM_FORWARDS = 3
+IN_FLIGHT = 3  # batches: one computed, one launched, one whose outputs are on their way back
+MAX_PIXELS = 50_000_000
+CONNECTIONS = 256
+
+
+class Measured(NamedTuple):
+    """Items that were processed in so many seconds."""
+
+    items: int
+    seconds: float
+
+    @property
+    def per_s(self) -> float:
+        return self.items / self.seconds
+
+    def as_json(self) -> dict[str, float]:
+        return {"items": self.items, "seconds": round(self.seconds, 4), "per_s": round(self.per_s, 1)}
+
+
+def repeat(step: Callable[[], int], seconds: float) -> Measured:
+    """Call `step`, which returns the number of items it has processed, for so long."""
+    items, started = 0, time.perf_counter()
+    while time.perf_counter() < started + seconds:
+        items += step()
+    return Measured(items, time.perf_counter() - started)
 
 
 def main() -> None:
@@ -56,129 +80,123 @@ def main() -> None:
         "torch": torch.__version__,
         "cores": os.cpu_count(),
         "dtype": options.dtype,
-        "jpegs_per_s": jpeg_rates(device, max(options.sizes), run.seconds(3)),
+        "jpegs": {way: rate.as_json() for way, rate in jpegs(device, max(options.sizes), run.seconds(3)).items()},
         "models": {},
     }
-    run.say(f"JPEGs of 224x224 a second: {document['jpegs_per_s']}")
+    run.say(f"JPEGs of 224x224: {document['jpegs']}")
     for name in options.models:
-        found: dict[str, Any] = {"images_per_s": {}}
-        document["models"][name] = found
+        result: dict[str, Any] = {"images": {}}
+        document["models"][name] = result
         model = resolve(name)
         model.load(context)
-        found["form"] = str(model.variant)
-        run.say(f"{name} on {document['device']}, {options.dtype}, served as {found['form']}")
-        network = _bare_network(name, device, options.dtype)
+        result["variant"] = str(model.variant)
+        run.say(f"{name} on {document['device']}, {options.dtype}, served as {result['variant']}")
+        network = torchvision.models.get_model(name, weights=None).eval().to(device, DTYPES[options.dtype])
+        network = weights_channels_last(network)
         for size in options.sizes:
-            bare = bare_rate(network, device, options.dtype, size, run.seconds(5))
-            engine = engine_rate(model, size, run.seconds(5))
-            found["images_per_s"][size] = {"bare": round(bare, 1), "engine": round(engine, 1)}
-            run.say(f"{name}, {size} rows: bare {bare:,.0f}/s, engine {engine:,.0f}/s ({engine / bare:.0%})")
+            alone = bare(network, device, options.dtype, size, run.seconds(5))
+            through = engine(model, size, run.seconds(5))
+            result["images"][size] = {"bare": alone.as_json(), "engine": through.as_json()}
+            share = through.per_s / alone.per_s
+            run.say(f"{name}, {size} rows: bare {alone.per_s:,.0f}/s, engine {through.per_s:,.0f}/s ({share:.0%})")
     if not options.no_http:
         document["end_to_end"] = end_to_end(options, run)
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "gpu.json").write_text(json.dumps(document, indent=1) + "\n")
-    print(json.dumps(document, indent=1))
-
-
-def _bare_network(name: str, device: torch.device, dtype: str) -> torch.nn.Module:
-    network = torchvision.models.get_model(name, weights=None).eval().to(device, DTYPES[dtype])
-    return weights_channels_last(network)
+    text = json.dumps(document, indent=1)
+    (options.out / "gpu.json").write_text(text + "\n")
+    print(text)
 
 
 @torch.inference_mode()
-def bare_rate(network: torch.nn.Module, device: torch.device, dtype: str, size: int, seconds: float) -> float:
-    """Images a second of the network alone, with its input on the device already."""
+def bare(network: torch.nn.Module, device: torch.device, dtype: str, size: int, seconds: float) -> Measured:
+    """Images through the network alone, with its input on the device already."""
     batch = torch.rand(size, 3, 224, 224, device=device, dtype=DTYPES[dtype])
     batch = batch.contiguous(memory_format=torch.channels_last)
-    for _ in range(3):
-        network(batch)
-    _wait_for(device)
-    forwards, started = 0, time.perf_counter()
-    while time.perf_counter() < started + seconds:
-        for _ in range(4):
+
+    def forwards(count: int) -> int:
+        for _ in range(count):
             network(batch)
-        _wait_for(device)
-        forwards += 4
-    return forwards * size / (time.perf_counter() - started)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return count * size
+
+    forwards(WARM_FORWARDS)
+    return repeat(lambda: forwards(4), seconds)
 
 
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def jpeg_rates(device: torch.device, size: int, seconds: float) -> dict[str, float]:
-    """JPEGs a second: on the device in batches of `size`, and on one thread of the CPU."""
+def jpegs(device: torch.device, size: int, seconds: float) -> dict[str, Measured]:
+    """JPEGs decoded by the device in batches of `size`, and by one thread of the CPU."""
     preset, file = Preset(256, 224), photo()
     rows = [torch.frombuffer(bytearray(file), dtype=torch.uint8)] * size
-    jpegs = DeviceJpegs(device, preset)
-    ways: dict[str, tuple[int, Callable[[], torch.Tensor]]] = {
-        str(device): (size, lambda: jpegs.pixels(rows)[-1].cpu()),
-        "one CPU thread": (1, lambda: decode_image(file, preset, 50_000_000)),
-    }
-    found = {}
-    for way, (count, decode) in ways.items():
-        decode()
-        decoded, started = 0, time.perf_counter()
-        while time.perf_counter() < started + seconds:
-            decode()
-            decoded += count
-        found[way] = round(decoded / (time.perf_counter() - started), 1)
-    return found
+    on_device = DeviceJpegs(device, preset)
+
+    def by_device() -> int:
+        on_device.pixels(rows)[-1].cpu()
+        return size
+
+    def by_cpu() -> int:
+        decode_image(file, preset, MAX_PIXELS)
+        return 1
+
+    by_device()
+    by_cpu()
+    return {str(device): repeat(by_device, seconds), "one CPU thread": repeat(by_cpu, seconds)}
 
 
-def engine_rate(model: Model, size: int, seconds: float) -> float:
-    """Images a second through the engine, with decoded rows always at hand."""
-    engine = Engine(model, size, LatencyEstimator(), WorkerMetrics("m"))
+def engine(model: Model, size: int, seconds: float) -> Measured:
+    """Images through the engine, with decoded rows always at hand."""
+    runs = Engine(model, size, LatencyEstimator(), WorkerMetrics("m", "w"))
     places = threading.Semaphore(IN_FLIGHT)
     done: list[Batch] = []
 
-    def landed(batch: Batch) -> None:
+    def on_done(batch: Batch) -> None:
         done.append(batch)
         places.release()
 
-    engine.on_done = landed
-    engine.start()
     row = model.example()
-    claimed_entries = itertools.cycle([[_rider(row) for _ in range(size)] for _ in range(IN_FLIGHT + 1)])
+    batches = [[_entry(row) for _ in range(size)] for _ in range(IN_FLIGHT + 1)]
+    entries = itertools.cycle(batches)
+    counted = 0  # of `done`
 
-    def submit_until(until: float) -> None:
-        while time.perf_counter() < until:
-            places.acquire()
-            engine.submit(Batch("b", next(claimed_entries), "full"))
+    def submit() -> int:
+        nonlocal counted
+        places.acquire()
+        runs.submit(Batch("b", next(entries), "full"))
+        before, counted = counted, len(done)
+        return (counted - before) * size
 
+    runs.on_done = on_done
+    runs.start()
     try:
-        submit_until(time.perf_counter() + WARM_S)
-        started, before = time.perf_counter(), len(done)
-        submit_until(started + seconds)
-        finished, took = len(done) - before, time.perf_counter() - started
+        repeat(submit, WARM_S)
+        measured = repeat(submit, seconds)
     finally:
-        engine.close()
-    if failed := [claimed.error for batch in done for claimed in batch.claimed_entries if claimed.error]:
+        runs.close()
+    if failed := [entry.error for batch in batches for entry in batch if entry.error]:
         raise failed[0]
-    return finished * size / took
+    return measured
 
 
-def _rider(row: Any) -> ClaimedEntry:
-    claimed = ClaimedEntry(Entry("1-0", "r", "g", 0, 3_600_000, 1, 1, "tensor", "", b"x"), 0, time.monotonic())
-    claimed.rows = [row]
-    claimed.decoded = Future()
-    claimed.decoded.set_result(None)
-    return claimed
+def _entry(row: Any) -> ClaimedEntry:
+    entry = ClaimedEntry(Entry("1-0", "r", "g", 0, 3_600_000, 1, 1, "tensor", "", b"x"), 0, time.monotonic())
+    entry.rows = [row]
+    entry.decoded = Future()
+    entry.decoded.set_result(None)
+    return entry
 
 
 def end_to_end(options: argparse.Namespace, run: Run) -> dict[str, Any]:
     """JPEGs over HTTP to the first model, with more and more gateway processes."""
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for gateways in sorted({1, max(1, (os.cpu_count() or 1) // 4)}):
         settings = {"DEVICE": options.device, "DTYPE": options.dtype, "MODEL_WEIGHTS": "random"}
-        with smartbatch(
-            options.models[0], GATEWAY_PROCESSES=gateways, MAX_BATCH_SIZE=max(options.sizes), **settings
-        ) as system:
-            run.say(f"end to end: {options.models[0]}, {gateways} gateway processes")
-            driven(system, photo(), 256, run.seconds(5), content_type="image/jpeg")
-            found[f"{gateways} gateways"] = driven(system, photo(), 256, run.seconds(10), content_type="image/jpeg")
-    return found
+        settings |= {"GATEWAY_PROCESSES": gateways, "MAX_BATCH_SIZE": max(options.sizes)}
+        with smartbatch(options.models[0], **settings) as system:
+            load = {"": closed_loop(system, photo(), CONNECTIONS, content_type="image/jpeg")}
+            title = f"end to end, {options.models[0]}, {gateways} gateway processes"
+            warm_s, seconds = run.seconds(5), 10
+            (results[f"{gateways} gateways"],) = run.by_turns(title, load, rounds=1, seconds=seconds, warm_s=warm_s)[""]
+    return results
 
 
 def _options() -> argparse.Namespace:

@@ -1,13 +1,11 @@
-"""python loadtest/production_benchmark.py --users 200 --duration 1h [--model … --scenario … --out DIR]
+""".venv/bin/python loadtest/production_benchmark.py …: the same as python -m loadtest.benchmark …"""
 
-What does batching buy, for this model on this machine? docs/load-testing.md says how it is measured.
-"""
-
+import runpy
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).parents[1])  # where loadtest is a package; this folder's files are no modules
-    from loadtest.production.command import command
-
-    command()
+sys.path[0] = str(Path(__file__).parents[1])  # the repository, where loadtest is a package
+try:
+    runpy.run_module("loadtest.benchmark", run_name="__main__", alter_sys=True)
+except ModuleNotFoundError as error:
+    sys.exit(f"{error}: run `make benchmark` once, or install the extra `loadtest`")

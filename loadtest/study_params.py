@@ -1,13 +1,11 @@
-"""python loadtest/study_params.py --p99 100ms [--model … --trials … --out DIR]
+""".venv/bin/python loadtest/study_params.py …: the same as python -m loadtest.study …"""
 
-Which MAX_BATCH_SIZE and MAX_WAIT_TIME serve most within a latency? docs/load-testing.md says how it is searched.
-"""
-
+import runpy
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).parents[1])  # where loadtest is a package; this folder's files are no modules
-    from loadtest.study.command import command
-
-    command()
+sys.path[0] = str(Path(__file__).parents[1])  # the repository, where loadtest is a package
+try:
+    runpy.run_module("loadtest.study", run_name="__main__", alter_sys=True)
+except ModuleNotFoundError as error:
+    sys.exit(f"{error}: run `make study` once, or install the extra `loadtest`")

@@ -1,9 +1,9 @@
-"""What tracing costs: processor time per 1,000 requests without it, with 1 % of the requests sampled, and with all.
+"""What tracing costs: CPU time per 1,000 requests without it, with 1 % of the requests sampled, and with all.
 
     python -m loadtest.tracing_cost [--rounds 3] [--seconds 5]
 
-With a model that does nothing, so that all there is to see is the path. The systems take turns, so that what else the
-machine does meets each of them; a collector that throws all away runs in a process of its own and isn't counted.
+The model does nothing, so the path is all there is to see. A collector that discards everything runs in a process of
+its own and is not counted.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from typing import Any
 
 import click
 
-from loadtest.bench.figures import median
-from loadtest.bench.rows.echo import BODY, MODEL, driven
-from loadtest.bench.system import free_port, smartbatch
+from loadtest.bench.rows.echo import BODY, MODEL
+from loadtest.bench.run import Run, closed_loop, median, median_of
+from loadtest.system import free_port, smartbatch
 
 CONNECTIONS = 64
+ROLES = ("gateway", "worker", "broker")
 
 
-class _Sink(BaseHTTPRequestHandler):
+class _Collector(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
@@ -39,36 +40,30 @@ class _Sink(BaseHTTPRequestHandler):
 @click.command()
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--seconds", default=5.0, show_default=True, help="Of each system in each round.")
-@click.option("--sink", type=int, hidden=True)
-def command(rounds: int, seconds: float, sink: int | None) -> None:
+@click.option("--collector", type=int, hidden=True)
+def command(rounds: int, seconds: float, collector: int | None) -> None:
     """Measure, and print a line for each system."""
-    if sink is not None:
-        ThreadingHTTPServer(("127.0.0.1", sink), _Sink).serve_forever()
+    if collector is not None:
+        ThreadingHTTPServer(("127.0.0.1", collector), _Collector).serve_forever()
     port = free_port()
     endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
     ratio = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": 0.01}
-    kinds: dict[str, dict[str, Any]] = {"off": {}, "1 % sampled": {**endpoint, **ratio}, "all sampled": {**endpoint}}
-    collector = subprocess.Popen([sys.executable, "-m", "loadtest.tracing_cost", "--sink", str(port)])
+    kinds: dict[str, dict[str, Any]] = {"off": {}, "1 % sampled": {**endpoint, **ratio}, "all sampled": endpoint}
+    process = subprocess.Popen([sys.executable, "-m", "loadtest.tracing_cost", "--collector", str(port)])
     try:
         with contextlib.ExitStack() as stack:
             systems = {kind: stack.enter_context(smartbatch(MODEL, **settings)) for kind, settings in kinds.items()}
-            results: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
-            for number in range(rounds + 1):
-                for kind, system in systems.items():
-                    result = driven(system, BODY, CONNECTIONS, seconds)
-                    if number:  # the first warms
-                        results[kind].append(result)
+            loads = {kind: closed_loop(system, BODY, CONNECTIONS) for kind, system in systems.items()}
+            results = Run().by_turns("tracing", loads, rounds=rounds, seconds=seconds, warm_s=seconds)
     finally:
-        collector.kill()
+        process.kill()
     print("medians: CPU seconds per 1,000 requests of each role and of all, req/s, p50 and p99 in ms")
-    print(f"{'':14}" + "".join(f"{what:>9}" for what in ("gateway", "worker", "broker", "all", "req/s", "p50", "p99")))
+    print(f"{'':14}" + "".join(f"{column:>9}" for column in (*ROLES, "all", "req/s", "p50", "p99")))
     for kind, each in results.items():
-        roles = [
-            median([result["cpu_s_per_1000"][role] for result in each]) for role in ("gateway", "worker", "broker")
-        ]
-        total = median([result["cpu_s_per_1000_total"] for result in each])
-        rate, p50, p99 = (median([result[what] for result in each]) for what in ("requests_per_s", "p50_ms", "p99_ms"))
-        cost = "".join(f"{value:9.4f}" for value in (*roles, total))
+        costs = [median([result["cpu_s_per_1000"][role] for result in each]) for role in ROLES]
+        columns = ("cpu_s_per_1000_total", "requests_per_s", "p50_ms", "p99_ms")
+        total, rate, p50, p99 = (median_of(each, column) for column in columns)
+        cost = "".join(f"{value:9.4f}" for value in (*costs, total))
         print(f"{kind:14}{cost}{rate:9.0f}{p50:9.2f}{p99:9.2f}")
 
 

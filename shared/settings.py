@@ -130,11 +130,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, Meta(ge=1, description="Connections of a gateway process; more make idle ones close, or are refused")
     ] = 4096
 
-    triton_metrics: Annotated[
-        Literal["off", "on"],
-        Meta(description="`on`: /metrics also has the names of Triton's, `nv_inference_*`; see docs/metrics.md"),
-    ] = "off"
-
     # the worker
     decode_threads: Annotated[
         int, Meta(ge=0, le=256, description="Threads that decode inputs; 0 = one per core, up to 4")
@@ -143,9 +138,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, Meta(ge=0, le=1024, description="Threads torch computes with on a CPU; 0 = torch's choice")
     ] = 0
     metrics_port: Annotated[
-        int, Meta(ge=-1, le=65535, description="The port of a worker's own /metrics; 0 = any free one, -1 = none")
+        int,
+        Meta(
+            ge=-1,
+            le=65535,
+            description="The port of a worker's /metrics, of `smartbatch up` its first's; 0 = any free one, -1 = none",
+        ),
     ] = 0
-    metrics_host: Annotated[str, Meta(description="The address of a worker's own /metrics")] = "127.0.0.1"
+    metrics_host: Annotated[str, Meta(description="The address of a worker's /metrics")] = "127.0.0.1"
     max_image_pixels: Annotated[
         int, Meta(ge=1, description="A request with more pixels in its images is refused undecoded")
     ] = 50_000_000

@@ -1,11 +1,11 @@
-"""Simulate a system and print what came of it; or make the tables and plots of docs/scale.md.
+"""Simulate a system and print the result, or make the tables and plots of docs/scale.md.
 
     python -m simulation run --workers 8 --rate 5000 [--pattern bursty] [--curve 40,2 | --curve 1:5,8:12,32:60]
     python -m simulation consolidation | scale | partitions | million [--out docs/images]
-    python -m simulation check bench-results/bench.json     the measured S runs, beside the same simulated
-    python -m simulation prices                             what the broker's commands cost on this machine
+    python -m simulation check bench-results/bench.json     the measured S rows, beside a simulation of the same
+    python -m simulation cost-benchmark                     cost of the broker's commands on this machine
 
-Times are virtual. `--curve base,row` is in ms; `rows:ms,…` goes through measured points.
+Times are virtual. `--curve base,row` is in ms; `rows:ms,…` interpolates measured points.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import sys
 from pathlib import Path
 
-from simulation import prices, studies
+from simulation import cost_benchmark, studies
 from simulation.check import reproduced
 from simulation.costs import Curve, affine, measured
 from simulation.system import Scenario, simulate
@@ -35,9 +35,9 @@ def main() -> None:
     run = commands.add_parser("run")
     run.add_argument("--curve", type=_curve, default=affine(4, 0.2))
     run.add_argument("--pattern", choices=["poisson", "bursty", "closed"], default="poisson")
-    run.add_argument("--rate", type=float, default=1000.0, help="requests a second, in all")
+    run.add_argument("--rate", type=float, default=1000.0, help="requests/s, in all")
     run.add_argument("--clients", type=int, default=64, help="of a closed loop")
-    run.add_argument("--think-ms", type=float, default=0.0, help="of a closed loop's clients, in the mean")
+    run.add_argument("--think-ms", type=float, default=0.0, help="mean, of a closed loop's clients")
     run.add_argument("--workers", type=int, default=1)
     run.add_argument("--partitions", type=int, default=1, help="brokers, each with its share of everything")
     run.add_argument("--gateways", type=int, default=1, help="per partition")
@@ -45,23 +45,23 @@ def main() -> None:
     run.add_argument("--window-ms", type=float, default=10.0, help="MAX_WAIT_TIME")
     run.add_argument("--fixed-window", action="store_true", help="WINDOW=fixed")
     run.add_argument("--timeout", type=float, default=5.0, help="seconds")
-    run.add_argument("--seconds", type=float, default=2.0, help="measured, after half a second that isn't")
+    run.add_argument("--seconds", type=float, default=2.0, help="measured, after half a second of warm-up")
     run.add_argument("--seed", type=int, default=1)
     for name in STUDIES:
         study = commands.add_parser(name)
         study.add_argument("--out", type=Path, help="a folder for the plots")
     check = commands.add_parser("check")
-    check.add_argument("bench", type=Path, help="what `make bench ONLY=S` left")
-    commands.add_parser("prices")
+    check.add_argument("bench", type=Path, help="the result of `make bench ONLY=S`")
+    commands.add_parser("cost-benchmark")
     options = parser.parse_args()
     if options.command == "check":
         print(*reproduced(json.loads(options.bench.read_text())), sep="\n")
         return
-    if options.command == "prices":
-        found = prices.measured()
-        for name, price in found.items():
-            print(f"{name:8} {price.command_s * 1e6:6.1f} us a call, {price.entry_s * 1e6:5.2f} us an entry")
-        print(f"a request in full batches: {prices.request_s(found) * 1e6:.1f} us")
+    if options.command == "cost-benchmark":
+        costs = cost_benchmark.measure()
+        for name, cost in costs.items():
+            print(f"{name:8} {cost.command_s * 1e6:6.1f} us per call, {cost.entry_s * 1e6:5.2f} us per entry")
+        print(f"a request in full batches: {cost_benchmark.request_s(costs) * 1e6:.1f} us")
         return
     if options.command != "run":
         STUDIES[options.command](options.out)

@@ -11,21 +11,21 @@ NEVER = float("inf")
 
 
 class Arrivals(Protocol):
-    """One gateway's. `next_at` is when the next arrives, or NEVER."""
+    """The arrivals at one gateway. `next_at` is the time of the next one, or NEVER."""
 
     next_at: float
 
     def take(self) -> float:
-        """Return `next_at`, and go on to the one after it."""
+        """Return `next_at`, and advance to the following arrival."""
         ...
 
-    def answered(self, at: float) -> None:
-        """A client has read its response by then: in a closed loop it asks again."""
+    def responded(self, at: float) -> None:
+        """A client has read its response by then: in a closed loop it sends again."""
         ...
 
 
 class Open:
-    """ArrivalPredictor that wait for nobody, until a time."""
+    """Independent arrivals, up to a time."""
 
     def __init__(self, times: Iterator[float], until: float) -> None:
         self._times = times
@@ -38,7 +38,7 @@ class Open:
         self.next_at = after if after < self._until else NEVER
         return taken
 
-    def answered(self, at: float) -> None:
+    def responded(self, at: float) -> None:
         pass
 
 
@@ -50,26 +50,28 @@ def poisson(rate: float, draw: random.Random) -> Iterator[float]:
 
 
 def bursty(rate: float, draw: random.Random, *, factor: float = 4.0, share: float = 0.1, burst_s: float = 0.1):
-    """Poisson at two rates in turn (MMPP-2): `factor` times the mean rate during bursts, which take that `share` of the
-    time and last `burst_s` in the mean. The mean over all time is `rate`."""
+    """Poisson arrivals at two alternating rates (MMPP-2), `rate` on average.
+
+    During bursts the rate is `factor` times the mean; they take `share` of the time and last `burst_s` on average.
+    """
     if not 0 < share < 1 or not 1 <= factor <= 1 / share:
-        raise ValueError("bursts can't hold more than all arrivals: factor × share must be at most 1")
+        raise ValueError("bursts cannot hold more than all arrivals: factor × share must be at most 1")
     rates = (rate * (1 - factor * share) / (1 - share), rate * factor)
-    spells = (burst_s * (1 - share) / share, burst_s)
+    durations = (burst_s * (1 - share) / share, burst_s)
     now, state = 0.0, int(draw.random() < share)
-    ends_at = draw.expovariate(1 / spells[state])
+    ends_at = draw.expovariate(1 / durations[state])
     while True:
         step = draw.expovariate(rates[state]) if rates[state] else NEVER
         if now + step < ends_at:
             now += step
             yield now
-        else:  # an exponential forgets, so the rest of it may be drawn anew at the other rate
+        else:  # the exponential distribution is memoryless, so the rest may be drawn again at the other rate
             now, state = ends_at, 1 - state
-            ends_at = now + draw.expovariate(1 / spells[state])
+            ends_at = now + draw.expovariate(1 / durations[state])
 
 
 class Closed:
-    """Clients that ask again once they are answered, after `think_s` (exponential)."""
+    """Clients that send again `think_s` (exponential) after their response."""
 
     def __init__(self, clients: int, draw: random.Random, *, until: float, think_s: float = 0.0) -> None:
         self._draw = draw
@@ -80,13 +82,13 @@ class Closed:
 
     def take(self) -> float:
         taken = heapq.heappop(self._due)
-        self._look()
+        self._update()
         return taken
 
-    def answered(self, at: float) -> None:
+    def responded(self, at: float) -> None:
         think_s = self._draw.expovariate(1 / self._think_s) if self._think_s else 0.0
         heapq.heappush(self._due, at + think_s)
-        self._look()
+        self._update()
 
-    def _look(self) -> None:
+    def _update(self) -> None:
         self.next_at = self._due[0] if self._due and self._due[0] < self._until else NEVER

@@ -1,7 +1,7 @@
-"""One broker: the rules of the scripts (`shared/broker/scripts/`), on one thread that takes its time.
+"""One broker: the rules of the scripts in shared/broker/scripts, on a single thread on which they take time.
 
-Requests have one row each, so `#wide` and the reading of an entry at a time, which are for others, aren't here. A test
-puts the same calls to these rules and to the real scripts.
+Requests have one row each; the rules for entries of several rows are left out. A test makes the same calls here
+and to the real scripts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from smartbatch.shared.broker.queue.claims import Mode
 
 
 class Entry:
-    """One request, from its arrival at the gateway to its outcome. Also what a claimer takes for a rider."""
+    """One request, from its arrival at the gateway to its outcome. Stands in for the batcher's claimed entry, too."""
 
     __slots__ = ("admitted_at", "arrived_at", "deadline_at", "gateway", "late", "number", "t_ms")
 
@@ -30,18 +30,18 @@ class Entry:
         self.gateway = gateway
         self.arrived_at = arrived_at
         self.t_ms = 0
-        self.number = 0  # its place on the stream
-        self.admitted_at = 0.0  # as its worker knows it: to the millisecond
+        self.number = 0  # its position on the stream
+        self.admitted_at = 0.0  # as its worker sees it: to the millisecond
         self.deadline_at = 0.0
-        self.late = False  # its deadline passed before it reached the device
+        self.late = False  # its deadline passed before its forward
 
     @property
     def entry(self) -> Entry:
         return self
 
 
-class Answer(msgspec.Struct):
-    """Of a claim, as `smartbatch.shared.broker.queue.claims.Claim` has it."""
+class ClaimResult(msgspec.Struct):
+    """Stands in for `smartbatch.shared.broker.queue.claims.Claim`."""
 
     kind: str
     now_ms: int
@@ -52,7 +52,7 @@ class Answer(msgspec.Struct):
 
 
 class Broker:
-    """Execution is one command after the other; what is called here runs when the broker comes to it."""
+    """Commands run one after the other, in the order in which they arrive."""
 
     def __init__(self, loop: VirtualLoop, costs: BrokerCosts, max_entries: int, cores: Cores | None = None) -> None:
         self.loop = loop
@@ -60,15 +60,15 @@ class Broker:
         self.cores = cores or Cores()
         self.busy_s = 0.0
         self.commands: Counter[str] = Counter()
-        self.stream: deque[Entry] = deque()  # what waits; `open_rows` counts what is claimed, too
-        self.open_rows = 0
+        self.stream: deque[Entry] = deque()  # waiting; `inflight_rows` counts claimed rows, too
+        self.inflight_rows = 0
         self._max_entries = max_entries
         self._added = 0
         self._delivered = 0
-        self._turn = ""
-        self._turn_ends = 0.0
-        self._bell = False
-        self._on_bell: deque[Command] = deque()
+        self._holder = ""  # of the fill lock
+        self._lock_ends = 0.0
+        self._wakeup = False  # whether the wakeup list holds an element
+        self._on_wakeup: deque[Command] = deque()
         self._on_stream: list[tuple[int, Command]] = []
         self._commands: deque[Command] = deque()
         self._free_at = 0.0
@@ -77,7 +77,7 @@ class Broker:
     # --- the thread
 
     def call(self, name: str, run: Callable[[], float], done: Callable[[], Any]) -> Command:
-        """Send a command. `run` does it and returns what it costs; `done` is called when its answer is back."""
+        """Send a command. `run` executes it and returns its cost; `done` is called when its reply is back."""
         command = Command(name, run, done)
         self.loop.at(self.loop.now + self.costs.hop_s, self._arrived, command)
         return command
@@ -109,26 +109,26 @@ class Broker:
             self.loop.at(self._free_at + self.costs.hop_s, command.done)
 
     def _unblock(self, command: Command) -> None:
-        """What it waited for is there: it runs next, before anybody else's."""
+        """Run a blocked command next, before any other."""
         if command.timer:
             command.timer.cancel()
         command.blocked = False
         self._commands.appendleft(command)
         self._wake()
 
-    # --- waits: a command that is not run before something happens
+    # --- commands that block
 
-    def after_bell(self, command: Command, timeout_s: float) -> None:
-        """BLPOP bell, then `command`."""
-        if self._bell:
-            self._bell = False
+    def after_wakeup(self, command: Command, timeout_s: float) -> None:
+        """BLPOP wakeup, then `command`."""
+        if self._wakeup:
+            self._wakeup = False
         else:
             command.blocked = True
-            self._on_bell.append(command)
-            command.timer = self.loop.at(self.loop.now + timeout_s, self._bell_timeout, command)
+            self._on_wakeup.append(command)
+            command.timer = self.loop.at(self.loop.now + timeout_s, self._wakeup_timeout, command)
 
-    def _bell_timeout(self, command: Command) -> None:
-        self._on_bell.remove(command)
+    def _wakeup_timeout(self, command: Command) -> None:
+        self._on_wakeup.remove(command)
         self._unblock(command)
 
     def after_entry(self, command: Command, last_id: str) -> None:
@@ -138,7 +138,7 @@ class Broker:
             self._on_stream.append((int(last_id.partition("-")[0]), command))
 
     def unblock(self, command: Command) -> None:
-        """CLIENT UNBLOCK. Harmless if it isn't blocked."""
+        """CLIENT UNBLOCK; no effect if it is not blocked."""
         for waiting in self._on_stream:
             if waiting[1] is command:
                 self._on_stream.remove(waiting)
@@ -147,30 +147,31 @@ class Broker:
 
     # --- the scripts
 
-    def ring(self) -> None:
-        if self.stream and not self.fill_lock() and not self._bell:
-            if self._on_bell:
-                self._unblock(self._on_bell.popleft())
+    def wake(self) -> None:
+        """Let an idle worker claim, if there is something to claim and nobody is filling a batch."""
+        if self.stream and not self.lock_holder() and not self._wakeup:
+            if self._on_wakeup:
+                self._unblock(self._on_wakeup.popleft())
             else:
-                self._bell = True
+                self._wakeup = True
 
-    def fill_lock(self) -> str:
-        """Who fills a batch right now."""
-        return self._turn if self._turn_ends > self.loop.now else ""
+    def lock_holder(self) -> str:
+        """The worker that holds the fill lock; empty if none does."""
+        return self._holder if self._lock_ends > self.loop.now else ""
 
     def admit(self, entries: list[Entry], timeout_ms: float, rows_per_ms: float, batch_ms: float) -> list[int]:
-        """Return a code per entry, as `admit.lua`: 1 admitted, 0 full, 2 it could only be late."""
+        """Return a code per entry, as admit.lua: 1 admitted, 0 queue full, 2 deadline unattainable."""
         t_ms, codes = int(self.loop.now * 1000), []
         for entry in entries:
             if len(self.stream) >= self._max_entries:
                 codes.append(0)
-            elif rows_per_ms and self.stream and (self.open_rows + 1) / rows_per_ms + batch_ms > timeout_ms:
+            elif rows_per_ms and self.stream and (self.inflight_rows + 1) / rows_per_ms + batch_ms > timeout_ms:
                 codes.append(2)
             else:
                 self._added += 1
                 entry.t_ms, entry.number = t_ms, self._added
                 self.stream.append(entry)
-                self.open_rows += 1
+                self.inflight_rows += 1
                 codes.append(1)
         readers, self._on_stream = self._on_stream, []
         for waiting in readers:
@@ -178,13 +179,13 @@ class Broker:
                 self._unblock(waiting[1])
             else:
                 self._on_stream.append(waiting)
-        self.ring()
+        self.wake()
         return codes
 
     def claim(
         self, me: str, mode: Mode, *, held_rows: int = 0, room_rows: int = 32, hold_ms: int = 0, soon: bool = False
-    ) -> Answer:
-        stream, holder = self.stream, self.fill_lock()
+    ) -> ClaimResult:
+        stream, holder = self.stream, self.lock_holder()
         taken, waiting = bool(holder) and holder != me, len(stream)
         if not waiting and mode == "idle" and held_rows and hold_ms > 0 and not taken:
             self._hold(me, hold_ms)
@@ -192,30 +193,30 @@ class Broker:
             not waiting
             or (mode == "top" and taken)
             or (mode == "idle" and taken and waiting < room_rows)
-            or (mode == "ahead" and (taken or not self._bell or (waiting < room_rows and not soon)))
+            or (mode == "ahead" and (taken or not self._wakeup or (waiting < room_rows and not soon)))
         ):
-            return self._answer("empty", [])
+            return self._result("empty", [])
         entries = [stream.popleft() for _ in range(min(room_rows, waiting))]
         self._delivered = entries[-1].number
         if not taken:
             self._hold(me, 0 if len(entries) >= room_rows else hold_ms)
-        self.ring()
-        return self._answer("batch", entries)
+        self.wake()
+        return self._result("batch", entries)
 
     def _hold(self, me: str, hold_ms: int) -> None:
-        self._turn, self._turn_ends = me, self.loop.now + hold_ms / 1000 if hold_ms > 0 else 0.0
+        self._holder, self._lock_ends = me, self.loop.now + hold_ms / 1000 if hold_ms > 0 else 0.0
 
-    def _answer(self, kind: str, entries: list[Entry]) -> Answer:
-        return Answer(kind, int(self.loop.now * 1000), len(self.stream), f"{self._delivered}-0", entries)
+    def _result(self, kind: str, entries: list[Entry]) -> ClaimResult:
+        return ClaimResult(kind, int(self.loop.now * 1000), len(self.stream), f"{self._delivered}-0", entries)
 
     def release(self, me: str) -> None:
-        if self.fill_lock() == me:
-            self._turn_ends = 0.0
-        self.ring()
+        if self.lock_holder() == me:
+            self._lock_ends = 0.0
+        self.wake()
 
     def finish(self, entries: list[Entry]) -> None:
-        """Close them, and tell the gateways of those that have a reply."""
-        self.open_rows -= len(entries)
+        """Close the entries, and push their replies to the gateways' inboxes."""
+        self.inflight_rows -= len(entries)
         by_gateway: dict[Any, list[Entry]] = {}
         for entry in entries:
             by_gateway.setdefault(entry.gateway, []).append(entry)
@@ -226,7 +227,7 @@ class Broker:
 
 
 class Command:
-    """One command on its way."""
+    """One command, on its way to the broker or waiting there."""
 
     __slots__ = ("blocked", "done", "name", "run", "timer")
 

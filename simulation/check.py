@@ -1,4 +1,4 @@
-"""The S runs of a `make bench`, and the same simulated with the CPU time that each process took in them."""
+"""The S rows of a `make bench`, beside a simulation with the CPU times that the processes took in them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""Virtual time: an event loop whose clock jumps to the next event, so coroutines of the real code run unchanged.
+"""Virtual time: an event loop whose clock jumps to the next event, so that the product's coroutines run unchanged.
 
-Two runs of the same scenario do the same things in the same order: events at the same time run in the order in
-which they were set.
+Deterministic: events of the same time run in the order in which they were scheduled.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any
 
 
 class Timer:
-    """Something to be run later."""
+    """A scheduled callback."""
 
     __slots__ = ("args", "callback")
 
@@ -32,7 +31,7 @@ class Timer:
 
 
 class VirtualLoop(asyncio.AbstractEventLoop):
-    """As much of an event loop as tasks, futures and asyncio.Event need, in virtual seconds. No I/O, no threads."""
+    """The part of an event loop that tasks, futures and asyncio.Event need, in virtual seconds. No I/O, no threads."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -50,7 +49,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         return timer
 
     def run_while(self, unfinished: Callable[[], bool]) -> None:
-        """Run event after event, while `unfinished` says so (asked after each) and there is anything to run."""
+        """Run events while there are any and `unfinished` is true; it is called after each."""
         timers, ready = self._timers, self._ready
         with self._as_running_loop():
             while True:
@@ -69,14 +68,14 @@ class VirtualLoop(asyncio.AbstractEventLoop):
                 timer.callback(*timer.args)
 
     def end(self) -> None:
-        """Cancel every task, and let each of them end."""
+        """Cancel every task, and let each end."""
         self._timers.clear()
         for task in self._tasks:
             task.cancel()
         self.run_while(lambda: True)
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        """Start a task that is to run until the end; if it ends by itself with an error, that is raised."""
+        """Start a task that runs until `end`; an error that ends it earlier is raised by `run_while`."""
         with self._as_running_loop():
             task = self.create_task(coroutine)
         task.add_done_callback(self._task_ended)
@@ -86,7 +85,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         if not task.cancelled() and (error := task.exception()):
             self.failure = error
 
-    # --- what asyncio asks of a loop
+    # --- the interface that asyncio uses
 
     def time(self) -> float:
         return self.now
@@ -124,11 +123,11 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
 @contextlib.contextmanager
 def virtual_time(loop: VirtualLoop) -> Iterator[None]:
-    """Let the worker's modules read this loop's clock as `time.monotonic()`, instead of the machine's."""
-    ours: Any = SimpleNamespace(monotonic=loop.time)
-    modules = [module for name, module in sys.modules.items() if name.startswith("worker.") and _tells_time(module)]
+    """Give the worker's modules this loop's clock as `time.monotonic()`."""
+    virtual: Any = SimpleNamespace(monotonic=loop.time)
+    modules = [module for name, module in sys.modules.items() if name.startswith("worker.") and _uses_time(module)]
     for module in modules:
-        vars(module)["time"] = ours
+        vars(module)["time"] = virtual
     try:
         yield
     finally:
@@ -136,5 +135,5 @@ def virtual_time(loop: VirtualLoop) -> Iterator[None]:
             vars(module)["time"] = time
 
 
-def _tells_time(module: ModuleType) -> bool:
+def _uses_time(module: ModuleType) -> bool:
     return vars(module).get("time") is time

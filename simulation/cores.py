@@ -1,4 +1,4 @@
-"""The cores of a machine on which everything runs: gateway, broker, worker, and whoever asks."""
+"""The cores of one machine, shared by gateway, broker, worker and clients."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import heapq
 
 
 class Cores:
-    """Work takes the core that is free first. 0 cores: one for each process, so nobody waits for one."""
+    """Work takes the core that is free first. 0 cores: one per process, so that work never waits for one."""
 
     def __init__(self, count: int = 0) -> None:
         self._free_at = [0.0] * count
 
     def run(self, ready_at: float, cost_s: float) -> float:
-        """Return when work that is ready at `ready_at` has been done."""
+        """Return when work that is ready at `ready_at` is done."""
         if not self._free_at:
             return ready_at + cost_s
         done_at = max(ready_at, self._free_at[0]) + cost_s

@@ -1,7 +1,7 @@
-"""A gateway process: one thread for HTTP, a submitter that sends what gathered, a router that reads what came back.
+"""A gateway process: one thread for HTTP, a submitter that sends what is ready, a reply router.
 
-Arrivals are no events of the loop: the gateway takes all that have come whenever it does something, which is what
-makes a million a second cheap to simulate.
+An arrival is no event of the loop: the gateway takes in all arrivals up to now whenever it does something, which makes
+a million per second cheap to simulate.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from smartbatch.shared.errors import Unavailable
 
 
 class Gateway:
-    """Its requests all have the same timeout. What it refuses at the door, the real `Room` refuses."""
+    """All its requests have the same timeout. The product's own admission control decides which it refuses."""
 
     def __init__(
         self,
@@ -42,20 +42,20 @@ class Gateway:
         self._outcomes = outcomes
         self._timeout_s = timeout_s
         self._capacity = capacity
-        self._room = AdmissionControl(max_entries, capacity, broker.loop.time)
+        self._admission_control = AdmissionControl(max_entries, capacity, broker.loop.time)
         self._example = NewEntry("", int(timeout_s * 1000), 1, "raw", b"")
-        self._handled: deque[tuple[float, Entry]] = deque()  # (when it may leave, what)
+        self._received: deque[tuple[float, Entry]] = deque()  # (when it may be submitted, entry)
         self._busy_until = 0.0
         self._in_flight = False
-        self._wake: Timer | None = None
-        self._wake_at = NEVER
+        self._timer: Timer | None = None
+        self._timer_at = NEVER
         self._pop(0)
-        self._look()
+        self._submit_or_wait()
 
     # --- the submitter
 
-    def _gather(self) -> None:
-        """Take in what has arrived by now."""
+    def _receive(self) -> None:
+        """Take in all arrivals up to now."""
         now, arrivals, cores, cost = self._loop.now, self._arrivals, self._broker.cores, self._costs.gateway_in_s
         busy = self._busy_until
         while arrivals.next_at <= now:
@@ -63,38 +63,38 @@ class Gateway:
             busy = busy if busy > at else at
             self._outcomes.arrived()
             try:
-                self._room.check(self._example.timeout_ms)
+                self._admission_control.check(self._example.timeout_ms)
             except Unavailable:
                 busy = cores.run(busy, self._costs.gateway_refuse_s)
                 self._outcomes.add("refused", at, busy)
-                arrivals.answered(cores.run(busy, self._costs.client_s))
+                arrivals.responded(cores.run(busy, self._costs.client_s))
             else:
                 busy = cores.run(busy, cost)
-                self._handled.append((busy, Entry(self, at)))
+                self._received.append((busy, Entry(self, at)))
         self._busy_until = busy
 
-    def _look(self) -> None:
-        """Send, or wake when there will be something to send."""
-        self._gather()
+    def _submit_or_wait(self) -> None:
+        """Submit, or set the timer for when there will be something to submit."""
+        self._receive()
         if self._in_flight:
             return
-        if self._handled:
-            when = self._handled[0][0]
+        if self._received:
+            when = self._received[0][0]
             if when <= self._loop.now:
-                self._flush()
+                self._submit()
                 return
         else:
             when = self._arrivals.next_at
-        if when < self._wake_at or self._wake_at <= self._loop.now:
-            if self._wake:
-                self._wake.cancel()
-            self._wake_at = when
-            self._wake = self._loop.at(when, self._look) if when < NEVER else None
+        if when < self._timer_at or self._timer_at <= self._loop.now:
+            if self._timer:
+                self._timer.cancel()
+            self._timer_at = when
+            self._timer = self._loop.at(when, self._submit_or_wait) if when < NEVER else None
 
-    def _flush(self) -> None:
-        handled, now, entries = self._handled, self._loop.now, []
-        while handled and handled[0][0] <= now and len(entries) < MAX_CALL_REQUESTS:
-            entries.append(handled.popleft()[1])
+    def _submit(self) -> None:
+        received, now, entries = self._received, self._loop.now, []
+        while received and received[0][0] <= now and len(entries) < MAX_CALL_REQUESTS:
+            entries.append(received.popleft()[1])
         capacity = self._capacity()
         codes: list[int] = []
 
@@ -106,42 +106,42 @@ class Gateway:
 
         def admitted() -> None:
             self._in_flight = False
-            statuses = [AdmitStatus(code) for code in codes if code != 1]
-            answer = AdmitResult(len(self._broker.stream), self._broker.open_rows, [])
-            self._room.update(answer, [(self._example, status) for status in statuses])
-            if statuses:
+            refused = [AdmitStatus(code) for code in codes if code != 1]
+            answer = AdmitResult(len(self._broker.stream), self._broker.inflight_rows, [])
+            self._admission_control.update(answer, [(self._example, each) for each in refused])
+            if refused:
                 self._respond([e for e, code in zip(entries, codes, strict=True) if code != 1], refused=True)
-            self._look()
+            self._submit_or_wait()
 
         self._in_flight = True
         self._broker.call("admit", admit, admitted)
 
-    # --- the router
+    # --- the reply router
 
     def _pop(self, done: int) -> None:
-        """UNLINK what came last, BLMPOP the inbox, whose notices carry the replies."""
-        broker, taken = self._broker, []
+        """UNLINK the last replies, BLMPOP the inbox, whose notices carry the next ones."""
+        broker, popped = self._broker, []
 
         def pop() -> float:
             if not self.inbox:
                 command.blocked = True
                 return broker.costs.pop.of(done) if done else 0.0
-            taken[:], self.inbox = self.inbox[:POP], self.inbox[POP:]
-            return broker.costs.pop.of(len(taken))
+            popped[:], self.inbox = self.inbox[:POP], self.inbox[POP:]
+            return broker.costs.pop.of(len(popped))
 
-        def popped() -> None:
-            self._respond(taken)
-            self._pop(len(taken))
-            self._look()
+        def respond() -> None:
+            self._respond(popped)
+            self._pop(len(popped))
+            self._submit_or_wait()
 
-        self.popping = command = broker.call("pop", pop, popped)
+        self.popping = command = broker.call("pop", pop, respond)
 
     def _respond(self, entries: list[Entry], *, refused: bool = False) -> None:
-        self._gather()
+        self._receive()
         cores, busy, cost = self._broker.cores, max(self._busy_until, self._loop.now), self._costs.gateway_out_s
         for entry in entries:
             busy = cores.run(busy, cost)
             late = entry.late or busy > entry.arrived_at + self._timeout_s
             self._outcomes.add("refused" if refused else "late" if late else "ok", entry.arrived_at, busy)
-            self._arrivals.answered(cores.run(busy, self._costs.client_s))
+            self._arrivals.responded(cores.run(busy, self._costs.client_s))
         self._busy_until = busy

@@ -1,4 +1,4 @@
-"""What became of every request, and how large the batches were, over the part of a run that counts."""
+"""Outcomes of all requests, and the batches, over the measured part of a run."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ Kind = Literal["ok", "late", "refused"]
 
 
 class Outcomes:
-    """Times are virtual seconds; counted is what arrived, or ran, between `start` and `end`."""
+    """Times are virtual seconds; what arrives, or runs, between `start` and `end` is counted."""
 
     def __init__(self, start: float, end: float) -> None:
         self.start = start
         self.end = end
         self.total_arrived = 0
-        self.open = 0  # arrived, and without an outcome yet
+        self.open = 0  # requests without an outcome yet
         self.total: Counter[Kind] = Counter()
-        self.answered_in_time = 0  # responses in time that left between start and end, whenever their requests came
-        self.latencies_s = array("d")  # of those that arrived between start and end, and were answered in time
-        self.batches: Counter[int] = Counter()  # rows → batches begun between start and end
+        self.in_time = 0  # responses in time sent between start and end, whenever their requests arrived
+        self.latencies_s = array("d")  # of requests that arrived between start and end, and had a response in time
+        self.batches: Counter[int] = Counter()  # rows → batches started between start and end
         self.closed: Counter[str] = Counter()
         self.device_busy_s = 0.0
 
@@ -28,13 +28,13 @@ class Outcomes:
         self.total_arrived += 1
         self.open += 1
 
-    def add(self, kind: Kind, arrived_at: float, answered_at: float) -> None:
+    def add(self, kind: Kind, arrived_at: float, responded_at: float) -> None:
         self.total[kind] += 1
         self.open -= 1
         if kind == "ok":
-            self.answered_in_time += self.start <= answered_at < self.end
+            self.in_time += self.start <= responded_at < self.end
             if self.start <= arrived_at < self.end:
-                self.latencies_s.append(answered_at - arrived_at)
+                self.latencies_s.append(responded_at - arrived_at)
 
     def batch(self, rows: int, closed: str, started_at: float, seconds: float) -> None:
         if self.start <= started_at < self.end:
@@ -48,8 +48,8 @@ class Outcomes:
 
     @property
     def goodput(self) -> float:
-        """Requests a second that were answered in time."""
-        return self.answered_in_time / (self.end - self.start)
+        """Requests/s with a response in time."""
+        return self.in_time / (self.end - self.start)
 
     def latency_ms(self, percent: float) -> float:
         ordered = sorted(self.latencies_s)

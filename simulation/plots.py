@@ -38,7 +38,7 @@ def scale(drawn: Mapping[str, Sequence[tuple[int, Result]]], per_worker: float, 
         batch.semilogx(workers, [result.mean_batch for _, result in points], "o-", label=f"offered {load}")
     workers = [count for count, _ in next(iter(drawn.values()))]
     goodput.loglog(workers, [count * per_worker for count in workers], "k--", linewidth=1, label="the devices alone")
-    goodput.set(xlabel="workers on one broker", ylabel="answered in time, /s")
+    goodput.set(xlabel="workers on one broker", ylabel="in time, requests/s")
     batch.set(xlabel="workers on one broker", ylabel="mean rows in a batch", ylim=(0, 33))
     for axis in (goodput, batch):
         axis.grid(alpha=0.3)
@@ -49,12 +49,12 @@ def scale(drawn: Mapping[str, Sequence[tuple[int, Result]]], per_worker: float, 
 def partitions(drawn: Sequence[tuple[int, Result]], path: Path) -> None:
     figure, (goodput, latency) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     brokers = [count for count, _ in drawn]
-    goodput.plot(brokers, [count * result.goodput / 1e6 for count, result in drawn], "o-", label="answered in time")
+    goodput.plot(brokers, [count * result.goodput / 1e6 for count, result in drawn], "o-", label="in time")
     goodput.axhline(1, color="k", linestyle="--", linewidth=1, label="offered")
-    goodput.set(xlabel="brokers", ylabel="million requests a second", ylim=(0, 1.1))
+    goodput.set(xlabel="brokers", ylabel="million requests/s", ylim=(0, 1.1))
     latency.plot(brokers, [result.p50_ms for _, result in drawn], "o-", label="p50")
     latency.plot(brokers, [result.p99_ms for _, result in drawn], "s-", label="p99")
-    latency.set(xlabel="brokers", ylabel="ms, of those answered in time", yscale="log")
+    latency.set(xlabel="brokers", ylabel="latency of those in time, ms", yscale="log")
     for axis in (goodput, latency):
         axis.grid(alpha=0.3)
         axis.legend()

@@ -1,6 +1,6 @@
-"""The best that batching can do: one in-process queue feeding all devices, at no cost but the devices' own.
+"""The best that batching can do: one in-process queue for all devices, at no cost but the devices' own.
 
-One queue, one batch being filled at a time, closed by the same policy; a free device takes it the moment it closes.
+One batch fills at a time, closed by the same policy; a free device takes it when it closes.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from smartbatch.worker.batching.policy import BatchState, Limits, decide
 def one_queue(
     arrivals: Arrivals, devices: int, curve: Curve, limits: Limits, outcomes: Outcomes, timeout_s: float = 5.0
 ) -> None:
-    """Run every arrival, and tell `outcomes`. Nothing is refused."""
+    """Run every arrival, and record it in `outcomes`. Nothing is refused."""
     waiting: deque[float] = deque()
-    ends: list[float] = []  # of the batches that are running
+    ends: list[float] = []  # of the running batches
     now = 0.0
     while waiting or arrivals.next_at < NEVER:
         while ends and ends[0] <= now:
@@ -30,8 +30,8 @@ def one_queue(
         wake = arrivals.next_at
         if waiting and len(ends) < devices:
             rows = min(len(waiting), limits.max_rows)
-            fill = BatchState(rows, rows, waiting[0], waiting[0] + timeout_s)
-            decision = decide(fill, limits, now, curve(rows))
+            state = BatchState(rows, rows, waiting[0], waiting[0] + timeout_s)
+            decision = decide(state, limits, now, curve(rows))
             if decision.reason:
                 end = now + curve(rows)
                 heapq.heappush(ends, end)

@@ -1,4 +1,4 @@
-"""The studies of docs/scale.md: each prints a Markdown table, and draws it where a folder is given."""
+"""The studies of docs/scale.md: each prints a Markdown table, and draws it if a folder is given."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from simulation.reference import one_queue
 from simulation.system import Pattern, Result, Scenario, simulate
 
 S = affine(4, 0.2)
-S_PER_S = 32 / S(32)  # rows a second at the most
+S_PER_S = 32 / S(32)  # rows/s at most
 SLOW = affine(40, 2)
 LOADS = (0.005, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85)
 
@@ -34,8 +34,10 @@ def line(name: str, result: Result) -> str:
 
 
 def consolidation(out: Path | None) -> None:
-    """Eight workers of 40 + 2 ms a row, with the adaptive window and with a fixed one: their batches against those of
-    one queue in one process, which waits its window out."""
+    """Batches of eight workers of 40 + 2 ms a row, with adaptive and fixed window, against one in-process queue.
+
+    The reference keeps its window fully.
+    """
     print("| load | arrivals | one in-process queue | adaptive | share of it | p50 ms | fixed | share of it | p50 ms |")
     print("|---|---|---|---|---|---|---|---|---|")
     drawn: dict[str, list[tuple[float, float, float, float]]] = {}
@@ -55,7 +57,7 @@ def consolidation(out: Path | None) -> None:
 def _consolidation(
     pattern: Pattern, load: float, workers: int = 8, seconds: float = 20.0
 ) -> tuple[float, list[Result]]:
-    """Mean batch of the one queue, and what came of the adaptive and of the fixed window."""
+    """Return the reference's mean batch, and the results with adaptive and fixed window."""
     rate = load * workers * 32 / SLOW(32)
     scenario = Scenario(curve=SLOW, workers=workers, pattern=pattern, rate=rate, measured_s=seconds)
     results = [
@@ -70,18 +72,18 @@ def _consolidation(
 
 
 def scale(out: Path | None) -> None:
-    """One broker, 1 to 1,000 workers of S: where more of them bring no more."""
+    """One broker, 1 to 1,000 workers of S: from where on do more workers bring nothing?"""
     print(HEADER)
     drawn: dict[str, list[tuple[int, Result]]] = {}
     for load in (0.5, 1.3):
         for workers in (1, 2, 4, 8, 16, 32, 100, 1000):
-            rate = min(load * workers * S_PER_S, 90_000)  # more than a broker takes, however many workers
+            rate = min(load * workers * S_PER_S, 90_000)  # more than one broker can do, with any number of workers
             result = simulate(
                 Scenario(
                     curve=S,
                     workers=workers,
                     rate=rate,
-                    gateways=max(1, round(rate / 10_000)),  # half of what each can do
+                    gateways=max(1, round(rate / 10_000)),  # half of its capacity
                     timeout_s=1.0,
                     warm_up_s=0.2 if workers > 8 else 0.5,
                     measured_s=0.5 if workers > 8 else 2.0,
@@ -96,8 +98,10 @@ def scale(out: Path | None) -> None:
 
 
 def partitions(out: Path | None) -> None:
-    """1,000 workers of S and a million requests a second, over so many brokers. They share nothing, so one of them
-    tells what all do; `million` runs all of them."""
+    """1,000 workers of S and a million requests/s, over several brokers.
+
+    They share nothing, so one partition stands for all; `million` simulates all of them.
+    """
     print(HEADER)
     drawn: list[tuple[int, Result]] = []
     for brokers in (12, 16, 20, 25, 32, 40, 50, 64):
@@ -111,7 +115,7 @@ def partitions(out: Path | None) -> None:
 
 
 def million(out: Path | None, brokers: int = 32) -> None:
-    """All of it at once: 1,000 workers, a million requests a second. Takes a minute."""
+    """All partitions at once: 1,000 workers, a million requests/s. Takes a minute."""
     one = one_of(brokers)
     result = simulate(msgspec.structs.replace(one, workers=1000, partitions=brokers, rate=1e6, measured_s=0.2))
     print(HEADER, line(f"all of {brokers} brokers", result), sep="\n")
@@ -119,11 +123,11 @@ def million(out: Path | None, brokers: int = 32) -> None:
 
 
 def one_of(brokers: int) -> Scenario:
-    """One partition of 1,000 workers and a million requests a second."""
+    """One partition of 1,000 workers and a million requests/s."""
     return Scenario(
         curve=S,
         workers=round(1000 / brokers),
-        gateways=math.ceil(100 / brokers),  # each does 20,000 requests a second at the most
+        gateways=math.ceil(100 / brokers),  # each does 20,000 requests/s at most
         rate=1e6 / brokers,
         timeout_s=1.0,
         warm_up_s=0.1,

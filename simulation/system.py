@@ -1,4 +1,4 @@
-"""A whole system in virtual time: a scenario in, what was measured out."""
+"""A whole system in virtual time: a scenario in, its result out."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from simulation.worker import Worker
 from smartbatch.shared.broker.queue.admission import Capacity
 from smartbatch.worker.batching.policy import Limits
 
-REPORT_S = 0.5  # how often gateways learn what the workers can do
+REPORT_S = 0.5  # how often workers report their capacity to the gateways
 
 Pattern = Literal["poisson", "bursty", "closed"]
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """`partitions` are brokers, each with its share of workers, gateways and load; nothing is shared between them."""
+    """`partitions` are brokers, each with its share of workers, gateways and load; they share nothing."""
 
     curve: Curve
     workers: int = 1
     partitions: int = 1
     gateways: int = 1  # per partition
     pattern: Pattern = "poisson"
-    rate: float = 0.0  # requests a second in all; not for closed loops
+    rate: float = 0.0  # requests/s in all; not of closed loops
     clients: int = 0  # of closed loops, in all
     think_s: float = 0.0
     limits: Limits = Limits(max_rows=32, max_bytes=1 << 40, window_s=0.010)
@@ -48,7 +48,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 class Result(msgspec.Struct, frozen=True):
     """Of the measured part of a run."""
 
-    goodput: float  # requests a second answered in time
+    goodput: float  # requests/s with a response in time
     mean_batch: float  # rows
     p50_ms: float
     p99_ms: float
@@ -57,7 +57,7 @@ class Result(msgspec.Struct, frozen=True):
     refused: int
     arrived: int
     batches: dict[int, int]  # rows → how many
-    closed: dict[str, int]  # why → how many
+    closed: dict[str, int]  # close reason → how many
     device_busy: float  # share of the devices' time
     broker_busy: float  # share of the busiest broker's time
     commands: dict[str, int]
@@ -71,8 +71,8 @@ def simulate(scenario: Scenario) -> Result:
     end = scenario.warm_up_s + scenario.measured_s
     outcomes = Outcomes(scenario.warm_up_s, end)
     state, thresholds = random.getstate(), gc.get_threshold()
-    gc.set_threshold(200_000, 50, 50)  # most is freed by counting; looking for cycles took a third of the time
-    random.seed(scenario.seed)  # for what the worker's own code draws
+    gc.set_threshold(200_000, 50, 50)  # reference counts free most of it; the collector took a third of the time
+    random.seed(scenario.seed)  # for the product's own code
     try:
         with virtual_time(loop):
             brokers = _build(loop, scenario, outcomes)
@@ -124,16 +124,18 @@ def _build(loop: VirtualLoop, scenario: Scenario, outcomes: Outcomes) -> list[Br
             )
             for number in range(partition, scenario.workers, scenario.partitions)
         ]
-        fleet = Fleet(loop, workers)
+        reported = ReportedCapacity(loop, workers)
         for number in range(scenario.gateways):
             arrivals = _arrivals(scenario, partition * scenario.gateways + number)
-            Gateway(broker, arrivals, scenario.costs, outcomes, scenario.timeout_s, fleet.capacity, scenario.max_queue)
+            Gateway(
+                broker, arrivals, scenario.costs, outcomes, scenario.timeout_s, reported.current, scenario.max_queue
+            )
         brokers.append(broker)
     return brokers
 
 
-class Fleet:
-    """What a partition's gateways know of its workers."""
+class ReportedCapacity:
+    """The capacity that a partition's workers report to its gateways."""
 
     def __init__(self, loop: VirtualLoop, workers: list[Worker]) -> None:
         self._loop = loop
@@ -141,16 +143,16 @@ class Fleet:
         self._known = Capacity()
         self._due_at = 0.0
 
-    def capacity(self) -> Capacity:
+    def current(self) -> Capacity:
         if self._loop.now >= self._due_at:
             self._due_at = self._loop.now + REPORT_S
-            services = [worker.service for worker in self._workers]
-            self._known = Capacity.of((s.rows_per_s() for s in services), (s.batch_full_s() for s in services))
+            rates = [worker.throughput for worker in self._workers]
+            self._known = Capacity.of((each.rows_per_s() for each in rates), (each.batch_full_s() for each in rates))
         return self._known
 
 
 def _arrivals(scenario: Scenario, gateway: int) -> Arrivals:
-    """An equal share of the load, drawn independently of the others'."""
+    """An equal share of the load, drawn independently of the other gateways'."""
     gateways = scenario.partitions * scenario.gateways
     draw = random.Random(f"{scenario.seed}:{gateway}")
     until = scenario.warm_up_s + scenario.measured_s

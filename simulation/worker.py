@@ -1,4 +1,4 @@
-"""A worker: the real `Batcher`, with its policy, forward times and service rate, on a model of what is around it."""
+"""A worker: the product's batcher, with its policy and its estimates, on models of everything around it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from typing import Any, cast
 
-from simulation.broker import Answer, Broker, Command, Entry
+from simulation.broker import Broker, ClaimResult, Command, Entry
 from simulation.clock import VirtualLoop
 from simulation.cores import Cores
 from simulation.costs import Costs, Curve
@@ -22,7 +22,7 @@ from smartbatch.worker.queue.reply_publisher import MAX_CALL_ENTRIES
 
 
 class Worker:
-    """Claims, runs on its one device, and finishes."""
+    """Claims, runs batches on its one device, and publishes replies."""
 
     def __init__(
         self,
@@ -37,36 +37,35 @@ class Worker:
         sole_worker: bool,
         outcomes: Outcomes,
     ) -> None:
-        times = LatencyEstimator()
+        latency = LatencyEstimator()
         for rows in sizes(limits.max_rows):
-            times.record(rows, curve(rows), warm_up=True)
-        self.service = ThroughputEstimator(times, limits.max_rows)
-        device = Device(loop, curve, times, costs, broker.cores, outcomes)
-        publisher = Finisher(broker)
+            latency.record(rows, curve(rows), warm_up=True)
+        self.throughput = ThroughputEstimator(latency, limits.max_rows)
+        device = Device(loop, curve, latency, costs, broker.cores, outcomes)
         batcher = Batcher(
-            cast(Any, Claims(broker, name)),
-            cast(Any, Intake(timeout_s)),
+            cast(Any, WorkerQueue(broker, name)),
+            cast(Any, EntryTracker(timeout_s)),
             cast(Any, device),
             limits,
-            times,
-            self.service,
-            cast(Any, Convictions()),
+            latency,
+            self.throughput,
+            cast(Any, FailureDetector()),
             name,
         )
         batcher.sole_worker = sole_worker
         device.batcher = batcher
-        device.publisher = publisher
+        device.publisher = ReplyPublisher(broker)
         loop.spawn(batcher.run())
 
 
-class Claims:
-    """What `smartbatch.shared.broker.queue.claims.WorkerQueue` is to the claimer."""
+class WorkerQueue:
+    """Stands in for the broker client's class of this name."""
 
     def __init__(self, broker: Broker, me: str) -> None:
         self._broker = broker
         self._loop = broker.loop
         self._me = me
-        self._wait: Command | None = None  # for an entry, that is under way
+        self._wait: Command | None = None  # for an entry, in flight
 
     async def claim(
         self,
@@ -80,8 +79,8 @@ class Claims:
         dead_worker: None = None,
         after_bell_s: float = 0.0,
         after_entry: tuple[str, int] | None = None,
-    ) -> Answer:
-        broker, answer = self._broker, self._loop.create_future()
+    ) -> ClaimResult:
+        broker, result = self._broker, self._loop.create_future()
         waited = not after_bell_s and not after_entry
 
         def run() -> float:
@@ -89,7 +88,7 @@ class Claims:
             if not waited:
                 waited = True
                 if after_bell_s:
-                    broker.after_bell(command, after_bell_s)
+                    broker.after_wakeup(command, after_bell_s)
                 elif after_entry:
                     broker.after_entry(command, after_entry[0])
                 if command.blocked:
@@ -99,15 +98,15 @@ class Claims:
             )
             return broker.costs.claim.of(len(found[0].entries))
 
-        found: list[Answer] = []
-        command = broker.call("claim", run, lambda: answer.set_result(found[0]))
+        found: list[ClaimResult] = []
+        command = broker.call("claim", run, lambda: result.set_result(found[0]))
         timer = None
         if after_entry:
             self._wait = command
             wait_s = min(after_entry[1], MAX_WAIT_MS) / 1000
             timer = self._loop.at(self._loop.now + wait_s, self._unblock, command)
         try:
-            return await answer
+            return await result
         finally:
             self._wait = None
             if timer:
@@ -125,29 +124,29 @@ class Claims:
             self._unblock(self._wait)
 
     async def release(self) -> None:
-        answer = self._loop.create_future()
+        released = self._loop.create_future()
 
         def release() -> float:
             self._broker.release(self._me)
             return self._broker.costs.release.of(1)
 
-        self._broker.call("release", release, lambda: answer.set_result(None))
-        await answer
+        self._broker.call("release", release, lambda: released.set_result(None))
+        await released
 
 
 class Device:
-    """Runs batches one after the other; also what `Engine` is to the claimer."""
+    """Runs batches one after the other. Stands in for the batcher's engine, too."""
 
     batcher: Batcher
-    publisher: Finisher
+    publisher: ReplyPublisher
 
     def __init__(
-        self, loop: VirtualLoop, curve: Curve, times: LatencyEstimator, costs: Costs, cores: Cores, outcomes: Outcomes
+        self, loop: VirtualLoop, curve: Curve, latency: LatencyEstimator, costs: Costs, cores: Cores, outcomes: Outcomes
     ) -> None:
         self._loop = loop
         self._cores = cores
         self._curve = curve
-        self._times = times
+        self._latency = latency
         self._costs = costs
         self._outcomes = outcomes
         self._queue: deque[Batch] = deque()
@@ -167,20 +166,20 @@ class Device:
 
     def _start(self) -> None:
         batch, now = self._queue.popleft(), self._loop.now
-        claimed_entries = cast(list[Entry], batch.claimed_entries)
-        for entry in claimed_entries:
+        entries = cast(list[Entry], batch.claimed_entries)
+        for entry in entries:
             entry.late = entry.deadline_at <= now
-        batch.rows_run = sum(not entry.late for entry in claimed_entries)
+        batch.rows_run = sum(not entry.late for entry in entries)
         batch.started_at = now
         batch.forward_s = self._curve(batch.rows_run) if batch.rows_run else 0.0
         self._running = True
         self._loop.at(now + batch.forward_s, self._ended, batch)
 
     def _ended(self, batch: Batch) -> None:
-        """What was launched meanwhile begins at once; that this one is done is noticed a little later."""
+        """The next launched batch starts at once; the end of this one is noticed a little later."""
         self._running = False
         if batch.rows_run:
-            self._times.record(batch.rows_run, batch.forward_s)
+            self._latency.record(batch.rows_run, batch.forward_s)
             self._outcomes.batch(batch.rows_run, batch.closed, batch.started_at, batch.forward_s)
         if self._queue:
             self._start()
@@ -192,8 +191,8 @@ class Device:
         self._loop.at(made_at, self.publisher.put, batch.claimed_entries)
 
 
-class Finisher:
-    """Sends everything that gathered in one call."""
+class ReplyPublisher:
+    """Publishes all replies that are ready in one call."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
@@ -221,8 +220,8 @@ class Finisher:
         self._broker.call("finish", finish, finished)
 
 
-class Intake:
-    """The entry tracker as the batcher sees it. No worker dies here, so nothing is adopted and nobody suspected."""
+class EntryTracker:
+    """Stands in for the worker's class of this name. No worker dies, so no entry is adopted or suspect."""
 
     has_suspects = False
 
@@ -233,7 +232,7 @@ class Intake:
         self.fetch_s = 0.0
 
     def inc(self, amount: float = 1) -> None:
-        """What the meters count, nobody reads here."""
+        """Metrics are not read here."""
 
     def receive(self, entries: list[Entry], now_ms: int, now: float, *, solo: bool) -> list[Entry]:
         for entry in entries:
@@ -251,8 +250,8 @@ class Intake:
         await asyncio.Event().wait()
 
 
-class Convictions:
-    """Nobody is convicted."""
+class FailureDetector:
+    """No worker dies."""
 
     convicts: tuple[()] = ()
 

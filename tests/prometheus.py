@@ -1,4 +1,4 @@
-"""A real Prometheus of a test's own, that scrapes gateways of a test twice a second."""
+"""A real Prometheus of a test's own, that scrapes a test's gateways and workers twice a second."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from smartbatch.deploy.ports import free_port
 from tests.brokers import eventually
 
-RULES = Path(__file__).parents[1] / "deploy/observability/prometheus/alerts.yml"
+RULES = Path(__file__).parents[1] / "deploy/observability/prometheus"
 
 Labels = dict[str, str]
 
@@ -23,14 +23,15 @@ Labels = dict[str, str]
 class Prometheus:
     """`close` ends it. Skips the test where there is none."""
 
-    def __init__(self, folder: Path, gateways: Iterable[str]) -> None:
+    def __init__(self, folder: Path, gateways: Iterable[str], workers: Iterable[str] = ()) -> None:
+        """Of both the URLs."""
         binary = shutil.which("prometheus")
         if binary is None:
             pytest.skip("no prometheus on PATH (Debian: apt-get install prometheus)")
         config = {
             "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "1s"},
-            "rule_files": [str(RULES)],
-            "scrape_configs": [{"job_name": "smartbatch", "static_configs": [{"targets": list(gateways)}]}],
+            "rule_files": [str(RULES / name) for name in ("alerts.yml", "triton.yml")],
+            "scrape_configs": [_job("smartbatch-gateway", gateways), _job("smartbatch-worker", workers)],
         }
         (folder / "prometheus.yml").write_text(json.dumps(config))  # which YAML holds
         port = free_port()
@@ -53,8 +54,9 @@ class Prometheus:
         assert len(found) <= 1, found
         return found[0][1] if found else None
 
-    def rules(self) -> list[dict[str, Any]]:
-        return self._client.get("/api/v1/rules").json()["data"]["groups"][0]["rules"]
+    def rules(self, group: str) -> list[dict[str, Any]]:
+        groups = self._client.get("/api/v1/rules").json()["data"]["groups"]
+        return next(each["rules"] for each in groups if each["name"] == group)
 
     def close(self) -> None:
         self._client.close()
@@ -68,3 +70,8 @@ class Prometheus:
             return self._client.get("/-/ready").status_code == 200
         except httpx.TransportError:
             return False
+
+
+def _job(name: str, urls: Iterable[str]) -> dict[str, Any]:
+    targets = [url.removeprefix("http://") for url in urls]
+    return {"job_name": name, "static_configs": [{"targets": targets}]}

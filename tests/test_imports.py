@@ -26,11 +26,11 @@ FORBIDDEN = {
     "simulation": {"deploy", "loadtest"} | HEAVY | HTTP,
 }
 EXCEPT = {  # what the baseline is compared with runs the same model code behind the same formats, or says nothing
-    "loadtest/baseline.py": {"deploy", "simulation"},
+    "loadtest/servers/baseline.py": {"deploy", "simulation"},
     "loadtest/gpu.py": {"gateway", "deploy", "simulation"},  # the engine without HTTP
-    "loadtest/bench/system.py": {"gateway", "worker", "shared", "simulation"},  # which ports are free, nothing of ours
-    "simulation/prices.py": {"loadtest"} | HEAVY | HTTP,  # the embedded broker, whose commands it measures
-    "loadtest/bench/floor.py": {"gateway", "simulation"},  # the same scripts, wire and model with nothing around them
+    "loadtest/system.py": {"gateway", "worker", "shared", "simulation"},  # which ports are free, nothing of ours
+    "simulation/cost_benchmark.py": {"loadtest"} | HEAVY | HTTP,  # the embedded broker, whose commands it measures
+    "loadtest/servers/floor.py": {"gateway", "simulation"},  # the same scripts, wire and model with nothing around them
 }
 # Within a package, from the top down: a file imports from its own layer and from those below it, never from above.
 # "." is the files of the folder itself. Imports for type checking count.

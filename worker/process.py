@@ -85,7 +85,7 @@ class Worker:
         self._started_with = Limits(
             max_rows, settings.max_batch_bytes, settings.max_wait_time, settings.window == "adaptive"
         )
-        self.metrics = WorkerMetrics(settings.model)
+        self.metrics = WorkerMetrics(settings.model, self.worker_id)
         self._error_log = ModelErrorLog()
         self.engine = Engine(self.model, max_rows, times, self.metrics, self._error_log)
         self.decoder = Decoder(self.model, max_rows, settings.decode_threads, self._error_log)

@@ -28,7 +28,6 @@ from smartbatch.deploy.options import read, setting_options
     "MAX_BODY_BYTES",
     "MAX_RECEIVING_BYTES",
     "MAX_CONNECTIONS",
-    "TRITON_METRICS",
     "GRACE_TIME",
     "LOG_FORMAT",
     "LOG_LEVEL",

@@ -43,11 +43,11 @@ async def _served(screen: Console, url: str) -> None:
         snapshots = {name: await registry.snapshot(client, name) for name in models}
     finally:
         await client.aclose()
-    served = table("name", "MODEL_PATH", "takes", "row", "workers ready", "in the form", title="served")
+    served = table("name", "MODEL_PATH", "takes", "row", "workers ready", "variant", title="served")
     for name, info in models.items():
         takes = info.input
         row = f"{takes.dtype or ''} {list(takes.shape) if takes.shape else ''}".strip() or "any"
         ready = snapshots[name].ready_workers
-        forms = {snapshots[name].workers[worker_id].get("form", "none") for worker_id in ready}
-        served.add_row(name, info.path, ", ".join(takes.kinds), row, str(len(ready)), ", ".join(sorted(forms)))
+        variants = {snapshots[name].workers[worker_id].get("variant", "none") for worker_id in ready}
+        served.add_row(name, info.path, ", ".join(takes.kinds), row, str(len(ready)), ", ".join(sorted(variants)))
     screen.print(served)

@@ -1,4 +1,4 @@
-# Locust with our locustfile: clients for the stack beside it. Built from the repository's root:
+# Locust with loadtest/locustfile.py, to put load on the stack beside it. Built from the repository's root:
 #   docker build -f deploy/docker/loadtest.Dockerfile -t smartbatch-loadtest .
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 FROM ${PYTHON_IMAGE}
@@ -15,10 +15,9 @@ WORKDIR /src
 COPY constraints.txt ./
 RUN pip install --no-cache-dir -c constraints.txt locust msgpack
 
-# What the clients need of us: nothing that serves, and nothing that computes.
+# Only what the locustfile imports.
 COPY loadtest/__init__.py loadtest/locustfile.py loadtest/
-COPY loadtest/traffic loadtest/traffic
-COPY loadtest/swarm loadtest/swarm
+COPY loadtest/workload loadtest/workload
 COPY loadtest/data loadtest/data
 
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin smartbatch

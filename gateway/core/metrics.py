@@ -1,20 +1,25 @@
-"""What a gateway process counts, per model: as Prometheus metrics, and over the last seconds."""
+"""What a gateway process counts, per model: as Prometheus metrics, and over the last seconds.
+
+prometheus_client takes a lock for each number, and two for each observation of a histogram. So a request adds to plain
+numbers, which are handed on before a scrape, and is observed once, in the histogram of its latency.
+"""
 
 from __future__ import annotations
 
+import collections
 import functools
 import math
 import time
 from bisect import bisect_left
-from collections import Counter as Tally
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter
 
 from smartbatch.gateway.core.problems import code_of
+from smartbatch.shared.counts import Counts
 from smartbatch.shared.errors import (
     CancelledByOperator,
     ClientError,
@@ -27,7 +32,6 @@ from smartbatch.shared.errors import (
     Unavailable,
 )
 from smartbatch.shared.telemetry import metric_names as names
-from smartbatch.shared.telemetry.buffered_histogram import BufferedHistogram
 from smartbatch.shared.wire import BatchInfo
 
 _OUTCOMES = (  # the first that fits
@@ -47,7 +51,7 @@ class GatewayMetrics:
         self.registry = CollectorRegistry()
         self._requests = names.REQUESTS.counter(self.registry)
         self._seconds = names.REQUEST_SECONDS.histogram(self.registry)
-        self._parts = names.PART_SECONDS.histogram(self.registry)
+        self._parts = names.PART_SECONDS.counter(self.registry)
         self._errors = names.REQUEST_ERRORS.counter(self.registry)
         self._rows = names.ANSWERED_ROWS.counter(self.registry)
         self._batches = names.ANSWERED_BATCHES.counter(self.registry)
@@ -68,7 +72,7 @@ class GatewayMetrics:
         return queue
 
     def settle(self) -> None:
-        """Bring what lanes tally up to date, before somebody looks at it."""
+        """Hand on what lanes have counted, before somebody looks."""
         for queue in self._queues:
             queue.settle()
 
@@ -77,18 +81,19 @@ class ModelMetrics:
     """The metrics of one model. Called from the event loop only."""
 
     def __init__(self, metrics: GatewayMetrics, model: str) -> None:
-        self._outcomes = {outcome: _Sum(metrics._requests.labels(model, outcome)) for outcome in names.REQUESTS.values}
-        of_codes = {code: _Sum(metrics._errors.labels(model, code)) for code in names.REQUEST_ERRORS.values}
+        self._outcomes = {
+            outcome: _Total(metrics._requests.labels(model, outcome)) for outcome in names.REQUESTS.values
+        }
+        of_codes = {code: _Total(metrics._errors.labels(model, code)) for code in names.REQUEST_ERRORS.values}
         # A worker of another version may write a code into a reply that no request ends with here.
         self._errors = defaultdict(lambda: of_codes[SmartBatchError.code], of_codes)
-        self._seconds = _ByOutcome(metrics._seconds, model)
-        self._seconds["ok"]  # there from the start: a rate needs a sample from before the first answer
-        self._parts = {
-            part: BufferedHistogram(metrics._parts.labels(model, part)) for part in names.PART_SECONDS.values
-        }
-        self._timings: list[dict[str, float]] = []  # of those answered since the last look, in ms
-        self._rows = _Sum(metrics._rows.labels(model))
-        self._batches = _Sum(metrics._batches.labels(model))
+        # An outcome's thirty series appear when it first happens, since most never do. Those of `ok` are there from
+        # the start: a rate needs a sample from before the first answer.
+        self._seconds = functools.cache(functools.partial(metrics._seconds.labels, model))
+        self._seconds("ok")
+        self._parts = {part: _Total(metrics._parts.labels(model, part)) for part in names.PART_SECONDS.values}
+        self._rows = _Total(metrics._rows.labels(model))
+        self._batches = _Total(metrics._batches.labels(model))
         self.readmissions = metrics._readmissions.labels(model)
         self.flushes = metrics._flushes.labels(model)
         self.broker_errors = metrics._broker_errors.labels(model)
@@ -96,68 +101,48 @@ class ModelMetrics:
 
     def answered(self, timing_ms: dict[str, float], rows: int, batch_info: BatchInfo | None) -> None:
         """Count an answered request by its parts and their total, its rows, and the batch that it rode in."""
-        self._timings.append(timing_ms)
+        total_s = timing_ms["total"] / 1000
+        self._outcomes["ok"].value += 1
+        self._seconds("ok").observe(total_s)
+        for part, total in self._parts.items():
+            total.value += timing_ms.get(part, 0.0) / 1000
         self._rows.value += rows
         if batch_info is not None and batch_info.position == 1:
             self._batches.value += 1
-        self.recent.answered(timing_ms["total"] / 1000)
-
-    def parts(self) -> tuple[int, dict[str, float]]:
-        """How many were answered so far, and the seconds that their parts took."""
-        self._take_timings()
-        totals = {part: tally.total() for part, tally in self._parts.items()}
-        return totals["forward"][0], {part: seconds for part, (_, seconds) in totals.items()}
+        self.recent.answered(total_s)
 
     def failed(self, error: BaseException, total_s: float) -> None:
         outcome = _outcome_of(type(error))
         self._outcomes[outcome].value += 1
         self._errors[code_of(error)].value += 1
-        self._seconds[outcome].observe(total_s)
+        self._seconds(outcome).observe(total_s)
         self.recent.failed(outcome)
 
-    def _take_timings(self) -> None:
-        """Answered requests leave their timing as it is: eight observations each would cost them more than this."""
-        timings, self._timings = self._timings, []
-        if not timings:
-            return
-        self._outcomes["ok"].value += len(timings)
-        self._seconds["ok"].observe_all([timing["total"] / 1000 for timing in timings])
-        for part, tally in self._parts.items():
-            tally.observe_all([timing.get(part, 0.0) / 1000 for timing in timings])
+    def counts(self) -> Counts:
+        """What the heartbeat tells."""
+        part_s = {part: total.value for part, total in self._parts.items()}
+        return {"total": {"answered": self._outcomes["ok"].value}, "part": part_s}
 
     def settle(self) -> None:
-        self._take_timings()
-        for tally in (*self._seconds.values(), *self._parts.values()):
-            tally.settle()
-        for count in (*self._outcomes.values(), *self._errors.values(), self._rows, self._batches):
-            count.settle()
+        for total in (*self._outcomes.values(), *self._errors.values(), *self._parts.values()):
+            total.settle()
+        self._rows.settle()
+        self._batches.settle()
 
 
-class _ByOutcome(dict[str, BufferedHistogram]):
-    """A histogram's children, made as outcomes happen: thirty series each, and most never do."""
+class _Total:
+    """A counter for the hot path: a plain number that only grows."""
 
-    def __init__(self, seconds: Histogram, model: str) -> None:
-        self._histogram = seconds
-        self._model = model
-
-    def __missing__(self, outcome: str) -> BufferedHistogram:
-        self[outcome] = tally = BufferedHistogram(self._histogram.labels(self._model, outcome))
-        return tally
-
-
-class _Sum:
-    """A counter for the hot path: added to as a plain number, and handed on when somebody looks."""
-
-    __slots__ = ("_child", "value")
+    __slots__ = ("_child", "_handed_on", "value")
 
     def __init__(self, child: Counter) -> None:
         self._child = child
-        self.value = 0
+        self._handed_on = 0.0
+        self.value = 0.0
 
     def settle(self) -> None:
-        value, self.value = self.value, 0
-        if value:
-            self._child.inc(value)
+        self._child.inc(self.value - self._handed_on)
+        self._handed_on = self.value
 
 
 @functools.cache
@@ -252,8 +237,8 @@ def _buckets(seconds: list[float]) -> dict[int, int]:
 
 
 def merge(summaries: Iterable[Summary]) -> Summary:
-    outcomes: Tally[str] = Tally()
-    buckets: Tally[int] = Tally()
+    outcomes: collections.Counter[str] = collections.Counter()
+    buckets: collections.Counter[int] = collections.Counter()
     for summary in summaries:
         outcomes.update(summary.outcomes)
         buckets.update(summary.buckets)

@@ -12,7 +12,7 @@ from smartbatch.gateway.monitoring.window_stats import Last, counts, merged
 from smartbatch.shared.broker.admin.registry import Snapshot
 from smartbatch.shared.model_info import ModelInfo
 
-_NOT_SHOWN = ("metrics", "recent", "parts")  # binary, or told elsewhere
+_NOT_SHOWN = ("counts", "recent")  # told elsewhere
 
 
 class ModelView(msgspec.Struct):
@@ -39,7 +39,7 @@ def describe(snapshot: Snapshot) -> ModelStats:
             oldest_wait_s=snapshot.oldest_wait_s,
             dead_letters=snapshot.dead,
         ),
-        batches=Batches(batches.of("rows"), batches.of("closed")),
+        batches=Batches(batches.whole("batch_rows"), batches.whole("closed")),
         workers={name: _numbers(report) for name, report in snapshot.workers.items()},
         gateways={name: _numbers(report) for name, report in snapshot.gateways.items()},
     )

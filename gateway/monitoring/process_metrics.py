@@ -12,7 +12,6 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from smartbatch.gateway.core.body_memory import BodyMemoryBudget
 from smartbatch.shared.telemetry import metric_names as names
-from smartbatch.shared.telemetry.buffered_histogram import BufferedHistogram
 from smartbatch.shared.telemetry.process_usage import CpuTime, resident_bytes
 
 
@@ -29,7 +28,7 @@ class ProcessMetrics:
         self._memory = names.GATEWAY_MEMORY.gauge(registry)
         self._connections = names.CONNECTIONS.gauge(registry)
         self._receiving_bytes = names.RECEIVING_BYTES.gauge(registry)
-        self._lag = BufferedHistogram(names.LOOP_LAG.histogram(registry))
+        self._lag = names.LOOP_LAG.histogram(registry)
 
     def woke(self, late_s: float) -> None:
         """The event loop was to wake, and did so this much later."""
@@ -40,7 +39,6 @@ class ProcessMetrics:
         self._memory.set(resident_bytes())
         self._connections.set(self._open_connections())
         self._receiving_bytes.set(self._receiving.bytes)
-        self._lag.settle()
 
 
 def remove_dead_processes(folder: str) -> None:

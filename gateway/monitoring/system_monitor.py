@@ -14,8 +14,8 @@ import time
 from collections.abc import Mapping, Sequence
 
 from smartbatch.gateway.core.metrics import pack
-from smartbatch.gateway.monitoring.window_stats import pack_parts
 from smartbatch.gateway.queue.model_queue import ModelQueue
+from smartbatch.shared import counts
 from smartbatch.shared.broker.admin import registry
 from smartbatch.shared.broker.admin.registry import Snapshot, number
 from smartbatch.shared.broker.connection.client import connect
@@ -117,7 +117,7 @@ class SystemMonitor:
                 "started_ms": self._started_ms,
                 "in_flight": len(queue.outstanding),
                 "recent": pack(queue.metrics.recent.summary()),
-                "parts": pack_parts(*queue.metrics.parts()),
+                counts.FIELD: counts.encode(queue.metrics.counts()),
             }
             await registry.report_gateway(self._client, queue.keys, self._gateway_id, report)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterable
 
@@ -10,18 +9,20 @@ import msgspec
 
 from smartbatch.gateway.core.metrics import WINDOW_S
 from smartbatch.shared.broker.admin.registry import Snapshot, number
-from smartbatch.shared.telemetry import metric_names as names
-from smartbatch.shared.telemetry.metric_snapshot import unpack
+from smartbatch.shared.counts import FIELD, decode
 
 
 class Counts(dict[tuple[str, str], float]):
-    """(what, which) → how many: ("rows", "8") batches of up to 8 rows, ("part", "queue") seconds, and so on."""
+    """(what, which) → how many, as shared/counts.py names them."""
 
-    def of(self, what: str) -> dict[str, int]:
-        return {which: int(value) for (kind, which), value in self.items() if kind == what}
+    def of(self, what: str) -> dict[str, float]:
+        return {which: value for (kind, which), value in self.items() if kind == what}
 
-    def one(self, what: str) -> float:
-        return self.get((what, ""), 0.0)
+    def whole(self, what: str) -> dict[str, int]:
+        return {which: int(value) for which, value in self.of(what).items()}
+
+    def one(self, what: str, which: str) -> float:
+        return self.get((what, which), 0.0)
 
     def since(self, before: Counts) -> Counts:
         return Counts({key: value - before.get(key, 0.0) for key, value in self.items()})
@@ -73,14 +74,15 @@ class Looks:
         window_s = (looks[-1].now_ms - looks[0].now_ms) / 1000
         each = {process: self._since_oldest(process) for process in looks[-1].counts}
         together = merged(each.values())
-        answered = together.one("answered")
-        seconds = {which: value for (what, which), value in together.items() if what == "part"}
+        answered = together.one("total", "answered")
         return Last(
             window_s=round(window_s, 1),
             answered=int(answered),
-            parts_ms={part: round(value * 1000 / answered, 3) for part, value in seconds.items() if answered},
-            rows_at_most=together.of("rows"),
-            closed=together.of("closed"),
+            parts_ms={
+                part: round(value * 1000 / answered, 3) for part, value in together.of("part").items() if answered
+            },
+            rows_at_most=together.whole("batch_rows"),
+            closed=together.whole("closed"),
             workers={worker_id: _worker(each[worker_id], window_s) for worker_id in snapshot.workers},
         )
 
@@ -96,10 +98,8 @@ class Looks:
 
 def counts(snapshot: Snapshot) -> dict[str, Counts]:
     """Return what each worker and each gateway process has counted since it started."""
-    found = {worker_id: _of_worker(report.get("metrics", b"")) for worker_id, report in snapshot.workers.items()}
-    for gateway_id, report in snapshot.gateways.items():
-        found[gateway_id] = _of_gateway(report.get("parts", ""))
-    return found
+    reports = {**snapshot.workers, **snapshot.gateways}
+    return {process: _read(report.get(FIELD, b"")) for process, report in reports.items()}
 
 
 def merged(each: Iterable[Counts]) -> Counts:
@@ -110,41 +110,11 @@ def merged(each: Iterable[Counts]) -> Counts:
     return total
 
 
-def pack_parts(answered: int, seconds: dict[str, float]) -> bytes:
-    """What a gateway process reports of the time of all that it has answered, by its parts."""
-    return msgspec.json.encode((answered, seconds))
-
-
-def _of_gateway(packed: str) -> Counts:
-    try:
-        answered, seconds = msgspec.json.decode(packed, type=tuple[int, dict[str, float]])
-    except msgspec.DecodeError:  # nothing yet, or what isn't ours
-        return Counts()
-    return Counts({("answered", ""): answered, **{("part", part): value for part, value in seconds.items()}})
-
-
-def _of_worker(metrics: bytes) -> Counts:
-    found = Counts()
-    up_to: dict[float, float] = {}
-    for _, _, _, samples in unpack(metrics):
-        for name, labels, value in samples:
-            if name == f"{names.BATCH_ROWS.name}_bucket":
-                bound = labels.get("le")
-                up_to[math.inf if bound == "+Inf" else number(bound)] = value
-            elif name == names.BATCHES.name:
-                found["closed", labels.get("closed", "")] = value
-            elif name == names.ROWS.name:
-                found["all rows", ""] = value
-            elif name == names.DEVICE_BUSY.name:
-                found["busy", ""] = value
-    below = 0
-    for bound in sorted(up_to):
-        found["rows", f"{bound:g}"] = up_to[bound] - below
-        below = up_to[bound]
-    return found
+def _read(packed: bytes) -> Counts:
+    return Counts({(what, which): value for what, found in decode(packed).items() for which, value in found.items()})
 
 
 def _worker(counted: Counts, window_s: float) -> WorkerLast:
-    busy = counted.one("busy") / window_s if window_s else 0.0
-    rows, batches = counted.one("all rows"), sum(counted.of("closed").values())
-    return WorkerLast(batches, int(rows), round(min(1.0, busy), 3))
+    busy = counted.one("seconds", "busy") / window_s if window_s else 0.0
+    batches = int(sum(counted.of("closed").values()))
+    return WorkerLast(batches, int(counted.one("total", "rows")), round(min(1.0, busy), 3))

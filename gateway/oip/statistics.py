@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
-import msgpack
 import msgspec
 
 from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
+from smartbatch.gateway.monitoring.window_stats import counts, merged
 from smartbatch.gateway.oip import VERSION
-from smartbatch.shared.telemetry import metric_names as names
-
-Sums = Mapping[str, float]
+from smartbatch.shared.broker.admin.registry import Snapshot, number
 
 
 class Duration(msgspec.Struct):
@@ -55,24 +51,25 @@ class Statistics(msgspec.Struct):
 
 
 def of(monitor: SystemMonitor, model: str) -> ModelStatistics:
-    snapshot = monitor.snapshots.get(model)
-    reports = list(snapshot.workers.values()) if snapshot else []
-    sums = _sums(reports)
-    requests = int(sums[f"{names.QUEUE_WAIT.name}_count"])
-    queue_s = sums[f"{names.QUEUE_WAIT.name}_sum"] + sums[f"{names.BATCH_WAIT.name}_sum"]
-    queue = Duration(requests, int(queue_s * 1e9))
-    decode = Duration(requests, int(sums[f"{names.DECODE.name}_sum"] * 1e9))
-    forward = Duration(requests, int(sums[names.REQUEST_FORWARD.name] * 1e9))
-    entries = f"{names.ENTRIES.name}:"
-    failures = sum(int(sums[entries + outcome]) for outcome in ("invalid", "error", "expired", "dead"))
+    snapshot = monitor.snapshots.get(model) or Snapshot(model)
+    last_ms = (int(number(report.get("last_batch_ms"))) for report in snapshot.workers.values())
+    counted = merged(counts(snapshot).values())
+    requests = int(counted.one("total", "requests"))
+    seconds = counted.of("seconds")
+    queue, decode, forward = (
+        Duration(requests, int(sum(seconds.get(part, 0.0) for part in parts) * 1e9))
+        for parts in (("queue", "batch_wait"), ("decode",), ("forward",))
+    )
+    entries = counted.whole("entries")
+    failures = sum(entries.get(outcome, 0) for outcome in ("invalid", "error", "expired", "dead"))
     return ModelStatistics(
         model,
         VERSION,
-        max((int(report.get("last_batch_ms", 0)) for report in reports), default=0),
-        int(sums[names.ROWS.name]),
-        sum(int(count) for name, count in sums.items() if name.startswith(f"{names.BATCHES.name}:")),
+        max(last_ms, default=0),
+        int(counted.one("total", "rows")),
+        sum(counted.whole("closed").values()),
         InferStatistics(
-            success=Duration(int(sums[entries + "ok"]), queue.ns + decode.ns + forward.ns),
+            success=Duration(entries.get("ok", 0), queue.ns + decode.ns + forward.ns),
             fail=Duration(failures, 0),
             queue=queue,
             compute_input=decode,
@@ -84,14 +81,3 @@ def of(monitor: SystemMonitor, model: str) -> ModelStatistics:
         [],
         [],
     )
-
-
-def _sums(reports: list[dict[str, Any]]) -> Sums:
-    """Add the samples up over all workers, by name, and by name:label where there is a second label."""
-    sums: Counter[str] = Counter()
-    for report in reports:
-        for _, _, _, samples in msgpack.unpackb(report["metrics"]) if report.get("metrics") else ():
-            for name, labels, value in samples:
-                second = next((text for label, text in labels.items() if label != "model"), "")
-                sums[f"{name}:{second}" if second else name] += value
-    return sums

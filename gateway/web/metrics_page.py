@@ -1,7 +1,7 @@
-"""GET /metrics: what this gateway counts (all of its processes), what its workers report, and what Redis holds.
+"""GET /metrics: what this gateway counts (all of its processes), and what Redis holds.
 
-The last two come from the observer's last look, so a scrape never waits for Redis. While Redis is away they are left
-out: a number that stands still would look like a system at rest.
+The latter comes from the observer's last look, so a scrape never waits for Redis. While Redis is away it is left out: a
+number that stands still would look like a system at rest.
 """
 
 from __future__ import annotations
@@ -24,12 +24,10 @@ from smartbatch.gateway.core.metrics import GatewayMetrics
 from smartbatch.gateway.http.connection_registry import ConnectionRegistry
 from smartbatch.gateway.monitoring.process_metrics import remove_dead_processes
 from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
-from smartbatch.gateway.web import triton_metrics
 from smartbatch.shared import __version__
 from smartbatch.shared.broker.admin.registry import Snapshot, number
 from smartbatch.shared.settings import Settings
 from smartbatch.shared.telemetry import metric_names as names
-from smartbatch.shared.telemetry import metric_snapshot
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -50,17 +48,13 @@ async def metrics(request: Request) -> Response:
     gateway: MetricsSource = request.app.state.gateway
     gateway.settle_metrics()
     snapshots = list(gateway.monitor.snapshots.values()) if gateway.monitor.fresh else []
-    # In a thread, since the text of many workers takes a while and requests shall not stand still for it.
+    # In a thread: with several processes all their files are read, and requests shall not stand still meanwhile.
     text = await asyncio.to_thread(_text, gateway, gateway.monitor.broker_up, snapshots)
     return Response(text, media_type=PROMETHEUS)
 
 
 def _text(gateway: MetricsSource, broker_up: bool, snapshots: list[Snapshot]) -> bytes:
-    own = list(_own(gateway))
-    text = generate_latest(_Families([*own, *_log_fields(gateway, broker_up), *_system(snapshots)]))
-    if gateway.settings.triton_metrics == "on":
-        text += triton_metrics.aliases(own, snapshots)
-    return text
+    return generate_latest(_Families([*_own(gateway), *_log_fields(gateway, broker_up), *_system(snapshots)]))
 
 
 class _Families(list[Family]):
@@ -97,10 +91,11 @@ def _log_fields(gateway: MetricsSource, broker_up: bool) -> Iterator[Family]:
 
 
 def _system(snapshots: list[Snapshot]) -> Iterator[Family]:
-    """What the observer saw of Redis, and what the workers reported there."""
+    """What the observer saw of Redis."""
     values: dict[names.Metric, Callable[[Snapshot], float]] = {
         names.QUEUE_DEPTH: lambda s: s.waiting,
         names.RUNNING: lambda s: s.running,
+        names.EXECUTING: lambda s: sum(number(report.get("batch_requests")) for report in s.workers.values()),
         names.OPEN_BYTES: lambda s: s.open_bytes,
         names.OLDEST_WAIT: lambda s: s.oldest_wait_s,
         names.DEAD_LETTERS: lambda s: s.dead,
@@ -117,9 +112,3 @@ def _system(snapshots: list[Snapshot]) -> Iterator[Family]:
         for state in names.WORKERS.values:
             workers.add_metric((snapshot.model, state), states[state])
     yield workers
-    yield from metric_snapshot.merge(
-        (worker_id, report["metrics"])
-        for snapshot in snapshots
-        for worker_id, report in snapshot.workers.items()
-        if report.get("metrics")
-    )

@@ -1,5 +1,4 @@
-"""`make bench`: every goal measured, beside a naive server, in one run on this machine. docs/performance.md says how.
+"""`make bench`: every performance goal measured in one run, beside a naive server. docs/performance.md describes it.
 
-Black box: our processes are started by their command line and asked over HTTP. CPU time is the operating system's. Only
-`floor.py`, one of the yardsticks, is made of our parts.
+Black box: servers are started by their command line, and called over HTTP. CPU time is the operating system's.
 """

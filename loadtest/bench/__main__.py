@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import time
 import traceback
 from pathlib import Path
 from typing import Any
 
-from loadtest.bench import machine, report
-from loadtest.bench.figures import Outcome, Run
+from loadtest import machine
+from loadtest.bench.figures import Outcome, document, table
 from loadtest.bench.rows import ROWS
-
-OPEN_FILES = 8192
+from loadtest.bench.run import Run
+from loadtest.generator.loops import raise_open_files_limit
 
 
 def main() -> None:
     options = _options()
-    _allow_open_files()
+    raise_open_files_limit()
     run = Run(quick=options.quick)
     outcomes: dict[str, Outcome] = {}
     failed: dict[str, str] = {}
@@ -29,10 +28,10 @@ def main() -> None:
     for name in options.only:
         try:
             outcomes[name] = ROWS[name](run)
-        except Exception as error:  # the other rows' hour isn't lost
+        except Exception as error:  # the other rows' results are kept
             traceback.print_exc()
             failed[name] = f"{type(error).__name__}: {error}"[:500]
-    document = report.document(
+    result = document(
         outcomes,
         failed,
         described,
@@ -41,36 +40,28 @@ def main() -> None:
         quick=options.quick,
     )
     options.out.mkdir(parents=True, exist_ok=True)
-    result = options.out / "bench.json"
-    result.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
-    plots = plot(document, options.out)
-    print(report.table(outcomes, failed))
+    path = options.out / "bench.json"
+    path.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    plots = _draw(result, options.out)
+    print(table(outcomes, failed))
     python = f"Python {described['python']} ({described['python_loop_ms']} ms)"
     print(f"\n{described['cpu']}, {described['cores']} cores; {python}; generator {described['generator']}")
-    print(*(f"{path}" for path in (result, *plots)), sep="\n")
-    sys.exit(1 if failed else 0)  # a goal that was missed is a result, not a failure
+    print(*(path, *plots), sep="\n")
+    sys.exit(1 if failed else 0)  # a missed goal is a result, not a failure
 
 
-def plot(document: dict[str, Any], folder: Path) -> list[Path]:
+def _draw(result: dict[str, Any], folder: Path) -> list[Path]:
     try:
         from loadtest.bench.plots import draw
     except ImportError:
-        print("no plots: pip install 'smartbatch[loadtest]'", file=sys.stderr)
+        print("no plots: install the extra `loadtest`", file=sys.stderr)
         return []
-    return draw(document, folder)
-
-
-def _allow_open_files() -> None:
-    """Thousands of connections, at both ends: many systems allow 1,024 files unless asked. Children inherit it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return draw(result, folder)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m loadtest.bench", description="Measure every goal on this machine.")
-    parser.add_argument("--only", default="", help=f"rows, by comma: {','.join(ROWS)}")
+    parser.add_argument("--only", default="", help=f"rows, separated by commas: {','.join(ROWS)}")
     parser.add_argument("--quick", action="store_true", help="a second each: does it work, not how fast is it")
     parser.add_argument("--out", type=Path, default=Path("bench-results"), help="the folder for results")
     options = parser.parse_args()

@@ -1,16 +1,15 @@
-"""What a row of the benchmark hands back."""
+"""What the rows of the benchmark return, and the result made of it: as JSON and as a table."""
 
 from __future__ import annotations
 
-import sys
-import time
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One number, with the goal it is held against; without a goal it is told and not judged."""
+    """One measured number and its goal; without a goal it is reported and not judged."""
 
     name: str
     measured: float
@@ -34,29 +33,66 @@ class Figure:
 
 @dataclass
 class Outcome:
-    """The figures of a row and, in `details`, what they were made of: enough to make them again."""
+    """A row's figures and, in `details`, the measurements behind them."""
 
     figures: list[Figure]
     details: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Run:
-    """How long to measure, and where progress goes."""
+def document(outcomes: dict[str, Outcome], failed: dict[str, str], machine: dict[str, Any], **facts: Any) -> dict:
+    """The result as JSON. `totals` counts figures: met, missed and without a goal add up to all."""
+    met = [figure.met for outcome in outcomes.values() for figure in outcome.figures]
+    return _without_infinity(
+        {
+            **facts,
+            "machine": machine,
+            "totals": {
+                "figures": len(met),
+                "met": met.count(True),
+                "missed": met.count(False),
+                "without_goal": met.count(None),
+                "rows_failed": len(failed),
+            },
+            "rows": {
+                name: {"figures": [figure.as_json() for figure in outcome.figures], "details": outcome.details}
+                for name, outcome in outcomes.items()
+            },
+            "failed": failed,
+        }
+    )
 
-    quick: bool = False
 
-    def seconds(self, full: float) -> float:
-        """How long one measurement takes: `full`, or one of a quick run."""
-        return min(full, 1.0) if self.quick else full
-
-    def rounds(self, full: int) -> int:
-        return 1 if self.quick else full
-
-    def say(self, text: str) -> None:
-        print(f"{time.strftime('%H:%M:%S')}    {text}", file=sys.stderr, flush=True)
+def _without_infinity(value: Any) -> Any:
+    """JSON has no infinity, which is the latency of requests without a response."""
+    if isinstance(value, dict):
+        return {name: _without_infinity(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_infinity(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def median(values: list[float]) -> float:
-    """The middle one, or the lower of the two in the middle: a value that was measured."""
-    return sorted(values)[(len(values) - 1) // 2]
+def table(outcomes: dict[str, Outcome], failed: dict[str, str]) -> str:
+    """Goal, measured value, their ratio, and whether the goal was met, by row."""
+    lines = [("", "", "goal", "measured", "ratio", "")]
+    for name, outcome in outcomes.items():
+        for index, figure in enumerate(outcome.figures):
+            lines.append(("" if index else name, figure.name, *_cells(figure)))
+    lines += [(name, f"failed: {why}", "", "", "", "") for name, why in failed.items()]
+    widths = [max(len(line[column]) for line in lines) for column in range(6)]
+    aligned = ("<", "<", ">", ">", ">", "<")
+    return "\n".join(
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, aligned, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _cells(figure: Figure) -> tuple[str, str, str, str]:
+    measured = f"{number(figure.measured)} {figure.unit}".rstrip()
+    if figure.goal is None or figure.ratio is None:
+        return "", measured, "", ""
+    goal = f"{'≥' if figure.sense == 'at least' else '≤'} {number(figure.goal)}"
+    return goal, measured, f"{figure.ratio:.2f}", "met" if figure.met else "MISSED"
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -1,7 +1,7 @@
-"""The reference for consolidation: one in-process queue that feeds all devices, without any cost of its own.
+"""Reference for consolidation: one in-process queue that feeds all devices, at no cost of its own.
 
-The same rule as ours: a batch closes when it is full, or when the window has run from its oldest arrival; one batch
-fills at a time, and only for a device that is free. Simulated from the very arrivals that the system is offered.
+The same rule as the product's: a batch closes when it is full, or when the window since its oldest arrival has ended;
+one batch fills at a time, and only for a free device. It gets the arrivals that the system is offered.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 def mean_batch(
     arrivals: Sequence[float], devices: int, base_s: float, row_s: float, max_rows: int, window_s: float
 ) -> float:
-    """Rows per batch, on average over the batches."""
+    """Mean rows per batch."""
     free_at = [0.0] * devices
     first, batches = 0, 0
     while first < len(arrivals):

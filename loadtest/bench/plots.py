@@ -1,4 +1,4 @@
-"""Plots of a result, made from its JSON alone: `python -m loadtest.bench.plots bench-results/bench.json`."""
+"""Plots of a result, made from its JSON alone: python -m loadtest.bench.plots bench-results/bench.json"""
 
 from __future__ import annotations
 
@@ -13,49 +13,45 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter
 
-from loadtest.bench.closed_loop import PERCENTILES
-from loadtest.bench.report import number
+from loadtest.bench.figures import number
+from loadtest.generator.closed_loop import PERCENTILES
 
 MET, MISSED, PLAIN = "#2a7f62", "#c0392b", "#8a8f98"
 KINDS = {"in_time": MET, "late": MISSED, "refused": PLAIN, "other": "#d9a441"}
 ROLES = {"gateway": "#3b6ea5", "worker": "#2a7f62", "broker": "#d9a441", "root": PLAIN}
+MAX_GOODNESS = 3.0  # times better than the goal; more is drawn as this
 
 
 def draw(document: dict[str, Any], folder: Path) -> list[Path]:
-    """Draw what the rows that ran give. Returns the files."""
-    rows = document["rows"]
-    drawn = [_goals(document, folder / "goals.png")]
-    if "S" in rows:
-        drawn.append(_latency(rows["S"]["details"], folder / "latency-S.png"))
-    if "overload" in rows:
-        drawn.append(_overload(rows["overload"]["details"], folder / "overload.png"))
-    if "few" in rows:
-        drawn.append(_few(rows["few"]["details"], folder / "few.png"))
-    if "growth" in rows:
-        drawn.append(_growth(rows["growth"]["details"], folder / "growth.png"))
-    return [path for path in drawn if path]
+    """Draw the goals, and the rows that ran and have a plot. Returns the files."""
+    rows = {"S": _latency, "overload": _overload, "few": _few, "growth": _growth}
+    names = {"S": "latency-S.png"}
+    paths = [_goals(document, folder / "goals.png")] if _judged(document) else []
+    for name, draw_row in rows.items():
+        if name in document["rows"]:
+            paths.append(draw_row(document["rows"][name]["details"], folder / names.get(name, f"{name}.png")))
+    return paths
 
 
-def _goals(document: dict[str, Any], path: Path) -> Path | None:
-    """Each figure with a goal as how far it is on the good side of it: 1 is the goal, right of it is better."""
-    judged = [
-        (f"{name}: {figure['name']}", figure)
-        for name, row in document["rows"].items()
-        for figure in row["figures"]
-        if figure["goal"]
-    ]
-    if not judged:
-        return None
+def _judged(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    rows = document["rows"].items()
+    return [(f"{name}: {each['name']}", each) for name, row in rows for each in row["figures"] if each["goal"]]
+
+
+def _goals(document: dict[str, Any], path: Path) -> Path:
+    """How far each figure is on the good side of its goal: 1 is the goal, right of it is better."""
+    judged = _judged(document)
     figure, axes = plt.subplots(figsize=(9, 0.8 + 0.34 * len(judged)))
     for at, (_, each) in enumerate(judged):
-        axes.barh(at, min(3.0, _goodness(each)), color=MET if each["met"] else MISSED, height=0.62)
+        axes.barh(at, min(MAX_GOODNESS, _goodness(each)), color=MET if each["met"] else MISSED, height=0.62)
         measured = "none" if each["measured"] is None else number(each["measured"])
         sign = "≥" if each["sense"] == "at least" else "≤"
-        axes.text(3.06, at, f"{measured} {each['unit']} ({sign} {number(each['goal'])})", va="center", fontsize=8)
+        text = f"{measured} {each['unit']} ({sign} {number(each['goal'])})"
+        axes.text(MAX_GOODNESS + 0.06, at, text, va="center", fontsize=8)
     axes.set_yticks(range(len(judged)), [label for label, _ in judged], fontsize=8)
     axes.invert_yaxis()
     axes.axvline(1.0, color="black", linewidth=1)
-    axes.set_xlim(0, 3)
+    axes.set_xlim(0, MAX_GOODNESS)
     axes.set_xlabel("times better than the goal (3 or more is drawn as 3)")
     machine = document["machine"]
     axes.set_title(f"Measured against goals: {machine['cpu']}, {machine['cores']} cores", fontsize=10)
@@ -65,15 +61,14 @@ def _goals(document: dict[str, Any], path: Path) -> Path | None:
 def _goodness(figure: dict[str, Any]) -> float:
     if figure["sense"] == "at least":
         return figure["ratio"] or 0.0
-    return 1 / figure["ratio"] if figure["ratio"] else (0.0 if figure["measured"] is None else 3.0)
+    return 1 / figure["ratio"] if figure["ratio"] else (0.0 if figure["measured"] is None else MAX_GOODNESS)
 
 
 def _latency(details: dict[str, Any], path: Path) -> Path:
     figure, axes = plt.subplots(figsize=(7, 4.2))
-    for connections in ("1", "64", "256"):
+    for connections, color in zip(("1", "64", "256"), ROLES.values(), strict=False):
         for round_, each in enumerate(details[connections]):
             label = None if round_ else f"{connections} connection{'s' * (connections != '1')}"
-            color = list(ROLES.values())[("1", "64", "256").index(connections)]
             axes.plot(each["latency_ms"], PERCENTILES, color=color, label=label, linewidth=1.4)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -87,25 +82,21 @@ def _latency(details: dict[str, Any], path: Path) -> Path:
 
 
 def _overload(details: dict[str, Any], path: Path) -> Path:
-    devices = [("S", details), ("slower", details["slower"])]
-    loads = [(name, device, times) for name, device in devices for times, load in device.items() if _is_load(load)]
+    devices = {"S": details, "slower": details["slower"]}
+    loads = [(name, times) for name, device in devices.items() for times in device if times.isdigit()]
     figure, panels = plt.subplots(2, len(loads) // 2, figsize=(5.2 * len(loads) // 2, 7.5), squeeze=False)
-    for axes, (name, device, times) in zip(panels.flat, loads, strict=True):
-        series = device[times]["over_time"]
-        seconds = [each["at_s"] for each in series]
+    for axes, (name, times) in zip(panels.flat, loads, strict=True):
+        series = devices[name][times]["over_time"]
         values = [[each[kind] for each in series] for kind in KINDS]
-        axes.stackplot(seconds, values, labels=[kind.replace("_", " ") for kind in KINDS], colors=KINDS.values())
-        axes.axhline(device["capacity"], color="black", linestyle="--", linewidth=1, label="capacity")
+        labels = [kind.replace("_", " ") for kind in KINDS]
+        axes.stackplot([each["at_s"] for each in series], values, labels=labels, colors=list(KINDS.values()))
+        axes.axhline(devices[name]["capacity"], color="black", linestyle="--", linewidth=1, label="capacity")
         axes.axvline(details["ramp_s"], color="black", linestyle=":", linewidth=1)
         axes.set_title(f"{name}: {times} × capacity, open loop (counted right of the dots)", fontsize=10)
         axes.set_xlabel("intended start, s")
         axes.set_ylabel("requests/s")
     panels[0][0].legend(loc="lower right", fontsize=8)
     return _save(figure, path)
-
-
-def _is_load(details: Any) -> bool:
-    return isinstance(details, dict) and "over_time" in details
 
 
 def _few(details: dict[str, Any], path: Path) -> Path:

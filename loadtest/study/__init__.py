@@ -1,1 +1,1 @@
-"""Which settings serve most within a latency that the user names: a search with Optuna on a running system."""
+"""The parameter study: which batching settings give the most throughput within a latency objective?"""

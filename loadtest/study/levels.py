@@ -1,20 +1,20 @@
-"""One setting under more and more users: how much does it serve within the latency asked for?"""
+"""One setting under more and more users: its highest throughput within the latency objective."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from loadtest.drive.histogram import merged, percentile_ms
+from loadtest.generator.counters import Event, totals
+from loadtest.report.page import milliseconds
 
-SATURATED = 1.03  # less than this times the level before: more users only wait longer
+SATURATED = 1.03  # less than this times the previous level: more users only wait longer
 
 
 class Level(NamedTuple):
-    """What one load came to."""
+    """The outcome of one load."""
 
-    load: float  # users, or requests a second
+    load: float  # users, or requests per second
     throughput_rps: float
     p50_ms: float | None
     p99_ms: float | None
@@ -22,42 +22,31 @@ class Level(NamedTuple):
     refused: int
     errors: int
 
+    def __str__(self) -> str:
+        return f"{self.throughput_rps:,.1f} req/s, p99 {milliseconds(self.p99_ms)} at {self.load:g} users"
+
     def meets(self, p99_ms: float) -> bool:
         return not self.errors and not self.refused and self.p99_ms is not None and self.p99_ms <= p99_ms
 
 
-def level(load: float, events: list[tuple[str, dict[str, Any]]]) -> Level:
-    """Add up what the generator counted."""
-    seconds = [counted for event, counted in events if event == "second"]
-    ends = [counted for event, counted in events if event == "end"]
-    latency = merged(each["latency"] for each in seconds) + merged(end["unanswered"] for end in ends)
-    errors: Counter[str] = Counter()
-    for each in seconds:
-        errors.update(each["errors"])
-    batches = sum(each.get("batches", 0) for each in seconds)
-    return Level(
-        load,
-        round(sum(each["ok"] for each in seconds) / max(1, len(seconds)), 2),
-        percentile_ms(latency, 50),
-        percentile_ms(latency, 99),
-        round(sum(each.get("rows", 0) for each in seconds) / batches, 2) if batches else None,
-        sum(each["refused"] for each in seconds),
-        errors.total(),
-    )
+def level(load: float, events: Sequence[Event]) -> Level:
+    sums = totals(events, count_unanswered=True)
+    figures = (sums[name] for name in ("throughput_rps", "p50_ms", "p99_ms", "mean_batch_rows", "refused", "errors"))
+    return Level(load, *figures)
 
 
 def climb(
-    ladder: tuple[int, ...], measure: Callable[[int], Level], p99_ms: float, told: Callable[[Level], None]
+    users: Sequence[int], measure: Callable[[int], Level], p99_ms: float, report: Callable[[Level], None]
 ) -> list[Level]:
-    """Measure with more and more users, until the latency is too high or nothing is gained by more.
+    """Measure ascending numbers of users until the latency is too high or throughput no longer grows.
 
-    `told` is called after each level, and may raise to end it.
+    `report` is called after each level, and may raise to end it.
     """
     levels: list[Level] = []
-    for users in ladder:
-        measured = measure(users)
+    for count in users:
+        measured = measure(count)
         levels.append(measured)
-        told(measured)
+        report(measured)
         if not measured.meets(p99_ms):
             break
         if len(levels) > 1 and measured.throughput_rps < SATURATED * levels[-2].throughput_rps:
@@ -66,6 +55,6 @@ def climb(
 
 
 def best(levels: list[Level], p99_ms: float) -> Level | None:
-    """The level that served most within the latency asked for."""
+    """The level with the highest throughput within the objective."""
     meeting = [each for each in levels if each.meets(p99_ms)]
     return max(meeting, key=lambda each: each.throughput_rps, default=None)

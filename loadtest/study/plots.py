@@ -11,7 +11,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from loadtest.drive import charts
+from loadtest.report import charts
+from loadtest.report.page import milliseconds
 
 HEAT_MAP, PARETO = "study_heatmap.png", "study_pareto.png"
 
@@ -22,14 +23,14 @@ def draw(result: dict[str, Any], folder: Path) -> list[Path]:
 
 def _subtitle(result: dict[str, Any]) -> str:
     machine = result["machine"]
-    return f"{result['asked']['model']}, {result['sent']}; {machine['cpu']}, {machine['cores']} cores"
+    return f"{result['parameters']['model']}, {result['sent']}; {machine['cpu']}, {machine['cores']} cores"
 
 
 def _heat_map(result: dict[str, Any], path: Path) -> Path:
-    """A panel for each number of workers and decode threads."""
+    """A panel for each pair of workers and decode threads."""
     groups = list(dict.fromkeys(_group(trial) for trial in result["trials"]))
-    objective = charts.milliseconds(result["asked"]["p99_ms"])
-    title = f"Answers per second with a p99 of at most {objective}"
+    objective = milliseconds(result["parameters"]["p99_ms"])
+    title = f"Requests/s with a p99 of at most {objective}"
     figure, panels = charts.sheet(len(groups), title, _subtitle(result))
     most = max((trial["best"]["throughput_rps"] for trial in result["trials"] if trial["best"]), default=1.0)
     for axes, group in zip(panels, groups, strict=True):
@@ -59,7 +60,7 @@ def _grid(axes: Axes, result: dict[str, Any], group: tuple[int, int], most: floa
         if is_best:
             square.set(edgecolor=charts.BASELINE, linewidth=3, zorder=3)
         axes.add_patch(square)
-        text = "given up" if trial["pruned"] else f"{reached:,.4g}" if reached else "too slow"
+        text = "pruned" if trial["pruned"] else f"{reached:,.4g}" if reached else "too slow"
         ink = "white" if share > 0.6 and not trial["pruned"] else charts.INK
         axes.text(x, y, text, ha="center", va="center", fontsize=8, color=ink, zorder=4)
     axes.set_xlim(-0.5, len(waits) - 0.5)
@@ -72,9 +73,9 @@ def _grid(axes: Axes, result: dict[str, Any], group: tuple[int, int], most: floa
 
 
 def _pareto(result: dict[str, Any], path: Path) -> Path:
-    """Every level of every trial: what it served, and how late. A point is worth having if none is better in both."""
-    p99_ms = result["asked"]["p99_ms"]
-    figure, (axes,) = charts.sheet(1, "What is served, and how late", _subtitle(result))
+    """Every level of every trial. A point is on the front if no other is better in throughput and latency."""
+    p99_ms = result["parameters"]["p99_ms"]
+    figure, (axes,) = charts.sheet(1, "Throughput and latency of every level", _subtitle(result))
     charts.latency_axis(axes)
     charts.thousands(axes.xaxis)
     points = [
@@ -95,7 +96,7 @@ def _pareto(result: dict[str, Any], path: Path) -> Path:
         axes.plot(*zip(*front, strict=True), color=charts.INK, linewidth=1.2, label="Pareto front", zorder=2)
     axes.axhline(p99_ms, color=charts.BASELINE, linestyle="--", linewidth=1.2)
     axes.annotate(
-        f"p99 asked for: {charts.milliseconds(p99_ms)}",
+        f"objective: {milliseconds(p99_ms)}",
         (0, p99_ms),
         xycoords=("axes fraction", "data"),
         xytext=(4, 4),
@@ -107,14 +108,14 @@ def _pareto(result: dict[str, Any], path: Path) -> Path:
         chosen = (result["reached"]["throughput_rps"], result["reached"]["p99_ms"])
         axes.scatter(*chosen, s=130, facecolor="none", edgecolor=charts.BASELINE, linewidth=2, zorder=4, label="chosen")
     axes.set_xlim(left=0)
-    axes.set_xlabel("answers per second")
+    axes.set_xlabel("requests/s")
     axes.set_ylabel("p99")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
     return charts.save(figure, path)
 
 
 def front_of(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Those (rate, latency) that no other beats in both, by rising rate."""
+    """The (rate, latency) that no other beats in both, by ascending rate."""
     front: list[tuple[float, float]] = []
     for rate, late in sorted(points, key=lambda point: (-point[0], point[1])):
         if not front or late < front[-1][1]:

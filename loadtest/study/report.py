@@ -1,58 +1,69 @@
-"""What a study came to, for the terminal and as one HTML file."""
+"""The result of a study, for the terminal and as one HTML file."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from loadtest.drive import page
-from loadtest.drive.charts import milliseconds
+from loadtest.report import page
+from loadtest.report.page import milliseconds
 from loadtest.study.plots import HEAT_MAP, PARETO
-from loadtest.study.result import environment, served
 from loadtest.study.space import Settings
 
-HEAD = ("settings", "answers/s", "p50", "p99", "rows a batch", "at")
+HEAD = ("settings", "ok/s", "p50", "p99", "rows per batch", "at")
 METHOD = (
-    "Each setting was put under more and more users, each of whom sends again once it is answered, until its p99 "
-    "passed what was asked for, requests failed or were refused, or more users gained less than 3 %. What counts is "
-    "the most that it served within the latency.",
-    "Optuna (TPE) chose which settings to try; those far behind the median of the others under the same number of "
-    "users were given up. MAX_BATCH_SIZE and MAX_WAIT_TIME were changed on running workers (smartbatch limits), so the "
-    "model was loaded again only for another number of workers or decode threads.",
-    "The best was then offered requests at their own pace (Poisson), starting at 90 % of what it had reached, fewer "
-    "until the latency was kept: clients that don't wait for each other ask more of a server than a closed loop shows.",
-    "Levels are short; settings that are within a few per cent of each other may change places in another run.",
+    "Each setting was put under more and more users, each of whom sends again when it has its response, until its p99 "
+    "passed the objective, requests failed or were refused, or more users gained less than 3 %. What counts is its "
+    "highest throughput within the objective.",
+    "Optuna (TPE) chose which settings to try, and pruned those far behind the median of the others at the same number "
+    "of users. MAX_BATCH_SIZE and MAX_WAIT_TIME were changed on running workers (smartbatch limits), so the model was "
+    "loaded again only for another number of workers or decode threads.",
+    "The best setting was then put under an open loop (Poisson arrivals), from 90 % of its throughput downwards until "
+    "the latency was kept: clients that don't wait for each other need more of a server than a closed loop shows.",
+    "Levels are short; settings within a few per cent of each other may change places in another run.",
 )
+
+
+def environment(settings: dict[str, Any]) -> str:
+    """The settings as lines for an env file, a shell or compose; the number of workers is no setting."""
+    point = Settings(**settings)
+    return (
+        f"MAX_BATCH_SIZE={point.MAX_BATCH_SIZE}\nMAX_WAIT_TIME={point.MAX_WAIT_TIME:g}\n"
+        f"DECODE_THREADS={point.DECODE_THREADS}\n# workers: {point.workers}"
+    )
 
 
 def text(result: dict[str, Any]) -> str:
     """The last lines of the run."""
-    asked = milliseconds(result["asked"]["p99_ms"])
+    objective = milliseconds(result["parameters"]["p99_ms"])
     if result["recommended"] is None:
         return (
-            f"No setting kept a p99 of {asked} under any load that was tried. Ask for a longer one, "
-            "or for less load (--users 1,2,4)."
+            f"No setting kept a p99 of {objective} under any load that was tried. Choose a longer one, "
+            "or less load (--users 1,2,4)."
         )
-    lines = [f"Most was served within a p99 of {asked} by", "", environment(result["recommended"]), "", _gain(result)]
-    if level := served(result):
-        lines.append(
-            f"Confirmed with requests at their own pace: {level['load']:,.4g} a second, "
-            f"p99 {milliseconds(level['p99_ms'])}."
-        )
+    lines = [
+        f"Highest throughput within a p99 of {objective}:",
+        "",
+        environment(result["recommended"]),
+        "",
+        _gain(result),
+    ]
+    if level := next((level for level in result["confirmed"] if level["meets"]), None):
+        p99 = milliseconds(level["p99_ms"])
+        lines.append(f"Confirmed with independent arrivals: {level['load']:,.4g} requests/s, p99 {p99}.")
     elif result["confirmed"]:
-        tried = ", ".join(f"{level['load']:,.4g}" for level in result["confirmed"])
-        lines.append(f"Not confirmed: with requests at their own pace the p99 was longer at {tried} a second.")
+        rates = ", ".join(f"{level['load']:,.4g}" for level in result["confirmed"])
+        lines.append(f"Not confirmed: with independent arrivals the p99 was longer at {rates} requests/s.")
     return "\n".join(lines)
 
 
 def _gain(result: dict[str, Any]) -> str:
     reached, default = result["reached"], result["default"]
-    said = f"{reached['throughput_rps']:,.1f} answers a second at {reached['load']:g} users, " + (
-        f"p99 {milliseconds(reached['p99_ms'])}."
-    )
+    p99 = milliseconds(reached["p99_ms"])
+    text = f"{reached['throughput_rps']:,.1f} requests/s with {reached['load']:g} users, p99 {p99}."
     if default and default["throughput_rps"]:
-        return f"{said} The defaults: {default['throughput_rps']:,.1f}."
-    return said
+        text += f" The defaults: {default['throughput_rps']:,.1f}."
+    return text
 
 
 def rows(result: dict[str, Any]) -> list[list[str]]:
@@ -64,9 +75,9 @@ def rows(result: dict[str, Any]) -> list[list[str]]:
 def _row(trial: dict[str, Any]) -> list[str]:
     name, level = str(Settings(**trial["settings"])), trial["best"]
     if level is None:
-        return [name, "given up" if trial["pruned"] else "too slow", "", "", "", ""]
+        return [name, "pruned" if trial["pruned"] else "too slow", "", "", "", ""]
     return [
-        f"{name}{' (given up)' if trial['pruned'] else ''}",
+        f"{name}{' (pruned)' if trial['pruned'] else ''}",
         f"{level['throughput_rps']:,.1f}",
         milliseconds(level["p50_ms"]),
         milliseconds(level["p99_ms"]),
@@ -77,21 +88,15 @@ def _row(trial: dict[str, Any]) -> list[str]:
 
 def write(result: dict[str, Any], folder: Path) -> Path:
     """Write report.html beside the plots, which are put into it."""
-    told, asked = text(result), result["asked"]
+    parameters = result["parameters"]
     parts = [
-        page.code(told),
+        page.code(text(result)),
         page.image(folder / HEAT_MAP, "Throughput by MAX_BATCH_SIZE and MAX_WAIT_TIME"),
         page.image(folder / PARETO, "Throughput and latency of every level"),
-        page.heading("Every setting that was tried"),
+        page.heading("All settings tried"),
         page.table(HEAD, rows(result), strong=[0] if result["recommended"] else []),
-        page.heading("What was asked"),
-        page.facts([*asked.items(), ("requests", result["sent"]), ("command", result["command"])]),
-        page.heading("Where"),
-        page.facts(page.machine_facts(result["machine"])),
-        page.heading("How"),
-        *map(page.paragraph, METHOD),
+        page.heading("Parameters"),
+        page.definitions({**parameters, "requests": result["sent"], "command": result["command"]}),
     ]
-    path = folder / "report.html"
-    lead = f"{asked['model']}, a p99 of at most {milliseconds(asked['p99_ms'])}, at {result['finished_at']}"
-    path.write_text(page.page("Which settings serve most", lead, parts))
-    return path
+    lead = f"{parameters['model']}, a p99 of at most {milliseconds(parameters['p99_ms'])}, at {result['finished_at']}"
+    return page.write(folder, "The settings with the highest throughput", lead, parts, result["machine"], METHOD)

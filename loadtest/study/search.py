@@ -1,7 +1,8 @@
-"""The search: each trial is one setting, climbed until the latency asked for is passed. Kept on disk by Optuna."""
+"""The search: each trial measures one point of the space. Optuna chooses the points and keeps the trials on disk."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +11,22 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from loadtest.drive.order import Load
+from loadtest.cli import check_same
+from loadtest.generator.process import Load
+from loadtest.progress import Progress, log
 from loadtest.study.levels import Level, best, climb
-from loadtest.study.progress import Progress
-from loadtest.study.space import Settings, Space
-from loadtest.study.system import Tuned
+from loadtest.study.space import DEFAULTS, Settings, Space
+from loadtest.study.tuned import TunedSystem
 
 NAME = "smartbatch"
 JOURNAL = "study.journal"
 STARTUP_TRIALS = 5
 SEED = 1
-CONFIRM_SHARES = (0.9, 0.8, 0.7, 0.6, 0.5)  # of what the closed loop reached
+CONFIRM_SHARES = (0.9, 0.8, 0.7, 0.6, 0.5)  # of the closed loop's throughput
 
 
-class OtherStudy(Exception):
-    """The storage holds a study of something else."""
-
-
-def open_study(folder: Path, asked: dict[str, Any]) -> optuna.Study:
-    """Make the study, or take it up. Raises OtherStudy."""
+def open_study(folder: Path, parameters: dict[str, Any]) -> optuna.Study:
+    """Create the study, or resume it. Raises DifferentRun."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         study_name=NAME,
@@ -36,112 +34,143 @@ def open_study(folder: Path, asked: dict[str, Any]) -> optuna.Study:
         direction="maximize",
         load_if_exists=True,
         sampler=optuna.samplers.TPESampler(seed=SEED, n_startup_trials=STARTUP_TRIALS),
-        # A long window looks bad while few ask, so nothing is judged before half of the ladder.
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=len(asked["users"]) // 2),
+        # A long window looks bad with few users, so nothing is pruned in the first half of the loads.
+        pruner=optuna.pruners.MedianPruner(
+            n_startup_trials=STARTUP_TRIALS, n_warmup_steps=len(parameters["users"]) // 2
+        ),
     )
-    held = study.user_attrs.get("asked", asked)
-    if other := [f"{key} {held.get(key)!r}, not {asked[key]!r}" for key in asked if held.get(key) != asked[key]]:
-        raise OtherStudy(
-            f"{folder} holds a study with {'; '.join(other)}. To go on with it, ask for the same; "
-            "otherwise name another --out, or --fresh to throw it away"
-        )
-    study.set_user_attr("asked", asked)
+    check_same(folder, study.user_attrs.get("parameters", parameters), parameters)
+    study.set_user_attr("parameters", parameters)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)  # it was broken off
+        study.tell(trial.number, state=TrialState.FAIL)  # it was interrupted
     return study
 
 
 class Search:
-    """Owns nothing; the system, the study and the progress are its caller's."""
+    """Owns nothing: study, system and progress are its caller's."""
 
-    def __init__(self, study: optuna.Study, space: Space, ladder: tuple[int, ...], p99_ms: float, seconds: int) -> None:
+    def __init__(self, study: optuna.Study, space: Space, system: TunedSystem, progress: Progress) -> None:
         self._study = study
         self._space = space
-        self._ladder = ladder
-        self._p99_ms = p99_ms
-        self._seconds = seconds
+        self._system = system
+        self._progress = progress
+        parameters = study.user_attrs["parameters"]
+        self._users, self._p99_ms, self._seconds = parameters["users"], parameters["p99_ms"], parameters["seconds"]
 
-    def run(self, trials: int, system: Tuned, progress: Progress) -> None:
-        """Search until so many settings have been tried, those of earlier runs included."""
+    def run(self, trials: int) -> None:
+        """Search until as many points have been tried, those of earlier runs included."""
+        study = self._study
         default = self._space.default()
-        if default and not self._study.get_trials(deepcopy=False):
-            self._study.enqueue_trial(default)
-        progress.begin(trials, len(tried(self._study)))
-        while len(tried(self._study)) < min(trials, self._space.points):
-            trial = self._study.ask()
+        if default and not study.get_trials(deepcopy=False):
+            study.enqueue_trial(default)
+        before, begin = len(tried(study)), time.monotonic()
+        if before:
+            log(f"resuming: {before} of {trials} settings were tried before")
+        while (done := len(tried(study))) < min(trials, self._space.points):
+            trial = study.ask()
             settings = self._space.suggest(trial)
-            if known := tried(self._study).get(settings):
-                self._study.tell(trial, known.value if known.state == TrialState.COMPLETE else 0.0)
-                self._study.enqueue_trial(self._space.other_than(tried(self._study)))
+            if known := tried(study).get(settings):
+                study.tell(trial, known.value if known.state == TrialState.COMPLETE else 0.0)
+                study.enqueue_trial(self._space.other_than(tried(study)))
                 continue
-            self._try(trial, settings, system, progress)
+            title = f"{done + 1}/{trials}"
+            if done > before:
+                left_s = (time.monotonic() - begin) / (done - before) * (trials - done)
+                title += f", about {left_s / 60:.0f} min to go"
+            outcome = self._try(trial, settings, f"{title}: {settings}")
+            log(f"{done + 1}/{trials}  {settings}  {outcome}")
 
-    def _try(self, trial: optuna.Trial, settings: Settings, system: Tuned, progress: Progress) -> None:
+    def _try(self, trial: optuna.Trial, settings: Settings, title: str) -> str:
+        """Measure one point, tell the study, and return the outcome for the log."""
         levels: list[Level] = []
-        progress.enter(settings)
 
-        def told(measured: Level) -> None:
+        def measure(users: int) -> Level:
+            return self._system.measure(Load("closed", users), self._seconds)
+
+        def report(measured: Level) -> None:
             levels.append(measured)
-            progress.level(measured)
+            self._progress.show(f"{title}: {measured}")
             reached = best(levels, self._p99_ms)
             trial.report(reached.throughput_rps if reached else 0.0, len(levels) - 1)
             if trial.should_prune():
                 raise optuna.TrialPruned
 
-        state, value = TrialState.COMPLETE, None
-        system.apply(settings)
+        self._progress.show(f"{title}: applying")
+        self._system.apply(settings)
+        pruned = False
         try:
-            climb(self._ladder, lambda users: system.measure(Load("closed", users), self._seconds), self._p99_ms, told)
+            climb(self._users, measure, self._p99_ms, report)
         except optuna.TrialPruned:
-            state = TrialState.PRUNED
+            pruned = True
         trial.set_user_attr("levels", [each._asdict() for each in levels])
-        if reached := best(levels, self._p99_ms):
+        reached = best(levels, self._p99_ms)
+        if reached:
             trial.set_user_attr("best", reached._asdict())
-        if state == TrialState.COMPLETE:
-            value = reached.throughput_rps if reached else 0.0
-        self._study.tell(trial, value, state=state)
-        progress.leave(settings, reached, pruned=state == TrialState.PRUNED)
+        if pruned:
+            self._study.tell(trial, state=TrialState.PRUNED)
+            return "pruned"
+        self._study.tell(trial, reached.throughput_rps if reached else 0.0)
+        return str(reached) if reached else "not within the latency at any load"
 
-    def confirm(self, system: Tuned, progress: Progress) -> list[dict[str, Any]]:
-        """Offer the best settings requests that come at their own pace, fewer and fewer until the latency is kept.
+    def confirm(self) -> None:
+        """Put the best settings under an open loop, at lower and lower rates until the latency is kept.
 
-        A closed loop asks less of a slow server, so what it reached can't be had from clients that don't wait.
+        A closed loop sends less to a slow server, so its throughput is not available to clients that don't wait.
         """
         found = recommended(self._study)
-        if found is None:
-            return []
+        if found is None or self._study.user_attrs.get("confirmed_for") == list(found[0]):
+            return
         settings, reached = found
-        if self._study.user_attrs.get("confirmed_for") == list(settings):
-            return self._study.user_attrs["confirmed"]
-        system.apply(settings)
+        self._system.apply(settings)
         confirmed = []
         for share in CONFIRM_SHARES:
             rate = float(f"{share * reached.throughput_rps:.3g}")
-            progress.say(f"confirming {settings}: open loop, {rate:g} req/s")
-            measured = system.measure(Load("open", rate), 2 * self._seconds)
+            log(f"confirming {settings}: open loop, {rate:g} req/s")
+            measured = self._system.measure(Load("open", rate), 2 * self._seconds)
             meets = measured.meets(self._p99_ms)
             confirmed.append({**measured._asdict(), "meets": meets})
             if meets:
                 break
         self._study.set_user_attr("confirmed", confirmed)
         self._study.set_user_attr("confirmed_for", list(settings))
-        return confirmed
 
 
 def tried(study: optuna.Study) -> dict[Settings, optuna.trial.FrozenTrial]:
-    """The trial that measured each setting; one that was broken off, or only repeated another, measured nothing."""
+    """The trial that measured each point; interrupted trials and repetitions measured nothing."""
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     return {Settings(**trial.params): trial for trial in done if "levels" in trial.user_attrs}
 
 
 def recommended(study: optuna.Study) -> tuple[Settings, Level] | None:
-    """The settings that served most within the latency, and the level at which they did; None if none did."""
-    meeting = {
-        settings: Level(**trial.user_attrs["best"])
+    """The settings with the highest throughput within the objective, and its level; None if none kept it."""
+    meeting = [
+        (settings, Level(**trial.user_attrs["best"]))
         for settings, trial in tried(study).items()
         if trial.state == TrialState.COMPLETE and "best" in trial.user_attrs
+    ]
+    return max(meeting, key=lambda each: each[1].throughput_rps, default=None)
+
+
+def document(study: optuna.Study, space: Space, **facts: Any) -> dict[str, Any]:
+    """The result, which plots and report are made of. `best` is a trial's best level within the objective."""
+    trials = [
+        {
+            "settings": settings._asdict(),
+            "pruned": trial.state == TrialState.PRUNED,
+            "best": trial.user_attrs.get("best"),
+            "levels": trial.user_attrs["levels"],
+        }
+        for settings, trial in tried(study).items()
+    ]
+    settings, reached = recommended(study) or (None, None)
+    defaults = (trial["best"] for trial in trials if DEFAULTS.items() <= trial["settings"].items())
+    return {
+        **facts,
+        "parameters": dict(study.user_attrs["parameters"]),
+        "space": space._asdict(),
+        "trials": trials,
+        "recommended": settings._asdict() if settings else None,
+        "reached": reached._asdict() if reached else None,
+        "confirmed": study.user_attrs.get("confirmed", []) if settings else [],
+        "default": next(defaults, None),
     }
-    if not meeting:
-        return None
-    settings = max(meeting, key=lambda each: meeting[each].throughput_rps)
-    return settings, meeting[settings]

@@ -1,4 +1,4 @@
-"""What is searched."""
+"""The search space."""
 
 from __future__ import annotations
 
@@ -12,28 +12,23 @@ import optuna
 
 DEFAULTS = {"MAX_BATCH_SIZE": 32, "MAX_WAIT_TIME": 0.01}
 WAITS_S = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
-STARTED_WITH = ("workers", "DECODE_THREADS")  # a change of these starts the system anew
 
 
 class Settings(NamedTuple):
-    """One point of the search. `workers` is how many are started, the others are settings by their names."""
+    """One point of the space. `workers` is how many are started; the other names are those of the settings."""
 
     MAX_BATCH_SIZE: int
     MAX_WAIT_TIME: float  # seconds
     workers: int
-    DECODE_THREADS: int  # 0: as many as there are cores, up to 4
+    DECODE_THREADS: int  # 0: one per core, up to 4
 
     def __str__(self) -> str:
-        shown = f"MAX_BATCH_SIZE={self.MAX_BATCH_SIZE} MAX_WAIT_TIME={self.MAX_WAIT_TIME:g}"
-        return f"{shown} workers={self.workers} DECODE_THREADS={self.DECODE_THREADS}"
-
-    @property
-    def started_with(self) -> tuple[int, int]:
-        return self.workers, self.DECODE_THREADS
+        batching = f"MAX_BATCH_SIZE={self.MAX_BATCH_SIZE} MAX_WAIT_TIME={self.MAX_WAIT_TIME:g}"
+        return f"{batching} workers={self.workers} DECODE_THREADS={self.DECODE_THREADS}"
 
 
 class Space(NamedTuple):
-    """The values of each; an Optuna study asks one of them each."""
+    """The values of each setting; Optuna suggests one of each."""
 
     MAX_BATCH_SIZE: tuple[int, ...]
     MAX_WAIT_TIME: tuple[float, ...]
@@ -45,7 +40,7 @@ class Space(NamedTuple):
         return math.prod(map(len, self))
 
     def other_than(self, tried: Container[Settings]) -> dict[str, Any]:
-        """Some point that has not been tried; there must be one."""
+        """Some untried point; there must be one."""
         untried = [point for point in map(Settings._make, itertools.product(*self)) if point not in tried]
         return random.Random(len(untried)).choice(untried)._asdict()
 
@@ -53,18 +48,16 @@ class Space(NamedTuple):
         return Settings(*(trial.suggest_categorical(name, values) for name, values in self._asdict().items()))
 
     def default(self) -> dict[str, Any] | None:
-        """The settings that a worker has of itself, as far as they are searched; None if they are outside."""
-        first = {name: values[0] for name, values in self._asdict().items()}
-        point = {**first, **DEFAULTS}
-        inside = all(point[name] in values for name, values in self._asdict().items())
-        return point if inside else None
+        """A worker's default settings; None if they are outside the space."""
+        point = {**{name: values[0] for name, values in self._asdict().items()}, **DEFAULTS}
+        return point if all(point[name] in values for name, values in self._asdict().items()) else None
 
 
-def batch_sizes(most: int) -> tuple[int, ...]:
-    """1, 2, 4, … up to and with `most`."""
-    return (*(1 << power for power in range(most.bit_length()) if 1 << power < most), most)
+def batch_sizes(largest: int) -> tuple[int, ...]:
+    """1, 2, 4, … up to and including `largest`."""
+    return (*(1 << power for power in range(largest.bit_length()) if 1 << power < largest), largest)
 
 
 def waits(objective_s: float) -> tuple[float, ...]:
-    """Windows that leave something of the latency asked for."""
+    """Windows of at most half the latency objective."""
     return tuple(wait for wait in WAITS_S if wait <= objective_s / 2) or (0.0,)

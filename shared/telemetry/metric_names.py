@@ -23,12 +23,11 @@ LATENCY_SECONDS = (
     *(1.0, 1.5, 2.0, 3.0, 5.0, 7.5),
     *(10.0, 15.0, 20.0, 30.0, 60.0),
 )
-# Of parts, mostly their sums are read; they are kept by part, or by worker.
+# Mostly the sums of these are read, and each worker has them.
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 ROWS_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
-# gateway: each gateway counts its own. worker: each worker counts its own, and every gateway shows all of them.
-# broker: what Redis holds, which every gateway shows alike.
+# gateway, worker: each counts its own, and shows it. broker: what Redis holds, which every gateway shows alike.
 CountedBy = Literal["gateway", "worker", "broker"]
 
 DECLARED: list[Metric] = []
@@ -48,15 +47,20 @@ class Metric(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         DECLARED.append(self)
 
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """With the worker's id, which is new at each start, of what workers count."""
+        return (*self.labels, "worker") if self.counted_by == "worker" else self.labels
+
     def counter(self, registry: CollectorRegistry) -> Counter:
-        return Counter(self.name, self.help, self.labels, registry=registry)
+        return Counter(self.name, self.help, self.label_names, registry=registry)
 
     def gauge(self, registry: CollectorRegistry) -> Gauge:
         """Of several gateway processes behind one port, the sum over those that live."""
-        return Gauge(self.name, self.help, self.labels, registry=registry, multiprocess_mode="livesum")
+        return Gauge(self.name, self.help, self.label_names, registry=registry, multiprocess_mode="livesum")
 
     def histogram(self, registry: CollectorRegistry) -> Histogram:
-        return Histogram(self.name, self.help, self.labels, buckets=self.buckets, registry=registry)
+        return Histogram(self.name, self.help, self.label_names, buckets=self.buckets, registry=registry)
 
 
 # --- counted by gateways
@@ -79,13 +83,12 @@ REQUEST_SECONDS = Metric(
     LATENCY_SECONDS,
 )
 PART_SECONDS = Metric(
-    "smartbatch_request_part_seconds",
-    "histogram",
+    "smartbatch_request_part_seconds_total",
+    "counter",
     "gateway",
     "Where answered requests spent their time",
     ("model", "part"),
     ("admit", "queue", "decode", "batch_wait", "forward", "reply"),
-    SECONDS,
 )
 REQUEST_ERRORS = Metric(
     "smartbatch_request_errors_total",
@@ -245,7 +248,7 @@ SPEEDUP = Metric(
     "gauge",
     "worker",
     "Forwards in the time of one eager forward, by the form that OPTIMIZE chose; measured when it was chosen",
-    ("model", "form"),
+    ("model", "variant"),
 )
 DEVICE_BUSY = Metric("smartbatch_device_busy_seconds_total", "counter", "worker", "Time spent in forwards")
 DEVICE_STARVED = Metric(
@@ -286,6 +289,12 @@ WORKER_INFO = Metric(
 
 QUEUE_DEPTH = Metric("smartbatch_queue_depth", "gauge", "broker", "Entries waiting to be claimed")
 RUNNING = Metric("smartbatch_running", "gauge", "broker", "Entries claimed and not finished")
+EXECUTING = Metric(
+    "smartbatch_executing",
+    "gauge",
+    "broker",
+    "Entries on a device, as workers report twice a second; part of the running",
+)
 OPEN_BYTES = Metric(
     "smartbatch_inflight_bytes", "gauge", "broker", "Payload bytes of all requests admitted and not finished"
 )

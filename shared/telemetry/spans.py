@@ -1,8 +1,8 @@
 """Spans, made after the fact from times that were measured anyway, and exported by a thread of OpenTelemetry's SDK.
 
-Imported only by a process that traces. A span is made at once with its start and its end, so nothing of the SDK runs
-while a request does. Limits, resource, exporter and the thread that feeds it are the SDK's, configured by the standard
-OTEL_ variables.
+Imported only by a process that traces. A span is started and ended at once, with both its times, so nothing of the SDK
+runs while a request does. Limits, resource, exporter and the thread that feeds it are the SDK's, configured by the
+standard OTEL_ variables.
 """
 
 from __future__ import annotations
@@ -14,19 +14,22 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
+from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import (
     Link,
+    NonRecordingSpan,
     SpanContext,
     SpanKind,
-    Status,
     StatusCode,
     TraceFlags,
     TraceState,
+    set_span_in_context,
 )
 
 from smartbatch.shared import __version__
@@ -37,10 +40,22 @@ CLOSE_S = 2.0  # how long the end of a process may wait for its last spans to le
 SAY_EVERY_S = 60.0  # what the SDK has to say is the same for as long as a collector is away
 
 Attributes = Mapping[str, str | int | float | bool]
+Event = tuple[str, int, Attributes]  # name, when in ns, attributes
 
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _UNSAMPLED = TraceFlags(TraceFlags.DEFAULT)
-_FINE = Status()
+
+
+class _GivenIds(threading.local, IdGenerator):
+    """Gives the next span of this thread the ids of `own`: ids travel before their span is made."""
+
+    own: SpanContext
+
+    def generate_trace_id(self) -> int:
+        return self.own.trace_id
+
+    def generate_span_id(self) -> int:
+        return self.own.span_id
 
 
 class Spans:
@@ -48,13 +63,19 @@ class Spans:
 
     def __init__(self, exporter: str, role: str, instance: str) -> None:
         _say_rarely()
-        self._resource = _resource(role, instance)
-        self._scope = InstrumentationScope("smartbatch", __version__)
         # A batch links all its requests; the SDK's default would be 128 of them.
         unlimited = {} if LINK_LIMIT in os.environ else {"max_links": SpanLimits.UNSET}
-        self._limits = SpanLimits(**unlimited)
         exporting: SpanExporter = ConsoleSpanExporter() if exporter == "console" else OTLPSpanExporter()
-        self._processor = BatchSpanProcessor(exporting)
+        self._ids = _GivenIds()
+        self._provider = TracerProvider(
+            sampler=ALWAYS_ON,  # who gets here was sampled
+            resource=_resource(role, instance),
+            shutdown_on_exit=False,
+            id_generator=self._ids,
+            span_limits=SpanLimits(**unlimited),
+        )
+        self._provider.add_span_processor(BatchSpanProcessor(exporting))
+        self._tracer = self._provider.get_tracer("smartbatch", __version__)
 
     def place(self, context: TraceContext, *, remote: bool = False) -> SpanContext:
         """Return a context as the SDK has it."""
@@ -101,9 +122,6 @@ class Spans:
         """Return a link to a span of this process."""
         return Link(own)
 
-    def event(self, name: str, at_ns: int, attributes: Attributes) -> Event:
-        return Event(name, attributes, at_ns)
-
     def add(
         self,
         name: str,
@@ -119,46 +137,27 @@ class Spans:
         error: str = "",
     ) -> None:
         """Make and export a span. Times are of the wall clock. `error` makes it a failed one."""
-        span = ReadableSpan(
-            name,
-            own,
-            parent,
-            self._resource,
-            attributes,
-            events,
-            links[: self._limits.max_links],
-            kind,
-            None,
-            Status(StatusCode.ERROR, error) if error else _FINE,
-            start_ns,
-            max(start_ns, end_ns),
-            self._scope,
-        )
-        self._processor.on_end(span)
+        context = Context() if parent is None else set_span_in_context(NonRecordingSpan(parent))
+        self._ids.own = own
+        span = self._tracer.start_span(name, context, kind, attributes, links, start_ns)
+        for event, at_ns, said in events:
+            span.add_event(event, said, at_ns)
+        if error:
+            span.set_status(StatusCode.ERROR, error)
+        span.end(max(start_ns, end_ns))
 
     def close(self) -> None:
         """Export what is left, within CLOSE_S: a collector that is away keeps no process from ending."""
-        closing = threading.Thread(target=self._processor.shutdown, name="last spans", daemon=True)
+        closing = threading.Thread(target=self._provider.shutdown, name="last spans", daemon=True)
         closing.start()
         closing.join(CLOSE_S)
-
-
-class _Resource(Resource):
-    """The SDK's, hashed once: it writes itself as JSON for it, and is asked for each span that is encoded."""
-
-    def __init__(self, resource: Resource) -> None:
-        super().__init__(dict(resource.attributes), resource.schema_url)
-        self._hashed = hash(resource)
-
-    def __hash__(self) -> int:
-        return self._hashed
 
 
 def _resource(role: str, instance: str) -> Resource:
     """What OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say wins."""
     given = OTELResourceDetector().detect().attributes
     ours = {"service.name": f"smartbatch-{role}", "service.version": __version__, "service.instance.id": instance}
-    return _Resource(Resource.create({name: value for name, value in ours.items() if name not in given}))
+    return Resource.create({name: value for name, value in ours.items() if name not in given})
 
 
 def _say_rarely() -> None:

@@ -132,15 +132,21 @@ def test_prometheus_and_grafana_come_only_when_asked_for_and_find_what_they_need
     assert f"./{Path(dashboard.FILE).parent}:{Path(home).parent}:ro" in grafana["volumes"]
 
 
-def test_prometheus_scrapes_the_ports_that_gateways_have(services):
+def test_prometheus_scrapes_the_ports_that_gateways_and_workers_have(services):
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
     config = yaml.safe_load((ROOT / "deploy/observability/prometheus/prometheus.yml").read_text())
-    (job,) = [job for job in config["scrape_configs"] if job["job_name"] == "smartbatch"]
-    found = {name: discovery["port"] for discovery in job["dns_sd_configs"] for name in discovery["names"]}
-    assert found == {
-        "gateway": services["gateway"]["environment"]["PORT"],
-        "grpc": int(services["grpc"]["environment"]["MANAGEMENT_PORT"]),
+    found = {
+        (job["job_name"], name): discovery["port"]
+        for job in config["scrape_configs"]
+        for discovery in job.get("dns_sd_configs", ())
+        for name in discovery["names"]
     }
+    assert found == {
+        ("smartbatch-gateway", "gateway"): services["gateway"]["environment"]["PORT"],
+        ("smartbatch-gateway", "grpc"): int(services["grpc"]["environment"]["MANAGEMENT_PORT"]),
+        ("smartbatch-worker", "worker"): services["worker"]["environment"]["METRICS_PORT"],
+    }
+    assert services["worker"]["environment"]["METRICS_HOST"] == "0.0.0.0"
     source = yaml.safe_load(
         (ROOT / "deploy/observability/grafana/provisioning/datasources/prometheus.yml").read_text()
     )["datasources"][0]
@@ -160,8 +166,8 @@ def test_the_image_for_load_holds_all_that_the_locustfile_imports(tmp_path):
     asked = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--list"]
     listed = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert listed.returncode == 0, listed.stderr
-    assert "Client" in listed.stdout
-    assert not re.search(r"loadtest/(bench|drive|baseline)", dockerfile)
+    assert "SmartBatchUser" in listed.stdout
+    assert not re.search(r"loadtest/(bench|generator|servers)", dockerfile)
 
 
 @pytest.mark.parametrize("name", IMAGES)

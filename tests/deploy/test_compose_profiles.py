@@ -15,7 +15,7 @@ from tests.deploy.test_compose_file import load
 
 
 @real
-def test_prometheus_finds_every_gateway_and_loads_the_alerts(stack):
+def test_prometheus_finds_every_gateway_and_worker_and_loads_the_rules(stack):
     """Grafana is left out: its image can't be had where only package registries are. system/test_prometheus.py runs
     what it would ask."""
     image = load()["services"]["prometheus"]["image"]
@@ -25,11 +25,12 @@ def test_prometheus_finds_every_gateway_and_loads_the_alerts(stack):
     try:
         stack.compose("up", "-d", "--no-build", "prometheus")
         url = f"http://{stack.env['PROMETHEUS_PORTS']}/api/v1"
-        up = 'sum(up{job="smartbatch"})'
-        eventually(lambda: value_of(url, up) == 2)
+        eventually(lambda: value_of(url, 'sum(up{job="smartbatch-gateway"})') == 2)
+        eventually(lambda: value_of(url, 'sum(up{job="smartbatch-worker"})') == 1)
         eventually(lambda: value_of(url, "max(smartbatch_workers{state='ready'})") == 1)
-        (group,) = httpx.get(f"{url}/rules").json()["data"]["groups"]
-        assert len(group["rules"]) > 10
+        groups = httpx.get(f"{url}/rules").json()["data"]["groups"]
+        assert {group["name"] for group in groups} == {"smartbatch", "triton"}
+        assert all(len(group["rules"]) > 10 for group in groups)
         (container,) = stack.containers("prometheus")
         eventually(lambda: stack.inspect(container)["State"]["Health"]["Status"] == "healthy")
     finally:

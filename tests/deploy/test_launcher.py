@@ -19,7 +19,7 @@ import httpx
 import psutil
 import pytest
 
-from smartbatch.deploy.ports import free_port
+from smartbatch.deploy.ports import free_port, free_ports
 from smartbatch.shared.settings import describe
 from tests.brokers import Broker, eventually
 
@@ -145,6 +145,14 @@ def test_up_says_where_it_serves_and_a_command_that_works(up: Callable[..., Up])
     assert b'"outputs"' in answer.stdout
     assert (len(system.children("valkey-server")), len(system.children("gateway"))) == (1, 1)
     assert len(system.children("worker")) == 2
+
+
+def test_workers_show_their_metrics_on_ports_in_a_row(up: Callable[..., Up]) -> None:
+    first = free_ports(2)
+    up("--workers", "2", "--model", "simulated:base_ms=5", METRICS_PORT=str(first)).ready()
+    for port in (first, first + 1):
+        eventually(lambda port=port: listens(port))
+        assert "smartbatch_worker_info{" in httpx.get(f"http://127.0.0.1:{port}/metrics").text
 
 
 def test_grpc_beside_http(up: Callable[..., Up]) -> None:

@@ -13,9 +13,8 @@ from typing import Any, get_args
 import pytest
 
 from smartbatch.deploy.observability import dashboard, metrics_page
-from smartbatch.gateway.web import triton_metrics
 from smartbatch.shared import errors
-from smartbatch.shared.telemetry.metric_names import BATCHES, DECLARED, PART_SECONDS
+from smartbatch.shared.telemetry.metric_names import BATCHES, DECLARED, PART_SECONDS, REQUEST_ERRORS
 from smartbatch.worker.batching.policy import CloseReason
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +22,7 @@ PROMETHEUS = ROOT / "deploy/observability/prometheus"
 METRICS_PAGE = (ROOT / metrics_page.FILE).read_text()
 ALERTS_PAGE = (ROOT / "docs/alerts.md").read_text()
 RULES = (PROMETHEUS / "alerts.yml").read_text()
+TRITON = (PROMETHEUS / "triton.yml").read_text()
 SAMPLES = {metric.name: metric.kind for metric in DECLARED}
 
 needs_promtool = pytest.mark.skipif(
@@ -48,10 +48,10 @@ def test_the_pages_tables_and_the_dashboard_are_those_that_make_generated_makes(
     assert (ROOT / dashboard.FILE).read_text() == dashboard.text()
 
 
-def test_every_metric_and_alias_is_on_the_page() -> None:
-    known = {*SAMPLES, triton_metrics.PENDING, triton_metrics.FAILURE.name}
-    known |= {alias.name for alias in triton_metrics.ALIASES}
-    assert [name for name in known if f"| `{name}` |" not in METRICS_PAGE] == []
+def test_every_metric_and_every_name_of_tritons_is_on_the_page() -> None:
+    recorded = re.findall(r"- record: (\w+)", TRITON)
+    assert len(set(recorded)) == 10
+    assert [name for name in (*SAMPLES, *recorded) if f"| `{name}` |" not in METRICS_PAGE] == []
 
 
 def test_panels_have_ids_of_their_own_and_lie_beside_each_other() -> None:
@@ -74,9 +74,10 @@ def test_every_panel_says_what_it_shows_and_asks_one_data_source() -> None:
             assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"]) > 0
 
 
-@pytest.mark.parametrize("where", ["dashboard", "alerts", "page"])
+@pytest.mark.parametrize("where", ["dashboard", "alerts", "triton", "page"])
 def test_what_is_asked_for_is_declared(where: str) -> None:
-    text = {"dashboard": "\n".join(queries()), "alerts": RULES, "page": METRICS_PAGE.split("<!--")[0]}[where]
+    page = METRICS_PAGE.split("<!--")[0]
+    text = {"dashboard": "\n".join(queries()), "alerts": RULES, "triton": TRITON, "page": page}[where]
     asked = set(re.findall(r"\bsmartbatch_[a-z_]+[a-z]\b", text))
     histograms = {name + suffix for name, kind in SAMPLES.items() if kind == "histogram" for suffix in _SUFFIXES}
     assert len(asked) > 5
@@ -91,7 +92,7 @@ def test_every_label_that_is_asked_for_has_such_a_value() -> None:
     for metric in DECLARED:
         if metric.values:
             by_label.setdefault(metric.labels[-1], set()).update(metric.values)
-    text = "\n".join([*queries(), RULES])
+    text = "\n".join([*queries(), RULES, TRITON])
     asked = re.findall(r'\b(\w+)(?:=~|!=|=)"([\w|]+)"', text)
     told = [(label, value) for label, values in asked if label in by_label for value in values.split("|")]
     assert len(told) > 10
@@ -101,6 +102,21 @@ def test_every_label_that_is_asked_for_has_such_a_value() -> None:
 def test_refusals_are_all_that_the_server_cannot_do_now() -> None:
     refused = set(re.findall(r'code=~"([^"]+)"', RULES + "\n".join(queries())))
     assert refused == {"|".join(sorted(errors.codes_of(errors.Unavailable)))}
+
+
+def test_each_code_of_a_failure_has_one_of_tritons_reasons() -> None:
+    named = {
+        reason: set(codes.split("|")) for codes, reason in re.findall(r'code!?=?~"(.*?)".*?reason: (\w+)', TRITON, re.S)
+    }
+    *stated, other = named.values()
+    assert list(named) == ["REJECTED", "CANCELED", "BACKEND", "OTHER"]  # the last: all but these
+    denied = {errors.Unauthenticated.code, errors.Forbidden.code}
+    assert sorted(other) == sorted(itertools.chain(denied, *stated))
+    unavailable = errors.codes_of(errors.Unavailable) | errors.codes_of(errors.LimitReached)
+    assert named["REJECTED"] == unavailable | {errors.DeadlineExceeded.code}
+    assert named["CANCELED"] == {errors.ClientGone.code, errors.CancelledByOperator.code}
+    assert named["BACKEND"] == {errors.ModelFailed.code, errors.DeadLettered.code}
+    assert other < set(REQUEST_ERRORS.values)
 
 
 def test_each_alert_says_what_is_wrong_and_has_its_place_on_the_page() -> None:
@@ -124,7 +140,11 @@ def test_declared_values_are_those_that_the_code_has() -> None:
 @needs_promtool
 @pytest.mark.parametrize(
     "words",
-    [("check", "config", "prometheus.yml"), ("check", "rules", "alerts.yml"), ("test", "rules", "alerts_test.yml")],
+    [
+        ("check", "config", "prometheus.yml"),
+        ("check", "rules", "alerts.yml", "triton.yml"),
+        ("test", "rules", "alerts_test.yml", "triton_test.yml"),
+    ],
 )
 def test_promtool_finds_nothing(words: tuple[str, ...]) -> None:
     done = subprocess.run(["promtool", *words], cwd=PROMETHEUS, capture_output=True, text=True, timeout=60)

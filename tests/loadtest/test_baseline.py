@@ -1,4 +1,4 @@
-"""The baseline answers as a worker would: the comparison is of queues, not of models."""
+"""The baseline responds as the product does, so that the comparison is of queues, not of models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from loadtest import baseline
+from loadtest.servers import baseline
 from smartbatch.shared.settings import from_environment
 from smartbatch.worker.models.simulated import expected
 
@@ -23,24 +23,24 @@ def client(model_path: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://baseline")
 
 
-async def test_it_answers_in_the_servers_own_format() -> None:
-    async with client("simulated:base_ms=0,row_ms=0") as asked:
-        answer = (await asked.post("/predict", content=b"hello")).json()
-    assert answer["outputs"]["output"]["data"] == [pytest.approx(expected(b"hello"), abs=1e-7)]
-    assert answer["model"] == "simulated"
+async def test_it_responds_in_the_products_format() -> None:
+    async with client("simulated:base_ms=0,row_ms=0") as http:
+        response = (await http.post("/predict", content=b"hello")).json()
+    assert response["outputs"]["output"]["data"] == [pytest.approx(expected(b"hello"), abs=1e-7)]
+    assert response["model"] == "simulated"
 
 
-async def test_a_class_of_ones_own_runs_in_it() -> None:
-    async with client("examples.tabular:Iris") as asked:
-        answer = (await asked.post("/predict", json={"data": [[5.1, 3.5, 1.4, 0.2], [6.7, 3.0, 5.2, 2.3]]})).json()
-        refused = await asked.post("/predict", content=b"\xff\xd8\xff", headers={"content-type": "image/jpeg"})
-    assert [row["species"] for row in answer["values"]] == ["setosa", "virginica"]
+async def test_it_runs_a_users_own_model() -> None:
+    async with client("examples.tabular:Iris") as http:
+        response = (await http.post("/predict", json={"data": [[5.1, 3.5, 1.4, 0.2], [6.7, 3.0, 5.2, 2.3]]})).json()
+        refused = await http.post("/predict", content=b"\xff\xd8\xff", headers={"content-type": "image/jpeg"})
+    assert [row["species"] for row in response["values"]] == ["setosa", "virginica"]
     assert refused.status_code == 415 and "the model takes tensor" in refused.json()["detail"]
 
 
-def test_it_tells_what_the_model_takes_and_why_it_cannot_load() -> None:
+def test_it_prints_the_models_metadata_or_why_it_cannot_load() -> None:
     def describe(model_path: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "loadtest.baseline", "describe"]
+        command = [sys.executable, "-m", "loadtest.servers.baseline", "describe"]
         return subprocess.run(command, cwd=ROOT, env={"MODEL_PATH": model_path}, capture_output=True, text=True)
 
     assert json.loads(describe("simulated").stdout)["input"]["kinds"] == ["raw"]

@@ -1,4 +1,4 @@
-"""The benchmark measures what it says; how fast anything was is not asked here."""
+"""`make bench` measures what it claims to; no test here depends on how fast anything was."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.bench.figures import Figure, Outcome
-from loadtest.bench.naive import _digest
+from loadtest.bench.figures import Figure, Outcome, document, table
 from loadtest.bench.one_queue import mean_batch
-from loadtest.bench.report import document, table
+from loadtest.servers.naive import digest
 from smartbatch.worker.models.simulated import expected
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +23,7 @@ def test_one_queue_closes_a_batch_by_its_window() -> None:
     assert mean_batch(arrivals, devices=8, base_s=0.04, row_s=0.002, max_rows=32, window_s=0.010) == 2.5
 
 
-def test_one_queue_closes_a_full_batch_at_once_and_gathers_while_no_device_is_free() -> None:
+def test_one_queue_closes_a_full_batch_at_once_and_fills_it_while_no_device_is_free() -> None:
     burst = [0.0] * 8
     assert mean_batch(burst, devices=1, base_s=1.0, row_s=0.0, max_rows=4, window_s=0.010) == 4
     # one device, busy with the first from 0.01 to 1.01: the other three are one batch
@@ -33,19 +32,19 @@ def test_one_queue_closes_a_full_batch_at_once_and_gathers_while_no_device_is_fr
     assert mean_batch([0.0, 0.1, 0.5, 1.0], devices=2, base_s=1.0, row_s=0.0, max_rows=4, window_s=0.010) == 4 / 3
 
 
-def test_the_naive_server_answers_what_the_simulated_model_does() -> None:
-    assert [_digest(body) for body in (b"", b"abc")] == [expected(body) for body in (b"", b"abc")]
+def test_the_naive_server_responds_as_the_simulated_model_does() -> None:
+    assert [digest(body) for body in (b"", b"abc")] == [expected(body) for body in (b"", b"abc")]
 
 
-def test_figures_are_judged_by_their_sense() -> None:
+def test_figures_are_judged_by_their_goals() -> None:
     assert Figure("throughput", 3000.0, "req/s", 3000.0).met is True
     assert Figure("throughput", 2999.9, "req/s", 3000.0).met is False
     assert Figure("p50", 0.9, "ms", 0.9, "at most").met is True
     assert Figure("p50", float("inf"), "ms", 0.9, "at most").met is False
-    assert Figure("told only", 1.0, "s").met is None
+    assert Figure("no goal", 1.0, "s").met is None
 
 
-def test_what_was_never_answered_is_null_in_the_document_and_a_failed_row_is_in_the_table() -> None:
+def test_a_missing_latency_is_null_in_the_document_and_a_failed_row_is_in_the_table() -> None:
     outcomes = {"S": Outcome([Figure("p50", float("inf"), "ms", 5.5, "at most")])}
     made = document(outcomes, {"R": "RuntimeError: no"}, {})
     assert made["rows"]["S"]["figures"][0]["measured"] is None
@@ -56,7 +55,7 @@ def test_what_was_never_answered_is_null_in_the_document_and_a_failed_row_is_in_
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_a_quick_run_leaves_a_result_that_is_complete_and_adds_up(tmp_path: Path) -> None:
+def test_a_quick_runs_result_is_complete_and_adds_up(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "loadtest.bench", "--quick", "--only", "E,overload", "--out", str(tmp_path)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=230)
     assert ended.returncode == 0, ended.stderr
@@ -82,15 +81,15 @@ def test_a_quick_run_leaves_a_result_that_is_complete_and_adds_up(tmp_path: Path
     }
     for side, roles in all_roles.items():
         for connections in ("64", "256"):
-            (driven,) = result["rows"]["E"]["details"][side][connections]
-            assert driven["requests"] > 0 and driven["errors"] == 0
-            assert set(driven["cpu_s_per_1000"]) == roles
-            assert driven["cpu_s_per_1000_total"] == pytest.approx(sum(driven["cpu_s_per_1000"].values()), abs=1e-3)
-    at_once = result["rows"]["overload"]["details"]
-    for overloaded in (device[times] for device in (at_once, at_once["slower"]) for times in ("2", "5")):
+            (measured,) = result["rows"]["E"]["details"][side][connections]
+            assert measured["requests"] > 0 and measured["errors"] == 0
+            assert set(measured["cpu_s_per_1000"]) == roles
+            assert measured["cpu_s_per_1000_total"] == pytest.approx(sum(measured["cpu_s_per_1000"].values()), abs=1e-3)
+    details = result["rows"]["overload"]["details"]
+    for overloaded in (device[times] for device in (details, details["slower"]) for times in ("2", "5")):
         assert sum(overloaded["statuses"].values()) == overloaded["offered"] > 1000
         assert all(sum(step.values()) - step["at_s"] > 0 for step in overloaded["over_time"])
-    refusal = at_once["refusal"]
+    refusal = details["refusal"]
     assert refusal["errors"] > 0.8 * refusal["requests"] > 1000
     assert 0 < refusal["cpu_s_per_1000"]["gateway"] < 1
     assert {path.name for path in tmp_path.glob("*.png")} == {"goals.png", "overload.png"}

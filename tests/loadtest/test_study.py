@@ -1,4 +1,4 @@
-"""loadtest/study_params.py: a short study of a really running system, and the parts of the search."""
+"""The parameter study: a short one of a real system, and the parts of the search."""
 
 from __future__ import annotations
 
@@ -27,31 +27,32 @@ def reached(users: int, rate: float, p99_ms: float, **more: int) -> Level:
 
 
 def climbed(*levels: Level) -> list[float]:
-    """The loads that were measured of these, with a latency of 100 ms asked for."""
+    """The loads among these that are measured for an objective of 100 ms."""
     by_users = {each.load: each for each in levels}
     ladder = tuple(int(users) for users in by_users)
     return [each.load for each in climb(ladder, lambda users: by_users[users], 100.0, lambda each: None)]
 
 
-def test_a_setting_is_climbed_until_it_is_too_slow_or_gains_nothing() -> None:
+def test_users_are_added_until_it_is_too_slow_or_throughput_no_longer_grows() -> None:
     assert climbed(reached(4, 100, 20), reached(8, 200, 40), reached(16, 390, 99)) == [4, 8, 16]
     assert climbed(reached(4, 100, 20), reached(8, 200, 101), reached(16, 390, 99)) == [4, 8]
     assert climbed(reached(4, 100, 20), reached(8, 102, 40), reached(16, 390, 99)) == [4, 8]
     assert climbed(reached(4, 100, 20, refused=1), reached(8, 200, 40)) == [4]
 
 
-def test_the_best_level_is_the_fastest_that_keeps_the_latency_without_errors() -> None:
+def test_the_best_level_has_the_highest_throughput_within_the_latency_without_errors() -> None:
     levels = [reached(4, 100, 20), reached(8, 180, 99), reached(16, 300, 101), reached(32, 400, 50, errors=1)]
     assert best(levels, 100.0) == levels[1]
     assert best(levels, 10.0) is None
 
 
-def test_a_level_counts_what_was_never_answered() -> None:
-    second = {"ok": 10, "refused": 0, "errors": {}, "latency": {"300": 10}}
+def test_a_level_includes_requests_without_a_response() -> None:
+    nothing = {"sent": 10, "refused": 0, "checked": 0, "wrong": 0, "errors": {}, "late": {}}
+    second = {"ok": 10, "latency": {"300": 10}, **nothing}
     assert level(5, [("second", second), ("end", {"unanswered": {"900": 10}})]).p99_ms == pytest.approx(8103, rel=0.02)
 
 
-def test_the_space_leaves_out_windows_that_the_latency_has_no_room_for() -> None:
+def test_the_space_leaves_out_windows_longer_than_half_the_latency() -> None:
     assert batch_sizes(48) == (1, 2, 4, 8, 16, 32, 48) and batch_sizes(1) == (1,)
     assert waits(0.01) == (0.0, 0.001, 0.002, 0.005) and waits(0.0001) == (0.0,)
     space = Space((16, 32), (0.0, 0.01), (1, 2), (0,))
@@ -63,26 +64,26 @@ def test_the_space_leaves_out_windows_that_the_latency_has_no_room_for() -> None
     assert space.other_than(every - {last}) == last._asdict()
 
 
-def test_the_pareto_front_is_what_no_other_point_beats_in_both() -> None:
+def test_the_pareto_front_has_the_points_that_no_other_beats_in_both() -> None:
     assert front_of([(100, 10), (200, 30), (150, 40), (90, 11), (200, 35)]) == [(100, 10), (200, 30)]
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """One setting, the defaults, then another by the same command."""
+    """One trial, the defaults, then another with the same command."""
     folder = tmp_path_factory.mktemp("study")
     for trials in ("1", "2"):
         command = [*COMMAND, "--trials", trials, "--out", str(folder)]
         ended = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=110)
         assert ended.returncode == 0, ended.stderr
-    assert "going on: 1 of 2 settings were tried before" in ended.stderr
+    assert "resuming: 1 of 2 settings were tried before" in ended.stderr
     assert ended.stderr.count("starting 1 worker(s)") == 1  # batch sizes change without loading the model again
     return folder, ended.stdout
 
 
 @pytest.mark.slow
-def test_a_short_study_ends_with_settings_that_can_be_pasted(study: tuple[Path, str]) -> None:
-    folder, said = study
+def test_a_short_study_ends_with_an_environment_block(study: tuple[Path, str]) -> None:
+    folder, stdout = study
     result = json.loads((folder / "study.json").read_text())
     assert len(result["trials"]) == 2
     assert result["trials"][0]["settings"]["MAX_BATCH_SIZE"] == 32
@@ -90,14 +91,13 @@ def test_a_short_study_ends_with_settings_that_can_be_pasted(study: tuple[Path, 
     most = max(kept, key=lambda trial: trial["best"]["throughput_rps"])
     assert result["recommended"] == most["settings"] and result["reached"] == most["best"]
     block = (folder / "recommended.env").read_text()
-    assert block.strip() in said
+    assert block.strip() in stdout
     assert re.fullmatch(r"MAX_BATCH_SIZE=\d+\nMAX_WAIT_TIME=0\.01\nDECODE_THREADS=0\n# workers: 1\n", block)
     assert result["confirmed"][-1]["load"] < result["reached"]["throughput_rps"]
 
 
 @pytest.mark.slow
-def test_larger_batches_were_really_run(study: tuple[Path, str]) -> None:
-    """The batch sizes that were set are those that ran."""
+def test_batches_had_the_sizes_that_were_set(study: tuple[Path, str]) -> None:
     result = json.loads((study[0] / "study.json").read_text())
     for trial in result["trials"]:
         assert max(each["batch_rows"] for each in trial["levels"]) <= trial["settings"]["MAX_BATCH_SIZE"]
@@ -105,7 +105,7 @@ def test_larger_batches_were_really_run(study: tuple[Path, str]) -> None:
 
 
 @pytest.mark.slow
-def test_its_plots_are_images_and_its_report_needs_nothing_else(study: tuple[Path, str]) -> None:
+def test_its_plots_are_images_and_its_report_is_self_contained(study: tuple[Path, str]) -> None:
     folder, _ = study
     for name in ("study_heatmap.png", "study_pareto.png"):
         with Image.open(folder / name) as image:
@@ -118,7 +118,7 @@ def test_its_plots_are_images_and_its_report_needs_nothing_else(study: tuple[Pat
 
 
 @pytest.mark.slow
-def test_a_study_of_something_else_is_not_mixed_with_it(study: tuple[Path, str]) -> None:
+def test_a_folder_with_another_study_is_refused(study: tuple[Path, str]) -> None:
     command = [*COMMAND, "--p99", "20s", "--out", str(study[0])]
     refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert refused.returncode == 1 and "holds a study with p99_ms 10000.0, not 20000.0" in refused.stderr
+    assert refused.returncode == 1 and "holds a run with p99_ms 10000.0, not 20000.0" in refused.stderr

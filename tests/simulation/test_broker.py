@@ -1,4 +1,4 @@
-"""The simulated broker against the real scripts: the same calls get the same answers, whatever their order."""
+"""The simulated broker against the real scripts: the same random calls give the same results."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from smartbatch.shared.broker.queue.claims import Outcome, WorkerQueue
 from smartbatch.shared.keys import Keys
 
 KEYS = Keys("m")
-LONG_MS = 100_000  # held through the test, as it takes no virtual time
+LONG_MS = 100_000  # not over during the test, which takes no virtual time
 
 
 class Gateway:
-    """As much of one as the simulated broker looks at."""
+    """The attributes that the simulated broker uses."""
 
     def __init__(self) -> None:
         self.inbox: list[Entry] = []
@@ -28,7 +28,7 @@ class Gateway:
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_it_answers_as_the_scripts_do(client: Client, seed: int) -> None:
+async def test_it_does_as_the_scripts_do(client: Client, seed: int) -> None:
     draw = random.Random(seed)
     simulated, gateway = Broker(VirtualLoop(), FREE.broker, max_entries=40), Gateway()
     admission = Admission(client, KEYS, "gw", max_entries=40, max_bytes=1 << 30, body_ttl_s=60)
@@ -44,12 +44,12 @@ async def test_it_answers_as_the_scripts_do(client: Client, seed: int) -> None:
             answer = await admission.admit([NewEntry(f"r{n}", 5000, 1, "raw", b"x") for n in ids])
             entries = [Entry(gateway, float(n)) for n in ids]
             assert simulated.admit(entries, 5000, 0.0, 0.0) == [int(status) for status in answer.statuses]
-            assert (len(simulated.stream), simulated.open_rows) == (answer.waiting, answer.open_rows)
+            assert (len(simulated.stream), simulated.inflight_rows) == (answer.waiting, answer.open_rows)
         elif what == "release":
             await workers[name].release()
             simulated.release(name)
         elif what == "finish":
-            if ours:  # nobody finishes nothing
+            if ours:  # there is no call without entries
                 assert await workers[name].finish([Outcome(entry, b"reply") for entry in ours]) == len(theirs)
                 simulated.finish(theirs)
             held[name] = ([], [])
@@ -64,8 +64,8 @@ async def test_it_answers_as_the_scripts_do(client: Client, seed: int) -> None:
             ours += answer.entries
             theirs += expected.entries
         holder = await client.get(KEYS.fill_lock)
-        assert simulated.fill_lock() == (holder or b"").decode()
-        assert simulated._bell == bool(await client.llen(KEYS.wakeup))
+        assert simulated.lock_holder() == (holder or b"").decode()
+        assert simulated._wakeup == bool(await client.llen(KEYS.wakeup))
 
 
 def test_commands_run_one_after_the_other_in_the_order_they_came() -> None:

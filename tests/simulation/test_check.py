@@ -15,14 +15,14 @@ def _run(rate: float, p50_ms: float, gateway_s: float) -> dict:
     }
 
 
-def test_a_row_for_each_load_with_the_middle_run_and_how_far_the_simulation_is_off() -> None:
+def test_each_load_has_a_row_with_its_median_run_and_the_simulations_deviation() -> None:
     fast, slow = 0.1, 0.6  # with 0.6 ms a request one gateway passes 1,667 a second
     rounds = {
         "64": [_run(3000.0, 21.0, fast), _run(1.0, 1.0, slow), _run(9999.0, 1.0, slow)],
         "256": [_run(1650.0, 155.0, slow)] * 3,
     }
     _, _, quick, held_up = reproduced({"machine": {"cores": 4}, "rows": {"S": {"details": rounds}}})
-    assert quick.startswith("| 64 | 3,000 | 3,0")  # what the device can do
+    assert quick.startswith("| 64 | 3,000 | 3,0")  # the device's capacity
     assert held_up.startswith("| 256 | 1,650 | 1,6")
     for line in (quick, held_up):
         off = [float(cell.strip(" %")) for cell in line.split("|") if "%" in cell]

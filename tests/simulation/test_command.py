@@ -1,4 +1,4 @@
-"""`python -m simulation`, as somebody would call it."""
+"""The command line of `python -m simulation`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The simulated system: what it must keep, and formulas that it has to agree with where there are any."""
+"""The simulated system: its invariants, and formulas from queueing theory that it must agree with."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
 
 
 def test_a_device_that_does_less_in_full_batches_than_in_small_ones_still_answers_in_time() -> None:
-    """As a busy CPU does. Were small batches taken for what it can do, all that is admitted would be late."""
-    curve = measured({1: 70, 8: 500, 32: 3200})  # 16 rows a second in batches of 8, 10 in full ones
+    """As a busy CPU does. If small batches were taken for its capacity, all admitted requests would be late."""
+    curve = measured({1: 70, 8: 500, 32: 3200})  # 16 rows/s in batches of 8, 10 in full ones
     crowd = Scenario(curve=curve, pattern="closed", clients=1000, think_s=1.5, timeout_s=30)
     result = simulate(msgspec.structs.replace(crowd, warm_up_s=60, measured_s=60))
     assert result.goodput > 9
-    assert result.late < 200  # let in before the first full batch had been measured
+    assert result.late < 200  # admitted before the first full batch was measured
 
 
 @pytest.mark.parametrize("pattern", ["poisson", "bursty"])
-@pytest.mark.parametrize("rate", [300, 3000, 12_000])  # a tenth, about all, and four times what it can do
+@pytest.mark.parametrize("rate", [300, 3000, 12_000])  # a tenth of its capacity, about all, four times
 def test_every_arrival_has_exactly_one_outcome(pattern, rate: int) -> None:
     result = simulate(Scenario(curve=S, pattern=pattern, rate=rate, timeout_s=0.1, max_queue=300, measured_s=1.0))
     assert result.arrived > rate
@@ -50,15 +50,15 @@ def test_every_arrival_has_exactly_one_outcome(pattern, rate: int) -> None:
         assert (result.refused > 0) == (rate == 12_000)
 
 
-def test_overload_leaves_goodput_at_what_the_device_can_do() -> None:
+def test_under_overload_goodput_stays_at_the_devices_capacity() -> None:
     result = simulate(Scenario(curve=S, rate=12_000, timeout_s=0.2, measured_s=2.0))
     assert result.goodput == pytest.approx(3077, rel=0.05)
     assert result.late < result.arrived * 0.01
 
 
-def test_a_queue_of_one_row_batches_waits_as_the_formula_of_m_d_1_says() -> None:
-    # ρ = 0.7, D = 10 ms: the mean wait is ρD / 2(1 - ρ) = 11.67 ms, and with the service itself 21.67 ms. One that
-    # is claimed ahead starts as the device gets free, so that the claimer adds no wait.
+def test_the_wait_with_batches_of_one_row_is_that_of_an_m_d_1_queue() -> None:
+    # ρ = 0.7, D = 10 ms: the mean wait is ρD / 2(1 - ρ) = 11.67 ms, with the service 21.67 ms. An entry claimed ahead
+    # starts as soon as the device is free, so the batcher adds no wait.
     scenario = Scenario(curve=affine(10, 0), rate=70, limits=ONE_BY_ONE, measured_s=100.0, costs=FREE)
     outcomes = Outcomes(0.5, 100.5)
     arrivals = Open(poisson(70, random.Random("1:0")), 100.5)
@@ -75,14 +75,14 @@ def test_a_closed_loop_that_fills_every_batch_is_as_fast_as_the_device() -> None
     assert result.goodput == pytest.approx(3077, rel=0.01)
 
 
-def test_one_client_waits_for_window_and_forward_and_nothing_else() -> None:
+def test_one_client_waits_for_window_and_forward_only() -> None:
     result = simulate(Scenario(curve=S, pattern="closed", clients=1, limits=FIXED, costs=FREE))
     assert result.closed.keys() == {"window"}
-    assert 14.2 <= result.p50_ms <= 15.2  # admission is known to the millisecond, and waits are whole ones
+    assert 14.2 <= result.p50_ms <= 15.2  # admission times and waits are whole milliseconds
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_one_client_is_not_waited_with_once_it_is_known_to_be_alone(workers: int) -> None:
+def test_one_client_does_not_wait_for_the_window_when_no_other_arrival_is_likely(workers: int) -> None:
     result = simulate(Scenario(curve=S, workers=workers, pattern="closed", clients=1, costs=FREE))
     assert result.closed.keys() <= {"idle", "window"}
     assert result.p50_ms == pytest.approx(4.2, abs=0.01)
@@ -94,7 +94,7 @@ def test_a_window_of_zero_runs_at_once() -> None:
 
 
 @pytest.mark.parametrize("load", [0.2, 0.5])
-def test_idle_workers_tear_no_batch(load: float) -> None:
+def test_idle_workers_do_not_split_batches(load: float) -> None:
     rate = load * 8 * 32 / SLOW(32)
     result = simulate(Scenario(curve=SLOW, workers=8, rate=rate, measured_s=10.0))
     reference = Outcomes(0.5, 10.5)
@@ -103,9 +103,11 @@ def test_idle_workers_tear_no_batch(load: float) -> None:
     assert result.mean_batch >= 0.9 * reference.mean_batch
 
 
-@pytest.mark.parametrize(("load", "torn"), [(0.2, 0.0), (0.5, 0.02)])  # torn by a worker that had claimed ahead
-def test_a_batch_begins_only_when_the_window_of_the_one_before_has_ended(monkeypatch, load: float, torn: float) -> None:
-    began: list[float] = []  # the oldest admission of each batch, in the order in which they were closed
+@pytest.mark.parametrize(("load", "split"), [(0.2, 0.0), (0.5, 0.02)])  # by a worker that had claimed ahead
+def test_a_batch_begins_only_when_the_window_of_the_one_before_has_ended(
+    monkeypatch, load: float, split: float
+) -> None:
+    began: list[float] = []  # the oldest admission of each batch, in the order of closing
 
     def submit(device: Device, batch: Batch) -> None:
         assert batch.closed in ("window", "full")
@@ -117,8 +119,8 @@ def test_a_batch_begins_only_when_the_window_of_the_one_before_has_ended(monkeyp
     simulate(Scenario(curve=SLOW, workers=8, rate=load * 8 * 32 / SLOW(32), limits=FIXED, measured_s=5.0))
     gaps = [later - earlier for earlier, later in itertools.pairwise(began)]
     assert len(gaps) > 200
-    too_soon = [gap for gap in gaps if gap < 0.009]  # of a window of 10 ms; admission is known to the millisecond
-    assert len(too_soon) <= torn * len(gaps)
+    too_soon = [gap for gap in gaps if gap < 0.009]  # of a window of 10 ms; admission times are whole milliseconds
+    assert len(too_soon) <= split * len(gaps)
 
 
 def test_partitions_share_nothing_but_the_load() -> None:
@@ -128,7 +130,7 @@ def test_partitions_share_nothing_but_the_load() -> None:
     assert halves.mean_batch == pytest.approx(whole.mean_batch, rel=0.1)
 
 
-def test_bursts_keep_the_mean_rate_and_come_in_bunches() -> None:
+def test_bursts_keep_the_mean_rate_and_have_a_larger_variance() -> None:
     counts = [0] * 4000  # in each 100 ms
     for at in bursty(1000, random.Random(7)):
         if at >= 400:
@@ -137,14 +139,14 @@ def test_bursts_keep_the_mean_rate_and_come_in_bunches() -> None:
     mean = sum(counts) / len(counts)
     assert mean == pytest.approx(100, rel=0.05)
     variance = sum((count - mean) ** 2 for count in counts) / len(counts)
-    assert variance > 10 * mean  # Poisson's would be the mean
+    assert variance > 10 * mean  # a Poisson process has the mean
 
 
-def test_bursts_that_hold_more_than_everything_are_refused() -> None:
+def test_bursts_with_more_than_all_arrivals_are_refused() -> None:
     with pytest.raises(ValueError, match="at most 1"):
         next(bursty(1000, random.Random(1), factor=20, share=0.1))
 
 
-def test_a_measured_curve_goes_through_its_points() -> None:
+def test_a_measured_curve_is_interpolated() -> None:
     curve = measured({1: 5.0, 8: 12.0, 32: 60.0})
     assert [curve(rows) for rows in (1, 8, 20, 32, 44)] == pytest.approx([0.005, 0.012, 0.036, 0.060, 0.084])

@@ -94,7 +94,7 @@ class Supervised:
 def is_empty(system: Stack) -> bool:
     """No entries, nothing pending, nothing open, no bodies or replies."""
     redis = system.broker.sync
-    left = [key for kind in ("open", "body:*", "reply:*") for key in redis.keys(KEYS.replace("{", "[{]") + kind)]
+    left = [key for kind in ("inflight", "body:*", "reply:*") for key in redis.keys(KEYS.replace("{", "[{]") + kind)]
     return redis.xlen(f"{KEYS}requests") == 0 and system.running(MODEL) == 0 and left == []
 
 

@@ -109,10 +109,7 @@ class Stack:
         """How many of the worker processes that live now are ready; 0 while the gateway isn't."""
         if not self.client.get(f"{self.url}/readyz").json()["ready"]:
             return 0
-        alive = {process.pid for process in self.processes if process.popen.poll() is None}
-        models = self.client.get(f"{self.url}/stats").json()["models"].values()
-        reports = [report for model in models for report in model["workers"].values()]
-        return sum(report.get("state") == "ready" and report["pid"] in alive for report in reports)
+        return sum(report.get("state") == "ready" for report in self._live_workers())
 
     def predict(self, content: bytes = b"", **how) -> httpx.Response:
         return self.client.post(f"{self.url}/predict", content=content, **how)
@@ -139,9 +136,23 @@ class Stack:
 
     def counter(self, name: str, labels: str = "") -> float:
         """The sum of a metric over its samples, or over those with `labels` as in `outcome="ok"`."""
-        lines = self.client.get(f"{self.url}/metrics").text.splitlines()
-        samples = [line for line in lines if line.startswith((f"{name}{{", f"{name} ")) and labels in line]
-        return sum(float(line.rpartition(" ")[2]) for line in samples)
+        samples = [line for line in self.metrics().splitlines() if line.startswith((f"{name}{{", f"{name} "))]
+        return sum(float(line.rpartition(" ")[2]) for line in samples if labels in line)
+
+    def metrics(self) -> str:
+        """What the gateway and each worker that lives show on /metrics."""
+        return "".join(self.client.get(f"{url}/metrics").text for url in (self.url, *self.worker_urls()))
+
+    def worker_urls(self) -> list[str]:
+        """Where the workers that live show their metrics."""
+        return [f"http://127.0.0.1:{report['metrics_port']}" for report in self._live_workers()]
+
+    def _live_workers(self) -> list[dict]:
+        """What the worker processes that live report."""
+        alive = {process.pid for process in self.processes if process.popen.poll() is None}
+        models = self.client.get(f"{self.url}/stats").json()["models"].values()
+        reports = [report for model in models for report in model["workers"].values()]
+        return [report for report in reports if report.get("pid") in alive]
 
     def waiting(self, model: str = "simulated") -> int:
         """Entries on the stream, asked of Redis itself."""

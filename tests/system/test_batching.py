@@ -157,6 +157,7 @@ async def test_a_window_longer_than_any_socket_timeout_is_kept(stack: Callable[.
     system.ready()
     [answer] = await ask_all(system.url, bodies(1), 1)
     assert 2450 < answer["timing_ms"]["batch_wait"] < 2700
-    text = system.client.get(f"{system.url}/metrics").text
-    [line] = [line for line in text.splitlines() if line.startswith("smartbatch_worker_broker_errors_total{")]
+    [line] = [
+        line for line in system.metrics().splitlines() if line.startswith("smartbatch_worker_broker_errors_total{")
+    ]
     assert line.endswith(" 0.0")

@@ -144,8 +144,7 @@ def test_a_paused_worker_is_not_convicted_when_everybody_was_paused(stack: Calla
         worker.popen.send_signal(signal.SIGCONT)
     system.ready(2)
     assert system.predict(b"x").status_code == 200
-    text = system.client.get(f"{system.url}/metrics").text
-    lines = [line for line in text.splitlines() if line.startswith("smartbatch_dead_workers_found_total")]
+    lines = [line for line in system.metrics().splitlines() if line.startswith("smartbatch_dead_workers_found_total")]
     assert len(lines) == 2
     assert all(line.endswith(" 0.0") for line in lines)
 

@@ -156,7 +156,7 @@ def unharmed(system: Stack) -> None:
         assert "Traceback" not in log and " ERROR " not in log, log
         assert not set(log) & {"\x1b", "\r", "\x00"}, log
     redis = system.broker.sync
-    eventually(lambda: not redis.exists(*[key for key in redis.keys("*") if key.endswith(b":open")] or [b"none"]))
+    eventually(lambda: not redis.exists(*[key for key in redis.keys("*") if key.endswith(b":inflight")] or [b"none"]))
     assert {key for key in redis.keys("*") if not key.startswith(b"smartbatch:")} == set()
 
 

@@ -1,4 +1,4 @@
-"""`locust -f loadtest/locustfile.py` against a running system: what it sends, what it checks, and what it counts."""
+"""`locust -f loadtest/locustfile.py` against a running system: what it sends, checks and counts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.system.stack import ROOT, Stack
 
 
 def locust(host: str, *arguments: str) -> tuple[int, dict[str, dict], str]:
-    """Run it without its page. Returns the exit code, the statistics by name, and what it logged."""
+    """Run it headless. Returns the exit code, the statistics by name, and the log."""
     command = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--host", host, "--headless", "--json"]
     ended = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=90)
     documents = re.findall(r"^\[\n.*?^\]", ended.stdout, re.S | re.M)  # each process prints one; a worker's is empty
@@ -20,13 +20,13 @@ def locust(host: str, *arguments: str) -> tuple[int, dict[str, dict], str]:
     return ended.returncode, stats, ended.stderr
 
 
-def told(log: str) -> tuple[int, int, int]:
-    """Answers checked and right, refusals, and failures."""
-    (line,) = re.findall(r"checked and right: (\d+); refused with Retry-After: (\d+); failed: (\d+)", log)
+def summary(log: str) -> tuple[int, int, int]:
+    """Responses checked and correct, refusals, failures."""
+    (line,) = re.findall(r"checked and correct: (\d+); refused with Retry-After: (\d+); failed: (\d+)", log)
     return int(line[0]), int(line[1]), int(line[2])
 
 
-def test_photos_and_tensors_are_sent_by_their_weights_and_every_answer_is_checked(stack: Callable[..., Stack]) -> None:
+def test_photos_and_tensors_are_sent_by_weight_and_every_response_is_checked(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=2,row_ms=0.1")
     system.gateway()
     system.worker()
@@ -37,7 +37,7 @@ def test_photos_and_tensors_are_sent_by_their_weights_and_every_answer_is_checke
     kinds = {name.rpartition(".")[2].split()[0] for name in stats}
     assert kinds == {"jpg", "png", "webp", "npy", "json"}
     requests = sum(entry["num_requests"] for entry in stats.values())
-    assert told(log) == (requests, 0, 0) and requests > 50
+    assert summary(log) == (requests, 0, 0) and requests > 50
     photos = sum(entry["num_requests"] for name, entry in stats.items() if not name.startswith(("npy", "json")))
     assert 0.5 < photos / requests < 0.85  # six in nine
 
@@ -53,32 +53,32 @@ def test_refusals_are_no_failures_and_workers_share_the_load(stack: Callable[...
     assert code == 0, log
     assert set(stats) == {"cat-224x149.jpg", "cat-224x149.jpg, refused"}
     assert all(entry["num_requests"] > 0 and entry["num_failures"] == 0 for entry in stats.values())
-    assert log.count("(in this worker)") == 2
+    assert log.count("(this worker)") == 2
 
 
-class LyingAnswers:
-    """A model of tests: what it answers depends on who rides along, which no model's answer may."""
+class DependsOnBatch:
+    """A wrong model: its result depends on the other rows in the batch."""
 
     def forward(self, batch):
         return [float(len(batch))] * len(batch)
 
 
-def test_a_wrong_answer_is_a_failure_whatever_its_status(stack: Callable[..., Stack]) -> None:
-    system = stack(MODEL_PATH="tests.system.test_locust:LyingAnswers", MAX_WAIT_TIME=0.05)
+def test_a_wrong_response_is_a_failure_although_its_status_is_200(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="tests.system.test_locust:DependsOnBatch", MAX_WAIT_TIME=0.05)
     system.gateway()
     system.worker()
     system.ready()
     body = ROOT / "loadtest/data/cat-224x149.jpg"
     code, stats, log = locust(system.url, "-u", "8", "-r", "8", "-t", "2s", "--body", str(body))
     assert code == 1
-    _, refused, failed = told(log)
+    _, refused, failed = summary(log)
     assert failed > 10 and refused == 0
     assert stats["cat-224x149.jpg"]["num_failures"] == failed
-    assert "wrong answer" in log or "wrong answer" in str(stats)
+    assert "wrong response" in log or "wrong response" in str(stats)
 
 
-def test_nothing_to_ask_ends_it_with_a_line_that_says_why() -> None:
+def test_it_ends_with_a_line_that_says_why_there_is_nothing_to_send() -> None:
     code, _, log = locust("http://127.0.0.1:1", "-u", "1", "-t", "3s")
-    assert code == 2 and "can't reach http://127.0.0.1:1/predict" in log
+    assert code == 2 and "cannot reach http://127.0.0.1:1/predict" in log
     code, _, log = locust("http://127.0.0.1:1", "-u", "1", "-t", "3s", "--tensor-shape", "3x4")
-    assert code == 2 and "--tensor-shape: expected whole numbers by comma, like 3,224,224, got '3x4'" in log
+    assert code == 2 and "--tensor-shape: expected whole numbers separated by commas, like 3,224,224, got '3x4'" in log

@@ -1,41 +1,46 @@
-"""What a worker counts. Declared in shared/telemetry/metric_names.py; exported by the worker on its METRICS_PORT,
-and through its report on Redis by every gateway."""
+"""What a worker counts: for Prometheus, as shared/telemetry/metric_names.py declares it, and in the few plain numbers
+that its heartbeat carries (shared/counts.py)."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Mapping
+from typing import Any
 
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry
 
 from smartbatch.shared import __version__
+from smartbatch.shared.counts import FIELD, Counts, encode
 from smartbatch.shared.settings import Settings
 from smartbatch.shared.telemetry import metric_names as names
-from smartbatch.shared.telemetry.buffered_histogram import BufferedHistogram
 from smartbatch.shared.telemetry.process_usage import CpuTime, resident_bytes
 from smartbatch.worker.batching.policy import Limits
 from smartbatch.worker.core.batch import Batch
 from smartbatch.worker.core.model import Model
 
+_BOUNDS = (*names.ROWS_BUCKETS, math.inf)
+
 
 class WorkerMetrics:
     """One worker's metrics, in a registry of their own. Any thread may count."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, worker_id: str) -> None:
         self.registry = CollectorRegistry()
-        label = {"model": model}
+        self._label = label = {"model": model, "worker": worker_id}
         batches = names.BATCHES.counter(self.registry)
         entries = names.ENTRIES.counter(self.registry)
-        self._batches = {reason: batches.labels(model, reason) for reason in names.BATCHES.values}
-        self._entries = {outcome: entries.labels(model, outcome) for outcome in names.ENTRIES.values}
-        self.batch_rows = names.BATCH_ROWS.histogram(self.registry).labels(**label)
-        self.batch_requests = names.BATCH_REQUESTS.histogram(self.registry).labels(**label)
-        self.queue_wait = names.QUEUE_WAIT.histogram(self.registry).labels(**label)
-        self.decode = names.DECODE.histogram(self.registry).labels(**label)
-        self.batch_wait = names.BATCH_WAIT.histogram(self.registry).labels(**label)
-        self.forward_s = names.FORWARD.histogram(self.registry).labels(**label)
-        self.request_forward_s = names.REQUEST_FORWARD.counter(self.registry).labels(**label)
-        self.rows = names.ROWS.counter(self.registry).labels(**label)
+        self._batches = {reason: batches.labels(closed=reason, **label) for reason in names.BATCHES.values}
+        self._entries = {outcome: entries.labels(outcome=outcome, **label) for outcome in names.ENTRIES.values}
+        self._batch_rows = names.BATCH_ROWS.histogram(self.registry).labels(**label)
+        self._batch_requests = names.BATCH_REQUESTS.histogram(self.registry).labels(**label)
+        self._queue_wait = names.QUEUE_WAIT.histogram(self.registry).labels(**label)
+        self._decode = names.DECODE.histogram(self.registry).labels(**label)
+        self._batch_wait = names.BATCH_WAIT.histogram(self.registry).labels(**label)
+        self._forward_s = names.FORWARD.histogram(self.registry).labels(**label)
+        self._request_forward_s = names.REQUEST_FORWARD.counter(self.registry).labels(**label)
+        self._rows = names.ROWS.counter(self.registry).labels(**label)
         self.redeliveries = names.REDELIVERIES.counter(self.registry).labels(**label)
         self.failure_detector = names.CONVICTIONS.counter(self.registry).labels(**label)
         self.bisections = names.BISECTIONS.counter(self.registry).labels(**label)
@@ -51,61 +56,85 @@ class WorkerMetrics:
         self._cpu = names.WORKER_CPU.counter(self.registry).labels(**label)
         self._memory = names.WORKER_MEMORY.gauge(self.registry).labels(**label)
         names.WORKER_START.gauge(self.registry).labels(**label).set(time.time())
-        self._model = model
-        self.busy = names.DEVICE_BUSY.counter(self.registry).labels(**label)
+        self._busy = names.DEVICE_BUSY.counter(self.registry).labels(**label)
         self.starved = names.DEVICE_STARVED.counter(self.registry).labels(**label)
         self.broker_errors = names.WORKER_BROKER_ERRORS.counter(self.registry).labels(**label)
         self.last_progress = names.LAST_PROGRESS.gauge(self.registry).labels(**label)
-        self.totals = {"batches": 0, "rows": 0, "entries": 0, "failed": 0, "last_batch_ms": 0}
+        self._last_batch_ms = 0
+        self._counts: Counts = {
+            "total": {"requests": 0, "rows": 0},
+            "batch_rows": {f"{bound:g}": 0 for bound in _BOUNDS},
+            "closed": dict.fromkeys(names.BATCHES.values, 0),
+            "entries": dict.fromkeys(names.ENTRIES.values, 0),
+            "seconds": dict.fromkeys(("queue", "decode", "batch_wait", "forward", "busy"), 0.0),
+        }
+
+    def report(self) -> dict[str, Any]:
+        """What the heartbeat carries of this: totals that people can read, and all counts packed."""
+        entries = self._counts["entries"]
+        return {
+            "batches": sum(self._counts["closed"].values()),
+            "rows": self._counts["total"]["rows"],
+            "entries": sum(entries.values()),
+            "failed": entries["error"] + entries["dead"],
+            "last_batch_ms": self._last_batch_ms,
+            FIELD: encode(self._counts),
+        }
 
     def forward(self, seconds: float) -> None:
-        self.forward_s.observe(seconds)
-        self.busy.inc(seconds)
+        self._forward_s.observe(seconds)
+        self._busy.inc(seconds)
+        self._counts["seconds"]["busy"] += seconds
 
     def look(self, model: Model, settings: Settings, limits: Limits, rows_per_s: float) -> None:
         """Take in what isn't counted: how the worker serves just now, and what it uses of its machine."""
         variant = model.variant
         for replaced in (self._speedup, self._info):
             replaced.clear()  # what was so before is no longer shown
-        self._speedup.labels(self._model, variant.name).set(variant.gain)
-        self._info.labels(self._model, settings.model_path, model.device_name, settings.dtype, __version__).set(1)
+        self._speedup.labels(variant=variant.name, **self._label).set(variant.gain)
+        serves = {"model_path": settings.model_path, "device": model.device_name, "dtype": settings.dtype}
+        self._info.labels(version=__version__, **serves, **self._label).set(1)
         self._batch_limit.set(limits.max_rows)
         self._window.set(limits.window_s)
         self._capacity.set(rows_per_s)
         for state, size in model.device_memory().items():
-            self._device_memory.labels(self._model, state).set(size)
+            self._device_memory.labels(state=state, **self._label).set(size)
         self._cpu.inc(self._used.more_s())
         self._memory.set(resident_bytes())
 
-    def batch(self, batch: Batch, counts: Mapping[str, int]) -> None:
+    def batch(self, batch: Batch, outcomes: Mapping[str, int]) -> None:
         """Count a batch that is through, and how its entries ended. One of which nothing reached the device was none,
         but they have waited all the same."""
-        for outcome, entries in counts.items():
+        for outcome, entries in outcomes.items():
             self.outcome(outcome, entries)
-        _observe(self.queue_wait, [claimed.claimed_at - claimed.admitted_at for claimed in batch.claimed_entries])
+        total, seconds = self._counts["total"], self._counts["seconds"]
+        for claimed in batch.claimed_entries:
+            waited_s = claimed.claimed_at - claimed.admitted_at
+            self._queue_wait.observe(waited_s)
+            seconds["queue"] += waited_s
+        total["requests"] += len(batch.claimed_entries)
         rows = batch.rows_run
         if not rows:
             return
         ran = [claimed for claimed in batch.claimed_entries if claimed.outputs]
         self._batches[batch.closed].inc()
-        self.batch_rows.observe(rows)
-        self.batch_requests.observe(len(ran))
-        self.request_forward_s.inc(batch.forward_s * len(ran))
-        self.rows.inc(rows)
-        _observe(self.decode, [claimed.decode_s for claimed in ran])
-        _observe(self.batch_wait, [max(0.0, batch.started_at - claimed.decoded_at) for claimed in ran])
-        self.totals["batches"] += 1
-        self.totals["rows"] += rows
-        self.totals["last_batch_ms"] = int(time.time() * 1000)
+        self._counts["closed"][batch.closed] += 1
+        self._batch_rows.observe(rows)
+        self._counts["batch_rows"][f"{_BOUNDS[bisect_left(_BOUNDS, rows)]:g}"] += 1
+        self._batch_requests.observe(len(ran))
+        self._request_forward_s.inc(batch.forward_s * len(ran))
+        seconds["forward"] += batch.forward_s * len(ran)
+        self._rows.inc(rows)
+        total["rows"] += rows
+        for claimed in ran:
+            waited_s = max(0.0, batch.started_at - claimed.decoded_at)
+            self._decode.observe(claimed.decode_s)
+            self._batch_wait.observe(waited_s)
+            seconds["decode"] += claimed.decode_s
+            seconds["batch_wait"] += waited_s
+        self._last_batch_ms = int(time.time() * 1000)
 
     def outcome(self, outcome: str, entries: int = 1) -> None:
         """Count entries by what became of them: one of ENTRIES'."""
         self._entries[outcome].inc(entries)
-        self.totals["entries"] += entries
-        self.totals["failed"] += entries * (outcome in ("error", "dead"))
-
-
-def _observe(histogram: Histogram, values: Iterable[float]) -> None:
-    tally = BufferedHistogram(histogram)
-    tally.observe_all(values)
-    tally.settle()
+        self._counts["entries"][outcome] += entries

@@ -1,11 +1,15 @@
-"""A worker's own /metrics, for those who scrape workers one by one."""
+"""A worker's /metrics: for Prometheus, and for health checks."""
 
 from __future__ import annotations
+
+import logging
 
 from prometheus_client import CollectorRegistry, start_http_server
 
 from smartbatch.shared.errors import StartupError
 from smartbatch.shared.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 def serve_metrics(registry: CollectorRegistry, settings: Settings) -> int:
@@ -17,4 +21,5 @@ def serve_metrics(registry: CollectorRegistry, settings: Settings) -> int:
     except OSError as error:
         where = f"{settings.metrics_host}:{settings.metrics_port}"
         raise StartupError(f"METRICS_PORT: can't listen on {where}: {error.strerror}") from None
+    log.info("metrics on http://%s:%d/metrics", settings.metrics_host, server.server_port)
     return server.server_port

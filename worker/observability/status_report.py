@@ -8,14 +8,11 @@ import time
 
 from smartbatch.shared.broker.connection.script import Argument
 from smartbatch.shared.settings import Settings
-from smartbatch.shared.telemetry import metric_snapshot
 from smartbatch.worker.batching.policy import Limits
 from smartbatch.worker.batching.throughput import ThroughputEstimator
 from smartbatch.worker.core.model import Model
 from smartbatch.worker.execution.engine import Engine
 from smartbatch.worker.observability.metrics import WorkerMetrics
-
-METRICS_EVERY_S = 1.0
 
 
 class StatusReport:
@@ -36,8 +33,6 @@ class StatusReport:
         self._service = service
         self._worker_metrics = worker_metrics
         self._started_ms = int(time.time() * 1000)
-        self._metrics = b""
-        self._metrics_at = 0.0
         self.metrics_port = -1
         self.limits = limits  # as they are now
         self.state = "starting"
@@ -48,11 +43,8 @@ class StatusReport:
 
     def fields(self) -> dict[str, Argument]:
         now = time.monotonic()
-        if now - self._metrics_at >= METRICS_EVERY_S:
-            self._metrics_at = now
-            self._worker_metrics.last_progress.set(time.time() - self._stalled_s(now))
-            self._worker_metrics.look(self._model, self._settings, self.limits, self._service.rows_per_s())
-            self._metrics = metric_snapshot.pack(self._worker_metrics.registry)
+        self._worker_metrics.last_progress.set(time.time() - self._stalled_s(now))
+        self._worker_metrics.look(self._model, self._settings, self.limits, self._service.rows_per_s())
         running = self._engine.running
         return {
             "state": self.state,
@@ -60,7 +52,7 @@ class StatusReport:
             "model": self._settings.model,
             "model_path": self._settings.model_path,
             "device": self._model.device_name,
-            "form": str(self._model.variant),
+            "variant": str(self._model.variant),
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "started_ms": self._started_ms,
@@ -74,8 +66,7 @@ class StatusReport:
             "ceiling": self._engine.memory_limit,
             "capacity_rows_per_s": f"{self._service.rows_per_s():.3f}",
             "batch_full_s": f"{self._service.batch_full_s():.4f}",
-            **self._worker_metrics.totals,
-            "metrics": self._metrics,
+            **self._worker_metrics.report(),
         }
 
     def _stalled_s(self, now: float) -> float:

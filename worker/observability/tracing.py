@@ -94,7 +94,7 @@ class Tracing:
             if name == "queue":
                 facts = self._delivery(claimed.entry)
                 if claimed.entry.deliveries > 1:
-                    events = (spans.event("redelivered", clock.ns(end), facts),)
+                    events = (("redelivered", clock.ns(end), facts),)
             elif name == "forward":
                 facts, links = _facts(batch), (spans.to(own),)
             ended = _ended(claimed) if name == last else ""

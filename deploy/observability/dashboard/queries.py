@@ -1,8 +1,5 @@
-"""Queries that count nothing twice.
-
-Every gateway shows what workers count and what Redis holds. So a worker's series are taken once (`max by (model,
-worker, …)`) before they are added up, and what Redis holds is a `max by (model)`; gateways' own counts are added up.
-"""
+"""Queries that count nothing twice: what gateways and workers count is added up over them, and what Redis holds, which
+every gateway shows alike, is taken once."""
 
 from __future__ import annotations
 
@@ -12,20 +9,14 @@ M = 'model=~"$model"'
 PER = "[$__rate_interval]"
 
 
-def gateways(metric: Metric, by: str = "model", suffix: str = "", where: str = "") -> str:
-    """The rate of what gateways count, of all together."""
+def rate(metric: Metric, by: str = "model", suffix: str = "", where: str = "") -> str:
+    """The rate of what gateways, or workers, count: of all together."""
     return f"sum by ({by}) (rate({metric.name}{suffix}{{{M}{where}}}{PER}))"
 
 
-def each_worker(metric: Metric, more: str = "", suffix: str = "", where: str = "", function: str = "rate") -> str:
-    """The rate of what each worker counts, once."""
-    by = f"model, worker, {more}" if more else "model, worker"
-    return f"max by ({by}) ({function}({metric.name}{suffix}{{{M}{where}}}{PER}))"
-
-
-def workers(metric: Metric, by: str = "model", suffix: str = "", more: str = "", where: str = "") -> str:
-    """The rate of what workers count, of all together."""
-    return f"sum by ({by}) ({each_worker(metric, more, suffix, where)})"
+def increase(metric: Metric, by: str = "", suffix: str = "") -> str:
+    """How much more they have counted, all together."""
+    return f"sum{f' by ({by}) ' if by else ''}(increase({metric.name}{suffix}{{{M}}}{PER}))"
 
 
 def now(metric: Metric, by: str = "model") -> str:
@@ -33,5 +24,5 @@ def now(metric: Metric, by: str = "model") -> str:
     return f"max by ({by}) ({metric.name}{{{M}}})"
 
 
-def quantile(share: float, rate: str) -> str:
-    return f"histogram_quantile({share:g}, {rate})"
+def quantile(share: float, of: str) -> str:
+    return f"histogram_quantile({share:g}, {of})"

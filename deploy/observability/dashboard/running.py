@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from smartbatch.deploy.observability.dashboard.panels import BLUE, GRAY, GREEN, RED, YELLOW, Panel, Query, Section
-from smartbatch.deploy.observability.dashboard.queries import PER, M, each_worker, gateways, now, quantile, workers
+from smartbatch.deploy.observability.dashboard.queries import PER, increase, now, quantile, rate
 from smartbatch.shared.telemetry import metric_names as names
-
-BUSY = each_worker(names.DEVICE_BUSY)
 
 QUEUE = Section(
     "Queue",
@@ -58,14 +56,14 @@ WORKERS = Section(
         Panel(
             title="Device busy",
             says="The share of the time that each device was in forwards.",
-            queries=[Query(BUSY, "{{model}} {{worker}}")],
+            queries=[Query(rate(names.DEVICE_BUSY, "model, worker"), "{{model}} {{worker}}")],
             unit="percentunit",
         ),
         Panel(
             title="Device starved",
             says="The share of the time that each device waited for a batch though a backlog filled it: what decoding "
             "and Redis cost in throughput.",
-            queries=[Query(each_worker(names.DEVICE_STARVED), "{{model}} {{worker}}")],
+            queries=[Query(rate(names.DEVICE_STARVED, "model, worker"), "{{model}} {{worker}}")],
             unit="percentunit",
         ),
         Panel(
@@ -97,7 +95,7 @@ WORKERS = Section(
         Panel(
             title="CPU of workers",
             says="Cores in use by each worker, all its threads.",
-            queries=[Query(each_worker(names.WORKER_CPU), "{{model}} {{worker}}")],
+            queries=[Query(rate(names.WORKER_CPU, "model, worker"), "{{model}} {{worker}}")],
         ),
         Panel(
             title="Memory of workers",
@@ -120,31 +118,31 @@ FAILURES = Section(
             title="Dead workers and what became of their entries",
             says="Workers found dead, entries taken over from them, requests admitted again because Redis lost them.",
             queries=[
-                Query(f"sum({each_worker(names.CONVICTIONS, function='increase')})", "workers found dead"),
-                Query(f"sum({each_worker(names.REDELIVERIES, function='increase')})", "entries taken over"),
-                Query(f"sum(increase({names.READMISSIONS.name}{{{M}}}{PER}))", "admitted again"),
+                Query(increase(names.CONVICTIONS), "workers found dead"),
+                Query(increase(names.REDELIVERIES), "entries taken over"),
+                Query(increase(names.READMISSIONS), "admitted again"),
             ],
         ),
         Panel(
             title="Batches halved",
             says="To find the row that failed, or to fit the device's memory.",
             queries=[
-                Query(f"sum({each_worker(names.BISECTIONS, function='increase')})", "a row failed"),
-                Query(f"sum({each_worker(names.OUT_OF_MEMORY, function='increase')})", "out of memory"),
+                Query(increase(names.BISECTIONS), "a row failed"),
+                Query(increase(names.OUT_OF_MEMORY), "out of memory"),
             ],
         ),
         Panel(
             title="Entries that gave no result",
             says="By what became of them at the worker; dead ones are dead letters.",
-            queries=[Query(workers(names.ENTRIES, "outcome", more="outcome", where=',outcome!="ok"'), "{{outcome}}")],
+            queries=[Query(rate(names.ENTRIES, "outcome", where=',outcome!="ok"'), "{{outcome}}")],
             unit="ops",
         ),
         Panel(
             title="Calls to Redis that failed",
             says="A gateway that can't reach it refuses with 503; a worker tries again.",
             queries=[
-                Query(f"sum({gateways(names.GATEWAY_BROKER_ERRORS)})", "gateways"),
-                Query(f"sum({workers(names.WORKER_BROKER_ERRORS)})", "workers"),
+                Query(f"sum({rate(names.GATEWAY_BROKER_ERRORS)})", "gateways"),
+                Query(f"sum({rate(names.WORKER_BROKER_ERRORS)})", "workers"),
             ],
             unit="ops",
         ),

@@ -14,11 +14,11 @@ from smartbatch.deploy.observability.dashboard.panels import (
     Query,
     Section,
 )
-from smartbatch.deploy.observability.dashboard.queries import PER, M, each_worker, gateways, now, quantile, workers
+from smartbatch.deploy.observability.dashboard.queries import PER, M, increase, now, quantile, rate
 from smartbatch.shared import errors
 from smartbatch.shared.telemetry import metric_names as names
 
-LATENCY = gateways(names.REQUEST_SECONDS, "model, le", "_bucket", ',outcome="ok"')
+LATENCY = rate(names.REQUEST_SECONDS, "model, le", "_bucket", ',outcome="ok"')
 REFUSED = f',code=~"{"|".join(sorted(errors.codes_of(errors.Unavailable)))}"'
 
 GLANCE = Section(
@@ -28,7 +28,7 @@ GLANCE = Section(
             kind="stat",
             title="Answered",
             says="Requests answered with a result, a second.",
-            queries=[Query(gateways(names.REQUESTS, where=',outcome="ok"'), "{{model}}")],
+            queries=[Query(rate(names.REQUESTS, where=',outcome="ok"'), "{{model}}")],
             unit="reqps",
             width=4,
             height=4,
@@ -37,9 +37,7 @@ GLANCE = Section(
             kind="stat",
             title="Refused",
             says="The share of requests that got a 503 for want of room, time or Redis.",
-            queries=[
-                Query(f"{gateways(names.REQUEST_ERRORS, where=REFUSED)} / {gateways(names.REQUESTS)}", "{{model}}")
-            ],
+            queries=[Query(f"{rate(names.REQUEST_ERRORS, where=REFUSED)} / {rate(names.REQUESTS)}", "{{model}}")],
             unit="percentunit",
             steps={0.01: ORANGE, 0.05: RED},
             width=4,
@@ -89,7 +87,7 @@ REQUESTS = Section(
         Panel(
             title="Throughput by outcome",
             says="How requests ended, over all gateways.",
-            queries=[Query(gateways(names.REQUESTS, "outcome"), "{{outcome}}")],
+            queries=[Query(rate(names.REQUESTS, "outcome"), "{{outcome}}")],
             unit="reqps",
             stacked=True,
             colors={
@@ -114,8 +112,8 @@ REQUESTS = Section(
             "begins), forward, reply (back to the client).",
             queries=[
                 Query(
-                    f"{gateways(names.PART_SECONDS, 'part', '_sum')}"
-                    f' / on () group_left () sum(rate({names.PART_SECONDS.name}_count{{{M},part="forward"}}{PER}))',
+                    f"{rate(names.PART_SECONDS, 'part')}"
+                    f' / on () group_left () sum(rate({names.REQUESTS.name}{{{M},outcome="ok"}}{PER}))',
                     "{{part}}",
                 )
             ],
@@ -125,7 +123,7 @@ REQUESTS = Section(
         Panel(
             title="Refusals and errors by reason",
             says="The code that clients are told, of every request that wasn't answered.",
-            queries=[Query(f"{gateways(names.REQUEST_ERRORS, 'code')} > 0", "{{code}}")],
+            queries=[Query(f"{rate(names.REQUEST_ERRORS, 'code')} > 0", "{{code}}")],
             unit="reqps",
             stacked=True,
         ),
@@ -133,7 +131,7 @@ REQUESTS = Section(
             title="Rows a second, and what workers could do",
             says="Rows that ran, and the capacity that the workers have measured with full batches.",
             queries=[
-                Query(workers(names.ROWS), "{{model}}"),
+                Query(rate(names.ROWS), "{{model}}"),
                 Query(f"sum by (model) ({now(names.CAPACITY, 'model, worker')})", "{{model}} capacity"),
             ],
         ),
@@ -157,7 +155,7 @@ BATCHES = Section(
             says="How many batches had so many rows.",
             queries=[
                 Query(
-                    f"sum by (le) ({each_worker(names.BATCH_ROWS, 'le', '_bucket', function='increase')})",
+                    increase(names.BATCH_ROWS, "le", "_bucket"),
                     "{{le}}",
                 )
             ],
@@ -167,12 +165,11 @@ BATCHES = Section(
             says="Rows and requests in a batch on average, and MAX_BATCH_SIZE in force.",
             queries=[
                 Query(
-                    f"{workers(names.BATCH_ROWS, suffix='_sum')} / {workers(names.BATCH_ROWS, suffix='_count')}",
+                    f"{rate(names.BATCH_ROWS, suffix='_sum')} / {rate(names.BATCH_ROWS, suffix='_count')}",
                     "{{model}} rows",
                 ),
                 Query(
-                    f"{workers(names.BATCH_REQUESTS, suffix='_sum')}"
-                    f" / {workers(names.BATCH_REQUESTS, suffix='_count')}",
+                    f"{rate(names.BATCH_REQUESTS, suffix='_sum')} / {rate(names.BATCH_REQUESTS, suffix='_count')}",
                     "{{model}} requests",
                 ),
                 Query(now(names.BATCH_LIMIT), "{{model}} limit"),
@@ -182,7 +179,7 @@ BATCHES = Section(
             title="Why batches were closed",
             says="full: MAX_BATCH_SIZE rows; window: MAX_WAIT_TIME was over; quiet: nobody else was expected; "
             "deadline: waiting longer would have made one late; solo: alone, after a crash.",
-            queries=[Query(workers(names.BATCHES, "closed", more="closed"), "{{closed}}")],
+            queries=[Query(rate(names.BATCHES, "closed"), "{{closed}}")],
             unit="ops",
             stacked=True,
         ),
@@ -190,7 +187,7 @@ BATCHES = Section(
             title="One forward",
             says="How long the device takes for a batch, with the copies to and from it.",
             queries=[
-                Query(quantile(q, workers(names.FORWARD, "model, le", "_bucket", "le")), f"{{{{model}}}} p{q * 100:g}")
+                Query(quantile(q, rate(names.FORWARD, "model, le", "_bucket")), f"{{{{model}}}} p{q * 100:g}")
                 for q in (0.5, 0.95)
             ],
             unit="s",
@@ -199,9 +196,7 @@ BATCHES = Section(
             title="Waiting to be claimed",
             says="From admission to claim, by request.",
             queries=[
-                Query(
-                    quantile(q, workers(names.QUEUE_WAIT, "model, le", "_bucket", "le")), f"{{{{model}}}} p{q * 100:g}"
-                )
+                Query(quantile(q, rate(names.QUEUE_WAIT, "model, le", "_bucket")), f"{{{{model}}}} p{q * 100:g}")
                 for q in (0.5, 0.95, 0.99)
             ],
             unit="s",
@@ -210,7 +205,7 @@ BATCHES = Section(
             title="Decoding one request",
             says="In the decode threads, while the batch fills and while the one before is on the device.",
             queries=[
-                Query(quantile(q, workers(names.DECODE, "model, le", "_bucket", "le")), f"{{{{model}}}} p{q * 100:g}")
+                Query(quantile(q, rate(names.DECODE, "model, le", "_bucket")), f"{{{{model}}}} p{q * 100:g}")
                 for q in (0.5, 0.95)
             ],
             unit="s",

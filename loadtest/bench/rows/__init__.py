@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from loadtest.bench.figures import Outcome, Run
+from loadtest.bench.figures import Outcome
 from loadtest.bench.rows import broker, echo, few, growth, idle, large, overload, photos, steady, workers
+from loadtest.bench.run import Run
 
 ROWS: dict[str, Callable[[Run], Outcome]] = {
-    "E": echo.measure,
-    "S": steady.measure,
-    "R": photos.measure,
-    "overload": overload.measure,
+    "E": echo.row,
+    "S": steady.row,
+    "R": photos.row,
+    "overload": overload.row,
     "scale": workers.scale,
     "consolidation": workers.consolidation,
-    "large": large.measure,
-    "idle": idle.measure,
-    "broker": broker.measure,
-    "few": few.measure,
-    "growth": growth.measure,
+    "large": large.row,
+    "idle": idle.row,
+    "broker": broker.row,
+    "few": few.row,
+    "growth": growth.row,
 }

@@ -1,4 +1,4 @@
-"""What the broker is asked: commands per request, those inside scripts included."""
+"""Commands that the broker runs per request, those inside scripts included."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ from typing import Any
 
 import redis
 
-from loadtest.bench.closed_loop import drive
-from loadtest.bench.figures import Figure, Outcome, Run
+from loadtest.bench.figures import Figure, Outcome
 from loadtest.bench.rows import echo, steady
-from loadtest.bench.system import System, smartbatch
+from loadtest.bench.run import Run
+from loadtest.generator.closed_loop import run_closed_loop
+from loadtest.system import System, smartbatch
 
 COMMANDS = 4.0
 CONNECTIONS = 64
 
 
-def measure(run: Run) -> Outcome:
+def row(run: Run) -> Outcome:
     details: dict[str, Any] = {}
     figures: list[Figure] = []
     for name, model in (("E", echo.MODEL), ("S", steady.MODEL)):
         with smartbatch(model) as system:
-            run.say(f"broker: commands per request of {name}")
-            drive(system.port, echo.BODY, CONNECTIONS, 1)
+            run.say(f"broker, commands per request of {name}")
+            run_closed_loop(system.port, echo.BODY, CONNECTIONS, 1)
             before = _calls(system)
-            result = drive(system.port, echo.BODY, CONNECTIONS, run.seconds(5))
+            result = run_closed_loop(system.port, echo.BODY, CONNECTIONS, run.seconds(5))
             after = _calls(system)
         each = {
             command: round((calls - before.get(command, 0)) / result["requests"], 3)
             for command, calls in after.items()
-            if command not in ("info", "hello")  # our own question
+            if command not in ("info", "hello")  # of this measurement
         }
         details[name] = {"requests": result["requests"], "per_request": {k: v for k, v in each.items() if v}}
-        figures.append(
-            Figure(f"{name}, {CONNECTIONS} connections", round(sum(each.values()), 2), "/request", COMMANDS, "at most")
-        )
+        total = round(sum(each.values()), 2)
+        figures.append(Figure(f"{name}, {CONNECTIONS} connections", total, "/request", COMMANDS, "at most"))
     return Outcome(figures, details)
 
 

@@ -1,37 +1,37 @@
-"""Few clients, fewer than a batch holds, who ask again once they are answered: whom is waited for, and for how long?
+"""Few clients in a closed loop, fewer than a batch holds: the adaptive window beside a fixed one.
 
-Beside it the fixed window, which is what other servers have, and for `S` the least that can be: all of them in every
-batch, and nothing but the device's time. No goals.
+For `S` also the lowest latency there can be: all clients in every batch, and nothing but the device's time. No goals.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from loadtest.bench.closed_loop import drive
-from loadtest.bench.figures import Figure, Outcome, Run
+from loadtest.bench.figures import Figure, Outcome
 from loadtest.bench.rows import echo, steady
-from loadtest.bench.system import smartbatch
+from loadtest.bench.run import Run, closed_loop
+from loadtest.system import smartbatch
 
 MODELS = {"E": echo.MODEL, "S": steady.MODEL}
 CONNECTIONS = (1, 2, 4, 8, 16, 32)
-TOLD = 8  # connections of which the table tells
+IN_TABLE = 8  # connections
 
 
-def measure(run: Run) -> Outcome:
+def row(run: Run) -> Outcome:
     details: dict[str, Any] = {}
     figures: list[Figure] = []
     for name, model in MODELS.items():
         details[name] = {"adaptive": [], "fixed": []}
         with smartbatch(model) as adaptive, smartbatch(model, WINDOW="fixed") as fixed:
             for connections in CONNECTIONS:
-                for window, system in (("adaptive", adaptive), ("fixed", fixed)):
-                    run.say(f"few: {name}, {connections} connections, WINDOW={window}")
-                    drive(system.port, steady.BODY, connections, 1)
-                    details[name][window].append(drive(system.port, steady.BODY, connections, run.seconds(4)))
-        for window, measured in details[name].items():
-            at = measured[CONNECTIONS.index(TOLD)]
-            where = f"{name}, {TOLD} connections, WINDOW={window}"
+                windows = {"adaptive": adaptive, "fixed": fixed}
+                loads = {window: closed_loop(system, steady.BODY, connections) for window, system in windows.items()}
+                measured = run.by_turns(f"few, {name}, {connections} connections", loads, rounds=1, seconds=4)
+                for window, (result,) in measured.items():
+                    details[name][window].append(result)
+        for window, results in details[name].items():
+            at = results[CONNECTIONS.index(IN_TABLE)]
+            where = f"{name}, {IN_TABLE} connections, WINDOW={window}"
             figures.append(Figure(f"{where}, throughput", at["requests_per_s"], "req/s"))
             figures.append(Figure(f"{where}, p50", at["p50_ms"], "ms"))
     details["S"]["device_ms"] = [steady.BASE_MS + steady.ROW_MS * connections for connections in CONNECTIONS]

@@ -6,33 +6,27 @@ from io import BytesIO
 
 import numpy as np
 
-from loadtest.bench.figures import Figure, Outcome, Run, median
-from loadtest.bench.rows.echo import MODEL, driven
-from loadtest.bench.system import smartbatch
+from loadtest.bench.figures import Figure, Outcome
+from loadtest.bench.rows.echo import MODEL
+from loadtest.bench.run import Run, closed_loop, median_of
+from loadtest.system import smartbatch
 
 SHAPE = (1, 3, 224, 224)  # float32: 602,112 bytes
 MB_PER_S = 300.0
 CONNECTIONS = 16
 
 
-def measure(run: Run) -> Outcome:
-    body = npy()
+def row(run: Run) -> Outcome:
+    out = BytesIO()
+    np.save(out, np.random.default_rng(1).random(SHAPE, np.float32))
+    body = out.getvalue()
     with smartbatch(MODEL) as system:
-        driven(system, body, CONNECTIONS, 1, content_type="application/x-npy")
-        rounds = []
-        for number in range(run.rounds(3)):
-            run.say(f"large: {len(body):,} bytes, {CONNECTIONS} connections, round {number + 1}")
-            rounds.append(driven(system, body, CONNECTIONS, run.seconds(5), content_type="application/x-npy"))
+        load = {"": closed_loop(system, body, CONNECTIONS, content_type="application/x-npy")}
+        rounds = run.by_turns(f"large, {len(body):,} bytes, {CONNECTIONS} connections", load)[""]
         resident = system.resident_mb()
-    rate = median([each["requests_per_s"] for each in rounds])
+    rate = median_of(rounds, "requests_per_s")
     figures = [
         Figure("request bodies", round(rate * len(body) / 1e6, 1), "MB/s", MB_PER_S),
-        Figure("CPU per 1,000 requests", median([each["cpu_s_per_1000_total"] for each in rounds]), "s"),
+        Figure("CPU per 1,000 requests", median_of(rounds, "cpu_s_per_1000_total"), "s"),
     ]
     return Outcome(figures, {"body_bytes": len(body), "rounds": rounds, "resident_mb": resident})
-
-
-def npy(shape: tuple[int, ...] = SHAPE) -> bytes:
-    out = BytesIO()
-    np.save(out, np.random.default_rng(1).random(shape, np.float32))
-    return out.getvalue()

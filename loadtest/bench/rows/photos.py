@@ -8,11 +8,10 @@ import sys
 import tempfile
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
-from loadtest.bench.figures import Figure, Outcome, Run, median
-from loadtest.bench.rows.echo import driven
-from loadtest.bench.system import ROOT, smartbatch
+from loadtest.bench.figures import Figure, Outcome
+from loadtest.bench.run import Run, measure, median, median_of
+from loadtest.system import ROOT, smartbatch
 
 PHOTO = ROOT / "examples" / "cat.jpg"
 SIZES = (1, 2, 4, 8, 16, 32)
@@ -21,28 +20,27 @@ SHARE = 0.95
 REQUESTS_PER_S = 50.0
 
 
-def measure(run: Run) -> Outcome:
-    """The bare process and ours take turns; ours may batch as many as served the bare one best."""
+def row(run: Run) -> Outcome:
+    """By turns with the bare process. MAX_BATCH_SIZE is the batch size that is best for the bare process."""
     with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
         data = photo()
         Path(file.name).write_bytes(data)
-        run.say(f"R: a bare process, batches of {', '.join(map(str, SIZES))}")
-        sweep = _bare(file.name, run.seconds(3), SIZES)
+        run.say(f"R, a bare process, batches of {', '.join(map(str, SIZES))}")
+        sweep = _bare_rates(file.name, run.seconds(3), SIZES)
         best = max(SIZES, key=lambda size: sweep[str(size)])
-        bare: list[float] = []
-        ours: list[dict[str, Any]] = []
+        bare, ours = [], []
         settings = {"MODEL_WEIGHTS": "random", "TORCH_THREADS": 1, "DECODE_THREADS": 1, "MAX_BATCH_SIZE": best}
         settings["OPTIMIZE"] = "none" if run.quick else "auto"
         with smartbatch("resnet18", DEVICE="cpu", **settings) as system:
             if not run.quick:
-                run.say("R: until the network is compiled, which takes minutes the first time")
-                system.until_compiled()
-            driven(system, data, CONNECTIONS, 3, content_type="image/jpeg")
+                run.say("R, until the network is compiled, which takes minutes the first time")
+                system.wait_until_compiled()
+            measure(system, data, CONNECTIONS, 3, content_type="image/jpeg")
             for number in range(run.rounds(3)):
-                run.say(f"R: bare process, then {CONNECTIONS} connections, round {number + 1}")
-                bare.append(_bare(file.name, run.seconds(8), (best,))[str(best)])
-                ours.append(driven(system, data, CONNECTIONS, run.seconds(8), content_type="image/jpeg"))
-    rate = median([each["requests_per_s"] for each in ours])
+                run.say(f"R, bare process, then {CONNECTIONS} connections, round {number + 1}")
+                bare.append(_bare_rates(file.name, run.seconds(8), (best,))[str(best)])
+                ours.append(measure(system, data, CONNECTIONS, run.seconds(8), content_type="image/jpeg"))
+    rate = median_of(ours, "requests_per_s")
     figures = [
         Figure("of the bare process", rate, "req/s", round(SHARE * median(bare), 2)),
         Figure("throughput", rate, "req/s", REQUESTS_PER_S),
@@ -59,7 +57,7 @@ def photo() -> bytes:
     return out.getvalue()
 
 
-def _bare(photo: str, seconds: float, sizes: tuple[int, ...]) -> dict[str, float]:
-    command = [sys.executable, "-m", "loadtest.bench.bare", photo, str(seconds), ",".join(map(str, sizes))]
+def _bare_rates(photo: str, seconds: float, sizes: tuple[int, ...]) -> dict[str, float]:
+    command = [sys.executable, "-m", "loadtest.servers.bare", photo, str(seconds), ",".join(map(str, sizes))]
     out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300).stdout
     return json.loads(out)

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from smartbatch.shared import model_info
+from smartbatch.shared import counts, model_info
 from smartbatch.shared.broker.connection.client import Client, broker_errors
 from smartbatch.shared.broker.connection.script import Argument
 from smartbatch.shared.broker.queue.claims import read_entry
@@ -25,7 +25,7 @@ _GROUPS = 2  # the answer of a snapshot that is an error while there is no strea
 
 
 class Snapshot(msgspec.Struct):
-    """One model at one moment. `workers` are those with a lease; `metrics` in a report is msgpack, the rest text."""
+    """One model at one moment. `workers` are those with a lease. `counts` in a report is bytes, the rest text."""
 
     model: str
     now_ms: int = 0
@@ -142,7 +142,7 @@ async def _reports(client: Client, keys: Keys, worker_ids, gateway_ids, last_id:
 
 def _text(report: dict[bytes, bytes]) -> dict[str, Any]:
     readable = {k.decode(errors="replace"): v for k, v in report.items()}
-    return {k: v if k == "metrics" else v.decode(errors="replace") for k, v in readable.items()}
+    return {k: v if k == counts.FIELD else v.decode(errors="replace") for k, v in readable.items()}
 
 
 def number(text: Any) -> float:

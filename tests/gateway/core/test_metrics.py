@@ -20,7 +20,7 @@ def test_what_answers_count_in_is_shown_before_the_first_answer() -> None:
     shown = metrics.registry.get_sample_value
     assert shown("smartbatch_requests_total", OK) == 0
     assert shown("smartbatch_request_seconds_count", OK) == 0
-    assert shown("smartbatch_request_part_seconds_count", LABELS | {"part": "forward"}) == 0
+    assert shown("smartbatch_request_part_seconds_total", LABELS | {"part": "forward"}) == 0
     assert shown("smartbatch_answered_rows_total", LABELS) == 0
 
 
@@ -28,7 +28,8 @@ def test_an_answer_counts_once_however_often_it_is_looked_for() -> None:
     metrics = GatewayMetrics()
     queue = metrics.of("m")
     queue.answered(TIMING_MS, rows=3, batch_info=None)
-    assert queue.parts() == (1, pytest.approx({p: ms / 1000 for p, ms in TIMING_MS.items() if p != "total"}))
+    part_s = {part: pytest.approx(ms / 1000) for part, ms in TIMING_MS.items() if part != "total"}
+    assert queue.counts() == {"total": {"answered": 1}, "part": part_s}
     metrics.settle()
     shown = metrics.registry.get_sample_value
     assert shown("smartbatch_requests_total", OK) == 1

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry
+from collections import defaultdict
+
+import pytest
 
 from smartbatch.gateway.core.metrics import WINDOW_S
-from smartbatch.gateway.monitoring.window_stats import Last, Looks, WorkerLast, pack_parts
+from smartbatch.gateway.monitoring.window_stats import Last, Looks, WorkerLast
 from smartbatch.shared.broker.admin.registry import Snapshot
-from smartbatch.shared.telemetry import metric_names as names
-from smartbatch.shared.telemetry import metric_snapshot
+from smartbatch.shared.counts import encode
 
 
 class Worker:
@@ -14,26 +15,22 @@ class Worker:
 
     def __init__(self, started_ms: int = 0) -> None:
         self._started_ms = started_ms
-        self._registry = CollectorRegistry()
-        self._closed = names.BATCHES.counter(self._registry)
-        self._rows = names.BATCH_ROWS.histogram(self._registry).labels("m")
-        self._all_rows = names.ROWS.counter(self._registry).labels("m")
-        self._busy = names.DEVICE_BUSY.counter(self._registry).labels("m")
+        self._counts: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
 
     def ran(self, rows: int, closed: str = "full", seconds: float = 0.0) -> Worker:
-        self._closed.labels("m", closed).inc()
-        self._rows.observe(rows)
-        self._all_rows.inc(rows)
-        self._busy.inc(seconds)
+        self._counts["closed"][closed] += 1
+        self._counts["batch_rows"][f"{next(bound for bound in (1, 2, 4, 8) if rows <= bound)}"] += 1
+        self._counts["total"]["rows"] += rows
+        self._counts["seconds"]["busy"] += seconds
         return self
 
     @property
     def report(self) -> dict:
-        return {"started_ms": str(self._started_ms), "metrics": metric_snapshot.pack(self._registry)}
+        return {"started_ms": str(self._started_ms), "counts": encode(self._counts)}
 
 
 def gateway(answered: int, started_ms: int = 0, **parts: float) -> dict:
-    return {"started_ms": str(started_ms), "parts": pack_parts(answered, parts).decode()}
+    return {"started_ms": str(started_ms), "counts": encode({"total": {"answered": answered}, "part": parts})}
 
 
 def look(now_ms: int, workers: dict[str, Worker] | None = None, gateways: dict[str, dict] | None = None) -> Snapshot:
@@ -86,3 +83,12 @@ def test_the_same_look_twice_counts_once_and_a_stopped_clock_divides_by_nothing(
 def test_a_report_without_counts_is_none() -> None:
     last = Looks().add(Snapshot("m", 1, workers={"w": {"started_ms": "0"}}, gateways={"g": {"started_ms": "0"}}))
     assert (last.answered, last.workers) == (0, {"w": WorkerLast(0, 0, 0.0)})
+
+
+@pytest.mark.parametrize("packed", [b"", b"\xc1", b"text", b"\x81\xa1\xff\x80", encode({"closed": {"full": -1}})])
+def test_what_are_no_counts_are_left_out_and_hide_no_others(packed: bytes) -> None:
+    looks, worker = Looks(), Worker()
+    broken = {"started_ms": "0", "counts": packed}
+    for second in (100, 101):
+        last = looks.add(Snapshot("m", second * 1000, workers={"broken": broken, "w": worker.ran(1).report}))
+    assert last.workers == {"broken": WorkerLast(0, 0, 0.0), "w": WorkerLast(1, 1, 0.0)}

@@ -69,7 +69,7 @@ def model(request: pytest.FixtureRequest) -> Doubler:
 
 @pytest.fixture
 def engine(model: Doubler) -> Iterator[Engine]:
-    engine = Engine(model, 32, LatencyEstimator(), WorkerMetrics("m"))
+    engine = Engine(model, 32, LatencyEstimator(), WorkerMetrics("m", "w"))
     engine.start()
     yield engine
     engine.close()

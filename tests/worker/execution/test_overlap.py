@@ -43,7 +43,7 @@ def model() -> Held:
 
 @pytest.fixture
 def engine(model: Held) -> Iterator[Engine]:
-    engine = Engine(model, 32, LatencyEstimator(), WorkerMetrics("m"))
+    engine = Engine(model, 32, LatencyEstimator(), WorkerMetrics("m", "w"))
     engine.start()
     yield engine
     model.release.set()
@@ -163,7 +163,7 @@ def test_a_model_that_fails_where_nobody_expects_it_ends_no_thread(engine: Engin
 
 
 def test_closing_waits_for_what_lands_badly(model: Held) -> None:
-    engine = Engine(model, 32, LatencyEstimator(), WorkerMetrics("m"))
+    engine = Engine(model, 32, LatencyEstimator(), WorkerMetrics("m", "w"))
     engine.start()
     done: list[Batch] = []
     engine.on_done = done.append

@@ -13,7 +13,7 @@ from tests.worker.execution.test_engine import Doubler
 
 
 def warmed(model: Doubler, max_rows: int) -> tuple[Engine, list[str]]:
-    engine = Engine(model, max_rows, LatencyEstimator(), WorkerMetrics("m"))
+    engine = Engine(model, max_rows, LatencyEstimator(), WorkerMetrics("m", "w"))
     said: list[str] = []
     warm_up(engine, model, max_rows, said.append)
     return engine, said

@@ -44,7 +44,7 @@ def broker() -> Broker:
 def tracker(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Iterator[EntryTracker]:
     monkeypatch.setattr(module, "RETRY_S", (0.001,) * 3)
     claims: Any = broker
-    metrics = WorkerMetrics("m")
+    metrics = WorkerMetrics("m", "w")
     decoder = Decoder(models.resolve("simulated:base_ms=0,row_ms=0"), 32)
     yield EntryTracker(claims, decoder, ReplyPublisher(claims, metrics, give_up_after_s=60), metrics, max_deliveries=3)
     decoder.close()
@@ -78,7 +78,10 @@ async def test_riders_are_decoded_once_their_bodies_are_there(
     assert all(claimed.alive and len(claimed.rows) == 1 for claimed in claimed_entries)
     assert broker.asked == failures + 1
     assert (
-        tracker.metrics.registry.get_sample_value("smartbatch_worker_broker_errors_total", {"model": "m"}) == failures
+        tracker.metrics.registry.get_sample_value(
+            "smartbatch_worker_broker_errors_total", {"model": "m", "worker": "w"}
+        )
+        == failures
     )
 
 

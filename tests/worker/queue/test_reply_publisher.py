@@ -45,7 +45,7 @@ def broker() -> Broker:
 async def publisher(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ReplyPublisher]:
     monkeypatch.setattr(module, "RETRY_S", (0.001,))
     claims: Any = broker
-    publisher = ReplyPublisher(claims, WorkerMetrics("m"), give_up_after_s=60)
+    publisher = ReplyPublisher(claims, WorkerMetrics("m", "w"), give_up_after_s=60)
     task = asyncio.create_task(publisher.run())
     yield publisher
     task.cancel()

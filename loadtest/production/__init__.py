@@ -1,1 +1,0 @@
-"""Baseline and SmartBatch one after the other, on this machine, under the same load: what does batching buy?"""

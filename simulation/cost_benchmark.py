@@ -1,0 +1,135 @@
+"""The cost benchmark: CPU time of the broker's commands on this machine, with one entry a call and with a full batch.
+
+costs.py holds its results from a quiet machine. Linux only, and nothing else may run at the same time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import redis.exceptions
+
+from simulation.costs import CommandCost
+from smartbatch.deploy import embedded_broker
+from smartbatch.deploy.ports import free_port
+from smartbatch.shared.broker.connection.client import Client, connect
+from smartbatch.shared.broker.queue.admission import Admission, NewEntry
+from smartbatch.shared.broker.queue.claims import Entry, Outcome, WorkerQueue
+from smartbatch.shared.broker.queue.replies import Inbox
+from smartbatch.shared.errors import StartupError
+from smartbatch.shared.keys import Keys
+
+FULL = 32
+ROUNDS = 150
+CLIENTS = 8  # concurrent, each with a model of its own, so that the broker never sleeps between calls
+PAYLOAD, REPLY = bytes(1024), bytes(300)
+SETTLE_S = 0.001  # after its last reply the broker still has work to do
+
+
+def measure() -> dict[str, CommandCost]:
+    """Return the cost of each command. Raises StartupError where the system's CPU times are too coarse."""
+    if not sys.platform.startswith("linux"):
+        raise StartupError("the cost of the broker's commands can be measured on Linux only")
+    with _broker() as (url, pid):
+        return asyncio.run(_measure(url, pid))
+
+
+def request_s(costs: dict[str, CommandCost]) -> float:
+    """Cost of a request in full batches."""
+    return sum(costs[name].of(FULL) for name in ("admit", "claim", "finish", "pop")) / FULL
+
+
+@contextmanager
+def _broker() -> Iterator[tuple[str, int]]:
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="cost-benchmark-") as folder:
+        process = subprocess.Popen(embedded_broker.arguments(port, folder), stdout=subprocess.DEVNULL)
+        try:
+            yield f"redis://127.0.0.1:{port}", process.pid
+        finally:
+            process.kill()
+            process.wait()
+
+
+async def _measure(url: str, pid: int) -> dict[str, CommandCost]:
+    clients = [connect(url) for _ in range(CLIENTS)]
+    for _ in range(100):
+        try:
+            await clients[0].ping()
+            break
+        except redis.exceptions.ConnectionError:
+            await asyncio.sleep(0.05)
+    single, full = [await _costs(clients, pid, size) for size in (1, FULL)]
+    for client in clients:
+        await client.aclose()
+    costs = {}
+    for name, cost in single.items():
+        entry_s = max(0.0, full[name] - cost) / (FULL - 1)
+        costs[name] = CommandCost(cost - entry_s, entry_s)
+    for name in ("wait", "release"):  # entries make no difference to these
+        costs[name] = CommandCost((single[name] + full[name]) / 2)
+    return costs
+
+
+class _Caller:
+    """A gateway and a worker that work alternately, with `size` entries a call."""
+
+    def __init__(self, client: Client, number: int, size: int) -> None:
+        keys = Keys(f"cost-benchmark-{number}")
+        self._admission = Admission(client, keys, "gateway", max_entries=10_000, max_bytes=1 << 30, body_ttl_s=60)
+        self._claims = WorkerQueue(client, client, keys, "worker", lease_ms=60_000, reply_ttl_s=60)
+        self._inbox = Inbox(client, keys, "gateway")
+        self._ids = (f"{size}-{n}" for n in itertools.count())
+        self._size = size
+        self._entries: list[Entry] = []
+        self._done: list[str] = []
+
+    async def admit(self) -> None:
+        ids = itertools.islice(self._ids, self._size)
+        await self._admission.admit([NewEntry(request_id, 60_000, 1, "raw", PAYLOAD) for request_id in ids])
+
+    async def claim(self, after_bell_s: float = 0.0) -> None:
+        claim = await self._claims.claim("idle", room_rows=self._size, room_bytes=1 << 30, after_bell_s=after_bell_s)
+        self._entries = claim.entries
+
+    async def claim_after_wakeup(self) -> None:
+        await self.claim(after_bell_s=1.0)
+
+    async def release(self) -> None:
+        await self._claims.release()
+
+    async def finish(self) -> None:
+        await self._claims.finish([Outcome(entry, REPLY) for entry in self._entries])
+
+    async def pop(self) -> None:
+        self._done = [notice.request_id for notice in await self._inbox.pop(self._done)]
+        assert len(self._done) == self._size
+
+
+async def _costs(clients: Sequence[Client], pid: int, size: int) -> dict[str, float]:
+    """Return the seconds of a call with `size` entries, the median of many, by command."""
+    callers = [_Caller(client, number, size) for number, client in enumerate(clients)]
+    took: dict[str, list[float]] = {}
+    for number in range(2 * ROUNDS):
+        claim = "claim_after_wakeup" if number % 2 else "claim"
+        for name in ("admit", claim, "release", "finish", "pop"):
+            before = _cpu_s(pid)
+            await asyncio.gather(*(getattr(caller, name)() for caller in callers))
+            await asyncio.sleep(SETTLE_S)
+            took.setdefault(name, []).append((_cpu_s(pid) - before) / len(callers))
+    cost = {name: statistics.median(times) for name, times in took.items()}
+    cost["wait"] = max(0.0, cost.pop("claim_after_wakeup") - cost["claim"])
+    return cost
+
+
+def _cpu_s(pid: int) -> float:
+    """CPU time of a process's first thread, to the nanosecond; up to date while it sleeps."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
