@@ -1,5 +1,6 @@
 # make up          run everything on this machine (PORT=8000 WORKERS=1 MODEL=efficientnet_lite0)
-# make test        the tests
+# make test        the tests that show every promise once, in a few minutes: one broker, nothing long, no browser
+# make test-all    all tests: both brokers, long runs, fuzzers, browser, Prometheus
 # make test-docker the tests that bring up docker-compose.yml (a Docker engine is needed)
 # make chaos       everything goes wrong at random, under load: SECONDS=60 SEED= RATE=400 BROKER=valkey
 # make soak        steady load for SECONDS=600, and whether anything grows
@@ -8,7 +9,8 @@
 # make study       which settings serve most within a latency: MODEL=resnet18 P99=200ms ARGS='--trials 50'
 # make locust      load on a running server, HOST=http://127.0.0.1:8000, from Locust's page; ARGS=--headless without it
 # make check       format, lint, types
-# make generated   the dashboard and the tables of docs/metrics.md, from deploy/observability and the declarations
+# make docs        the documentation as a site, in site/; make docs-serve shows it on http://127.0.0.1:8008
+# make generated   the dashboard, the reference pages and the tables of docs/metrics.md, from the code
 # make protocol    the messages of gRPC, from gateway/grpc/inference.proto
 PORT ?= 8000
 WORKERS ?= 1
@@ -21,13 +23,17 @@ READY := $(VENV)/.ready
 LOADTEST := $(VENV)/.loadtest
 DEV := $(VENV)/.dev
 EXTRAS := worker,grpc,otel,local,examples
+DOCS := $(VENV)/.docs
 
-.PHONY: up test test-docker chaos soak bench benchmark study locust check format generated protocol clean
+.PHONY: up test test-all test-docker chaos soak bench benchmark study locust check docs docs-serve format generated protocol clean
 
 up: $(READY)
 	@exec $(BIN)/smartbatch up --port $(PORT) --workers $(WORKERS) --model '$(MODEL)'
 
 test: $(DEV)
+	$(BIN)/pytest -n 2 --dist loadscope -m "not docker and not extended" $(ARGS)
+
+test-all: $(DEV)
 	$(BIN)/pytest -m "not docker" $(ARGS)
 
 test-docker: $(DEV)
@@ -59,12 +65,19 @@ check: $(DEV)
 	  for folder in gateway worker shared deploy; do ln -sfn $(CURDIR)/$$folder build/typecheck/smartbatch/$$folder; done
 	$(BIN)/pyright
 
+docs: $(DOCS)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "the documentation is in site/"
+
+docs-serve: $(DOCS)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:8008
+
 format: $(DEV)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 generated: $(DEV)
 	$(BIN)/python -m smartbatch.deploy.observability
+	$(BIN)/python docs/generate.py
 
 # In a pool of descriptors of its own, so that a program may load another package's copy of the same messages too.
 protocol: $(DEV)
@@ -77,19 +90,26 @@ $(VENV)/bin/python:
 	@echo "creating the environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 
-# The pins are exact; PyTorch is most of the download. Progress is shown because it takes a while, once.
+# The pins are exact. pip's output is shown only if it fails.
 $(READY): pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "installing (once; PyTorch takes a minute or more)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[$(EXTRAS)]'
+	@echo "installing SmartBatch and PyTorch into $(VENV) (once; takes a minute or two)"
+	@deploy/install.sh $(BIN)/python -e '.[$(EXTRAS)]'
 	@touch $@
 
 $(LOADTEST): $(READY)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[$(EXTRAS),loadtest]'
+	@echo "installing the load tests into $(VENV) (once)"
+	@deploy/install.sh $(BIN)/python -e '.[$(EXTRAS),loadtest]'
 	@touch $@
 
 $(DEV): $(READY)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS),loadtest,test,dev]'
+	@echo "installing what tests and benchmarks need into $(VENV) (once)"
+	@deploy/install.sh $(BIN)/python -e '.[$(EXTRAS),loadtest,test,dev]'
 	@touch $@ $(LOADTEST)
 
+$(DOCS): pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing mkdocs into $(VENV) (once)"
+	@deploy/install.sh $(BIN)/python -e '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .ruff_cache .hypothesis

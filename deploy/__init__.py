@@ -1,1 +1,1 @@
-"""Ways of running it: the command line, the local launcher, Docker."""
+"""How SmartBatch is run: the command line, the local launcher, Docker, monitoring."""

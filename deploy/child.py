@@ -1,5 +1,5 @@
-"""One process that the launcher started, in a session of its own: Ctrl-C reaches the launcher alone, which then
-says in which order to drain. Should the launcher be killed, the kernel ends its children."""
+"""A child process of the launcher, in a session of its own: Ctrl-C reaches only the launcher, which then drains the
+children in order. If the launcher is killed, the kernel terminates its children."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from smartbatch.shared.process.parent import end_with_parent
 
 
 class Child:
-    """Started and ended by the launcher, in its event loop."""
+    """Started and stopped by the launcher, in its event loop."""
 
     def __init__(self, name: str, command: Sequence[str], environ: Mapping[str, str], *, quiet: bool = False) -> None:
         self.name = name
@@ -42,7 +42,7 @@ class Child:
         return self._process is not None and self._process.returncode is None
 
     async def wait(self) -> int:
-        """Wait for its end and return the exit code."""
+        """Wait until the process has ended and return its exit code."""
         assert self._process is not None
         return await self._process.wait()
 
@@ -53,13 +53,13 @@ class Child:
                 self._process.send_signal(name)
 
     def kill(self) -> None:
-        """End it at once, with whatever it started and left (GATEWAY_PROCESSES): its session is one process group."""
+        """Kill the process and everything it started (GATEWAY_PROCESSES): its session is one process group."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
 
-    async def end(self) -> None:
-        """Ask it to drain, and wait until it has."""
+    async def stop(self) -> None:
+        """Send SIGTERM, which starts a drain, and wait until the process has ended."""
         self.signal(signal.SIGTERM)
         if self._process is not None:
             await self._process.wait()

@@ -13,22 +13,22 @@ from smartbatch.shared import __version__
 from smartbatch.shared.errors import SmartBatchError
 
 COMMANDS = {
-    "up": "Run everything on this machine: broker, gateway, workers",
-    "gateway": "Run a gateway",
-    "worker": "Run a worker",
-    "predict": "Send files to a running server and show its answers",
-    "key": "Make an API key",
-    "top": "Show live what the whole system does, from Redis",
-    "queue": "Show what waits and runs, from Redis; take it back",
-    "dead": "Look at dead letters, run them again, drop them",
-    "limits": "Change how workers batch while they serve",
-    "models": "List what can be served, and what is being served",
+    "up": "Start a broker, a gateway and workers on this machine",
+    "gateway": "Start a gateway",
+    "worker": "Start a worker",
+    "predict": "Send files to a server and print its responses",
+    "key": "Create API keys",
+    "top": "Show live statistics of all models",
+    "queue": "List, inspect and cancel queued requests",
+    "dead": "List, inspect, requeue and delete dead letters",
+    "limits": "Show or change the batch limits of running workers",
+    "models": "List served and available models",
     "settings": "List all settings",
 }
 
 
-class _Lazy(click.Group):
-    """Imports a subcommand's file only when it is asked for."""
+class _LazyGroup(click.Group):
+    """Imports the module of a subcommand only when it is needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -43,24 +43,24 @@ class _Lazy(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="smartbatch")
 def cli() -> None:
     """SmartBatch: an inference server for PyTorch models.
 
-    Every setting is an environment variable (`smartbatch settings` lists them); options win over it.
+    Every setting is an environment variable (`smartbatch settings` lists them); an option overrides it.
     """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line with these arguments, by default the process's own.
+    """Run the command line with `arguments`, by default those of the process.
 
-    Errors made on purpose are one line and exit code 2; only a bug shows a traceback.
+    A SmartBatchError is printed as one line, with exit code 2; only a bug shows a traceback.
     """
     try:
         cli(arguments, prog_name="smartbatch", standalone_mode=True)
     except SmartBatchError as error:
-        if not startup_error.tell(str(error)):
+        if not startup_error.report(str(error)):
             click.secho(f"smartbatch: {error}", fg="red", err=True)
         sys.exit(2)
 

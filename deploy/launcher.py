@@ -1,4 +1,4 @@
-"""The local launcher: broker, gateway and workers as child processes, started, watched, and drained in order."""
+"""The local launcher: starts broker, gateway and workers as child processes, restarts them and drains them."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from smartbatch.shared.broker.connection.client import check, connect
 from smartbatch.shared.errors import BrokerUnavailable, StartupError
 from smartbatch.shared.settings import Settings, mask_url
 
-LOOK_S = 0.2
+POLL_S = 0.2
 BROKER_START_S = 10.0
-STARTUP_EXIT = 2  # a child that can't start, having said why in one line
-RESTART_S = (0.2, 1.0, 2.0, 5.0)  # the pause before the first restart, the second, … and all later ones
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # http_proxy isn't for our own gateway
-STABLE_S = 30.0  # a child that lived so long is restarted at once again
+STARTUP_EXIT = 2  # exit code of a child that can't start and has reported why
+RESTART_S = (0.2, 1.0, 2.0, 5.0)  # pause before the first restart, the second, …; the last is for all later ones
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # http_proxy does not apply to the local gateway
+STABLE_S = 30.0  # a child that ran this long is restarted with the first pause again
 
 
 class Launcher:
-    """`run` returns the exit code. Everything it started has ended by then."""
+    """`run` returns the exit code, after every child process has ended."""
 
     def __init__(self, settings: Settings, workers: int, broker_given: bool, *, grpc: bool = False) -> None:
         self._settings = settings
@@ -58,15 +58,15 @@ class Launcher:
                 await self._start_processes()
                 if await self._until_ready():
                     self._ready = True
-                    self._say_ready()
+                    self._print_ready()
                     await self._stop.wait()
             finally:
                 await self._drain()
         for text in filter(None, self._error):
-            self._say_error(text)
+            self._print_error(text)
         return STARTUP_EXIT if self._error else 0
 
-    def _say_error(self, text: str) -> None:
+    def _print_error(self, text: str) -> None:
         self._console.print(f"smartbatch: {text}", style="red", soft_wrap=True)
 
     # --- start
@@ -82,7 +82,7 @@ class Launcher:
         self._console.print(f"broker    {await self._embedded_version()}, embedded, at {self._url}")
 
     async def _embedded_version(self) -> str:
-        """Wait until the embedded broker answers."""
+        """Wait until the embedded broker answers, and return its name and version."""
         loop = asyncio.get_running_loop()
         until = loop.time() + BROKER_START_S
         while True:
@@ -90,7 +90,7 @@ class Launcher:
                 return await check(self._url)
             except BrokerUnavailable as error:
                 if loop.time() > until:
-                    raise StartupError(f"the embedded broker at {self._url} doesn't start: {error}") from None
+                    raise StartupError(f"the embedded broker at {self._url} did not start: {error}") from None
                 await asyncio.sleep(0.05)
 
     async def _start_processes(self) -> None:
@@ -110,11 +110,16 @@ class Launcher:
             environ["TORCH_THREADS"] = str(max(1, (os.cpu_count() or 1) // self._workers))
         await self._add(Child("gateway", _smartbatch("gateway"), self._environ(environ, "gateway")))
         if self._grpc:
-            rpc = {**environ, "GRPC_PORT": str(settings.grpc_port), "GATEWAY_PROCESSES": "1", "MANAGEMENT_PORT": "-1"}
-            await self._add(Child("grpc", _smartbatch("gateway", "--grpc"), self._environ(rpc, "grpc")))
+            grpc_environ = {
+                **environ,
+                "GRPC_PORT": str(settings.grpc_port),
+                "GATEWAY_PROCESSES": "1",
+                "MANAGEMENT_PORT": "-1",
+            }
+            await self._add(Child("grpc", _smartbatch("gateway", "--grpc"), self._environ(grpc_environ, "grpc")))
         for number in range(1, self._workers + 1):
             name = f"worker {number}" if self._workers > 1 else "worker"
-            if settings.metrics_port > 0:  # one that Prometheus finds again after a restart
+            if settings.metrics_port > 0:  # a fixed port, which Prometheus finds again after a restart
                 environ["METRICS_PORT"] = str(settings.metrics_port + number - 1)
             await self._add(Child(name, _smartbatch("worker"), self._environ(environ, name)))
 
@@ -128,29 +133,32 @@ class Launcher:
         self._watchers.add(watcher)
 
     async def _watch(self, child: Child) -> None:
-        """Restart a child that ends by itself. Until all was ready once, one that couldn't start ends everything;
-        later it is tried again, as what it lacked (the broker, mostly) may be coming back."""
+        """Restart a child that ends by itself.
+
+        Before the system was first ready, a child that can't start stops everything. Later it is restarted, as the
+        cause (mostly the broker) may be temporary.
+        """
         loop = asyncio.get_running_loop()
         failures = 0
         while True:
             started = loop.time()
             code = await child.wait()
-            child.kill()  # what it may have left behind would hold the port
+            child.kill()  # a process that it left behind would keep the port
             if self._stop.is_set():
                 return
-            why = startup_error.take(self._folder, child.name)
+            reason = startup_error.read(self._folder, child.name)
             if code == STARTUP_EXIT and not self._ready:
-                self._error = (why, f"the {child.name} could not start")
+                self._error = (reason, f"{child.name} failed to start")
                 self._stop.set()
                 return
-            if why:
-                self._say_error(why)
+            if reason:
+                self._print_error(reason)
             if loop.time() - started > STABLE_S:
                 failures = 0
             pause_s = RESTART_S[min(failures, len(RESTART_S) - 1)]
             failures += 1
-            how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-            self._console.print(f"{child.name} ended {how}; started again in {pause_s:g} s", style="yellow")
+            event = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
+            self._console.print(f"{child.name} {event}; restarting in {pause_s:g} s", style="yellow")
             await asyncio.sleep(pause_s)
             if self._stop.is_set():
                 return
@@ -159,7 +167,7 @@ class Launcher:
     # --- progress
 
     async def _until_ready(self) -> bool:
-        """Show what the workers are doing until the gateway says ready. False if stopped before."""
+        """Show the progress of the workers until the gateway is ready. Returns False if stopped before."""
         client = connect(self._url)
         shown: dict[str, str] = {}
         try:
@@ -170,9 +178,9 @@ class Launcher:
                         self._show_progress(snapshot, shown, status)
                     except BrokerUnavailable as error:
                         status.update(Text(str(error)))
-                    if await asyncio.to_thread(_answers, f"{self._management_url}/readyz"):
+                    if await asyncio.to_thread(_is_ok, f"{self._management_url}/readyz"):
                         return True
-                    await asyncio.sleep(LOOK_S)
+                    await asyncio.sleep(POLL_S)
         finally:
             await client.aclose()
         return False
@@ -185,7 +193,7 @@ class Launcher:
                 line = f"worker {number}  {text}" if self._workers > 1 else f"worker    {text}"
                 status.update(Text(line)) if self._console.is_terminal else self._console.print(line)
 
-    def _say_ready(self) -> None:
+    def _print_ready(self) -> None:
         settings = self._settings
         model = settings.model
         workers = f"{self._workers} worker{'s' * (self._workers > 1)}"
@@ -194,9 +202,9 @@ class Launcher:
         )
         if self._grpc:
             self._console.print(f"gRPC      {settings.host}:{settings.grpc_port}")
-        example = _try_it(settings, self._base_url)
+        example = _example_request(settings, self._base_url)
         self._console.print(Text.assemble("try       ", (example, "green")), soft_wrap=True)
-        self._console.print("stop      Ctrl-C drains, twice forces")
+        self._console.print("stop      Ctrl-C drains, a second Ctrl-C stops at once")
 
     @property
     def _base_url(self) -> str:
@@ -213,28 +221,28 @@ class Launcher:
 
     def _on_signal(self) -> None:
         if self._stop.is_set():
-            self._console.print("ending at once")
+            self._console.print("stopping at once")
             for child in self._children:
                 child.kill()
         else:
             self._stop.set()
 
     async def _drain(self) -> None:
-        """The gateway first, so that nothing new comes; then the workers; the broker last."""
+        """Stop the gateways first, so that no new requests arrive, then the workers, then the broker."""
         self._stop.set()
         if any(child.running for child in self._children):
             self._console.print("draining", style="dim")
         order = {"gateway": 0, "grpc": 0, "broker": 2}
         for stage in (0, 1, 2):
             children = [child for child in self._children if order.get(child.name, 1) == stage]
-            await asyncio.gather(*(child.end() for child in children))
+            await asyncio.gather(*(child.stop() for child in children))
         for watcher in self._watchers:
             watcher.cancel()
         await asyncio.gather(*self._watchers, return_exceptions=True)
 
 
 def _smartbatch(*command: str) -> list[str]:
-    # -P: a file of the user's in the working directory never stands for a module of ours or of the standard library
+    # -P: a file in the user's working directory never shadows a module of SmartBatch or the standard library
     return [sys.executable, "-P", "-m", "smartbatch.deploy.cli", *command]
 
 
@@ -243,7 +251,7 @@ def _url(host: str, port: int) -> str:
     return f"http://{host}:{port}"
 
 
-def _answers(url: str) -> bool:
+def _is_ok(url: str) -> bool:
     try:
         with _DIRECT.open(url, timeout=1) as response:
             return response.status == 200
@@ -251,8 +259,8 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _try_it(settings: Settings, base_url: str) -> str:
-    """A curl line that works with the model that is being served."""
+def _example_request(settings: Settings, base_url: str) -> str:
+    """Return a curl command that works with the model being served."""
     if settings.api_keys or settings.api_keys_file:
         base_url = f'-H "Authorization: Bearer $SMARTBATCH_API_KEY" {base_url}'
     if settings.model_path.startswith("simulated"):
@@ -263,7 +271,7 @@ def _try_it(settings: Settings, base_url: str) -> str:
 
 
 async def launch(settings: Settings, workers: int, broker_given: bool, *, grpc: bool = False) -> int:
-    """Run everything until stopped. Returns the exit code. Raises StartupError if nothing could be started."""
+    """Run everything until stopped and return the exit code. Raises StartupError if nothing could be started."""
     if workers < 1:
         raise StartupError(f"--workers: expected at least 1, got {workers}")
     return await Launcher(settings, workers, broker_given, grpc=grpc).run()

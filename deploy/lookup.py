@@ -1,4 +1,4 @@
-"""Dead letters and entries by their ids, or all letters, whichever model they are of."""
+"""Find entries and dead letters by their IDs, in all models or in one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from smartbatch.shared.keys import Keys
 from smartbatch.shared.settings import Settings
 
 T = TypeVar("T")
-Match = list[tuple[str, T]]  # (model, what was found)
+Matches = list[tuple[str, T]]  # (model, entry or dead letter)
 
 _LETTER_ID = re.compile(r"\d+-\d+")
 
@@ -35,23 +35,23 @@ async def models_named(client: Client, name: str | None) -> list[str]:
     return [name] if name else sorted(await registry.models(client))
 
 
-async def every_letter(client: Client, name: str | None) -> Match[DeadLetter]:
+async def every_letter(client: Client, name: str | None) -> Matches[DeadLetter]:
     return [
         (m, letter) for m in await models_named(client, name) for letter in await DeadLetters(client, Keys(m)).newest()
     ]
 
 
-async def find_letters(client: Client, name: str | None, letter_ids: Sequence[str]) -> Match[DeadLetter]:
-    """Return each letter. Raises SmartBatchError unless every id is one letter's."""
+async def find_letters(client: Client, name: str | None, letter_ids: Sequence[str]) -> Matches[DeadLetter]:
+    """Return the dead letter of each ID. Raises SmartBatchError unless every ID matches exactly one."""
     for letter_id in letter_ids:
         if not _LETTER_ID.fullmatch(letter_id):
-            raise SmartBatchError(f"a dead letter's id is like 1795433558335-0, not {letter_id!r:.60}")
+            raise SmartBatchError(f"invalid dead letter ID {letter_id!r:.60}; expected one like 1795433558335-0")
     look = lambda model, ids: DeadLetters(client, Keys(model)).find(ids)  # noqa: E731
     return await _find(client, name, letter_ids, look, "dead letter", "smartbatch dead list")
 
 
-async def find_entries(client: Client, name: str | None, ids: Sequence[str]) -> Match[Seen]:
-    """Return each entry, by its own id or its request's. Raises SmartBatchError unless every id is one entry's."""
+async def find_entries(client: Client, name: str | None, ids: Sequence[str]) -> Matches[Seen]:
+    """Return the entry of each entry or request ID. Raises SmartBatchError unless every ID matches exactly one."""
     return await _find(
         client, name, ids, lambda model, ids: Entries(client, model).find(ids), "entry", "smartbatch queue"
     )
@@ -62,11 +62,11 @@ async def _find(
     name: str | None,
     ids: Sequence[str],
     find: Callable[[str, Sequence[str]], Awaitable[list[T | None]]],
-    what: str,
-    see: str,
-) -> Match[T]:
+    kind: str,
+    list_command: str,
+) -> Matches[T]:
     ids = list(dict.fromkeys(ids))
-    found: dict[str, Match[T]] = {id_: [] for id_ in ids}
+    found: dict[str, Matches[T]] = {id_: [] for id_ in ids}
     for model in await models_named(client, name):
         for id_, each in zip(ids, await find(model, ids), strict=True):
             if each is not None:
@@ -74,9 +74,8 @@ async def _find(
     for id_, matches in found.items():
         if not matches:
             where = f"model {name!r}" if name else "any model"
-            raise SmartBatchError(f"no {what} {id_:.60} of {where}; `{see}` shows what there is")
+            raise SmartBatchError(f"no {kind} {id_:.60} in {where}; `{list_command}` lists what exists")
         if len(matches) > 1:
             names = ", ".join(model for model, _ in matches)
-            article = "an" if what[0] in "aeiou" else "a"
-            raise SmartBatchError(f"{id_} is {article} {what} of several models ({names}); say which with --name")
+            raise SmartBatchError(f"{kind} {id_} exists in several models ({names}); select one with --name")
     return [matches[0] for matches in found.values()]

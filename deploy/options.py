@@ -1,4 +1,4 @@
-"""Options made from the settings' own declarations, so help, checks and docs can't drift apart."""
+"""Command-line options generated from the declarations of the settings."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import click
 
 from smartbatch.shared.settings import Settings, describe, from_environment
 
-model_option = click.option("--name", help="Only this model; by default all that are known.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+model_option = click.option("--name", help="Only this model. Default: all models.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 save_option = click.option(
     "--save",
     "file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write what the client sent to this file, to try it offline: the image, a .npy, the body, JSON for texts.",
+    help="Save the payload to this file: the image, a .npy, the raw body, or JSON for texts.",
 )
 
 _FLAGS = {"MODEL_PATH": "model", "MODEL_NAME": "name", "MODEL_WEIGHTS": "weights"}
@@ -24,7 +24,7 @@ _ALSO = {"GATEWAY_PROCESSES": ["--workers"]}  # as uvicorn and gunicorn call the
 
 
 def setting_options(*names: str) -> Callable[[Callable], Callable]:
-    """Add an option per setting. Its value is None unless given; `read` lets the environment fill in."""
+    """Add an option per setting. Its value is None unless given; `read` fills in the environment."""
     declared = {name: (kind, default, meaning) for name, kind, default, meaning in describe()}
 
     def decorate(function: Callable) -> Callable:
@@ -40,5 +40,5 @@ def setting_options(*names: str) -> Callable[[Callable], Callable]:
 
 
 def read(options: dict[str, Any]) -> Settings:
-    """Settings from the environment and the given options. Raises SettingsError."""
+    """Return the settings from the environment and the given options. Raises SettingsError."""
     return from_environment(**options)

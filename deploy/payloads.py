@@ -1,4 +1,4 @@
-"""What a request carried, shown to a person, and written to files that can be tried offline."""
+"""Payloads of requests: described for a terminal, and saved to files that can be sent again."""
 
 from __future__ import annotations
 
@@ -10,42 +10,44 @@ from typing import Any
 from smartbatch.shared.errors import SmartBatchError
 from smartbatch.shared.wire import Payload, Raw, Tensor, unpack_payload
 
-SHOWN_TEXT = 200  # characters of a text that are shown
+MAX_TEXT_CHARS = 200  # shown of each text
 
 
-def told_of_payload(packed: bytes | None, file: Path | None, gone: str) -> dict[str, Any]:
-    """Return what there is to tell of it, and write it to `file` if there is one; `gone` says why there is nothing.
+def payload_fields(packed: bytes | None, file: Path | None, missing: str) -> dict[str, Any]:
+    """Describe a payload, and save it if `file` is given. `missing` says why `packed` is None.
 
-    Raises SmartBatchError if there is nothing to write.
+    Raises SmartBatchError if there is no payload to save.
     """
     if packed is None:
         if file is not None:
-            raise SmartBatchError(f"nothing is left to save: what the client sent is {gone}")
-        return {"payload": gone}
+            raise SmartBatchError(f"can't save the payload: {missing}")
+        return {"payload": missing}
     payload = unpack_payload(packed)
-    told: dict[str, Any] = {"payload": describe(payload)}
+    fields: dict[str, Any] = {"payload": describe(payload)}
     if file is not None:
-        told["saved"] = [str(path) for path in save(payload, file)]
-    return told
+        fields["saved"] = [str(path) for path in save(payload, file)]
+    return fields
 
 
 def describe(payload: Payload) -> dict[str, Any]:
-    """Return what it is, without its bulk."""
+    """Return the kind, shapes and sizes of a payload, without its data."""
     content: Any = payload.content
     if payload.kind == "tensor":
-        told = {"dtype": content.dtype, "shape": list(content.shape)}
+        fields = {"dtype": content.dtype, "shape": list(content.shape)}
     elif payload.kind == "raw":
-        told = {"content_type": content.content_type, "bytes": len(content.data)}
+        fields = {"content_type": content.content_type, "bytes": len(content.data)}
     elif payload.kind == "image":
-        told = {"images": [_image(image) for image in content]}
+        fields = {"images": [_image(image) for image in content]}
     else:
-        told = {"texts": [text[:SHOWN_TEXT] for text in content]}
-    return {"kind": payload.kind, **told, "options": payload.options}
+        fields = {"texts": [text[:MAX_TEXT_CHARS] for text in content]}
+    return {"kind": payload.kind, **fields, "options": payload.options}
 
 
 def save(payload: Payload, file: Path) -> list[Path]:
-    """Write what came in a form that `smartbatch predict` takes: the image, a .npy, the raw body, JSON for texts.
-    Several images become FILE-1, FILE-2, …; returns the paths."""
+    """Save a payload in a format that `smartbatch predict` accepts, and return the paths.
+
+    That is the image, a .npy, the raw body, or JSON for texts. Several images become FILE-1, FILE-2, ….
+    """
     content: Any = payload.content
     if isinstance(content, Tensor):
         from smartbatch.gateway.formats import npy_body
@@ -66,15 +68,15 @@ def save(payload: Payload, file: Path) -> list[Path]:
 
 
 def _image(data: bytes) -> dict[str, Any]:
-    """The size is read from the header; the pixels, which may be what ends a process, are not."""
-    told: dict[str, Any] = {"bytes": len(data)}
+    """Read format and size from the header alone: decoding the pixels may be what ended the workers."""
+    fields: dict[str, Any] = {"bytes": len(data)}
     try:
         from PIL import Image
 
         with Image.open(io.BytesIO(data)) as image:
-            told |= {"format": image.format, "width": image.width, "height": image.height}
+            fields |= {"format": image.format, "width": image.width, "height": image.height}
     except ImportError:
         pass
-    except Exception as error:  # whatever a broken file makes of Pillow
-        told["unreadable"] = f"{type(error).__name__}: {error}"
-    return told
+    except Exception as error:  # Pillow raises many types for broken files
+        fields["unreadable"] = f"{type(error).__name__}: {error}"
+    return fields

@@ -1,7 +1,7 @@
-"""Ports for servers that are told where to listen.
+"""Free ports for servers whose port must be known before they start.
 
-Not the kernel's choice (port 0): it comes from the range that outgoing connections are given theirs from, so between
-the look and the server's start one of those can take it.
+The kernel's choice (port 0) is not used: it is from the range of outgoing connections, one of which may take the port
+before the server starts.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ TRIES = 1_000
 
 
 def free_port(preferred: int | None = None) -> int:
-    """`preferred` if nobody listens there, else a port of loopback that no outgoing connection will be given."""
+    """Return `preferred` if it is free, else a free port on loopback outside the range of outgoing connections."""
     return preferred if preferred is not None and _is_free(preferred) else free_ports(1)
 
 
 def free_ports(count: int) -> int:
-    """The first of `count` ports in a row that nobody listens at, as `free_port` chooses. Raises StartupError."""
+    """Return the first of `count` consecutive free ports. Raises StartupError."""
     for _ in range(TRIES):
         first = random.randrange(LOWEST, _outgoing_from() - count)
         if all(_is_free(port) for port in range(first, first + count)):
@@ -34,7 +34,9 @@ def free_ports(count: int) -> int:
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do; else TIME_WAIT counts
+        probe.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # as servers do; otherwise a port in TIME_WAIT counts as used
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
@@ -43,7 +45,7 @@ def _is_free(port: int) -> bool:
 
 
 def _outgoing_from() -> int:
-    """Where the kernel's range for outgoing connections begins."""
+    """Return the start of the kernel's port range for outgoing connections."""
     try:
         lowest = int(RANGE.read_text().split()[0])
     except OSError:

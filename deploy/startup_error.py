@@ -1,5 +1,7 @@
-"""Why a child can't start: it says so in a file when a launcher started it, since two workers with one bad model would
-say the same on the terminal; the launcher says it once."""
+"""The reason why a child of the launcher can't start, passed through a file.
+
+The launcher prints it once: several workers with the same invalid model would all print it.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,8 @@ def environ(folder: str, name: str) -> dict[str, str]:
     return {VARIABLE: str(_path(folder, name))}
 
 
-def tell(text: str) -> bool:
-    """Write it where the launcher looks. False if no launcher started this process."""
+def report(text: str) -> bool:
+    """Write `text` for the launcher. Returns False if no launcher started this process."""
     path = os.environ.get(VARIABLE)
     if not path:
         return False
@@ -22,8 +24,8 @@ def tell(text: str) -> bool:
     return True
 
 
-def take(folder: str, name: str) -> str:
-    """Return what the child said, once; empty if nothing."""
+def read(folder: str, name: str) -> str:
+    """Return and delete the text that the child reported; empty if there is none."""
     path = _path(folder, name)
     if not path.exists():
         return ""

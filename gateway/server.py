@@ -99,9 +99,9 @@ def serve_grpc(settings: Settings, sock: socket.socket, management: socket.socke
     try:
         from smartbatch.gateway.grpc.server import serving
     except ImportError as error:
-        raise StartupError(f"gRPC needs more packages: pip install 'smartbatch[grpc]' ({error})") from None
+        raise StartupError(f"gRPC needs additional packages: pip install 'smartbatch-server[grpc]' ({error})") from None
     if settings.gateway_processes > 1:
-        raise StartupError("a gRPC gateway is one process (GATEWAY_PROCESSES=1); start several on ports of their own")
+        raise StartupError("a gRPC gateway runs as one process (GATEWAY_PROCESSES=1); start several on different ports")
     settings = msgspec.structs.replace(settings, grpc_port=sock.getsockname()[1])
     sock.close()
     settings = with_management_port(settings, management)

@@ -109,7 +109,7 @@ class GatewayServices:
         queue = self.queues.get(model)
         if queue is None:
             if check_model_name(model) not in self.model_infos:
-                raise UnknownModel(f"no model {model!r} here; there is: {', '.join(self.monitor.model_names)}")
+                raise UnknownModel(f"model {model!r} not found; available: {', '.join(self.monitor.model_names)}")
             queue = self._create_queue(model)
             queue.start(self.watch)
         return queue

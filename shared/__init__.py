@@ -1,6 +1,6 @@
-"""What gateways and workers must agree on: wire format, Redis keys, broker scripts, settings, errors.
+"""Code shared by gateways and workers: wire format, Redis keys, broker, settings, errors, telemetry.
 
-Imports neither of them, and no numpy or torch: the gateway imports all of this and must stay small.
+It imports neither of them, nor numpy or torch: the gateway imports all of this and must stay small.
 """
 
 __version__ = "0.1.0"

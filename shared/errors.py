@@ -1,20 +1,20 @@
 """The one tree of errors.
 
-Each class has a stable `code`, which crosses the wire and stands in responses, and says whether the same
-request may succeed when sent again (`retryable`). Which HTTP status a code becomes is the gateway's business
-(gateway/core/problems.py). Texts are safe to show to a client: they hold no internals and no secrets.
+Each class has a stable `code`, which crosses the wire and is part of responses, and says whether the same request may
+succeed when it is sent again (`retryable`). The HTTP status of a code is the gateway's business
+(gateway/core/problems.py). Texts are safe to show to a client: they have no internals and no secrets.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-# What stands in a response for an exception that is none of these: a bug.
+# The code in a response for an exception outside this tree, which is a bug.
 INTERNAL = "internal_error"
 
 
 class SmartBatchError(Exception):
-    """Anything that goes wrong on purpose."""
+    """Base of all errors that are raised on purpose."""
 
     code: ClassVar[str] = "error"
     retryable: ClassVar[bool] = False
@@ -24,87 +24,101 @@ class SmartBatchError(Exception):
         return str(self)
 
 
-# --- what a client sent
+# --- errors of the client
 
 
 class ClientError(SmartBatchError):
-    """The request is at fault; sending it again unchanged can't help."""
+    """The request is invalid; sending it again unchanged does not help."""
 
     code = "bad_request"
 
 
 class MalformedBody(ClientError):
+    """The body cannot be parsed as its Content-Type says."""
+
     code = "malformed_body"
 
 
 class MalformedRequest(ClientError):
-    """Not a valid HTTP/1.1 request. Its connection is closed, as nobody knows where the next request would begin."""
+    """Not a valid HTTP/1.1 request. The connection is closed, as the start of the next request is unknown."""
 
     code = "malformed_request"
 
 
 class HeadTooLarge(ClientError):
-    """Request line and headers, or what follows a chunked body."""
+    """The request line and headers, or the trailers of a chunked body, are too large."""
 
     code = "head_too_large"
 
 
 class UrlTooLong(ClientError):
+    """The URL is too long."""
+
     code = "url_too_long"
 
 
 class HeadTimeout(ClientError):
+    """The request line and headers did not arrive in time."""
+
     code = "head_timeout"
 
 
 class InvalidInput(ClientError):
-    """Well-formed, but not what the model takes: shape, dtype, an image that can't be decoded."""
+    """A well-formed body that does not match the model: wrong shape or dtype, or an image that cannot be decoded."""
 
     code = "invalid_input"
 
 
 class UnsupportedMedia(ClientError):
+    """The model does not accept this Content-Type, or the Content-Encoding is not supported."""
+
     code = "unsupported_media"
 
 
 class NotAcceptable(ClientError):
+    """The response is not available in a format that Accept names."""
+
     code = "not_acceptable"
 
 
 class BodyTooLarge(ClientError):
+    """The body is larger than MAX_BODY_BYTES or than the limits of its format."""
+
     code = "body_too_large"
 
 
 class BodyTimeout(ClientError):
-    """The body wasn't there within REQUEST_TIMEOUT, or came too slowly."""
+    """The body did not arrive within REQUEST_TIMEOUT, or arrived too slowly."""
 
     code = "body_timeout"
 
 
 class TooManyRows(ClientError):
-    """More rows in one request than MAX_BATCH_SIZE."""
+    """The request has more rows than MAX_BATCH_SIZE."""
 
     code = "too_many_rows"
 
 
 class UnknownModel(ClientError):
+    """No worker has announced a model of this name."""
+
     code = "unknown_model"
 
 
 class Unauthenticated(ClientError):
-    """No API key, or one that doesn't hold (any more)."""
+    """The API key is missing or invalid."""
 
     code = "unauthenticated"
 
 
 class Forbidden(ClientError):
-    """The API key holds, but not for this."""
+    """The API key is valid but does not permit this request."""
 
     code = "forbidden"
 
 
 class LimitReached(ClientError):
-    """The API key's share is used up; the same request may be sent again after `retry_after_s`."""
+    """A limit of the API key is reached; the same request may be sent again after `retry_after_s`."""
 
     code = "limit_reached"
     retryable = True
@@ -115,24 +129,28 @@ class LimitReached(ClientError):
 
 
 class RateLimited(LimitReached):
+    """The API key's request rate is exceeded."""
+
     code = "rate_limited"
 
 
 class QuotaExceeded(LimitReached):
+    """The API key's daily quota is used up."""
+
     code = "quota_exceeded"
 
 
 class ClientGone(ClientError):
-    """The client hung up before its response; never sent, only counted."""
+    """The client disconnected before its response; never sent, only counted."""
 
     code = "client_gone"
 
 
-# --- what the server can't do now
+# --- requests that the server cannot accept at the moment
 
 
 class Unavailable(SmartBatchError):
-    """Refused now; the same request may be sent again after `retry_after_s`."""
+    """Rejected for now; the same request may be sent again after `retry_after_s`."""
 
     code = "unavailable"
     retryable = True
@@ -143,92 +161,104 @@ class Unavailable(SmartBatchError):
 
 
 class TooManyConnections(Unavailable):
+    """MAX_CONNECTIONS are open and none of them is idle."""
+
     code = "too_many_connections"
 
 
 class ReceivingFull(Unavailable):
-    """The bodies that are being received take all the memory they may."""
+    """The request bodies being received use all of MAX_RECEIVING_BYTES."""
 
     code = "receiving_full"
 
 
 class QueueFull(Unavailable):
+    """The queue holds MAX_QUEUE requests or MAX_QUEUE_BYTES."""
+
     code = "queue_full"
 
 
 class DeadlineUnattainable(Unavailable):
-    """By the measured rate of the workers it would not be answered within its timeout, so it isn't taken at all."""
+    """At the measured throughput of the workers, the request would not be answered within its timeout."""
 
-    code = "too_late"
+    code = "deadline_unattainable"
 
 
 class BrokerUnavailable(Unavailable):
-    """Its text is for the log alone: it may name the broker's address, or a file."""
+    """Redis does not answer. The text may name its address or a file, so it is for the log alone."""
 
     code = "broker_unavailable"
 
 
 class BrokerFull(BrokerUnavailable):
-    """Redis reached its maxmemory and takes no new work: the command was refused, nothing was written."""
+    """Redis has reached its maxmemory and accepts no new requests; nothing was written."""
 
     code = "broker_full"
 
 
 class Draining(Unavailable):
+    """The gateway is shutting down."""
+
     code = "draining"
 
 
 class DeadlineExceeded(SmartBatchError):
+    """The request was not answered within its timeout."""
+
     code = "deadline_exceeded"
     retryable = True
 
 
-# --- what failed while running
+# --- failures while a request runs
 
 
 class ModelFailed(SmartBatchError):
-    """The model raised for this row alone."""
+    """The model raised an exception for this row, also when it ran alone."""
 
     code = "model_failed"
 
 
 class DeadLettered(SmartBatchError):
-    """The entry ended MAX_DELIVERIES workers and was put aside."""
+    """The request ended MAX_DELIVERIES workers and is kept as a dead letter."""
 
     code = "dead_lettered"
 
 
 class WireError(SmartBatchError):
-    """A value on the broker isn't of the agreed form: another version, or not ours."""
+    """A value on the broker does not have the expected format: another version, or written by another program."""
 
     code = "wire_error"
 
 
 class CancelledByOperator(SmartBatchError):
-    """An operator took the request from the stream."""
+    """An operator cancelled the request (`smartbatch queue cancel`)."""
 
-    code = "taken_back"
+    code = "cancelled_by_operator"
 
 
-# --- what keeps a process from starting
+# --- errors that keep a process from starting
 
 
 class StartupError(SmartBatchError):
-    """Shown as one line by the command line, which then exits with 2."""
+    """The command line prints it as one line and exits with 2."""
 
     code = "startup_error"
 
 
 class SettingsError(StartupError):
+    """A setting is invalid."""
+
     code = "settings_error"
 
 
 class ModelLoadError(StartupError):
+    """The model cannot be loaded."""
+
     code = "model_load_error"
 
 
 def by_code() -> dict[str, type[SmartBatchError]]:
-    """Every class of the tree by its code; codes are unique (a test holds that)."""
+    """Return every class of the tree by its code. Codes are unique, which a test checks."""
     found: dict[str, type[SmartBatchError]] = {}
     pending: list[type[SmartBatchError]] = [SmartBatchError]
     while pending:
@@ -239,8 +269,10 @@ def by_code() -> dict[str, type[SmartBatchError]]:
 
 
 def codes_of(cls: type[SmartBatchError]) -> set[str]:
-    """The codes that a request may end with of a branch of the tree: not those of connections that never sent one, nor
-    of starting."""
+    """Return the codes of a branch of the tree that a request may end with.
+
+    Codes of connections that never sent a request, and of startup, are left out.
+    """
     never = (UrlTooLong, HeadTimeout, TooManyConnections, StartupError)
     return {code for code, each in by_code().items() if issubclass(each, cls) and not issubclass(each, never)}
 

@@ -2,23 +2,23 @@
 
     smartbatch:{M}:requests       stream, group "workers"   the entries
     smartbatch:{M}:inflight       hash                      request_id -> entry_id|bytes|rows, and sums
-    smartbatch:{M}:body:<id>      string, TTL               a payload that lies beside the stream
+    smartbatch:{M}:body:<id>      string, TTL               an external payload
     smartbatch:{M}:reply:<id>     string, TTL               the reply to one request
-    smartbatch:{M}:inbox:<gw>     list, TTL                 `id|size`, small ones with the reply, of one gateway
-    smartbatch:{M}:fill_lock      string, TTL               the worker that is filling a batch right now
-    smartbatch:{M}:wakeup         list, 0 or 1 token        rung when work waits and nobody is filling
+    smartbatch:{M}:inbox:<gw>     list, TTL                 `id|size` per reply of one gateway; small replies inline
+    smartbatch:{M}:fill_lock      string, TTL               the worker that may wait to fill its batch
+    smartbatch:{M}:wakeup         list, 0 or 1 token        wakes an idle worker if entries wait and nobody fills
     smartbatch:{M}:leases         zset                      worker -> lease end (ms, Redis clock)
-    smartbatch:{M}:worker:<id>    hash, TTL                 what a worker reports of itself
-    smartbatch:{M}:gateway:<id>   hash, TTL                 what a gateway process reports of itself
-    smartbatch:{M}:gateways       set, TTL                  the ids of those
+    smartbatch:{M}:worker:<id>    hash, TTL                 status of a worker
+    smartbatch:{M}:gateway:<id>   hash, TTL                 status of a gateway process
+    smartbatch:{M}:gateways       set, TTL                  IDs of gateway processes
     smartbatch:{M}:dead           stream                    dead letters
-    smartbatch:{M}:limits         hash                      limits of batching, changed while workers serve
-    smartbatch:models             hash                      model -> its description (outside the tags)
-    smartbatch:access:{usage}:buckets       hash, TTL       API key -> tokens|ms, what is left of its rate
+    smartbatch:{M}:limits         hash                      batch limits, changed while workers run
+    smartbatch:models             hash                      model -> description (no hash tag)
+    smartbatch:access:{usage}:buckets       hash, TTL       API key -> tokens|ms, its rate limit's bucket
     smartbatch:access:{usage}:counts:<day>  hash, TTL       API key -> requests of that day
-    smartbatch:access:{usage}:seen:<id>     string, TTL     the last statement that a gateway process made
+    smartbatch:access:{usage}:seen:<id>     string, TTL     last report of a gateway process
 
-Braces make the model's name the hash tag, so everything one script touches lives in one slot of a cluster.
+Braces make the model's name the hash tag, so all keys of one script are in one slot of a cluster.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ MODEL_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 def check_model_name(name: str) -> str:
-    """Return `name` if it may stand in a key; raise UnknownModel otherwise."""
+    """Return `name` if it may be part of a key; raise UnknownModel otherwise."""
     if not MODEL_NAME.fullmatch(name):
-        raise UnknownModel(f"a model name is 1 to 128 characters of A-Z a-z 0-9 . _ -, not {name[:140]!r}")
+        raise UnknownModel(f"a model name must be 1 to 128 characters of A-Z a-z 0-9 . _ -, got {name[:140]!r}")
     return name
 
 

@@ -1,4 +1,4 @@
-"""What a model takes and gives, as workers announce it and gateways check requests against it."""
+"""Inputs and outputs of a model: announced by workers, used by gateways to validate requests."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from smartbatch.shared.wire import Kind
 
 
 class InputSpec(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one request may hold. `shape` and `dtype` are of one row given as a tensor; -1 means any length.
+    """What a model accepts. `shape` and `dtype` describe one row as a tensor; -1 means any length.
 
-    A model that takes tensors of any shape or type leaves them None.
+    They are None for a model that accepts tensors of any shape or dtype.
     """
 
     kinds: tuple[Kind, ...]
@@ -20,7 +20,7 @@ class InputSpec(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class OutputSpec(msgspec.Struct, frozen=True):
-    """One output tensor; `shape` is of one row."""
+    """One output tensor; `shape` is that of one row."""
 
     name: str
     dtype: str
@@ -28,7 +28,7 @@ class OutputSpec(msgspec.Struct, frozen=True):
 
 
 class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The announcement of one model (JSON in the hash smartbatch:models)."""
+    """Announcement of one model: JSON in the hash smartbatch:models."""
 
     name: str
     path: str

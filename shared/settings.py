@@ -1,6 +1,6 @@
-"""All settings: read from the environment once, checked, and never changed afterwards.
+"""All settings: read from the environment once, validated, and immutable afterwards.
 
-One declaration per setting makes the default, the check, the help of the command line and the table in the docs.
+The declaration of a setting is the source of its default, its validation, the command line's help and the docs.
 """
 
 from __future__ import annotations
@@ -29,160 +29,166 @@ URL_OPTIONS = {
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Read by every process; a process ignores what isn't its business. Durations are in seconds."""
+    """Settings of all processes; each process reads only those that concern it. Durations are in seconds."""
 
     # the model
     model_path: Annotated[
         str,
         Meta(
             min_length=1,
-            description="What to serve: a torchvision name, `efficientnet_lite0`, `file.py:Class`, `module:Class`, "
+            description="Model to serve: a torchvision name, `efficientnet_lite0`, `file.py:Class`, `module:Class`, "
             "a `.pt2` file, or `simulated:base_ms=4,row_ms=0.2`",
         ),
     ] = "efficientnet_lite0"
-    model_name: Annotated[str, Meta(description="The name that requests use; by default made from MODEL_PATH")] = ""
+    model_name: Annotated[
+        str, Meta(description="Name of the model in requests; by default derived from MODEL_PATH")
+    ] = ""
     model_weights: Annotated[
         str, Meta(min_length=1, description="`default`, `random`, or the path of a weight file (a state dict)")
     ] = "default"
-    device: Annotated[str, Meta(description="`auto`, `cpu`, `cuda`, `cuda:1`, `mps`")] = "auto"
+    device: Annotated[str, Meta(description="Device of the model: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`")] = "auto"
     dtype: Annotated[
-        Literal["float32", "float16", "bfloat16"], Meta(description="The type that the model computes in")
+        Literal["float32", "float16", "bfloat16"], Meta(description="Data type of the model's computation")
     ] = "float32"
 
     optimize: Annotated[
         Literal["auto", "none"],
         Meta(
-            description="`auto` serves with the fastest form of a network that answers as the eager one does; "
-            "see docs/performance.md"
+            description="`auto` runs the fastest variant of the network whose outputs match eager PyTorch; "
+            "see docs/optimization.md"
         ),
     ] = "auto"
 
     # batching
-    max_batch_size: Annotated[int, Meta(ge=1, le=65536, description="Rows in one batch at the most")] = 32
+    max_batch_size: Annotated[int, Meta(ge=1, le=65536, description="Maximum rows per batch")] = 32
     max_wait_time: Annotated[
         float,
         Meta(
             ge=0,
             le=60,
-            description="The window: how long after admission the oldest entry waits for others at the most",
+            description="Window: maximum wait of a batch's oldest entry for others, counted from its admission",
         ),
     ] = 0.01
     window: Annotated[
         Literal["adaptive", "fixed"],
-        Meta(description="`adaptive`: it ends once, by what was learned of the arrivals, nobody else is coming"),
+        Meta(
+            description="`adaptive`: the window ends early once no further request is expected; `fixed`: it never does"
+        ),
     ] = "adaptive"
-    max_batch_bytes: Annotated[int, Meta(ge=1024, description="Payload bytes claimed for one batch at the most")] = (
-        256 * 1024 * 1024
-    )
+    max_batch_bytes: Annotated[int, Meta(ge=1024, description="Maximum payload bytes per batch")] = 256 * 1024 * 1024
 
     # the broker
     redis_url: Annotated[
-        str, Meta(description="`redis://`, `rediss://` or `unix://`, with user and password where needed")
+        str,
+        Meta(description="URL of the broker: `redis://`, `rediss://` or `unix://`, with user and password if needed"),
     ] = "redis://127.0.0.1:6379/0"
     redis_password_file: Annotated[
-        str, Meta(description="A file that holds the broker's password, for REDIS_URL's user; read at each connect")
+        str, Meta(description="File with the password of REDIS_URL's user; read at each connection")
     ] = ""
-    reply_ttl: Annotated[float, Meta(ge=1, le=86400, description="How long a reply nobody fetches is kept")] = 60.0
+    reply_ttl: Annotated[float, Meta(ge=1, le=86400, description="How long a reply that nobody reads is kept")] = 60.0
     max_deliveries: Annotated[
         int,
         Meta(
             ge=1,
             le=100,
-            description="An entry that has ended this many workers, all but the first while it ran alone, becomes a "
-            "dead letter; 1 counts as 2, since the first proves nothing",
+            description="Workers that an entry may end before it becomes a dead letter; it runs alone after the first, "
+            "so 1 counts as 2",
         ),
     ] = 3
 
     # the gateway
-    host: Annotated[str, Meta(description="The address the gateway listens on")] = "127.0.0.1"
-    port: Annotated[int, Meta(ge=0, le=65535, description="The port the gateway listens on")] = 8000
+    host: Annotated[str, Meta(description="Address that the gateway listens on")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="Port that the gateway listens on")] = 8000
     grpc_port: Annotated[
-        int, Meta(ge=0, le=65535, description="The port a gRPC gateway listens on (`smartbatch gateway --grpc`)")
+        int, Meta(ge=0, le=65535, description="Port that a gRPC gateway listens on (`smartbatch gateway --grpc`)")
     ] = 8001
-    gateway_processes: Annotated[int, Meta(ge=1, le=256, description="Gateway processes behind that one port")] = 1
+    gateway_processes: Annotated[
+        int, Meta(ge=1, le=256, description="Number of gateway processes that share the port")
+    ] = 1
     management_port: Annotated[
         int,
         Meta(
             ge=-1,
             le=65535,
-            description="A port of its own for /metrics, /stats and /readyz; 0 = any free one, -1 = PORT",
+            description="Separate port for /metrics, /stats and /readyz; 0 = any free port, -1 = PORT",
         ),
     ] = -1
-    management_host: Annotated[str, Meta(description="The address of that port")] = "127.0.0.1"
+    management_host: Annotated[str, Meta(description="Address of the management port")] = "127.0.0.1"
     api_keys_file: Annotated[
-        str, Meta(description="A TOML file of API keys (`smartbatch key new`), read again when it changes")
+        str, Meta(description="TOML file of API keys (`smartbatch key new`), reloaded when it changes")
     ] = ""
     api_keys: Annotated[
-        str, Meta(description="More API keys, `name:sha256,name:sha256`; with neither anybody may ask")
+        str, Meta(description="Additional API keys, `name:sha256,name:sha256`; without any keys none is required")
     ] = ""
-    request_timeout: Annotated[float, Meta(gt=0, le=86400, description="A request not answered by then gets a 504")] = (
-        30.0
-    )
-    max_queue: Annotated[int, Meta(ge=1, description="Entries of one model that may wait; more are refused")] = 1024
+    request_timeout: Annotated[
+        float, Meta(gt=0, le=86400, description="Maximum time to answer a request; after it the client gets a 504")
+    ] = 30.0
+    max_queue: Annotated[int, Meta(ge=1, description="Maximum waiting requests per model; more are rejected")] = 1024
     max_queue_bytes: Annotated[
-        int, Meta(ge=1024, description="Payload bytes of one model that may be open; more are refused")
+        int, Meta(ge=1024, description="Maximum payload bytes in flight per model; more are rejected")
     ] = 512 * 1024 * 1024
-    max_body_bytes: Annotated[int, Meta(ge=1, description="The largest request body taken")] = 16 * 1024 * 1024
+    max_body_bytes: Annotated[int, Meta(ge=1, description="Maximum size of a request body")] = 16 * 1024 * 1024
     max_receiving_bytes: Annotated[
-        int, Meta(ge=1, description="Bytes of bodies that a gateway process may be receiving at once; more are refused")
+        int,
+        Meta(ge=1, description="Maximum bytes of bodies that a gateway process receives at once; more are rejected"),
     ] = 256 * 1024 * 1024
     max_connections: Annotated[
-        int, Meta(ge=1, description="Connections of a gateway process; more make idle ones close, or are refused")
+        int,
+        Meta(
+            ge=1,
+            description="Maximum connections of a gateway process; beyond it idle ones are closed or new ones rejected",
+        ),
     ] = 4096
 
     # the worker
     decode_threads: Annotated[
         int, Meta(ge=0, le=256, description="Threads that decode inputs; 0 = one per core, up to 4")
     ] = 0
-    torch_threads: Annotated[
-        int, Meta(ge=0, le=1024, description="Threads torch computes with on a CPU; 0 = torch's choice")
-    ] = 0
+    torch_threads: Annotated[int, Meta(ge=0, le=1024, description="CPU threads of PyTorch; 0 = PyTorch's default")] = 0
     metrics_port: Annotated[
         int,
         Meta(
             ge=-1,
             le=65535,
-            description="The port of a worker's /metrics, of `smartbatch up` its first's; 0 = any free one, -1 = none",
+            description="Port of a worker's /metrics (`smartbatch up`: the first worker's); 0 = any, -1 = none",
         ),
     ] = 0
-    metrics_host: Annotated[str, Meta(description="The address of a worker's /metrics")] = "127.0.0.1"
+    metrics_host: Annotated[str, Meta(description="Address of a worker's /metrics")] = "127.0.0.1"
     max_image_pixels: Annotated[
-        int, Meta(ge=1, description="A request with more pixels in its images is refused undecoded")
+        int, Meta(ge=1, description="Maximum pixels of a request's images; more are rejected before decoding")
     ] = 50_000_000
     stall_timeout: Annotated[
-        float, Meta(gt=0, le=86400, description="A worker that makes no progress for so long ends itself")
+        float, Meta(gt=0, le=86400, description="A worker that makes no progress for this long exits")
     ] = 30.0
 
     # all
     grace_time: Annotated[
-        float, Meta(ge=0, le=86400, description="How long a process may take to finish what it holds")
+        float, Meta(ge=0, le=86400, description="How long a process may take to finish its requests at shutdown")
     ] = 30.0
-    log_format: Annotated[Literal["human", "json"], Meta(description="How log lines look")] = "human"
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="The least that is logged")] = (
-        "info"
-    )
+    log_format: Annotated[Literal["human", "json"], Meta(description="Format of log lines")] = "human"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="Minimum log level")] = "info"
 
     @property
     def model(self) -> str:
-        """The name the model is served under."""
+        """Name under which the model is served."""
         return _model(self.model_name, self.model_path)
 
     @property
     def broker_url(self) -> str:
-        """REDIS_URL with where its password is found, for `connect`."""
+        """REDIS_URL, with the password file as an option of the URL."""
         if not self.redis_password_file:
             return self.redis_url
         mark = "&" if "?" in self.redis_url else "?"
         return f"{self.redis_url}{mark}{urlencode({PASSWORD_FILE: self.redis_password_file})}"
 
 
-@functools.cache  # asked for with every request
+@functools.cache  # called for every request
 def _model(name: str, path: str) -> str:
     return check_model_name(name or default_model_name(path))
 
 
 def default_model_name(model_path: str) -> str:
-    """Return the name that requests use by default.
+    """Return the default name of a model.
 
     `resnet18` → resnet18, `pkg.mod:Class` and `dir/mod.py:Class` → Class, `dir/net.pt2` → net,
     `simulated:base_ms=4` → simulated.
@@ -194,9 +200,9 @@ def default_model_name(model_path: str) -> str:
 
 
 def from_environment(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
-    """Read and check the settings. `overrides` (from the command line) win; None and missing ones don't count.
+    """Read and validate the settings. `overrides` (from the command line) take precedence unless they are None.
 
-    Raises SettingsError, naming the variable, what was expected and what came.
+    Raises SettingsError, which names the variable, the expected and the actual value.
     """
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}
@@ -216,18 +222,18 @@ def from_environment(environ: Mapping[str, str] | None = None, **overrides: Any)
     settings = msgspec.convert(values, Settings, strict=False)
     _check_redis_url(settings.redis_url)
     if settings.redis_password_file and (urlsplit(settings.redis_url).password or "password=" in settings.redis_url):
-        raise SettingsError("REDIS_PASSWORD_FILE: REDIS_URL holds a password too; leave one of them out")
+        raise SettingsError("REDIS_PASSWORD_FILE: REDIS_URL has a password too; set only one of them")
     return settings
 
 
 def _choices(field: str) -> tuple[str, ...]:
-    """The values of a setting that has only a few, else none."""
+    """Return the allowed values of a Literal setting; empty for others."""
     kind = get_args(get_type_hints(Settings, include_extras=True)[field])[0]
     return get_args(kind) if get_origin(kind) is Literal else ()
 
 
 def describe() -> list[tuple[str, str, Any, str]]:
-    """Return (variable, type, default, meaning) of every setting, in order."""
+    """Return (variable, type, default, meaning) of every setting, in declaration order."""
     hints = get_type_hints(Settings, include_extras=True)
     defaults = dict(zip(Settings.__struct_fields__, Settings.__struct_defaults__, strict=True))
     rows = []
@@ -239,7 +245,7 @@ def describe() -> list[tuple[str, str, Any, str]]:
 
 
 def public(settings: Settings) -> dict[str, Any]:
-    """Return the settings for printing, with passwords masked."""
+    """Return the settings for printing, with passwords and key digests masked."""
     shown = msgspec.to_builtins(settings)
     shown["redis_url"] = mask_url(settings.redis_url)
     shown["api_keys"] = re.sub(r"(:\s*)[^,]*", r"\1***", settings.api_keys)
@@ -247,7 +253,7 @@ def public(settings: Settings) -> dict[str, Any]:
 
 
 def mask_url(url: str) -> str:
-    """Hide the password, wherever it stands, also in an URL that can't be parsed."""
+    """Mask all passwords in a URL, even if it can't be parsed."""
     scheme, mark, rest = url.partition("://")
     user_info, at, host = rest.rpartition("@")
     user, colon, _ = user_info.partition(":")
@@ -269,4 +275,4 @@ def _check_redis_url(url: str) -> None:
     for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True):
         if name not in URL_OPTIONS:  # redis-py would take it for an argument, and fail at the first connection
             known = ", ".join(sorted(URL_OPTIONS))
-            raise SettingsError(f"REDIS_URL: there is no option {name[:40]!r}; there are {known}")
+            raise SettingsError(f"REDIS_URL: unknown option {name[:40]!r}; known options are {known}")

@@ -1,8 +1,8 @@
-"""The msgpack values that cross the broker: what a request carries, and what a reply carries.
+"""The MessagePack values that cross the broker: payloads of requests, and replies.
 
-Versioned (`v`) and never pickle. Reading checks every field, so what was read has the types that are written here,
-whoever put it on the broker. A tensor is {dtype, shape, data} with C-order little-endian bytes (`order: "F"` when a
-client sent Fortran order; only readers that compute need to care).
+They are versioned (`v`) and never pickled. Reading validates every field, so a value that was read has the declared
+types, whoever wrote it. A tensor is {dtype, shape, data} with C-order little-endian bytes (`order: "F"` if a client
+sent Fortran order; only code that computes needs to handle it).
 
 Payload  {v, kind, content, options}
     kind     content
@@ -10,13 +10,13 @@ Payload  {v, kind, content, options}
     tensor   {dtype, shape, data}                     the first dimension is rows
     text     [str, …]                                 one row each
     raw      {data, content_type}                     one row
-    options  {top_k: n} and whatever else a model understands
+    options  {top_k: n}, and other options of the model
 
 Reply    {v, result, batch, ms} or {v, error: {code, detail}, batch, ms}
     result   {classes: [[(index, label, probability), …] per row]}
              {outputs: {name: tensor}}                the first dimension is rows
              {values: [anything per row]}
-    batch    {id, rows, requests, closed, worker, deliveries, position}; absent if the entry never rode in one
+    batch    {id, rows, requests, closed, worker, deliveries, position}; absent if the entry was in no batch
     ms       {queue, decode, batch_wait, forward}
 """
 
@@ -35,7 +35,7 @@ VERSION = 1
 Kind = Literal["image", "tensor", "text", "raw"]
 Order = Literal["C", "F"]
 
-# numpy's names; sizes in bytes
+# dtype names of numpy, sizes in bytes
 DTYPE_BYTES = {
     "bool": 1,
     "uint8": 1,
@@ -58,11 +58,11 @@ Shape = Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(max_length=MAX_DI
 if TYPE_CHECKING:
     Data = bytes | bytearray | memoryview
 else:
-    Data = bytes  # what is read is always bytes; msgspec takes no union of them
+    Data = bytes  # reading always gives bytes; msgspec accepts no union of these
 
 
 class Tensor(msgspec.Struct, omit_defaults=True):
-    """Raw bytes with their meaning. `len(data)` is the product of `shape` times the dtype's size (checked)."""
+    """Raw bytes with dtype and shape. `check` verifies that `len(data)` matches them."""
 
     dtype: str
     shape: Shape
@@ -75,16 +75,14 @@ class Tensor(msgspec.Struct, omit_defaults=True):
             raise WireError(f"unknown dtype {self.dtype!r}; known: {', '.join(DTYPE_BYTES)}")
         expected = math.prod(self.shape) * size
         if len(self.data) != expected:
-            raise WireError(
-                f"{self.dtype} of shape {list(self.shape)} takes {expected} bytes, but {len(self.data)} came"
-            )
+            raise WireError(f"{self.dtype} of shape {list(self.shape)} needs {expected} bytes, got {len(self.data)}")
         # Any other byte in a bool is undefined behaviour in C++.
         if self.dtype == "bool" and bytes(self.data).translate(None, b"\x00\x01"):
-            raise WireError("a bool is a byte of 0 or 1")
+            raise WireError("a bool must be a byte of 0 or 1")
 
 
 class Raw(msgspec.Struct):
-    """A body passed on as it came."""
+    """A request body, unchanged."""
 
     data: bytes
     content_type: str
@@ -94,7 +92,7 @@ Content = list[bytes] | Tensor | list[str] | Raw
 
 
 class Payload(msgspec.Struct):
-    """What a request carries to the worker."""
+    """The input of a request."""
 
     kind: Kind
     content: Content
@@ -112,18 +110,20 @@ def pack_payload(payload: Payload) -> bytes:
 
 
 def unpack_payload(data: bytes) -> Payload:
-    """Raises WireError, saying where, for anything that `pack_payload` wouldn't have written."""
+    """Raises WireError, which names the field, for anything that `pack_payload` does not write."""
     wire = _unpack(_PAYLOAD, data)
     if isinstance(wire, _TensorPayload):
         wire.content.check()
         if not wire.content.shape:
-            raise WireError("a payload's tensor has rows as its first dimension, so its shape can't be []")
+            raise WireError("the first dimension of a payload's tensor is its rows, so its shape can't be []")
     return Payload(_KINDS[type(wire)], wire.content, wire.options)
 
 
 class BatchInfo(msgspec.Struct):
-    """The batch that a request rode in. `position`: its place among those of its requests
-    that have a result, from 1; 0 without one."""
+    """The batch that a request was in.
+
+    `position` counts the requests of the batch that have a result, from 1; it is 0 for a request without one.
+    """
 
     id: str
     rows: int
@@ -135,7 +135,7 @@ class BatchInfo(msgspec.Struct):
 
 
 class Result(msgspec.Struct, omit_defaults=True):
-    """What the model made of one request; exactly one of the three is set."""
+    """The model's result for one request; exactly one of the three fields is set."""
 
     classes: list[list[tuple[int, str, float]]] | None = None
     outputs: dict[str, Tensor] | None = None
@@ -143,7 +143,7 @@ class Result(msgspec.Struct, omit_defaults=True):
 
 
 class Reply(msgspec.Struct):
-    """The outcome of one request: a result or an error, and where the time went."""
+    """The outcome of one request: a result or an error, and the time of each part."""
 
     result: Result | None = None
     error: SmartBatchError | None = None
@@ -156,35 +156,35 @@ def pack_reply(reply: Reply) -> bytes:
         error = _ErrorWire(reply.error.code, reply.error.detail)
         return _encode(_PackedReply(VERSION, reply.ms, reply.batch, error))
     if reply.result is None:
-        raise WireError("a reply holds a result or an error")
+        raise WireError("a reply must have a result or an error")
     result = reply.result
-    if not isinstance(result, Result):  # a model may be the user's own code
-        raise TypeError(f"a model's answer is a Result, not {type(result).__name__}")
+    if not isinstance(result, Result):  # a model may be user code
+        raise TypeError(f"expected a Result from the model, got {type(result).__name__}")
     if (result.classes is None) + (result.outputs is None) + (result.values is None) != 2:
-        raise TypeError("a Result is one of classes, outputs and values")
+        raise TypeError("a Result must have exactly one of classes, outputs and values")
     return _encode(_PackedReply(VERSION, reply.ms, reply.batch, None, reply.result))
 
 
 def unpack_reply(data: bytes) -> Reply:
-    """Raises WireError, saying where, for anything that `pack_reply` wouldn't have written."""
+    """Raises WireError, which names the field, for anything that `pack_reply` does not write."""
     wire = _unpack(_REPLY, data)
     if wire.error is not None:
         return Reply(None, from_wire(wire.error.code, wire.error.detail), wire.batch, wire.ms)
     result: Result | None = wire.result
     if result is None:
-        raise WireError("a reply holds a result or an error")
+        raise WireError("a reply must have a result or an error")
     if (result.classes is None) + (result.outputs is None) + (result.values is None) != 2:
-        raise WireError("a result is one of classes, outputs and values")
+        raise WireError("a result must have exactly one of classes, outputs and values")
     for tensor in (result.outputs or {}).values():
         tensor.check()
     return Reply(result, None, wire.batch, wire.ms)
 
 
-# --- what the bytes are written of
+# --- encoding
 
 
 def _plain(value: Any) -> Any:
-    """Write what is derived from a text, bytes or a number as that: users' models, and numpy, have such."""
+    """Encode subclasses of str, bytes, int and float as their base: numpy and user models return such."""
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, bytes):
@@ -193,7 +193,7 @@ def _plain(value: Any) -> Any:
         return int.__int__(value)
     if isinstance(value, float):
         return float.__float__(value)
-    raise TypeError(f"a value of {type(value).__name__} can't be written")
+    raise TypeError(f"a value of type {type(value).__name__} can't be serialized")
 
 
 _encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
@@ -214,7 +214,7 @@ class _PackedReply(msgspec.Struct, omit_defaults=True):
     result: Result | None = None
 
 
-# --- what the bytes are read as
+# --- decoding
 
 
 class _Payload(msgspec.Struct, tag_field="kind", kw_only=True):
@@ -264,7 +264,7 @@ class _Version(msgspec.Struct):
 
 
 def _no_extension(code: int, data: memoryview) -> NoReturn:
-    raise ValueError(f"an extension type ({code}) came")
+    raise ValueError(f"unexpected MessagePack extension type {code}")
 
 
 def _decoder(form: Any) -> msgspec.msgpack.Decoder[Any]:
@@ -280,8 +280,8 @@ def _unpack(decoder: msgspec.msgpack.Decoder[Any], data: bytes) -> Any:
     try:
         wire = decoder.decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        _check_version(data)  # says more than that a field is missing, if it is that
-        raise WireError(f"not of wire version {VERSION}: {error!s:.200}") from None
+        _check_version(data)  # a wrong version is the better error, if it is that
+        raise WireError(f"not a valid value of wire version {VERSION}: {error!s:.200}") from None
     if wire.v != VERSION:
         raise WireError(f"expected wire version {VERSION}, got {wire.v!r:.60}")
     return wire

@@ -42,7 +42,11 @@ def binary(kind: str) -> str:
     return found
 
 
-@pytest.fixture(params=["valkey", "redis"])
+# `make test` asks one kind of broker, `make test-all` both.
+KINDS = ["valkey", pytest.param("redis", marks=pytest.mark.extended)]
+
+
+@pytest.fixture(params=KINDS)
 def durable_broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
     """Each kind of broker in turn, of the test's own and with an append-only file: to be killed and restarted."""
     server = Broker(binary(request.param), durable=True)
@@ -57,7 +61,7 @@ def broker(valkey_server: Broker) -> Broker:
     return valkey_server
 
 
-@pytest.fixture(params=["valkey", "redis"])
+@pytest.fixture(params=KINDS)
 def any_broker(request: pytest.FixtureRequest) -> Broker:
     """Each kind of broker in turn, empty: for the tests of the protocol itself."""
     server: Broker = request.getfixturevalue(f"{request.param}_server")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+NAMED = re.compile(r"([\w/]+\.py)::(test_\w+)")
 
 
 @pytest.mark.parametrize(("page", "at_least"), [("security.md", 25), ("reliability.md", 25)])
 def test_every_test_that_is_named_exists(page: str, at_least: int) -> None:
-    named = re.findall(r"([\w/]+\.py)::(test_\w+)", (ROOT / "docs" / page).read_text())
+    named = NAMED.findall((ROOT / "docs" / page).read_text())
     assert len(named) > at_least
     missing = [
         f"{file}::{test}"
@@ -20,3 +23,15 @@ def test_every_test_that_is_named_exists(page: str, at_least: int) -> None:
         if not re.search(rf"^(async )?def {test}\(", (ROOT / "tests" / file).read_text(), re.M)
     ]
     assert missing == []
+
+
+def test_make_test_runs_every_test_that_a_promise_of_reliability_names() -> None:
+    """Each row of the page's tables is a promise and names its tests; of each at least one case is in `make test`."""
+    promises = re.findall(r"^\| .*::test_.*$", (ROOT / "docs/reliability.md").read_text(), re.M)
+    assert len(promises) >= 17 + 6  # what fails, and the properties of the protocol
+    named = {f"tests/{file}::{test}" for promise in promises for file, test in NAMED.findall(promise)}
+    [selection] = re.findall(r"-m \"(.*)\"", re.findall(r"^test:.*\n(.*)", (ROOT / "Makefile").read_text(), re.M)[0])
+    files = sorted({test.partition("::")[0] for test in named})
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", selection, *files]
+    collected = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100).stdout
+    assert named - {line.partition("[")[0] for line in collected.splitlines()} == set()

@@ -1,2 +1,2 @@
-"""The subcommands of `smartbatch`, one file each. What they need is imported when they run, so `--help` is quick
-and a gateway never loads torch."""
+"""The subcommands of `smartbatch`, one file each. Heavy imports are made when a command runs, so `--help` is quick and
+a gateway never loads torch."""

@@ -22,25 +22,27 @@ from smartbatch.shared.keys import Keys
 from smartbatch.shared.settings import Settings
 from smartbatch.shared.wire import Reply, Result
 
-_all = click.option("--all", "everything", is_flag=True, help="All there are.")
+_all = click.option("--all", "everything", is_flag=True, help="Select all dead letters.")
 
 
 @click.group("dead")
 def command() -> None:
-    """Look at dead letters: requests that ended MAX_DELIVERIES workers and were put aside.
+    """List, inspect, requeue and delete dead letters: requests that ended MAX_DELIVERIES workers.
 
-    Reads and writes only Redis, so it works next to any deployment. An id that isn't there ends it with exit code 2,
-    before anything is changed.
+    Only Redis is needed, so this works with any deployment. An unknown ID ends the command with exit code 2 before
+    anything is changed.
     """
 
 
 @command.command("list")
 @setting_options("REDIS_URL")
 @model_option
-@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Letters of each model.")
+@click.option(
+    "--limit", type=click.IntRange(1), default=20, show_default=True, help="Maximum number of dead letters per model."
+)
 @json_option
 def list_(name: str | None, limit: int, as_json: bool, **options: str | None) -> None:
-    """List dead letters, the newest first."""
+    """List dead letters, newest first."""
     asyncio.run(_list(read(options), name, limit, as_json))
 
 
@@ -51,7 +53,7 @@ def list_(name: str | None, limit: int, as_json: bool, **options: str | None) ->
 @save_option
 @json_option
 def show(letter_id: str, name: str | None, file: Path | None, as_json: bool, **options: str | None) -> None:
-    """Show one dead letter and what it carries."""
+    """Show one dead letter and its payload."""
     asyncio.run(_show(read(options), name, letter_id, file, as_json))
 
 
@@ -60,14 +62,14 @@ def show(letter_id: str, name: str | None, file: Path | None, as_json: bool, **o
 @click.argument("letter_ids", metavar="[ID]…", nargs=-1)
 @_all
 @model_option
-@click.option("--no-wait", is_flag=True, help="Put them back all at once, and don't wait for what becomes of them.")
+@click.option("--no-wait", is_flag=True, help="Requeue all at once and do not wait for their results.")
 @json_option
 def requeue(letter_ids, everything: bool, name, no_wait: bool, as_json: bool, **options: str | None) -> None:
     """Run dead letters again, as new requests.
 
-    Its client is long gone, so this command waits for each in turn (REQUEST_TIMEOUT) and prints what becomes of it.
-    One that ran is no dead letter any more; one that wasn't run in time stays one; one that ends MAX_DELIVERIES
-    workers again becomes a new one. Exit code 1 if any failed.
+    The original client is gone, so this command waits for each request in turn (up to REQUEST_TIMEOUT) and prints its
+    outcome. A dead letter that was run is deleted, and one that was not run in time is kept. A request that ends
+    MAX_DELIVERIES workers again becomes a new dead letter. Exit code 1 if any request failed.
     """
     _check_choice(letter_ids, everything)
     sys.exit(asyncio.run(_requeue(read(options), name, letter_ids, no_wait, as_json)))
@@ -78,20 +80,20 @@ def requeue(letter_ids, everything: bool, name, no_wait: bool, as_json: bool, **
 @click.argument("letter_ids", metavar="[ID]…", nargs=-1)
 @_all
 @model_option
-@click.option("--yes", is_flag=True, help="Don't ask before dropping all.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @json_option
 def drop(letter_ids, everything: bool, name, yes: bool, as_json: bool, **options: str | None) -> None:
-    """Remove dead letters, and what was kept for them, for good."""
+    """Delete dead letters and their payloads."""
     _check_choice(letter_ids, everything)
     asyncio.run(_drop(read(options), name, letter_ids, yes, as_json))
 
 
 def _check_choice(letter_ids: Sequence[str], everything: bool) -> None:
     if bool(letter_ids) == everything:
-        raise click.UsageError("give the ids of dead letters, or --all")
+        raise click.UsageError("specify the IDs of dead letters, or --all")
 
 
-# --- what they do
+# --- implementation
 
 
 async def _list(settings: Settings, name: str | None, limit: int, as_json: bool) -> None:
@@ -117,40 +119,40 @@ async def _list(settings: Settings, name: str | None, limit: int, as_json: bool)
 
 
 async def _show(settings: Settings, name: str | None, letter_id: str, file: Path | None, as_json: bool) -> None:
-    from smartbatch.deploy.payloads import told_of_payload
+    from smartbatch.deploy.payloads import payload_fields
 
     async with open_client(settings) as client:
         [(model, letter)] = await find_letters(client, name, [letter_id])
         packed = await DeadLetters(client, Keys(model)).payload(letter)
-    told = _summary(model, letter)
-    gone = "expired" if letter.entry.bytes else "unknown"
-    told |= told_of_payload(packed, file, gone)
+    fields = _summary(model, letter)
+    missing = "expired" if letter.entry.bytes else "unknown"
+    fields |= payload_fields(packed, file, missing)
     if as_json:
-        click.echo(json.dumps(told, indent=2))
+        click.echo(json.dumps(fields, indent=2))
         return
-    print_fields(told)
+    print_fields(fields)
 
 
 async def _requeue(
     settings: Settings, name: str | None, letter_ids: Sequence[str], no_wait: bool, as_json: bool
 ) -> int:
-    told: list[dict[str, Any]] = []
+    outcomes: list[dict[str, Any]] = []
     async with open_client(settings) as client, open_client(settings, BLOCK_S) as blocking:
         found = await find_letters(client, name, letter_ids) if letter_ids else await every_letter(client, name)
         for model, letter in found:
             outcome = await _requeue_one(settings, client, blocking, model, letter, wait=not no_wait)
-            told.append({"id": letter.id, "model": model, "request": letter.new_request_id, **outcome})
+            outcomes.append({"id": letter.id, "model": model, "request": letter.new_request_id, **outcome})
             if not as_json:
                 click.echo(f"{letter.id}  {printable(_sentence(outcome))}")
     if as_json:
-        click.echo(json.dumps(told, indent=2))
-    return int(any(outcome["outcome"] in ("error", "kept") for outcome in told))
+        click.echo(json.dumps(outcomes, indent=2))
+    return int(any(outcome["outcome"] in ("error", "kept") for outcome in outcomes))
 
 
 async def _requeue_one(
     settings: Settings, client: Client, blocking: Client, model: str, letter: DeadLetter, *, wait: bool
 ) -> dict[str, Any]:
-    """Return what became of it. One at a time, so that no two that kill ever meet in a batch."""
+    """Requeue one letter and return its outcome. One at a time, so that two poison inputs never share a batch."""
     keys, timeout_s = Keys(model), settings.request_timeout
     limits = {"max_entries": settings.max_queue, "max_bytes": settings.max_queue_bytes}
     again = Requeue(client, blocking, keys, reply_ttl_s=settings.reply_ttl, **limits)
@@ -161,7 +163,7 @@ async def _requeue_one(
         return {"outcome": "kept", "detail": error.detail}
     if not wait:
         await letters.drop([letter])
-        return {"outcome": "waiting", "detail": f"its reply: {keys.reply(request_id)}, for {settings.reply_ttl:g} s"}
+        return {"outcome": "queued", "detail": f"reply at {keys.reply(request_id)} for {settings.reply_ttl:g} s"}
     reply = await again.outcome(request_id, timeout_s)
     await again.close()
     if reply is None or isinstance(reply.error, DeadlineExceeded):
@@ -174,18 +176,18 @@ async def _drop(settings: Settings, name: str | None, letter_ids: Sequence[str],
     async with open_client(settings) as client:
         found = await find_letters(client, name, letter_ids) if letter_ids else await every_letter(client, name)
         if found and not letter_ids and not yes:
-            click.confirm(f"drop {_counted(len(found))} for good?", abort=True)
-        dropped = 0
+            click.confirm(f"Delete {_counted(len(found))}?", abort=True)
+        deleted = 0
         for model in dict.fromkeys(model for model, _ in found):
             of_model = [letter for each, letter in found if each == model]
-            dropped += await DeadLetters(client, Keys(model)).drop(of_model)
+            deleted += await DeadLetters(client, Keys(model)).drop(of_model)
     if as_json:
-        click.echo(json.dumps({"dropped": dropped}))
+        click.echo(json.dumps({"deleted": deleted}))
     else:
-        click.echo(f"dropped {_counted(dropped)}")
+        click.echo(f"deleted {_counted(deleted)}")
 
 
-# --- words
+# --- output
 
 
 def _summary(model: str, letter: DeadLetter) -> dict[str, Any]:
@@ -224,13 +226,13 @@ def _result(result: Result) -> Any:
 def _sentence(outcome: dict[str, Any]) -> str:
     match outcome["outcome"]:
         case "ok":
-            return f"answered: {msgspec.json.encode(outcome['result']).decode()[:300]}"
+            return f"ok: {msgspec.json.encode(outcome['result']).decode()[:300]}"
         case "error":
             return f"{outcome['code']}: {outcome['detail']}"
-        case "waiting":
-            return f"on the stream again; {outcome['detail']}"
+        case "queued":
+            return f"queued: {outcome['detail']}"
         case _:
-            return f"still a dead letter: {outcome['detail']}"
+            return f"kept: {outcome['detail']}"
 
 
 def _counted(count: int) -> str:

@@ -10,7 +10,7 @@ from smartbatch.deploy.options import read, setting_options
 
 
 @click.command("gateway")
-@click.option("--grpc", is_flag=True, help="Take requests by gRPC, on GRPC_PORT, in place of HTTP.")
+@click.option("--grpc", is_flag=True, help="Serve gRPC on GRPC_PORT instead of HTTP.")
 @setting_options(
     "HOST",
     "PORT",
@@ -33,9 +33,9 @@ from smartbatch.deploy.options import read, setting_options
     "LOG_LEVEL",
 )
 def command(grpc: bool, **options: str | None) -> None:
-    """Run a gateway: HTTP or gRPC in, entries on the stream, replies out.
+    """Start a gateway: it accepts requests over HTTP or gRPC, queues them in Redis and returns the replies.
 
-    MODEL names the default model of /predict; other models are served as soon as a worker announces them.
+    MODEL selects the default model of /predict; other models are served as soon as a worker announces them.
     """
     from smartbatch.gateway.server import bind, bind_grpc, bind_management, serve, serve_grpc
     from smartbatch.shared.broker.connection.client import check

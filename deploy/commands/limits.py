@@ -17,18 +17,20 @@ from smartbatch.shared.keys import Keys
 @click.command("limits")
 @setting_options("REDIS_URL", "MODEL_PATH", "MODEL_NAME")
 @click.option(
-    "--max-batch-size", type=click.IntRange(1), help="Rows in one batch; never more than a worker began with."
+    "--max-batch-size", type=click.IntRange(1), help="Maximum rows per batch, up to the worker's own MAX_BATCH_SIZE."
 )
-@click.option("--max-wait-time", type=click.FloatRange(0, MOST_WAIT_S), help="Seconds that the oldest entry waits.")
-@click.option("--reset", is_flag=True, help="Back to what each worker was started with.")
+@click.option(
+    "--max-wait-time", type=click.FloatRange(0, MOST_WAIT_S), help="Maximum wait of the oldest entry, in seconds."
+)
+@click.option("--reset", is_flag=True, help="Restore the limits that each worker was started with.")
 def command(max_batch_size: int | None, max_wait_time: float | None, reset: bool, **options: str | None) -> None:
-    """Change how workers batch while they serve, without loading the model again; with neither option, show it.
+    """Show or change MAX_BATCH_SIZE and MAX_WAIT_TIME of running workers. Without options: show.
 
-    What is set holds for all workers of the model, within a second, and for those that start later, until --reset.
+    A change applies to all workers of the model within a second, and to workers that start later, until --reset.
     """
     limits = LiveLimits(max_batch_size, max_wait_time)
     if reset and limits != LiveLimits():
-        raise click.UsageError("--reset goes back to what workers were started with; give it alone")
+        raise click.UsageError("--reset can't be combined with other limits")
     settings = read(options)
     asyncio.run(_run(settings.broker_url, settings.model, limits, reset))
 
@@ -55,4 +57,4 @@ async def _show(client, model: str) -> None:
     for worker_id, report in workers.items():
         limits = (report.get(name, "") for name in ("max_batch_size", "max_wait_time"))
         shown.add_row(worker_id, report.get("state", ""), *limits)
-    screen.print(shown if workers else f"no worker serves {model} now")
+    screen.print(shown if workers else f"no live workers of {model}")

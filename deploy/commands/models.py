@@ -16,24 +16,24 @@ from smartbatch.shared.errors import BrokerUnavailable
 
 @click.command("models")
 @setting_options("REDIS_URL")
-@click.option("--all", "everything", is_flag=True, help="Also list every torchvision classifier by name.")
+@click.option("--all", "everything", is_flag=True, help="Also list all torchvision classifiers.")
 def command(everything: bool, **options: str | None) -> None:
-    """List what is being served now, and what MODEL_PATH can be."""
+    """List the models that are served and the values that MODEL_PATH accepts."""
     screen = console()
     try:
         asyncio.run(_served(screen, read(options).broker_url))
     except BrokerUnavailable:
-        screen.print("no broker to ask what is being served (REDIS_URL)", style="dim")
+        screen.print("can't list served models: the broker is unavailable (REDIS_URL)", style="dim")
     from smartbatch.worker.models import listing
 
-    servable = table("MODEL_PATH", "what it is", title="can be served")
+    available = table("MODEL_PATH", "description", title="available models")
     entries = listing()
     shown = entries if everything else [entry for entry in entries if not entry[1].startswith("torchvision")]
     for path, description in shown:
-        servable.add_row(path, description)
+        available.add_row(path, description)
     if len(shown) < len(entries):
-        servable.add_row(f"… and {len(entries) - len(shown)} more", "torchvision image classifiers by name (--all)")
-    screen.print(servable)
+        available.add_row(f"… and {len(entries) - len(shown)} more", "torchvision image classifiers (--all)")
+    screen.print(available)
 
 
 async def _served(screen: Console, url: str) -> None:
@@ -43,11 +43,11 @@ async def _served(screen: Console, url: str) -> None:
         snapshots = {name: await registry.snapshot(client, name) for name in models}
     finally:
         await client.aclose()
-    served = table("name", "MODEL_PATH", "takes", "row", "workers ready", "variant", title="served")
+    served = table("name", "MODEL_PATH", "inputs", "row", "ready workers", "variant", title="served models")
     for name, info in models.items():
-        takes = info.input
-        row = f"{takes.dtype or ''} {list(takes.shape) if takes.shape else ''}".strip() or "any"
+        spec = info.input
+        row = f"{spec.dtype or ''} {list(spec.shape) if spec.shape else ''}".strip() or "any"
         ready = snapshots[name].ready_workers
         variants = {snapshots[name].workers[worker_id].get("variant", "none") for worker_id in ready}
-        served.add_row(name, info.path, ", ".join(takes.kinds), row, str(len(ready)), ", ".join(sorted(variants)))
+        served.add_row(name, info.path, ", ".join(spec.kinds), row, str(len(ready)), ", ".join(sorted(variants)))
     screen.print(served)

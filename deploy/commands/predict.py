@@ -20,19 +20,19 @@ from smartbatch.shared.errors import SmartBatchError
 
 @click.command("predict")
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Where the server is.")
-@click.option("--model", help="The model to ask, if the server has several.")
-@click.option("--top-k", type=click.IntRange(0, 1000), help="How many classes; 0 asks for the plain outputs.")
+@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="URL of the server.")
+@click.option("--model", help="Name of the model, if the server has several.")
+@click.option("--top-k", type=click.IntRange(0, 1000), help="Number of classes per row; 0 = the model's raw outputs.")
 @click.option(
     "--api-key",
     envvar="SMARTBATCH_API_KEY",
     show_envvar=True,
-    help="The API key, if the server wants one. Better in the environment: options show in the process list.",
+    help="API key, if the server requires one. Prefer the environment variable: other users can see options.",
 )
-@click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait for each answer.")
-@click.option("--json", "as_json", is_flag=True, help="Print the answers as they come.")
+@click.option("--timeout", default=60.0, show_default=True, help="Timeout of each request in seconds.")
+@click.option("--json", "as_json", is_flag=True, help="Print the responses as JSON.")
 def command(files, url, model, top_k, api_key, timeout, as_json) -> None:
-    """Send FILES (images, .npy, JSON) to a running server and show its answers."""
+    """Send FILES (images, .npy, JSON) to a server and print its responses."""
     query = {k: v for k, v in (("model", model), ("top_k", top_k)) if v is not None}
     target = f"{url.rstrip('/')}/predict" + (f"?{urllib.parse.urlencode(query)}" if query else "")
     failed = 0
@@ -66,7 +66,9 @@ def _post(target: str, body: bytes, timeout: float, api_key: str | None) -> dict
     except OSError as error:
         raise SmartBatchError(f"can't reach {target}: {getattr(error, 'reason', error)}") from None
     except (http.client.HTTPException, ValueError) as error:
-        raise SmartBatchError(f"{target} is no SmartBatch server: {type(error).__name__}: {error}".rstrip()) from None
+        raise SmartBatchError(
+            f"{target} is not a SmartBatch server: {type(error).__name__}: {error}".rstrip()
+        ) from None
 
 
 def _show(file: Path, answer: dict) -> None:

@@ -25,7 +25,7 @@ from smartbatch.shared.settings import Settings
 
 
 class _ListByDefault(click.Group):
-    """`smartbatch queue` alone, or with options only, lists."""
+    """Without a subcommand, `smartbatch queue` runs `list`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
@@ -35,20 +35,26 @@ class _ListByDefault(click.Group):
 
 @click.group("queue", cls=_ListByDefault)
 def command() -> None:
-    """Look at what waits and what runs, and take it back. Without a subcommand: list.
+    """List, inspect and cancel queued requests. Without a subcommand: list.
 
-    Reads and writes only Redis, so it works next to any deployment. An ID is an entry's or a request's; one that isn't
-    there ends it with exit code 2, before anything is changed.
+    Only Redis is needed, so this works with any deployment. ID is the ID of an entry or of a request; an unknown ID
+    ends the command with exit code 2 before anything is changed.
     """
 
 
 @command.command("list")
 @setting_options("REDIS_URL")
 @model_option
-@click.option("--limit", type=click.IntRange(0), default=20, show_default=True, help="Entries to list of each kind.")
+@click.option(
+    "--limit",
+    type=click.IntRange(0),
+    default=20,
+    show_default=True,
+    help="Maximum number of running and of waiting requests.",
+)
 @json_option
 def list_(name: str | None, limit: int, as_json: bool, **options: str | None) -> None:
-    """List running and waiting entries, the oldest first, and the workers."""
+    """List running and waiting requests, oldest first, and the workers."""
     asyncio.run(_list(read(options), name, limit, as_json))
 
 
@@ -59,7 +65,7 @@ def list_(name: str | None, limit: int, as_json: bool, **options: str | None) ->
 @save_option
 @json_option
 def show(entry_id: str, name: str | None, file: Path | None, as_json: bool, **options: str | None) -> None:
-    """Show one entry and what it carries."""
+    """Show one request and its payload."""
     asyncio.run(_show(read(options), name, entry_id, file, as_json))
 
 
@@ -69,15 +75,16 @@ def show(entry_id: str, name: str | None, file: Path | None, as_json: bool, **op
 @model_option
 @json_option
 def cancel(entry_ids: Sequence[str], name: str | None, as_json: bool, **options: str | None) -> None:
-    """Take entries back, waiting or running.
+    """Cancel waiting or running requests.
 
-    Each one's client gets an error at once: status 500 with the code taken_back. A batch that is on the device already
-    goes on, and its result for this entry is dropped. Exit code 1 if one was answered before it could be taken.
+    The client gets an error at once: status 500 with the code cancelled_by_operator. A batch that is already on the
+    device continues, and its result for this request is discarded. Exit code 1 if a request was answered before it
+    could be cancelled.
     """
     sys.exit(asyncio.run(_cancel(read(options), name, entry_ids, as_json)))
 
 
-# --- what they do
+# --- implementation
 
 
 async def _list(settings: Settings, name: str | None, limit: int, as_json: bool) -> None:
@@ -97,36 +104,36 @@ async def _list(settings: Settings, name: str | None, limit: int, as_json: bool)
 
 
 async def _show(settings: Settings, name: str | None, entry_id: str, file: Path | None, as_json: bool) -> None:
-    from smartbatch.deploy.payloads import told_of_payload
+    from smartbatch.deploy.payloads import payload_fields
 
     async with open_client(settings) as client:
         [(model, seen)] = await find_entries(client, name, [entry_id])
         try:
-            packed, gone = await Entries(client, model).payload(seen), "gone"
-        except BrokerUnavailable as error:  # a user of Redis who may look at streams, and not at bodies
-            packed, gone = None, f"not to be read: {error}"
-    told = {"model": model, **_told(seen), **_more_told(seen), **told_of_payload(packed, file, gone)}
+            packed, missing = await Entries(client, model).payload(seen), "deleted"
+        except BrokerUnavailable as error:  # this Redis user may read the stream, but not external payloads
+            packed, missing = None, f"not readable: {error}"
+    fields = {"model": model, **_summary(seen), **_details(seen), **payload_fields(packed, file, missing)}
     if as_json:
-        click.echo(json.dumps(told, indent=2))
+        click.echo(json.dumps(fields, indent=2))
     else:
-        print_fields(told)
+        print_fields(fields)
 
 
 async def _cancel(settings: Settings, name: str | None, entry_ids: Sequence[str], as_json: bool) -> int:
-    told: list[dict[str, Any]] = []
+    outcomes: list[dict[str, Any]] = []
     async with open_client(settings) as client:
         for model, seen in await find_entries(client, name, entry_ids):
-            taken = await Entries(client, model).take_back(seen, settings.reply_ttl)
-            told.append({"model": model, **_told(seen), "taken_back": taken})
+            cancelled = await Entries(client, model).take_back(seen, settings.reply_ttl)
+            outcomes.append({"model": model, **_summary(seen), "cancelled": cancelled})
             if not as_json:
-                outcome = "taken back; its client has been told" if taken else "was answered, or taken back, meanwhile"
+                outcome = "cancelled" if cancelled else "not cancelled: already answered or cancelled"
                 click.echo(f"{seen.entry.entry_id}  {outcome}")
     if as_json:
-        click.echo(json.dumps(told, indent=2))
-    return int(not all(each["taken_back"] for each in told))
+        click.echo(json.dumps(outcomes, indent=2))
+    return int(not all(each["cancelled"] for each in outcomes))
 
 
-# --- words
+# --- output
 
 
 def _model(snapshot: Snapshot, entries: list[Seen]) -> dict[str, Any]:
@@ -137,11 +144,11 @@ def _model(snapshot: Snapshot, entries: list[Seen]) -> dict[str, Any]:
         "oldest_wait_s": snapshot.oldest_wait_s,
         "open_bytes": snapshot.open_bytes,
         "dead_letters": snapshot.dead,
-        "entries": [_told(seen) for seen in entries],
+        "entries": [_summary(seen) for seen in entries],
     }
 
 
-def _told(seen: Seen) -> dict[str, Any]:
+def _summary(seen: Seen) -> dict[str, Any]:
     entry = seen.entry
     return {
         "entry": entry.entry_id,
@@ -155,15 +162,15 @@ def _told(seen: Seen) -> dict[str, Any]:
     }
 
 
-def _more_told(seen: Seen) -> dict[str, Any]:
+def _details(seen: Seen) -> dict[str, Any]:
     entry = seen.entry
-    told = {
+    details = {
         "admitted": when(entry.t_ms),
         "timeout_s": entry.timeout_ms / 1000,
         "gateway": entry.gateway,
         "trace": entry.trace,
     }
-    return {**told, "unreadable": entry.malformed} if entry.malformed else told
+    return {**details, "malformed": entry.malformed} if entry.malformed else details
 
 
 def _print(screen: Console, snapshot: Snapshot, entries: list[Seen]) -> None:
@@ -172,18 +179,20 @@ def _print(screen: Console, snapshot: Snapshot, entries: list[Seen]) -> None:
         f" waiting {snapshot.waiting}, running {snapshot.running}, oldest wait {snapshot.oldest_wait_s:.2f} s, "
         f"{snapshot.open_bytes:,} bytes in flight, {snapshot.dead} dead letters",
     )
-    workers = table("worker", "state", "device", "batches", "rows", "now")
+    workers = table("worker", "state", "device", "batches", "rows", "activity")
     for worker_id, report in snapshot.workers.items():
-        now = f"{report['batch_rows']} rows for {report['batch_s']} s" if report.get("batch") else report["progress"]
-        workers.add_row(worker_id, report["state"], report["device"], report["batches"], report["rows"], now)
+        activity = (
+            f"{report['batch_rows']} rows for {report['batch_s']} s" if report.get("batch") else report["progress"]
+        )
+        workers.add_row(worker_id, report["state"], report["device"], report["batches"], report["rows"], activity)
     screen.print(workers)
     if not entries:
         return
-    rows = table("entry", "request", "age s", "rows", "bytes", "kind", "worker", "deliveries")
+    rows = table("entry", "request", "age (s)", "rows", "bytes", "kind", "worker", "deliveries")
     for seen in entries:
-        told = _told(seen) | {"age_s": f"{seen.age_s:.2f}", "worker": seen.worker or "waiting"}
-        told["deliveries"] = told["deliveries"] or ""
-        rows.add_row(*[printable(str(value)) for value in told.values()])
+        cells = _summary(seen) | {"age_s": f"{seen.age_s:.2f}", "worker": seen.worker or "waiting"}
+        cells["deliveries"] = cells["deliveries"] or ""
+        rows.add_row(*[printable(str(value)) for value in cells.values()])
     screen.print(rows)
     if (more := snapshot.waiting + snapshot.running - len(entries)) > 0:
         screen.print(f" … and about {more} more (--limit)")

@@ -10,14 +10,8 @@ from smartbatch.shared.settings import describe, from_environment, public
 
 
 @click.command("settings")
-@click.option("--markdown", is_flag=True, help="Print the table of the documentation.")
-def command(markdown: bool) -> None:
+def command() -> None:
     """List all settings: variable, value here, default, meaning. Secrets are masked."""
-    if markdown:
-        click.echo("| variable | default | meaning |\n|---|---|---|")
-        for name, _, default, meaning in describe():
-            click.echo(f"| `{name}` | {f'`{default}`' if default != '' else ''} | {meaning} |".replace("  ", " "))
-        return
     values = public(from_environment())
     rows = table("variable", "value", "default", "meaning")
     for name, _, default, meaning in describe():

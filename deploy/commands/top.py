@@ -22,16 +22,16 @@ from smartbatch.shared.settings import Settings
 
 @click.command("top")
 @setting_options("REDIS_URL")
-@click.option("--name", help="Only this model; by default all that are known.")
+@click.option("--name", help="Show only this model. Default: all models.")
 @click.option(
-    "--interval", type=click.FloatRange(0.2, 60), default=1.0, show_default=True, help="Seconds between two looks."
+    "--interval", type=click.FloatRange(0.2, 60), default=1.0, show_default=True, help="Seconds between updates."
 )
-@click.option("--once", is_flag=True, help="Look twice, print what there is, and end.")
-@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each look, for machines.")
+@click.option("--once", is_flag=True, help="Print one update and exit.")
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON per update.")
 def command(name: str | None, interval: float, once: bool, as_json: bool, **options: str | None) -> None:
-    """Show, live, what the whole system is doing: rates, latencies, depth, batches, workers. q or Ctrl-C leaves.
+    """Show live rates, latencies, queue depths, batches and workers. Quit with q or Ctrl-C.
 
-    Reads only Redis, so it works next to any deployment; each look is a few small commands, whatever waits there.
+    Reads only Redis, so this works with any deployment. An update is a few small commands, whatever the load.
     """
     try:
         asyncio.run(_top(read(options), name, interval, once, as_json))
@@ -46,41 +46,41 @@ async def _top(settings: Settings, name: str | None, interval: float, once: bool
 
     screen = console()
     async with open_client(settings) as client:
-        looks = _looks(client, name, interval)
+        updates = _updates(client, name, interval)
         if once:
-            await anext(looks)  # rates need two
-            models, trouble = await anext(looks)
-            if trouble:
-                raise BrokerUnavailable(trouble)
+            await anext(updates)  # rates need two
+            models, error = await anext(updates)
+            if error:
+                raise BrokerUnavailable(error)
             click.echo(_json(models)) if as_json else screen.print(frame(models))
         elif as_json or not screen.is_terminal:
-            async for models, trouble in looks:
-                click.echo(_json(models)) if as_json else screen.print(frame(models, trouble))
+            async for models, error in updates:
+                click.echo(_json(models)) if as_json else screen.print(frame(models, error))
         else:
-            await _live(screen, looks)
+            await _live(screen, updates)
 
 
-async def _live(screen, looks: AsyncIterator) -> None:
+async def _live(screen, updates: AsyncIterator) -> None:
     from rich.live import Live
 
     from smartbatch.deploy.top_frame import frame
 
     async def draw() -> None:
-        async for models, trouble in looks:
-            live.update(frame(models, trouble), refresh=True)
+        async for models, error in updates:
+            live.update(frame(models, error), refresh=True)
 
-    with Live(console=screen, screen=True, auto_refresh=False) as live, _until_q() as left:
+    with Live(console=screen, screen=True, auto_refresh=False) as live, _quit_key() as quit_pressed:
         drawing = asyncio.create_task(draw())
         try:
-            await asyncio.wait({drawing, left}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({drawing, quit_pressed}, return_when=asyncio.FIRST_COMPLETED)
             if drawing.done():
-                drawing.result()  # raises what ended it
+                drawing.result()  # raises its exception
         finally:  # Ctrl-C cancels this; asyncio would cancel the other only once, and redis-py may swallow that
             await tasks.end([drawing])
 
 
-async def _looks(client: Client, name: str | None, interval: float) -> AsyncIterator:
-    """Yield (models, trouble) every `interval` seconds: the last that could be seen, and why it is no newer."""
+async def _updates(client: Client, name: str | None, interval: float) -> AsyncIterator:
+    """Yield (models, error) every `interval` seconds: the last state that was read, and why it is out of date."""
     from smartbatch.gateway.monitoring.model_view import ModelView, describe
     from smartbatch.gateway.monitoring.window_stats import Looks
     from smartbatch.shared.broker.admin import registry
@@ -88,15 +88,15 @@ async def _looks(client: Client, name: str | None, interval: float) -> AsyncIter
     looks: defaultdict[str, Looks] = defaultdict(Looks)
     models: dict[str, ModelView] = {}
     while True:
-        began_at, trouble = time.monotonic(), ""
+        began_at, error_text = time.monotonic(), ""
         try:
             infos = await registry.models(client)
             names = [name] if name else sorted(infos)
             seen = {each: await registry.snapshot(client, each) for each in names}
             models = {each: ModelView(describe(s), looks[each].add(s), infos.get(each)) for each, s in seen.items()}
         except BrokerUnavailable as error:
-            trouble = str(error)
-        yield models, trouble
+            error_text = str(error)
+        yield models, error_text
         await asyncio.sleep(max(0.0, began_at + interval - time.monotonic()))
 
 
@@ -105,26 +105,26 @@ def _json(models) -> str:
 
 
 @contextmanager
-def _until_q() -> Iterator[asyncio.Future[None]]:
-    """A future that is done when q is pressed; never, where there is no keyboard."""
+def _quit_key() -> Iterator[asyncio.Future[None]]:
+    """Return a future that is done when q is pressed; without a terminal it never is."""
     loop = asyncio.get_running_loop()
-    left: asyncio.Future[None] = loop.create_future()
+    quit_pressed: asyncio.Future[None] = loop.create_future()
     if not sys.stdin.isatty():
-        yield left
+        yield quit_pressed
         return
     import termios
     import tty
 
     def pressed() -> None:
         typed = os.read(sys.stdin.fileno(), 64).lower()
-        if (b"q" in typed or not typed) and not left.done():
-            left.set_result(None)
+        if (b"q" in typed or not typed) and not quit_pressed.done():
+            quit_pressed.set_result(None)
 
     before = termios.tcgetattr(sys.stdin)
-    tty.setcbreak(sys.stdin)  # Ctrl-C still interrupts
+    tty.setcbreak(sys.stdin)  # unlike raw mode, Ctrl-C still interrupts
     loop.add_reader(sys.stdin, pressed)
     try:
-        yield left
+        yield quit_pressed
     finally:
         loop.remove_reader(sys.stdin)
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)

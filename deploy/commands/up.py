@@ -14,14 +14,14 @@ from smartbatch.deploy.options import read, setting_options
 
 @click.command("up")
 @setting_options("PORT", "HOST")
-@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
-@click.option("--grpc", is_flag=True, help="Start a gRPC gateway too, on GRPC_PORT.")
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of worker processes.")
+@click.option("--grpc", is_flag=True, help="Also start a gRPC gateway on GRPC_PORT.")
 @setting_options("GRPC_PORT", "MODEL_PATH", "MODEL_NAME", "MODEL_WEIGHTS", "REDIS_URL")
 def command(workers: int, grpc: bool, **options: str | None) -> None:
-    """Run everything on this machine: a broker, a gateway and workers. Ctrl-C drains, twice forces.
+    """Start a broker, a gateway and workers on this machine. Ctrl-C drains them; a second Ctrl-C stops them at once.
 
-    With REDIS_URL (or --redis-url) that broker is used; without it an embedded Valkey is started. All other
-    settings come from the environment: MAX_BATCH_SIZE=64 MAX_WAIT_TIME=0.005 smartbatch up
+    With REDIS_URL (or --redis-url) that broker is used; without it an embedded Valkey is started. All other settings
+    come from the environment: MAX_BATCH_SIZE=64 MAX_WAIT_TIME=0.005 smartbatch up
     """
     from smartbatch.deploy.launcher import launch
     from smartbatch.gateway.auth.key_store import KeyStore
@@ -29,9 +29,9 @@ def command(workers: int, grpc: bool, **options: str | None) -> None:
     from smartbatch.shared.telemetry import tracing
 
     settings = read(options)
-    tracing.check()  # before anything is started
-    with bind(settings) as sock:  # a port in use is told before anything is started
-        settings = msgspec.structs.replace(settings, port=sock.getsockname()[1])  # PORT=0: the one that was found
+    tracing.check()  # fail before anything is started
+    with bind(settings) as sock:  # fail on a port in use before anything is started
+        settings = msgspec.structs.replace(settings, port=sock.getsockname()[1])  # PORT=0: the port that was chosen
         if management := bind_management(settings):
             with management:
                 settings = msgspec.structs.replace(settings, management_port=management.getsockname()[1])
@@ -39,6 +39,6 @@ def command(workers: int, grpc: bool, **options: str | None) -> None:
             with bind_grpc(settings) as rpc:
                 settings = msgspec.structs.replace(settings, grpc_port=rpc.getsockname()[1])
     if KeyStore.configured(settings):
-        KeyStore(settings)  # keys that can't be read are told before anything is started
+        KeyStore(settings)  # fail on unreadable keys before anything is started
     broker_given = bool(options.get("redis_url") or os.environ.get("REDIS_URL"))
     sys.exit(asyncio.run(launch(settings, workers, broker_given, grpc=grpc)))

@@ -31,7 +31,7 @@ from smartbatch.deploy.options import read, setting_options
     "LOG_LEVEL",
 )
 def command(**options: str | None) -> None:
-    """Run a worker: one process, one device, one model. Start as many as there are devices."""
+    """Start a worker: one process that runs one model on one device. Start one worker per device."""
     from smartbatch.shared.telemetry import logs, tracing
 
     settings = read(options)

@@ -1,14 +1,14 @@
-# The worker's image: torch, torchvision and the built-in models. Built from the repository's root:
+# The image of the worker: torch, torchvision and the built-in models. Build it in the root of the repository:
 #   docker build -f deploy/docker/worker.Dockerfile -t smartbatch-worker .
 #
-# torch comes from pip's index in the version that constraints.txt pins; on Linux that wheel brings CUDA along.
-# Another build of the same version (CPU only, another CUDA) is taken from the index that is named with
+# torch comes from pip's index in the version that constraints.txt pins; on Linux that wheel includes CUDA.
+# For another build of the same version (CPU only, another CUDA), name its index with
 #   --build-arg PIP_EXTRA_INDEX_URL=...
 #
-# Debian packages beside it, for instance a compiler so that OPTIMIZE has all its forms (docs/performance.md):
+# Additional Debian packages, for example a compiler, which some variants of OPTIMIZE need (docs/optimization.md):
 #   --build-arg APT_PACKAGES=g++
 #
-# A model of your own that needs further packages: build on this image,
+# For a model of your own that needs more packages, build on this image:
 #   FROM smartbatch-worker
 #   USER root
 #   COPY requirements.txt /tmp/
@@ -16,7 +16,7 @@
 #   COPY my_model.py weights.pt /models/
 #   USER 10001:10001
 #   ENV MODEL_PATH=my_model:MyModel
-# One that needs none is mounted on /models instead: see docker-compose.yml.
+# A model that needs none can be mounted on /models instead: see docker-compose.yml.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 FROM ${PYTHON_IMAGE}
 
@@ -28,7 +28,7 @@ ARG PIP_EXTRA_INDEX_URL
 
 WORKDIR /src
 
-# torch in a layer of its own: gigabytes, and only a changed pin installs them again.
+# torch has a layer of its own: it is gigabytes, and only a changed pin reinstalls it.
 COPY constraints.txt ./
 RUN pip install --no-cache-dir -c constraints.txt torch torchvision
 
@@ -50,14 +50,14 @@ COPY deploy deploy
 RUN pip install --no-cache-dir --no-deps . \
  && rm -rf build *.egg-info
 
-# A number, so that Kubernetes' runAsNonRoot can check it; with a name, because torch asks for it. The user owns the
-# cache of downloaded weights and nothing else (a named volume takes over the owner of what it is mounted on).
+# A numeric user, so that Kubernetes' runAsNonRoot can check it; with a name, which torch looks up. The user owns only the
+# cache of downloaded weights (a named volume takes over the owner of its mount point).
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin smartbatch \
  && install -d -o smartbatch -g smartbatch /var/cache/torch \
  && install -d /models
 USER 10001:10001
 
-# A user's modules, .pt2 files and weights are found in /models.
+# Modules, .pt2 files and weights of users are in /models.
 WORKDIR /models
 ENV PYTHONPATH=/models TORCH_HOME=/var/cache/torch METRICS_HOST=0.0.0.0 METRICS_PORT=9100
 EXPOSE 9100

@@ -1,9 +1,9 @@
-"""What Prometheus and Grafana need to watch SmartBatch, as docker-compose.yml's profile `observability` runs them.
+"""Configuration of Prometheus and Grafana, as the profile `observability` of docker-compose.yml runs them.
 
-prometheus/      what to scrape; alerts, and the cases that test them
-grafana/         the data source, and the dashboard
-dashboard/       what the dashboard shows: the source of grafana/dashboards/smartbatch.json
-metrics_page.py  the tables of docs/metrics.md
+prometheus/      scrape configuration, alerts and recording rules with their tests
+grafana/         data source and dashboard
+dashboard/       source of grafana/dashboards/smartbatch.json
+metrics_page.py  tables of docs/metrics.md
 
-`python -m smartbatch.deploy.observability` writes what is generated of these (`make generated`).
+`python -m smartbatch.deploy.observability` writes the generated files (`make generated`).
 """

@@ -10,30 +10,30 @@ END = "<!-- end of what is generated -->\n"
 
 _GROUPS: dict[CountedBy, tuple[str, str]] = {
     "gateway": (
-        "Counted by gateways",
-        "Each gateway shows what it has counted itself, all of its processes together: add up over gateways.",
+        "Metrics of gateways",
+        "Each gateway exports its own, of all its processes together: sum over gateways.",
     ),
     "worker": (
-        "Counted by workers",
-        "Each worker shows its own on METRICS_PORT, under the label `worker`, its id: add up over workers.",
+        "Metrics of workers",
+        "Each worker exports its own on METRICS_PORT, with its ID in the label `worker`: sum over workers.",
     ),
     "broker": (
         "Read from Redis",
-        f"Every gateway shows the same: `max by (model) (…)`. While Redis is away these are missing, and "
+        f"Every gateway exports the same: use `max by (model) (…)`. While Redis is unavailable they are missing, and "
         f"`{BROKER_UP.name}` is 0.",
     ),
 }
 
 
-def renewed(page: str) -> str:
-    """Return the page with its tables as they are made now. ValueError if it has no place for them."""
+def updated(page: str) -> str:
+    """Return the page with up-to-date tables. Raises ValueError if it lacks the markers."""
     head, rest = page.split(BEGIN)
     _, tail = rest.split(END)
     return head + BEGIN + tables() + END + tail
 
 
 def tables() -> str:
-    groups = [_group(counted_by, *said) for counted_by, said in _GROUPS.items()]
+    groups = [_group(counted_by, *texts) for counted_by, texts in _GROUPS.items()]
     return "\n".join(["", *groups, _buckets()]) + "\n"
 
 

@@ -25,7 +25,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 RELOAD_S = 1.0
 
-_HOW = "send an API key: Authorization: Bearer <key>, or X-API-Key: <key>"
+_HOW = "missing API key: send Authorization: Bearer <key> or X-API-Key: <key>"
 
 
 class Authenticator:
@@ -101,5 +101,5 @@ class Authenticator:
         except Unauthenticated as error:
             return error
         if path.endswith(self._monitoring_suffixes) and principal.key.role == "client":
-            return Forbidden("this needs a key of the role monitor or admin")
+            return Forbidden("an API key with the role monitor or admin is required")
         return None

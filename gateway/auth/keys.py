@@ -94,13 +94,13 @@ def check(keys: Iterable[tuple[str, Key]], where: str) -> None:
     owners: dict[Digest, str] = {}
     for name, key in keys:
         if not _NAME.fullmatch(name):
-            raise SettingsError(f"{where}: a key's name is 1 to 64 characters of A-Z a-z 0-9 . _ -")
+            raise SettingsError(f"{where}: a key name must be 1 to 64 characters of A-Z a-z 0-9 . _ -")
         if not _SHA256.fullmatch(key.sha256):
             raise SettingsError(f"{where}: {name}: expected the key's SHA-256, 64 hex digits (`smartbatch key new`)")
         if name in names:
-            raise SettingsError(f"{where}: there are two keys named {name}")
+            raise SettingsError(f"{where}: duplicate key name {name}")
         if key.digest in owners:
-            raise SettingsError(f"{where}: {owners[key.digest]} and {name} are the same key")
+            raise SettingsError(f"{where}: {owners[key.digest]} and {name} have the same key")
         try:
             for model in key.models:
                 check_model_name(model)

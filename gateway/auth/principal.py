@@ -52,10 +52,10 @@ class Principal:
         key = self.key
         if key.role == "monitor":
             self._decisions["forbidden"].inc()
-            raise Forbidden("this key is for /metrics and /stats")
+            raise Forbidden("an API key with the role monitor can only read /metrics and /stats")
         if not self.may_use(model):
             self._decisions["forbidden"].inc()
-            raise Forbidden("this key is not for that model")  # the text doesn't reveal which models exist
+            raise Forbidden("this API key may not use this model")  # without the names of others
         if key.limited:
             self._charge(key)
         self._decisions["admitted"].inc()
@@ -65,13 +65,13 @@ class Principal:
             left_s = self._until_midnight()
             if self._counted + self._sending.counted + self._used.counted >= key.quota:
                 self._decisions["quota"].inc()
-                raise QuotaExceeded(f"this key's {key.quota} requests of today (UTC) are used up", left_s)
+                raise QuotaExceeded(f"the daily quota of {key.quota} requests (UTC) is used up", left_s)
         if key.rate:
             self._refill(key)
             if self._tokens < 1:
                 self._decisions["rate"].inc()
                 raise RateLimited(
-                    f"this key is for {key.rate:g} requests a second, {key.burst_requests:g} at once",
+                    f"rate limit exceeded: {key.rate:g} requests per second, bursts of {key.burst_requests:g}",
                     (1 - self._tokens) / key.rate,
                 )
             self._tokens -= 1

@@ -18,7 +18,7 @@ class BodyMemoryBudget:
         What came is counted, not what a Content-Length promises: nobody takes room by a promise.
         """
         if self.bytes + count > self._max_bytes:
-            raise ReceivingFull("too many bodies are being received (MAX_RECEIVING_BYTES)")
+            raise ReceivingFull("the request bodies being received reach MAX_RECEIVING_BYTES")
         self.bytes += count
 
     def give(self, count: int) -> None:

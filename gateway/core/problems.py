@@ -49,7 +49,7 @@ MAX_RETRY_AFTER_S = 3600
 DAY_S = 86400  # the longest Retry-After of a quota, which isn't an estimate
 
 # Clients don't see where the broker is, nor how the connection failed.
-BROKER_DETAIL = "the broker can't be reached or can't answer; the server's log says more"
+BROKER_DETAIL = "the broker is unavailable; see the server's log"
 
 Headers = dict[str, str]
 
@@ -71,7 +71,7 @@ def public_error(error: BaseException, request_id: str | None) -> tuple[str, str
     Of an unexpected exception a client sees the request id only, by which the log can be searched.
     """
     if not isinstance(error, errors.SmartBatchError):
-        detail = "an unexpected error; the server's log has it"
+        detail = "internal error; see the server's log"
         if request_id:
             detail += f" under request id {request_id}"
         return errors.INTERNAL, detail

@@ -92,6 +92,6 @@ def _as_raw(body: bytes, content_type: str, media: str, info: ModelInfo | None) 
         return Payload("raw", Raw(body, content_type or _OCTETS))
     if not body:
         raise MalformedBody("the body is empty")
-    what = repr(media[:80]) if media not in _UNSPECIFIC else "a body of an unknown type"
-    takes = f"the model takes {' or '.join(info.input.kinds)}" if info is not None else "a request is"
-    raise UnsupportedMedia(f"{takes} (as {', '.join(accepted_media_types(info))}), not {what}")
+    what = repr(media[:80]) if media not in _UNSPECIFIC else "a body of unknown type"
+    takes = f"the model takes {' or '.join(info.input.kinds)}: " if info is not None else ""
+    raise UnsupportedMedia(f"{takes}expected {', '.join(accepted_media_types(info))}, got {what}")

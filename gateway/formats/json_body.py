@@ -96,8 +96,8 @@ def _check_counts(data: bytes, depth: int, leaf: Leaf) -> None:
         elements = min(elements, data.count(b'"') // 2)
     if elements > MAX_ELEMENTS or (depth > 1 and data.count(b"[") > MAX_LISTS):
         raise BodyTooLarge(
-            f"data in JSON holds at most {MAX_ELEMENTS:,} elements and {MAX_LISTS:,} lists; send a larger tensor as "
-            "application/x-npy, or as application/msgpack with data as bytes (in /v2, as binary data behind the JSON)"
+            f"data in JSON may have at most {MAX_ELEMENTS:,} elements and {MAX_LISTS:,} lists; send larger tensors as "
+            "application/x-npy, or as application/msgpack with data as bytes (in /v2: as binary data after the JSON)"
         )
 
 
@@ -122,7 +122,7 @@ def decode(decoder: Any, body: Any, *, known: str) -> Any:
 def _lone_surrogate(body: Any) -> str:
     """Describe a lone surrogate, which msgspec reports as an unexpected end; empty if there is none."""
     lone = next((found[1].decode() for found in _ESCAPE.finditer(body) if found[1]), None)
-    return f"\\{lone} is a lone surrogate, half of a character: text is made of whole ones" if lone else ""
+    return f"\\{lone} is a lone surrogate, which is half of a character" if lone else ""
 
 
 def payload_of(
@@ -131,7 +131,7 @@ def payload_of(
     """Turn the fields into numbers (kind tensor) or strings (kind text)."""
     depth, leaf = inspect(memoryview(fields.data))
     if depth > MAX_DIMENSIONS:
-        raise InvalidInput(f"data has at most {MAX_DIMENSIONS} dimensions, not {depth}")
+        raise InvalidInput(f"data may have at most {MAX_DIMENSIONS} dimensions, got {depth}")
     if leaf == "text":
         return _text(fields, new_decoder, depth, max_rows)
     spec = info.input if info is not None else None
@@ -142,7 +142,7 @@ def payload_of(
             raise InvalidInput("data given as bytes needs shape and dtype")
         return tensor_payload(Tensor(dtype, fields.shape, data), info, max_rows)
     if depth == 0:
-        raise InvalidInput("data is a list of numbers or text, not a single value")
+        raise InvalidInput("data must be a list of numbers or strings, got a single value")
     check_dtype(dtype, spec)  # before the numbers are decoded as of that dtype
 
     values, shape = flatten(decode(_decoder(new_decoder, dtype, depth), fields.data, known=""), depth)
@@ -150,18 +150,16 @@ def payload_of(
     if not count:
         raise InvalidInput(f"data is empty: its shape is {list(shape)}")
     if fields.shape is not None and math.prod(fields.shape) != count:
-        raise InvalidInput(
-            f"shape {list(fields.shape)} means {math.prod(fields.shape)} numbers, but data holds {count}"
-        )
+        raise InvalidInput(f"shape {list(fields.shape)} needs {math.prod(fields.shape)} numbers, but data has {count}")
     tensor = Tensor(dtype, shape if fields.shape is None else fields.shape, to_bytes(values, dtype))
     return tensor_payload(tensor, info, max_rows, flat=fields.shape is None and depth == 1)
 
 
 def _text(fields: Fields, new_decoder: NewDecoder, depth: int, max_rows: int) -> Payload:
     if fields.shape is not None or fields.dtype is not None:
-        raise InvalidInput("shape and dtype go with numbers, not with text")
+        raise InvalidInput("shape and dtype apply to numbers, not to text")
     if depth > 1:
-        raise InvalidInput("text is a string or a list of strings, not nested lists")
+        raise InvalidInput("text must be a string or a list of strings, got nested lists")
     text = decode(_decoder(new_decoder, "text", depth), fields.data, known="")
     rows = text if depth else [text]
     check_rows(len(rows), max_rows)

@@ -30,11 +30,11 @@ def read(body: bytes, content_type: str, info: ModelInfo | None, max_rows: int) 
     fields = decode(_BODY, body, known=_KNOWN)
     if fields.image is not UNSET:
         if fields.data is not UNSET or fields.shape is not None or fields.dtype is not None:
-            raise InvalidInput("image stands alone, without data, shape and dtype")
+            raise InvalidInput("image can't be combined with data, shape or dtype")
         images = [fields.image] if isinstance(fields.image, bytes) else fields.image
         return images_payload(images, max_rows)
     if fields.data is UNSET:
-        raise InvalidInput(f"neither data nor image came; known fields are {_KNOWN}")
+        raise InvalidInput(f"expected data or image; known fields are {_KNOWN}")
     fields = Fields(fields.data, fields.shape, fields.dtype)
     return payload_of(fields, msgspec.msgpack.Decoder, _inspect, info, max_rows)
 
@@ -59,7 +59,7 @@ def _inspect(data: memoryview) -> tuple[int, Leaf]:
         depth += 1
     if depth and len(data) > MAX_LIST_BYTES:
         raise BodyTooLarge(
-            f"in MessagePack, lists of numbers are at most {MAX_LIST_BYTES} bytes, not {len(data)}; "
+            f"lists of numbers in MessagePack may have at most {MAX_LIST_BYTES} bytes, got {len(data)}; "
             "send data as bytes with shape and dtype, or as application/x-npy"
         )
     return depth, "number"

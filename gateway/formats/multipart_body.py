@@ -27,7 +27,7 @@ def read(body: bytes, content_type: str, info: ModelInfo | None, max_rows: int) 
     if len(files) == 1 and files[0].startswith(npy_body.MAGIC):
         return npy_body.read(files[0], content_type, info, max_rows)
     if any(file.startswith(npy_body.MAGIC) for file in files):
-        raise InvalidInput("a .npy file comes alone, not beside other files")
+        raise InvalidInput("a .npy file must be the only file in the body")
     return images_payload(files, max_rows)
 
 
@@ -67,7 +67,7 @@ class _Parts:
 
     def begin(self) -> None:
         if len(self.files) == self._max_rows:
-            raise TooManyRows(f"one request holds at most {self._max_rows} rows (MAX_BATCH_SIZE); more files came")
+            raise TooManyRows(f"a request may have at most {self._max_rows} rows (MAX_BATCH_SIZE), got more files")
         self._disposition = b""
         self._chunks = []
 
@@ -82,7 +82,7 @@ class _Parts:
         parameters = parse_options_header(self._disposition.decode("latin-1"))[1]
         if b"filename" not in parameters:
             name = parameters.get(b"name", b"").decode("utf-8", "replace")
-            raise InvalidInput(f"each part is a file (with a filename), but {name[:60]!r} is a plain field")
+            raise InvalidInput(f"every part must be a file (with a filename), but {name[:60]!r} is a plain field")
 
     def data(self, data: bytes, start: int, end: int) -> None:
         self._chunks.append(data[start:end])

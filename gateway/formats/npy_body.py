@@ -64,23 +64,23 @@ def write(tensor: Tensor) -> bytes:
 def _header(body: bytes) -> tuple[dict[str, str], int]:
     """Return descr, fortran_order and shape as text, and where the data begins."""
     if not body.startswith(MAGIC):
-        raise MalformedBody(f"a .npy file begins with \\x93NUMPY, not with {body[:6].hex(' ') or 'nothing'}")
+        raise MalformedBody(f"a .npy file must begin with \\x93NUMPY, got {body[:6].hex(' ') or 'nothing'}")
     version = tuple(body[6:8])
     if version not in ((1, 0), (2, 0), (3, 0)):
-        raise MalformedBody(f".npy versions 1.0, 2.0 and 3.0 are known, not {'.'.join(map(str, version)) or 'none'}")
+        raise MalformedBody(f".npy version: expected 1.0, 2.0 or 3.0, got {'.'.join(map(str, version)) or 'none'}")
     start = 10 if version == (1, 0) else 12
     length = int.from_bytes(body[8:start], "little")
     if length > MAX_HEADER_BYTES:
-        raise MalformedBody(f"a .npy header is at most {MAX_HEADER_BYTES} bytes, not {length}")
+        raise MalformedBody(f"a .npy header may have at most {MAX_HEADER_BYTES} bytes, got {length}")
     text = body[start : start + length].decode("latin-1").strip()
     if len(body) < start + length or not (text.startswith("{") and text.endswith("}")):
-        raise MalformedBody("the .npy header is cut short or not a dictionary")
+        raise MalformedBody("the .npy header is truncated or not a dictionary")
     return _entries(text[1:-1].rstrip()), start + length
 
 
 def _entries(text: str) -> dict[str, str]:
     if re.search(r"['\"]descr['\"]\s*:\s*[\[(]", text):
-        raise InvalidInput("structured .npy dtypes are not taken; send one plain number type")
+        raise InvalidInput("structured .npy dtypes are not supported; send a plain numeric dtype")
     entries: dict[str, str] = {}
     at = 0
     while at < len(text) and (entry := _ENTRY.match(text, at)):
@@ -90,19 +90,19 @@ def _entries(text: str) -> dict[str, str]:
         entries[entry["key"]] = entry[kind]
         at = entry.end()
     if at < len(text) or len(entries) != 3:
-        raise MalformedBody("a .npy header holds descr, fortran_order and shape, and nothing else")
+        raise MalformedBody("a .npy header must have exactly the keys descr, fortran_order and shape")
     return entries
 
 
 def _dtype(descr: str) -> str:
     order, code = descr[:1], descr[1:]
     if code.startswith("O"):
-        raise InvalidInput("object arrays hold pickles and are never read; send one plain number type")
+        raise InvalidInput("object arrays contain pickles and are never loaded; send a plain numeric dtype")
     dtype = _TYPES.get(code)
     if dtype is None or order not in ("<", "|", "=", ">"):
         raise InvalidInput(f"unknown .npy dtype {descr!r:.40}; known are {', '.join(_DESCR.values())}")
     if order == ">" and DTYPE_BYTES[dtype] > 1:
-        raise InvalidInput(f"big-endian numbers are not taken; send {_DESCR[dtype]}, not {descr}")
+        raise InvalidInput(f"big-endian numbers are not supported: expected {_DESCR[dtype]}, got {descr}")
     return dtype
 
 
@@ -111,5 +111,5 @@ def _shape(text: str) -> tuple[int, ...]:
     if lengths[-1] == "":  # () and the comma of (3,)
         lengths.pop()
     if len(lengths) > MAX_DIMENSIONS or not all(n.isdigit() and len(n) < 18 for n in lengths):
-        raise MalformedBody(f"a .npy shape is at most {MAX_DIMENSIONS} lengths, not ({text[:60]})")
+        raise MalformedBody(f"a .npy shape may have at most {MAX_DIMENSIONS} dimensions, got ({text[:60]})")
     return tuple(map(int, lengths))

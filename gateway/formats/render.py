@@ -75,7 +75,7 @@ def negotiate(accept: str) -> Format:
     accepted = [each for each in Format if found.get(each, (0, 0.0))[1] > 0]
     if not accepted:
         offered = ", ".join(each.value for each in Format)
-        raise NotAcceptable(f"responses are {offered}, not {accept[:100]!r}")
+        raise NotAcceptable(f"Accept: expected {offered}, got {accept[:100]!r}")
     return max(accepted, key=lambda each: (found[each][1], found[each][0]))
 
 
@@ -113,7 +113,7 @@ def render(chosen: Format, reply: Reply, *, model: str, request_id: str, timing:
     """
     result = reply.result
     if result is None:
-        raise WireError("the reply holds no result")
+        raise WireError("the reply has no result")
     if chosen is _NPY:
         return npy_body.write(_only_tensor(result))
     answer = Answer(model=model, request_id=request_id, timing_ms=timing)
@@ -162,14 +162,14 @@ def finite(value: Any) -> Any:
 
 def _data(tensor: Tensor) -> bytes | bytearray | memoryview:
     if tensor.order != "C":
-        raise WireError("an output tensor is in C order")
+        raise WireError("an output tensor must be in C order")
     return tensor.data
 
 
 def _only_tensor(result: Result) -> Tensor:
     if result.outputs is None:
-        raise NotAcceptable("the model's answer is not a tensor, so it can't be npy; ask for application/json")
+        raise NotAcceptable("the model's output is not a tensor and can't be sent as npy; use Accept: application/json")
     if len(result.outputs) != 1:
         names = ", ".join(result.outputs)
-        raise NotAcceptable(f"npy holds one tensor, and the answer has {len(result.outputs)} ({names:.200})")
+        raise NotAcceptable(f"npy holds one tensor, but the model has {len(result.outputs)} outputs ({names:.200})")
     return next(iter(result.outputs.values()))

@@ -34,9 +34,9 @@ def tensor_payload(tensor: Tensor, info: ModelInfo | None, max_rows: int, *, fla
 
 def check_rows(rows: int, max_rows: int) -> None:
     if rows > max_rows:
-        raise TooManyRows(f"one request holds at most {max_rows} rows (MAX_BATCH_SIZE), not {rows}")
+        raise TooManyRows(f"a request may have at most {max_rows} rows (MAX_BATCH_SIZE), got {rows}")
     if rows == 0:
-        raise InvalidInput("the request holds no rows")
+        raise InvalidInput("the request has no rows")
 
 
 def check_dtype(dtype: str, spec: InputSpec | None) -> None:
@@ -53,7 +53,7 @@ def check_dtype(dtype: str, spec: InputSpec | None) -> None:
     else:
         takes, expected = False, spec.dtype
     if not takes:
-        raise InvalidInput(f"the model takes {expected} (its own dtype is {spec.dtype}), not {dtype}")
+        raise InvalidInput(f"the model takes {expected} (its dtype is {spec.dtype}), got {dtype}")
 
 
 def row_shaped(shape: tuple[int, ...], spec: InputSpec | None, *, flat: bool = False) -> tuple[int, ...]:
@@ -69,7 +69,7 @@ def row_shaped(shape: tuple[int, ...], spec: InputSpec | None, *, flat: bool = F
         return shape
     many = ", ".join(["rows", *map(str, row)])
     wild = " (-1: any length)" if -1 in row else ""
-    raise InvalidInput(f"the model takes shape {list(row)} or [{many}]{wild}, not {list(shape)}")
+    raise InvalidInput(f"the model takes shape {list(row)} or [{many}]{wild}, got {list(shape)}")
 
 
 def _fits(shape: tuple[int, ...], row: tuple[int, ...]) -> bool:
@@ -81,23 +81,23 @@ def _cut_into_rows(count: int, row: tuple[int, ...]) -> tuple[int, ...]:
         return (1, count)
     if -1 in row:
         raise InvalidInput(
-            f"the model's rows have shape {list(row)} (-1: any length), which a flat list of {count} numbers "
-            "leaves open; nest the lists or give a shape"
+            f"a flat list of {count} numbers is ambiguous for rows of shape {list(row)} (-1: any length); "
+            "nest the lists or give a shape"
         )
     size = math.prod(row)
     if size == 0 or count == 0 or count % size:
-        raise InvalidInput(f"the model takes {size} numbers a row (shape {list(row)}) or a multiple, not {count}")
+        raise InvalidInput(f"the model takes {size} numbers per row (shape {list(row)}) or a multiple, got {count}")
     return (count // size, *row)
 
 
 def _check_bytes(tensor: Tensor) -> None:
     if len(tensor.shape) > MAX_DIMENSIONS:
-        raise InvalidInput(f"a tensor has at most {MAX_DIMENSIONS} dimensions, not {len(tensor.shape)}")
+        raise InvalidInput(f"a tensor may have at most {MAX_DIMENSIONS} dimensions, got {len(tensor.shape)}")
     expected = math.prod(tensor.shape) * DTYPE_BYTES[tensor.dtype]
     if len(tensor.data) != expected:
         raise MalformedBody(
-            f"{tensor.dtype} of shape {list(tensor.shape)} takes {expected} bytes, but {len(tensor.data)} came"
+            f"{tensor.dtype} of shape {list(tensor.shape)} needs {expected} bytes, got {len(tensor.data)}"
         )
     # Any other byte in a bool is undefined behaviour in C++.
     if tensor.dtype == "bool" and bytes(tensor.data).translate(None, b"\x00\x01"):
-        raise InvalidInput("a bool is a byte of 0 or 1")
+        raise InvalidInput("a bool must be a byte of 0 or 1")

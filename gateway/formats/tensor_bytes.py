@@ -73,15 +73,15 @@ def to_bytes(values: list[Any], dtype: str) -> bytes:
         return array(_TYPECODES[dtype], values).tobytes()
     except OverflowError:
         at = next(i for i, value in enumerate(values) if value >= 2**64)
-        raise InvalidInput(f"Expected `int` <= {2**64 - 1} - element {at} of data, counted through") from None
+        raise InvalidInput(f"Expected `int` <= {2**64 - 1} - element {at} of the flattened data") from None
 
 
 def to_lists(tensor: Tensor) -> Any:
     """Return a C-order tensor as nested lists (a plain number if it has no dimensions)."""
     if tensor.order != "C":
-        raise WireError("an output tensor is in C order")
+        raise WireError("an output tensor must be in C order")
     if len(tensor.shape) > MAX_DIMENSIONS:
-        raise WireError(f"an output tensor has at most {MAX_DIMENSIONS} dimensions")
+        raise WireError(f"an output tensor may have at most {MAX_DIMENSIONS} dimensions")
     if 0 in tensor.shape:  # memoryview.cast takes no zeros
         return _empty_lists(tensor.shape)
     numbers = memoryview(tensor.data).cast("B")

@@ -12,7 +12,7 @@ from smartbatch.shared.wire import Payload
 def read(body: bytes, content_type: str, info: ModelInfo | None, max_rows: int) -> Payload:
     charset = parse_options_header(content_type)[1].get(b"charset", b"utf-8").decode("latin-1").lower()
     if charset not in ("utf-8", "utf8", "us-ascii", "ascii"):
-        raise UnsupportedMedia(f"text is taken as UTF-8, not as {charset[:40]!r}")
+        raise UnsupportedMedia(f"text must be UTF-8, got {charset[:40]!r}")
     try:
         return Payload("text", [body.decode()])
     except UnicodeDecodeError as error:

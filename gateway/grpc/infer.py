@@ -74,7 +74,9 @@ async def infer(services: RequestServices, content: bytes, context: Context) -> 
     except asyncio.CancelledError:
         expired = deadline_s is not None and time.monotonic() - request.started_at >= deadline_s
         request.record_failure(
-            DeadlineExceeded("its deadline passed") if expired else ClientGone("the client cancelled the call")
+            DeadlineExceeded("the deadline of the call passed")
+            if expired
+            else ClientGone("the client cancelled the call")
         )
         raise
     except Exception as error:

@@ -71,14 +71,14 @@ def _payload(request: pb.ModelInferRequest, info: ModelInfo | None, max_rows: in
     name, datatype, shape = tensor.name, tensor.datatype, tuple(tensor.shape)
     raw = request.raw_input_contents
     if len(raw) > 1:
-        raise MalformedBody(f"raw_input_contents holds one tensor for each input, and {len(raw)} came for one")
+        raise MalformedBody(f"raw_input_contents must have one tensor per input, got {len(raw)} for one input")
     if raw and tensor.HasField("contents"):
         raise MalformedBody(f"input {name!r:.60} has both contents and raw_input_contents")
     if datatype == BYTES:
         count = inputs.check_elements(name, shape, info, max_rows)
         elements = split_elements(raw[0], count) if raw else list(tensor.contents.bytes_contents)
         if len(elements) != count:
-            raise InvalidInput(f"the shape means {count} elements, but bytes_contents holds {len(elements)}")
+            raise InvalidInput(f"the shape needs {count} elements, but bytes_contents has {len(elements)}")
         return inputs.elements_payload(name, elements, info, max_rows)
     if raw:
         return inputs.numbers(name, datatype, shape, raw[0], info, max_rows)
@@ -89,10 +89,10 @@ def _payload(request: pb.ModelInferRequest, info: ModelInfo | None, max_rows: in
 def _typed(tensor: pb.ModelInferRequest.InferInputTensor, dtype: str) -> bytes:
     typed = _CONTENTS.get(tensor.datatype)
     if typed is None:
-        raise InvalidInput(f"{tensor.datatype} has no list in contents; send raw_input_contents")
+        raise InvalidInput(f"{tensor.datatype} has no field in contents; use raw_input_contents")
     values = getattr(tensor.contents, typed.field)
     if typed.most and values and not (typed.least <= min(values) and max(values) <= typed.most):
-        raise InvalidInput(f"{tensor.datatype} is from {typed.least} to {typed.most}, and others came")
+        raise InvalidInput(f"{tensor.datatype} values must be from {typed.least} to {typed.most}")
     return array("f", values).tobytes() if dtype == "float32" else to_bytes(list(values), dtype)
 
 

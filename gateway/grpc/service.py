@@ -103,7 +103,7 @@ def _model_config(services: ServiceView, principal: Principal | None, request: A
 def _statistics(services: ServiceView, principal: Principal | None, request: Any) -> Message:
     monitor = services.monitor
     if services.settings.management_port >= 0:
-        raise Forbidden("statistics are on MANAGEMENT_PORT, by HTTP")
+        raise Forbidden("statistics are only available over HTTP, on MANAGEMENT_PORT")
     if request.name:
         metadata.check_model(monitor, request.name)
         check_version(request.name, request.version)

@@ -136,7 +136,7 @@ class Connection(HttpToolsProtocol):
             except httptools.HttpParserUpgrade as upgrade:
                 rest = data[upgrade.args[0] :]
                 if self.parser.get_method() == b"CONNECT":
-                    self._refuse(MalformedRequest("CONNECT is for proxies, and this is none"))
+                    self._refuse(MalformedRequest("CONNECT is not supported: this server is not a proxy"))
                     return
                 # A server may ignore Upgrade (RFC 9110, section 7.8), but the parser can't: it gets the head again.
                 data = without_upgrade(self.parser, self.url, self.headers) + rest
@@ -262,7 +262,7 @@ class Connection(HttpToolsProtocol):
             self._registry.count("write_timeout")
             self.abort()
         elif awaited == "head" and self._unparsed_bytes:
-            self._refuse(HeadTimeout(f"the request's head was not there within {HEAD_TIMEOUT_S:g} s"))
+            self._refuse(HeadTimeout(f"the request head did not arrive within {HEAD_TIMEOUT_S:g} s"))
         else:
             self.transport.close()
 
@@ -309,7 +309,7 @@ class Connection(HttpToolsProtocol):
             case _StopParsing():
                 pass
             case None:
-                self._refuse(MalformedRequest(f"this is not HTTP/1.1: {error}"))
+                self._refuse(MalformedRequest(f"the request is not valid HTTP: {error}"))
             case unexpected:
                 log.error("reading a request failed by an unexpected error", exc_info=unexpected)
                 self.abort()

@@ -23,7 +23,7 @@ CHECK_INTERVAL_S = 1.0
 DRAIN_INCOMPLETE_S = 1.0
 # So long before uvicorn cancels what is left at the end of GRACE_TIME, the registry answers it.
 DRAIN_MARGIN_S = 0.5
-# A search for idle connections walks over all of them; the next one waits for so many times as long as it took.
+# A search for idle connections walks over all of them; the next one waits for so many times the CPU time it took.
 SEARCH_PAUSE = 10
 # Rejected connections may stay until they have read the reason, so many at a time.
 MAX_REJECTED = 64
@@ -116,11 +116,12 @@ class ConnectionRegistry:
 
     def _evict(self) -> bool:
         """Close the connection that has been idle longest. Returns False if none is idle."""
-        if not self._idle and (started_at := time.monotonic()) > self._search_after:
+        if not self._idle and time.monotonic() > self._search_after:
+            # Measured in CPU time: a search that lost the processor in between must not keep clients out for longer.
+            before_s = time.thread_time()
             idle = [connection for connection in self._admitted if connection.idle]
             self._idle.extend(sorted(idle, key=operator.attrgetter("last_used")))
-            ended_at = time.monotonic()
-            self._search_after = ended_at + SEARCH_PAUSE * (ended_at - started_at)
+            self._search_after = time.monotonic() + SEARCH_PAUSE * (time.thread_time() - before_s)
         while self._idle:
             connection = self._idle.popleft()
             if connection in self._admitted and connection.idle:
@@ -132,11 +133,11 @@ class ConnectionRegistry:
 
     def _end_incomplete(self) -> None:
         for connection in list(self._admitted):
-            connection.end_incomplete(Draining("the server is stopping, and the request had not come whole"))
+            connection.end_incomplete(Draining("the server is shutting down and the request is incomplete"))
 
     def _end_all(self) -> None:
         for connection in list(self._admitted):
-            connection.end(Draining("the server is stopping, and its GRACE_TIME is over"))
+            connection.end(Draining("the server is shutting down and GRACE_TIME is over"))
 
 
 def affordable(connections: int) -> int:

@@ -94,14 +94,14 @@ def target(url: bytes) -> tuple[str, bytes, bytes]:
         raw_path = parsed.path or b"/"
         path = raw_path.decode("ascii")
     except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
-        raise MalformedRequest(f"no such target: {url[:100].decode('latin-1')!r}") from None
+        raise MalformedRequest(f"invalid request target: {url[:100].decode('latin-1')!r}") from None
     return unquote(path) if "%" in path else path, raw_path, parsed.query or b""
 
 
 def too_large(url: bytes) -> SmartBatchError:
     if len(url) > MAX_URL_BYTES:
-        return UrlTooLong(f"a URL is at most {MAX_URL_BYTES} bytes")
-    return HeadTooLarge(f"a request's head is at most {MAX_HEAD_BYTES} bytes")
+        return UrlTooLong(f"the URL is longer than {MAX_URL_BYTES} bytes")
+    return HeadTooLarge(f"the request head is larger than {MAX_HEAD_BYTES} bytes")
 
 
 def error_response(error: SmartBatchError, default_headers: Headers) -> bytes:

@@ -49,7 +49,7 @@ async def read_body(
     coding = _content_coding(encoding)
     body = await _receive_all(receive, limit, timeout_s, body_memory or BodyMemoryBudget(limit))
     if declared is not None and declared != len(body):
-        raise MalformedBody(f"Content-Length says {declared} bytes, but {len(body)} came")
+        raise MalformedBody(f"Content-Length is {declared} bytes, but {len(body)} were received")
     return body, coding
 
 
@@ -68,9 +68,9 @@ def inflate(body: bytes, coding: str, limit: int) -> bytes:
     except zlib.error as error:
         raise MalformedBody(f"the body is not {coding}: {error}") from None
     if len(plain) > limit:
-        raise BodyTooLarge(f"the body inflates to more than {limit} bytes (MAX_BODY_BYTES)")
+        raise BodyTooLarge(f"the decompressed body is larger than {limit} bytes (MAX_BODY_BYTES)")
     if not inflater.eof:
-        raise MalformedBody(f"the {coding} body is cut short")
+        raise MalformedBody(f"the {coding} body is truncated")
     if inflater.unused_data:
         raise MalformedBody(f"{len(inflater.unused_data)} bytes follow the end of the {coding} body")
     return plain
@@ -102,11 +102,11 @@ async def _receive_all(receive: Receive, limit: int, timeout_s: float, body_memo
             body_memory.give(came)
     except TimeoutError:
         waited_s = loop.time() - begun_at
-        raise BodyTimeout(f"only {came} bytes of the body had come after {waited_s:.3g} s") from None
+        raise BodyTimeout(f"only {came} bytes of the body arrived within {waited_s:.3g} s") from None
 
 
 def _too_large(limit: int, came: int) -> BodyTooLarge:
-    return BodyTooLarge(f"a body is at most {limit} bytes (MAX_BODY_BYTES), and {came} have come already")
+    return BodyTooLarge(f"a body may have at most {limit} bytes (MAX_BODY_BYTES), got {came} or more")
 
 
 async def _next_in_time(receive: Receive, until: float) -> MutableMapping[str, Any]:
@@ -125,21 +125,21 @@ async def _next_in_time(receive: Receive, until: float) -> MutableMapping[str, A
 async def _next_message(receive: Receive) -> MutableMapping[str, Any]:
     message = await receive()
     if message["type"] == "http.disconnect":
-        raise ClientGone("the client hung up while its body was read")
+        raise ClientGone("the client disconnected while its body was read")
     return message
 
 
 def _content_length(value: bytes, seen: int | None, limit: int) -> int:
     digits = value.strip()
     if not digits.isdigit():
-        raise MalformedBody(f"Content-Length is a number of bytes, not {value[:40].decode('latin-1')!r}")
+        raise MalformedBody(f"Content-Length: expected a number of bytes, got {value[:40].decode('latin-1')!r}")
     if len(digits) > 18:  # int() of thousands of digits is slow, and of more than 4300 an error
-        raise BodyTooLarge(f"a body is at most {limit} bytes (MAX_BODY_BYTES), not a number of {len(digits)} digits")
+        raise BodyTooLarge(f"a body may have at most {limit} bytes (MAX_BODY_BYTES), got {len(digits)} digits")
     length = int(digits)
     if seen is not None and seen != length:
-        raise MalformedBody(f"two Content-Lengths came: {seen} and {length}")
+        raise MalformedBody(f"conflicting Content-Length headers: {seen} and {length}")
     if length > limit:
-        raise BodyTooLarge(f"a body is at most {limit} bytes (MAX_BODY_BYTES), not {length}")
+        raise BodyTooLarge(f"a body may have at most {limit} bytes (MAX_BODY_BYTES), got {length}")
     return length
 
 
@@ -154,7 +154,7 @@ def _content_coding(header: bytes) -> str:
         return "gzip"
     if coding == "deflate":
         return "deflate"
-    raise UnsupportedMedia(f"Content-Encoding is gzip, deflate or identity, not {coding[:40]!r}")
+    raise UnsupportedMedia(f"Content-Encoding: expected gzip, deflate or identity, got {coding[:40]!r}")
 
 
 def _has_zlib_header(body: bytes) -> bool:

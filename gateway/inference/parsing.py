@@ -30,6 +30,6 @@ async def parse_body(services: RequestServices, request: InferenceRequest, body:
         async with asyncio.timeout_at(request.deadline_at):  # on the loop's clock, which is time.monotonic()
             await services.in_thread(lambda: request.parse_body(inflate(body, coding, limit) if coding else body))
     except TimeoutError:
-        raise DeadlineExceeded("its time was up before its large body was read") from None
+        raise DeadlineExceeded("the timeout passed before the body was parsed") from None
     finally:
         services.body_memory.give(size)

@@ -74,11 +74,11 @@ def read_query(query: bytes) -> dict[str, str]:
     try:
         pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
     except ValueError:
-        raise ClientError(f"a query has at most {MAX_QUERY_FIELDS} parameters") from None
+        raise ClientError(f"a query may have at most {MAX_QUERY_FIELDS} parameters") from None
     found: dict[str, str] = {}
     for name, value in pairs:
         if name in found:
-            raise ClientError(f"the query parameter {name} came twice")
+            raise ClientError(f"the query parameter {name} is given twice")
         if name in QUERY_FIELDS:
             found[name] = value
         elif similar := difflib.get_close_matches(name[:40].lower(), QUERY_FIELDS, n=1):

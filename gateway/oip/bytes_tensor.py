@@ -19,10 +19,10 @@ def elements_of(data: msgspec.Raw, count: int, *, base64: bool) -> list[bytes]:
     """Read `count` texts, as their UTF-8 or decoded from base64. Raises InvalidInput or BodyTooLarge."""
     depth, _ = inspect(memoryview(data))
     if not 1 <= depth <= MAX_DEPTH:
-        raise InvalidInput(f"the data of a tensor of BYTES is a list of texts, nested {MAX_DEPTH} deep at the most")
+        raise InvalidInput(f"data of a BYTES tensor must be a list of strings, nested at most {MAX_DEPTH} deep")
     texts, _ = flatten(decode(_decoder(depth), data, known=""), depth)
     if len(texts) != count:
-        raise InvalidInput(f"the shape means {count} elements, but data holds {len(texts)}")
+        raise InvalidInput(f"the shape needs {count} elements, but data has {len(texts)}")
     if not base64:
         return [text.encode() for text in texts]
     return [_from_base64(number, text) for number, text in enumerate(texts)]

@@ -45,7 +45,7 @@ def split_elements(data: Buffer, count: int) -> list[bytes]:
     `count` is checked against the data before anything is made of it: a shape costs its sender nothing.
     """
     if count * _LENGTH.size > len(data):
-        raise MalformedBody(f"{count} elements of BYTES take at least {count * _LENGTH.size} bytes, not {len(data)}")
+        raise MalformedBody(f"{count} elements of BYTES need at least {count * _LENGTH.size} bytes, got {len(data)}")
     view = memoryview(data)
     elements, at = [], 0
     for number in range(count):

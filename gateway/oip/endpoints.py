@@ -113,14 +113,14 @@ async def index(request: Request) -> Response:
 
 @with_json_errors
 async def load_or_unload(request: Request) -> Response:
-    raise ClientError("models come and go with their workers: start or stop `smartbatch worker` with its MODEL_PATH")
+    raise ClientError("models can't be loaded or unloaded by request: start or stop `smartbatch worker` instead")
 
 
 def _index_request(body: bytes) -> IndexRequest:
     try:
         return msgspec.json.decode(body, type=IndexRequest) if body.strip() else IndexRequest()
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise MalformedBody(f'expected {{"ready": true or false}} or nothing: {error}') from None
+        raise MalformedBody(f'expected {{"ready": true or false}} or an empty body: {error}') from None
 
 
 def _view(request: Request) -> SystemView:

@@ -93,5 +93,5 @@ def _json_length(text: str | None) -> int | None:
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise MalformedBody(f"Inference-Header-Content-Length is a number of bytes, not {text[:40]!r}")
+        raise MalformedBody(f"Inference-Header-Content-Length: expected a number of bytes, got {text[:40]!r}")
     return int(text)

@@ -38,15 +38,15 @@ def check(wanted: InferOptions, payload: Payload, info: ModelInfo | None) -> Non
     """Check against the model's outputs, and pass the number of classes to the worker. Raises InvalidInput."""
     names = [output.name for output in wanted.outputs]
     if len(set(names)) < len(names):
-        raise InvalidInput(f"an output is named twice: {', '.join(names):.200}")
+        raise InvalidInput(f"an output is requested twice: {', '.join(names):.200}")
     if info is not None and info.outputs:
         known = [output.name for output in signature.outputs(info)]
         for name in names:
             if name not in known:
-                raise InvalidInput(f"the model gives {', '.join(known):.200}, and has no output {name!r:.60}")
+                raise InvalidInput(f"unknown output {name!r:.60}; the model has {', '.join(known):.200}")
     if wanted.classes:
         if info is None or not info.classifier:
-            raise InvalidInput("classification is for classifiers, and this model is none")
+            raise InvalidInput("classification is only available for classifiers, and this model is not one")
         payload.options = {"top_k": wanted.classes}
 
 
@@ -60,19 +60,19 @@ def classes_of(count: int) -> int:
 def timeout_s(microseconds: int) -> float | None:
     """Read `parameters.timeout`; 0 is none."""
     if microseconds < 0:
-        raise InvalidInput(f"timeout: expected microseconds from 0, got {microseconds}")
+        raise InvalidInput(f"timeout: expected 0 or more microseconds, got {microseconds}")
     return microseconds / 1e6 or None
 
 
 def check_version(model: str, version: str) -> None:
     """Raise UnknownModel for a version other than VERSION. An empty one means that."""
     if version not in ("", VERSION):
-        raise UnknownModel(f"model {model!r} has version {VERSION}, and no version {version!r:.60}")
+        raise UnknownModel(f"model {model!r} has no version {version!r:.60}; its only version is {VERSION}")
 
 
 def refuse_unsupported(sequence: object, regions: Sequence[object]) -> None:
     """Refuse features that this server lacks: stateful models, and memory shared with clients."""
     if sequence not in (0, ""):
-        raise InvalidInput("sequence_id: models here keep no state between requests")
+        raise InvalidInput("sequence_id is not supported: models keep no state between requests")
     if any(regions):
-        raise InvalidInput("shared_memory_region: memory isn't shared with clients here; send the data")
+        raise InvalidInput("shared_memory_region is not supported; send the data in the request")

@@ -22,7 +22,7 @@ def only(names: Sequence[str]) -> None:
     """Check that a request holds exactly one input."""
     if len(names) != 1:
         came = ", ".join(names) or "none"
-        raise InvalidInput(f"a request holds one input, not {len(names)} ({came:.200})")
+        raise InvalidInput(f"a request must have one input, got {len(names)} ({came:.200})")
 
 
 def check_tensor(name: str, datatype: str, shape: Shape, info: ModelInfo | None, max_rows: int) -> str:
@@ -49,12 +49,12 @@ def check_elements(name: str, shape: Shape, info: ModelInfo | None, max_rows: in
     rows = shape[0]
     if len(shape) > 2 or math.prod(shape[1:]) != 1:
         raise InvalidInput(
-            f"input {name!r:.60} is BYTES, one element a row: shape [rows] or [rows, 1], not {list(shape)}"
+            f"input {name!r:.60} is BYTES, one element per row: expected shape [rows] or [rows, 1], got {list(shape)}"
         )
     kind = signature_of(name, BYTES, info).kind if info is not None else None
     check_rows(rows, max_rows)
     if kind == "raw" and rows != 1:
-        raise InvalidInput(f"input {name!r:.60} takes one element, not {rows}: any bytes are one row")
+        raise InvalidInput(f"input {name!r:.60} takes any bytes as one row: expected one element, got {rows}")
     return rows
 
 
@@ -88,9 +88,9 @@ def _text(row: int, element: bytes) -> str:
 
 def _check_dimensions(name: str, shape: Shape) -> None:
     if not 1 <= len(shape) <= MAX_DIMENSIONS:
-        raise InvalidInput(f"input {name!r:.60} has 1 to {MAX_DIMENSIONS} dimensions, not {len(shape)}")
+        raise InvalidInput(f"input {name!r:.60} must have 1 to {MAX_DIMENSIONS} dimensions, got {len(shape)}")
     if min(shape) < 0:
-        raise InvalidInput(f"input {name!r:.60} has a shape of {list(shape)}; -1 is for metadata alone")
+        raise InvalidInput(f"input {name!r:.60} has shape {list(shape)}; -1 is only valid in metadata")
 
 
 def _check_shape(form: TensorSignature, shape: Shape) -> None:
@@ -98,7 +98,7 @@ def _check_shape(form: TensorSignature, shape: Shape) -> None:
         want in (-1, came) for came, want in zip(shape, form.shape, strict=True)
     )
     if not fits:
-        raise InvalidInput(f"input {form.name!r} takes shape {list(form.shape)} (-1: any length), not {list(shape)}")
+        raise InvalidInput(f"input {form.name!r} takes shape {list(form.shape)} (-1: any length), got {list(shape)}")
 
 
 def deduced_shape(form: TensorSignature, dtype_bytes: int, size: int) -> Shape:
@@ -106,9 +106,9 @@ def deduced_shape(form: TensorSignature, dtype_bytes: int, size: int) -> Shape:
     row = form.shape[1:]
     row_bytes = math.prod(row) * dtype_bytes
     if -1 in row or not row_bytes:
-        raise InvalidInput(f"input {form.name!r} has shape {list(form.shape)}, which its bytes alone don't tell")
+        raise InvalidInput(f"input {form.name!r} has shape {list(form.shape)}, which the byte count doesn't determine")
     if not size or size % row_bytes:
         raise InvalidInput(
-            f"input {form.name!r} takes {row_bytes} bytes a row ({form.datatype} {list(row)}), not {size}"
+            f"input {form.name!r} takes {row_bytes} bytes per row ({form.datatype} {list(row)}), got {size}"
         )
     return (size // row_bytes, *row)

@@ -111,19 +111,19 @@ def info_of(monitor: SystemMonitor, model: str) -> ModelInfo:
     check_model(monitor, model)
     info = monitor.models.get(model)
     if info is None:
-        raise Unavailable(f"no worker has announced model {model!r} yet")
+        raise Unavailable(f"no worker of model {model!r} has announced its inputs yet")
     return info
 
 
 def check_model(monitor: SystemMonitor, model: str) -> None:
     if model not in monitor.model_names:
-        raise UnknownModel(f"no model {model!r:.140} here; there is: {', '.join(monitor.model_names)}")
+        raise UnknownModel(f"model {model!r:.140} not found; available: {', '.join(monitor.model_names)}")
 
 
 def check_access(principal: Principal | None, model: str) -> None:
     """`principal` is None where no API keys are configured. Raises Forbidden."""
     if principal is not None and not principal.may_use(model):
-        raise Forbidden("this key is not for that model")
+        raise Forbidden("this API key may not use this model")
 
 
 def model_metadata(info: ModelInfo) -> ModelMetadata:

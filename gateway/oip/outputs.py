@@ -33,12 +33,12 @@ class OutputTensor(msgspec.Struct):
 def output_tensors(reply: Reply, wanted: InferOptions) -> list[OutputTensor]:
     """Return the outputs that were asked for, in that order. Raises InvalidInput for one that the model didn't give."""
     if reply.result is None:
-        raise WireError("the reply holds no result")
+        raise WireError("the reply has no result")
     found = _tensors(reply.result, wanted)
     chosen = wanted.outputs or [OutputOptions(name, wanted.binary) for name in found]
     missing = [output.name for output in chosen if output.name not in found]
     if missing:
-        raise InvalidInput(f"the model gave {', '.join(found):.200}, and no output {missing[0]!r:.60}")
+        raise InvalidInput(f"the model returned no output {missing[0]!r:.60}, only {', '.join(found):.200}")
     return [OutputTensor(output.name, *found[output.name], output.binary) for output in chosen]
 
 
@@ -56,7 +56,7 @@ def _tensors(result: Result, wanted: InferOptions) -> dict[str, tuple[tuple[int,
 
 def _in_c_order(tensor: Tensor) -> Tensor:
     if tensor.order != "C":
-        raise WireError("an output tensor is in C order")
+        raise WireError("an output tensor must be in C order")
     return tensor
 
 

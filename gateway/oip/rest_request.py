@@ -92,7 +92,7 @@ def read(body: bytes, header_length: int | None, info: ModelInfo | None, max_row
     if header_length is None:
         header_length = len(body)
     if header_length > len(body):
-        raise MalformedBody(f"Inference-Header-Content-Length says {header_length}, but the body has {len(body)} bytes")
+        raise MalformedBody(f"Inference-Header-Content-Length is {header_length}, but the body has {len(body)} bytes")
     view = memoryview(body)
     request: InferRequest = decode(_DECODER, view[:header_length], known=_KNOWN)
     inputs.only([each.name for each in request.inputs])
@@ -119,7 +119,7 @@ def _payload(tensor: InferInput, behind: memoryview, info: ModelInfo | None, max
     dtype = inputs.check_tensor(name, datatype, shape, info, max_rows)
     depth, leaf = inspect(memoryview(tensor.data))
     if leaf == "text" or depth == 0:
-        raise InvalidInput(f"the data of input {name!r:.60} is a list of {datatype} numbers")
+        raise InvalidInput(f"data of input {name!r:.60} must be a list of {datatype} numbers")
     return payload_of(Fields(tensor.data, shape, dtype), msgspec.json.Decoder, inspect, info, max_rows)
 
 
@@ -131,7 +131,7 @@ def _behind(tensor: InferInput, behind: memoryview) -> memoryview | None:
         if not in_json:
             raise InvalidInput(f"input {tensor.name!r:.60} has neither data nor binary_data_size")
         if len(behind):
-            raise MalformedBody(f"{len(behind)} bytes follow the JSON, and no input has a binary_data_size")
+            raise MalformedBody(f"{len(behind)} bytes follow the JSON, but no input has a binary_data_size")
         return None
     if in_json:
         raise InvalidInput(f"input {tensor.name!r:.60} has both data and binary_data_size")
@@ -159,7 +159,7 @@ def _wanted(request: InferRequest) -> InferOptions:
 def _raw(body: bytes, info: ModelInfo | None, max_rows: int) -> tuple[Payload, InferOptions]:
     """No JSON at all: the body is the one input, all outputs come as bytes."""
     if info is None:
-        raise Unavailable("no worker has said yet what the model takes, so bytes alone tell nothing")
+        raise Unavailable("no worker has announced the model's inputs yet, so a body of raw bytes can't be interpreted")
     if not body:
         raise MalformedBody("the body is empty")
     forms = {form.kind: form for form in signature.forms(info)}

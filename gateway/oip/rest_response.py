@@ -78,4 +78,4 @@ def _text(name: str, element: bytes) -> str:
     try:
         return element.decode()
     except UnicodeDecodeError:
-        raise NotAcceptable(f"output {name!r:.60} isn't text, which JSON is made of; ask for binary_data") from None
+        raise NotAcceptable(f"output {name!r:.60} is not UTF-8, so it can't be JSON; request binary_data") from None

@@ -63,6 +63,6 @@ def signature_of(name: str, datatype: str, info: ModelInfo) -> TensorSignature:
         if (datatype == BYTES) == (form.datatype == BYTES):
             return form
     if named:
-        raise InvalidInput(f"input {name!r} takes {' or '.join(form.datatype for form in named)}, not {datatype!r:.40}")
+        raise InvalidInput(f"input {name!r} takes {' or '.join(form.datatype for form in named)}, got {datatype!r:.40}")
     known = " or ".join(f"{form.name!r} ({form.datatype})" for form in forms(info))
-    raise InvalidInput(f"the model takes {known}, and has no input {name!r:.60}")
+    raise InvalidInput(f"unknown input {name!r:.60}; the model takes {known}")

@@ -86,12 +86,12 @@ class AdmissionControl:
         """Return the error that says why a request is rejected and when to retry."""
         if status == AdmitStatus.TOO_LATE:
             wait_s, timeout_s = self._wait_s(rows), timeout_ms / 1000
-            own = f" with its own {rows}" if rows > 1 else ""
-            ahead = f"{self._open_rows} rows are ahead, which take{own} about {wait_s:.3g} s"
+            own = f" with the {rows} of this request" if rows > 1 else ""
+            ahead = f"{self._open_rows} rows are ahead in the queue and take about {wait_s:.3g} s{own}"
             return DeadlineUnattainable(
                 f"{ahead}; the timeout is {timeout_s:g} s", self._next_retry_s(wait_s - timeout_s, rows)
             )
-        detail = "the queue is full (MAX_QUEUE entries or MAX_QUEUE_BYTES wait)"
+        detail = "the queue is full (MAX_QUEUE or MAX_QUEUE_BYTES)"
         return QueueFull(detail, self._next_retry_s(self._backlog_s(), rows))
 
     def _next_retry_s(self, seconds: float, rows: int) -> float:

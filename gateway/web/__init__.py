@@ -1,1 +1,1 @@
-"""Pages: health, metrics, OpenAPI, documentation, the live page."""
+"""Pages of the gateway: health, metrics, OpenAPI, API documentation, the live page."""

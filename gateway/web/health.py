@@ -1,4 +1,4 @@
-"""GET /healthz, /readyz and /stats, answered from the system monitor's last read, and /openapi.json."""
+"""GET /healthz, /readyz and /stats, from the latest snapshots of the system monitor; and /openapi.json."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ HEALTHY = msgspec.json.encode(Health())
 
 
 async def healthz(request: Request) -> Response:
-    """Liveness: the process answers."""
+    """Respond with 200 while the process is alive."""
     return Response(HEALTHY, media_type=JSON)
 
 
 async def readyz(request: Request) -> Response:
-    """Readiness: Redis is reachable and every served model has a ready worker."""
+    """Respond with 200 if Redis is reachable and every served model has a ready worker, otherwise 503."""
     monitor: SystemMonitor = request.app.state.gateway.monitor
     ok = monitor.ready
     body = Readiness(ok, "up" if monitor.broker_up else "down", monitor.ready_workers)
@@ -28,7 +28,7 @@ async def readyz(request: Request) -> Response:
 
 
 async def stats(request: Request) -> Response:
-    """A JSON snapshot of every model: the last seconds, the queue, the workers, the gateways."""
+    """Return the last seconds, queue, workers and gateways of every model as JSON."""
     monitor: SystemMonitor = request.app.state.gateway.monitor
     models = {model: describe(snapshot) for model, snapshot in monitor.snapshots.items()}
     body = Stats("up" if monitor.fresh else "down", models)
@@ -36,5 +36,5 @@ async def stats(request: Request) -> Response:
 
 
 async def openapi(request: Request) -> Response:
-    """The API as an OpenAPI 3.1 document."""
+    """Return the OpenAPI 3.1 document."""
     return Response(request.app.state.openapi, media_type=JSON)

@@ -1,7 +1,7 @@
-"""GET /metrics: what this gateway counts (all of its processes), and what Redis holds.
+"""GET /metrics: the metrics of this gateway (all its processes), and the state of Redis.
 
-The latter comes from the observer's last look, so a scrape never waits for Redis. While Redis is away it is left out: a
-number that stands still would look like a system at rest.
+The latter comes from the latest snapshots of the system monitor, so a scrape never waits for Redis. While Redis is
+unavailable it is left out: a constant value would look like an idle system.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
-from collections import Counter as Tally
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
@@ -44,28 +44,28 @@ class MetricsSource(Protocol):
 
 
 async def metrics(request: Request) -> Response:
-    """Prometheus text: this gateway's own counts (of all its processes), and the system's from Redis."""
+    """Return the metrics of this gateway, and the system's from Redis, in Prometheus' text format."""
     gateway: MetricsSource = request.app.state.gateway
     gateway.settle_metrics()
     snapshots = list(gateway.monitor.snapshots.values()) if gateway.monitor.fresh else []
-    # In a thread: with several processes all their files are read, and requests shall not stand still meanwhile.
+    # In a thread: with several processes the files of all are read, which would block the event loop.
     text = await asyncio.to_thread(_text, gateway, gateway.monitor.broker_up, snapshots)
     return Response(text, media_type=PROMETHEUS)
 
 
 def _text(gateway: MetricsSource, broker_up: bool, snapshots: list[Snapshot]) -> bytes:
-    return generate_latest(_Families([*_own(gateway), *_log_fields(gateway, broker_up), *_system(snapshots)]))
+    return generate_latest(_Families([*_own(gateway), *_constants(gateway, broker_up), *_system(snapshots)]))
 
 
 class _Families(list[Family]):
-    """In the form that prometheus_client renders."""
+    """A registry that prometheus_client renders."""
 
     def collect(self) -> list[Family]:
         return self
 
 
 def _own(gateway: MetricsSource) -> Iterable[Family]:
-    """What this gateway counts."""
+    """Return the metrics of this gateway."""
     folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     if not folder:
         return gateway.metrics.registry.collect()
@@ -73,8 +73,8 @@ def _own(gateway: MetricsSource) -> Iterable[Family]:
     return MultiProcessCollector(None, folder).collect()
 
 
-def _log_fields(gateway: MetricsSource, broker_up: bool) -> Iterator[Family]:
-    """What needs no counting: versions, and the limits that numbers are to be compared with."""
+def _constants(gateway: MetricsSource, broker_up: bool) -> Iterator[Family]:
+    """Yield constants: the version, and the limits that other metrics are compared with."""
     settings = gateway.settings
     build = GaugeMetricFamily(names.BUILD_INFO.name, names.BUILD_INFO.help, labels=names.BUILD_INFO.labels)
     build.add_metric((__version__, platform.python_version()), 1)
@@ -91,7 +91,7 @@ def _log_fields(gateway: MetricsSource, broker_up: bool) -> Iterator[Family]:
 
 
 def _system(snapshots: list[Snapshot]) -> Iterator[Family]:
-    """What the observer saw of Redis."""
+    """Yield the state of Redis from the system monitor's snapshots."""
     values: dict[names.Metric, Callable[[Snapshot], float]] = {
         names.QUEUE_DEPTH: lambda s: s.waiting,
         names.RUNNING: lambda s: s.running,
@@ -108,7 +108,7 @@ def _system(snapshots: list[Snapshot]) -> Iterator[Family]:
         yield family
     workers = GaugeMetricFamily(names.WORKERS.name, names.WORKERS.help, labels=names.WORKERS.labels)
     for snapshot in snapshots:
-        states = Tally(report.get("state", "") for report in snapshot.workers.values())
+        states = Counter(report.get("state", "") for report in snapshot.workers.values())
         for state in names.WORKERS.values:
             workers.add_metric((snapshot.model, state), states[state])
     yield workers

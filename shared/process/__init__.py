@@ -1,1 +1,1 @@
-"""What a process needs of its operating system and runtime."""
+"""Helpers for processes, tasks and garbage collection."""

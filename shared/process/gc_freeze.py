@@ -1,4 +1,4 @@
-"""The garbage collector of a process that has started."""
+"""Garbage collection after startup."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import gc
 
 
 def freeze_startup_objects() -> None:
-    """Call once, when a process is ready to serve: no collection looks again at what was made until now (modules,
-    classes, the network), which stays until the end: while it looks everything stands still, and torch alone brings
-    hundreds of thousands of objects. What is made from now on is collected as ever."""
+    """Exclude all existing objects from future garbage collections. Call once, when the process is ready to serve.
+
+    Modules, classes and the network live until the process ends. A collection pauses the process while it scans them,
+    and torch alone creates hundreds of thousands of objects. New objects are collected as usual.
+    """
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""A process that ends with its parent (Linux; elsewhere a killed parent leaves its children)."""
+"""Make a process end with its parent. Linux only; elsewhere the children of a killed parent keep running."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1
-# Loaded now: loading it between fork and exec could deadlock.
+# Loaded at import: loading it between fork and exec could deadlock.
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def end_with_parent(parent_pid: int | None = None) -> None:
     """Ask the kernel for a SIGTERM when the parent ends. Safe between fork and exec.
 
-    With `parent_pid` one that ended before this call counts too; the kernel says nothing of that.
+    With `parent_pid`, a parent that ended before this call is detected too, which the kernel does not report.
     """
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

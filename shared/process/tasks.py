@@ -1,4 +1,4 @@
-"""Ending tasks."""
+"""Cancelling asyncio tasks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 
 async def end(tasks: Collection[asyncio.Task]) -> None:
-    """Cancel tasks until they have ended; what they raise is dropped.
+    """Cancel tasks until they have ended; their exceptions are discarded.
 
     Once isn't enough: redis-py sends through asyncio.wait_for, which in Python 3.11 swallows a cancellation that
     comes just when the send is done.

@@ -85,7 +85,7 @@ def check(environ: Mapping[str, str] = os.environ) -> None:
             found = None
         if found is None:
             raise StartupError(
-                f"tracing (OTEL_…) needs more packages: pip install 'smartbatch[otel]' ({package} is missing)"
+                f"tracing (OTEL_…) needs more packages: pip install 'smartbatch-server[otel]' ({package} is missing)"
             )
 
 

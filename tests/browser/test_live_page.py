@@ -20,15 +20,15 @@ from tests.system.stack import ROOT, Stack
 from tests.system.test_access import ADMIN, APP, MONITOR, write
 from tests.system.test_batching import ask_all, bodies
 
+pytestmark = pytest.mark.extended
+
 CAT = ROOT / "examples/cat.jpg"
 
 
 @pytest.fixture
 def simulated(stack: Callable[..., Stack]) -> Stack:
     system = stack(MODEL_PATH="simulated:base_ms=4,row_ms=1", MAX_BATCH_SIZE=8)
-    system.gateway()
-    system.worker()
-    return system.ready()
+    return system.up()
 
 
 def tile(page: Page, name: str) -> Locator:
@@ -70,27 +70,24 @@ def test_the_numbers_follow_a_load(simulated: Stack, watch: Callable[..., Watche
 
     shown = eventually(told, 15, 0.1)
     assert shown["tiles"]["Answered / s"] == "10"  # a hundred in ten seconds
-    assert shown["tiles"]["Refused / s"] == "2"
-    assert shown["parts"].startswith("Chart: Where an answered request's time goes")
+    assert shown["tiles"]["Rejected / s"] == "2"
+    assert shown["parts"].startswith("Chart: Mean time per part of a request")
     assert float(re.findall(r"forward ([\d.]+)", shown["parts"])[0]) > 4
     # A worker's counts come by its beat.
     batches = eventually(lambda: column(page, "workers", 6) == ["100"] and int(column(page, "workers", 7)[0]))
     eventually(lambda: sum(map(int, column(page, "rows", 4))) == batches)
     assert sum(map(int, column(page, "closed", 4))) == batches
     page.get_by_text("As a table").nth(0).click()
-    newest = page.get_by_role("table", name=re.compile("^Requests a second")).locator("tbody tr").first
+    newest = page.get_by_role("table", name=re.compile("^Requests per second")).locator("tbody tr").first
     expect(newest.get_by_role("rowheader")).to_have_text("0")
     # And it goes.
     expect(tile(page, "Answered / s")).to_have_text("0", timeout=WAIT_MS)
     expect(page.locator("#last-window")).to_have_text(re.compile(r"^(9|10)"))
 
 
-@pytest.mark.slow
 def test_a_photo_by_keyboard_alone(stack: Callable[..., Stack], watch: Callable[..., Watched]) -> None:
     system = stack(MODEL_PATH="efficientnet_lite0", MAX_BATCH_SIZE=2, WINDOW="fixed")
-    system.gateway()
-    system.worker()
-    page = watch(system.ready().url).page
+    page = watch(system.up().url).page
     page.on("filechooser", lambda chooser: chooser.set_files(CAT))
     is_live(page)
     for _ in range(10):
@@ -101,7 +98,7 @@ def test_a_photo_by_keyboard_alone(stack: Callable[..., Stack], watch: Callable[
     expect(box).to_have_css("outline-style", "solid")
     page.keyboard.press("Enter")
     expect(page.get_by_role("status").filter(has_text="Egyptian cat, 76 %.")).to_be_visible(timeout=WAIT_MS)
-    expect(page.get_by_role("img", name="The photo that was sent: cat.jpg")).to_be_visible()
+    expect(page.get_by_role("img", name="The image that was sent: cat.jpg")).to_be_visible()
     expect(page.locator("#prediction li")).to_have_count(5)
     parts = column(page, "timeline-table", 1)
     assert parts == ["Admit", "Queue", "Decode", "Batch wait", "Forward", "Reply", "Total"]
@@ -111,8 +108,8 @@ def test_a_photo_by_keyboard_alone(stack: Callable[..., Stack], watch: Callable[
         zip(page.locator("#batch dt").all_inner_texts(), page.locator("#batch dd").all_inner_texts(), strict=True)
     )
     assert facts["Size"] == "1 row of 1 request"
-    assert facts["Its place"] == "1st of 1"
-    assert facts["Closed"].startswith("window: ")
+    assert facts["Position"] == "1st of 1"
+    assert facts["Close reason"].startswith("window: ")
     assert facts["Batch"].startswith(facts["Worker"])
     assert page.evaluate("document.activeElement.id") == "photo"  # nothing takes the focus away
     expect(page.locator("#text-box")).to_be_hidden()
@@ -129,7 +126,7 @@ def test_a_model_that_takes_no_photos_gets_a_box_for_text(
         broker.sync.hset("smartbatch:models", info.name, encode(info))
     watched = watch(simulated.url)
     page = watched.page
-    photo, text = page.locator("#photo-box"), page.get_by_label("JSON, or any text")
+    photo, text = page.locator("#photo-box"), page.get_by_label("JSON or text")
     expect(page.locator("#model option")).to_have_count(4)
     page.get_by_label("Model").select_option("iris")
     expect(photo).to_be_hidden()
@@ -143,13 +140,13 @@ def test_a_model_that_takes_no_photos_gets_a_box_for_text(
     text.fill("hello")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    expect(page.locator("#said")).to_have_text(re.compile(r"^Answered\. It took [\d.]+ ms, in a batch of 1 row\.$"))
+    expect(page.locator("#status")).to_have_text(re.compile(r"^Done\. [\d.]+ ms, in a batch of 1 row\.$"))
     expect(page.locator("#prediction pre")).to_contain_text('{"output":{"dtype":"float32","shape":[1,10],"data":')
     # An error says what the server said.
     page.get_by_label("Model").select_option("iris")
     text.fill('{"data": [[1]]}')
     page.get_by_role("button", name="Send").click()
-    expect(page.locator("#said")).to_have_text(re.compile("^422 Invalid input: the model takes"))
+    expect(page.locator("#status")).to_have_text(re.compile("^422 Invalid input: the model takes"))
     watched.expect_fault("422")
 
 
@@ -165,9 +162,9 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(
 
     def give(key: str) -> None:
         page.get_by_label("Key", exact=True).fill(key)
-        page.get_by_role("button", name="Use it").click()
+        page.get_by_role("button", name="Use key").click()
 
-    expect(page.locator("#connection")).to_have_text("Not live: an API key is needed")
+    expect(page.locator("#connection")).to_have_text("Not live: an API key is required")
     expect(page.get_by_label("Key", exact=True)).to_be_focused()
     give("wrong")
     expect(page.locator("#key-title")).to_contain_text("invalid API key")
@@ -175,17 +172,19 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(
     is_live(page)
     expect(page.locator("#key-section")).to_be_hidden()
     page.get_by_role("button", name="Send").click()
-    expect(page.locator("#said")).to_have_text("403 Forbidden: this key is for /metrics and /stats")
+    expect(page.locator("#status")).to_have_text(
+        "403 Forbidden: an API key with the role monitor can only read /metrics and /stats"
+    )
     page.reload()
     is_live(page)
-    page.get_by_role("button", name="Forget the key").click()
+    page.get_by_role("button", name="Forget API key").click()
     give(APP)
-    expect(page.locator("#connection")).to_have_text("No numbers: this key may ask for predictions, but not watch")
+    expect(page.locator("#connection")).to_have_text("No statistics: this key may only run models")
     expect(page.locator("#tiles")).to_be_hidden()
-    page.get_by_label("JSON, or any text").fill("hello")
+    page.get_by_label("JSON or text").fill("hello")
     page.get_by_role("button", name="Send").click()
-    expect(page.locator("#said")).to_contain_text("Answered.")
-    page.get_by_role("button", name="Forget the key").click()
+    expect(page.locator("#status")).to_contain_text("Done.")
+    page.get_by_role("button", name="Forget API key").click()
     give(ADMIN)
     is_live(page)
     expect(tile(page, "Workers ready")).to_have_text("1", timeout=WAIT_MS)
@@ -202,10 +201,10 @@ def test_on_a_management_port_it_shows_the_numbers_and_says_where_to_ask(
     management = re.findall(r"management on (\S+)", gateway.log.read_text())[0]
     page = watch(management).page
     is_live(page)
-    expect(page.get_by_text("This page came over MANAGEMENT_PORT")).to_be_visible()
+    expect(page.get_by_text("This page is served on MANAGEMENT_PORT")).to_be_visible()
     expect(page.locator("#photo-box")).to_be_hidden()
     expect(page.locator("#text-box")).to_be_hidden()
-    expect(page.get_by_text("No worker is alive.")).to_be_visible()
+    expect(page.get_by_text("No live workers.")).to_be_visible()
     assert [system.client.get(f"{system.url}{path}").status_code for path in ("/", "/live/events")] == [404, 404]
 
 
@@ -216,7 +215,7 @@ def test_it_comes_back_after_the_gateway_and_rests_when_paused(simulated: Stack,
     gateway = simulated.processes[0]
     assert gateway.stop(signal.SIGTERM, timeout_s=15) == 0  # an open stream holds nobody up
     expect(page.locator("#connection")).to_contain_text("Not live")
-    expect(page.locator(".numbers-of-it").first).to_have_class(re.compile("stale"))
+    expect(page.locator(".statistics").first).to_have_class(re.compile("stale"))
     simulated.gateway(PORT=simulated.url.rpartition(":")[2])
     is_live(page)
     page.get_by_role("button", name="Pause").click()
@@ -231,9 +230,9 @@ def test_it_is_accessible_light_dark_and_on_a_phone(simulated: Stack, watch: Cal
     for options in ({"color_scheme": "light"}, {"color_scheme": "dark"}, {**phone, "reduced_motion": "reduce"}):
         page = watch(simulated.url, **options).page
         is_live(page)
-        page.get_by_label("JSON, or any text").fill("hello")
+        page.get_by_label("JSON or text").fill("hello")
         page.get_by_role("button", name="Send").click()
-        expect(page.locator("#answer")).to_be_visible()
+        expect(page.locator("#result")).to_be_visible()
         for summary in page.get_by_text("As a table").all():
             summary.click()
         found = Axe().run(page)

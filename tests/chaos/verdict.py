@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[tuple[int, str]]] = {
     "hurried": {(200, ""), (504, "deadline_exceeded")},
     **dict.fromkeys(("exit", "segfault", "kill", "hang"), _KILLED),
 }
-_REFUSALS = {"broker_unavailable", "broker_full", "queue_full", "too_late"}
+_REFUSALS = {"broker_unavailable", "broker_full", "queue_full", "deadline_unattainable"}
 
 
 class Verdict(msgspec.Struct):

@@ -40,7 +40,6 @@ def compose_command() -> list[str] | None:
 COMPOSE = compose_command()
 needs_engine = [
     pytest.mark.docker,
-    pytest.mark.slow,
     pytest.mark.timeout(1800),
     pytest.mark.skipif(COMPOSE is None, reason="no Docker engine with compose answers here (docker info)"),
 ]

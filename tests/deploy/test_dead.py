@@ -158,7 +158,7 @@ def test_show_for_a_person_has_a_line_per_fact_and_no_control_sequences(letters:
     lines = letters.run("show", letters.add(raw(), trace="\x1b[2J")).out
     facts = dict(line.split("  ", 1) for line in lines)
     facts = {fact: value.strip() for fact, value in facts.items()}
-    assert (facts["reason"], facts["trace"], facts["input content_type"]) == (TAKEN, r"\x1b[2J", "text/plain")
+    assert (facts["reason"], facts["trace"], facts["payload content_type"]) == (TAKEN, r"\x1b[2J", "text/plain")
 
 
 def test_show_says_when_the_input_has_expired_and_saves_no_empty_file(letters: Letters, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_show_says_when_the_input_has_expired_and_saves_no_empty_file(letters: L
     letters.broker.sync.delete(f"{letters.keys}body:r0")
     assert letters.json("show", letter_id)["payload"] == "expired"
     [line] = letters.run("show", letter_id, "--save", str(tmp_path / "x"), code=2).err
-    assert line == "smartbatch: nothing is left to save: what the client sent is expired"
+    assert line == "smartbatch: can't save the payload: expired"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -209,10 +209,10 @@ def test_requeue_without_waiting_leaves_the_outcome_at_a_key_that_it_names(lette
     for _ in range(3):
         letters.add(raw(), died_ms=int(time.time() * 1000))
     told = letters.json("requeue", "--all", "--no-wait")
-    assert [each["outcome"] for each in told] == ["waiting"] * 3
+    assert [each["outcome"] for each in told] == ["queued"] * 3
     assert letters.count == 0
     for each in told:
-        key = each["detail"].removeprefix("its reply: ").removesuffix(", for 60 s")
+        key = each["detail"].removeprefix("reply at ").removesuffix(" for 60 s")
         assert key == f"{letters.keys}reply:{each['request']}"
         assert "result" in msgpack.unpackb(eventually(lambda key=key: letters.broker.sync.get(key)))
 
@@ -222,19 +222,19 @@ def test_requeue_without_waiting_leaves_the_outcome_at_a_key_that_it_names(lette
 
 def test_drop_removes_a_letter_and_what_was_kept_for_it(letters: Letters) -> None:
     letter_id, other = letters.add(raw(), apart=True), letters.add(raw(), died_ms=1795433558400, apart=True)
-    assert letters.run("drop", letter_id, letter_id).out == ["dropped 1 dead letter"]
+    assert letters.run("drop", letter_id, letter_id).out == ["deleted 1 dead letter"]
     assert letters.count == 1
     assert letters.broker.sync.keys("*body*") == [f"{letters.keys}body:r1".encode()]
-    assert letters.json("drop", other) == {"dropped": 1}
+    assert letters.json("drop", other) == {"deleted": 1}
 
 
 def test_drop_of_all_asks_first(letters: Letters) -> None:
     letters.add(raw())
     letters.add(raw(), died_ms=1795433558400)
     ended = letters.run("drop", "--all", code=1)  # nobody answers
-    assert "drop 2 dead letters for good? [y/N]" in "\n".join(ended.out + ended.err)
+    assert "Delete 2 dead letters? [y/N]" in "\n".join(ended.out + ended.err)
     assert letters.count == 2
-    assert letters.run("drop", "--all", "--yes").out == ["dropped 2 dead letters"]
+    assert letters.run("drop", "--all", "--yes").out == ["deleted 2 dead letters"]
     assert letters.count == 0
 
 
@@ -244,16 +244,16 @@ def test_drop_of_all_asks_first(letters: Letters) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("show", "abc"), "a dead letter's id is like 1795433558335-0, not 'abc'"),
-        (("show", "1-1"), "no dead letter 1-1 of any model; `smartbatch dead list` shows what there is"),
-        (("show", "1-1", "--name", "m"), "no dead letter 1-1 of model 'm'; `smartbatch dead list` shows what there is"),
+        (("show", "abc"), "invalid dead letter ID 'abc'; expected one like 1795433558335-0"),
+        (("show", "1-1"), "no dead letter 1-1 in any model; `smartbatch dead list` lists what exists"),
+        (("show", "1-1", "--name", "m"), "no dead letter 1-1 in model 'm'; `smartbatch dead list` lists what exists"),
         (
             ("drop", "1795433558335-0", "1-1"),
-            "no dead letter 1-1 of any model; `smartbatch dead list` shows what there is",
+            "no dead letter 1-1 in any model; `smartbatch dead list` lists what exists",
         ),
         (("requeue", "1795433558335-0", "-1"), None),
-        (("requeue",), "give the ids of dead letters, or --all"),
-        (("drop", "1-1", "--all"), "give the ids of dead letters, or --all"),
+        (("requeue",), "specify the IDs of dead letters, or --all"),
+        (("drop", "1-1", "--all"), "specify the IDs of dead letters, or --all"),
     ],
 )
 def test_a_wrong_id_is_refused_before_anything_is_done(letters: Letters, arguments: tuple[str, ...], said: str) -> None:
@@ -270,6 +270,6 @@ def test_an_id_of_two_models_asks_for_the_name(letters: Letters, broker: Broker)
     other = Letters(broker, "other")
     other.add(raw())
     [line] = letters.run("drop", letter_id, code=2).err
-    assert line == f"smartbatch: {letter_id} is a dead letter of several models (m, other); say which with --name"
+    assert line == f"smartbatch: dead letter {letter_id} exists in several models (m, other); select one with --name"
     letters.run("drop", letter_id, "--name", "other")
     assert (letters.count, other.count) == (1, 0)

@@ -40,7 +40,7 @@ def test_without_a_file_the_table_is_printed_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("app", "Cannot declare"), ("a b", "a key's name is"), ("", "a key's name")]
+    ("name", "said"), [("app", "Cannot declare"), ("a b", "a key name must be"), ("", "a key name")]
 )
 def test_a_name_that_cannot_be_leaves_the_file_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, name: str, said: str

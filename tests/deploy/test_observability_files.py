@@ -44,7 +44,7 @@ def alerts() -> list[dict[str, Any]]:
 
 
 def test_the_pages_tables_and_the_dashboard_are_those_that_make_generated_makes() -> None:
-    assert metrics_page.renewed(METRICS_PAGE) == METRICS_PAGE
+    assert metrics_page.updated(METRICS_PAGE) == METRICS_PAGE
     assert (ROOT / dashboard.FILE).read_text() == dashboard.text()
 
 

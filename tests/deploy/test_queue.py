@@ -115,7 +115,7 @@ async def test_show_decodes_an_entry_by_either_id(stream: Stream, tmp_path: Path
     saved = tmp_path / "input"
     lines = (await stream.run("show", told["entry"], "--save", str(saved))).out
     assert saved.read_text() == "hello"
-    assert [line.split() for line in lines if line.startswith("input bytes")] == [["input", "bytes", "5"]]
+    assert [line.split() for line in lines if line.startswith("payload bytes")] == [["payload", "bytes", "5"]]
     await stream.run("show", "r-1", "--save", str(saved))
     assert saved.read_text() == large
 
@@ -123,26 +123,26 @@ async def test_show_decodes_an_entry_by_either_id(stream: Stream, tmp_path: Path
 async def test_an_id_that_is_not_there_or_is_two_is_refused(stream: Stream, broker: Broker) -> None:
     await stream.admit("hello")
     for id_ in ("no-such", "1795433558335-0"):
-        said = f"no entry {id_} of any model; `smartbatch queue` shows what there is"
+        said = f"no entry {id_} in any model; `smartbatch queue` lists what exists"
         assert await stream.refusal("show", id_) == said
         assert await stream.refusal("cancel", "r-0", id_) == said
     assert await stream.reply("r-0") is None  # nothing was changed
     other = Stream(broker, "other")
     await other.admit("hello")
     assert (
-        await stream.refusal("cancel", "r-0") == "r-0 is an entry of several models (m, other); say which with --name"
+        await stream.refusal("cancel", "r-0") == "entry r-0 exists in several models (m, other); select one with --name"
     )
     [told] = await stream.json("cancel", "r-0", "--name", "other")
-    assert (told["model"], told["taken_back"]) == ("other", True)
+    assert (told["model"], told["cancelled"]) == ("other", True)
     await other.client.aclose()
 
 
 async def test_cancel_tells_the_client_and_leaves_nothing_behind(stream: Stream) -> None:
     await stream.admit("running", "waiting", "y" * 100_000, "stays")
     await stream.claim(1)
-    assert (await stream.run("cancel", "r-0", "r-1", "r-2")).out[0].endswith("  taken back; its client has been told")
+    assert (await stream.run("cancel", "r-0", "r-1", "r-2")).out[0].endswith("  cancelled")
     for n in range(3):
-        assert (await stream.reply(f"r-{n}")).error.code == "taken_back"
+        assert (await stream.reply(f"r-{n}")).error.code == "cancelled_by_operator"
     assert [bytes(n).split(b"|")[0] for n in await stream.client.lrange(stream.keys.inbox("gw"), 0, -1)] == [
         b"r-0",
         b"r-1",
@@ -166,6 +166,6 @@ async def test_what_no_gateway_wrote_is_shown_and_can_be_removed(stream: Stream)
     entry_id = (await stream.client.xadd(stream.keys.requests, {"id": "\x1b[2J[red]", "what": "ever"})).decode()
     assert r"\x1b[2J[red]" in "\n".join((await stream.run()).out)
     told = await stream.json("show", entry_id)
-    assert told["unreadable"] == "its fields are not those of a request"
-    assert (await stream.json("cancel", entry_id))[0]["taken_back"] is True
+    assert told["malformed"] == "its fields are not those of a request"
+    assert (await stream.json("cancel", entry_id))[0]["cancelled"] is True
     assert (await stream.json())[0]["entries"] == []

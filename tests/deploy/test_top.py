@@ -22,9 +22,7 @@ from tests.system.test_batching import ask_all, bodies
 
 async def test_it_follows_a_load(stack: Callable[..., Stack], broker: Broker) -> None:  # noqa: F811
     system = stack(MODEL_PATH="simulated:base_ms=4,row_ms=1", MAX_BATCH_SIZE=8)
-    system.gateway()
-    system.worker()
-    system.ready()
+    system.up()
     watching = system.start(
         "top", {}, [sys.executable, "-m", "smartbatch.deploy.cli", "top", "--json", "--interval", "0.3"]
     )
@@ -51,7 +49,7 @@ async def test_it_follows_a_load(stack: Callable[..., Stack], broker: Broker) ->
     [worker] = model["stats"]["workers"].values()
     assert (worker["state"], worker["rows"]) == ("ready", 100)
     shown = "\n".join(Ended("top", "--once", REDIS_URL=broker.url).out)
-    for text in ("answered ", "waiting 0   running 0", "rows in a batch", *model["stats"]["workers"]):
+    for text in ("answered ", "waiting 0   running 0", "rows per batch", *model["stats"]["workers"]):
         assert text in shown
 
 

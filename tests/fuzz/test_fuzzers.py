@@ -36,6 +36,7 @@ def test_the_seeds_hold(name: str) -> None:
         fuzzer.one(seed)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", RUNS)
 def test_nothing_is_found_in_a_few_seconds(name: str, tmp_path: Path) -> None:
     pytest.importorskip("atheris", reason="atheris has no wheel for this Python or platform")

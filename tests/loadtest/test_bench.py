@@ -53,7 +53,7 @@ def test_a_missing_latency_is_null_in_the_document_and_a_failed_row_is_in_the_ta
     assert "failed: RuntimeError: no" in table(outcomes, {"R": "RuntimeError: no"})
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.timeout(240)
 def test_a_quick_runs_result_is_complete_and_adds_up(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "loadtest.bench", "--quick", "--only", "E,overload", "--out", str(tmp_path)]

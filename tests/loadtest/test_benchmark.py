@@ -94,7 +94,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, ended.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_short_runs_result_adds_up(run: tuple[Path, str]) -> None:
     folder, stdout = run
     result = json.loads((folder / "result.json").read_text())
@@ -116,14 +116,14 @@ def test_a_short_runs_result_adds_up(run: tuple[Path, str]) -> None:
     assert stdout.count("improvement") == 2
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_both_sides_give_the_same_results_alone_and_under_load(run: tuple[Path, str]) -> None:
     result = json.loads((run[0] / "result.json").read_text())
     assert result["agreement"] == {"bodies": 16, "agree": 16, "apart": pytest.approx(0, abs=0.01), "disagreeing": []}
     assert result["totals"]["checked"] > 10 and result["totals"]["wrong"] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_its_plots_are_images_and_its_report_is_self_contained(run: tuple[Path, str]) -> None:
     folder, stdout = run
     for name in PLOTS:
@@ -138,7 +138,7 @@ def test_its_plots_are_images_and_its_report_is_self_contained(run: tuple[Path, 
     assert all(phase in page for phase in ("Baseline", "SmartBatch", "improvement", "16 users"))
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_folder_with_another_run_is_refused(run: tuple[Path, str]) -> None:
     command = [*COMMAND, "--out", str(run[0]), "--users", "17"]
     refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -81,7 +81,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, ended.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_short_study_ends_with_an_environment_block(study: tuple[Path, str]) -> None:
     folder, stdout = study
     result = json.loads((folder / "study.json").read_text())
@@ -96,7 +96,7 @@ def test_a_short_study_ends_with_an_environment_block(study: tuple[Path, str]) -
     assert result["confirmed"][-1]["load"] < result["reached"]["throughput_rps"]
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_batches_had_the_sizes_that_were_set(study: tuple[Path, str]) -> None:
     result = json.loads((study[0] / "study.json").read_text())
     for trial in result["trials"]:
@@ -104,7 +104,7 @@ def test_batches_had_the_sizes_that_were_set(study: tuple[Path, str]) -> None:
         assert max(each["batch_rows"] for each in trial["levels"]) > 1 or trial["settings"]["MAX_BATCH_SIZE"] == 1
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_its_plots_are_images_and_its_report_is_self_contained(study: tuple[Path, str]) -> None:
     folder, _ = study
     for name in ("study_heatmap.png", "study_pareto.png"):
@@ -117,7 +117,7 @@ def test_its_plots_are_images_and_its_report_is_self_contained(study: tuple[Path
     assert "MAX_BATCH_SIZE=" in page
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_folder_with_another_study_is_refused(study: tuple[Path, str]) -> None:
     command = [*COMMAND, "--p99", "20s", "--out", str(study[0])]
     refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)

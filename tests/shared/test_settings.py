@@ -171,7 +171,7 @@ def test_public_settings_name_the_api_keys_and_mask_their_digests() -> None:
 def test_an_option_of_the_url_that_does_not_exist_is_refused_by_its_name() -> None:
     text = refused(REDIS_URL="rediss://u:geheim@h:1/0?ssl_ca_cert=ca.pem&x=geheim")
     assert text.startswith(
-        "REDIS_URL: there is no option 'ssl_ca_cert'; there are db, password, password_file, ssl_ca_"
+        "REDIS_URL: unknown option 'ssl_ca_cert'; known options are db, password, password_file, ssl_ca_"
     )
     assert "geheim" not in text
 
@@ -236,8 +236,8 @@ def test_model_name_that_may_not_stand_in_a_key_is_refused(name: str) -> None:
 def test_every_setting_is_described_with_its_type_default_and_meaning() -> None:
     rows = {name: (kind, default, meaning) for name, kind, default, meaning in describe()}
     assert list(rows) == [field.upper() for field in Settings.__struct_fields__]
-    assert rows["LOG_FORMAT"] == ("human | json", "human", "How log lines look")
-    assert rows["MAX_BATCH_SIZE"] == ("int", 32, "Rows in one batch at the most")
+    assert rows["LOG_FORMAT"] == ("human | json", "human", "Format of log lines")
+    assert rows["MAX_BATCH_SIZE"] == ("int", 32, "Maximum rows per batch")
     assert rows["REQUEST_TIMEOUT"][:2] == ("float", 30.0)
     assert all(meaning for _, _, meaning in rows.values())
 

@@ -110,7 +110,7 @@ def test_what_is_no_result_is_never_written() -> None:
     for wrong in (Result(), Result(classes=[], values=[])):
         with pytest.raises(TypeError, match="one of classes, outputs and values"):
             pack_reply(Reply(wrong))
-    with pytest.raises(TypeError, match="a value of complex"):
+    with pytest.raises(TypeError, match="a value of type complex"):
         pack_reply(Reply(Result(values=[1j])))
 
 

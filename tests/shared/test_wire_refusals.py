@@ -37,16 +37,28 @@ def test_another_version_is_refused_by_name(unpack: Any, version: Any) -> None:
     ("tensor", "said"),
     [
         ({"dtype": "float31"}, "unknown dtype 'float31'; known: bool, uint8"),
-        ({"dtype": "float32", "shape": [2], "data": b"1234"}, "float32 of shape [2] takes 8 bytes, but 4 came"),
+        ({"dtype": "float32", "shape": [2], "data": b"1234"}, "float32 of shape [2] needs 8 bytes, got 4"),
         ({"shape": [2**62] * 4}, "uint8 of shape [4611686018427387904, 4611686018427387904, 46116860184"),
-        ({"dtype": "bool", "data": b"\x02"}, "a bool is a byte of 0 or 1"),
-        ({"shape": [], "data": b"1"}, "a payload's tensor has rows as its first dimension, so its shape can't be []"),
-        ({"shape": [-1]}, "not of wire version 1: Expected `int` >= 0 - at `$.content.shape[0]`"),
-        ({"shape": [1] * 33}, "not of wire version 1: Expected `array` of length <= 32 - at `$.content.shape`"),
-        ({"shape": [1.0]}, "not of wire version 1: Expected `int`, got `float` - at `$.content.shape[0]`"),
-        ({"shape": [True]}, "not of wire version 1: Expected `int`, got `bool` - at `$.content.shape[0]`"),
-        ({"data": "1"}, "not of wire version 1: Expected `bytes`, got `str` - at `$.content.data`"),
-        ({"order": "X"}, "not of wire version 1: Invalid enum value 'X' - at `$.content.order`"),
+        ({"dtype": "bool", "data": b"\x02"}, "a bool must be a byte of 0 or 1"),
+        (
+            {"shape": [], "data": b"1"},
+            "the first dimension of a payload's tensor is its rows, so its shape can't be []",
+        ),
+        ({"shape": [-1]}, "not a valid value of wire version 1: Expected `int` >= 0 - at `$.content.shape[0]`"),
+        (
+            {"shape": [1] * 33},
+            "not a valid value of wire version 1: Expected `array` of length <= 32 - at `$.content.shape`",
+        ),
+        (
+            {"shape": [1.0]},
+            "not a valid value of wire version 1: Expected `int`, got `float` - at `$.content.shape[0]`",
+        ),
+        (
+            {"shape": [True]},
+            "not a valid value of wire version 1: Expected `int`, got `bool` - at `$.content.shape[0]`",
+        ),
+        ({"data": "1"}, "not a valid value of wire version 1: Expected `bytes`, got `str` - at `$.content.data`"),
+        ({"order": "X"}, "not a valid value of wire version 1: Invalid enum value 'X' - at `$.content.order`"),
     ],
 )
 def test_tensor_that_contradicts_itself_is_refused(tensor: dict, said: str) -> None:

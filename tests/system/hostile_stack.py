@@ -14,6 +14,14 @@ from tests.system.stack import Process, Stack
 
 MODEL = "hostile"
 KEYS = f"smartbatch:{{{MODEL}}}:"
+SETTINGS = {
+    "MODEL_PATH": "tests.system.hostile_model:Hostile",
+    "MODEL_NAME": MODEL,
+    "TORCH_THREADS": 1,
+    "REQUEST_TIMEOUT": 120,
+    "MAX_WAIT_TIME": 0.5,
+    "DECODE_THREADS": 2,
+}
 
 
 class Answer:
@@ -32,14 +40,7 @@ class Answer:
 
 def hostile(stack: Callable[..., Stack], **settings: object) -> Stack:
     """A gateway, and what workers will need; they are started by the test."""
-    defaults = {"MODEL_PATH": "tests.system.hostile_model:Hostile", "MODEL_NAME": MODEL, "TORCH_THREADS": 1}
-    timing = {
-        "REQUEST_TIMEOUT": 120,
-        "MAX_WAIT_TIME": 0.5,
-        "MAX_BATCH_SIZE": 64,
-        "DECODE_THREADS": 2,
-    }
-    system = stack(**{**defaults, **timing, **settings})
+    system = stack(**{"MAX_BATCH_SIZE": 64, **SETTINGS, **settings})
     system.gateway()
     return system
 

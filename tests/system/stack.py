@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import grpc
 import httpx
 import redis
 
@@ -50,7 +51,7 @@ class Process:
 
 
 class Stack:
-    """Start with `gateway()` and `worker()`; `close` ends everything that still runs."""
+    """Start with `up()`, or with `gateway()` and `worker()`; `close` ends everything that still runs."""
 
     def __init__(self, broker: Broker, folder: Path, **settings: object) -> None:
         self.broker = broker
@@ -66,21 +67,30 @@ class Stack:
         self.url = ""
         self.client = httpx.Client(timeout=30)
 
+    def up(self, workers: int = 1) -> Stack:
+        """Start a gateway and so many workers side by side, and wait until all are ready."""
+        gateway = self.start("gateway", {})
+        for _ in range(workers):
+            self.worker()
+        self._serving(gateway)
+        return self.ready(workers)
+
     def gateway(self, **settings: object) -> Process:
         """Start a gateway on a free port; the last one started is `self.url`."""
-        process = self.start("gateway", settings)
+        return self._serving(self.start("gateway", settings))
 
+    def _serving(self, process: Process) -> Process:
         def address() -> str:
             assert process.popen.poll() is None, process.log.read_text()
             lines = [line for line in process.log.read_text().splitlines() if "gateway on " in line]
             return lines[-1].split("gateway on ")[1].split(",")[0] if lines else ""
 
-        self.url = process.url = eventually(address)
+        self.url = process.url = eventually(address, 20)
         eventually(self._answers, 20)
         return process
 
-    def grpc_gateway(self, **settings: object) -> Process:
-        """Start a gateway of gRPC on a free port; its `url` is host:port."""
+    def grpc_gateway(self, *, ready: bool = True, **settings: object) -> Process:
+        """Start a gateway of gRPC on a free port, and wait until it is `ready`; its `url` is host:port."""
         process = self.start("gateway", {"GRPC_PORT": 0, **settings}, [*COMMAND, "gateway", "--grpc"])
 
         def address() -> str:
@@ -89,6 +99,10 @@ class Stack:
             return lines[-1].split("gRPC gateway on ")[1].split(",")[0] if lines else ""
 
         process.url = eventually(address, 20)
+        if ready:
+            with grpc.insecure_channel(process.url) as channel:
+                is_ready = channel.unary_unary("/inference.GRPCInferenceService/ServerReady")
+                eventually(lambda: is_ready(b"", wait_for_ready=True, timeout=20) == b"\x08\x01", 20, 0.05)
         return process
 
     def worker(self, **settings: object) -> Process:

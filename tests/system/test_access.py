@@ -38,9 +38,14 @@ def bearer(key: str) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"}
 
 
-@pytest.fixture
-def keys(tmp_path: Path) -> Path:
-    return write(tmp_path / "keys.toml", app=APP, boss=f"{ADMIN};role='admin'", prometheus=f"{MONITOR};role='monitor'")
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(
+        tmp_path_factory.mktemp("keys") / "keys.toml",
+        app=APP,
+        boss=f"{ADMIN};role='admin'",
+        prometheus=f"{MONITOR};role='monitor'",
+    )
 
 
 def test_a_key_lets_in_and_nothing_else_does(stack: Callable[..., Stack], keys: Path) -> None:
@@ -82,10 +87,9 @@ def test_a_key_lets_in_and_nothing_else_does(stack: Callable[..., Stack], keys: 
     ],
 )
 def test_pages_by_role(
-    stack: Callable[..., Stack], keys: Path, path: str, none: int, client: int, monitor: int, admin: int
+    shared: Callable[..., Stack], keys: Path, path: str, none: int, client: int, monitor: int, admin: int
 ) -> None:
-    system = stack(MODEL_PATH="simulated", API_KEYS_FILE=keys)
-    system.gateway()
+    system = shared(workers=0, MODEL_PATH="simulated", API_KEYS_FILE=keys)
     asked = [{}, bearer(APP), bearer(MONITOR), bearer(ADMIN)]
     statuses = []
     for headers in asked:
@@ -104,7 +108,7 @@ def test_a_key_for_some_models_learns_nothing_of_others(stack: Callable[..., Sta
     eventually(lambda: system.predict(b"x", **second).status_code == 200, 30)
     answers = [system.predict(b"x", params={"model": m}, headers=bearer(APP)) for m in ("simulated", "no-such")]
     assert [answer.status_code for answer in answers] == [403, 403]
-    assert {answer.json()["detail"] for answer in answers} == {"this key is not for that model"}
+    assert {answer.json()["detail"] for answer in answers} == {"this API key may not use this model"}
 
 
 def test_a_key_is_revoked_and_another_made_while_it_runs(stack: Callable[..., Stack], tmp_path: Path) -> None:
@@ -142,9 +146,8 @@ def test_the_gateway_does_not_start_with_keys_it_cannot_read(stack: Callable[...
             assert "Traceback" not in process.log.read_text()
 
 
-def test_the_refusal_comes_before_the_body(stack: Callable[..., Stack], keys: Path) -> None:
-    system = stack(MODEL_PATH="simulated", API_KEYS_FILE=keys)
-    system.gateway()
+def test_the_refusal_comes_before_the_body(shared: Callable[..., Stack], keys: Path) -> None:
+    system = shared(workers=0, MODEL_PATH="simulated", API_KEYS_FILE=keys)
     host, port = system.url.removeprefix("http://").split(":")
     for head in ("content-length: 1000000000", "transfer-encoding: chunked", "content-length: 100"):
         with socket.create_connection((host, int(port)), 5) as client:
@@ -154,9 +157,8 @@ def test_the_refusal_comes_before_the_body(stack: Callable[..., Stack], keys: Pa
             assert (b"connection: close" in answer.lower()) == (head != "content-length: 100")
 
 
-def test_the_connection_is_kept_after_a_short_body_was_refused(stack: Callable[..., Stack], keys: Path) -> None:
-    system = stack(MODEL_PATH="simulated", API_KEYS_FILE=keys)
-    system.gateway()
+def test_the_connection_is_kept_after_a_short_body_was_refused(shared: Callable[..., Stack], keys: Path) -> None:
+    system = shared(workers=0, MODEL_PATH="simulated", API_KEYS_FILE=keys)
     host, port = system.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), 5) as client:
         for _ in range(3):

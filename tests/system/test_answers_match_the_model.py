@@ -50,9 +50,7 @@ def direct(views: list[bytes]) -> list[np.ndarray]:
 @pytest.mark.timeout(180)
 async def test_every_photo_gets_its_own_and_the_right_answer(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="efficientnet_lite0", TORCH_THREADS=1, MAX_BATCH_SIZE=16, OPTIMIZE="auto")
-    system.gateway()
-    system.worker()
-    system.ready()
+    system.up()
     views = jpegs()
     answers: dict[int, np.ndarray] = {}
     rows: list[int] = []
@@ -76,9 +74,7 @@ async def test_every_photo_gets_its_own_and_the_right_answer(stack: Callable[...
 
 def test_the_cat_is_an_egyptian_cat_with_nothing_else_given(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="efficientnet_lite0", TORCH_THREADS=1, MAX_BATCH_SIZE=4)
-    system.gateway()
-    system.worker()
-    system.ready()
+    system.up()
     cat = encoded(pixels("chelsea"))
     curl = {"content-type": "application/x-www-form-urlencoded"}  # what `curl --data-binary` says
     answer = system.predict(cat, headers=curl).json()

@@ -36,10 +36,7 @@ def system(durable_broker: Broker, proxy: Proxy, tmp_path) -> Iterator[Stack]:
     """Two workers and a gateway that reach their broker only through the proxy."""
     settings = {"MODEL_PATH": "simulated:base_ms=20,row_ms=1", "REPLY_TTL": 3, "REDIS_URL": proxy.url}
     system = Stack(durable_broker, tmp_path, **settings)
-    system.gateway()
-    system.worker()
-    system.worker()
-    yield system.ready(2)
+    yield system.up(2)
     system.close()
 
 

@@ -16,9 +16,7 @@ from tests.system.stack import Stack
 
 async def test_a_running_and_a_waiting_request_are_taken_back(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=300,row_ms=0", MAX_BATCH_SIZE=2)
-    system.gateway()
-    worker = system.worker()
-    system.ready()
+    _, worker = system.up().processes
 
     async with aiohttp.ClientSession() as client:
 
@@ -44,7 +42,7 @@ async def test_a_running_and_a_waiting_request_are_taken_back(stack: Callable[..
         assert told < set(taken)  # while the worker stands still
         worker.popen.send_signal(signal.SIGCONT)
         answers = await asyncio.gather(*asking)
-    assert sorted(answer[:2] for answer in answers) == [(200, "ok")] * 4 + [(500, "taken_back")] * 2
+    assert sorted(answer[:2] for answer in answers) == [(200, "ok")] * 4 + [(500, "cancelled_by_operator")] * 2
     assert {request_id for status, _, request_id in answers if status == 500} == set(taken)
     assert system.counter("smartbatch_requests_total", 'outcome="cancelled"') == 2
     await asyncio.to_thread(system.until_clean, 1)

@@ -49,11 +49,8 @@ def stepping(tmp_path: Path) -> Iterator[SteppingBroker]:
 
 async def test_a_clock_that_steps_convicts_nobody_and_loses_nothing(stepping: SteppingBroker, tmp_path: Path) -> None:
     system = Stack(stepping, tmp_path, MODEL_PATH="simulated:base_ms=20,row_ms=1")
-    system.gateway()
-    system.worker()
-    system.worker()
     try:
-        await asyncio.to_thread(system.ready, 2)
+        await asyncio.to_thread(system.up, 2)
         true = stepping.seconds()
         async with Load(lambda: [system.url]) as load:
             done = asyncio.Event()

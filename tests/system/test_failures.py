@@ -17,9 +17,7 @@ from tests.system.test_batching import ask_all, bodies
 
 async def test_a_worker_killed_in_mid_batch_loses_nothing(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=200,row_ms=0")
-    system.gateway()
-    victim = system.worker()
-    system.ready(1)
+    _, victim = system.up().processes
     asking = asyncio.create_task(ask_all(system.url, bodies(12), 12))
     await asyncio.to_thread(eventually, lambda: system.running() == 12)
     system.worker()
@@ -32,9 +30,7 @@ async def test_a_worker_killed_in_mid_batch_loses_nothing(stack: Callable[..., S
 
 async def test_sigterm_drains_a_worker_without_a_failed_request(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=50,row_ms=0")
-    system.gateway()
-    first, _ = system.worker(), system.worker()
-    system.ready(2)
+    _, first, _ = system.up(2).processes
     asking = asyncio.create_task(ask_all(system.url, bodies(400), 40))
     await asyncio.to_thread(eventually, system.running)
     assert await asyncio.to_thread(first.stop) == 0
@@ -45,9 +41,7 @@ async def test_sigterm_drains_a_worker_without_a_failed_request(stack: Callable[
 
 async def test_sigterm_drains_a_gateway_without_a_failed_request(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=400,row_ms=0")
-    gateway = system.gateway()
-    system.worker()
-    system.ready()
+    gateway, _ = system.up().processes
     asking = asyncio.create_task(ask_all(system.url, bodies(8), 8))
     await asyncio.to_thread(eventually, lambda: system.running() == 8)
     assert await asyncio.to_thread(gateway.stop) == 0
@@ -56,9 +50,7 @@ async def test_sigterm_drains_a_gateway_without_a_failed_request(stack: Callable
 
 async def test_a_flushed_broker_answers_all_the_same(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=300,row_ms=0", MAX_BATCH_SIZE=4)
-    system.gateway()
-    system.worker()
-    system.ready()
+    system.up()
     asking = asyncio.create_task(ask_all(system.url, bodies(20), 20))
     await asyncio.to_thread(eventually, system.running)
     system.broker.sync.flushall()
@@ -67,9 +59,7 @@ async def test_a_flushed_broker_answers_all_the_same(stack: Callable[..., Stack]
 
 async def test_a_broker_flushed_under_load_changes_no_answer(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=5,row_ms=0")
-    system.gateway()
-    system.worker()
-    system.ready()
+    system.up()
     # They look like JSON, so a gateway that forgot what the model takes would read them differently.
     asking = asyncio.create_task(ask_all(system.url, [b'{"data": [%d]}' % n for n in range(4000)], 60))
     for _ in range(3):
@@ -81,9 +71,7 @@ async def test_a_broker_flushed_under_load_changes_no_answer(stack: Callable[...
 
 def test_a_flushed_broker_still_knows_what_the_model_takes(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="examples.tabular:Iris", MODEL_NAME="iris")
-    system.gateway()
-    system.worker()
-    system.ready()
+    system.up()
     system.broker.sync.flushall()
     flat = system.client.post(f"{system.url}/predict", json={"data": [5.1, 3.5, 1.4, 0.2] * 2})
     assert (flat.status_code, flat.json()["batch"]["rows"]) == (200, 2)  # cut by the shape that the model announced
@@ -92,9 +80,7 @@ def test_a_flushed_broker_still_knows_what_the_model_takes(stack: Callable[..., 
 
 def test_a_request_past_its_deadline_gets_a_504_and_its_place_is_freed(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=2000,row_ms=0", MAX_BATCH_SIZE=1)
-    system.gateway()
-    system.worker()
-    system.ready()
+    system.up()
     response = system.predict(b"x", headers={"x-request-timeout": "0.3"})
     assert response.status_code == 504
     assert response.json()["code"] == "deadline_exceeded"
@@ -123,9 +109,7 @@ def test_a_full_queue_is_refused_with_a_time_to_come_back(stack: Callable[..., S
 
 def test_a_wedged_model_ends_its_worker(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=5000,row_ms=0", STALL_TIMEOUT=1, MAX_BATCH_SIZE=1)
-    system.gateway()
-    worker = system.worker()
-    system.ready()
+    _, worker = system.up().processes
     response = system.predict(b"x", headers={"x-request-timeout": "3"})
     assert response.status_code == 504
     assert worker.popen.wait(10) == 70
@@ -134,9 +118,7 @@ def test_a_wedged_model_ends_its_worker(stack: Callable[..., Stack]) -> None:
 
 def test_a_paused_worker_is_not_convicted_when_everybody_was_paused(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=1,row_ms=0")
-    system.gateway()
-    workers = [system.worker(), system.worker()]
-    system.ready(2)
+    _, *workers = system.up(2).processes
     for worker in workers:
         worker.popen.send_signal(signal.SIGSTOP)
     time.sleep(4)

@@ -56,7 +56,7 @@ TENSORS: list[tuple[str, bytes, int, str]] = [
     (JSON, b'{"data": [1, 2, 3, 4], "topk": 1}', 422, "unknown field `topk`; known fields are data, shape, dtype"),
     (JSON, b'{"data": [1, 2, 3, 4], "a\\nb": 1}', 422, "known fields are data, shape, dtype"),
     (JSON, b'{"data": [[1, 2, 3, 4], [1, 2, 3]]}', 422, "ragged"),
-    (JSON, b'{"data": [1, 2, 3]}', 422, "4 numbers a row"),
+    (JSON, b'{"data": [1, 2, 3]}', 422, "4 numbers per row"),
     (JSON, b'{"data": [NaN, 1, 2, 3]}', 400, "malformed"),
     (JSON, b'{"data": [1e999, 1, 2, 3]}', 422, "Number out of range"),
     (JSON, b'{"data": ["1", "2", "3", "4"]}', 415, "takes tensor"),
@@ -70,37 +70,37 @@ TENSORS: list[tuple[str, bytes, int, str]] = [
         JSON,
         b'{"data": [' + b"1, " * 3_000_000 + b"1]}",
         413,
-        "at most 1,500,000 elements and 131,072 lists; send a larger",
+        "at most 1,500,000 elements and 131,072 lists; send larger",
     ),
     (JSON, b'{"data": [' + b"[1], " * 200_000 + b"[1]]}", 413, "131,072 lists"),
-    (JSON, b'{"data": [1, 2, 3, 4], "shape": [9007199254740992, 9007199254740992]}', 422, "means 8112963841460668"),
+    (JSON, b'{"data": [1, 2, 3, 4], "shape": [9007199254740992, 9007199254740992]}', 422, "needs 8112963841460668"),
     (JSON, b'{"data": [1, 2, 3, 4], "shape": [-4]}', 422, "Expected `int` >= 0"),
     (JSON, b'{"data": [1, 2, 3, 4], "dtype": "object"}', 422, "unknown dtype 'object'"),
     (JSON, b'{"data": [1, 2, 3, 4], "dtype": "int8"}', 422, "takes floats of any width"),
     (NPY, b"", 400, "empty"),
-    (NPY, b"\x93NUMPY", 400, "versions 1.0, 2.0 and 3.0"),
-    (NPY, npy(np.zeros(4, np.float32))[:-1], 400, "takes 16 bytes, but 15 came"),
-    (NPY, npy(np.zeros(4, np.float32)) + b"x", 400, "takes 16 bytes, but 17 came"),
+    (NPY, b"\x93NUMPY", 400, "version: expected 1.0, 2.0 or 3.0"),
+    (NPY, npy(np.zeros(4, np.float32))[:-1], 400, "needs 16 bytes, got 15"),
+    (NPY, npy(np.zeros(4, np.float32)) + b"x", 400, "needs 16 bytes, got 17"),
     (NPY, npy(np.zeros((1, 4), np.float32), **{"(1, 4), ": "(9999999, 4),"}), 400, ""),
     (NPY, npy(np.zeros(4, ">f4")), 422, "big-endian"),
-    (NPY, npy(np.zeros((3, 5), np.float32)), 422, "takes shape [4] or [rows, 4], not [3, 5]"),
+    (NPY, npy(np.zeros((3, 5), np.float32)), 422, "takes shape [4] or [rows, 4], got [3, 5]"),
     (NPY, npy(np.zeros(4, np.complex64)), 422, "unknown .npy dtype"),
     (NPY, npy(np.zeros(4, np.float32), **{"'<f4'": "'|O'"}), 422, "pickles"),
     (MSGPACK, b"\x81\xa4data\xdd\xff\xff\xff\xff", 400, "truncated"),
     (MSGPACK, b"\x81\xa4data" + b"\x91" * 100_000 + b"\xc0", 400, "nested too deeply"),
     (MSGPACK, packed({"data": msgpack.ExtType(5, b"x")}), 422, ""),
-    (MSGPACK, packed({"data": b"123", "dtype": "float32", "shape": [4]}), 400, "takes 16 bytes, but 3 came"),
+    (MSGPACK, packed({"data": b"123", "dtype": "float32", "shape": [4]}), 400, "needs 16 bytes, got 3"),
     (MSGPACK, packed({"data": [1] * 2_000_000}), 413, "send data as bytes"),
     ("image/jpeg", encoded(pixels("chelsea"), "JPEG"), 415, "takes tensor"),
-    ("image/gif", b"GIF89a", 415, "not 'image/gif'"),
+    ("image/gif", b"GIF89a", 415, "got 'image/gif'"),
     ("text/plain", b"\xff\xfe", 415, "takes tensor"),
     ("%%%/\xff", b"x", 415, "takes tensor"),
     ("?top_k=1.9", FLOWER, 400, "top_k: expected a whole number from 0 to 1000, got '1.9'"),
     ("?top_k=", FLOWER, 400, "top_k: expected a whole number from 0 to 1000, got ''"),
     ("?topk=5", FLOWER, 400, "unknown query parameter 'topk'; did you mean top_k?"),
-    ("?top_k=1&top_k=2", FLOWER, 400, "came twice"),
-    ("?model=", FLOWER, 404, "a model name is 1 to 128 characters"),
-    ("?model=%7Biris%7D:requests%0d%0aX:1", FLOWER, 404, "a model name is 1 to 128 characters"),
+    ("?top_k=1&top_k=2", FLOWER, 400, "given twice"),
+    ("?model=", FLOWER, 404, "a model name must be 1 to 128 characters"),
+    ("?model=%7Biris%7D:requests%0d%0aX:1", FLOWER, 404, "a model name must be 1 to 128 characters"),
 ]
 
 IMAGES: list[tuple[str, bytes, int, str]] = [
@@ -116,7 +116,7 @@ IMAGES: list[tuple[str, bytes, int, str]] = [
     ("image/jpeg", jpeg_with(segment(0xE1, b"Exif\0\0x") * 100_000), 422, "more than 1000 segments"),
     ("image/jpeg", jpeg_with(b"", scans=10_000), 422, "scans, and 100 are taken"),
     ("image/jpeg", jpeg_with(b"\xff" * 3_000_000), 422, "no scan follows its header"),
-    ("image/gif", b"GIF89a", 415, "not 'image/gif'"),
+    ("image/gif", b"GIF89a", 415, "got 'image/gif'"),
     ("image/jpeg", b"GIF89a" * 10, 422, "not JPEG, PNG or WebP"),
     (FORM, b"--b\r\n", 400, "closing boundary"),
     (FORM, b"--b\r\n" + b"A: B\r\n" * 100_000, 400, "Maximum header count"),
@@ -162,9 +162,7 @@ def unharmed(system: Stack) -> None:
 
 def test_hostile_tensors_are_refused_and_nobody_else_notices(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="examples.tabular:Iris", MODEL_NAME="iris", TORCH_THREADS=1, LOG_LEVEL="debug")
-    system.gateway()
-    system.worker()
-    system.ready()
+    system.up()
     right = system.predict(FLOWER, headers={"content-type": JSON}).json()["values"]
     assert wrongly_answered(system, TENSORS) == []
     assert system.predict(FLOWER, headers={"content-type": JSON}).json()["values"] == right
@@ -172,11 +170,8 @@ def test_hostile_tensors_are_refused_and_nobody_else_notices(stack: Callable[...
     unharmed(system)
 
 
-def test_hostile_images_are_refused_and_nobody_else_notices(stack: Callable[..., Stack]) -> None:
-    system = stack(MODEL_PATH="efficientnet_lite0", MODEL_NAME="lite", TORCH_THREADS=1)
-    system.gateway()
-    system.worker()
-    system.ready()
+def test_hostile_images_are_refused_and_nobody_else_notices(shared: Callable[..., Stack]) -> None:
+    system = shared(MODEL_PATH="efficientnet_lite0", MODEL_NAME="lite", TORCH_THREADS=1)
     cat = encoded(pixels("chelsea"), "JPEG", quality=95)
     right = system.predict(cat, headers={"content-type": "image/jpeg"}).json()["predictions"]
     assert wrongly_answered(system, IMAGES) == []
@@ -188,12 +183,9 @@ def test_hostile_images_are_refused_and_nobody_else_notices(stack: Callable[...,
     unharmed(system)
 
 
-def test_numbers_that_are_none_stay_in_their_own_row(stack: Callable[..., Stack]) -> None:
+def test_numbers_that_are_none_stay_in_their_own_row(shared: Callable[..., Stack]) -> None:
     """NaN and infinities pass, as in other servers: what a model makes of them is its own. JSON says them as text."""
-    system = stack(MODEL_PATH="efficientnet_lite0", MODEL_NAME="lite", TORCH_THREADS=1)
-    system.gateway()
-    system.worker()
-    system.ready()
+    system = shared(MODEL_PATH="efficientnet_lite0", MODEL_NAME="lite", TORCH_THREADS=1)
     rows = np.random.default_rng(0).normal(size=(3, 3, 224, 224)).astype(np.float32)
     alone = system.predict(npy(rows), headers={"content-type": NPY, "accept": NPY})
     rows[1, 0, 100, 100] = np.nan
@@ -210,9 +202,7 @@ def test_numbers_that_are_none_stay_in_their_own_row(stack: Callable[..., Stack]
 
 def test_entries_that_no_gateway_wrote_stop_no_worker(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=1,row_ms=0")
-    system.gateway()
-    worker = system.worker()
-    system.ready()
+    _, worker = system.up().processes
     redis, stream = system.broker.sync, "smartbatch:{simulated}:requests"
     good = {"gateway": "g", "t": str(int(time.time() * 1000)), "timeout_ms": "60000"}
     deep = b"\x84\xa1v\x01\xa4kind\xa4text\xa7content\x91\xa1a\xa7options\x81\xa1a" + b"\x91" * 100_000 + b"\xc0"

@@ -32,9 +32,7 @@ def batching(system: Stack) -> tuple[int, float]:
 
 async def test_batches_follow_without_a_restart_and_return(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=20,row_ms=0", MAX_BATCH_SIZE=16, MAX_WAIT_TIME=0.02)
-    system.gateway()
-    system.worker()
-    system.ready()
+    system.up()
     (worker_id,) = system.stats()["workers"]
     assert limits(system, "--max-batch-size", "4", "--max-wait-time", "0").returncode == 0
     eventually(lambda: batching(system) == (4, 0.0))

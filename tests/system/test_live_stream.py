@@ -29,9 +29,7 @@ def test_a_moment_holds_the_whole_system_whichever_process_tells_it(
     stack: Callable[..., Stack], processes: int
 ) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=2,row_ms=0", GATEWAY_PROCESSES=processes)
-    system.gateway()
-    system.worker()
-    system.ready()
+    system.up()
     for number in range(20):
         with httpx.Client() as client:  # a connection each: the kernel hands them to either process
             assert client.post(f"{system.url}/predict", content=b"%d" % number).status_code == 200
@@ -47,9 +45,7 @@ def test_a_moment_holds_the_whole_system_whichever_process_tells_it(
 
 def test_the_parts_of_a_requests_time_add_up_to_its_latency(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=20,row_ms=0")
-    system.gateway()
-    system.worker()
-    system.ready()
+    system.up()
     with moments(system.url) as told:
         next(m for m in told if m["models"]["simulated"]["stats"]["gateways"])
         totals = [system.predict(b"%d" % number).json()["timing_ms"] for number in range(10)]
@@ -66,7 +62,7 @@ def test_one_viewer_too_many_is_told_when_to_come_back(stack: Callable[..., Stac
         told = [open_streams.enter_context(moments(system.url)) for _ in range(MAX_VIEWERS)]
         refused = system.client.get(f"{system.url}/live/events")
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "10")
-        assert "viewers are watching" in refused.json()["detail"]
+        assert "viewers of the live page" in refused.json()["detail"]
         assert next(told[-1])["default"] == "simulated"
         assert system.client.head(f"{system.url}/live/events").status_code == 503
         # They are open as SIGTERM comes, and hold nobody up.

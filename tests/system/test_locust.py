@@ -8,7 +8,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+import pytest
+
 from tests.system.stack import ROOT, Stack
+
+pytestmark = pytest.mark.extended
 
 
 def locust(host: str, *arguments: str) -> tuple[int, dict[str, dict], str]:
@@ -28,9 +32,7 @@ def summary(log: str) -> tuple[int, int, int]:
 
 def test_photos_and_tensors_are_sent_by_weight_and_every_response_is_checked(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=2,row_ms=0.1")
-    system.gateway()
-    system.worker()
-    system.ready()
+    system.up()
     load = ("-u", "8", "-r", "8", "-t", "3s", "--shape", "ramp", "--tensor-shape", "4", "--msgpack-weight", "0")
     code, stats, log = locust(system.url, *load)
     assert code == 0, log
@@ -44,9 +46,7 @@ def test_photos_and_tensors_are_sent_by_weight_and_every_response_is_checked(sta
 
 def test_refusals_are_no_failures_and_workers_share_the_load(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=300,row_ms=0", MAX_BATCH_SIZE=1, MAX_QUEUE=1)
-    system.gateway()
-    system.worker()
-    system.ready()
+    system.up()
     body = ROOT / "loadtest/data/cat-224x149.jpg"
     load = ("-u", "16", "-r", "16", "-t", "4s", "--body", str(body), "--processes", "2")
     code, stats, log = locust(system.url, *load)

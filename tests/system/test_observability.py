@@ -27,10 +27,7 @@ def samples(text: str) -> dict[tuple[str, str], float]:
 @pytest.mark.parametrize("processes", [1, 3])
 async def test_every_request_is_counted_once(stack: Callable[..., Stack], processes: int) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=2,row_ms=0", GATEWAY_PROCESSES=processes)
-    system.gateway()
-    system.worker()
-    system.worker()
-    system.ready(2)
+    system.up(2)
     await ask_all(system.url, bodies(400), 20)
     assert system.predict(b"x", params={"top_k": "many"}).status_code == 400
 
@@ -73,9 +70,7 @@ async def test_every_request_is_counted_once(stack: Callable[..., Stack], proces
 
 def test_what_redis_holds_is_not_shown_while_it_is_away(stack: Callable[..., Stack], broker: Broker) -> None:
     system = stack(MODEL_PATH="simulated")
-    system.gateway()
-    system.worker()
-    system.ready()
+    system.up()
     assert system.predict(b"x").status_code == 200
     eventually(lambda: system.counter("smartbatch_workers", 'state="ready"') == 1)
     broker.pause()
@@ -93,9 +88,7 @@ def test_what_redis_holds_is_not_shown_while_it_is_away(stack: Callable[..., Sta
 
 def test_a_workers_metrics_are_its_own_and_carry_its_id(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated")
-    system.gateway()
-    system.worker()
-    system.ready()
+    system.up()
     assert system.predict(b"x").status_code == 200
     [worker_id] = system.stats()["workers"]
     [url] = system.worker_urls()
@@ -109,9 +102,7 @@ def _shown(url: str) -> str:
 
 async def test_stats_show_throughput_latency_batches_and_workers(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=20,row_ms=0")
-    system.gateway()
-    system.worker()
-    system.ready()
+    system.up()
     await ask_all(system.url, bodies(200), 10)
     stats = eventually(lambda: (s := system.stats()) and s["outcomes"].get("ok") == 200 and s)
     assert stats["throughput_rps"] == 20.0
@@ -143,5 +134,5 @@ def test_one_gateway_serves_every_model_that_is_announced(stack: Callable[..., S
     assert system.predict(b"x", params={"model": "second"}).json()["model"] == "second"
     unknown = system.predict(b"x", params={"model": "third"})
     assert unknown.status_code == 404
-    assert unknown.json()["detail"] == "no model 'third' here; there is: second, simulated"
+    assert unknown.json()["detail"] == "model 'third' not found; available: second, simulated"
     assert system.predict(b"x", params={"model": "{x}:requests"}).status_code == 404

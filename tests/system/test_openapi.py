@@ -39,21 +39,17 @@ def explore(system: Stack, folder: Path, *options: str) -> None:
     assert "Traceback" not in system.processes[0].log.read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_requests_by_the_document_are_answered_by_the_document(stack: Callable[..., Stack], tmp_path: Path) -> None:
     system = stack(MODEL_PATH="examples.tabular:Iris", MODEL_NAME="iris")
-    system.gateway()
-    system.worker()
-    system.ready()
+    system.up()
     explore(system, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_so_are_those_to_a_model_that_takes_any_body(stack: Callable[..., Stack], tmp_path: Path) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=1,row_ms=0")
-    system.gateway()
-    system.worker()
-    system.ready()
+    system.up()
     explore(system, tmp_path, "--exclude-checks", "negative_data_rejection")  # it takes bodies that no document allows
 
 

@@ -20,9 +20,7 @@ CAPACITY = 100.0
 
 def start(stack: Callable[..., Stack], **settings: object) -> tuple[Stack, Process]:
     system = stack(**SLOW, **settings)
-    gateway = system.gateway()
-    system.worker()
-    return system.ready(), gateway
+    return system.up(), system.processes[0]
 
 
 async def health(url: str, until: asyncio.Event) -> list[float]:
@@ -62,7 +60,7 @@ async def test_beyond_capacity_what_is_admitted_is_in_time_and_the_device_stays_
     assert len(answered) + len(refused) >= 0.995 * len(ledger), load.statuses()  # next to no 504
     assert percentile((asked.seconds for asked in answered), 99) < 2.2
     assert len(answered) > 0.85 * CAPACITY * seconds
-    assert {asked.code for asked in refused} <= {"too_late", "queue_full"}
+    assert {asked.code for asked in refused} <= {"deadline_unattainable", "queue_full"}
     assert all(asked.retry_after and asked.retry_after >= 1 for asked in refused)
     assert percentile((asked.seconds for asked in refused), 95) < 0.1
     assert percentile(took, 95) < 0.1, took
@@ -100,5 +98,5 @@ async def test_a_timeout_that_can_not_be_kept_is_refused_and_a_longer_one_taken(
         hurried = await load.ask(headers={"x-request-timeout": "1"})
         patient = await load.ask(headers={"x-request-timeout": "10"})
         await asyncio.gather(*backlog)
-    assert (hurried.status, hurried.code) == (503, "too_late")
+    assert (hurried.status, hurried.code) == (503, "deadline_unattainable")
     assert (patient.status, patient.right) == (200, True)

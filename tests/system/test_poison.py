@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.brokers import eventually
-from tests.system.hostile_stack import Supervised, ask, dead_letters, hostile, is_empty
+from tests.system.hostile_stack import SETTINGS, Supervised, ask, dead_letters, hostile, is_empty
 from tests.system.stack import Stack
 
 GOOD = [f"good {number}" for number in range(15)]
@@ -40,33 +40,48 @@ def rows_with(bad: list[str], good: int) -> list[str]:
     ids=lambda value: str(value)[:24],
 )
 async def test_a_row_that_raises_fails_alone(
-    stack: Callable[..., Stack], bad: list[str], statuses: list[int], forwards: int
+    one_worker: Stack, bad: list[str], statuses: list[int], forwards: int
 ) -> None:
-    system = hostile(stack, MAX_BATCH_SIZE=16)
-    with Supervised(system, 1) as workers:
-        rows = rows_with(bad, 16 - len(bad)) if len(bad) < 16 else bad
-        answers = await ask(system, rows)
-        assert [answer.status for row, answer in zip(rows, answers, strict=True) if row in bad] == statuses
-        for row, answer in zip(rows, answers, strict=True):
-            assert (row in bad) or (answer.status, answer.value) == (200, row)
-        assert {answer.body["batch"]["rows"] for answer in answers if answer.status == 200} <= {16}
-        eventually(lambda: system.counter("smartbatch_entries_total") == 16)
-        ran = system.counter("smartbatch_forward_seconds_count") + system.counter("smartbatch_bisections_total")
-        assert ran + sum(status != 200 for status in statuses) == forwards  # those that fail alone are neither
-    assert workers.exits == []
+    entries, ran = total_entries(one_worker), total_forwards(one_worker)
+    rows = rows_with(bad, 16 - len(bad)) if len(bad) < 16 else bad
+    answers = await ask(one_worker, rows)
+    assert [answer.status for row, answer in zip(rows, answers, strict=True) if row in bad] == statuses
+    for row, answer in zip(rows, answers, strict=True):
+        assert (row in bad) or (answer.status, answer.value) == (200, row)
+    assert {answer.body["batch"]["rows"] for answer in answers if answer.status == 200} <= {16}
+    eventually(lambda: total_entries(one_worker) == entries + 16)
+    # those that fail alone are neither
+    assert total_forwards(one_worker) - ran + sum(status != 200 for status in statuses) == forwards
 
 
-async def test_a_row_that_answers_no_number_is_answered(stack: Callable[..., Stack]) -> None:
-    system = hostile(stack, MAX_BATCH_SIZE=16)
-    with Supervised(system, 1):
-        answers = await ask(system, ["nan", *GOOD])
+async def test_a_row_that_answers_no_number_is_answered(one_worker: Stack) -> None:
+    answers = await ask(one_worker, ["nan", *GOOD])
     assert [answer.value for answer in answers] == ["NaN", *GOOD]
+
+
+@pytest.fixture
+def one_worker(shared: Callable[..., Stack]) -> Iterator[Stack]:
+    """A system whose one worker lives through all that these tests ask of it."""
+    system = shared(**SETTINGS, MAX_BATCH_SIZE=16, WINDOW="fixed")
+    yield system
+    assert [process.popen.poll() for process in system.processes] == [None, None]
+
+
+def total_entries(system: Stack) -> float:
+    return system.counter("smartbatch_entries_total")
+
+
+def total_forwards(system: Stack) -> float:
+    return system.counter("smartbatch_forward_seconds_count") + system.counter("smartbatch_bisections_total")
 
 
 # --- rows that kill
 
 
-@pytest.mark.parametrize("poison", ["exit", "segfault", "kill", "exit in decode"])
+@pytest.mark.parametrize(
+    "poison",
+    ["kill", *[pytest.param(row, marks=pytest.mark.extended) for row in ("exit", "segfault", "exit in decode")]],
+)
 async def test_a_row_that_kills_becomes_a_dead_letter_and_its_mates_are_answered(
     stack: Callable[..., Stack], poison: str
 ) -> None:
@@ -88,7 +103,10 @@ async def test_a_row_that_kills_becomes_a_dead_letter_and_its_mates_are_answered
     assert seconds < 30  # three convictions of 3.5 s, two starts in between
 
 
-@pytest.mark.parametrize(("max_deliveries", "kills"), [(1, 2), (2, 2), (3, 3)])
+@pytest.mark.parametrize(
+    ("max_deliveries", "kills"),
+    [(2, 2), pytest.param(1, 2, marks=pytest.mark.extended), pytest.param(3, 3, marks=pytest.mark.extended)],
+)
 async def test_the_first_kill_is_held_against_nobody(
     stack: Callable[..., Stack], max_deliveries: int, kills: int
 ) -> None:
@@ -129,7 +147,7 @@ async def test_what_was_claimed_ahead_of_a_kill_is_answered_though_it_may_be_del
     stack: Callable[..., Stack],
 ) -> None:
     system = hostile(stack, MAX_BATCH_SIZE=8, MAX_DELIVERIES=1, MAX_WAIT_TIME=0.05)
-    with Supervised(system, 1, HOSTILE_FORWARD_MS=1000) as workers:
+    with Supervised(system, 1, HOSTILE_FORWARD_MS=400) as workers:
         running = asyncio.create_task(ask(system, rows_with(["kill"], 7)))
         await asyncio.to_thread(eventually, lambda: system.running("hostile") == 8)
         ahead = asyncio.create_task(ask(system, GOOD[:8]))

@@ -19,9 +19,7 @@ from tests.system.stack import Stack
 
 def test_rows_of_one_request_come_back_in_order(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="examples.tabular:Iris", MODEL_NAME="iris")
-    system.gateway()
-    system.worker()
-    system.ready()
+    system.up()
     flowers = [[5.1, 3.5, 1.4, 0.2], [6.7, 3.0, 5.2, 2.3], [5.7, 2.8, 4.5, 1.3]]
     answer = system.client.post(f"{system.url}/predict", json={"data": flowers}).json()
     assert [value["species"] for value in answer["values"]] == ["setosa", "virginica", "versicolor"]
@@ -35,9 +33,7 @@ def test_rows_of_one_request_come_back_in_order(stack: Callable[..., Stack]) -> 
 
 async def test_requests_of_several_rows_never_overfill_a_batch(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="examples.tabular:Iris", MODEL_NAME="iris", MAX_BATCH_SIZE=8)
-    system.gateway()
-    system.worker()
-    system.ready()
+    system.up()
     async with aiohttp.ClientSession() as client:
 
         async def ask(rows: int) -> int:
@@ -54,9 +50,7 @@ async def test_requests_of_several_rows_never_overfill_a_batch(stack: Callable[.
 
 def test_texts_of_different_lengths_ride_in_one_request(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="examples.text_embedding:TextEmbedding", MODEL_NAME="text", TORCH_THREADS=1)
-    system.gateway()
-    system.worker()
-    system.ready()
+    system.up()
     texts = ["a cat", "a small cat sat on a mat in the warm sun of the afternoon", "the stock market fell"]
     answer = system.client.post(f"{system.url}/predict", json={"data": texts}).json()
     [output] = answer["outputs"].values()
@@ -72,9 +66,7 @@ def test_an_exported_program_is_served(stack: Callable[..., Stack], tmp_path: Pa
     path = tmp_path / "net.pt2"
     torch.export.save(torch.export.export(net, (torch.zeros(2, 6),), dynamic_shapes=({0: rows},)), path)
     system = stack(MODEL_PATH=path, TORCH_THREADS=1)
-    system.gateway()
-    system.worker()
-    system.ready()
+    system.up()
     x = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
     body = io.BytesIO()
     np.save(body, x)
@@ -117,9 +109,10 @@ def test_a_body_that_never_comes_is_not_waited_for_for_ever(stack: Callable[...,
 
 
 @pytest.mark.parametrize(("path", "method", "status"), [("/predict", "GET", 405), ("/nothing", "GET", 404)])
-def test_what_does_not_exist_is_a_problem_too(stack: Callable[..., Stack], path: str, method: str, status: int) -> None:
-    system = stack(MODEL_PATH="simulated")
-    system.gateway()
+def test_what_does_not_exist_is_a_problem_too(
+    shared: Callable[..., Stack], path: str, method: str, status: int
+) -> None:
+    system = shared(workers=0, MODEL_PATH="simulated")
     response = system.client.request(method, system.url + path)
     assert response.status_code == status
     assert response.json()["status"] == status
@@ -128,9 +121,7 @@ def test_what_does_not_exist_is_a_problem_too(stack: Callable[..., Stack], path:
 def test_requests_in_one_piece_are_answered_in_order_whatever_becomes_of_each(stack: Callable[..., Stack]) -> None:
     """Answers wait a moment for each other, and none is overtaken: by a refusal, by a page, or by the end."""
     system = stack(MODEL_PATH="simulated:base_ms=2,row_ms=0.1")
-    system.gateway()
-    system.worker()
-    system.ready()
+    system.up()
     requests = [  # and what its answer holds
         (b"POST /predict", b"outputs", 200),
         (b"POST /predict?top_k=many", b"many", 400),

@@ -20,7 +20,7 @@ from tests.prometheus import Prometheus
 from tests.system.stack import Stack
 from tests.system.test_batching import ask_all, bodies
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.extended, pytest.mark.timeout(180)]
 
 ROOT = Path(__file__).parents[2]
 MODEL = "simulated:base_ms=2,row_ms=0.1"
@@ -131,9 +131,7 @@ def test_alerts_are_sound_and_silent_until_the_last_worker_is_gone(watched: tupl
 @pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool (Debian: apt-get install prometheus)")
 def test_promtool_finds_nothing_to_improve_in_what_gateways_and_workers_show(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH=MODEL)
-    system.gateway()
-    system.worker()
-    system.ready()
+    system.up()
     assert system.predict(b"x").status_code == 200
     eventually(lambda: system.counter("smartbatch_rows_total") == 1)
     for url in (system.url, *system.worker_urls()):

@@ -24,6 +24,7 @@ from redis.retry import Retry
 from smartbatch.deploy import embedded_broker
 from smartbatch.shared.keys import Keys
 from tests.brokers import Broker, eventually
+from tests.conftest import KINDS
 from tests.system.stack import ROOT, Process, Stack
 from tests.system.test_batching import ask_all, bodies
 
@@ -54,7 +55,7 @@ def binary_of(kind: str) -> str:
     return binary
 
 
-@pytest.fixture(params=["valkey", "redis"])
+@pytest.fixture(params=KINDS)
 def guarded(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broker]:
     """A broker with the shipped users."""
     options = ("--aclfile", str(acl_file(tmp_path)))
@@ -185,7 +186,7 @@ async def operate(system: Stack, worker: Process) -> None:
     assert "input bytes         300000" in await asyncio.to_thread(run, "operator", "queue", "show", entry["entry"])
     assert "simulated" in await asyncio.to_thread(run, "viewer", "top", "--once")
     assert "taken back" in await asyncio.to_thread(run, "operator", "queue", "cancel", entry["entry"])
-    assert (await asking).json()["code"] == "taken_back"
+    assert (await asking).json()["code"] == "cancelled_by_operator"
     worker.popen.send_signal(signal.SIGCONT)
     await asyncio.to_thread(system.until_clean, 1)
 
@@ -250,9 +251,7 @@ def test_the_shipped_file_is_refused_until_passwords_are_filled_in(tmp_path: Pat
 
 def test_a_password_is_changed_without_a_restart(stack: Callable[..., Stack], guarded: Broker, tmp_path: Path) -> None:
     system = stack(MODEL_PATH="simulated")
-    system.gateway()
-    system.worker()
-    system.ready()
+    system.up()
     for user in ("gateway", "worker"):
         guarded.sync.acl_setuser(user, passwords=["+another", f"-{password_of(user)}"], enabled=True)
         (tmp_path / user).write_text("another")
@@ -291,9 +290,7 @@ def certificates(folder: Path) -> str:
 async def test_a_whole_system_runs_over_tls_with_certificates(tls: Broker, tmp_path: Path) -> None:
     system = Stack(tls, tmp_path, MODEL_PATH="simulated", REDIS_URL=tls.url + certificates(tmp_path))
     try:
-        system.gateway()
-        system.worker()
-        system.ready()
+        system.up()
         assert system.predict(b"x" * 300_000).status_code == 200
         await ask_all(system.url, bodies(50), 10)
         for process in reversed(system.processes):

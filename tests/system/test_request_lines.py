@@ -37,8 +37,7 @@ def about(process: Process, request_id: str) -> list[dict[str, Any]]:
 
 def test_refused_and_failed_requests_have_one_line_each(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=400,row_ms=0", LOG_FORMAT="json")
-    gateway, worker = system.gateway(), system.worker()
-    system.ready()
+    gateway, worker = system.up().processes
     asked = {
         "unknown_model": ({"params": {"model": "none"}}, 404, "info"),
         "bad_request": ({"params": {"top_k": "a secret"}}, 400, "info"),
@@ -89,9 +88,7 @@ async def test_a_redelivered_request_has_one_line_on_the_worker_that_runs_it_aga
     stack: Callable[..., Stack],
 ) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=1500,row_ms=0", MAX_BATCH_SIZE=1, LOG_FORMAT="json")
-    system.gateway()
-    victim = system.worker()
-    await asyncio.to_thread(system.ready)
+    _, victim = (await asyncio.to_thread(system.up)).processes
     trace_id, headers = parent()
     async with httpx.AsyncClient(timeout=30) as client:
         asking = asyncio.create_task(client.post(f"{system.url}/predict", content=b"x", headers=headers))
@@ -118,9 +115,9 @@ def test_people_read_the_same(stack: Callable[..., Stack]) -> None:
 
 
 @pytest.mark.parametrize("header", ["", "00-1-2-3", "x\\n00:00:00 gateway CRITICAL forged", "é" * 300])
-def test_a_trace_id_that_is_none_is_in_no_line(stack: Callable[..., Stack], header: str) -> None:
-    system = stack(MODEL_PATH="simulated", LOG_FORMAT="json")
-    gateway = system.gateway()
+def test_a_trace_id_that_is_none_is_in_no_line(shared: Callable[..., Stack], header: str) -> None:
+    system = shared(workers=0, MODEL_PATH="simulated", LOG_FORMAT="json")
+    [gateway] = system.processes
     headers = {"traceparent": header.encode("latin-1")}
     response = system.predict(b"x", params={"model": "none"}, headers=headers)
     (line,) = about(gateway, response.json()["request_id"])
@@ -142,9 +139,7 @@ async def test_overload_at_five_times_capacity_leaves_the_log_small(stack: Calla
     system = stack(
         MODEL_PATH="simulated:base_ms=80,row_ms=5", MAX_BATCH_SIZE=16, MAX_QUEUE=8, REQUEST_TIMEOUT=2, LOG_FORMAT="json"
     )
-    gateway = system.gateway()
-    system.worker()
-    await asyncio.to_thread(system.ready)
+    gateway, _ = (await asyncio.to_thread(system.up)).processes
     async with Load(lambda: [system.url]) as load:
         began = time.monotonic()
         await load.open_loop(500, 4.0)
@@ -155,7 +150,7 @@ async def test_overload_at_five_times_capacity_leaves_the_log_small(stack: Calla
     await asyncio.to_thread(eventually, lambda: sum(line.get("left_out", 1) for line in told(gateway)) == refused)
     lines = told(gateway)
     codes = {line["code"] for line in lines}
-    assert codes <= {"queue_full", "too_late"}
+    assert codes <= {"queue_full", "deadline_unattainable"}
     assert len(lines) <= (seconds + 2) * 11 * len(codes)
 
 

@@ -18,9 +18,7 @@ RATE = 150.0
 
 async def test_kill_9_of_a_worker_under_load_is_over_within_five_seconds(stack: Callable[..., Stack]) -> None:
     system = stack(**QUICK)
-    system.gateway()
-    victim, _ = system.worker(), system.worker()
-    await asyncio.to_thread(system.ready, 2)
+    _, victim, _ = (await asyncio.to_thread(system.up, 2)).processes
     killed_at = []
     async with Load(lambda: [system.url]) as load:
         done = asyncio.Event()
@@ -47,9 +45,7 @@ async def test_kill_9_of_a_worker_under_load_is_over_within_five_seconds(stack: 
 
 async def test_a_worker_that_was_paused_alone_changes_no_answer_when_it_comes_back(stack: Callable[..., Stack]) -> None:
     system = stack(**QUICK)
-    system.gateway()
-    paused, _ = system.worker(), system.worker()
-    await asyncio.to_thread(system.ready, 2)
+    _, paused, _ = (await asyncio.to_thread(system.up, 2)).processes
     async with Load(lambda: [system.url]) as load:
         done = asyncio.Event()
         sending = asyncio.create_task(load.open_loop_until(done, RATE))

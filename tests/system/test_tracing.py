@@ -37,9 +37,7 @@ def traced(stack: Callable[..., Stack], collector: Collector, **settings: object
 
 
 def started(system: Stack) -> Stack:
-    system.gateway()
-    system.worker()
-    return system.ready()
+    return system.up()
 
 
 def parent(*, sampled: bool = True) -> tuple[str, str, str]:
@@ -134,7 +132,9 @@ def test_what_its_client_does_not_sample_has_no_span(stack: Callable[..., Stack]
     assert len(collector.named("batch simulated")) == 1
 
 
-@pytest.mark.parametrize("header", ["", "00-" + "0" * 32 + "-b7ad6b7169203331-01", "nonsense", "ff" + parent()[2][2:]])
+@pytest.mark.parametrize(
+    "header", ["", "00-" + "0" * 32 + "-b7ad6b7169203331-01", "nonsense", f"ff-{'a' * 32}-{'b' * 16}-01"]
+)
 def test_without_a_valid_traceparent_a_trace_begins_here(
     stack: Callable[..., Stack], collector: Collector, header: str
 ) -> None:
@@ -199,9 +199,7 @@ def test_inference_by_rest_and_by_grpc_is_traced_too(stack: Callable[..., Stack]
 
 async def test_a_redelivered_request_shows_it(stack: Callable[..., Stack], collector: Collector) -> None:
     system = traced(stack, collector, MODEL_PATH="simulated:base_ms=1500,row_ms=0", MAX_BATCH_SIZE=1)
-    system.gateway()
-    victim = system.worker()
-    await asyncio.to_thread(system.ready)
+    _, victim = (await asyncio.to_thread(system.up)).processes
     trace_id, _, header = parent()
     async with httpx.AsyncClient(timeout=30) as client:
         asking = asyncio.create_task(
@@ -222,9 +220,7 @@ async def test_a_redelivered_request_shows_it(stack: Callable[..., Stack], colle
 
 def test_failed_and_late_requests_say_so(stack: Callable[..., Stack], collector: Collector) -> None:
     system = traced(stack, collector, MODEL_PATH="simulated:base_ms=400,row_ms=0")
-    system.gateway()
-    system.worker()
-    system.ready()
+    system.up()
     trace_id, _, header = parent()
     late = system.predict(b"x", headers={"traceparent": header, "x-request-timeout": "0.1"})
     assert late.status_code == 504
@@ -243,9 +239,7 @@ def test_a_collector_that_is_away_disturbs_nothing(stack: Callable[..., Stack]) 
         OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1",
         OTEL_BSP_SCHEDULE_DELAY=50,
     )
-    gateway = system.gateway()
-    worker = system.worker()
-    system.ready()
+    gateway, worker = system.up().processes
     until = time.monotonic() + 3
     statuses = set()
     while time.monotonic() < until:
@@ -316,7 +310,7 @@ def test_smartbatch_up_hands_tracing_on_to_its_children(broker: Broker, collecto
     [
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_PROTOCOL: Expected http/protobuf"),
         ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER: Expected otlp or console or none, got 'zipkin'"),
-        ({"PYTHONPATH": "absent"}, "pip install 'smartbatch[otel]'"),
+        ({"PYTHONPATH": "absent"}, "pip install 'smartbatch-server[otel]'"),
     ],
 )
 @pytest.mark.parametrize("command", ["gateway", "worker", "up"])

@@ -16,7 +16,7 @@ from tests.system.test_batching import ask_all, bodies
 STATISTICS = "v2/models/simulated/stats"
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_the_recorded_names_agree_with_the_statistics_of_v2_over_two_gateways(
     stack: Callable[..., Stack], tmp_path: Path
 ) -> None:

@@ -13,7 +13,11 @@ from tests.system.stack import Stack
 
 @pytest.mark.parametrize(
     ("row", "who"),
-    [("hang", "the running batch"), ("hang in decode", "a decode thread"), ("hang in encode", "a decode thread")],
+    [
+        ("hang in decode", "a decode thread"),
+        pytest.param("hang", "the running batch", marks=pytest.mark.extended),
+        pytest.param("hang in encode", "a decode thread", marks=pytest.mark.extended),
+    ],
 )
 async def test_a_hang_ends_the_worker_and_the_others_are_answered(
     stack: Callable[..., Stack], row: str, who: str

@@ -1,15 +1,15 @@
-"""The dashboard: the source of grafana/dashboards/smartbatch.json.
+"""Source of the dashboard grafana/dashboards/smartbatch.json.
 
-serving.py, running.py  its sections
-queries.py              what they ask Prometheus
-panels.py               how Grafana wants it said
+serving.py, running.py  sections and panels
+queries.py              PromQL queries
+panels.py               Grafana's JSON model
 """
 
 from __future__ import annotations
 
 import json
 
-from smartbatch.deploy.observability.dashboard.panels import DATASOURCE, Json, laid_out
+from smartbatch.deploy.observability.dashboard.panels import DATASOURCE, Json, layout
 from smartbatch.deploy.observability.dashboard.running import FAILURES, GATEWAYS, QUEUE, WORKERS
 from smartbatch.deploy.observability.dashboard.serving import BATCHES, GLANCE, REQUESTS
 from smartbatch.shared.telemetry import metric_names as names
@@ -27,7 +27,7 @@ def document() -> Json:
     return {
         "uid": "smartbatch",
         "title": "SmartBatch",
-        "description": "Made of deploy/observability/dashboard",
+        "description": "Generated from deploy/observability/dashboard",
         "tags": ["smartbatch"],
         "schemaVersion": 39,
         "editable": True,
@@ -37,7 +37,7 @@ def document() -> Json:
         "timezone": "browser",
         "templating": {"list": [_model()]},
         "annotations": {"list": [_alerts()]},
-        "panels": laid_out(SECTIONS),
+        "panels": layout(SECTIONS),
     }
 
 

@@ -1,7 +1,7 @@
-"""Panels in a few words, and their form in Grafana's JSON.
+"""Declarations of panels, and their conversion to Grafana's JSON model.
 
-https://grafana.com/docs/grafana/latest/dashboards/build-dashboards/view-dashboard-json-model/. Written by hand here:
-the builders of grafana-foundation-sdk, as PyPI has them, are of Grafana 10 and take more lines than these.
+https://grafana.com/docs/grafana/latest/dashboards/build-dashboards/view-dashboard-json-model/. Written by hand: the
+builders of grafana-foundation-sdk on PyPI are for Grafana 10 and would take more lines.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ DATASOURCE = {"type": "prometheus", "uid": "smartbatch-prometheus"}
 
 
 class Query(msgspec.Struct, frozen=True):
-    """`legend`: with {{label}} for a label's value."""
+    """One query. In `legend`, {{label}} stands for the value of a label."""
 
     expr: str
     legend: str = ""
 
 
 class Panel(msgspec.Struct, frozen=True, kw_only=True):
-    """One panel. `colors` by series; `steps`: values from which on another color holds; `unit`: by Grafana's name."""
+    """One panel. `colors` are by series, `steps` map thresholds to colors, `unit` is Grafana's name of the unit."""
 
     kind: Literal["timeseries", "stat", "heatmap", "table"] = "timeseries"
     title: str
-    says: str
+    description: str
     queries: Sequence[Query]
     unit: str = "short"
     width: int = 8
     height: int = 8
     stacked: bool = False
     colors: Mapping[str, str] = {}
-    dashed: Sequence[str] = ()  # series that are limits
+    dashed: Sequence[str] = ()  # names of series that are limits
     steps: Mapping[float, str] = {}
-    most: float | None = None
-    columns: Mapping[str, str] = {}  # of a table: field → its title; others are hidden
+    maximum: float | None = None
+    columns: Mapping[str, str] = {}  # of a table: field → title; other fields are hidden
 
 
 class Section(msgspec.Struct, frozen=True):
@@ -48,8 +48,8 @@ class Section(msgspec.Struct, frozen=True):
     panels: Sequence[Panel]
 
 
-def laid_out(sections: Sequence[Section]) -> list[Json]:
-    """Return all panels with ids and places: from left to right, a new line where one doesn't fit."""
+def layout(sections: Sequence[Section]) -> list[Json]:
+    """Return all panels with IDs and positions, from left to right, with a new line where one does not fit."""
     found: list[Json] = []
     y = 0
     for section in sections:
@@ -71,7 +71,7 @@ def _panel(panel: Panel) -> Json:
     return {
         "type": panel.kind,
         "title": panel.title,
-        "description": panel.says,
+        "description": panel.description,
         "datasource": DATASOURCE,
         "targets": [
             _target(panel.kind, letter, query) for letter, query in zip("ABCDEFG", panel.queries, strict=False)
@@ -92,8 +92,8 @@ def _defaults(panel: Panel) -> Json:
     steps: list[Json] = [{"color": "green" if panel.steps else "text", "value": None}]
     steps += [{"color": color, "value": value} for value, color in panel.steps.items()]
     defaults: Json = {"unit": panel.unit, "min": 0, "thresholds": {"mode": "absolute", "steps": steps}}
-    if panel.most is not None:
-        defaults["max"] = panel.most
+    if panel.maximum is not None:
+        defaults["max"] = panel.maximum
     if panel.kind == "timeseries":
         defaults["color"] = {"mode": "palette-classic"}
         defaults["custom"] = {

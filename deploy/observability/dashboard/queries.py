@@ -1,5 +1,5 @@
-"""Queries that count nothing twice: what gateways and workers count is added up over them, and what Redis holds, which
-every gateway shows alike, is taken once."""
+"""PromQL queries that count nothing twice: counters of gateways and workers are summed, and values from Redis, which
+every gateway exports, are taken once."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ PER = "[$__rate_interval]"
 
 
 def rate(metric: Metric, by: str = "model", suffix: str = "", where: str = "") -> str:
-    """The rate of what gateways, or workers, count: of all together."""
+    """Return the rate of a counter, summed over gateways or workers."""
     return f"sum by ({by}) (rate({metric.name}{suffix}{{{M}{where}}}{PER}))"
 
 
 def increase(metric: Metric, by: str = "", suffix: str = "") -> str:
-    """How much more they have counted, all together."""
+    """Return the increase of a counter, summed over gateways or workers."""
     return f"sum{f' by ({by}) ' if by else ''}(increase({metric.name}{suffix}{{{M}}}{PER}))"
 
 
 def now(metric: Metric, by: str = "model") -> str:
-    """What Redis holds, or a worker says of itself."""
+    """Return the value of a gauge from Redis or of a worker."""
     return f"max by ({by}) ({metric.name}{{{M}}})"
 
 

@@ -1,4 +1,4 @@
-"""What the system is made of: the queue, workers, gateways, and how they fail."""
+"""Sections on the queue, workers, failures and gateways."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ QUEUE = Section(
     "Queue",
     [
         Panel(
-            title="Waiting, running, waited for",
-            says="Entries on the stream, and requests that gateways hold. At MAX_QUEUE new ones are refused.",
+            title="Requests waiting, running and in flight",
+            description="Entries on the stream, and requests held by gateways. At MAX_QUEUE, new ones are rejected.",
             queries=[
                 Query(now(names.QUEUE_DEPTH), "{{model}} waiting"),
                 Query(now(names.RUNNING), "{{model}} running"),
@@ -20,7 +20,7 @@ QUEUE = Section(
         ),
         Panel(
             title="Oldest wait",
-            says="How long the next entry to be claimed has waited, and REQUEST_TIMEOUT.",
+            description="Wait of the next entry to be claimed, and REQUEST_TIMEOUT.",
             queries=[
                 Query(now(names.OLDEST_WAIT), "{{model}}"),
                 Query(f"min({names.REQUEST_TIMEOUT.name})", "timeout"),
@@ -30,8 +30,8 @@ QUEUE = Section(
             colors={"timeout": RED},
         ),
         Panel(
-            title="Payloads open",
-            says="Bytes of all requests admitted and not finished. At MAX_QUEUE_BYTES new ones are refused.",
+            title="Payload bytes in flight",
+            description="Bytes of all admitted, unfinished requests. At MAX_QUEUE_BYTES new requests are rejected.",
             queries=[
                 Query(now(names.OPEN_BYTES), "{{model}}"),
                 Query(f"min({names.MAX_QUEUE_BYTES.name})", "limit"),
@@ -48,28 +48,28 @@ WORKERS = Section(
     [
         Panel(
             title="Workers by state",
-            says="Those that hold a lease.",
+            description="Workers with a lease, by state.",
             queries=[Query(f"sum by (state) ({now(names.WORKERS, 'model, state')})", "{{state}}")],
             stacked=True,
             colors={"ready": GREEN, "loading": YELLOW, "warming": BLUE, "draining": GRAY},
         ),
         Panel(
             title="Device busy",
-            says="The share of the time that each device was in forwards.",
+            description="Share of time that each device runs forwards.",
             queries=[Query(rate(names.DEVICE_BUSY, "model, worker"), "{{model}} {{worker}}")],
             unit="percentunit",
         ),
         Panel(
             title="Device starved",
-            says="The share of the time that each device waited for a batch though a backlog filled it: what decoding "
-            "and Redis cost in throughput.",
+            description="Share of time that each device waits for a batch although requests are queued: the throughput "
+            "that decoding and Redis cost.",
             queries=[Query(rate(names.DEVICE_STARVED, "model, worker"), "{{model}} {{worker}}")],
             unit="percentunit",
         ),
         Panel(
             kind="table",
             title="Workers",
-            says="Those that live now.",
+            description="Live workers.",
             queries=[
                 Query(now(names.WORKER_INFO, "model, worker, model_path, device, dtype, version")),
                 Query(f"time() - {now(names.WORKER_START, 'model, worker')}"),
@@ -83,63 +83,63 @@ WORKERS = Section(
                 "device": "device",
                 "dtype": "dtype",
                 "version": "version",
-                "Value #B": "up for",
+                "Value #B": "uptime",
             },
         ),
         Panel(
             title="Device memory",
-            says="What torch holds on each CUDA device, and all there is. Empty on CPUs.",
+            description="Memory that PyTorch has reserved on each CUDA device, and its total. Empty on CPUs.",
             queries=[Query(now(names.DEVICE_MEMORY, "worker, state"), "{{worker}} {{state}}")],
             unit="bytes",
         ),
         Panel(
             title="CPU of workers",
-            says="Cores in use by each worker, all its threads.",
+            description="Cores used by each worker, over all its threads.",
             queries=[Query(rate(names.WORKER_CPU, "model, worker"), "{{model}} {{worker}}")],
         ),
         Panel(
             title="Memory of workers",
-            says="On the host.",
+            description="Resident memory on the host.",
             queries=[Query(now(names.WORKER_MEMORY, "model, worker"), "{{model}} {{worker}}")],
             unit="bytes",
         ),
         Panel(
-            title="Rows that fit",
-            says="What fits the device's memory as far as is known; it falls when the device ran out of it.",
+            title="Memory batch limit",
+            description="Rows per batch that fit the device's memory; lowered after an out-of-memory error.",
             queries=[Query(now(names.CEILING, "model, worker"), "{{model}} {{worker}}")],
         ),
     ],
 )
 
 FAILURES = Section(
-    "When things fail",
+    "Failures",
     [
         Panel(
-            title="Dead workers and what became of their entries",
-            says="Workers found dead, entries taken over from them, requests admitted again because Redis lost them.",
+            title="Dead workers and redeliveries",
+            description="Dead workers, entries redelivered from them, and requests readmitted after Redis lost them.",
             queries=[
-                Query(increase(names.CONVICTIONS), "workers found dead"),
-                Query(increase(names.REDELIVERIES), "entries taken over"),
-                Query(increase(names.READMISSIONS), "admitted again"),
+                Query(increase(names.CONVICTIONS), "dead workers"),
+                Query(increase(names.REDELIVERIES), "entries redelivered"),
+                Query(increase(names.READMISSIONS), "requests readmitted"),
             ],
         ),
         Panel(
-            title="Batches halved",
-            says="To find the row that failed, or to fit the device's memory.",
+            title="Batches bisected",
+            description="Batches run again as halves: to find a failing row, or to fit the device's memory.",
             queries=[
                 Query(increase(names.BISECTIONS), "a row failed"),
                 Query(increase(names.OUT_OF_MEMORY), "out of memory"),
             ],
         ),
         Panel(
-            title="Entries that gave no result",
-            says="By what became of them at the worker; dead ones are dead letters.",
+            title="Entries without a result",
+            description="Entries by outcome at the worker; dead ones are dead letters.",
             queries=[Query(rate(names.ENTRIES, "outcome", where=',outcome!="ok"'), "{{outcome}}")],
             unit="ops",
         ),
         Panel(
-            title="Calls to Redis that failed",
-            says="A gateway that can't reach it refuses with 503; a worker tries again.",
+            title="Redis errors",
+            description="Failed calls to Redis. Gateways reject requests with 503; workers retry.",
             queries=[
                 Query(f"sum({rate(names.GATEWAY_BROKER_ERRORS)})", "gateways"),
                 Query(f"sum({rate(names.WORKER_BROKER_ERRORS)})", "workers"),
@@ -147,14 +147,14 @@ FAILURES = Section(
             unit="ops",
         ),
         Panel(
-            title="Redis is reachable",
-            says="From each gateway: 1 or 0.",
+            title="Redis reachable",
+            description="Per gateway: 1 or 0.",
             queries=[Query(names.BROKER_UP.name, "{{instance}}")],
-            most=1,
+            maximum=1,
         ),
         Panel(
-            title="Connections ended early",
-            says="By why: for want of room, too slow, or no HTTP.",
+            title="Connections closed early",
+            description="Connections closed by the gateway: no capacity, too slow, or not HTTP.",
             queries=[Query(f"sum by (reason) (rate({names.HTTP_REFUSED.name}{PER})) > 0", "{{reason}}")],
             unit="ops",
         ),
@@ -166,13 +166,13 @@ GATEWAYS = Section(
     [
         Panel(
             title="CPU of gateways",
-            says="Cores in use, all processes of a gateway together.",
+            description="Cores used, over all processes of a gateway.",
             queries=[Query(f"rate({names.GATEWAY_CPU.name}{PER})", "{{instance}}")],
             width=6,
         ),
         Panel(
-            title="Event loop late by",
-            says="p95. Far above a millisecond, a gateway is short of CPU: start another, or set GATEWAY_PROCESSES.",
+            title="Event loop lag",
+            description="p95. Far above 1 ms the gateway is short of CPU: start another, or raise GATEWAY_PROCESSES.",
             queries=[
                 Query(
                     quantile(0.95, f"sum by (instance, le) (rate({names.LOOP_LAG.name}_bucket{PER}))"), "{{instance}}"
@@ -183,7 +183,7 @@ GATEWAYS = Section(
         ),
         Panel(
             title="Connections",
-            says="Open ones, and MAX_CONNECTIONS.",
+            description="Open connections, and MAX_CONNECTIONS.",
             queries=[
                 Query(names.CONNECTIONS.name, "{{instance}}"),
                 Query(f"min({names.MAX_CONNECTIONS.name})", "limit"),
@@ -194,7 +194,7 @@ GATEWAYS = Section(
         ),
         Panel(
             title="Memory of gateways",
-            says="All processes of a gateway together; and bytes of bodies that have come in part.",
+            description="Resident memory of all processes of a gateway, and bytes of bodies being received.",
             queries=[
                 Query(names.GATEWAY_MEMORY.name, "{{instance}}"),
                 Query(names.RECEIVING_BYTES.name, "{{instance}} receiving"),

@@ -1,4 +1,4 @@
-"""What clients get, and how it is batched."""
+"""Sections on requests and batches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from smartbatch.shared import errors
 from smartbatch.shared.telemetry import metric_names as names
 
 LATENCY = rate(names.REQUEST_SECONDS, "model, le", "_bucket", ',outcome="ok"')
-REFUSED = f',code=~"{"|".join(sorted(errors.codes_of(errors.Unavailable)))}"'
+REJECTED = f',code=~"{"|".join(sorted(errors.codes_of(errors.Unavailable)))}"'
 
 GLANCE = Section(
     "At a glance",
@@ -27,7 +27,7 @@ GLANCE = Section(
         Panel(
             kind="stat",
             title="Answered",
-            says="Requests answered with a result, a second.",
+            description="Requests answered with a result, per second.",
             queries=[Query(rate(names.REQUESTS, where=',outcome="ok"'), "{{model}}")],
             unit="reqps",
             width=4,
@@ -35,9 +35,9 @@ GLANCE = Section(
         ),
         Panel(
             kind="stat",
-            title="Refused",
-            says="The share of requests that got a 503 for want of room, time or Redis.",
-            queries=[Query(f"{rate(names.REQUEST_ERRORS, where=REFUSED)} / {rate(names.REQUESTS)}", "{{model}}")],
+            title="Rejected",
+            description="Share of requests rejected with 503 for lack of capacity, time or Redis.",
+            queries=[Query(f"{rate(names.REQUEST_ERRORS, where=REJECTED)} / {rate(names.REQUESTS)}", "{{model}}")],
             unit="percentunit",
             steps={0.01: ORANGE, 0.05: RED},
             width=4,
@@ -46,7 +46,7 @@ GLANCE = Section(
         Panel(
             kind="stat",
             title="p99",
-            says="99 of 100 answers came within this time.",
+            description="99 % of responses were faster than this.",
             queries=[Query(quantile(0.99, LATENCY), "{{model}}")],
             unit="s",
             width=4,
@@ -55,7 +55,7 @@ GLANCE = Section(
         Panel(
             kind="stat",
             title="Waiting",
-            says="Entries that no worker has claimed.",
+            description="Entries that no worker has claimed yet.",
             queries=[Query(now(names.QUEUE_DEPTH), "{{model}}")],
             width=4,
             height=4,
@@ -63,7 +63,7 @@ GLANCE = Section(
         Panel(
             kind="stat",
             title="Ready workers",
-            says="Without one, requests wait until they time out.",
+            description="Workers in state ready. Without one, requests wait until they time out.",
             queries=[Query(f'max by (model) ({names.WORKERS.name}{{{M},state="ready"}})', "{{model}}")],
             steps={0: RED, 1: GREEN},
             width=4,
@@ -72,7 +72,7 @@ GLANCE = Section(
         Panel(
             kind="stat",
             title="Dead letters",
-            says="Requests put aside because they ended every worker that ran them: `smartbatch dead list`.",
+            description="Requests that ended every worker that ran them: `smartbatch dead list`.",
             queries=[Query(now(names.DEAD_LETTERS), "{{model}}")],
             steps={1: RED},
             width=4,
@@ -86,7 +86,7 @@ REQUESTS = Section(
     [
         Panel(
             title="Throughput by outcome",
-            says="How requests ended, over all gateways.",
+            description="Requests by outcome, over all gateways.",
             queries=[Query(rate(names.REQUESTS, "outcome"), "{{outcome}}")],
             unit="reqps",
             stacked=True,
@@ -101,15 +101,15 @@ REQUESTS = Section(
             },
         ),
         Panel(
-            title="Latency of answers",
-            says="From a request's arrival at a gateway to its answer. Refusals are fast and not in it.",
+            title="Latency",
+            description="From the arrival of a request at a gateway to its response; only requests with a result.",
             queries=[Query(quantile(q, LATENCY), f"{{{{model}}}} p{q * 100:g}") for q in (0.5, 0.95, 0.99)],
             unit="s",
         ),
         Panel(
-            title="Where an answer's time goes",
-            says="On average: admit (gateway to Redis), queue (until claimed), decode, batch_wait (until the forward "
-            "begins), forward, reply (back to the client).",
+            title="Mean time per part",
+            description="admit (gateway to Redis), queue (until claimed), decode, batch_wait (until the forward "
+            "starts), forward, reply (back to the client).",
             queries=[
                 Query(
                     f"{rate(names.PART_SECONDS, 'part')}"
@@ -122,14 +122,14 @@ REQUESTS = Section(
         ),
         Panel(
             title="Refusals and errors by reason",
-            says="The code that clients are told, of every request that wasn't answered.",
+            description="Error codes of all requests without a result.",
             queries=[Query(f"{rate(names.REQUEST_ERRORS, 'code')} > 0", "{{code}}")],
             unit="reqps",
             stacked=True,
         ),
         Panel(
-            title="Rows a second, and what workers could do",
-            says="Rows that ran, and the capacity that the workers have measured with full batches.",
+            title="Rows per second and capacity",
+            description="Rows that ran, and the throughput that workers measured with full batches.",
             queries=[
                 Query(rate(names.ROWS), "{{model}}"),
                 Query(f"sum by (model) ({now(names.CAPACITY, 'model, worker')})", "{{model}} capacity"),
@@ -137,7 +137,7 @@ REQUESTS = Section(
         ),
         Panel(
             title="Requests by API key",
-            says="What was let through and what was refused, by the key's name. Empty without API keys.",
+            description="Admitted and rejected requests by the name of the key. Empty without API keys.",
             queries=[
                 Query(f"sum by (key, decision) (rate({names.KEY_REQUESTS.name}{PER})) > 0", "{{key}} {{decision}}")
             ],
@@ -151,8 +151,8 @@ BATCHES = Section(
     [
         Panel(
             kind="heatmap",
-            title="Rows in a batch",
-            says="How many batches had so many rows.",
+            title="Rows per batch",
+            description="Distribution of the batch size.",
             queries=[
                 Query(
                     increase(names.BATCH_ROWS, "le", "_bucket"),
@@ -161,8 +161,8 @@ BATCHES = Section(
             ],
         ),
         Panel(
-            title="Mean batch",
-            says="Rows and requests in a batch on average, and MAX_BATCH_SIZE in force.",
+            title="Mean batch size",
+            description="Mean rows and requests per batch, and the current MAX_BATCH_SIZE.",
             queries=[
                 Query(
                     f"{rate(names.BATCH_ROWS, suffix='_sum')} / {rate(names.BATCH_ROWS, suffix='_count')}",
@@ -176,16 +176,16 @@ BATCHES = Section(
             ],
         ),
         Panel(
-            title="Why batches were closed",
-            says="full: MAX_BATCH_SIZE rows; window: MAX_WAIT_TIME was over; quiet: nobody else was expected; "
-            "deadline: waiting longer would have made one late; solo: alone, after a crash.",
+            title="Batches by close reason",
+            description="full: MAX_BATCH_SIZE rows; window: MAX_WAIT_TIME passed; idle: no further request expected; "
+            "deadline: waiting longer would miss a deadline; isolated: alone, after a worker died.",
             queries=[Query(rate(names.BATCHES, "closed"), "{{closed}}")],
             unit="ops",
             stacked=True,
         ),
         Panel(
-            title="One forward",
-            says="How long the device takes for a batch, with the copies to and from it.",
+            title="Forward",
+            description="Time of a batch on the device, including copies to and from it.",
             queries=[
                 Query(quantile(q, rate(names.FORWARD, "model, le", "_bucket")), f"{{{{model}}}} p{q * 100:g}")
                 for q in (0.5, 0.95)
@@ -193,8 +193,8 @@ BATCHES = Section(
             unit="s",
         ),
         Panel(
-            title="Waiting to be claimed",
-            says="From admission to claim, by request.",
+            title="Queue wait",
+            description="From admission to claim, per request.",
             queries=[
                 Query(quantile(q, rate(names.QUEUE_WAIT, "model, le", "_bucket")), f"{{{{model}}}} p{q * 100:g}")
                 for q in (0.5, 0.95, 0.99)
@@ -202,8 +202,8 @@ BATCHES = Section(
             unit="s",
         ),
         Panel(
-            title="Decoding one request",
-            says="In the decode threads, while the batch fills and while the one before is on the device.",
+            title="Decode",
+            description="Time in the decode threads, per request.",
             queries=[
                 Query(quantile(q, rate(names.DECODE, "model, le", "_bucket")), f"{{{{model}}}} p{q * 100:g}")
                 for q in (0.5, 0.95)

@@ -1,4 +1,4 @@
-"""GET /docs: /openapi.json as a page to read and try out, without anything from the internet.
+"""GET /docs: /openapi.json as an interactive page, without any resource from the internet.
 
-The page is RapiDoc (MIT, rapidoc-LICENSE.txt), as it comes from npm.
+The page is RapiDoc (MIT, rapidoc-LICENSE.txt) as published on npm.
 """

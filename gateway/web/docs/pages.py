@@ -15,7 +15,7 @@ _FILES = {
 }
 PATHS = tuple(_FILES)
 
-# Nothing from anywhere else; RapiDoc writes its styles into the page.
+# No resources of other origins. RapiDoc needs inline styles.
 _POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
 
 

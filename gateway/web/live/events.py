@@ -1,7 +1,7 @@
-"""The live page's stream of server-sent events.
+"""The stream of statistics for the live page, as server-sent events.
 
-An event is made once a second for all viewers of a process together, from the system monitor's last read; without
-viewers none is made. A slow viewer misses events, and a drain ends every stream at once.
+An event is made once a second for all viewers of a process together, from the latest snapshots of the system monitor;
+without viewers none is made. A slow viewer misses events. Draining ends all streams at once.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from smartbatch.shared.errors import Draining, Unavailable
 log = logging.getLogger(__name__)
 
 EVERY_S = 1.0
-MAX_VIEWERS = 32  # of one process; each is a connection, with a copy of the event in its send buffer
-RETRY_S = 10.0  # of a viewer that is rejected
-_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}  # proxies pass each event on at once
+MAX_VIEWERS = 32  # per process; each is a connection with a copy of the event in its send buffer
+RETRY_S = 10.0  # Retry-After of a rejected viewer
+_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}  # proxies must not buffer events
 
 
 class LiveEvent(msgspec.Struct):
-    """The content of one event. `predicts`: whether /predict is on this port too."""
+    """One event. `predicts` says whether this port serves /predict too."""
 
     at_ms: int
     broker: Literal["up", "down"]
@@ -43,7 +43,7 @@ class LiveEvent(msgspec.Struct):
 
 
 class LiveStream:
-    """One per process; event loop only. Its task runs while there are viewers."""
+    """One per process, used on the event loop only. Its task runs while there are viewers."""
 
     def __init__(
         self, monitor: SystemMonitor, connection_registry: ConnectionRegistry, default: str, *, predicts: bool
@@ -58,11 +58,11 @@ class LiveStream:
         self._changed = asyncio.Event()
 
     def join(self) -> None:
-        """Add a viewer, who must call `leave`. Raises Unavailable or Draining."""
+        """Register a viewer, which must call `leave`. Raises Unavailable or Draining."""
         if self._connection_registry.draining:
-            raise Draining("the server is stopping")
+            raise Draining("the server is shutting down")
         if self._viewers >= MAX_VIEWERS:
-            raise Unavailable(f"{MAX_VIEWERS} viewers are watching this process already, which is the most", RETRY_S)
+            raise Unavailable(f"this gateway process serves at most {MAX_VIEWERS} viewers of the live page", RETRY_S)
         self._viewers += 1
         if self._task is None:
             self._task = asyncio.create_task(self._run())
@@ -75,7 +75,7 @@ class LiveStream:
             self._event = b""
 
     async def events(self) -> AsyncIterator[bytes]:
-        """Yield each event, the present one at once, until the process drains."""
+        """Yield each event, the current one at once, until the process drains."""
         while not self._connection_registry.draining:
             changed = self._changed
             if self._event:
@@ -86,22 +86,22 @@ class LiveStream:
         looks: defaultdict[str, Looks] = defaultdict(Looks)
         while not self._connection_registry.draining:
             try:
-                self._event = b"data: " + msgspec.json.encode(self._next_event(looks)) + b"\n\n"
-            except Exception:  # what others wrote to the broker must not end it
-                log.exception("the live page's event could not be made")
-            self._notify()
+                self._event = b"data: " + msgspec.json.encode(self._make_event(looks)) + b"\n\n"
+            except Exception:  # unexpected values on the broker must not end the stream
+                log.exception("can't make the statistics of the live page")
+            self._wake()
             try:
                 async with asyncio.timeout(EVERY_S):
                     await self._connection_registry.drain_began.wait()
             except TimeoutError:
                 pass
-        self._notify()
+        self._wake()
 
-    def _notify(self) -> None:
+    def _wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    def _next_event(self, looks: defaultdict[str, Looks]) -> LiveEvent:
+    def _make_event(self, looks: defaultdict[str, Looks]) -> LiveEvent:
         monitor = self._monitor
         models = {
             name: ModelView(describe(snapshot), looks[name].add(snapshot), monitor.models.get(name))

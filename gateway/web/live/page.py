@@ -1,5 +1,5 @@
-"""The files of the live page, which need no build. They reveal nothing of the system, so they need no API key; the
-stream of events (events.py) does."""
+"""The static files of the live page. They contain nothing about the served models, so they need no API key; the stream
+of statistics (events.py) does."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ FILES = {
     "/live/page.css": ("page.css", _CSS),
     "/live/page.js": ("page.js", _SCRIPT),
     "/live/stream.js": ("stream.js", _SCRIPT),
-    "/live/words.js": ("words.js", _SCRIPT),
+    "/live/texts.js": ("texts.js", _SCRIPT),
     "/live/charts.js": ("charts.js", _SCRIPT),
     "/live/tables.js": ("tables.js", _SCRIPT),
-    "/live/ask.js": ("ask.js", _SCRIPT),
-    "/live/answer.js": ("answer.js", _SCRIPT),
+    "/live/predict.js": ("predict.js", _SCRIPT),
+    "/live/result.js": ("result.js", _SCRIPT),
     "/live/uPlot.js": ("vendor/uPlot.iife.min.js", _SCRIPT),
     "/live/uPlot.css": ("vendor/uPlot.min.css", _CSS),
 }
 EVENTS = "/live/events"
 
-# No inline script or style and nothing from anywhere else; blob: is the photo that the user has chosen.
+# No inline scripts or styles and no other origins; blob: is the preview of the chosen image.
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "referrer-policy": "no-referrer",
-    "cache-control": "no-cache",  # revalidated each time, by a 304
+    "cache-control": "no-cache",  # revalidated every time, mostly with a 304
 }
 
 
 def routes(route: Callable[..., BaseRoute]) -> list[BaseRoute]:
-    """Return the routes of the page and its stream; `route` creates one on the management port."""
+    """Return the routes of the page and its stream; `route` makes one on the management side."""
     return [*(route(path, file) for path in FILES), route(EVENTS, Events(), methods=["GET"])]
 
 

@@ -1,7 +1,7 @@
-"""GET /openapi.json: the API, described from what serves it.
+"""GET /openapi.json: the description of the API, generated from the code that serves it.
 
-Schemas come from the types of the responses, statuses from the table of errors, limits from the settings, media types
-from the readers of bodies: a change to one of them changes the document. Made once, with the application.
+Schemas come from the types of responses, statuses from the error table, limits from the settings, media types from the
+body formats. The document is made once, with the application.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from smartbatch.shared import __version__
 from smartbatch.shared.keys import MODEL_NAME
 from smartbatch.shared.settings import Settings
 
-# OpenAPI says "any bytes" by the media type alone.
+# In OpenAPI a media type without a schema means any bytes.
 _BYTES: Json = {}
 
 
@@ -35,23 +35,25 @@ def document(settings: Settings) -> bytes:
         "info": {
             "title": "SmartBatch",
             "version": __version__,
-            "description": "Inference with PyTorch models: requests that arrive together run as one batch.",
+            "description": "Inference server for PyTorch models. Requests that arrive close together run as one batch.",
         },
         "paths": {
             "/predict": {"post": _predict(settings)},
-            "/healthz": _page("healthz", "This process answers", {200: json_content("Health")}),
+            "/healthz": _page("healthz", "Liveness", {200: json_content("Health")}, "200 while the process responds."),
             "/readyz": _page(
                 "readyz",
-                "200 if Redis answers and each model served has a worker that is ready",
+                "Readiness",
                 {200: json_content("Readiness"), 503: json_content("Readiness")},
+                "200 if Redis is reachable and every served model has a ready worker, otherwise 503.",
             ),
-            "/metrics": _page(
-                "metrics", "Metrics as Prometheus reads them", {200: {metrics_page.PROMETHEUS: schema("string")}}
-            ),
+            "/metrics": _page("metrics", "Prometheus metrics", {200: {metrics_page.PROMETHEUS: schema("string")}}),
             "/stats": _page(
-                "stats", "The last seconds, the queue, the workers and gateways", {200: json_content("Stats")}
+                "stats",
+                "Statistics",
+                {200: json_content("Stats")},
+                "The last seconds, queue, workers and gateways of every model.",
             ),
-            "/openapi.json": _page("openapi", "This document", {200: {JSON: schema("object")}}),
+            "/openapi.json": _page("openapi", "OpenAPI document", {200: {JSON: schema("object")}}),
             **oip.paths(settings),
         },
         "components": {"schemas": {**components, **input_schemas()}},
@@ -72,41 +74,46 @@ def document(settings: Settings) -> bytes:
 
 def _tag(path: str) -> str:
     if path == "/predict":
-        return "Predict"
-    return "Open Inference Protocol" if path.startswith("/v2") else "Watching"
+        return "Inference"
+    return "Open Inference Protocol" if path.startswith("/v2") else "Monitoring"
 
 
-def _page(name: str, summary: str, contents: dict[int, Json]) -> Json:
+def _page(name: str, summary: str, contents: dict[int, Json], description: str = "") -> Json:
     path = "/openapi.json" if name == "openapi" else f"/{name}"
-    return {"get": page(name, path, summary, contents)}
+    return {"get": page(name, path, summary, contents, description=description)}
 
 
 def _predict(settings: Settings) -> Json:
     answers = {
         Format.JSON.value: {"schema": ref("Answer")},
-        Format.MSGPACK.value: {"schema": {"description": "The object of JSON; the data of tensors are bytes"}},
+        Format.MSGPACK.value: {"schema": {"description": "The same object as in JSON, with tensor data as bytes"}},
         Format.NPY.value: _BYTES,
     }
     shared_parameters, headers, refusals = running(settings)
-    taken = f"{limits(settings)} A model takes some of these types; a model of kind `raw` takes any body."
+    body = f"{limits(settings)} Each model accepts some of these types; a model of kind `raw` accepts any body."
     parameters = [
-        parameter("query", "model", schema("string", pattern=f"^{MODEL_NAME.pattern}$"), "Default: " + settings.model),
+        parameter(
+            "query",
+            "model",
+            schema("string", pattern=f"^{MODEL_NAME.pattern}$"),
+            "Name of the model. Default: " + settings.model,
+        ),
         parameter(
             "query",
             "top_k",
             schema("integer", minimum=0, maximum=predict.MAX_TOP_K, default=predict.DEFAULT_TOP_K),
-            "How many classes a classifier names per row; 0 for its outputs as they are",
+            "Number of classes per row that a classifier returns; 0 for the raw outputs",
         ),
         *shared_parameters,
     ]
     return {
         "operationId": "predict",
-        "summary": "Run a model on one or several rows",
+        "summary": "Run a model on one or more rows",
         "parameters": parameters,
-        "requestBody": {"required": True, "description": taken, "content": _request_content()},
+        "requestBody": {"required": True, "description": body, "content": _request_content()},
         "responses": {
             "200": {
-                "description": "What the model makes of each row, in the order of the request",
+                "description": "The result of each row, in the order of the request",
                 "headers": headers,
                 "content": answers,
             },

@@ -1,4 +1,4 @@
-"""The bodies of POST /predict as OpenAPI describes them: what gateway/formats/ reads."""
+"""Descriptions of the request bodies of POST /predict, which gateway/formats/ parses."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ Json = dict[str, Any]
 
 
 def _nested(leaf: Json, depth: int) -> Json:
-    """Lists nested up to `depth` deep, with the same kind of leaf everywhere."""
+    """Describe lists nested up to `depth` deep, with one type of leaf."""
     return {"anyOf": [leaf, {"type": "array", "items": _nested(leaf, depth - 1)}]} if depth else leaf
 
 
-# JSON Schema can't say that lists are as long as their neighbours, nor how many rows there may be. Ever deeper nesting
-# would make the document long and say little more.
+# JSON Schema can't express that nested lists have equal lengths, nor the number of rows. Deeper nesting would only make
+# the document longer.
 _SHOWN_DEPTH = 3
 
-# By the one name of each media type. Those that aren't here are bytes of which nothing more can be said.
+# By canonical media type. Types that are missing here are plain bytes.
 INPUTS: Json = {
     "application/json": {
         "schema": {"$ref": "#/components/schemas/JsonInput"},
@@ -31,11 +31,13 @@ INPUTS: Json = {
             "texts": {"summary": "Two texts", "value": {"data": ["a cat", "a kitten"]}},
         },
     },
-    "application/msgpack": {"schema": {"description": "The object of JSON, or {image: bytes or a list of them}"}},
+    "application/msgpack": {
+        "schema": {"description": "The same object as in JSON, or {image: bytes or a list of bytes}"}
+    },
     "multipart/form-data": {
         "schema": {
             "type": "object",
-            "description": "Each file is an image, one row; or one .npy file. The names don't matter.",
+            "description": "Image files, one row each, or a single .npy file. Field names are ignored.",
             "additionalProperties": {"type": "string", "contentMediaType": "application/octet-stream"},
             "minProperties": 1,
         }
@@ -49,12 +51,12 @@ def input_schemas() -> Json:
     return {
         "JsonInput": {
             "type": "object",
-            "description": "One row of what the model takes, or a list of rows",
+            "description": "One row, or a list of rows",
             "required": ["data"],
             "additionalProperties": False,
             "properties": {
                 "data": {
-                    "description": f"Numbers or text, nested up to {MAX_DIMENSIONS} deep; or flat, with a shape. "
+                    "description": f"Numbers or strings, nested up to {MAX_DIMENSIONS} deep, or flat with a shape. "
                     f"At most {MAX_ELEMENTS:,} elements in {MAX_LISTS:,} lists; send larger tensors as npy or msgpack",
                     "anyOf": [_nested(number, _SHOWN_DEPTH), _nested({"type": "string"}, 1)],
                 },

@@ -1,4 +1,4 @@
-"""The protocol's endpoints in /openapi.json, described from their own types."""
+"""The endpoints of the Open Inference Protocol in /openapi.json."""
 
 from __future__ import annotations
 
@@ -27,51 +27,68 @@ _BINARY: Json = {"application/octet-stream": {}}
 _NO_MODEL = (errors.UnknownModel.code,)
 _NOT_YET = (errors.UnknownModel.code, errors.Unavailable.code)
 
-# path behind that of the model, name, summary, contents, codes
+# path after the model's, name, summary, description, contents, codes
 _OF_MODEL = (
-    ("", "metadata", "What a model takes and gives", {200: json_content("ModelMetadata")}, _NOT_YET),
+    ("", "metadata", "Model metadata", "", {200: json_content("ModelMetadata")}, _NOT_YET),
     (
         "/ready",
         "ready",
-        "200 if the model has a worker that is ready",
+        "Model readiness",
+        "200 if the model has a ready worker, otherwise 503.",
         {200: json_content("ModelReadiness"), 503: json_content("ModelReadiness")},
         _NO_MODEL,
     ),
-    ("/config", "config", "In the terms of Triton's model configuration", {200: json_content("ModelConfig")}, _NOT_YET),
-    ("/stats", "statistics", "What its workers counted", {200: json_content("Statistics")}, _NO_MODEL),
+    (
+        "/config",
+        "config",
+        "Model configuration",
+        "In the format of Triton's model configuration.",
+        {200: json_content("ModelConfig")},
+        _NOT_YET,
+    ),
+    (
+        "/stats",
+        "statistics",
+        "Model statistics",
+        "In the format of Triton's statistics extension.",
+        {200: json_content("Statistics")},
+        _NO_MODEL,
+    ),
 )
 
 
 def paths(settings: Settings) -> Json:
     ready = {200: json_content("Liveness"), 503: json_content("Liveness")}
     described = {
-        "/v2": _get("server", "/v2", "What the server is and can", {200: json_content("ServerMetadata")}),
-        "/v2/health/live": _get("live", "/v2/health/live", "This process answers", {200: json_content("Liveness")}),
-        "/v2/health/ready": _get("ready", "/v2/health/ready", "As /readyz", ready),
+        "/v2": _get("server", "/v2", "Server metadata", {200: json_content("ServerMetadata")}),
+        "/v2/health/live": _get("live", "/v2/health/live", "Server liveness", {200: json_content("Liveness")}),
+        "/v2/health/ready": _get("ready", "/v2/health/ready", "Server readiness", ready),
         "/v2/models/stats": _get(
-            "all_statistics", "/v2/models/stats", "What all workers counted", {200: json_content("Statistics")}
+            "all_statistics", "/v2/models/stats", "Statistics of all models", {200: json_content("Statistics")}
         ),
         "/v2/repository/index": {"post": _index()},
     }
     for versioned in (False, True):
         base = "/v2/models/{model}" + "/versions/{version}" * versioned
-        for path, name, summary, contents, codes in _OF_MODEL:
-            name = f"{name}_of_version" if versioned else name
-            described[base + path] = _get(name, base + path, summary, contents, _target(versioned), codes)
+        for path, name, summary, description, contents, codes in _OF_MODEL:
+            if versioned:
+                name, summary = f"{name}_of_version", f"{summary} (with version)"
+            target = _target(versioned)
+            described[base + path] = _get(name, base + path, summary, contents, target, codes, description)
         described[base + "/infer"] = {"post": _infer(settings, versioned)}
     return described
 
 
-def _get(name, path, summary, contents, parameters=(), codes=()) -> Json:
-    more = {"parameters": parameters, "codes": codes, "content_type": JSON}
+def _get(name, path, summary, contents, parameters=(), codes=(), description="") -> Json:
+    more = {"parameters": parameters, "codes": codes, "content_type": JSON, "description": description}
     return {"get": page(f"oip_{name}", path, summary, contents, **more)}
 
 
 def _target(versioned: bool) -> list[Json]:
     model = schema("string", pattern=f"^{MODEL_NAME.pattern}$")
-    target = [parameter("path", "model", model, "A model that is served here", required=True)]
+    target = [parameter("path", "model", model, "Name of the model", required=True)]
     if versioned:
-        target.append(parameter("path", "version", schema("string"), "There is one: 1", required=True))
+        target.append(parameter("path", "version", schema("string"), "Version of the model; always 1", required=True))
     return target
 
 
@@ -79,7 +96,7 @@ def _index() -> Json:
     entries = {JSON: {"schema": {"type": "array", "items": ref("IndexEntry")}}}
     codes = (errors.MalformedBody.code, errors.BodyTooLarge.code, errors.BodyTimeout.code, errors.UnsupportedMedia.code)
     path = "/v2/repository/index"
-    described = page("oip_index", path, "The models there are", {200: entries}, codes=codes, content_type=JSON)
+    described = page("oip_index", path, "Model repository index", {200: entries}, codes=codes, content_type=JSON)
     return {**described, "requestBody": {"required": False, "content": json_content("IndexRequest")}}
 
 
@@ -89,12 +106,13 @@ def _infer(settings: Settings, versioned: bool) -> Json:
         "header",
         _HEADER_LENGTH,
         schema("integer", minimum=0),
-        "How many bytes of the body are JSON, if the bytes of tensors follow; 0: the body is the one input",
+        "Length of the JSON in bytes, if binary tensor data follows; 0: the whole body is the one input",
     )
-    json_length = {"description": "How many bytes are JSON, if the bytes of tensors follow", **schema("integer")}
+    json_length = {"description": "Length of the JSON in bytes, if binary tensor data follows", **schema("integer")}
     return {
         "operationId": "oip_infer_of_version" if versioned else "oip_infer",
-        "summary": "Run a model (Open Inference Protocol 2, with binary tensors)",
+        "summary": "Run a model" + " (with version)" * versioned,
+        "description": "Open Inference Protocol 2, with the binary tensor data extension.",
         "parameters": [*_target(versioned), length, *parameters],
         "requestBody": {
             "required": True,
@@ -103,7 +121,7 @@ def _infer(settings: Settings, versioned: bool) -> Json:
         },
         "responses": {
             "200": {
-                "description": "The outputs that were asked for",
+                "description": "The requested outputs",
                 "headers": {**headers, _HEADER_LENGTH: json_length},
                 "content": {**json_content("InferResponse"), **_BINARY},
             },

@@ -1,4 +1,4 @@
-"""What the descriptions of all endpoints in /openapi.json are made of."""
+"""Building blocks of the endpoint descriptions in /openapi.json."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from smartbatch.shared.telemetry import metric_names as names
 Json = dict[str, Any]
 
 JSON = "application/json"
-# No response to anybody: the client has gone, or the process never started.
+# Never sent: the client has disconnected, or the process did not start.
 _NOT_SENT = (errors.ClientGone, errors.StartupError)
 _HINTS = {
-    414: f"The URL is at most {MAX_URL_BYTES} bytes. ",
-    431: f"Request line and headers are at most {MAX_HEAD_BYTES} bytes. ",
+    414: f"A URL has at most {MAX_URL_BYTES} bytes. ",
+    431: f"The request line and headers have at most {MAX_HEAD_BYTES} bytes. ",
 }
 
 
@@ -34,9 +34,9 @@ def page(
     parameters: Iterable[Json] = (),
     codes: Iterable[str] = (),
     content_type: str = CONTENT_TYPE,
+    description: str = "",
 ) -> Json:
-    """Describe a page: an operation that reads no model's input. It may be refused for what any request may be refused
-    for, and for `codes`."""
+    """Describe an operation that runs no model. `codes` are the errors it may have besides those of any request."""
     access = [] if path in PROBES else [errors.Unauthenticated.code, errors.Forbidden.code]
     refusals = [code for code in names.HTTP_REFUSED.values if code in errors.by_code()]
     responses = problems([*access, *refusals, *codes, errors.INTERNAL], {}, content_type)
@@ -44,37 +44,41 @@ def page(
         known = responses.get(str(status), {"description": summary, "content": {}})
         responses[str(status)] = {**known, "content": {**known["content"], **content}}
     described: Json = {"operationId": name, "summary": summary, "responses": responses}
+    if description:
+        described["description"] = description
     if parameters := list(parameters):
         described["parameters"] = parameters
     return described
 
 
 def running(settings: Settings, content_type: str = CONTENT_TYPE) -> tuple[list[Json], Json, Json]:
-    """Return what all operations that run a model share: parameters, headers of the answer, and responses of errors."""
+    """Return the parameters, response headers and error responses of all operations that run a model."""
     timeout = {"type": "number", "minimum": MIN_TIMEOUT_S, "maximum": MAX_TIMEOUT_S}
     parameters = [
         parameter(
             "header",
             "X-Request-Timeout",
             {"schema": timeout},
-            f"Seconds after which the answer is of no use any more; {settings.request_timeout:g} at the most",
+            f"Seconds that the client is willing to wait for the response; at most {settings.request_timeout:g}",
         ),
-        parameter("header", "X-Request-Id", schema("string"), "Echoed if it is printable and not too long"),
-        parameter("header", "Traceparent", schema("string"), "W3C trace context; anything else is ignored"),
+        parameter(
+            "header", "X-Request-Id", schema("string"), "ID of the request, echoed if it is printable and not too long"
+        ),
+        parameter("header", "Traceparent", schema("string"), "W3C trace context; an invalid one is ignored"),
     ]
     headers = {
-        "X-Request-Id": header("string", "The client's own id if it sent one, else the server's"),
-        "Server-Timing": header("string", "Where the time went, in ms"),
-        "X-Batch-Rows": header("integer", "Rows in the batch that the request rode in"),
-        "X-Batch-Closed": header("string", "Why that batch was closed"),
+        "X-Request-Id": header("string", "ID of the request: the client's if it sent one, otherwise the server's"),
+        "Server-Timing": header("string", "Time of each part in ms"),
+        "X-Batch-Rows": header("integer", "Rows in the request's batch"),
+        "X-Batch-Closed": header("string", "Why the batch was closed"),
     }
-    refused = {"X-Request-Id": header("string", "By which the server's log can be searched")}
+    refused = {"X-Request-Id": header("string", "ID of the request in the server's log")}
     return parameters, headers, problems(_all_codes(), refused, content_type)
 
 
 def limits(settings: Settings) -> str:
     return (
-        f"At most {settings.max_body_bytes} bytes (MAX_BODY_BYTES), and {settings.max_batch_size} rows "
+        f"At most {settings.max_body_bytes} bytes (MAX_BODY_BYTES) and {settings.max_batch_size} rows "
         "(the worker's MAX_BATCH_SIZE). Content-Encoding may be gzip or deflate."
     )
 
@@ -85,13 +89,13 @@ def _all_codes() -> list[str]:
 
 
 def problems(codes: Iterable[str], headers: Json, content_type: str) -> Json:
-    """Describe the responses of errors, by status."""
+    """Describe the error responses of `codes` by status."""
     tree = errors.by_code()
     by_status: dict[int, list[str]] = defaultdict(list)
     for code in codes:
         by_status[status_of(tree[code](code)) if code in tree else 500].append(code)
     more = {
-        401: {"WWW-Authenticate": header("string", "How to show who asks")},
+        401: {"WWW-Authenticate": header("string", "How to authenticate")},
         429: _retry_after(DAY_S),
         503: _retry_after(MAX_RETRY_AFTER_S),
     }
@@ -106,7 +110,7 @@ def problems(codes: Iterable[str], headers: Json, content_type: str) -> Json:
 
 
 def _retry_after(most_s: int) -> Json:
-    return {"Retry-After": header("integer", "Seconds after which to come back", minimum=1, maximum=most_s)}
+    return {"Retry-After": header("integer", "Seconds to wait before the next attempt", minimum=1, maximum=most_s)}
 
 
 def json_content(name: str) -> Json:

@@ -108,7 +108,7 @@ class Requeue:
         its body has expired."""
         payload = await self._letters.payload(letter)
         if payload is None:
-            raise SmartBatchError(f"{letter.id}: its body has expired, nothing is left to run")
+            raise SmartBatchError(f"{letter.id}: its payload has expired, so it can't be run again")
         entry, request_id = letter.entry, letter.new_request_id
         request = NewEntry(request_id, int(timeout_s * 1000), entry.rows, entry.kind, payload, entry.trace)
         if not (await self._admission.still_open([request_id]))[0]:

@@ -103,7 +103,7 @@ class Entries:
         For Redis this is an answer like any other: what a worker makes of it later is dropped.
         """
         finisher = WorkerQueue(self._client, self._client, self._keys, "", lease_ms=0, reply_ttl_s=reply_ttl_s)
-        reply = pack_reply(Reply(error=CancelledByOperator("an operator took this request back; it was not answered")))
+        reply = pack_reply(Reply(error=CancelledByOperator("an operator cancelled this request")))
         closed = await finisher.finish([Outcome(seen.entry, reply)])
         return closed > 0 or bool(seen.entry.malformed)  # which no gateway waits for
 

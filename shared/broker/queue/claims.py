@@ -169,7 +169,7 @@ class WorkerQueue:
         held_rows: int = 0,
         hold_ms: int = 0,
         soon: bool = False,
-        convict: DeadWorker | None = None,
+        dead_worker: DeadWorker | None = None,
         after_bell_s: float = 0.0,
         after_entry: tuple[str, int] | None = None,
     ) -> Claim:
@@ -183,7 +183,7 @@ class WorkerQueue:
         script_keys = [keys.requests, keys.inflight, keys.fill_lock, keys.wakeup, keys.leases]
         args: list[Argument] = [GROUP, self._worker_id, mode, held_rows, room_rows, room_bytes, hold_ms]
         args += [self._lease_ms, int(soon)]
-        args += [convict.worker_id, convict.score] if convict else ["", ""]
+        args += [dead_worker.worker_id, dead_worker.score] if dead_worker else ["", ""]
         with broker_errors():
             if after_entry:
                 answer = await self._claim_after_entry(*after_entry, script_keys, args)

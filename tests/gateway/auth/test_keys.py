@@ -48,14 +48,14 @@ def test_variable_holds_names_and_digests() -> None:
     ("text", "parsed"),
     [
         ("[keys.a]\nsha256 = 'my-plain-secret'", "keys.toml: a: expected the key's SHA-256, 64 hex digits"),
-        (f"[keys.'a b']\nsha256 = '{A}'", "keys.toml: a key's name is 1 to 64 characters of A-Z a-z 0-9 . _ -"),
+        (f"[keys.'a b']\nsha256 = '{A}'", "keys.toml: a key name must be 1 to 64 characters of A-Z a-z 0-9 . _ -"),
         (f"[keys.a]\nsha256 = '{A}'\nrate = -1", "keys.toml: a: Expected `float` >= 0.0 - at `$.rate`"),
         (f"[keys.a]\nsha256 = '{A}'\nrate = nan", "keys.toml: a: Expected `float` >= 0.0 - at `$.rate`"),
         (f"[keys.a]\nsha256 = '{A}'\nrate = inf", "keys.toml: a: Expected `float` <= 1000000000.0 - at `$.rate`"),
         (f"[keys.a]\nsha256 = '{A}'\nrole = 'root'", "keys.toml: a: Invalid enum value 'root' - at `$.role`"),
         (f"[keys.a]\nsha256 = '{A}'\nrates = 5", "keys.toml: a: Object contains unknown field `rates`"),
-        (f"[keys.a]\nsha256 = '{A}'\nmodels = ['{{x}}']", "keys.toml: a: a model name is 1 to 128 characters"),
-        (f"[keys.a]\nsha256 = '{A}'\n[keys.b]\nsha256 = '{A.upper()}'", "keys.toml: a and b are the same key"),
+        (f"[keys.a]\nsha256 = '{A}'\nmodels = ['{{x}}']", "keys.toml: a: a model name must be 1 to 128 characters"),
+        (f"[keys.a]\nsha256 = '{A}'\n[keys.b]\nsha256 = '{A.upper()}'", "keys.toml: a and b have the same key"),
         ("[keys.a]\n", "keys.toml: a: Object missing required field `sha256`"),
         ("sha256 = 'my-plain-secret'", "keys.toml: Object contains unknown field `sha256`"),
         ("[keys.a]\nsha256 = my-plain-secret", "keys.toml: Invalid value (at line 2, column 10)"),
@@ -79,7 +79,7 @@ def test_variable_that_is_wrong_is_refused_and_never_quoted(text: str) -> None:
 
 
 def test_a_name_may_be_in_one_place_only() -> None:
-    with pytest.raises(SettingsError, match="both: there are two keys named a"):
+    with pytest.raises(SettingsError, match="both: duplicate key name a"):
         check([("a", Key(sha256=A)), ("a", Key(sha256=B))], "both")
 
 

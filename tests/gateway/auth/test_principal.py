@@ -67,7 +67,7 @@ def test_the_refusal_says_when_the_next_one_may_come(clock: Clock) -> None:
     one = principal(rate=0.1)
     one.authorize("m")
     clock.now = 4.0
-    with pytest.raises(RateLimited, match=r"^this key is for 0\.1 requests a second, 1 at once$") as caught:
+    with pytest.raises(RateLimited, match=r"^rate limit exceeded: 0\.1 requests per second, bursts of 1$") as caught:
         one.authorize("m")
     assert caught.value.retry_after_s == pytest.approx(6.0)
 
@@ -125,7 +125,7 @@ def test_roles_and_models(clock: Clock) -> None:
     principal(role="admin").authorize("m")
     one = principal(models=("a", "b"))
     one.authorize("a")
-    with pytest.raises(Forbidden, match=r"^this key is not for that model$"):
+    with pytest.raises(Forbidden, match=r"^this API key may not use this model$"):
         one.authorize("m")
 
 

@@ -157,7 +157,7 @@ def test_malformed_json_is_not_invalid_input(body):
 
 def test_nesting_up_to_32_dimensions_is_followed():
     assert tensor(b'{"data":' + b"[" * 32 + b"1" + b"]" * 32 + b"}").shape == (1,) * 32
-    with pytest.raises(InvalidInput, match="32 dimensions, not 33"):
+    with pytest.raises(InvalidInput, match="32 dimensions, got 33"):
         read(b'{"data":' + b"[" * 33 + b"1" + b"]" * 33 + b"}")
 
 
@@ -190,7 +190,7 @@ def test_text_for_a_model_of_tensors_is_unsupported_and_names_what_it_takes():
 
 @pytest.mark.parametrize("body", [{"data": [[1], [2], [3]]}, {"data": ["a", "b", "c"]}])
 def test_more_rows_than_a_batch_holds_are_refused_by_the_settings_name(body):
-    with pytest.raises(TooManyRows, match=r"2 rows \(MAX_BATCH_SIZE\), not 3"):
+    with pytest.raises(TooManyRows, match=r"2 rows \(MAX_BATCH_SIZE\), got 3"):
         read(body, max_rows=2)
 
 
@@ -217,7 +217,7 @@ def test_dtypes_of_the_models_family_pass(takes, kinds, came, passes):
     if passes:
         assert tensor({"data": [1], "dtype": came}, info).dtype == came
     else:
-        with pytest.raises(InvalidInput, match=f"{takes}.*not {came}"):
+        with pytest.raises(InvalidInput, match=f"{takes}.*got {came}"):
             read({"data": [1], "dtype": came}, info)
 
 

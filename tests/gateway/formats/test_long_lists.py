@@ -100,11 +100,11 @@ def test_json_and_msgpack_read_any_list_alike_or_refuse_it_alike(data: list) -> 
 def test_more_rows_than_the_model_takes_are_refused() -> None:
     assert array(read({"data": [[1, 2, 3, 4]] * 4}, IRIS, 4)).shape == (4, 4)
     for data in ([[1, 2, 3, 4]] * 5, [1] * 20):
-        with pytest.raises(TooManyRows, match=r"at most 4 rows \(MAX_BATCH_SIZE\), not 5"):
+        with pytest.raises(TooManyRows, match=r"at most 4 rows \(MAX_BATCH_SIZE\), got 5"):
             read({"data": data}, IRIS, 4)
     for reader in (read, read_msgpack):
         assert reader({"data": ['a",' * 20] * 4}, max_rows=4).rows == 4
-        with pytest.raises(TooManyRows, match=r"at most 4 rows \(MAX_BATCH_SIZE\), not 5"):
+        with pytest.raises(TooManyRows, match=r"at most 4 rows \(MAX_BATCH_SIZE\), got 5"):
             reader({"data": ["a"] * 5}, max_rows=4)
 
 
@@ -132,8 +132,8 @@ def test_json_holds_so_many_elements_and_lists(most: list, more: list) -> None:
     with pytest.raises(BodyTooLarge) as caught:
         read({"data": more})
     assert str(caught.value) == (
-        "data in JSON holds at most 100 elements and 30 lists; send a larger tensor as application/x-npy, or as "
-        "application/msgpack with data as bytes (in /v2, as binary data behind the JSON)"
+        "data in JSON may have at most 100 elements and 30 lists; send larger tensors as application/x-npy, or as "
+        "application/msgpack with data as bytes (in /v2: as binary data after the JSON)"
     )
 
 
@@ -147,7 +147,7 @@ def test_the_json_of_an_infer_request_holds_as_many() -> None:
         ("BYTES", [30, 1], b"[" + b'["a"],' * 29 + b'["a"]]'),
         ("BYTES", [101], b"[" + b'"a",' * 100 + b'"a"]'),
     ):
-        with pytest.raises(BodyTooLarge, match="in /v2, as binary data behind the JSON"):
+        with pytest.raises(BodyTooLarge, match="in /v2: as binary data after the JSON"):
             infer(datatype, shape, data)
 
 
@@ -156,7 +156,7 @@ def test_longer_lists_in_msgpack_are_sent_as_bytes() -> None:
     assert read_msgpack({"data": [1] * 90}).rows == 1
     assert read_msgpack({"data": ["a" * 200]}).rows == 1
     assert read_msgpack({"data": bytes(400), "shape": [1, 100], "dtype": "float32"}).rows == 1
-    with pytest.raises(BodyTooLarge, match=r"at most 100 bytes, not 123; send data as bytes with shape and dtype"):
+    with pytest.raises(BodyTooLarge, match=r"at most 100 bytes, got 123; send data as bytes with shape and dtype"):
         read_msgpack({"data": [1] * 120})
 
 

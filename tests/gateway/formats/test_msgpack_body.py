@@ -34,7 +34,7 @@ def test_bytes_need_shape_and_dtype(missing):
 
 
 def test_bytes_of_another_length_than_announced_are_malformed():
-    with pytest.raises(MalformedBody, match="takes 8 bytes, but 7 came"):
+    with pytest.raises(MalformedBody, match="needs 8 bytes, got 7"):
         read({"data": b"1234567", "shape": [2], "dtype": "float32"})
 
 

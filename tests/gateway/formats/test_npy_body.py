@@ -87,7 +87,7 @@ def test_the_data_is_a_view_of_the_body():
 def test_row_shape_is_checked():
     assert read(saved(np.zeros((2, 3), np.float32)), model(2, 3)).shape == (1, 2, 3)
     assert read(saved(np.zeros((5, 2, 3), np.float32)), model(2, 3)).shape == (5, 2, 3)
-    with pytest.raises(InvalidInput, match=r"\[2, 3\] or \[rows, 2, 3\], not \[6\]"):
+    with pytest.raises(InvalidInput, match=r"\[2, 3\] or \[rows, 2, 3\], got \[6\]"):
         read(saved(np.zeros(6, np.float32)), model(2, 3))
     with pytest.raises(TooManyRows, match="at most 4 rows"):
         read(saved(np.zeros((5, 2, 3), np.float32)), model(2, 3), max_rows=4)

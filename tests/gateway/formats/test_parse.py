@@ -63,7 +63,7 @@ def test_bytes_of_no_known_image_are_invalid(body):
 
 @pytest.mark.parametrize("info", [None, takes("image", "tensor")])
 def test_other_images_are_unsupported_and_the_taken_ones_named(info):
-    with pytest.raises(UnsupportedMedia, match=r"image/jpeg, image/png, image/webp.*not 'image/gif'"):
+    with pytest.raises(UnsupportedMedia, match=r"image/jpeg, image/png, image/webp.*got 'image/gif'"):
         read(GIF, "image/gif", info)
 
 
@@ -80,7 +80,7 @@ def test_npy_file_alone_is_a_tensor():
     payload = read(multipart(file_part(npy())), "multipart/form-data; boundary=b", takes("tensor"))
     assert isinstance(payload.content, Tensor)
     assert payload.content.shape == (2, 2)
-    with pytest.raises(InvalidInput, match="alone"):
+    with pytest.raises(InvalidInput, match="the only file"):
         read(multipart(file_part(npy()), file_part(JPEG)), "multipart/form-data; boundary=b")
 
 
@@ -91,7 +91,7 @@ def test_plain_field_is_refused_by_name():
 
 def test_more_files_than_rows_are_refused():
     assert read(multipart(*[file_part(JPEG)] * 4), "multipart/form-data; boundary=b").rows == 4
-    with pytest.raises(TooManyRows, match=r"MAX_BATCH_SIZE.*more files came"):
+    with pytest.raises(TooManyRows, match=r"MAX_BATCH_SIZE.*got more files"):
         read(multipart(*[file_part(JPEG)] * 5), "multipart/form-data; boundary=b")
 
 
@@ -141,7 +141,7 @@ def test_body_of_no_content_type_is_known_by_its_first_bytes(content_type, body,
 def test_unknown_bytes_of_no_content_type_are_raw_or_unsupported():
     assert read(b"xyz", "") == Payload("raw", Raw(b"xyz", "application/octet-stream"))
     assert read(b"xyz", "", takes("raw", "image")).kind == "raw"
-    with pytest.raises(UnsupportedMedia, match=r"takes image \(as image/jpeg"):
+    with pytest.raises(UnsupportedMedia, match=r"takes image: expected image/jpeg"):
         read(b"xyz", "", takes("image"))
 
 

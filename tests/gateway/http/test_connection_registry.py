@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -39,6 +40,22 @@ class Idle:
 
     def abort(self) -> None:
         self.closed = True
+
+
+class Interrupted(Idle):
+    """One that takes long to look at, though it costs nothing, as on a machine where others want the processor."""
+
+    @property
+    def idle(self) -> bool:
+        time.sleep(0.002)
+        return True
+
+
+def test_a_search_that_was_interrupted_keeps_no_client_out():
+    connection_registry = ConnectionRegistry(16, 30.0, lambda reason: None, lambda error: None)
+    flood: list[Any] = [Interrupted() for _ in range(64)]
+    assert all(connection_registry.admit(connection) for connection in flood)
+    assert [connection.closed for connection in flood] == [True] * 48 + [False] * 16
 
 
 def test_the_connection_used_last_is_evicted_last():

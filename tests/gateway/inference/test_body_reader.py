@@ -66,20 +66,20 @@ async def test_message_without_a_body_counts_as_empty():
 
 async def test_content_length_over_the_limit_is_refused_before_anything_is_read():
     client = Client(b"x" * 101)
-    with pytest.raises(BodyTooLarge, match=r"100 bytes \(MAX_BODY_BYTES\), not 101"):
+    with pytest.raises(BodyTooLarge, match=r"100 bytes \(MAX_BODY_BYTES\), got 101"):
         await read(client, content_length=b"101")
     assert client.started == 0
 
 
 async def test_chunked_body_is_refused_as_soon_as_it_passes_the_limit():
     client = Client(b"x" * 60, b"x" * 60, b"x" * 60)
-    with pytest.raises(BodyTooLarge, match=r"MAX_BODY_BYTES.*120 have come"):
+    with pytest.raises(BodyTooLarge, match=r"MAX_BODY_BYTES.*got 120 or more"):
         await read(client)
     assert client.started == 2
 
 
 async def test_one_message_over_the_limit_is_refused():
-    with pytest.raises(BodyTooLarge, match="101 have come"):
+    with pytest.raises(BodyTooLarge, match="got 101 or more"):
         await read(Client(b"x" * 101))
 
 
@@ -96,13 +96,13 @@ async def test_content_length_of_thousands_of_digits_is_too_large():
 
 @pytest.mark.parametrize("length", [b"4", b"6"])
 async def test_content_length_that_lies_is_malformed(length):
-    with pytest.raises(MalformedBody, match="but 5 came"):
+    with pytest.raises(MalformedBody, match="but 5 were received"):
         await read(Client(b"12345"), content_length=length)
 
 
 async def test_two_content_lengths_must_agree():
     headers = [(b"content-length", b"1"), (b"content-length", b"2")]
-    with pytest.raises(MalformedBody, match="two Content-Lengths"):
+    with pytest.raises(MalformedBody, match="conflicting Content-Length headers"):
         await read_body({"headers": headers}, Client(b"1"), 10)
 
 
@@ -123,8 +123,8 @@ def deflated(body: bytes, bits: int) -> bytes:
 @pytest.mark.parametrize(
     ("encoding", "body"),
     [
-        (b"gzip", gzip.compress(b"hello")),
-        (b"X-GZIP ", gzip.compress(b"hello")),
+        (b"gzip", gzip.compress(b"hello", mtime=0)),
+        (b"X-GZIP ", gzip.compress(b"hello", mtime=0)),
         (b"deflate", deflated(b"hello", 15)),
         (b"deflate", deflated(b"hello", -15)),
         (b"identity", b"hello"),
@@ -153,7 +153,7 @@ async def test_repeated_content_encoding_is_unsupported():
 def test_bomb_is_refused_without_being_inflated():
     bomb = gzip.compress(bytes(64 * 1024 * 1024))
     tracemalloc.start()
-    with pytest.raises(BodyTooLarge, match="inflates to more than 100000 bytes"):
+    with pytest.raises(BodyTooLarge, match="larger than 100000 bytes"):
         inflate(bomb, "gzip", 100_000)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -166,17 +166,19 @@ def test_body_that_inflates_to_exactly_the_limit_is_taken():
         inflate(gzip.compress(bytes(101)), "gzip", 100)
 
 
-@pytest.mark.parametrize("body", [b"", b"no", gzip.compress(b"hello")[:-1], gzip.compress(b"hello")[:12]])
+@pytest.mark.parametrize(
+    "body", [b"", b"no", gzip.compress(b"hello", mtime=0)[:-1], gzip.compress(b"hello", mtime=0)[:12]]
+)
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 def test_broken_stream_is_malformed(body, coding):
     with pytest.raises(MalformedBody):
         inflate(body, coding, 100)
 
 
-@pytest.mark.parametrize("tail", [b"x", gzip.compress(b"second member")])
+@pytest.mark.parametrize("tail", [b"x", gzip.compress(b"second member", mtime=0)])
 def test_bytes_after_the_stream_are_malformed(tail):
     with pytest.raises(MalformedBody, match="follow the end"):
-        inflate(gzip.compress(b"hello") + tail, "gzip", 100)
+        inflate(gzip.compress(b"hello", mtime=0) + tail, "gzip", 100)
 
 
 @given(st.binary(max_size=60), st.sampled_from(["gzip", "deflate"]))
@@ -196,7 +198,7 @@ class Slow(Client):
 
 async def test_body_that_comes_too_slowly_is_given_up_long_before_the_timeout(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(body_reader, "BODY_GRACE_S", 0.3)
-    with pytest.raises(BodyTimeout, match=r"only \d+ bytes of the body had come after 0\.3"):
+    with pytest.raises(BodyTimeout, match=r"only \d+ bytes of the body arrived within 0\.3"):
         await read(Slow(), limit=10_000)
 
 
@@ -214,7 +216,7 @@ async def test_body_that_stops_in_the_middle_is_given_up(monkeypatch: pytest.Mon
     async def receive():
         return sent.pop() if sent else await asyncio.Future()
 
-    with pytest.raises(BodyTimeout, match=r"only 1000000 bytes of the body had come after 0\.2"):
+    with pytest.raises(BodyTimeout, match=r"only 1000000 bytes of the body arrived within 0\.2"):
         await read_body({"headers": []}, receive, 2_000_000)
 
 

@@ -93,8 +93,8 @@ def test_what_is_no_top_k_is_refused(text: str) -> None:
         ("models=x", "unknown query parameter 'models'; did you mean model?"),
         ("top_k%0a=3", r"unknown query parameter 'top_k\\n'; did you mean top_k?"),
         ("top_k", "top_k: expected a whole number"),
-        ("top_k=1&top_k=1", "the query parameter top_k came twice"),
-        ("model=a&model=b", "came twice"),
+        ("top_k=1&top_k=1", "the query parameter top_k is given twice"),
+        ("model=a&model=b", "given twice"),
         ("&".join(["top_k=1"] * 17), "at most 16 parameters"),
     ],
 )
@@ -121,7 +121,7 @@ def test_a_models_name_is_refused_unless_it_may_stand_in_a_key(name: str) -> Non
 
 @pytest.mark.parametrize("name", ["", "a}:b", "{x}", "a b", "a\n", "..%2F", "*", "a\x00", "ä", "a" * 129, "a:requests"])
 def test_a_models_name_that_would_make_another_key_is_unknown(name: str) -> None:
-    with pytest.raises(UnknownModel, match="a model name is 1 to 128 characters"):
+    with pytest.raises(UnknownModel, match="a model name must be 1 to 128 characters"):
         parsed(f"model={quote(name)}")
 
 

@@ -100,7 +100,7 @@ def test_a_wide_request_that_was_late_closes_nothing_for_narrow_ones(admission_c
     )  # 60 more rows are; one more isn't
     assert not refused(admission_control, 2000)
     text = str(admission_control.rejection(AdmitStatus.TOO_LATE, 2000, rows=60))
-    assert text == "50 rows are ahead, which take with its own 60 about 2.4 s; the timeout is 2 s"
+    assert text == "50 rows are ahead in the queue and take about 2.4 s with the 60 of this request; the timeout is 2 s"
 
 
 def test_nothing_is_refused_by_guess_while_no_worker_has_told_its_rate(clock: Clock) -> None:
@@ -127,7 +127,7 @@ def test_short_times_to_come_back_are_spread_over_a_second(admission_control: Ad
 def test_a_late_one_is_told_when_its_timeout_would_do(admission_control: AdmissionControl) -> None:
     admission_control.update(AdmitResult(500, 1000, [AdmitStatus.TOO_LATE]), [(request(2000), AdmitStatus.TOO_LATE)])
     with pytest.raises(
-        DeadlineUnattainable, match=r"1000 rows are ahead, which take about 20.2 s; the timeout is 2 s"
+        DeadlineUnattainable, match=r"1000 rows are ahead in the queue and take about 20.2 s; the timeout is 2 s"
     ) as caught:
         admission_control.check(2000)
     assert 18.2 <= caught.value.retry_after_s <= 18.2 * 1.25

@@ -22,7 +22,7 @@ ANSWER = pack_reply(Reply(Result(values=["well"])))
 async def buried(client: Client, *payloads: bytes, reason: str = "ended 3 workers") -> list[DeadLetter]:
     """Have a request per payload admitted, claimed and put aside. Returns the letters, the oldest first."""
     await admission(client).admit([request(n, payload=payload) for n, payload in enumerate(payloads)])
-    claimed = await claim(client)
+    claimed = await claim(client, hold_ms=0)
     await claims(client).finish([Outcome(entry, b"sorry", reason) for entry in claimed.entries])
     return (await DeadLetters(client, KEYS).newest())[::-1]
 
@@ -172,7 +172,7 @@ async def test_an_answer_of_an_earlier_time_is_not_taken_for_this_one(client: Cl
 async def test_a_full_queue_and_an_expired_body_leave_the_letter_where_it_is(client: Client, blocking: Client) -> None:
     small, large = await buried(client, b"x", LARGE)
     await client.unlink(KEYS.body("r1"))
-    with pytest.raises(SmartBatchError, match="its body has expired, nothing is left to run"):
+    with pytest.raises(SmartBatchError, match="its payload has expired, so it can't be run again"):
         await requeue(client, blocking).put_back(large, 5)
     await admission(client).admit([request(7)])
     with pytest.raises(QueueFull, match=r"the queue is full \(1 waiting\); it stays a dead letter"):

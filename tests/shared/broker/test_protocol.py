@@ -34,7 +34,7 @@ def claims(client: Client, worker_id: str = "w1") -> WorkerQueue:
 
 
 async def claim(client: Client, worker_id: str = "w1", mode: Mode = "idle", **how):
-    options = {"room_rows": 32, "room_bytes": 1 << 30, "hold_ms": 110, **how}
+    options = {"room_rows": 32, "room_bytes": 1 << 30, "hold_ms": 60_000, **how}
     return await claims(client, worker_id).claim(mode, **options)
 
 
@@ -248,11 +248,11 @@ async def test_a_dead_workers_entries_come_one_by_one_with_their_delivery_count(
     score = str(int((await client.zscore(KEYS.leases, "dead")) or 0)).encode()
     convict = DeadWorker("dead", score)
     for expected in ("r1", "r2"):
-        solo = await claim(client, "w1", convict=convict)
+        solo = await claim(client, "w1", dead_worker=convict)
         assert (solo.kind, [entry.id for entry in solo.entries]) == ("isolated", [expected])
         assert solo.entries[0].deliveries == 2
         await claims(client).finish([Outcome(solo.entries[0], b"ok")])
-    assert (await claim(client, "w1", convict=convict)).kind == "empty"
+    assert (await claim(client, "w1", dead_worker=convict)).kind == "empty"
     assert await client.zscore(KEYS.leases, "dead") is None
     assert [c["name"] for c in await client.xinfo_consumers(KEYS.requests, GROUP)] == [b"w1"]
 
@@ -263,7 +263,7 @@ async def test_a_convict_that_came_back_keeps_its_entries(client: Client) -> Non
     convict = DeadWorker("slow", str(int((await client.zscore(KEYS.leases, "slow")) or 0)).encode())
     await asyncio.sleep(0.002)
     await Leases(client, KEYS, "slow").beat({"state": "ready"})
-    assert (await claim(client, "w1", convict=convict)).kind == "empty"
+    assert (await claim(client, "w1", dead_worker=convict)).kind == "empty"
 
 
 async def test_a_dead_letter_is_kept_with_its_reason_and_its_client_is_told(client: Client) -> None:
@@ -299,6 +299,44 @@ async def test_a_beat_tells_what_i_hold_and_whose_lease_has_lapsed(client: Clien
     beat = await Leases(client, KEYS, "w1").beat({"state": "ready"})
     assert beat.pending == [claimed.entries[0].entry_id]
     assert beat.lapsed == {"gone": b"1000"}
+
+
+async def test_a_beat_renews_the_lease_and_leaves_a_report_that_expires(client: Client) -> None:
+    beat = await Leases(client, KEYS, "w1").beat({"state": "ready", "rows": 3})
+    assert (beat.alive, beat.pending, beat.lapsed) == (1, [], {})
+    assert await client.zscore(KEYS.leases, "w1") == beat.now_ms + 2000
+    assert await client.hgetall(KEYS.worker("w1")) == {b"state": b"ready", b"rows": b"3"}
+    assert 9_000 < await client.pttl(KEYS.worker("w1")) <= 10_000
+    beat = await Leases(client, KEYS, "w2").beat({"state": "ready"})
+    assert (beat.alive, beat.lapsed) == (2, {})
+
+
+async def test_a_lease_holds_until_its_score_has_passed(client: Client) -> None:
+    now_ms = (await Leases(client, KEYS, "w1").beat({"state": "ready"})).now_ms
+    await client.zadd(KEYS.leases, {"long ago": now_ms - 1, "for long": now_ms + 60_000})
+    beat = await Leases(client, KEYS, "w1").beat({"state": "ready"})
+    assert (beat.alive, beat.lapsed) == (2, {"long ago": str(now_ms - 1).encode()})
+
+
+async def test_leaving_gives_back_the_turn_and_the_lease_and_rings_for_what_waits(client: Client) -> None:
+    await Leases(client, KEYS, "w2").beat({"state": "ready"})
+    await claim(client, "w1", held_rows=1)  # it waits for more
+    assert await client.get(KEYS.fill_lock) == b"w1"
+    await admission(client).admit([request(1)])
+    assert await client.llen(KEYS.wakeup) == 0
+    assert await Leases(client, KEYS, "w2").leave() == 0
+    assert (await client.get(KEYS.fill_lock), await client.llen(KEYS.wakeup)) == (b"w1", 0)
+    assert not await client.exists(KEYS.worker("w2"))
+    assert await client.zrange(KEYS.leases, 0, -1) == [b"w1"]
+    assert await Leases(client, KEYS, "w1").leave() == 0
+    assert (await client.exists(KEYS.fill_lock), await client.llen(KEYS.wakeup)) == (0, 1)
+    assert not await client.exists(KEYS.leases)
+
+
+async def test_leaving_a_queue_that_nobody_has_asked_yet_leaves_nothing(client: Client) -> None:
+    await Leases(client, KEYS, "w1").beat({"state": "ready"})
+    assert await Leases(client, KEYS, "w1").leave() == 0
+    assert await client.keys("*") == []
 
 
 async def test_leaving_removes_the_consumer_only_when_it_holds_nothing(client: Client) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from smartbatch.shared.broker.queue.usage import Line, Usage
-from smartbatch.shared.keys import BUCKETS, counts
+from smartbatch.shared.keys import BUCKETS, counts, seen
 from tests.brokers import Broker
 
 DAY = "2030-01-02"
@@ -27,6 +27,7 @@ async def test_a_call_that_is_sent_again_counts_once(client: Any) -> None:
     for _ in range(3):
         assert await usage.settle(7, DAY, 0, line) == [(pytest.approx(6, abs=0.01), 4)]
     assert await usage.settle(6, DAY, 0, line) == [(pytest.approx(6, abs=0.01), 4)]  # a copy that was under way longer
+    assert await usage.settle(7, DAY, 0, line) == [(pytest.approx(6, abs=0.01), 4)]
 
 
 async def test_a_bucket_goes_below_zero_and_fills_again(client: Any) -> None:
@@ -62,3 +63,41 @@ async def test_a_thousand_keys_are_one_call(client: Any) -> None:
     usage = Usage(client, "g1")
     answers = await usage.settle(1, DAY, 0, [Line(f"k{n}", 0.001, 10, 1, n) for n in range(1000)])
     assert [counted for _, counted in answers] == list(range(1000))
+
+
+async def test_what_was_told_is_remembered_for_as_long_as_it_may_be_sent_again(client: Any, any_broker: Broker) -> None:
+    redis = any_broker.sync
+    await Usage(client, "g1").settle(7, DAY, 0, [Line("app", 0.001, 10, 4, 4)])
+    assert redis.get(seen("g1")) == b"7"
+    assert 3590 < redis.ttl(seen("g1")) <= 3600
+    assert 24 * 3600 - 10 < redis.ttl(BUCKETS) <= 24 * 3600
+    assert 48 * 3600 - 10 < redis.ttl(counts(DAY)) <= 48 * 3600
+
+
+async def test_who_spends_nothing_writes_nothing(client: Any, any_broker: Broker) -> None:
+    assert await Usage(client, "g1").settle(1, DAY, 0, [Line("app", 1, 10, 0, 0)]) == [(10.0, 0)]
+    assert any_broker.sync.exists(BUCKETS, counts(DAY)) == 0
+
+
+@pytest.mark.parametrize(
+    ("held", "before_s", "since_s", "spent", "left"),
+    [
+        pytest.param("40", 20, 0, 0, 60, id="it fills while nobody asks"),
+        pytest.param("40", 20, 10, 30, 30, id="it fills before and while it is spent from"),
+        pytest.param("40", 600, 10, 30, 80, id="it is full before, and fills again while it is spent from"),
+        pytest.param("40", 600, 0, 0, 100, id="it holds no more than its burst"),
+        pytest.param("95", 10, 10, 1, 100, id="nor after it was spent from"),
+        pytest.param("40", 10, 600, 30, 20, id="it fills only since it was looked at last"),
+        pytest.param("40", -600, 10, 30, 10, id="a clock that stepped back fills nothing"),
+        pytest.param("-40", 20, 20, 30, -50, id="debt is paid first"),
+        pytest.param("rubbish", 20, 20, 30, 90, id="it is full where no number stands"),
+    ],
+)
+async def test_a_bucket_fills_at_its_rate_up_to_its_burst(
+    client: Any, any_broker: Broker, held: str, before_s: int, since_s: int, spent: int, left: float
+) -> None:
+    """One token a second, a hundred at the most."""
+    at_s, _ = any_broker.sync.time()
+    any_broker.sync.hset(BUCKETS, "app", f"{held}|{(at_s - before_s) * 1000}")
+    [(found, _)] = await Usage(client, "g1").settle(1, DAY, since_s * 1000, [Line("app", 1, 100, spent, 0)])
+    assert left <= found < left + 6  # seconds that the call may have taken

@@ -7,23 +7,30 @@ import asyncio
 import pytest
 
 from smartbatch.shared.broker.connection.client import connect
+from smartbatch.shared.broker.queue import claims
 from smartbatch.shared.broker.queue.claims import WorkerQueue
 from tests.brokers import Broker
 from tests.shared.broker.test_protocol import KEYS
 
 
+@pytest.fixture(autouse=True)
+def slack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis itself ends a wait only long after a test would have failed."""
+    monkeypatch.setattr(claims, "UNBLOCK_SLACK_MS", 20_000)
+
+
 async def test_a_window_wakes_nobody_else_after_its_connection_was_replaced(any_broker: Broker) -> None:
     """A broker that began anew gives the same ids again, to others."""
-    blocking, command = connect(any_broker.url, block_s=1.0), connect(any_broker.url)
+    blocking, command = connect(any_broker.url, block_s=60.0), connect(any_broker.url)
     try:
         mine = WorkerQueue(blocking, command, KEYS, "w1", lease_ms=2000, reply_ttl_s=60)
         await mine.claim("idle", room_rows=32, room_bytes=1 << 30, after_entry=("0-0", 20))
         mine._blocking_id = await command.client_id()  # somebody's, by now
         await command.client_kill_filter(_id=str(await blocking.client_id()))
-        await asyncio.sleep(0.05)  # noticed, with nothing under way
-        started = asyncio.get_running_loop().time()
-        await mine.claim("idle", room_rows=32, room_bytes=1 << 30, after_entry=("0-0", 20))
-        assert asyncio.get_running_loop().time() - started < 0.5
+        while blocking.link.connection:  # until it is noticed, with nothing under way
+            await asyncio.sleep(0.001)
+        async with asyncio.timeout(10):
+            await mine.claim("idle", room_rows=32, room_bytes=1 << 30, after_entry=("0-0", 20))
         assert mine._blocking_id == await blocking.client_id()
     finally:
         await blocking.aclose()
@@ -33,7 +40,7 @@ async def test_a_window_wakes_nobody_else_after_its_connection_was_replaced(any_
 async def test_a_window_ends_in_time_though_redis_comes_to_its_end_before_its_beginning(
     any_broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blocking, command = connect(any_broker.url, block_s=1.0), connect(any_broker.url)
+    blocking, command = connect(any_broker.url, block_s=60.0), connect(any_broker.url)
     unblock, tries = command.client_unblock, list[int]()
 
     async def too_soon(client_id: int) -> int:
@@ -43,10 +50,9 @@ async def test_a_window_ends_in_time_though_redis_comes_to_its_end_before_its_be
     monkeypatch.setattr(command, "client_unblock", too_soon)
     try:
         mine = WorkerQueue(blocking, command, KEYS, "w1", lease_ms=2000, reply_ttl_s=60)
-        begun_at = asyncio.get_running_loop().time()
-        await mine.claim("idle", room_rows=32, room_bytes=1 << 30, after_entry=("0-0", 20))
-        assert asyncio.get_running_loop().time() - begun_at < 0.15
-        assert len(tries) == 3
+        async with asyncio.timeout(10):
+            await mine.claim("idle", room_rows=32, room_bytes=1 << 30, after_entry=("0-0", 20))
+        assert len(tries) >= 3
     finally:
         await blocking.aclose()
         await command.aclose()

@@ -142,9 +142,9 @@ def test_numbers_as_typed_contents(channel: grpc.Channel) -> None:
     large = list(range(100_000))  # longer than what is parsed on the event loop
     assert typed("INT32", int_contents=large) == large
     for datatype, contents, text in (
-        ("INT8", {"int_contents": [128]}, "INT8 is from -128 to 127"),
-        ("FP16", {"fp32_contents": [1]}, "FP16 has no list in contents"),
-        ("INT32", {"int64_contents": [1]}, "takes 4 bytes, but 0 came"),
+        ("INT8", {"int_contents": [128]}, "INT8 values must be from -128 to 127"),
+        ("FP16", {"fp32_contents": [1]}, "FP16 has no field in contents"),
+        ("INT32", {"int64_contents": [1]}, "needs 4 bytes, got 0"),
     ):
         with pytest.raises(grpc.RpcError) as caught:
             typed(datatype, **contents)
@@ -159,23 +159,23 @@ def test_errors_have_a_code_and_say_what_was_wrong(client: Client) -> None:
         assert text in caught.value.message()
 
     x = tensor("x", X, "FP32")
-    refused("nope", x, code="NOT_FOUND", text="no model 'nope' here; there is: arithmetic, echo")
+    refused("nope", x, code="NOT_FOUND", text="model 'nope' not found; available: arithmetic, echo")
     refused("arithmetic", x, model_version="2", code="NOT_FOUND", text="no version '2'")
     invalid = "INVALID_ARGUMENT"
-    refused("arithmetic", tensor("y", X, "FP32"), code=invalid, text="has no input 'y'")
-    refused("arithmetic", x, x, code=invalid, text="one input, not 2")
+    refused("arithmetic", tensor("y", X, "FP32"), code=invalid, text="unknown input 'y'")
+    refused("arithmetic", x, x, code=invalid, text="one input, got 2")
     refused("arithmetic", tensor("x", X[:, :1], "FP32"), code=invalid, text="takes shape [-1, 2]")
     refused("arithmetic", tensor("x", np.zeros((9, 2), np.float32), "FP32"), code=invalid, text="at most 8 rows")
     refused("arithmetic", x, sequence_id=7, code=invalid, text="keep no state")
-    refused("arithmetic", x, outputs=[sync_grpc.InferRequestedOutput("z")], code=invalid, text="has no output 'z'")
-    refused("arithmetic", x, timeout=-1, code=invalid, text="microseconds from 0")
+    refused("arithmetic", x, outputs=[sync_grpc.InferRequestedOutput("z")], code=invalid, text="unknown output 'z'")
+    refused("arithmetic", x, timeout=-1, code=invalid, text="0 or more microseconds")
     refused(
         "echo", tensor("input", np.zeros((1, 17_000_000), np.uint8), "UINT8"), code="RESOURCE_EXHAUSTED", text="larger"
     )
     refused(
         "arithmetic", tensor("x", SLOW, "FP32"), timeout=50_000, code="DEADLINE_EXCEEDED", text="not answered within"
     )
-    with pytest.raises(InferenceServerException, match="no model 'nope' here"):
+    with pytest.raises(InferenceServerException, match="model 'nope' not found"):
         client.get_model_metadata("nope")
     with pytest.raises(InferenceServerException, match="UNIMPLEMENTED"):
         client.load_model("echo")
@@ -191,7 +191,7 @@ def test_what_is_no_message_is_refused(channel: grpc.Channel) -> None:
 
 def test_a_call_that_is_cancelled_or_late_frees_its_place(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated")
-    process = system.grpc_gateway()  # and no worker: what is admitted waits
+    process = system.grpc_gateway(ready=False)  # and no worker: what is admitted waits
     sent = tensor("input", texts(b"hello"), "BYTES")
     with _client(process) as client:
         ended: SimpleQueue = SimpleQueue()
@@ -231,7 +231,7 @@ async def test_the_asyncio_client_works_as_well(aio_client: Client, cat: bytes) 
     statistics = await aio_client.get_inference_statistics("arithmetic")
     assert [model.name for model in statistics.model_stats] == ["arithmetic"]
     assert len((await aio_client.get_inference_statistics()).model_stats) == 4
-    with pytest.raises(InferenceServerException, match="no model 'nope' here"):
+    with pytest.raises(InferenceServerException, match="model 'nope' not found"):
         await aio_client.infer("nope", [tensor("x", X, "FP32")])
 
 
@@ -241,18 +241,18 @@ def test_keys_management_and_a_drain(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="tests.system.oip.models:Arithmetic", MODEL_NAME="arithmetic")
     keys = system.folder / "keys.toml"
     keys.write_text(f'[keys.app]\nsha256 = "{digest_of(key.encode()).hex()}"\nmodels = ["arithmetic"]\n')
-    process = system.grpc_gateway(API_KEYS_FILE=keys, MANAGEMENT_PORT=0)
+    process = system.grpc_gateway(ready=False, API_KEYS_FILE=keys, MANAGEMENT_PORT=0)
     log = process.log.read_text()
     system.url = next(line for line in log.splitlines() if "management on " in line).split("management on ")[1]
     system.worker()
     system.ready()
     with _client(process) as client:
         assert client.is_server_ready()
-        with pytest.raises(InferenceServerException, match=r"UNAUTHENTICATED.*send an API key"):
+        with pytest.raises(InferenceServerException, match=r"UNAUTHENTICATED.*missing API key"):
             client.infer("arithmetic", [tensor("x", X, "FP32")])
         mine = {"authorization": f"Bearer {key}"}
         assert client.infer("arithmetic", [tensor("x", X, "FP32")], headers=mine).as_numpy("double")[0, 0] == 2
-        with pytest.raises(InferenceServerException, match=r"PERMISSION_DENIED.*not for that model"):
+        with pytest.raises(InferenceServerException, match=r"PERMISSION_DENIED.*may not use this model"):
             client.get_model_metadata("other", headers=mine)
         with pytest.raises(InferenceServerException, match="PERMISSION_DENIED"):
             client.get_inference_statistics("arithmetic", headers=mine)

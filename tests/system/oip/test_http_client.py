@@ -227,34 +227,46 @@ def test_errors_are_exceptions_that_say_what_was_wrong(client: Client) -> None:
         assert (caught.value.status(), text in str(caught.value.message())) == (status, True), caught.value
 
     x = tensor("x", X, "FP32")
-    refused("nope", x, status="404", text="no model 'nope' here; there is: arithmetic, echo")
+    refused("nope", x, status="404", text="model 'nope' not found; available: arithmetic, echo")
     refused(
-        "arithmetic", x, model_version="2", status="404", text="model 'arithmetic' has version 1, and no version '2'"
+        "arithmetic",
+        x,
+        model_version="2",
+        status="404",
+        text="model 'arithmetic' has no version '2'; its only version is 1",
     )
-    refused("arithmetic", tensor("y", X, "FP32"), status="422", text="the model takes 'x' (FP32), and has no input 'y'")
-    refused("arithmetic", x, x, status="422", text="one input, not 2 (x, x)")
-    refused("arithmetic", tensor("x", texts(b"a"), "BYTES"), status="422", text="'x' takes FP32, not 'BYTES'")
+    refused("arithmetic", tensor("y", X, "FP32"), status="422", text="unknown input 'y'; the model takes 'x' (FP32)")
+    refused("arithmetic", x, x, status="422", text="one input, got 2 (x, x)")
+    refused("arithmetic", tensor("x", texts(b"a"), "BYTES"), status="422", text="'x' takes FP32, got 'BYTES'")
     refused("arithmetic", tensor("x", X.astype(np.int32), "INT32"), status="422", text="floats of any width")
     refused(
         "arithmetic",
         tensor("x", X[:, :1], "FP32"),
         status="422",
-        text="takes shape [-1, 2] (-1: any length), not [2, 1]",
+        text="takes shape [-1, 2] (-1: any length), got [2, 1]",
     )
     refused("arithmetic", tensor("x", np.zeros((9, 2), np.float32), "FP32"), status="413", text="at most 8 rows")
     wanted = [sync_http.InferRequestedOutput("third")]
     refused(
-        "arithmetic", x, outputs=wanted, status="422", text="gives double, half, positive, and has no output 'third'"
+        "arithmetic",
+        x,
+        outputs=wanted,
+        status="422",
+        text="unknown output 'third'; the model has double, half, positive",
     )
     classes = [sync_http.InferRequestedOutput("double", class_count=3)]
-    refused("arithmetic", x, outputs=classes, status="422", text="this model is none")
+    refused("arithmetic", x, outputs=classes, status="422", text="this model is not one")
     refused("arithmetic", x, sequence_id=7, status="422", text="keep no state")
     refused(
         "efficientnet_lite0", tensor("image", texts(b"GIF89a"), "BYTES"), status="422", text="not JPEG, PNG or WebP"
     )
     echoed = [sync_http.InferRequestedOutput("other")]
     refused(
-        "echo", tensor("input", X, "FP32"), outputs=echoed, status="422", text="the model gave output, and no output"
+        "echo",
+        tensor("input", X, "FP32"),
+        outputs=echoed,
+        status="422",
+        text="the model returned no output 'other', only output",
     )
 
 
@@ -266,7 +278,7 @@ def test_what_is_not_there_says_so(client: Client) -> None:
     for call in (client.get_log_settings, client.get_trace_settings, client.get_system_shared_memory_status):
         with pytest.raises(InferenceServerException, match="there is no /v2/"):
             call()
-    with pytest.raises(InferenceServerException, match="no model 'nope' here"):
+    with pytest.raises(InferenceServerException, match="model 'nope' not found"):
         client.get_model_metadata("nope")
     assert not client.is_model_ready("nope")
 
@@ -293,7 +305,7 @@ async def test_the_asyncio_client_works_as_well(aio_client: Client, cat: bytes) 
     assert big.as_numpy("output").shape == (1, 100_000)
     photo = await aio_client.infer("efficientnet_lite0", [tensor("image", texts(cat), "BYTES", binary=True)])
     assert photo.as_numpy("logits").argmax() == 285
-    with pytest.raises(InferenceServerException, match="no model 'nope' here"):
+    with pytest.raises(InferenceServerException, match="model 'nope' not found"):
         await aio_client.infer("nope", [tensor("x", X, "FP32")])
 
 

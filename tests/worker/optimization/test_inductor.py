@@ -29,7 +29,7 @@ def optimiser() -> VariantSelector:
     return VariantSelector(nn.Identity(), lambda rows: torch.ones(rows, 3), 2)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not shutil.which("g++"), reason="Inductor takes a C++ compiler, and there is no g++")
 def test_what_is_compiled_answers_as_eager_for_any_number_of_rows(tmp_path: Path) -> None:

@@ -1,24 +1,24 @@
-// Lines over the last two minutes, drawn by uPlot. Each chart has its newest values as text, and all of them as a table.
+// Line charts of the last two minutes, drawn by uPlot. Each shows its newest values as text, and all values as a table.
 
-import { number, PARTS, REFUSALS } from "./words.js";
+import { number, PARTS, REJECTED } from "./texts.js";
 import { rows, setText } from "./tables.js";
 
 const SHOWN_S = 120;
-export const KEPT = 150; // points; one comes each second
+export const KEPT = 150; // points, one per second
 const TICKS_S = [120, 90, 60, 30, 0];
-const GAP_S = 3.5; // after so long without a moment the line is broken
+const GAP_S = 3.5; // the line is interrupted after this long without an event
 const HEIGHT = 190;
 const TABLE_STEP_S = 10;
 
 const sum = (outcomes, names) => names.reduce((total, name) => total + (outcomes[name] ?? 0), 0);
 
-// `value(model)`: of one model's moment. `colour` is a variable of page.css.
+// `value(view)` takes one model's view of an event. `colour` is a variable of page.css.
 const CHARTS = [
   {
-    title: "Requests a second",
+    title: "Requests per second",
     series: [
       { label: "answered", colour: "--good", value: ({ stats }) => stats.throughput_rps },
-      { label: "refused", colour: "--warn", value: ({ stats }) => sum(stats.outcomes, REFUSALS) / stats.window_s },
+      { label: "rejected", colour: "--warn", value: ({ stats }) => sum(stats.outcomes, REJECTED) / stats.window_s },
       {
         label: "failed",
         colour: "--bad",
@@ -42,7 +42,7 @@ const CHARTS = [
     ],
   },
   {
-    title: "Where an answered request's time goes, ms on average",
+    title: "Mean time per part of a request, ms",
     stacked: true,
     series: PARTS.map(([part, label]) => ({
       label: label.toLowerCase(),
@@ -61,7 +61,7 @@ export class Charts {
     }
   }
 
-  // Begin anew, with the points [seconds, a model's moment].
+  // Replace all points. Each is [seconds, view].
   show(points) {
     this._charts.forEach((chart) => chart.show(points));
   }
@@ -99,15 +99,15 @@ class Chart {
     this._newest = -Infinity;
     points.forEach(([at, model]) => this._append(at, model));
     this.build();
-    this._say(this._data[0].length - 1);
+    this._showValues(this._data[0].length - 1);
     if (this._details.open) this._fillTable();
   }
 
   add(at, model) {
     this._append(at, model);
     this._uplot.setData(this._drawn());
-    if (this._uplot.cursor.idx == null) this._say(this._data[0].length - 1);
-    if (this._details.open && at - this._tabledAt >= TABLE_STEP_S) this._fillTable();
+    if (this._uplot.cursor.idx == null) this._showValues(this._data[0].length - 1);
+    if (this._details.open && at - this._tableAt >= TABLE_STEP_S) this._fillTable();
   }
 
   _append(at, model) {
@@ -123,7 +123,7 @@ class Chart {
     });
   }
 
-  // The same data; stacked, each line lies on the one before.
+  // The data as drawn: in a stacked chart each line is on top of the one before.
   _drawn() {
     const [times, ...series] = this._data;
     if (!this._what.stacked) return this._data;
@@ -136,7 +136,7 @@ class Chart {
     const style = getComputedStyle(document.documentElement);
     const colour = (name) => style.getPropertyValue(name).trim();
     const axis = {
-      stroke: colour("--quiet"),
+      stroke: colour("--muted"),
       grid: { stroke: colour("--grid"), width: 1 },
       ticks: { stroke: colour("--grid"), width: 1 },
       font: "12px system-ui, sans-serif",
@@ -170,16 +170,16 @@ class Chart {
         })),
       ],
       bands: stacked ? series.slice(1).map((s, n) => ({ series: [n + 2, n + 1], fill: colour(s.colour) })) : [],
-      hooks: { setCursor: [(plot) => this._say(plot.cursor.idx ?? this._data[0].length - 1)] },
+      hooks: { setCursor: [(plot) => this._showValues(plot.cursor.idx ?? this._data[0].length - 1)] },
     };
     this._uplot = new uPlot(options, this._drawn(), this._plot);
   }
 
-  _say(index) {
+  _showValues(index) {
     const texts = this._what.series.map((_, n) => number(this._data[n + 1][index]));
     texts.forEach((text, n) => setText(this._values[n], text));
-    const said = this._what.series.map((series, n) => `${series.label} ${texts[n]}`).join(", ");
-    this._plot.setAttribute("aria-label", `Chart: ${this._what.title}. Now: ${said}`);
+    const label = this._what.series.map((series, n) => `${series.label} ${texts[n]}`).join(", ");
+    this._plot.setAttribute("aria-label", `Chart: ${this._what.title}. Now: ${label}`);
   }
 
   _makeTable(figure) {
@@ -187,9 +187,9 @@ class Chart {
     this._details.appendChild(document.createElement("summary")).textContent = "As a table";
     this._table = this._details.appendChild(document.createElement("table"));
     this._table.className = "numbers";
-    this._table.createCaption().textContent = `${this._what.title}: every ${TABLE_STEP_S} seconds, the newest first`;
+    this._table.createCaption().textContent = `${this._what.title}: every ${TABLE_STEP_S} seconds, newest first`;
     const head = this._table.createTHead().insertRow();
-    for (const text of ["s ago", ...this._what.series.map((series) => series.label)]) {
+    for (const text of ["Seconds ago", ...this._what.series.map((series) => series.label)]) {
       const cell = head.appendChild(document.createElement("th"));
       cell.scope = "col";
       cell.textContent = text;
@@ -199,7 +199,7 @@ class Chart {
   }
 
   _fillTable() {
-    this._tabledAt = this._newest;
+    this._tableAt = this._newest;
     const [times, ...series] = this._data;
     const texts = [];
     for (let n = times.length - 1, next = this._newest; n >= 0 && this._newest - times[n] <= SHOWN_S; n--) {

@@ -1,44 +1,44 @@
-// The page: takes each moment of the stream, and shows the model that is chosen.
+// The page: shows the selected model's part of each event of the stream.
 
-import { AskBox } from "./ask.js";
 import { Charts, KEPT } from "./charts.js";
+import { PredictForm } from "./predict.js";
 import { Stream } from "./stream.js";
-import { bars, facts, rows, setText } from "./tables.js";
-import { CLOSED, counted, number, OUTCOMES, percent, REFUSALS } from "./words.js";
+import { bars, fields, rows, setText } from "./tables.js";
+import { CLOSED, counted, number, OUTCOMES, percent, REJECTED } from "./texts.js";
 
 const KEY = "smartbatch-api-key"; // in this tab's sessionStorage
 
 const part = (id) => document.getElementById(id);
 const key = () => sessionStorage.getItem(KEY) ?? "";
 
-let chosen = ""; // the model that is shown; empty until the first moment
+let selected = ""; // the model that is shown; empty until the first event
 let newest = null;
-const past = []; // of all models: [seconds, models]
+const past = []; // events: [seconds, models]
 
 const charts = new Charts(part("charts"));
-const ask = new AskBox(key, () => chosen, askForKey);
-const stream = new Stream(key, { moment, state });
+const form = new PredictForm(key, () => selected, requestKey);
+const stream = new Stream(key, { event, state });
 
-function moment(now) {
+function event(now) {
   newest = now;
   const names = Object.keys(now.models);
   if (!names.length) return;
-  if (!now.models[chosen]) choose(now.models[now.default] ? now.default : names[0]);
+  if (!now.models[selected]) select(now.models[now.default] ? now.default : names[0]);
   options(names);
   if (now.broker === "down") {
-    state("lost", "Redis doesn't answer; these are the last numbers that it gave");
+    state("lost", "Redis is unavailable; showing the last known values");
     return;
   }
   state("open");
   past.push([now.at_ms / 1000, now.models]);
   if (past.length > KEPT) past.shift();
-  charts.add(now.at_ms / 1000, now.models[chosen]);
+  charts.add(now.at_ms / 1000, now.models[selected]);
   show();
 }
 
 function show() {
-  const { stats, last, info } = newest.models[chosen];
-  ask.offer(info, newest.predicts);
+  const { stats, last, info } = newest.models[selected];
+  form.offer(info, newest.predicts);
   tiles(stats);
   for (const place of document.querySelectorAll(".window-s")) setText(place, number(stats.window_s));
   setText(part("last-window"), number(last.window_s));
@@ -77,16 +77,16 @@ function show() {
   workers(stats, last);
 }
 
-// "inf" is how the server writes what JSON can't.
+// JSON has no infinity; the server writes "inf".
 function name(size) {
   return Number.isFinite(size) ? `${size}` : "inf";
 }
 
 function tiles({ throughput_rps, latency_ms, outcomes, window_s, queue, workers }) {
-  const refused = REFUSALS.reduce((sum, outcome) => sum + (outcomes[outcome] ?? 0), 0) / window_s;
+  const rejected = REJECTED.reduce((sum, outcome) => sum + (outcomes[outcome] ?? 0), 0) / window_s;
   const reports = Object.values(workers);
   const ready = reports.filter((report) => report.state === "ready").length;
-  facts(part("tiles"), [
+  fields(part("tiles"), [
     ["Answered / s", number(throughput_rps)],
     ["p50, ms", number(latency_ms.p50)],
     ["p95, ms", number(latency_ms.p95)],
@@ -94,7 +94,7 @@ function tiles({ throughput_rps, latency_ms, outcomes, window_s, queue, workers 
     ["Waiting", number(queue.waiting)],
     ["Running", number(queue.running)],
     ["Oldest wait, s", number(queue.oldest_wait_s)],
-    ["Refused / s", number(refused)],
+    ["Rejected / s", number(rejected)],
     ["Workers ready", ready === reports.length ? number(ready) : `${ready} of ${reports.length}`],
     ["Dead letters", number(queue.dead_letters)],
   ]);
@@ -104,14 +104,14 @@ function workers({ workers: reports }, last) {
   rows(
     part("workers"),
     Object.entries(reports).map(([id, report]) => {
-      const lately = last.workers[id] ?? { busy: 0, batches: 0, rows: 0 };
+      const recent = last.workers[id] ?? { busy: 0, batches: 0, rows: 0 };
       return [
         id,
         report.state,
         `${report.device}`,
-        percent(lately.busy),
-        number(lately.batches),
-        number(lately.rows),
+        percent(recent.busy),
+        number(recent.batches),
+        number(recent.rows),
         number(report.batches),
         progress(report),
       ];
@@ -121,52 +121,52 @@ function workers({ workers: reports }, last) {
   part("no-workers").hidden = Object.keys(reports).length > 0;
 }
 
-function progress({ batch, batch_rows, batch_s, state, progress: said }) {
+function progress({ batch, batch_rows, batch_s, state, progress: text }) {
   if (batch) return `${number(batch_s)} s ago, ${counted(batch_rows, "row")} running`;
-  return state === "ready" ? "now, idle" : `${said || "now"}`;
+  return state === "ready" ? "now, idle" : `${text || "now"}`;
 }
 
 // --- the model
 
-function choose(model) {
-  chosen = model;
+function select(model) {
+  selected = model;
   charts.show(past.flatMap(([at, models]) => (models[model] ? [[at, models[model]]] : [])));
 }
 
 function options(names) {
-  const select = part("model");
-  if ([...select.options].map((option) => option.value).join() !== names.join()) {
-    select.replaceChildren(...names.map((each) => new Option(each, each)));
+  const list = part("model");
+  if ([...list.options].map((option) => option.value).join() !== names.join()) {
+    list.replaceChildren(...names.map((each) => new Option(each, each)));
   }
-  select.value = chosen;
+  list.value = selected;
 }
 
 part("model").addEventListener("change", () => {
-  choose(part("model").value);
+  select(part("model").value);
   show();
 });
 
 // --- the stream
 
-const SAID = {
+const STATES = {
   open: () => "Live",
   stopped: () => "Paused",
-  lost: (detail) => `Not live: ${detail}. Trying again`,
-  refused: (detail) => `Not live: ${detail}. Trying again later`,
-  key: () => "Not live: an API key is needed",
-  forbidden: () => "No numbers: this key may ask for predictions, but not watch",
+  lost: (detail) => `Not live: ${detail}. Reconnecting`,
+  rejected: (detail) => `Not live: ${detail}. Retrying later`,
+  key: () => "Not live: an API key is required",
+  forbidden: () => "No statistics: this key may only run models",
 };
 
 function state(name, detail) {
-  setText(part("connection"), SAID[name](detail));
+  setText(part("connection"), STATES[name](detail));
   part("connection").dataset.state = name;
   const known = name === "open" || name === "stopped";
-  for (const numbers of document.querySelectorAll(".numbers-of-it")) {
-    numbers.classList.toggle("stale", !known);
-    if (name === "forbidden" || name === "open") numbers.hidden = name === "forbidden";
+  for (const section of document.querySelectorAll(".statistics")) {
+    section.classList.toggle("stale", !known);
+    if (name === "forbidden" || name === "open") section.hidden = name === "forbidden";
   }
   part("forget").hidden = !key();
-  if (name === "key") askForKey(detail);
+  if (name === "key") requestKey(detail);
   if (name === "open") part("key-section").hidden = true;
 }
 
@@ -181,13 +181,13 @@ part("pause").addEventListener("click", () => {
   part("pause").setAttribute("aria-pressed", `${!paused()}`);
   follow();
 });
-document.addEventListener("visibilitychange", follow); // nobody looks: the server needn't tell
+document.addEventListener("visibilitychange", follow); // no events while the page is hidden
 
 // --- the key
 
-function askForKey(detail) {
+function requestKey(detail) {
   part("key-section").hidden = false;
-  if (key()) setText(part("key-title"), `Another API key: ${detail}`);
+  if (key()) setText(part("key-title"), `API key: ${detail}`);
   part("key").focus();
 }
 

@@ -1,11 +1,11 @@
-// The stream of moments (server-sent events), read with fetch: EventSource can't send an API key.
+// The stream of statistics (server-sent events), read with fetch, because EventSource can't send an API key.
 
 const EVENTS = new URL("events", import.meta.url);
-const SILENT_MS = 6000; // a moment comes each second; after so long without one the link is dead
+const SILENT_MS = 6000; // events come every second; after this long without one the connection is lost
 const RETRY_MS = [1000, 2000, 4000, 8000];
 
-// Calls `on.moment(moment)` each second, and `on.state(name, detail)` when there are none; names: lost, key (one is needed, or this one doesn't hold),
-// forbidden (the key may not watch), refused, stopped.
+// Calls `on.event(event)` each second, and `on.state(name, detail)` when events stop: lost, key (missing or invalid),
+// forbidden (the key may not read statistics), rejected, stopped.
 export class Stream {
   constructor(key, on) {
     this._key = key;
@@ -46,10 +46,10 @@ export class Stream {
           if (response.status === 401) return this._on.state("key", problem.detail);
           if (response.status === 403) return this._on.state("forbidden", problem.detail);
           wait = Math.max(wait, 1000 * Number(response.headers.get("retry-after") || 0));
-          this._on.state("refused", problem.detail || `status ${response.status}`);
+          this._on.state("rejected", problem.detail || `status ${response.status}`);
         }
       } catch (error) {
-        if (!signal.aborted) this._on.state("lost", "the server can't be reached");
+        if (!signal.aborted) this._on.state("lost", "the server is unreachable");
       }
       await pause(wait, signal);
     }
@@ -67,7 +67,7 @@ export class Stream {
       text = events.pop();
       const newest = events.at(-1);
       if (newest?.startsWith("data: ")) {
-        this._on.moment(JSON.parse(newest.slice(6)));
+        this._on.event(JSON.parse(newest.slice(6)));
       }
     }
   }

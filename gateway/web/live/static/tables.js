@@ -1,13 +1,13 @@
-// Tables and lists of facts, written so that what doesn't change isn't touched: a screen reader keeps its place.
+// Tables and description lists. Unchanged cells are not touched, so that screen readers keep their place.
 
-import { number, percent } from "./words.js";
+import { number, percent } from "./texts.js";
 
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-// A list of [term, value] as dt and dd.
-export function facts(list, pairs) {
+// Show a list of [term, value] as dt and dd.
+export function fields(list, pairs) {
   while (list.children.length > pairs.length) list.lastElementChild.remove();
   pairs.forEach(([term, value], n) => {
     let row = list.children[n];
@@ -20,7 +20,7 @@ export function facts(list, pairs) {
   });
 }
 
-// Rows of text; the first cell of each is its header.
+// Show rows of text; the first cell of a row is its header.
 export function rows(table, texts) {
   const body = table.tBodies[0];
   while (body.rows.length > texts.length) body.deleteRow(-1);
@@ -34,7 +34,7 @@ export function rows(table, texts) {
   });
 }
 
-// Rows of {label, note, value, last}: the value as a number and as a bar, and one cell more.
+// Show rows of {label, note, value, last}: the value as a number and as a bar, and `last` in the last cell.
 export function bars(table, entries) {
   const body = table.tBodies[0];
   while (body.rows.length > entries.length) body.deleteRow(-1);
@@ -61,7 +61,7 @@ function newRow(body, cells, withRoles = false) {
   for (let column = 0; column < cells; column++) {
     const cell = row.appendChild(document.createElement(column ? "td" : "th"));
     if (!column) cell.scope = "row";
-    if (withRoles) cell.setAttribute("role", column ? "cell" : "rowheader"); // kept when CSS makes cards of rows
+    if (withRoles) cell.setAttribute("role", column ? "cell" : "rowheader"); // needed when CSS turns rows into cards
   }
   if (withRoles) row.setAttribute("role", "row");
   return row;

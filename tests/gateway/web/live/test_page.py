@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from smartbatch.gateway.web.live import page
+from smartbatch.shared.telemetry import metric_names as names
 
 ROOT = Path(__file__).parents[4]
 STATIC = ROOT / "gateway/web/live/static"
@@ -28,3 +29,14 @@ def test_no_file_of_ours_names_another_server() -> None:
             text = (resources.files("smartbatch.gateway.web.live") / "static" / name).read_text()
             addresses = re.findall(r"\w+://[^\s\"'<]+", text)
             assert set(addresses) <= {"http://www.w3.org/2000/svg", "http://HOST:PORT/predict"}
+
+
+def test_the_page_has_a_text_for_every_close_reason_part_and_outcome() -> None:
+    texts = (STATIC / "texts.js").read_text()
+    for name, values in (
+        ("CLOSED", names.BATCHES.values),
+        ("PARTS", names.PART_SECONDS.values),
+        ("OUTCOMES", names.REQUESTS.values),
+    ):
+        block = re.findall(rf"export const {name} = \[\n(.*?)\n\];", texts, re.S)[0]
+        assert sorted(re.findall(r'^  \["(\w+)"', block, re.M)) == sorted(values)

@@ -1,22 +1,22 @@
-// The box that asks: a photo where the model takes photos, JSON or text where it doesn't.
+// The form that sends requests: an image for models that accept images, JSON or text for others.
 
-import { clearAnswer, say, showAnswer } from "./answer.js";
+import { clearResult, showResult, showStatus } from "./result.js";
 import { headersWith } from "./stream.js";
 import { setText } from "./tables.js";
 
 const PREDICT = new URL("../predict", import.meta.url);
-const MAX_EXAMPLE = 64; // numbers of a row that is written out as an example
+const MAX_EXAMPLE = 64; // maximum numbers of a row that is prefilled as an example
 
 const part = (id) => document.getElementById(id);
 
-export class AskBox {
-  // `key()` and `model()` are asked when something is sent; `needsKey()` is called when one is missing.
+export class PredictForm {
+  // `key()` and `model()` are called for each request; `needsKey()` is called when the API key is missing.
   constructor(key, model, needsKey) {
     this._key = key;
     this._model = model;
     this._needsKey = needsKey;
     this._offered = "";
-    this._asking = null;
+    this._request = null;
     part("photo").addEventListener("change", () => this._photo(part("photo").files[0]));
     part("text-box").addEventListener("submit", (event) => (event.preventDefault(), this._text()));
     document.addEventListener("paste", (event) => this._pasted(event));
@@ -29,7 +29,7 @@ export class AskBox {
     this.offer(null, true);
   }
 
-  // Show the boxes that fit a model; `info` is null when nobody has announced it, or nobody may say.
+  // Show the inputs that fit a model. `info` is null before the model is announced, or if the key may not see it.
   offer(info, predicts) {
     const offered = JSON.stringify([info, predicts]);
     if (offered === this._offered) return;
@@ -55,33 +55,33 @@ export class AskBox {
     const shown = part("photo-shown");
     URL.revokeObjectURL(shown.src);
     shown.src = URL.createObjectURL(file);
-    shown.alt = `The photo that was sent: ${file.name}`;
+    shown.alt = `The image that was sent: ${file.name}`;
     shown.hidden = !file.type.startsWith("image/");
-    part("photo").value = ""; // so that choosing the same file again sends it again
-    await this._ask(file, file.type || "application/octet-stream", file.name);
+    part("photo").value = ""; // so that the same file can be chosen again
+    await this._send(file, file.type || "application/octet-stream", file.name);
   }
 
   async _text() {
     const text = part("text").value;
-    await this._ask(text, isJson(text) ? "application/json" : "text/plain", "the text");
+    await this._send(text, isJson(text) ? "application/json" : "text/plain", "the text");
   }
 
-  async _ask(body, type, name) {
-    this._asking?.abort();
-    const asking = (this._asking = new AbortController());
-    clearAnswer();
-    say(`Asking about ${name} …`);
+  async _send(content, type, name) {
+    this._request?.abort();
+    const request = (this._request = new AbortController());
+    clearResult();
+    showStatus(`Sending ${name} …`);
     const target = new URL(PREDICT);
     if (this._model()) target.searchParams.set("model", this._model());
     try {
       const headers = { ...headersWith(this._key()), "Content-Type": type, Accept: "application/json" };
-      const response = await fetch(target, { method: "POST", body, headers, signal: asking.signal });
-      const answer = await response.json().catch(() => ({ title: response.statusText, detail: "no JSON came" }));
-      if (response.ok && answer.timing_ms) return showAnswer(answer);
-      say(`${response.status} ${answer.title}: ${answer.detail}`, true);
-      if (response.status === 401) this._needsKey(answer.detail);
+      const response = await fetch(target, { method: "POST", body: content, headers, signal: request.signal });
+      const body = await response.json().catch(() => ({ title: response.statusText, detail: "the response is not JSON" }));
+      if (response.ok && body.timing_ms) return showResult(body);
+      showStatus(`${response.status} ${body.title}: ${body.detail}`, true);
+      if (response.status === 401) this._needsKey(body.detail);
     } catch (error) {
-      if (!asking.signal.aborted) say(`No answer: ${error.message}`, true);
+      if (!request.signal.aborted) showStatus(`No response: ${error.message}`, true);
     }
   }
 }
@@ -94,11 +94,11 @@ function isJson(text) {
   }
 }
 
-// Something to start from, and what it is.
+// An example input, and a description of it.
 function example({ kinds, dtype, shape }) {
-  if (kinds.includes("text")) return ['{"data": ["a text", "another one"]}', "A list of texts; each is one row."];
-  if (!kinds.includes("tensor")) return ["hello", "Any text; it is one row."];
-  if (!shape) return ['{"data": [[0, 0]]}', `A list of rows${dtype ? `, ${dtype}` : ""}; each of the model's own shape.`];
+  if (kinds.includes("text")) return ['{"data": ["a text", "another one"]}', "A list of texts, one row each."];
+  if (!kinds.includes("tensor")) return ["hello", "Any text, as one row."];
+  if (!shape) return ['{"data": [[0, 0]]}', `A list of rows${dtype ? `, ${dtype}` : ""} in the shape that the model accepts.`];
   const row = shape.map((length) => (length < 0 ? 1 : length));
   const note = `A list of rows: ${dtype ?? "numbers"} of shape [${shape}] each (-1: any length).`;
   const few = row.reduce((product, length) => product * length, 1) <= MAX_EXAMPLE;

@@ -1,54 +1,54 @@
-// What came back for one request: the prediction, its timeline, and the batch it rode in.
+// The response to one request: the prediction, the time of each part, and the batch.
 
-import { CLOSED, counted, number, ordinal, PARTS, percent } from "./words.js";
-import { facts, rows, setText } from "./tables.js";
+import { CLOSED, counted, number, ordinal, PARTS, percent } from "./texts.js";
+import { fields, rows, setText } from "./tables.js";
 
-const MAX_SHOWN = 1500; // characters of an answer that is no list of classes
+const MAX_SHOWN = 1500; // characters of a result that is not a list of classes
 
 const part = (id) => document.getElementById(id);
 
-// The one sentence that is read aloud.
-export function say(text, isError = false) {
-  setText(part("said"), text);
-  part("said").classList.toggle("error", isError);
+// The status line, which screen readers read aloud.
+export function showStatus(text, isError = false) {
+  setText(part("status"), text);
+  part("status").classList.toggle("error", isError);
 }
 
-export function clearAnswer() {
-  part("answer").hidden = true;
+export function clearResult() {
+  part("result").hidden = true;
 }
 
-export function showAnswer(answer) {
-  const { batch, timing_ms: ms } = answer;
-  const best = answer.predictions?.[0]?.[0];
-  const what = best ? `${best.label}, ${percent(Number(best.probability))}.` : "Answered.";
-  say(`${what} It took ${number(ms.total)} ms, in a batch of ${counted(batch.rows, "row")}.`);
-  part("prediction").replaceChildren(...prediction(answer));
+export function showResult(response) {
+  const { batch, timing_ms: ms } = response;
+  const best = response.predictions?.[0]?.[0];
+  const what = best ? `${best.label}, ${percent(Number(best.probability))}.` : "Done.";
+  showStatus(`${what} ${number(ms.total)} ms, in a batch of ${counted(batch.rows, "row")}.`);
+  part("prediction").replaceChildren(...prediction(response));
   timeline(ms);
-  facts(part("batch"), [
+  fields(part("batch"), [
     ["Batch", batch.id],
     ["Size", `${counted(batch.rows, "row")} of ${counted(batch.requests, "request")}`],
-    ["Its place", `${ordinal(batch.position)} of ${batch.requests}`],
-    ["Closed", `${batch.closed}: ${CLOSED.find(([reason]) => reason === batch.closed)?.[1] ?? ""}`],
+    ["Position", `${ordinal(batch.position)} of ${batch.requests}`],
+    ["Close reason", `${batch.closed}: ${CLOSED.find(([reason]) => reason === batch.closed)?.[1] ?? ""}`],
     ["Worker", batch.worker],
-    ["Request", answer.request_id],
+    ["Request", response.request_id],
   ]);
-  part("answer").hidden = false;
+  part("result").hidden = false;
 }
 
-function prediction(answer) {
-  if (!answer.predictions) {
+function prediction(response) {
+  if (!response.predictions) {
     const pre = document.createElement("pre");
     pre.tabIndex = 0; // it scrolls
-    const text = JSON.stringify(answer.values ?? answer.outputs);
+    const text = JSON.stringify(response.values ?? response.outputs);
     pre.textContent = text.length > MAX_SHOWN ? `${text.slice(0, MAX_SHOWN)} …` : text;
     return [pre];
   }
-  return answer.predictions.map((guesses) => {
+  return response.predictions.map((classes) => {
     const list = document.createElement("ol");
-    list.className = "guesses";
-    for (const { label, probability } of guesses) {
+    list.className = "classes";
+    for (const { label, probability } of classes) {
       const entry = list.appendChild(document.createElement("li"));
-      const share = Number(probability); // "NaN" is text
+      const share = Number(probability); // "NaN" comes as a string
       const bar = document.createElement("i");
       bar.style.width = `${(share || 0) * 100}%`;
       entry.append(span(label), span(Number.isNaN(share) ? "NaN" : percent(share)), bar);

@@ -1,0 +1,122 @@
+"""Each condition of `admit` and `cancel` by itself: who is let in, and what `open` adds up to."""
+
+from __future__ import annotations
+
+from smartbatch.shared.broker.connection.client import Client
+from smartbatch.shared.broker.queue.admission import AdmitResult, Capacity
+from smartbatch.shared.keys import GROUP
+from tests.shared.broker.test_protocol import ADMITTED, FULL, KEYS, TOO_LATE, admission, claim, request
+
+SLOW = Capacity(rows_per_s=0.1, batch_s=60)  # whatever waits behind another is late
+
+
+async def open_ids(client: Client) -> list[bytes]:
+    return sorted(field for field in await client.hkeys(KEYS.inflight) if not field.startswith(b"#"))
+
+
+async def test_bytes_that_are_open_count_whoever_admitted_them(client: Client) -> None:
+    three = admission(client, max_bytes=300)
+    assert (await three.admit([request(1), request(2)])).statuses == [ADMITTED, ADMITTED]
+    assert (await three.admit([request(3)])).statuses == [ADMITTED]  # just full
+    assert (await three.admit([request(4)])).statuses == [FULL]
+    assert await client.hget(KEYS.inflight, "#bytes") == b"300"
+
+
+async def test_of_a_flush_that_is_too_large_as_much_is_taken_as_fits_exactly(client: Client) -> None:
+    flush = [request(number) for number in range(4)]
+    answer = await admission(client, max_bytes=300).admit(flush)
+    assert answer == AdmitResult(3, 3, [ADMITTED, ADMITTED, ADMITTED, FULL])
+
+
+async def test_entries_may_fill_the_queue_exactly(client: Client) -> None:
+    assert (await admission(client, max_entries=2).admit([request(1), request(2)])).statuses == [ADMITTED, ADMITTED]
+    assert (await admission(client, max_entries=2).admit([request(3)])).statuses == [FULL]
+
+
+async def test_what_may_just_be_in_time_is_taken(client: Client) -> None:
+    """Each has 5 s, which is what 40 rows at ten a second and a batch of 1 s take."""
+    ten_a_second = Capacity(rows_per_s=10, batch_s=1)
+    answer = await admission(client).admit([request(1, rows=39), request(2)], capacity=ten_a_second)
+    assert answer.statuses == [ADMITTED, ADMITTED]
+    assert (await admission(client).admit([request(3)], capacity=ten_a_second)).statuses == [TOO_LATE]
+
+
+async def test_behind_a_single_one_that_waits_what_could_only_be_late_is_refused(client: Client) -> None:
+    for number, status in ((1, ADMITTED), (2, TOO_LATE)):
+        assert (await admission(client).admit([request(number)], capacity=SLOW)).statuses == [status]
+
+
+async def test_a_forced_admission_beside_one_that_is_known_passes_every_limit(client: Client) -> None:
+    both = [request(1), request(2)]
+    await admission(client).admit(both[:1])
+    assert (await admission(client, max_entries=1).admit(both, force=True)).statuses == [ADMITTED, ADMITTED]
+    both = [request(1), request(3)]
+    assert (await admission(client, max_bytes=1).admit(both, force=True)).statuses == [ADMITTED, ADMITTED]
+    both = [request(1), request(4)]
+    assert (await admission(client).admit(both, force=True, capacity=SLOW)).statuses == [ADMITTED, ADMITTED]
+    assert await client.xlen(KEYS.requests) == 4
+
+
+async def test_what_is_known_is_refused_by_no_limit(client: Client) -> None:
+    await admission(client).admit([request(1), request(2)])
+    for full in (admission(client, max_entries=1), admission(client, max_bytes=1)):
+        assert (await full.admit([request(1), request(2), request(3)])).statuses == [ADMITTED, ADMITTED, FULL]
+    assert (await admission(client).admit([request(1), request(3)], capacity=SLOW)).statuses == [ADMITTED, TOO_LATE]
+    assert await client.xlen(KEYS.requests) == 2
+
+
+async def test_admitting_rings_once(client: Client) -> None:
+    await admission(client).admit([request(1)])
+    await admission(client).admit([request(2)])
+    assert await client.lrange(KEYS.wakeup, 0, -1) == [b"1"]
+
+
+async def test_what_is_refused_rings_for_nobody_and_leaves_nothing(client: Client) -> None:
+    assert (await admission(client, max_entries=0).admit([request(1)])).statuses == [FULL]
+    assert await client.keys("*") == []
+
+
+async def test_requests_are_entered_and_taken_out_with_one_command_each_time(client: Client) -> None:
+    await client.config_resetstat()
+    await admission(client).admit([request(1), request(2, rows=3)])
+    assert await hash_commands(client) == {"hmget": 1, "hset": 1}
+    await admission(client).cancel(["r1", "r2"])
+    assert await hash_commands(client) == {"hmget": 2, "hset": 1, "hdel": 1}
+
+
+async def hash_commands(client: Client) -> dict[str, int]:
+    stats = {name.removeprefix("cmdstat_"): stat["calls"] for name, stat in (await client.info("commandstats")).items()}
+    return {name: calls for name, calls in stats.items() if name in ("hmget", "hset", "hdel")}
+
+
+async def test_rows_beyond_the_first_are_summed_and_gone_with_their_requests(client: Client) -> None:
+    extra_rows = [request(1, rows=3), request(2, rows=4), request(3), request(4)]
+    await admission(client).admit(extra_rows)
+    sums = ["#bytes", "#extra_rows"]
+    assert await client.hmget(KEYS.inflight, sums) == [b"400", b"5"]
+    assert await admission(client).cancel(["r3"]) == 1
+    assert await client.hmget(KEYS.inflight, sums) == [b"300", b"5"]
+    assert await admission(client).cancel(["r2"]) == 1
+    assert await client.hmget(KEYS.inflight, sums) == [b"200", b"2"]
+    assert await admission(client).cancel(["r1"]) == 1
+    assert set(await client.hkeys(KEYS.inflight)) == {b"r4", b"#bytes", b"#about"}
+    assert await admission(client).cancel(["r4"]) == 1
+    assert not await client.exists(KEYS.inflight)
+
+
+async def test_what_is_cancelled_while_it_runs_is_pending_no_more(client: Client) -> None:
+    await admission(client).admit([request(1), request(2, payload=b"l" * 100_000), request(3)])
+    await claim(client, room_rows=2)
+    assert await admission(client).cancel(["r2", "r1"]) == 2
+    assert (await client.xpending(KEYS.requests, GROUP))["pending"] == 0
+    assert [fields[b"id"] for _, fields in await client.xrange(KEYS.requests)] == [b"r3"]
+    assert not await client.exists(KEYS.body("r2"))
+    assert await open_ids(client) == [b"r3"]
+
+
+async def test_cancelling_what_is_not_open_changes_nothing_but_takes_its_body(client: Client) -> None:
+    await admission(client).admit([request(1)])
+    await client.set(KEYS.body("r2"), "left over")
+    assert await admission(client).cancel(["r2"]) == 0
+    assert await open_ids(client) == [b"r1"]
+    assert not await client.exists(KEYS.body("r2"))
