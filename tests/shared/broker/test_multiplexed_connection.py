@@ -158,7 +158,7 @@ async def test_silence_is_given_up_after_the_timeout() -> None:
         answers = await asyncio.gather(*(connection.execute("PING") for _ in range(2)), return_exceptions=True)
         assert {type(answer) for answer in answers} == {BrokerUnavailable}
         assert {str(answer).rpartition(": ")[2] for answer in answers} == {"no answer within 0.3 s"}
-        assert 0.3 <= asyncio.get_running_loop().time() - started < 1.0
+        assert 0.3 <= asyncio.get_running_loop().time() - started < 10
 
 
 async def test_an_answer_that_keeps_coming_is_waited_for() -> None:
@@ -205,13 +205,13 @@ async def test_a_value_that_still_leaves_is_waited_for(others: bool, tls: bool, 
 async def test_a_slow_reader_is_told_from_one_that_stopped() -> None:
     async def stop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readexactly(1_000_000)
-        await asyncio.sleep(2)
+        await asyncio.sleep(20)
 
     async with _server(stop, timeout_s=0.5) as connection:
         started = asyncio.get_running_loop().time()
         with pytest.raises(BrokerUnavailable, match="no answer within"):
             await connection.execute("SET", "k", b"x" * 50_000_000)
-        assert asyncio.get_running_loop().time() - started < 2.0
+        assert asyncio.get_running_loop().time() - started < 10
 
 
 async def test_what_cannot_be_sent_takes_nobody_elses_answer(connection: MultiplexedConnection) -> None:
