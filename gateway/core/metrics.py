@@ -19,7 +19,6 @@ import msgspec
 from prometheus_client import CollectorRegistry, Counter
 
 from smartbatch.gateway.core.problems import code_of
-from smartbatch.shared.counts import Counts
 from smartbatch.shared.errors import (
     CancelledByOperator,
     ClientError,
@@ -32,6 +31,7 @@ from smartbatch.shared.errors import (
     Unavailable,
 )
 from smartbatch.shared.telemetry import metric_names as names
+from smartbatch.shared.telemetry.counts import Counts
 from smartbatch.shared.wire import BatchInfo
 
 _OUTCOMES = (  # the first that fits

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 
 from smartbatch.gateway.core.metrics import pack
 from smartbatch.gateway.queue.model_queue import ModelQueue
-from smartbatch.shared import counts
 from smartbatch.shared.broker.admin import registry
 from smartbatch.shared.broker.admin.registry import Snapshot, number
 from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnection
@@ -23,6 +22,7 @@ from smartbatch.shared.broker.queue.admission import Capacity
 from smartbatch.shared.errors import BrokerUnavailable
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.settings import Settings
+from smartbatch.shared.telemetry import counts
 
 log = logging.getLogger(__name__)
 
