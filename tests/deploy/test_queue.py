@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from smartbatch.shared.broker.admin.entries import PIECE, Entries
-from smartbatch.shared.broker.connection.client import connect
+from smartbatch.shared.broker.connection.multiplexed import Command
 from smartbatch.shared.broker.queue.admission import Admission, AdmitStatus, NewEntry
 from smartbatch.shared.broker.queue.claims import WorkerQueue
 from smartbatch.shared.keys import Keys
 from smartbatch.shared.model_info import InputSpec, ModelInfo, encode
 from smartbatch.shared.wire import Payload, Raw, pack_payload, unpack_reply
-from tests.brokers import Broker
+from tests.brokers import Broker, Client
 from tests.deploy.test_cli import Ended
 
 
@@ -28,7 +28,7 @@ class Stream:
         self.broker = broker
         self.model = model
         self.keys = Keys(model)
-        self.client = connect(broker.url)
+        self.client = Client(broker.url)
         self._admission = Admission(self.client, self.keys, "gw", max_entries=1000, max_bytes=10**8, body_ttl_s=60)
         broker.sync.hset("smartbatch:models", model, encode(ModelInfo(model, "simulated", InputSpec(("raw",)), 32)))
 
@@ -87,33 +87,33 @@ async def test_list_has_the_running_and_the_waiting_oldest_first(stream: Stream)
 async def test_a_long_stream_is_read_in_pieces(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
     await stream.admit(*map(str, range(5 * PIECE)))
     await stream.claim(2 * PIECE + 1)
-    asked: list[int] = []
-    for name in ("xrange", "xpending_range"):
-        original = getattr(stream.client, name)
+    call, read = stream.client.call, list[int]()
 
-        def counted(*arguments, _original=original):
-            asked.append(arguments[-1])
-            return _original(*arguments)
+    async def counted(commands: Sequence[Command], **how: bool) -> list[Any]:
+        answers = await call(commands, **how)
+        rows = zip(commands, answers, strict=True)
+        read.append(sum(len(answer) for command, answer in rows if command[0] in ("XRANGE", "XPENDING")))
+        return answers
 
-        monkeypatch.setattr(stream.client, name, counted)
+    monkeypatch.setattr(stream.client, "call", counted)
     seen = await Entries(stream.client, "m").look(1000)
     assert [each.entry.id for each in seen] == [f"r-{n}" for n in range(5 * PIECE)]
     assert [bool(each.worker) for each in seen].count(True) == 2 * PIECE + 1
-    assert max(asked) == PIECE
+    assert max(read) == PIECE
     assert len(await Entries(stream.client, "m").look(PIECE + 1)) == 2 * (PIECE + 1)
 
 
 async def test_show_decodes_an_entry_by_either_id(stream: Stream, tmp_path: Path) -> None:
-    large = "x" * 100_000  # lies beside the stream
+    large = "x" * 100_000  # an external payload
     await stream.admit("hello", large)
     await stream.claim(1)
-    told = await stream.json("show", "r-0")
-    assert told["worker"] == "w1"
-    assert told["timeout_s"] == 30.0
-    assert told["gateway"] == "gw"
-    assert told["payload"] == {"kind": "raw", "content_type": "text/plain", "bytes": 5, "options": {}}
+    shown = await stream.json("show", "r-0")
+    assert shown["worker"] == "w1"
+    assert shown["timeout_s"] == 30.0
+    assert shown["gateway"] == "gw"
+    assert shown["payload"] == {"kind": "raw", "content_type": "text/plain", "bytes": 5, "options": {}}
     saved = tmp_path / "input"
-    lines = (await stream.run("show", told["entry"], "--save", str(saved))).out
+    lines = (await stream.run("show", shown["entry"], "--save", str(saved))).out
     assert saved.read_text() == "hello"
     assert [line.split() for line in lines if line.startswith("payload bytes")] == [["payload", "bytes", "5"]]
     await stream.run("show", "r-1", "--save", str(saved))
@@ -123,17 +123,17 @@ async def test_show_decodes_an_entry_by_either_id(stream: Stream, tmp_path: Path
 async def test_an_id_that_is_not_there_or_is_two_is_refused(stream: Stream, broker: Broker) -> None:
     await stream.admit("hello")
     for id_ in ("no-such", "1795433558335-0"):
-        said = f"no entry {id_} in any model; `smartbatch queue` lists what exists"
-        assert await stream.refusal("show", id_) == said
-        assert await stream.refusal("cancel", "r-0", id_) == said
+        text = f"no entry {id_} in any model; `smartbatch queue` lists what exists"
+        assert await stream.refusal("show", id_) == text
+        assert await stream.refusal("cancel", "r-0", id_) == text
     assert await stream.reply("r-0") is None  # nothing was changed
     other = Stream(broker, "other")
     await other.admit("hello")
     assert (
         await stream.refusal("cancel", "r-0") == "entry r-0 exists in several models (m, other); select one with --name"
     )
-    [told] = await stream.json("cancel", "r-0", "--name", "other")
-    assert (told["model"], told["cancelled"]) == ("other", True)
+    [shown] = await stream.json("cancel", "r-0", "--name", "other")
+    assert (shown["model"], shown["cancelled"]) == ("other", True)
     await other.client.aclose()
 
 
@@ -165,7 +165,7 @@ async def test_one_that_was_answered_meanwhile_is_said_so(stream: Stream) -> Non
 async def test_what_no_gateway_wrote_is_shown_and_can_be_removed(stream: Stream) -> None:
     entry_id = (await stream.client.xadd(stream.keys.requests, {"id": "\x1b[2J[red]", "what": "ever"})).decode()
     assert r"\x1b[2J[red]" in "\n".join((await stream.run()).out)
-    told = await stream.json("show", entry_id)
-    assert told["malformed"] == "its fields are not those of a request"
+    shown = await stream.json("show", entry_id)
+    assert shown["malformed"] == "its fields are not those of a request"
     assert (await stream.json("cancel", entry_id))[0]["cancelled"] is True
     assert (await stream.json())[0]["entries"] == []

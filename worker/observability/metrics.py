@@ -16,8 +16,7 @@ from smartbatch.shared.counts import FIELD, Counts, encode
 from smartbatch.shared.settings import Settings
 from smartbatch.shared.telemetry import metric_names as names
 from smartbatch.shared.telemetry.process_usage import CpuTime, resident_bytes
-from smartbatch.worker.batching.policy import Limits
-from smartbatch.worker.core.batch import Batch
+from smartbatch.worker.core.batch import Batch, Limits
 from smartbatch.worker.core.model import Model
 
 _BOUNDS = (*names.ROWS_BUCKETS, math.inf)
