@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from smartbatch.gateway.core.latency_window import WINDOW_S, Summary, merge, unpack
+from smartbatch.gateway.core.metrics import WINDOW_S, Summary, merge, unpack
 from smartbatch.gateway.core.response_types import Batches, ModelStats, Queue, Report
 from smartbatch.gateway.monitoring.window_stats import Last, counts, merged
 from smartbatch.shared.broker.admin.registry import Snapshot

@@ -8,8 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from smartbatch.gateway.formats.image_body import is_image
-from smartbatch.gateway.formats.json_body import look
-from smartbatch.gateway.formats.tensor_fields import Fields, Shape, decode, payload_of
+from smartbatch.gateway.formats.json_body import Fields, Shape, decode, inspect, payload_of
 from smartbatch.gateway.oip import inputs, signature
 from smartbatch.gateway.oip.bytes_tensor import elements_of
 from smartbatch.gateway.oip.datatypes import BYTES, dtype_of, split_elements
@@ -118,10 +117,10 @@ def _payload(tensor: InferInput, behind: memoryview, info: ModelInfo | None, max
     if binary is not None:
         return inputs.numbers(name, datatype, shape, binary, info, max_rows)
     dtype = inputs.check_tensor(name, datatype, shape, info, max_rows)
-    depth, leaf = look(memoryview(tensor.data))
+    depth, leaf = inspect(memoryview(tensor.data))
     if leaf == "text" or depth == 0:
         raise InvalidInput(f"data of input {name!r:.60} must be a list of {datatype} numbers")
-    return payload_of(Fields(tensor.data, shape, dtype), msgspec.json.Decoder, look, info, max_rows)
+    return payload_of(Fields(tensor.data, shape, dtype), msgspec.json.Decoder, inspect, info, max_rows)
 
 
 def _behind(tensor: InferInput, behind: memoryview) -> memoryview | None:
