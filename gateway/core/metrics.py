@@ -34,7 +34,7 @@ from smartbatch.shared.telemetry import metric_names as names
 from smartbatch.shared.telemetry.counts import Counts
 from smartbatch.shared.wire import BatchInfo
 
-_OUTCOMES = (  # the first that fits
+_OUTCOMES = (  # the first match counts
     ((ClientGone, CancelledByOperator), "cancelled"),
     ((Unauthenticated, Forbidden), "denied"),
     (LimitReached, "rejected"),
@@ -72,7 +72,7 @@ class GatewayMetrics:
         return queue
 
     def settle(self) -> None:
-        """Hand on what lanes have counted, before somebody looks."""
+        """Hand on what models have counted, before a scrape."""
         for queue in self._queues:
             queue.settle()
 
@@ -100,7 +100,7 @@ class ModelMetrics:
         self.recent = LatencyWindow()
 
     def answered(self, timing_ms: dict[str, float], rows: int, batch_info: BatchInfo | None) -> None:
-        """Count an answered request by its parts and their total, its rows, and the batch that it rode in."""
+        """Count an answered request by its parts and their total, its rows and its batch."""
         total_s = timing_ms["total"] / 1000
         self._outcomes["ok"].value += 1
         self._seconds("ok").observe(total_s)
@@ -119,7 +119,7 @@ class ModelMetrics:
         self.recent.failed(outcome)
 
     def counts(self) -> Counts:
-        """What the heartbeat tells."""
+        """Return what the gateway reports about the model."""
         part_s = {part: total.value for part, total in self._parts.items()}
         return {"total": {"answered": self._outcomes["ok"].value}, "part": part_s}
 
@@ -160,7 +160,7 @@ _STEPS = 8  # latency buckets per doubling: a percentile is right within 9 %
 
 
 class Slot(msgspec.Struct):
-    """One second: how many failed how, and how long each that was answered took, in seconds."""
+    """One second: failures by outcome, and the latencies of answered requests in seconds."""
 
     second: int
     failed: defaultdict[str, int]
@@ -174,7 +174,7 @@ class Slot(msgspec.Struct):
 
 
 class Summary(msgspec.Struct):
-    """What one or many gateways saw in the last WINDOW_S seconds. `buckets`: latency bucket → answered requests."""
+    """The last WINDOW_S seconds of one or many gateways. `buckets`: latency bucket → answered requests."""
 
     outcomes: dict[str, int] = {}
     buckets: dict[int, int] = {}
@@ -184,7 +184,7 @@ class Summary(msgspec.Struct):
         return self.outcomes.get("ok", 0)
 
     def percentile_ms(self, percent: float) -> float | None:
-        """The latency that `percent` of the answered requests stayed below, or None without any."""
+        """Return a percentile of the latency, or None without answered requests."""
         total = sum(self.buckets.values())
         seen = 0
         for bucket in sorted(self.buckets):
@@ -195,11 +195,11 @@ class Summary(msgspec.Struct):
 
 
 class LatencyWindow:
-    """Filled from one event loop."""
+    """The outcomes and latencies of the last seconds, in slots of one second. Used in one event loop."""
 
     def __init__(self) -> None:
-        self._slot = Slot(0, defaultdict(int), [])  # of the second that is
-        self._past: deque[tuple[int, Summary]] = deque()  # of those that were, by second
+        self._slot = Slot(0, defaultdict(int), [])  # of the present second
+        self._past: deque[tuple[int, Summary]] = deque()  # of past seconds
 
     def answered(self, seconds: float) -> None:
         self._now().answered.append(seconds)
@@ -208,7 +208,7 @@ class LatencyWindow:
         self._now().failed[outcome] += 1
 
     def summary(self) -> Summary:
-        """The last WINDOW_S full seconds."""
+        """Return the last WINDOW_S full seconds."""
         now = self._now().second
         return merge(summary for second, summary in self._past if now - WINDOW_S <= second < now)
 

@@ -1,4 +1,4 @@
-"""The elements of a tensor of BYTES that stands in JSON: texts, nested or flat."""
+"""The elements of a BYTES tensor in JSON: texts, nested or flat."""
 
 from __future__ import annotations
 

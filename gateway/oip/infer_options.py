@@ -34,9 +34,9 @@ class InferOptions(msgspec.Struct, frozen=True):
         return max((output.classes for output in self.outputs), default=0)
 
 
-def check(wanted: InferOptions, payload: Payload, info: ModelInfo | None) -> None:
+def check(options: InferOptions, payload: Payload, info: ModelInfo | None) -> None:
     """Check against the model's outputs, and pass the number of classes to the worker. Raises InvalidInput."""
-    names = [output.name for output in wanted.outputs]
+    names = [output.name for output in options.outputs]
     if len(set(names)) < len(names):
         raise InvalidInput(f"an output is requested twice: {', '.join(names):.200}")
     if info is not None and info.outputs:
@@ -44,10 +44,10 @@ def check(wanted: InferOptions, payload: Payload, info: ModelInfo | None) -> Non
         for name in names:
             if name not in known:
                 raise InvalidInput(f"unknown output {name!r:.60}; the model has {', '.join(known):.200}")
-    if wanted.classes:
+    if options.classes:
         if info is None or not info.classifier:
             raise InvalidInput("classification is only available for classifiers, and this model is not one")
-        payload.options = {"top_k": wanted.classes}
+        payload.options = {"top_k": options.classes}
 
 
 def classes_of(count: int) -> int:

@@ -1,4 +1,4 @@
-"""The body of an infer request: JSON, and behind it the bytes of those tensors that aren't in it."""
+"""The body of an infer request: JSON, followed by the bytes of tensors that aren't in it."""
 
 from __future__ import annotations
 
@@ -97,10 +97,10 @@ def read(body: bytes, header_length: int | None, info: ModelInfo | None, max_row
     request: InferRequest = decode(_DECODER, view[:header_length], known=_KNOWN)
     inputs.only([each.name for each in request.inputs])
     (tensor,) = request.inputs
-    wanted = _wanted(request)
+    options = _options(request)
     payload = _payload(tensor, view[header_length:], info, max_rows)
-    check(wanted, payload, info)
-    return payload, wanted
+    check(options, payload, info)
+    return payload, options
 
 
 def _payload(tensor: InferInput, behind: memoryview, info: ModelInfo | None, max_rows: int) -> Payload:
@@ -143,7 +143,7 @@ def _behind(tensor: InferInput, behind: memoryview) -> memoryview | None:
     return behind
 
 
-def _wanted(request: InferRequest) -> InferOptions:
+def _options(request: InferRequest) -> InferOptions:
     parameters = request.parameters or _NO_REQUEST
     outputs = [(each.name, each.parameters or _NO_OUTPUT) for each in request.outputs or ()]
     regions = [(each.parameters or _NO_INPUT).shared_memory_region for each in request.inputs]
