@@ -28,7 +28,7 @@ class OutOfMemoryError(RuntimeError):
 
 
 class Marked(bytes):
-    """A row with a deed."""
+    """A row that names a fault to trigger."""
 
     deed: str
 

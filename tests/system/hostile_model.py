@@ -1,4 +1,4 @@
-"""A model of one's own whose rows do what goes wrong in the field. Each row is a text, and answers itself."""
+"""A user's model whose rows trigger the faults they name. Each row is a text; its output is the row itself."""
 
 from __future__ import annotations
 

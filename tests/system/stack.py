@@ -68,7 +68,7 @@ class Stack:
         self.client = httpx.Client(timeout=30)
 
     def up(self, workers: int = 1) -> Stack:
-        """Start a gateway and so many workers side by side, and wait until all are ready."""
+        """Start a gateway and this many workers concurrently, and wait until all are ready."""
         gateway = self.start("gateway", {})
         for _ in range(workers):
             self.worker()
@@ -109,7 +109,7 @@ class Stack:
         return self.start("worker", settings)
 
     def ready(self, workers: int = 1, timeout_s: float = 60.0) -> Stack:
-        """Wait until so many workers are ready."""
+        """Wait until this many workers are ready."""
 
         def enough() -> bool:
             for process in self.processes:
@@ -148,7 +148,7 @@ class Stack:
         return {consumer["name"].decode(): consumer["pending"] for consumer in consumers}
 
     def running(self, model: str = "simulated") -> int:
-        """Entries claimed and not finished, asked of Redis itself."""
+        """Entries claimed and not finished, as Redis has them."""
         try:
             return self.broker.sync.xpending(f"smartbatch:{{{model}}}:requests", "workers")["pending"]
         except redis.ResponseError:
@@ -175,7 +175,7 @@ class Stack:
         return [report for report in reports if report.get("pid") in alive]
 
     def waiting(self, model: str = "simulated") -> int:
-        """Entries on the stream, asked of Redis itself."""
+        """Entries on the stream, as Redis has them."""
         return self.broker.sync.xlen(f"smartbatch:{{{model}}}:requests")
 
     def until_clean(self, workers: int, model: str = "simulated", timeout_s: float = 20.0) -> None:
@@ -183,7 +183,7 @@ class Stack:
         eventually(lambda: not self.leftovers(workers, model), timeout_s, 0.1)
 
     def leftovers(self, workers: int, model: str = "simulated") -> list[str]:
-        """What an idle system with so many workers shouldn't have."""
+        """What is left over on the broker of an idle system with this many workers."""
         redis = self.broker.sync
         tag = f"smartbatch:{{{model}}}:"
         found = [f"{n} entries" for n in (redis.xlen(f"{tag}requests"),) if n]
