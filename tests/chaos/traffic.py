@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from tests.load import Load
 
-LARGE_BYTES = (30_000, 100_000)  # external payloads: beyond the limit for batches, and always
+LARGE_BYTES = (30_000, 100_000)  # stored as external payloads: unless sent alone, and always
 KILLERS = ("exit", "segfault", "kill", "hang")  # each of these ends workers until it becomes a dead letter
 
 # kind → how often, of 1,000

@@ -67,8 +67,8 @@ def statuses(answer: bytes) -> list[int]:
 
 
 @contextlib.contextmanager
-def unharmed(system: Stack, grows_mb: float = 50, *, probe: bool = True) -> Iterator[None]:
-    """Meanwhile /healthz answers within 0.2 s (if `probe`) and the gateway grows by little; afterwards it
+def unharmed(system: Stack, grows_mb: float = 50, *, check_health: bool = True) -> Iterator[None]:
+    """Meanwhile /healthz answers within 0.2 s (if `check_health`) and the gateway grows by little; afterwards it
     predicts, and its log holds neither a traceback nor a warning."""
     gateway = system.processes[0]
     process = psutil.Process(gateway.pid)
@@ -80,7 +80,7 @@ def unharmed(system: Stack, grows_mb: float = 50, *, probe: bool = True) -> Iter
         with httpx.Client(timeout=10) as client:
             while not over.is_set() or len(took) < 5:
                 begun_at = time.monotonic()
-                assert not probe or client.get(f"{system.url}/healthz").status_code == 200
+                assert not check_health or client.get(f"{system.url}/healthz").status_code == 200
                 took.append(time.monotonic() - begun_at)
                 largest = max(largest, process.memory_info().rss)
                 over.wait(0.02)
@@ -226,7 +226,7 @@ def test_idle_connections_are_evicted_for_new_ones(stack: Callable[..., Stack]) 
     system = stack(MODEL_PATH="simulated:base_ms=1,row_ms=0", MAX_CONNECTIONS=50, **OTHER)
     system.up()
     # No probe runs meanwhile: its connection, too, is idle until its first byte and may be closed for the next.
-    with unharmed(system, probe=False), contextlib.ExitStack() as open_sockets:
+    with unharmed(system, check_health=False), contextlib.ExitStack() as open_sockets:
         for number in range(500):
             open_sockets.enter_context(connect(system))
             if number % 50 == 49:
