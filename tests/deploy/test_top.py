@@ -17,7 +17,7 @@ from tests.brokers import Broker, eventually
 from tests.deploy.test_cli import ROOT, Ended
 from tests.system.conftest import stack  # noqa: F401
 from tests.system.stack import Stack
-from tests.system.test_batching import send_all, bodies
+from tests.system.test_batching import bodies, send_all
 
 
 async def test_it_follows_a_load(stack: Callable[..., Stack], broker: Broker) -> None:  # noqa: F811
