@@ -1,6 +1,6 @@
 """Load for the tests: every request is recorded, and every response is checked against the bytes that were sent.
 
-The model behind it is a `simulated` one (or one that inherits from it), whose output depends on the request's own
+The model is a `simulated` one (or one that inherits from it), whose output depends on the request's own
 bytes only: a response that belongs to another request, or comes twice on one connection, is detected.
 """
 

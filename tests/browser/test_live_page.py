@@ -80,7 +80,7 @@ def test_page_numbers_follow_the_load(simulated: Stack, watch: Callable[..., Wat
     page.get_by_text("As a table").nth(0).click()
     newest = page.get_by_role("table", name=re.compile("^Requests per second")).locator("tbody tr").first
     expect(newest.get_by_role("rowheader")).to_have_text("0")
-    # And it goes.
+    # The rate falls to zero after the load.
     expect(tile(page, "Answered / s")).to_have_text("0", timeout=WAIT_MS)
     expect(page.locator("#last-window")).to_have_text(re.compile(r"^(9|10)"))
 

@@ -100,7 +100,7 @@ def _became(request: SentRequest, run: Run) -> str:
 
 def _recovery(run: Run) -> dict[str, list[float]]:
     """From the end of each fault until the first right answer to a request that was sent after it. Faults that
-    another one ran into are left out: it is not known which of them was felt."""
+    another one ran into are left out: their recovery can't be told apart."""
     right = sorted(((a.sent_at, a.done_at) for a in run.requests if a.right), key=lambda pair: pair[0])
     times: dict[str, list[float]] = defaultdict(list)
     for fault in run.faults:

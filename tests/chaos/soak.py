@@ -1,4 +1,4 @@
-"""Steady load for long, and what each process holds of memory and files meanwhile.
+"""A long steady load, while memory and open files of each process are sampled.
 
     python -m tests.chaos.soak --seconds 600 --out docs/soak.png
 
@@ -59,7 +59,7 @@ class Series(msgspec.Struct):
 @click.option("--rate", default=200.0, show_default=True, help="Requests a second.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("soak.png"), show_default=True)
 def main(seconds: float, rate: float, out: Path) -> None:
-    """Soak the system, and say whether anything grew."""
+    """Run a steady load and report whether memory or open files grew."""
     console = Console()
     server = Broker(str(embedded_broker.server_binary()), durable=True)
     try:

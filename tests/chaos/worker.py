@@ -24,7 +24,7 @@ FITS_ROWS = 4  # of a batch with a `!memory` row in it
 
 
 class OutOfMemoryError(RuntimeError):
-    """Stands for torch's, which the engine knows by its name."""
+    """Stands in for torch's error, which the engine recognizes by its name."""
 
 
 class Marked(bytes):

@@ -21,7 +21,7 @@ FORWARD_S = float(os.environ.get("HOSTILE_FORWARD_MS", "0")) / 1000
 
 
 def kill() -> NoReturn:
-    """As the kernel does when memory runs out."""
+    """End this process as the kernel's OOM killer does."""
     os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(FOREVER_S)
     sys.exit()

@@ -56,7 +56,7 @@ class Stack:
     def __init__(self, broker: Broker, folder: Path, **settings: object) -> None:
         self.broker = broker
         self.folder = folder
-        # none: unless a test says otherwise it isn't about which form serves, and compiling would slow it down
+        # none: most tests don't depend on the variant, and compiling would slow them down
         self.environ = {
             "REDIS_URL": broker.url,
             "PORT": "0",
@@ -90,7 +90,7 @@ class Stack:
         return process
 
     def grpc_gateway(self, *, ready: bool = True, **settings: object) -> Process:
-        """Start a gateway of gRPC on a free port, and wait until it is `ready`; its `url` is host:port."""
+        """Start a gRPC gateway on a free port, and wait until it is `ready`; its `url` is host:port."""
         process = self.start("gateway", {"GRPC_PORT": 0, **settings}, [*COMMAND, "gateway", "--grpc"])
 
         def address() -> str:
@@ -120,7 +120,7 @@ class Stack:
         return self
 
     def ready_workers(self) -> int:
-        """How many of the worker processes that live now are ready; 0 while the gateway isn't."""
+        """The number of running worker processes that are ready; 0 while the gateway isn't."""
         if not self.client.get(f"{self.url}/readyz").json()["ready"]:
             return 0
         return sum(report.get("state") == "ready" for report in self._live_workers())
@@ -160,15 +160,15 @@ class Stack:
         return sum(float(line.rpartition(" ")[2]) for line in samples if labels in line)
 
     def metrics(self) -> str:
-        """What the gateway and each worker that lives show on /metrics."""
+        """The text of /metrics of the gateway and of each running worker."""
         return "".join(self.client.get(f"{url}/metrics").text for url in (self.url, *self.worker_urls()))
 
     def worker_urls(self) -> list[str]:
-        """Where the workers that live show their metrics."""
+        """The metrics URLs of the running workers."""
         return [f"http://127.0.0.1:{report['metrics_port']}" for report in self._live_workers()]
 
     def _live_workers(self) -> list[dict]:
-        """What the worker processes that live report."""
+        """The reports of the running worker processes."""
         alive = {process.pid for process in self.processes if process.popen.poll() is None}
         models = self.client.get(f"{self.url}/stats").json()["models"].values()
         reports = [report for model in models for report in model["workers"].values()]

@@ -11,7 +11,7 @@ import pytest
 
 from tests.system.stack import Stack
 
-# A client may ask for an answer within a millisecond, and then a 504 is the right one. What the schema allows and the
+# A client may set a timeout of a millisecond, and then a 504 is correct. What the schema allows and the
 # model doesn't take (another number of columns, text) is refused by the codes here.
 EXPECTATIONS = """
 [checks]

@@ -1,4 +1,4 @@
-"""POST /predict end to end: users' own models, exported ones, several rows a request, refusals."""
+"""POST /predict end to end: user models, exported models, several rows a request, rejections."""
 
 from __future__ import annotations
 

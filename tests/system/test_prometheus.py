@@ -1,4 +1,4 @@
-"""Every query of the dashboard and every alert, run by a real Prometheus on a real system with two gateways."""
+"""Every dashboard query and every alert, evaluated by a real Prometheus on a real system with two gateways."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def query_of(expression: str) -> str:
 
 
 def in_total(expression: str) -> str:
-    """The same of all that was ever counted, in place of its rate: a number that can be known exactly."""
+    """Replace the rate of a counter by its total, whose value is known exactly."""
     return re.sub(r"\b(?:rate|increase)\(([^()]+?)\[\$__rate_interval\]\)", r"\1", expression).replace("$model", ".*")
 
 

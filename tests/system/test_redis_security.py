@@ -39,7 +39,7 @@ def password_of(user: str) -> str:
 
 
 def acl_file(folder: Path) -> Path:
-    """The file that is shipped, with passwords, and a user for the test itself."""
+    """The shipped ACL file, with passwords and a user for the test itself."""
     text = ACL.read_text()
     for user in USERS:
         text = text.replace(f"{user.upper()}_PASSWORD_SHA256", hashlib.sha256(password_of(user).encode()).hexdigest())
@@ -66,7 +66,7 @@ def guarded(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broker]:
 
 @pytest.fixture
 def stack(guarded: Broker, tmp_path: Path) -> Iterator[Callable[..., Stack]]:
-    """As everywhere, but each process is its own user, with its password in a file."""
+    """A stack whose processes each use their own user, with the password in a file."""
     for user in USERS:
         (tmp_path / user).write_text(password_of(user) + "\n")
     made: list[Stack] = []
@@ -97,7 +97,7 @@ def granted() -> dict[str, set[str]]:
 
 
 def deliveries(broker: Broker) -> int:
-    """The most that one of the pending entries has had."""
+    """The highest delivery count of the pending entries."""
     pending = broker.sync.xpending_range("smartbatch:{simulated}:requests", "workers", "-", "+", 100)
     return max((row["times_delivered"] for row in pending), default=0)
 
@@ -303,7 +303,7 @@ async def test_a_whole_system_runs_over_tls_with_certificates(tls: Broker, tmp_p
 @pytest.mark.parametrize(
     ("host", "options", "text"),
     [
-        ("localhost", "", "CERTIFICATE_VERIFY_FAILED"),  # signed by nobody that the machine knows
+        ("localhost", "", "CERTIFICATE_VERIFY_FAILED"),  # signed by an unknown CA
         ("127.0.0.1", "{all}", "CERTIFICATE_VERIFY_FAILED"),  # another name than the certificate's
         ("localhost", "?ssl_ca_certs={folder}/ca.pem", ""),  # without a certificate of its own
         ("localhost", "?ssl_ca_certs={folder}/none.pem", "No such file or directory"),

@@ -15,7 +15,7 @@ from smartbatch.worker.optimization.variants import Network, VariantSelector
 
 
 class OwnConv(nn.Conv2d):
-    """As many published networks have one."""
+    """A subclass of Conv2d, as many published networks have."""
 
 
 class Small(nn.Module):

@@ -29,7 +29,7 @@ def path(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def kept(monkeypatch, path: Path) -> Path:
-    """What is compiled already is where it belongs."""
+    """Use the library compiled by the `path` fixture."""
     monkeypatch.setattr(winograd, "library", lambda: path)
     return path
 
