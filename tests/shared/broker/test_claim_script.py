@@ -151,15 +151,15 @@ async def dead(client: Client, *numbers: int) -> DeadWorker:
 
 @pytest.mark.parametrize("mode", ["top", "ahead"])
 async def test_only_an_idle_worker_takes_a_dead_ones_entry(client: Client, mode) -> None:
-    convict = await dead(client, 1)
-    assert (await claim(client, "w1", mode, convict=convict)).kind == "empty"
+    dead_worker = await dead(client, 1)
+    assert (await claim(client, "w1", mode, dead_worker=dead_worker)).kind == "empty"
     assert await client.zscore(KEYS.leases, "dead") is not None
 
 
 async def test_a_dead_workers_entry_that_somebody_deleted_is_passed_over(client: Client) -> None:
-    convict = await dead(client, 1, 2)
+    dead_worker = await dead(client, 1, 2)
     await client.xdel(KEYS.requests, (await stream_ids(client))[0])
-    solo = await claim(client, "w1", convict=convict)
+    solo = await claim(client, "w1", dead_worker=dead_worker)
     assert (solo.kind, ids(solo), solo.next_too_large) == ("isolated", ["r2"], False)
     pending = await client.xpending_range(KEYS.requests, GROUP, "-", "+", 10)
     assert [(row["consumer"], row["times_delivered"]) for row in pending] == [(b"w1", 2)]
