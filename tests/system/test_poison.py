@@ -170,7 +170,7 @@ async def test_out_of_memory_shrinks_batches_and_fails_no_request(stack: Callabl
         eventually(lambda: system.counter("smartbatch_memory_batch_limit_rows") == 8)
         assert system.counter("smartbatch_out_of_memory_total") >= 1
         [report] = system.stats("hostile")["workers"].values()
-        assert int(report["ceiling"]) == 8
+        assert int(report["memory_limit_rows"]) == 8
     assert workers.exits == []
 
 

@@ -142,7 +142,7 @@ async def test_a_whole_batch_is_claimed_ahead_however_long_the_device_is_busy(
 
 
 async def dead(client: Client, *numbers: int) -> DeadWorker:
-    """A worker that claimed these, and whose lease stands for its conviction."""
+    """A worker that claimed these, and whose lease shows that it is dead."""
     await admit(client, *numbers)
     await claim(client, "dead")
     await client.delete(KEYS.fill_lock)
