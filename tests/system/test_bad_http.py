@@ -266,7 +266,7 @@ def test_a_drain_waits_for_nobody_who_has_not_sent_a_whole_request(stack: Callab
         gateway.popen.send_signal(signal.SIGTERM)
         assert [statuses(read_all(client)) for client in (head, body, idle, whole)] == [[503], [503], [200], [200]]
         assert gateway.popen.wait(10) == 0
-    assert time.monotonic() - begun_at < 5  # GRACE_TIME is 30
+    assert time.monotonic() - begun_at < 15  # GRACE_TIME is 30
     assert "Traceback" not in gateway.log.read_text()
 
 

@@ -24,18 +24,18 @@ RECOVERED_S = 3.0
 Fault = Callable[[Broker, Proxy], Awaitable[None]]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def proxy(durable_broker: Broker) -> Iterator[Proxy]:
     proxy = Proxy(durable_broker.port)
     yield proxy
     proxy.close()
 
 
-@pytest.fixture
-def system(durable_broker: Broker, proxy: Proxy, tmp_path) -> Iterator[Stack]:
-    """Two workers and a gateway that reach their broker only through the proxy."""
+@pytest.fixture(scope="module")
+def system(durable_broker: Broker, proxy: Proxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Two workers and a gateway that reach their broker only through the proxy, and live through all of it."""
     settings = {"MODEL_PATH": "simulated:base_ms=20,row_ms=1", "REPLY_TTL": 3, "REDIS_URL": proxy.url}
-    system = Stack(durable_broker, tmp_path, **settings)
+    system = Stack(durable_broker, tmp_path_factory.mktemp("trouble"), **settings)
     yield system.up(2)
     system.close()
 

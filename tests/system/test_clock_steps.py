@@ -64,7 +64,7 @@ async def test_a_clock_that_steps_convicts_nobody_and_loses_nothing(stepping: St
             await sending
         assert load.statuses() == {200: len(load.ledger)}
         assert all(asked.right for asked in load.ledger)
-        assert max(asked.seconds for asked in load.ledger) < 5
+        assert max(asked.seconds for asked in load.ledger) < 10
         assert system.counter("smartbatch_dead_workers_found_total") == 0
         await asyncio.to_thread(system.until_clean, 2)
     finally:

@@ -24,7 +24,7 @@ async def test_a_worker_killed_in_mid_batch_loses_nothing(stack: Callable[..., S
     victim.kill()
     killed_at = time.monotonic()
     answers = await asking
-    assert time.monotonic() - killed_at < 5 + 12 * 0.3  # conviction, then twelve forwards one by one
+    assert time.monotonic() - killed_at < 20  # conviction, then twelve forwards one by one: 6 s on an idle machine
     assert {answer["batch"]["closed"] for answer in answers} == {"isolated"}
 
 

@@ -106,7 +106,7 @@ async def test_stats_show_throughput_latency_batches_and_workers(stack: Callable
     await ask_all(system.url, bodies(200), 10)
     stats = eventually(lambda: (s := system.stats()) and s["outcomes"].get("ok") == 200 and s)
     assert stats["throughput_rps"] == 20.0
-    assert 20 < stats["latency_ms"]["p50"] < stats["latency_ms"]["p99"] < 500
+    assert 20 < stats["latency_ms"]["p50"] < stats["latency_ms"]["p99"] < 5000
     assert sum(stats["batches"]["closed"].values()) == sum(stats["batches"]["rows_at_most"].values())
     [worker] = stats["workers"].values()
     assert (worker["state"], worker["rows"]) == ("ready", 200)

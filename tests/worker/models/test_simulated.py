@@ -39,16 +39,16 @@ def test_answers_are_the_same_everywhere_and_tell_bytes_apart():
 
 
 def test_a_batch_takes_base_and_row_time_and_the_next_begins_when_it_ends():
-    model = resolve("simulated:base_ms=20,row_ms=5")
+    model = resolve("simulated:base_ms=100,row_ms=25")
     batch = model.collate([model.example()] * 4)
     started, burnt = time.monotonic(), time.thread_time()
     first, second = model.forward(batch), model.forward(batch)
-    assert time.monotonic() - started < 0.020
+    assert time.monotonic() - started < 0.2
     model.separate(first, 4)
-    assert 0.040 <= time.monotonic() - started < 0.060
+    assert 0.2 <= time.monotonic() - started < 0.4
     model.separate(second, 4)
-    assert 0.080 <= time.monotonic() - started < 0.100
-    assert time.thread_time() - burnt < 0.005
+    assert 0.4 <= time.monotonic() - started < 0.6
+    assert time.thread_time() - burnt < 0.02
 
 
 def test_loading_may_take_a_while():
