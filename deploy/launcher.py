@@ -18,7 +18,8 @@ from smartbatch.deploy.ports import free_port
 from smartbatch.deploy.tables import console
 from smartbatch.shared.broker.admin import registry
 from smartbatch.shared.broker.admin.registry import Snapshot
-from smartbatch.shared.broker.connection.client import check, connect
+from smartbatch.shared.broker.connection.check import check
+from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnection
 from smartbatch.shared.errors import BrokerUnavailable, StartupError
 from smartbatch.shared.settings import Settings, mask_url
 
@@ -168,13 +169,13 @@ class Launcher:
 
     async def _until_ready(self) -> bool:
         """Show the progress of the workers until the gateway is ready. Returns False if stopped before."""
-        client = connect(self._url)
+        connection = MultiplexedConnection(self._url)
         shown: dict[str, str] = {}
         try:
             with self._console.status("starting") as status:
                 while not self._stop.is_set():
                     try:
-                        snapshot = await registry.snapshot(client, self._settings.model)
+                        snapshot = await registry.snapshot(connection, self._settings.model)
                         self._show_progress(snapshot, shown, status)
                     except BrokerUnavailable as error:
                         status.update(Text(str(error)))
@@ -182,7 +183,7 @@ class Launcher:
                         return True
                     await asyncio.sleep(POLL_S)
         finally:
-            await client.aclose()
+            connection.close()
         return False
 
     def _show_progress(self, snapshot: Snapshot, shown: dict[str, str], status) -> None:

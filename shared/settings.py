@@ -16,16 +16,9 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import msgspec
 from msgspec import Meta
 
+from smartbatch.shared.broker.connection.url import PASSWORD_FILE, URL_OPTIONS, parse_url
 from smartbatch.shared.errors import SettingsError
 from smartbatch.shared.keys import check_model_name
-
-PASSWORD_FILE = "password_file"  # the one option in a broker's URL that is ours and not redis-py's
-URL_OPTIONS = {
-    PASSWORD_FILE,
-    *("db", "username", "password"),
-    *("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password"),
-    *("ssl_cert_reqs", "ssl_check_hostname", "ssl_min_version", "ssl_ciphers"),
-}
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -262,17 +255,12 @@ def mask_url(url: str) -> str:
 
 
 def _check_redis_url(url: str) -> None:
-    from smartbatch.shared.broker import parse_url  # here: most of what imports the settings never needs it
-
     try:
         parse_url(url)
-        readable = bool(urlsplit(url).scheme in ("redis", "rediss", "unix"))
     except ValueError:
-        readable = False
-    if not readable:
         expected = "redis://user:password@host:port/db (or rediss://, unix://; special characters %-encoded)"
-        raise SettingsError(f"REDIS_URL: expected {expected}, got {mask_url(url)!r}")
+        raise SettingsError(f"REDIS_URL: expected {expected}, got {mask_url(url)!r}") from None
     for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True):
-        if name not in URL_OPTIONS:  # redis-py would take it for an argument, and fail at the first connection
+        if name not in URL_OPTIONS:
             known = ", ".join(sorted(URL_OPTIONS))
             raise SettingsError(f"REDIS_URL: unknown option {name[:40]!r}; known options are {known}")

@@ -125,7 +125,9 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 def virtual_time(loop: VirtualLoop) -> Iterator[None]:
     """Give the worker's modules this loop's clock as `time.monotonic()`."""
     virtual: Any = SimpleNamespace(monotonic=loop.time)
-    modules = [module for name, module in sys.modules.items() if name.startswith("worker.") and _uses_time(module)]
+    modules = [
+        module for name, module in sys.modules.items() if name.startswith("smartbatch.worker.") and _uses_time(module)
+    ]
     for module in modules:
         vars(module)["time"] = virtual
     try:

@@ -15,21 +15,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import redis.exceptions
-
 from simulation.costs import CommandCost
 from smartbatch.deploy import embedded_broker
 from smartbatch.deploy.ports import free_port
-from smartbatch.shared.broker.connection.client import Client, connect
+from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnection
 from smartbatch.shared.broker.queue.admission import Admission, NewEntry
 from smartbatch.shared.broker.queue.claims import Entry, Outcome, WorkerQueue
 from smartbatch.shared.broker.queue.replies import Inbox
-from smartbatch.shared.errors import StartupError
+from smartbatch.shared.errors import BrokerUnavailable, StartupError
 from smartbatch.shared.keys import Keys
 
 FULL = 32
 ROUNDS = 150
-CLIENTS = 8  # concurrent, each with a model of its own, so that the broker never sleeps between calls
+CONNECTIONS = 8  # concurrent, each with a model of its own, so that the broker never sleeps between calls
 PAYLOAD, REPLY = bytes(1024), bytes(300)
 SETTLE_S = 0.001  # after its last reply the broker still has work to do
 
@@ -60,16 +58,16 @@ def _broker() -> Iterator[tuple[str, int]]:
 
 
 async def _measure(url: str, pid: int) -> dict[str, CommandCost]:
-    clients = [connect(url) for _ in range(CLIENTS)]
+    connections = [MultiplexedConnection(url) for _ in range(CONNECTIONS)]
     for _ in range(100):
         try:
-            await clients[0].ping()
+            await connections[0].execute("PING")
             break
-        except redis.exceptions.ConnectionError:
+        except BrokerUnavailable:
             await asyncio.sleep(0.05)
-    single, full = [await _costs(clients, pid, size) for size in (1, FULL)]
-    for client in clients:
-        await client.aclose()
+    single, full = [await _costs(connections, pid, size) for size in (1, FULL)]
+    for connection in connections:
+        connection.close()
     costs = {}
     for name, cost in single.items():
         entry_s = max(0.0, full[name] - cost) / (FULL - 1)
@@ -82,11 +80,11 @@ async def _measure(url: str, pid: int) -> dict[str, CommandCost]:
 class _Caller:
     """A gateway and a worker that work alternately, with `size` entries a call."""
 
-    def __init__(self, client: Client, number: int, size: int) -> None:
+    def __init__(self, connection: MultiplexedConnection, number: int, size: int) -> None:
         keys = Keys(f"cost-benchmark-{number}")
-        self._admission = Admission(client, keys, "gateway", max_entries=10_000, max_bytes=1 << 30, body_ttl_s=60)
-        self._claims = WorkerQueue(client, client, keys, "worker", lease_ms=60_000, reply_ttl_s=60)
-        self._inbox = Inbox(client, keys, "gateway")
+        self._admission = Admission(connection, keys, "gateway", max_entries=10_000, max_bytes=1 << 30, body_ttl_s=60)
+        self._claims = WorkerQueue(connection, connection, keys, "worker", lease_ms=60_000, reply_ttl_s=60)
+        self._inbox = Inbox(connection, keys, "gateway")
         self._ids = (f"{size}-{n}" for n in itertools.count())
         self._size = size
         self._entries: list[Entry] = []
@@ -114,9 +112,9 @@ class _Caller:
         assert len(self._done) == self._size
 
 
-async def _costs(clients: Sequence[Client], pid: int, size: int) -> dict[str, float]:
+async def _costs(connections: Sequence[MultiplexedConnection], pid: int, size: int) -> dict[str, float]:
     """Return the seconds of a call with `size` entries, the median of many, by command."""
-    callers = [_Caller(client, number, size) for number, client in enumerate(clients)]
+    callers = [_Caller(connection, number, size) for number, connection in enumerate(connections)]
     took: dict[str, list[float]] = {}
     for number in range(2 * ROUNDS):
         claim = "claim_after_wakeup" if number % 2 else "claim"

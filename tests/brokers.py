@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import redis as redis_sync
+import redis.asyncio
 
 from smartbatch.deploy import embedded_broker
 from smartbatch.deploy.ports import free_port
+from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnection
 
 
 class Broker:
@@ -76,6 +78,21 @@ class Broker:
             return bool(self.sync.ping())
         except (redis_sync.ConnectionError, redis_sync.BusyLoadingError):
             return False
+
+
+class Client(MultiplexedConnection):
+    """A connection as processes have it, for what is tested; any other attribute is redis-py's, to look with."""
+
+    def __init__(self, url: str, *, block_s: float = 0.0) -> None:
+        super().__init__(url, block_s=block_s)
+        self.redis = redis.asyncio.Redis.from_url(url, protocol=2)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.redis, name)
+
+    async def aclose(self) -> None:
+        self.close()
+        await self.redis.aclose()
 
 
 def eventually(condition: Callable[[], Any], timeout_s: float = 10.0, every_s: float = 0.01) -> Any:

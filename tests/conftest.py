@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from smartbatch.deploy import embedded_broker
-from smartbatch.shared.broker.connection.client import Client, connect
-from tests.brokers import Broker
+from tests.brokers import Broker, Client
 
 # Who runs the tests in the background has Ctrl-C ignored, and what the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -71,7 +70,7 @@ def any_broker(request: pytest.FixtureRequest) -> Broker:
 
 
 @pytest.fixture
-async def client(any_broker: Broker):
-    client: Client = connect(any_broker.url)
+async def client(any_broker: Broker) -> AsyncIterator[Client]:
+    client = Client(any_broker.url)
     yield client
     await client.aclose()

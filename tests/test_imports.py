@@ -18,12 +18,12 @@ HEAVY = {"torch", "torchvision", "numpy", "PIL"}
 HTTP = {"starlette", "uvicorn"}
 # Top-level names that the files of a folder never import. `smartbatch.X` counts as X.
 FORBIDDEN = {
-    "gateway": {"worker", "deploy", "loadtest", "simulation"} | HEAVY,
-    "worker": {"gateway", "deploy", "loadtest", "simulation"} | HTTP,
-    "shared": {"gateway", "worker", "deploy", "loadtest", "simulation"} | HEAVY | HTTP,
-    "deploy": {"loadtest", "simulation"},
+    "gateway": {"worker", "deploy", "loadtest", "simulation", "redis"} | HEAVY,
+    "worker": {"gateway", "deploy", "loadtest", "simulation", "redis"} | HTTP,
+    "shared": {"gateway", "worker", "deploy", "loadtest", "simulation", "redis"} | HEAVY | HTTP,
+    "deploy": {"loadtest", "simulation", "redis"},
     "loadtest": {"gateway", "worker", "shared", "deploy", "simulation"},
-    "simulation": {"deploy", "loadtest"} | HEAVY | HTTP,
+    "simulation": {"deploy", "loadtest", "redis"} | HEAVY | HTTP,
 }
 EXCEPT = {  # what the baseline is compared with runs the same model code behind the same formats, or says nothing
     "loadtest/servers/baseline.py": {"deploy", "simulation"},

@@ -25,7 +25,8 @@ import msgspec
 import uvloop
 
 from smartbatch.shared.broker.admin import registry
-from smartbatch.shared.broker.connection.client import BLOCK_S, check, connect
+from smartbatch.shared.broker.connection.check import check
+from smartbatch.shared.broker.connection.multiplexed import BLOCK_S, MultiplexedConnection
 from smartbatch.shared.broker.queue.claims import WorkerQueue
 from smartbatch.shared.broker.queue.leases import LEASE_MS, HeartbeatResult, Leases
 from smartbatch.shared.broker.queue.live_limits import LiveLimits
@@ -68,9 +69,9 @@ class Worker:
         keys = Keys(settings.model)
         self._tracing = tracing_of(settings.model, self.worker_id)
         self.model = models.resolve(settings.model_path)
-        self._redis = connect(settings.broker_url)
-        self._blocking_redis = connect(settings.broker_url, block_s=BLOCK_S)
-        self._lease_redis = connect(settings.broker_url)  # a beat must not wait behind a large reply
+        self._redis = MultiplexedConnection(settings.broker_url)
+        self._blocking_redis = MultiplexedConnection(settings.broker_url, block_s=BLOCK_S)
+        self._lease_redis = MultiplexedConnection(settings.broker_url)  # a beat must not wait behind a large reply
         claims = WorkerQueue(
             self._blocking_redis,
             self._redis,
@@ -162,9 +163,9 @@ class Worker:
                 log.warning("left with %d entries; others will run them", left)
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
-        await self._blocking_redis.aclose()
-        await self._redis.aclose()
-        await self._lease_redis.aclose()
+        self._blocking_redis.close()
+        self._redis.close()
+        self._lease_redis.close()
 
     # --- loading, in the device thread
 

@@ -13,10 +13,10 @@ import click
 import msgspec
 
 from smartbatch.deploy.entry_view import print_fields, printable, when
-from smartbatch.deploy.lookup import every_letter, find_letters, models_named, open_client
+from smartbatch.deploy.lookup import every_letter, find_letters, models_named, open_connection
 from smartbatch.deploy.options import json_option, model_option, read, save_option, setting_options
 from smartbatch.shared.broker.admin.dead_letters import DeadLetter, DeadLetters, Requeue
-from smartbatch.shared.broker.connection.client import BLOCK_S, Client
+from smartbatch.shared.broker.connection.multiplexed import BLOCK_S, MultiplexedConnection
 from smartbatch.shared.errors import DeadlineExceeded, SmartBatchError
 from smartbatch.shared.keys import Keys
 from smartbatch.shared.settings import Settings
@@ -97,10 +97,10 @@ def _check_choice(letter_ids: Sequence[str], everything: bool) -> None:
 
 
 async def _list(settings: Settings, name: str | None, limit: int, as_json: bool) -> None:
-    async with open_client(settings) as client:
+    async with open_connection(settings) as connection:
         found = []
-        for model in await models_named(client, name):
-            found += [(model, letter) for letter in await DeadLetters(client, Keys(model)).newest(limit)]
+        for model in await models_named(connection, name):
+            found += [(model, letter) for letter in await DeadLetters(connection, Keys(model)).newest(limit)]
     if as_json:
         click.echo(json.dumps([_summary(model, letter) for model, letter in found], indent=2))
         return
@@ -121,9 +121,9 @@ async def _list(settings: Settings, name: str | None, limit: int, as_json: bool)
 async def _show(settings: Settings, name: str | None, letter_id: str, file: Path | None, as_json: bool) -> None:
     from smartbatch.deploy.payloads import payload_fields
 
-    async with open_client(settings) as client:
-        [(model, letter)] = await find_letters(client, name, [letter_id])
-        packed = await DeadLetters(client, Keys(model)).payload(letter)
+    async with open_connection(settings) as connection:
+        [(model, letter)] = await find_letters(connection, name, [letter_id])
+        packed = await DeadLetters(connection, Keys(model)).payload(letter)
     fields = _summary(model, letter)
     missing = "expired" if letter.entry.bytes else "unknown"
     fields |= payload_fields(packed, file, missing)
@@ -137,10 +137,10 @@ async def _requeue(
     settings: Settings, name: str | None, letter_ids: Sequence[str], no_wait: bool, as_json: bool
 ) -> int:
     outcomes: list[dict[str, Any]] = []
-    async with open_client(settings) as client, open_client(settings, BLOCK_S) as blocking:
-        found = await find_letters(client, name, letter_ids) if letter_ids else await every_letter(client, name)
+    async with open_connection(settings) as connection, open_connection(settings, BLOCK_S) as blocking:
+        found = await find_letters(connection, name, letter_ids) if letter_ids else await every_letter(connection, name)
         for model, letter in found:
-            outcome = await _requeue_one(settings, client, blocking, model, letter, wait=not no_wait)
+            outcome = await _requeue_one(settings, connection, blocking, model, letter, wait=not no_wait)
             outcomes.append({"id": letter.id, "model": model, "request": letter.new_request_id, **outcome})
             if not as_json:
                 click.echo(f"{letter.id}  {printable(_sentence(outcome))}")
@@ -150,13 +150,19 @@ async def _requeue(
 
 
 async def _requeue_one(
-    settings: Settings, client: Client, blocking: Client, model: str, letter: DeadLetter, *, wait: bool
+    settings: Settings,
+    connection: MultiplexedConnection,
+    blocking: MultiplexedConnection,
+    model: str,
+    letter: DeadLetter,
+    *,
+    wait: bool,
 ) -> dict[str, Any]:
     """Requeue one letter and return its outcome. One at a time, so that two poison inputs never share a batch."""
     keys, timeout_s = Keys(model), settings.request_timeout
     limits = {"max_entries": settings.max_queue, "max_bytes": settings.max_queue_bytes}
-    again = Requeue(client, blocking, keys, reply_ttl_s=settings.reply_ttl, **limits)
-    letters = DeadLetters(client, keys)
+    again = Requeue(connection, blocking, keys, reply_ttl_s=settings.reply_ttl, **limits)
+    letters = DeadLetters(connection, keys)
     try:
         request_id = await again.put_back(letter, timeout_s)
     except SmartBatchError as error:
@@ -173,14 +179,14 @@ async def _requeue_one(
 
 
 async def _drop(settings: Settings, name: str | None, letter_ids: Sequence[str], yes: bool, as_json: bool) -> None:
-    async with open_client(settings) as client:
-        found = await find_letters(client, name, letter_ids) if letter_ids else await every_letter(client, name)
+    async with open_connection(settings) as connection:
+        found = await find_letters(connection, name, letter_ids) if letter_ids else await every_letter(connection, name)
         if found and not letter_ids and not yes:
             click.confirm(f"Delete {_counted(len(found))}?", abort=True)
         deleted = 0
         for model in dict.fromkeys(model for model, _ in found):
             of_model = [letter for each, letter in found if each == model]
-            deleted += await DeadLetters(client, Keys(model)).drop(of_model)
+            deleted += await DeadLetters(connection, Keys(model)).drop(of_model)
     if as_json:
         click.echo(json.dumps({"deleted": deleted}))
     else:

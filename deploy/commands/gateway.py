@@ -42,7 +42,7 @@ def command(grpc: bool, **options: str | None) -> None:
     MODEL selects the default model of /predict; other models are served as soon as a worker announces them.
     """
     from smartbatch.gateway.server import bind, bind_grpc, bind_management, serve
-    from smartbatch.shared.broker.connection.client import check
+    from smartbatch.shared.broker.connection.check import check
     from smartbatch.shared.telemetry import logs, tracing
 
     settings = read(options)

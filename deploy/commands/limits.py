@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 
 import click
 
 from smartbatch.deploy.options import read, setting_options
 from smartbatch.deploy.tables import console, table
 from smartbatch.shared.broker.admin import registry
-from smartbatch.shared.broker.connection.client import check, connect
+from smartbatch.shared.broker.connection.check import check
+from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnection
 from smartbatch.shared.broker.queue.live_limits import MOST_WAIT_S, LiveLimits, reset_limits, set_limits
 from smartbatch.shared.keys import Keys
 
@@ -37,22 +39,19 @@ def command(max_batch_size: int | None, max_wait_time: float | None, reset: bool
 
 async def _run(url: str, model: str, limits: LiveLimits, reset: bool) -> None:
     await check(url)
-    client = connect(url)
     keys = Keys(model)
-    try:
+    with closing(MultiplexedConnection(url)) as connection:
         if reset:
-            await reset_limits(client, keys)
+            await reset_limits(connection, keys)
         elif limits != LiveLimits():
-            await set_limits(client, keys, limits)
+            await set_limits(connection, keys, limits)
         else:
-            await _show(client, model)
-    finally:
-        await client.aclose()
+            await _show(connection, model)
 
 
-async def _show(client, model: str) -> None:
+async def _show(connection: MultiplexedConnection, model: str) -> None:
     screen = console()
-    workers = (await registry.snapshot(client, model)).workers
+    workers = (await registry.snapshot(connection, model)).workers
     shown = table("worker", "state", "MAX_BATCH_SIZE", "MAX_WAIT_TIME")
     for worker_id, report in workers.items():
         limits = (report.get(name, "") for name in ("max_batch_size", "max_wait_time"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 
 import click
 from rich.console import Console
@@ -10,7 +11,7 @@ from rich.console import Console
 from smartbatch.deploy.options import read, setting_options
 from smartbatch.deploy.tables import console, table
 from smartbatch.shared.broker.admin import registry
-from smartbatch.shared.broker.connection.client import connect
+from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnection
 from smartbatch.shared.errors import BrokerUnavailable
 
 
@@ -37,12 +38,9 @@ def command(everything: bool, **options: str | None) -> None:
 
 
 async def _served(screen: Console, url: str) -> None:
-    client = connect(url)
-    try:
-        models = await registry.models(client)
-        snapshots = {name: await registry.snapshot(client, name) for name in models}
-    finally:
-        await client.aclose()
+    with closing(MultiplexedConnection(url)) as connection:
+        models = await registry.models(connection)
+        snapshots = {name: await registry.snapshot(connection, name) for name in models}
     served = table("name", "MODEL_PATH", "inputs", "row", "ready workers", "variant", title="served models")
     for name, info in models.items():
         spec = info.input

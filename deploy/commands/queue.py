@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from smartbatch.deploy.entry_view import print_fields, printable, when
-from smartbatch.deploy.lookup import find_entries, models_named, open_client
+from smartbatch.deploy.lookup import find_entries, models_named, open_connection
 from smartbatch.deploy.options import json_option, model_option, read, save_option, setting_options
 from smartbatch.deploy.tables import console, table
 from smartbatch.shared.broker.admin import registry
@@ -89,10 +89,10 @@ def cancel(entry_ids: Sequence[str], name: str | None, as_json: bool, **options:
 
 async def _list(settings: Settings, name: str | None, limit: int, as_json: bool) -> None:
     screen = console()
-    async with open_client(settings) as client:
+    async with open_connection(settings) as connection:
         found = [
-            (await registry.snapshot(client, model), await Entries(client, model).look(limit))
-            for model in await models_named(client, name)
+            (await registry.snapshot(connection, model), await Entries(connection, model).look(limit))
+            for model in await models_named(connection, name)
         ]
     if as_json:
         click.echo(json.dumps([_model(snapshot, entries) for snapshot, entries in found], indent=2))
@@ -106,10 +106,10 @@ async def _list(settings: Settings, name: str | None, limit: int, as_json: bool)
 async def _show(settings: Settings, name: str | None, entry_id: str, file: Path | None, as_json: bool) -> None:
     from smartbatch.deploy.payloads import payload_fields
 
-    async with open_client(settings) as client:
-        [(model, seen)] = await find_entries(client, name, [entry_id])
+    async with open_connection(settings) as connection:
+        [(model, seen)] = await find_entries(connection, name, [entry_id])
         try:
-            packed, missing = await Entries(client, model).payload(seen), "deleted"
+            packed, missing = await Entries(connection, model).payload(seen), "deleted"
         except BrokerUnavailable as error:  # this Redis user may read the stream, but not external payloads
             packed, missing = None, f"not readable: {error}"
     fields = {"model": model, **_summary(seen), **_details(seen), **payload_fields(packed, file, missing)}
@@ -121,9 +121,9 @@ async def _show(settings: Settings, name: str | None, entry_id: str, file: Path 
 
 async def _cancel(settings: Settings, name: str | None, entry_ids: Sequence[str], as_json: bool) -> int:
     outcomes: list[dict[str, Any]] = []
-    async with open_client(settings) as client:
-        for model, seen in await find_entries(client, name, entry_ids):
-            cancelled = await Entries(client, model).take_back(seen, settings.reply_ttl)
+    async with open_connection(settings) as connection:
+        for model, seen in await find_entries(connection, name, entry_ids):
+            cancelled = await Entries(connection, model).take_back(seen, settings.reply_ttl)
             outcomes.append({"model": model, **_summary(seen), "cancelled": cancelled})
             if not as_json:
                 outcome = "cancelled" if cancelled else "not cancelled: already answered or cancelled"

@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from smartbatch.deploy.options import read, setting_options
-from smartbatch.shared.broker.connection.client import Client
+from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnection
 from smartbatch.shared.errors import BrokerUnavailable
 from smartbatch.shared.process import tasks
 from smartbatch.shared.settings import Settings
@@ -40,13 +40,13 @@ def command(name: str | None, interval: float, once: bool, as_json: bool, **opti
 
 
 async def _top(settings: Settings, name: str | None, interval: float, once: bool, as_json: bool) -> None:
-    from smartbatch.deploy.lookup import open_client
+    from smartbatch.deploy.lookup import open_connection
     from smartbatch.deploy.tables import console
     from smartbatch.deploy.top_frame import frame
 
     screen = console()
-    async with open_client(settings) as client:
-        updates = _updates(client, name, interval)
+    async with open_connection(settings) as connection:
+        updates = _updates(connection, name, interval)
         if once:
             await anext(updates)  # rates need two
             models, error = await anext(updates)
@@ -75,11 +75,11 @@ async def _live(screen, updates: AsyncIterator) -> None:
             await asyncio.wait({drawing, quit_pressed}, return_when=asyncio.FIRST_COMPLETED)
             if drawing.done():
                 drawing.result()  # raises its exception
-        finally:  # Ctrl-C cancels this; asyncio would cancel the other only once, and redis-py may swallow that
+        finally:  # Ctrl-C cancels this task, and not the other
             await tasks.end([drawing])
 
 
-async def _updates(client: Client, name: str | None, interval: float) -> AsyncIterator:
+async def _updates(connection: MultiplexedConnection, name: str | None, interval: float) -> AsyncIterator:
     """Yield (models, error) every `interval` seconds: the last state that was read, and why it is out of date."""
     from smartbatch.gateway.monitoring.model_view import ModelView, describe
     from smartbatch.gateway.monitoring.window_stats import Looks
@@ -90,9 +90,9 @@ async def _updates(client: Client, name: str | None, interval: float) -> AsyncIt
     while True:
         began_at, error_text = time.monotonic(), ""
         try:
-            infos = await registry.models(client)
+            infos = await registry.models(connection)
             names = [name] if name else sorted(infos)
-            seen = {each: await registry.snapshot(client, each) for each in names}
+            seen = {each: await registry.snapshot(connection, each) for each in names}
             models = {each: ModelView(describe(s), looks[each].add(s), infos.get(each)) for each, s in seen.items()}
         except BrokerUnavailable as error:
             error_text = str(error)

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 import msgspec
 
 from smartbatch.gateway.auth.principal import Principal, UsageDelta
-from smartbatch.shared.broker.connection.client import connect
+from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnection
 from smartbatch.shared.broker.queue.usage import Line, Usage
 from smartbatch.shared.errors import BrokerFull, BrokerUnavailable
 
@@ -38,8 +38,8 @@ class UsageSync:
     """One per gateway process; `settle` is called by the guard's task only."""
 
     def __init__(self, url: str) -> None:
-        self._client = connect(url)
-        self._usage = Usage(self._client, uuid.uuid4().hex)
+        self._connection = MultiplexedConnection(url)
+        self._usage = Usage(self._connection, uuid.uuid4().hex)
         self._unanswered: _Statement | None = None
         self._number = 0
         self._settled_at = time.monotonic()
@@ -76,4 +76,4 @@ class UsageSync:
         self._unanswered = None
 
     async def close(self) -> None:
-        await self._client.aclose()
+        self._connection.close()

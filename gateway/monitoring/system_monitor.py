@@ -18,7 +18,7 @@ from smartbatch.gateway.queue.model_queue import ModelQueue
 from smartbatch.shared import counts
 from smartbatch.shared.broker.admin import registry
 from smartbatch.shared.broker.admin.registry import Snapshot, number
-from smartbatch.shared.broker.connection.client import connect
+from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnection
 from smartbatch.shared.broker.queue.admission import UNKNOWN, Capacity
 from smartbatch.shared.errors import BrokerUnavailable
 from smartbatch.shared.model_info import ModelInfo
@@ -35,7 +35,7 @@ class SystemMonitor:
     """One long-lived task per gateway process."""
 
     def __init__(self, settings: Settings, gateway_id: str, queues: Mapping[str, ModelQueue]) -> None:
-        self._client = connect(settings.broker_url)
+        self._connection = MultiplexedConnection(settings.broker_url)
         self._default = settings.model
         self._gateway_id = gateway_id
         self._queues = queues
@@ -70,7 +70,7 @@ class SystemMonitor:
             await asyncio.sleep(LOOK_S)
 
     async def _look(self) -> None:
-        models = await registry.models(self._client)
+        models = await registry.models(self._connection)
         names = {self._default, *models, *self._queues}
         self.snapshots = snapshots = await self._look_at(sorted(names))
         self._capacities = {name: _capacity(snapshot) for name, snapshot in snapshots.items()}
@@ -82,7 +82,7 @@ class SystemMonitor:
         snapshots, failed = {}, None
         for model in models:
             try:
-                snapshots[model] = await registry.snapshot(self._client, model)
+                snapshots[model] = await registry.snapshot(self._connection, model)
             except Exception as error:
                 failed = error
                 if model not in self._unreadable:
@@ -102,15 +102,15 @@ class SystemMonitor:
                 "recent": pack(queue.metrics.recent.summary()),
                 counts.FIELD: counts.encode(queue.metrics.counts()),
             }
-            await registry.report_gateway(self._client, queue.keys, self._gateway_id, report)
+            await registry.report_gateway(self._connection, queue.keys, self._gateway_id, report)
 
     async def close(self) -> None:
         try:
             for queue in self._queues.values():
-                await registry.forget_gateway(self._client, queue.keys, self._gateway_id)
+                await registry.forget_gateway(self._connection, queue.keys, self._gateway_id)
         except BrokerUnavailable as error:
             log.warning("leaving without a word: %s", error)
-        await self._client.aclose()
+        self._connection.close()
 
 
 def _capacity(snapshot: Snapshot) -> Capacity:

@@ -13,7 +13,7 @@ from smartbatch.gateway.queue.pending import Outcome, Pending, PendingFuture
 from smartbatch.gateway.queue.reconciler import Reconciler
 from smartbatch.gateway.queue.reply_router import ReplyRouter
 from smartbatch.gateway.queue.submitter import Submitter
-from smartbatch.shared.broker.connection.client import BLOCK_S, connect
+from smartbatch.shared.broker.connection.multiplexed import BLOCK_S, MultiplexedConnection
 from smartbatch.shared.broker.queue.admission import Admission, Capacity, NewEntry
 from smartbatch.shared.broker.queue.replies import Inbox
 from smartbatch.shared.errors import BrokerUnavailable
@@ -36,9 +36,9 @@ class ModelQueue:
         self.keys = Keys(model)
         self.metrics = metrics
         self._admission_control = AdmissionControl(settings.max_queue, capacity)
-        self._redis = connect(settings.broker_url)
-        self._sweep_redis = connect(settings.broker_url)
-        self._blocking_redis = connect(settings.broker_url, block_s=BLOCK_S)
+        self._redis = MultiplexedConnection(settings.broker_url)
+        self._sweep_redis = MultiplexedConnection(settings.broker_url)
+        self._blocking_redis = MultiplexedConnection(settings.broker_url, block_s=BLOCK_S)
         self.outstanding: dict[str, Pending] = {}
         self._deadlines = Deadlines(self.outstanding)
         limits: dict[str, Any] = {
@@ -65,8 +65,8 @@ class ModelQueue:
     async def close(self) -> None:
         self._deadlines.close()
         await tasks.end(self._tasks)
-        for client in (self._redis, self._sweep_redis, self._blocking_redis):
-            await client.aclose()
+        for connection in (self._redis, self._sweep_redis, self._blocking_redis):
+            connection.close()
 
     def check(self, timeout_ms: int) -> None:
         """Refuse, before any work, what can't be taken now.

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from smartbatch.shared.broker.admin.entries import PIECE, Entries
-from smartbatch.shared.broker.connection.client import connect
+from smartbatch.shared.broker.connection.multiplexed import Command
 from smartbatch.shared.broker.queue.admission import Admission, AdmitStatus, NewEntry
 from smartbatch.shared.broker.queue.claims import WorkerQueue
 from smartbatch.shared.keys import Keys
 from smartbatch.shared.model_info import InputSpec, ModelInfo, encode
 from smartbatch.shared.wire import Payload, Raw, pack_payload, unpack_reply
-from tests.brokers import Broker
+from tests.brokers import Broker, Client
 from tests.deploy.test_cli import Ended
 
 
@@ -28,7 +28,7 @@ class Stream:
         self.broker = broker
         self.model = model
         self.keys = Keys(model)
-        self.client = connect(broker.url)
+        self.client = Client(broker.url)
         self._admission = Admission(self.client, self.keys, "gw", max_entries=1000, max_bytes=10**8, body_ttl_s=60)
         broker.sync.hset("smartbatch:models", model, encode(ModelInfo(model, "simulated", InputSpec(("raw",)), 32)))
 
@@ -87,19 +87,19 @@ async def test_list_has_the_running_and_the_waiting_oldest_first(stream: Stream)
 async def test_a_long_stream_is_read_in_pieces(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
     await stream.admit(*map(str, range(5 * PIECE)))
     await stream.claim(2 * PIECE + 1)
-    asked: list[int] = []
-    for name in ("xrange", "xpending_range"):
-        original = getattr(stream.client, name)
+    call, read = stream.client.call, list[int]()
 
-        def counted(*arguments, _original=original):
-            asked.append(arguments[-1])
-            return _original(*arguments)
+    async def counted(commands: Sequence[Command], **how: bool) -> list[Any]:
+        answers = await call(commands, **how)
+        rows = zip(commands, answers, strict=True)
+        read.append(sum(len(answer) for command, answer in rows if command[0] in ("XRANGE", "XPENDING")))
+        return answers
 
-        monkeypatch.setattr(stream.client, name, counted)
+    monkeypatch.setattr(stream.client, "call", counted)
     seen = await Entries(stream.client, "m").look(1000)
     assert [each.entry.id for each in seen] == [f"r-{n}" for n in range(5 * PIECE)]
     assert [bool(each.worker) for each in seen].count(True) == 2 * PIECE + 1
-    assert max(asked) == PIECE
+    assert max(read) == PIECE
     assert len(await Entries(stream.client, "m").look(PIECE + 1)) == 2 * (PIECE + 1)
 
 

@@ -10,10 +10,10 @@ import pytest
 from simulation.broker import Broker, Entry
 from simulation.clock import VirtualLoop
 from simulation.costs import FREE
-from smartbatch.shared.broker.connection.client import Client
 from smartbatch.shared.broker.queue.admission import Admission, NewEntry
 from smartbatch.shared.broker.queue.claims import Outcome, WorkerQueue
 from smartbatch.shared.keys import Keys
+from tests.brokers import Client
 
 KEYS = Keys("m")
 LONG_MS = 100_000  # not over during the test, which takes no virtual time

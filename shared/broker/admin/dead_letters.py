@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
-from smartbatch.shared.broker.connection.client import Client, broker_errors
+from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnection, to_dict
 from smartbatch.shared.broker.queue.admission import Admission, AdmitStatus, NewEntry
 from smartbatch.shared.broker.queue.claims import ENTRY_FIELDS, Entry, parse_entry
 from smartbatch.shared.broker.queue.replies import Inbox
@@ -46,61 +46,68 @@ class DeadLetter(msgspec.Struct):
 class DeadLetters:
     """One model's dead letters. Owned by whoever looks at them."""
 
-    def __init__(self, client: Client, keys: Keys) -> None:
-        self._client = client
+    def __init__(self, connection: MultiplexedConnection, keys: Keys) -> None:
+        self._connection = connection
         self._keys = keys
 
     async def count(self) -> int:
-        with broker_errors():
-            return await self._client.xlen(self._keys.dead)
+        return await self._connection.execute("XLEN", self._keys.dead)
 
     async def newest(self, limit: int | None = None) -> list[DeadLetter]:
         """Return up to `limit` letters, the newest first; all without one."""
-        with broker_errors():
-            return [_letter(found) for found in await self._client.xrevrange(self._keys.dead, count=limit)]
+        count = () if limit is None else ("COUNT", limit)
+        found = await self._connection.execute("XREVRANGE", self._keys.dead, "+", "-", *count)
+        return [_letter(each) for each in found]
 
     async def find(self, letter_ids: Sequence[str]) -> list[DeadLetter | None]:
         """Return each letter, or None where there is none."""
-        with broker_errors():
-            pipeline = self._client.pipeline(transaction=False)
-            for letter_id in letter_ids:
-                pipeline.xrange(self._keys.dead, letter_id, letter_id)
-            return [_letter(found[0]) if found else None for found in await pipeline.execute()]
+        answers = await self._connection.call([("XRANGE", self._keys.dead, each, each) for each in letter_ids])
+        return [_letter(found[0]) if found else None for found in answers]
 
     async def payload(self, letter: DeadLetter) -> bytes | None:
         """Return what its client sent; None if that was kept apart and has expired."""
         if letter.entry.payload:
             return letter.entry.payload
-        with broker_errors():
-            return await self._client.get(self._keys.body(letter.entry.id))
+        return await self._connection.execute("GET", self._keys.body(letter.entry.id))
 
     async def drop(self, letters: Sequence[DeadLetter]) -> int:
         """Remove letters and what was kept apart for them. Returns how many were still there."""
         if not letters:
             return 0
-        with broker_errors():
-            pipeline = self._client.pipeline(transaction=True)
-            pipeline.xdel(self._keys.dead, *[letter.id for letter in letters])
-            pipeline.unlink(*[self._keys.body(letter.entry.id) for letter in letters])
-            return (await pipeline.execute())[0]
+        *_, (dropped, _) = await self._connection.call(
+            [
+                ("MULTI",),
+                ("XDEL", self._keys.dead, *[letter.id for letter in letters]),
+                ("UNLINK", *[self._keys.body(letter.entry.id) for letter in letters]),
+                ("EXEC",),
+            ]
+        )
+        return dropped
 
 
 class Requeue:
     """Puts letters of one model back on the stream, as new requests whose replies come to whoever made this.
 
-    `blocking`: a client that may block for BLOCK_S.
+    `blocking`: a connection that may block for BLOCK_S.
     """
 
     def __init__(
-        self, client: Client, blocking: Client, keys: Keys, *, max_entries: int, max_bytes: int, reply_ttl_s: float
+        self,
+        connection: MultiplexedConnection,
+        blocking: MultiplexedConnection,
+        keys: Keys,
+        *,
+        max_entries: int,
+        max_bytes: int,
+        reply_ttl_s: float,
     ) -> None:
         gateway_id = f"{GATEWAY}-{uuid.uuid4().hex[:12]}"
-        self._client = client
+        self._connection = connection
         self._keys = keys
-        self._letters = DeadLetters(client, keys)
+        self._letters = DeadLetters(connection, keys)
         self._inbox = Inbox(blocking, keys, gateway_id)
         self._admission = Admission(
-            client, keys, gateway_id, max_entries=max_entries, max_bytes=max_bytes, body_ttl_s=reply_ttl_s
+            connection, keys, gateway_id, max_entries=max_entries, max_bytes=max_bytes, body_ttl_s=reply_ttl_s
         )
 
     async def put_back(self, letter: DeadLetter, timeout_s: float) -> str:
@@ -112,8 +119,7 @@ class Requeue:
         entry, request_id = letter.entry, letter.new_request_id
         request = NewEntry(request_id, int(timeout_s * 1000), entry.rows, entry.kind, payload, entry.trace)
         if not (await self._admission.still_open([request_id]))[0]:
-            with broker_errors():
-                await self._client.unlink(self._keys.reply(request_id))  # of an earlier time
+            await self._connection.execute("UNLINK", self._keys.reply(request_id))  # of an earlier time
         answer = await self._admission.admit([request])
         if answer.statuses != [AdmitStatus.ADMITTED]:
             raise QueueFull(f"{letter.id}: the queue is full ({answer.waiting} waiting); it stays a dead letter")
@@ -133,18 +139,16 @@ class Requeue:
         if reply is None:
             await self._admission.cancel([request_id])
             return None
-        with broker_errors():
-            await self._client.unlink(self._keys.reply(request_id))
+        await self._connection.execute("UNLINK", self._keys.reply(request_id))
         return unpack_reply(reply)
 
     async def close(self) -> None:
         """Leave no inbox behind."""
-        with broker_errors():
-            await self._client.unlink(self._inbox.key)
+        await self._connection.execute("UNLINK", self._inbox.key)
 
 
-def _letter(found: tuple[bytes, Mapping[bytes, bytes]]) -> DeadLetter:
-    letter_id, fields = found
+def _letter(found: tuple[bytes, Sequence[bytes]]) -> DeadLetter:
+    letter_id, fields = found[0], to_dict(found[1])
     parts: list[bytes] = []
     for name in ENTRY_FIELDS:
         parts += (name, fields.get(name, b""))  # without them its entry was gone when it was buried

@@ -7,21 +7,20 @@ Redis, so gateways, the command line and a person with redis-cli see the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
 
 from smartbatch.shared import counts, model_info
-from smartbatch.shared.broker.connection.client import Client, broker_errors
-from smartbatch.shared.broker.connection.script import Argument
-from smartbatch.shared.broker.queue.claims import read_entry
+from smartbatch.shared.broker.connection.multiplexed import Argument, MultiplexedConnection, to_dict
+from smartbatch.shared.broker.queue.claims import parse_entry
 from smartbatch.shared.errors import UnknownModel
 from smartbatch.shared.keys import GROUP, MODELS, Keys, check_model_name
 from smartbatch.shared.model_info import ModelInfo
 
 GATEWAY_REPORT_TTL_MS = 10_000
-_GROUPS = 2  # the answer of a snapshot that is an error while there is no stream
 
 
 class Snapshot(msgspec.Struct):
@@ -44,16 +43,14 @@ class Snapshot(msgspec.Struct):
         return [worker_id for worker_id, report in self.workers.items() if report.get("state") == "ready"]
 
 
-async def announce(client: Client, info: ModelInfo) -> None:
-    with broker_errors():
-        await client.hset(MODELS, info.name, model_info.encode(info))
+async def announce(connection: MultiplexedConnection, info: ModelInfo) -> None:
+    await connection.execute("HSET", MODELS, info.name, model_info.encode(info))
 
 
-async def models(client: Client) -> dict[str, ModelInfo]:
+async def models(connection: MultiplexedConnection) -> dict[str, ModelInfo]:
     """Return every model that a worker has announced. One that can't be read, or that no key could hold, is left
     out."""
-    with broker_errors():
-        announced = await client.hgetall(MODELS)
+    announced = to_dict(await connection.execute("HGETALL", MODELS))
     found = {}
     for name, text in announced.items():
         try:
@@ -63,50 +60,49 @@ async def models(client: Client) -> dict[str, ModelInfo]:
     return found
 
 
-async def report_gateway(client: Client, keys: Keys, gateway_id: str, report: Mapping[str, Argument]) -> None:
+async def report_gateway(
+    connection: MultiplexedConnection, keys: Keys, gateway_id: str, report: Mapping[str, Argument]
+) -> None:
     key = keys.gateway(gateway_id)
-    with broker_errors():
-        pipeline = client.pipeline(transaction=False)
-        pipeline.hset(key, mapping=dict(report))
-        pipeline.pexpire(key, GATEWAY_REPORT_TTL_MS)
-        pipeline.sadd(keys.gateways, gateway_id)
-        pipeline.pexpire(keys.gateways, GATEWAY_REPORT_TTL_MS)
-        await pipeline.execute()
+    await connection.call(
+        [
+            ("HSET", key, *chain.from_iterable(report.items())),
+            ("PEXPIRE", key, GATEWAY_REPORT_TTL_MS),
+            ("SADD", keys.gateways, gateway_id),
+            ("PEXPIRE", keys.gateways, GATEWAY_REPORT_TTL_MS),
+        ]
+    )
 
 
-async def forget_gateway(client: Client, keys: Keys, gateway_id: str) -> None:
-    with broker_errors():
-        pipeline = client.pipeline(transaction=False)
-        pipeline.delete(keys.gateway(gateway_id))
-        pipeline.srem(keys.gateways, gateway_id)
-        await pipeline.execute()
+async def forget_gateway(connection: MultiplexedConnection, keys: Keys, gateway_id: str) -> None:
+    await connection.call([("DEL", keys.gateway(gateway_id)), ("SREM", keys.gateways, gateway_id)])
 
 
-async def snapshot(client: Client, model: str) -> Snapshot:
-    """Read one model's state: three round trips, whatever the load."""
+async def snapshot(connection: MultiplexedConnection, model: str) -> Snapshot:
+    """Read one model's state: two round trips, whatever the load."""
     keys = Keys(model)
-    with broker_errors():
-        pipeline = client.pipeline(transaction=False)
-        pipeline.time()
-        pipeline.xlen(keys.requests)
-        pipeline.xinfo_groups(keys.requests)
-        pipeline.hlen(keys.inflight)
-        pipeline.hmget(keys.inflight, ["#bytes", "#extra_rows", "#about"])
-        pipeline.xlen(keys.dead)
-        pipeline.get(keys.fill_lock)
-        pipeline.zrange(keys.leases, 0, -1, withscores=True)
-        pipeline.smembers(keys.gateways)
-        answers = await pipeline.execute(raise_on_error=False)
-        for at, answer in enumerate(answers):
-            if isinstance(answer, Exception) and at != _GROUPS:
-                raise answer
-        (seconds, micros), length, groups, fields, sums, dead, fill_lock, leases, gateway_ids = answers
-        group = next((g for g in groups if g["name"] == GROUP.encode()), None) if isinstance(groups, list) else None
-        running = group["pending"] if group else 0
-        last_id = group["last-delivered-id"].decode() if group else "0-0"
-        now_ms = seconds * 1000 + micros // 1000
-        live = [worker_id for worker_id, lease_end in leases if lease_end > now_ms]
-        workers, gateways, head = await _reports(client, keys, live, gateway_ids, last_id)
+    groups, *answers = await connection.call(
+        [
+            ("XINFO", "GROUPS", keys.requests),  # an error while there is no stream
+            ("TIME",),
+            ("XLEN", keys.requests),
+            ("HLEN", keys.inflight),
+            ("HMGET", keys.inflight, "#bytes", "#extra_rows", "#about"),
+            ("XLEN", keys.dead),
+            ("GET", keys.fill_lock),
+            ("ZRANGE", keys.leases, 0, -1, "WITHSCORES"),
+            ("SMEMBERS", keys.gateways),
+        ],
+        return_errors=True,
+    )
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    time, length, fields, sums, dead, fill_lock, leases, gateway_ids = answers
+    now_ms = to_ms(time)
+    running, last_id = read_group(groups)
+    live = [worker_id for worker_id, lease_end in to_dict(leases).items() if float(lease_end) > now_ms]
+    workers, gateways, head = await _reports(connection, keys, live, gateway_ids, last_id)
     return Snapshot(
         model,
         now_ms,
@@ -114,7 +110,7 @@ async def snapshot(client: Client, model: str) -> Snapshot:
         running,
         fields - sum(value is not None for value in sums),
         int(sums[0] or 0),
-        read_entry(head[0]).age_s(now_ms) if head else 0.0,
+        parse_entry(head[0]).age_s(now_ms) if head else 0.0,
         dead,
         fill_lock.decode() if fill_lock else "",
         workers,
@@ -122,22 +118,38 @@ async def snapshot(client: Client, model: str) -> Snapshot:
     )
 
 
-async def _reports(client: Client, keys: Keys, worker_ids, gateway_ids, last_id: str):
-    pipeline = client.pipeline(transaction=False)
+async def _reports(connection: MultiplexedConnection, keys: Keys, worker_ids, gateway_ids, last_id: str):
     worker_names = sorted(name.decode(errors="replace") for name in worker_ids)
     gateway_names = sorted(name.decode(errors="replace") for name in gateway_ids)
-    for name in worker_names:
-        pipeline.hgetall(keys.worker(name))
-    for name in gateway_names:
-        pipeline.hgetall(keys.gateway(name))
-    pipeline.xrange(keys.requests, min=f"({last_id}", count=1)
-    *answers, head = await pipeline.execute(raise_on_error=False)
+    report_keys = [*map(keys.worker, worker_names), *map(keys.gateway, gateway_names)]
+    head, *answers = await connection.call(
+        [
+            ("XRANGE", keys.requests, f"({last_id}", "+", "COUNT", 1),
+            *(("HGETALL", key) for key in report_keys),
+        ],
+        return_errors=True,
+    )
     if isinstance(head, Exception):
         raise head
-    reports = [_text(answer) if isinstance(answer, dict) else {} for answer in answers]  # else what isn't ours
+    reports = [_text(to_dict(answer)) if isinstance(answer, list) else {} for answer in answers]  # else what isn't ours
     workers = {n: r for n, r in zip(worker_names, reports, strict=False) if r}
     gateways = {n: r for n, r in zip(gateway_names, reports[len(worker_names) :], strict=True) if r}
     return workers, gateways, head
+
+
+def read_group(groups: Any) -> tuple[int, str]:
+    """Return how many entries the workers' group has pending, and the last entry it was given; of an answer to XINFO
+    GROUPS, which may be an error."""
+    for group in map(to_dict, groups if isinstance(groups, list) else ()):
+        if group[b"name"] == GROUP.encode():
+            return group[b"pending"], group[b"last-delivered-id"].decode()
+    return 0, "0-0"
+
+
+def to_ms(time: Sequence[bytes]) -> int:
+    """Read an answer to TIME."""
+    seconds, micros = map(int, time)
+    return seconds * 1000 + micros // 1000
 
 
 def _text(report: dict[bytes, bytes]) -> dict[str, Any]:

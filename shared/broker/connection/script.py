@@ -10,12 +10,7 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
-import redis.exceptions
-
-from smartbatch.shared.broker.connection.client import Client
-from smartbatch.shared.broker.connection.multiplexed import Command
-
-Argument = str | bytes | int | float
+from smartbatch.shared.broker.connection.multiplexed import Argument, Command, MultiplexedConnection, UnknownScript
 
 
 def _source(name: str) -> str:
@@ -35,27 +30,21 @@ class Script:
         self.source = _source(f"{name}.lua")
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
-    async def call(self, client: Client, keys: Sequence[str], args: Sequence[Argument]) -> Any:
-        return await self.call_after((), client, keys, args)
-
-    async def call_after(
-        self, before: Sequence[Command], client: Client, keys: Sequence[str], args: Sequence[Argument]
+    async def call(
+        self,
+        connection: MultiplexedConnection,
+        keys: Sequence[str],
+        args: Sequence[Argument],
+        *,
+        before: Sequence[Command] = (),
     ) -> Any:
-        """Send commands with this script behind them in one piece; return the script's answer.
-
-        An error of an earlier command is raised too, and wins. (Straight over the link: redis-py's own way to it takes
-        as long as the rest of a call, and makes nothing of a script's answer.)
-        """
+        """Run it and return its answer. The commands `before` it leave with it in one piece; their errors are raised
+        too, and before its own."""
         call = ("EVALSHA", self.sha, len(keys), *keys, *args)
-        *others, answer = await client.link.call([*before, call])
-        for other in others:
-            if isinstance(other, Exception):
-                raise other
-        if isinstance(answer, redis.exceptions.NoScriptError):
-            (answer,) = await client.link.call([("EVAL", self.source, *call[2:])])
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        try:
+            return (await connection.call([*before, call]))[-1]
+        except UnknownScript:
+            return await connection.execute("EVAL", self.source, *call[2:])
 
 
 ADMIT = Script("admit")

@@ -8,8 +8,8 @@ from enum import IntEnum
 
 import msgspec
 
-from smartbatch.shared.broker.connection.client import Client, broker_errors
-from smartbatch.shared.broker.connection.script import ADMIT, CANCEL, Argument
+from smartbatch.shared.broker.connection.multiplexed import Argument, MultiplexedConnection
+from smartbatch.shared.broker.connection.script import ADMIT, CANCEL
 from smartbatch.shared.keys import GROUP, Keys
 
 # Larger payloads lie beside the stream, under a key each. Through a script a byte costs the broker several times what
@@ -80,9 +80,16 @@ class Admission:
     """One model's admissions from one gateway process. Called by the submitter and the sweep only."""
 
     def __init__(
-        self, client: Client, keys: Keys, gateway_id: str, *, max_entries: int, max_bytes: int, body_ttl_s: float
-    ):
-        self._client = client
+        self,
+        connection: MultiplexedConnection,
+        keys: Keys,
+        gateway_id: str,
+        *,
+        max_entries: int,
+        max_bytes: int,
+        body_ttl_s: float,
+    ) -> None:
+        self._connection = connection
         self._keys = keys
         self._gateway_id = gateway_id
         self._limits = (max_entries, max_bytes)
@@ -119,13 +126,12 @@ class Admission:
         args: list[Argument] = [GROUP, *self._limits, int(force)]
         args += (capacity.rows_per_s / 1000, capacity.batch_s * 1000, self._gateway_id)
         args += (len(ids), all_bytes, all_rows, least_timeout_ms, *ids, *each)
-        with broker_errors():
-            script_keys = [keys.requests, keys.inflight, keys.fill_lock, keys.wakeup]
-            sets = [
-                ("SET", keys.body(request.id), request.payload, "PX", request.timeout_ms + self._body_ttl_ms)
-                for request in bodies
-            ]
-            waiting, open_rows, *codes = await ADMIT.call_after(sets, self._client, script_keys, args)
+        script_keys = [keys.requests, keys.inflight, keys.fill_lock, keys.wakeup]
+        sets = [
+            ("SET", keys.body(request.id), request.payload, "PX", request.timeout_ms + self._body_ttl_ms)
+            for request in bodies
+        ]
+        waiting, open_rows, *codes = await ADMIT.call(self._connection, script_keys, args, before=sets)
         statuses = [_VERDICTS[code] for code in codes]
         if bodies:
             await self._unlink_refused(bodies, zip(ids, statuses, strict=True))
@@ -137,18 +143,15 @@ class Admission:
         refused = {request_id for request_id, status in statuses if status != AdmitStatus.ADMITTED}
         leftover = [self._keys.body(request.id) for request in bodies if request.id in refused]
         if leftover:
-            with broker_errors():
-                await self._client.unlink(*leftover)
+            await self._connection.execute("UNLINK", *leftover)
 
     async def cancel(self, request_ids: Sequence[str]) -> int:
         """Free the places of requests nobody waits for. Returns how many were still open."""
         keys = self._keys
-        with broker_errors():
-            bodies = [keys.body(request_id) for request_id in request_ids]
-            return await CANCEL.call(self._client, [keys.requests, keys.inflight, *bodies], [GROUP, *request_ids])
+        bodies = [keys.body(request_id) for request_id in request_ids]
+        return await CANCEL.call(self._connection, [keys.requests, keys.inflight, *bodies], [GROUP, *request_ids])
 
     async def still_open(self, request_ids: Sequence[str]) -> list[bool]:
         """Say of each request whether it is on the stream, waiting or running."""
-        with broker_errors():
-            values = await self._client.hmget(self._keys.inflight, list(request_ids))
+        values = await self._connection.execute("HMGET", self._keys.inflight, *request_ids)
         return [value is not None for value in values]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Literal
 
 import msgspec
 
-from smartbatch.shared.broker.connection.client import Client, broker_errors
-from smartbatch.shared.broker.connection.multiplexed import Command
-from smartbatch.shared.broker.connection.script import CLAIM, FINISH, FINISH_PLAIN, RELEASE, Argument
+from smartbatch.shared.broker.connection.multiplexed import Argument, Command, MultiplexedConnection
+from smartbatch.shared.broker.connection.script import CLAIM, FINISH, FINISH_PLAIN, RELEASE
 from smartbatch.shared.broker.queue.replies import CARRIED_BYTES
 from smartbatch.shared.errors import BrokerFull, BrokerUnavailable
 from smartbatch.shared.keys import GROUP, Keys
@@ -117,12 +116,6 @@ def parse_entry(raw: Sequence, deliveries: int = 1) -> Entry:
     return entry
 
 
-def read_entry(found: tuple[bytes, Mapping[bytes, bytes]], deliveries: int = 1) -> Entry:
-    """Read one stream entry as redis-py has it."""
-    entry_id, fields = found
-    return parse_entry((entry_id, list(chain.from_iterable(fields.items()))), deliveries)
-
-
 def _malformed(entry_id: bytes, fields: Sequence[bytes], deliveries: int, reason: str) -> Entry:
     """Keep who asked, if that can be read: then there is somebody to tell."""
     named = dict(zip(fields[::2], fields[1::2], strict=False))
@@ -147,8 +140,15 @@ class WorkerQueue:
     """
 
     def __init__(
-        self, blocking: Client, command: Client, keys: Keys, worker_id: str, *, lease_ms: int, reply_ttl_s: float
-    ):
+        self,
+        blocking: MultiplexedConnection,
+        command: MultiplexedConnection,
+        keys: Keys,
+        worker_id: str,
+        *,
+        lease_ms: int,
+        reply_ttl_s: float,
+    ) -> None:
         self._blocking = blocking
         self._command = command
         self._keys = keys
@@ -156,7 +156,7 @@ class WorkerQueue:
         self._lease_ms = lease_ms
         self._reply_ttl_ms = int(reply_ttl_s * 1000)
         self._blocking_id: int | None = None  # of the blocking connection, as CLIENT UNBLOCK wants it
-        self._blocking_number = 0  # which of the link's connections that is: a broker that begins anew gives ids again
+        self._blocking_generation = 0  # of the connection with that id: a broker that is restarted gives ids again
         self._unblocks: set[asyncio.Task[None]] = set()
         self._wait: object | None = None  # for an entry, that is under way
 
@@ -184,14 +184,13 @@ class WorkerQueue:
         args: list[Argument] = [GROUP, self._worker_id, mode, held_rows, room_rows, room_bytes, hold_ms]
         args += [self._lease_ms, int(soon)]
         args += [dead_worker.worker_id, dead_worker.score] if dead_worker else ["", ""]
-        with broker_errors():
-            if after_entry:
-                answer = await self._claim_after_entry(*after_entry, script_keys, args)
-            elif after_bell_s:
-                bell = ("BLPOP", keys.wakeup, after_bell_s)
-                answer = await CLAIM.call_after([bell], self._blocking, script_keys, args)
-            else:
-                answer = await CLAIM.call(self._blocking, script_keys, args)
+        if after_entry:
+            answer = await self._claim_after_entry(*after_entry, script_keys, args)
+        elif after_bell_s:
+            bell = ("BLPOP", keys.wakeup, after_bell_s)
+            answer = await CLAIM.call(self._blocking, script_keys, args, before=[bell])
+        else:
+            answer = await CLAIM.call(self._blocking, script_keys, args)
         kind, now, waiting, last, too_wide, deliveries, entries = answer
         return Claim(
             kind.decode(), now, waiting, last.decode(), bool(too_wide), [parse_entry(e, deliveries) for e in entries]
@@ -200,16 +199,16 @@ class WorkerQueue:
     async def _claim_after_entry(self, last_id: str, wait_ms: int, script_keys: list[str], args: list[Argument]):
         """Redis looks at blocked clients only ten times a second when nothing else happens, so a window of 10 ms
         would last up to 100: the time is kept here, and CLIENT UNBLOCK ends the wait."""
-        if self._blocking_id is None or self._blocking_number != self._blocking.link.connection:
-            self._blocking_id = await self._blocking.client_id()
-            self._blocking_number = self._blocking.link.connection
+        if self._blocking_id is None or self._blocking_generation != self._blocking.generation:
+            self._blocking_id = await self._blocking.execute("CLIENT", "ID")
+            self._blocking_generation = self._blocking.generation
         wait_ms = min(wait_ms, MAX_WAIT_MS)
         block_ms = wait_ms + UNBLOCK_SLACK_MS
         entry = ("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", self._keys.requests, last_id)
         timer = asyncio.get_running_loop().call_later(wait_ms / 1000, self._unblock)
         self._wait = object()
         try:
-            return await CLAIM.call_after([entry], self._blocking, script_keys, args)
+            return await CLAIM.call(self._blocking, script_keys, args, before=[entry])
         finally:
             self._wait = None
             timer.cancel()
@@ -228,36 +227,35 @@ class WorkerQueue:
         """End the wait. Redis may come to this before it comes to the wait, which left on another connection: then
         nobody is blocked yet, and it is asked again until the wait is over."""
         try:
-            with broker_errors():
-                while wait is not None and self._wait is wait and self._blocking_id is not None:
-                    if self._blocking_number != self._blocking.link.connection:
-                        self._blocking_id = None  # of another connection by now
-                    elif await self._command.client_unblock(self._blocking_id):
-                        return
-                    else:
-                        await asyncio.sleep(UNBLOCK_AGAIN_S)
+            while wait is not None and self._wait is wait and self._blocking_id is not None:
+                if self._blocking_generation != self._blocking.generation:
+                    self._blocking_id = None  # of another connection by now
+                elif await self._command.execute("CLIENT", "UNBLOCK", self._blocking_id):
+                    return
+                else:
+                    await asyncio.sleep(UNBLOCK_AGAIN_S)
         except BrokerUnavailable:
             self._blocking_id = None
 
     async def release(self) -> None:
         """Give the turn back. Harmless to repeat."""
         keys = self._keys
-        with broker_errors():
-            await RELEASE.call(self._command, [keys.requests, keys.fill_lock, keys.wakeup], [GROUP, self._worker_id])
+        await RELEASE.call(self._command, [keys.requests, keys.fill_lock, keys.wakeup], [GROUP, self._worker_id])
 
     async def bodies(self, request_ids: Sequence[str]) -> list[bytes | None]:
         """Fetch the payloads that lie beside the stream; None where one is lost."""
-        with broker_errors():
-            return await self._command.mget([self._keys.body(request_id) for request_id in request_ids])
+        return await self._command.execute("MGET", *[self._keys.body(request_id) for request_id in request_ids])
 
     async def read(self, entry_id: str) -> Entry | None:
         """Read one of my own pending entries again, without counting a delivery. None if it is gone."""
-        with broker_errors():
-            found = await self._command.xrange(self._keys.requests, min=entry_id, max=entry_id)
-            pending = await self._command.xpending_range(self._keys.requests, GROUP, entry_id, entry_id, 1)
+        stream = self._keys.requests
+        found, pending = await self._command.call(
+            [("XRANGE", stream, entry_id, entry_id), ("XPENDING", stream, GROUP, entry_id, entry_id, 1)]
+        )
         if not found or not pending:
             return None
-        return read_entry(found[0], pending[0]["times_delivered"])
+        *_, deliveries = pending[0]
+        return parse_entry(found[0], deliveries)
 
     async def finish(self, outcomes: Sequence[Outcome]) -> int:
         """Publish replies and remove the entries. Returns how many requests it closed. Harmless to repeat."""
@@ -295,10 +293,9 @@ class WorkerQueue:
         script_keys = [keys.requests, keys.inflight, *map(keys.inbox, by_gateway), *map(keys.reply, ids), *bodies]
         args = [GROUP, self._reply_ttl_ms, len(by_gateway), len(ids), all_bytes, all_rows]
         args += map(len, by_gateway.values())
-        with broker_errors():
-            answer = await FINISH_PLAIN.call(
-                self._command, script_keys, [*args, *ids, *entry_ids, *held, *notices, *replies]
-            )
+        answer = await FINISH_PLAIN.call(
+            self._command, script_keys, [*args, *ids, *entry_ids, *held, *notices, *replies]
+        )
         return answer == 1
 
     async def _finish(self, outcomes: Sequence[Outcome], inline_bytes: int) -> int:
@@ -324,5 +321,4 @@ class WorkerQueue:
             args += (entry.entry_id, entry.id, b"" if large else reply, note)
         script_keys = [keys.requests, keys.inflight, keys.dead, *map(keys.inbox, inboxes), *replies, *bodies]
         limits = (GROUP, self._reply_ttl_ms, DEAD_BODY_TTL_MS, DEAD_MAX, CARRIED_BYTES, len(inboxes))
-        with broker_errors():
-            return await FINISH.call_after(sets, self._command, script_keys, [*limits, *args])
+        return await FINISH.call(self._command, script_keys, [*limits, *args], before=sets)

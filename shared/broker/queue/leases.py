@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from smartbatch.shared.broker.connection.client import Client, broker_errors
-from smartbatch.shared.broker.connection.script import BEAT, LEAVE, Argument
+from smartbatch.shared.broker.connection.multiplexed import Argument, MultiplexedConnection
+from smartbatch.shared.broker.connection.script import BEAT, LEAVE
 from smartbatch.shared.broker.queue.live_limits import LiveLimits, from_redis
 from smartbatch.shared.keys import GROUP, Keys
 
@@ -28,8 +28,8 @@ class HeartbeatResult(msgspec.Struct):
 class Leases:
     """One worker's lease. `beat` is called by the heartbeat task, `leave` once at the end."""
 
-    def __init__(self, client: Client, keys: Keys, worker_id: str) -> None:
-        self._client = client
+    def __init__(self, connection: MultiplexedConnection, keys: Keys, worker_id: str) -> None:
+        self._connection = connection
         self._keys = keys
         self._worker_id = worker_id
 
@@ -38,9 +38,8 @@ class Leases:
         args: list[Argument] = [GROUP, self._worker_id, LEASE_MS, REPORT_TTL_MS]
         for field, value in report.items():
             args += (field, value)
-        with broker_errors():
-            script_keys = [keys.leases, keys.requests, keys.worker(self._worker_id), keys.limits]
-            now, pending, alive, lapsed, live = await BEAT.call(self._client, script_keys, args)
+        script_keys = [keys.leases, keys.requests, keys.worker(self._worker_id), keys.limits]
+        now, pending, alive, lapsed, live = await BEAT.call(self._connection, script_keys, args)
         scores = dict(zip([name.decode() for name in lapsed[::2]], lapsed[1::2], strict=True))
         scores.pop(self._worker_id, None)
         return HeartbeatResult(now, [entry_id.decode() for entry_id in pending], alive, scores, from_redis(*live))
@@ -49,5 +48,4 @@ class Leases:
         """Return how many entries were still held; 0 means that no trace is left."""
         keys = self._keys
         script_keys = [keys.requests, keys.fill_lock, keys.wakeup, keys.leases, keys.worker(self._worker_id)]
-        with broker_errors():
-            return await LEAVE.call(self._client, script_keys, [GROUP, self._worker_id])
+        return await LEAVE.call(self._connection, script_keys, [GROUP, self._worker_id])

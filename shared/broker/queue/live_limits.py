@@ -9,7 +9,7 @@ import math
 
 import msgspec
 
-from smartbatch.shared.broker.connection.client import Client, broker_errors
+from smartbatch.shared.broker.connection.multiplexed import Argument, MultiplexedConnection
 from smartbatch.shared.keys import Keys
 
 FIELDS = ("max_batch_size", "max_wait_time")
@@ -23,17 +23,18 @@ class LiveLimits(msgspec.Struct, frozen=True):
     max_wait_time: float | None = None  # seconds
 
 
-async def set_limits(client: Client, keys: Keys, limits: LiveLimits) -> None:
+async def set_limits(connection: MultiplexedConnection, keys: Keys, limits: LiveLimits) -> None:
     """Change those that are not None; they hold until `reset_limits`, for workers that start later too."""
-    fields = {name: value for name in FIELDS if (value := getattr(limits, name)) is not None}
-    with broker_errors():
-        await client.hset(keys.limits, mapping=fields)
+    fields: list[Argument] = []
+    for name in FIELDS:
+        if (value := getattr(limits, name)) is not None:
+            fields += (name, value)
+    await connection.execute("HSET", keys.limits, *fields)
 
 
-async def reset_limits(client: Client, keys: Keys) -> None:
+async def reset_limits(connection: MultiplexedConnection, keys: Keys) -> None:
     """All workers go back to what they were started with."""
-    with broker_errors():
-        await client.delete(keys.limits)
+    await connection.execute("DEL", keys.limits)
 
 
 def from_redis(size: bytes | None, wait: bytes | None) -> LiveLimits:

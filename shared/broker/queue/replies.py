@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from smartbatch.shared.broker.connection.client import BLOCK_S, Client, broker_errors
-from smartbatch.shared.broker.connection.multiplexed import Command
+from smartbatch.shared.broker.connection.multiplexed import BLOCK_S, Command, MultiplexedConnection
 from smartbatch.shared.keys import Keys
 
 POP = 256
@@ -25,8 +24,8 @@ class Notice(NamedTuple):
 class Inbox:
     """One gateway process's replies of one model. `pop` is called by the reply router only: it takes."""
 
-    def __init__(self, blocking: Client, keys: Keys, gateway_id: str) -> None:
-        self._client = blocking
+    def __init__(self, blocking: MultiplexedConnection, keys: Keys, gateway_id: str) -> None:
+        self._connection = blocking
         self._keys = keys
         self.key = keys.inbox(gateway_id)
 
@@ -35,23 +34,16 @@ class Inbox:
         commands: list[Command] = [("BLMPOP", BLOCK_S, 1, self.key, "LEFT", "COUNT", POP)]
         if done:
             commands.insert(0, ("UNLINK", *[self._keys.reply(request_id) for request_id in done]))
-        with broker_errors():
-            answers = await self._client.link.call(commands)
-            for answer in answers:
-                if isinstance(answer, Exception):
-                    raise answer
-        popped = answers[-1]
+        *_, popped = await self._connection.call(commands)
         return [_notice(notice) for notice in popped[1]] if popped else []
 
     async def read(self, request_ids: Sequence[str]) -> list[bytes | None]:
         """Return each request's reply, or None where there is none."""
-        with broker_errors():
-            return await self._client.mget([self._keys.reply(request_id) for request_id in request_ids])
+        return await self._connection.execute("MGET", *[self._keys.reply(request_id) for request_id in request_ids])
 
     async def discard(self, request_ids: Sequence[str]) -> None:
         """Delete replies that have been read."""
-        with broker_errors():
-            await self._client.unlink(*[self._keys.reply(request_id) for request_id in request_ids])
+        await self._connection.execute("UNLINK", *[self._keys.reply(request_id) for request_id in request_ids])
 
 
 def _notice(notice: bytes) -> Notice:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import msgspec
 
 from smartbatch.shared import keys
-from smartbatch.shared.broker.connection.client import Client, broker_errors
-from smartbatch.shared.broker.connection.script import USAGE, Argument
+from smartbatch.shared.broker.connection.multiplexed import Argument, MultiplexedConnection
+from smartbatch.shared.broker.connection.script import USAGE
 
 BUCKETS_TTL_MS = 24 * 3600 * 1000
 COUNTS_TTL_MS = 48 * 3600 * 1000
@@ -28,8 +28,8 @@ class Line(msgspec.Struct):
 class Usage:
     """One gateway process's view. Called by its ledger only."""
 
-    def __init__(self, client: Client, gateway_id: str) -> None:
-        self._client = client
+    def __init__(self, connection: MultiplexedConnection, gateway_id: str) -> None:
+        self._connection = connection
         self._gateway_id = gateway_id
 
     async def settle(self, number: int, day: str, since_ms: int, lines: Sequence[Line]) -> list[tuple[float, int]]:
@@ -41,6 +41,5 @@ class Usage:
         for line in lines:
             args += (line.name, line.rate, line.burst, line.spent, line.counted)
         script_keys = [keys.BUCKETS, keys.counts(day), keys.seen(self._gateway_id)]
-        with broker_errors():
-            answers = await USAGE.call(self._client, script_keys, args)
+        answers = await USAGE.call(self._connection, script_keys, args)
         return [(float(tokens), int(counted)) for tokens, counted in zip(answers[::2], answers[1::2], strict=True)]

@@ -7,10 +7,9 @@ from typing import Any, cast
 import pytest
 
 from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
-from smartbatch.shared.broker.connection.client import Client
 from smartbatch.shared.keys import Keys
 from smartbatch.shared.settings import from_environment
-from tests.brokers import Broker
+from tests.brokers import Broker, Client
 
 GOOD, BAD = Keys("good"), Keys("bad")
 

@@ -12,13 +12,12 @@ from prometheus_client import Counter
 from smartbatch.gateway.core.metrics import GatewayMetrics
 from smartbatch.gateway.queue.model_queue import ModelQueue
 from smartbatch.gateway.queue.pending import Pending, PendingFuture
-from smartbatch.shared.broker.connection.client import connect
 from smartbatch.shared.broker.queue.admission import UNKNOWN, NewEntry
 from smartbatch.shared.broker.queue.claims import Outcome, WorkerQueue
 from smartbatch.shared.errors import BrokerUnavailable, ClientGone, DeadlineExceeded
 from smartbatch.shared.keys import Keys
 from smartbatch.shared.settings import from_environment
-from tests.brokers import Broker
+from tests.brokers import Broker, Client
 
 KEYS = Keys("m")
 
@@ -34,7 +33,7 @@ async def queue(broker: Broker) -> AsyncIterator[ModelQueue]:
 
 @pytest.fixture
 async def worker(broker: Broker) -> AsyncIterator[WorkerQueue]:
-    client = connect(broker.url)
+    client = Client(broker.url)
     yield WorkerQueue(client, client, KEYS, "w1", lease_ms=2000, reply_ttl_s=60)
     await client.aclose()
 

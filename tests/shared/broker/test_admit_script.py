@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from smartbatch.shared.broker.connection.client import Client
 from smartbatch.shared.broker.queue.admission import AdmitResult, Capacity
 from smartbatch.shared.keys import GROUP
+from tests.brokers import Client
 from tests.shared.broker.test_protocol import ADMITTED, FULL, KEYS, TOO_LATE, admission, claim, request
 
 SLOW = Capacity(rows_per_s=0.1, batch_s=60)  # whatever waits behind another is late

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from smartbatch.shared.broker.connection.client import Client
 from smartbatch.shared.broker.queue.claims import Claim, DeadWorker
 from smartbatch.shared.keys import GROUP
+from tests.brokers import Client
 from tests.entries import entry_fields
 from tests.shared.broker.test_protocol import KEYS, admission, claim, claims, request
 

@@ -7,12 +7,12 @@ import asyncio
 import pytest
 
 from smartbatch.shared.broker.admin.dead_letters import DeadLetter, DeadLetters, Requeue
-from smartbatch.shared.broker.connection.client import BLOCK_S, Client, connect
+from smartbatch.shared.broker.connection.multiplexed import BLOCK_S
 from smartbatch.shared.broker.queue.claims import Entry, Outcome, WorkerQueue
 from smartbatch.shared.errors import ModelFailed, QueueFull, SmartBatchError
 from smartbatch.shared.keys import Keys
 from smartbatch.shared.wire import Reply, Result, pack_reply
-from tests.brokers import Broker
+from tests.brokers import Broker, Client
 from tests.shared.broker.test_protocol import KEYS, admission, claim, claims, request
 
 LARGE = b"y" * 100_000
@@ -29,7 +29,7 @@ async def buried(client: Client, *payloads: bytes, reason: str = "ended 3 worker
 
 @pytest.fixture
 async def blocking(any_broker: Broker):
-    client: Client = connect(any_broker.url, block_s=BLOCK_S)
+    client = Client(any_broker.url, block_s=BLOCK_S)
     yield client
     await client.aclose()
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from smartbatch.shared.broker.connection.client import Client
 from smartbatch.shared.broker.queue.admission import INLINE_BYTES, LONE_INLINE_BYTES
 from smartbatch.shared.broker.queue.claims import Outcome, WorkerQueue
+from tests.brokers import Client
 from tests.shared.broker.test_protocol import ADMITTED, FULL, KEYS, admission, claim, claims, request
 
 

@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from smartbatch.shared.broker.connection.client import Client
 from smartbatch.shared.broker.connection.script import FINISH
 from smartbatch.shared.broker.queue.claims import Entry, Outcome
 from smartbatch.shared.broker.queue.replies import CARRIED_BYTES, Inbox
 from smartbatch.shared.keys import GROUP
+from tests.brokers import Client
 from tests.shared.broker.test_protocol import GATEWAY, KEYS, admission, claim, claims, request
 
 LARGE = b"l" * 40_000

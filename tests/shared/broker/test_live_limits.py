@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from smartbatch.shared.broker.connection.client import Client
 from smartbatch.shared.broker.queue.leases import Leases
 from smartbatch.shared.broker.queue.live_limits import LiveLimits, from_redis, reset_limits, set_limits
 from smartbatch.shared.keys import Keys
+from tests.brokers import Client
 
 KEYS = Keys("m")
 

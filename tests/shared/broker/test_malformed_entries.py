@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from smartbatch.shared.broker.connection.client import Client
 from smartbatch.shared.broker.queue.claims import Outcome, parse_entry
 from smartbatch.shared.broker.queue.replies import Inbox
+from tests.brokers import Client
 from tests.entries import entry_fields
 from tests.shared.broker.test_protocol import GATEWAY, KEYS, admission, claim, claims, request
 

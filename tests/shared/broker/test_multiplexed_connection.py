@@ -1,116 +1,163 @@
-"""The connection to Redis: order, bounded waiting, what is lost and what isn't."""
+"""The connection to Redis: login, order, bounded waiting, what is lost and what isn't."""
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
-import redis.exceptions
+import trustme
 
 from smartbatch.deploy import embedded_broker
-from smartbatch.shared.broker.connection.client import BLOCK_S, Client, connect
+from smartbatch.shared.broker.connection.multiplexed import BLOCK_S, MultiplexedConnection
+from smartbatch.shared.errors import BrokerUnavailable
 from tests.brokers import Broker
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-async def test_calls_of_many_tasks_get_each_its_own_answer(client: Client) -> None:
-    echoed = await asyncio.gather(*(client.echo(str(n) * (n * 37 % 500 + 1)) for n in range(500)))
+@pytest.fixture
+async def connection(any_broker: Broker) -> AsyncIterator[MultiplexedConnection]:
+    with closing(MultiplexedConnection(any_broker.url)) as connection:
+        yield connection
+
+
+async def test_calls_of_many_tasks_get_each_its_own_answer(connection: MultiplexedConnection) -> None:
+    echoed = await asyncio.gather(*(connection.execute("ECHO", str(n) * (n * 37 % 500 + 1)) for n in range(500)))
     assert echoed == [(str(n) * (n * 37 % 500 + 1)).encode() for n in range(500)]
-    assert len(await _links(client)) == 1
+    assert len(await _connections(connection)) == 1
+
+
+async def test_it_logs_in_as_its_url_says(broker: Broker, tmp_path: Path) -> None:
+    broker.sync.acl_setuser("me", enabled=True, passwords=["+p/w @"], commands=["+@all"], keys=["*"])
+    (tmp_path / "password").write_text("p/w @\n")
+    address = f"127.0.0.1:{broker.port}/3"
+    for url in (
+        f"redis://me:p%2Fw%20%40@{address}",
+        f"redis://{address}?username=me&password=p%2Fw%20%40",
+        f"redis://me@{address}?password_file={tmp_path}/password",
+    ):
+        with closing(MultiplexedConnection(url)) as connection:
+            [line] = await _connections(connection)
+            assert b" db=3 " in line
+            assert b" user=me " in line
+
+
+async def test_nothing_is_sent_before_it_is_logged_in(broker: Broker, tmp_path: Path) -> None:
+    broker.sync.acl_setuser("me", enabled=True, passwords=["+right"], commands=["+@all"], keys=["*"])
+    password = tmp_path / "password"
+    connection = MultiplexedConnection(f"redis://me@127.0.0.1:{broker.port}/0?password_file={password}")
+    with pytest.raises(BrokerUnavailable, match="No such file"):
+        await connection.execute("PING")
+    password.write_text("wrong")
+    answers = await asyncio.gather(*(connection.execute("INCR", "n") for _ in range(3)), return_exceptions=True)
+    assert all("WRONGPASS" in str(answer) for answer in answers)
+    assert broker.sync.get("n") is None
+    assert connection.generation == 0
+    password.write_text("right")
+    assert await connection.execute("INCR", "n") == 1
+    assert connection.generation == 1
+    connection.close()
+    with pytest.raises(BrokerUnavailable, match="DB index"):
+        await MultiplexedConnection(f"redis://127.0.0.1:{broker.port}/99").execute("INCR", "n")
+    assert broker.sync.get("n") == b"1"
 
 
 async def test_a_unix_socket_is_as_good(tmp_path: Path) -> None:
     path = tmp_path / "broker.sock"
     server = Broker(str(embedded_broker.server_binary()), "--unixsocket", str(path))
-    client: Client = connect(f"unix://{path}?db=0")
+    connection = MultiplexedConnection(f"unix://{path}?db=0")
     try:
-        assert await client.ping()
-        assert await client.set("k", b"v")
+        assert await connection.execute("PING")
+        assert await connection.execute("SET", "k", b"v")
         assert server.sync.get("k") == b"v"
     finally:
-        await client.aclose()
+        connection.close()
         server.stop()
 
 
-async def test_large_values_pass_both_ways_unchanged(client: Client) -> None:
+async def test_large_values_pass_both_ways_unchanged(connection: MultiplexedConnection) -> None:
     value = bytes(range(256)) * 40_000  # 10 MB, line ends among them
-    assert await client.set("k", value, px=10_000) is True
-    assert await client.get("k") == value
-    assert 0 < await client.pttl("k") <= 10_000
+    assert await connection.execute("SET", "k", value, "PX", 10_000) == b"OK"
+    assert await connection.execute("GET", "k") == value
+    assert 0 < await connection.execute("PTTL", "k") <= 10_000
 
 
-async def test_an_error_in_a_flight_is_told_and_leaves_the_others_their_answers(client: Client) -> None:
-    pipeline = client.pipeline(transaction=False)
-    pipeline.set("text", "a")
-    pipeline.incr("text")
-    pipeline.get("text")
-    done, error, value = await pipeline.execute(raise_on_error=False)
-    assert (done, value) == (True, b"a")
-    assert isinstance(error, redis.exceptions.ResponseError)
-    with pytest.raises(redis.exceptions.ResponseError, match="not an integer"):
-        await client.incr("text")
-    assert await client.ping()
+async def test_an_error_is_told_and_leaves_the_other_commands_their_answers(connection: MultiplexedConnection) -> None:
+    commands = [("SET", "text", "a"), ("INCR", "text"), ("GET", "text")]
+    done, error, value = await connection.call(commands, return_errors=True)
+    assert (done, value) == (b"OK", b"a")
+    assert isinstance(error, BrokerUnavailable)
+    with pytest.raises(BrokerUnavailable, match="not an integer"):
+        await connection.call(commands)
+    with pytest.raises(BrokerUnavailable, match="not an integer"):
+        await connection.execute("INCR", "text")
+    assert await connection.execute("PING")
 
 
-async def test_a_transaction_still_is_one(client: Client) -> None:
-    pipeline = client.pipeline(transaction=True)
-    pipeline.incr("n")
-    pipeline.incr("n")
-    assert await pipeline.execute() == [1, 2]
+async def test_a_transaction_still_is_one(connection: MultiplexedConnection) -> None:
+    commands = [("MULTI",), ("INCR", "n"), ("INCR", "n"), ("EXEC",)]
+    answers = await asyncio.gather(*(connection.call(commands) for _ in range(3)))
+    assert [answer for *_, answer in answers] == [[1, 2], [3, 4], [5, 6]]
+
+
+async def test_no_commands_are_no_call(connection: MultiplexedConnection) -> None:
+    assert await connection.call([]) == []
+    assert await connection.execute("ECHO", "a") == b"a"
 
 
 async def test_a_lost_connection_fails_what_was_sent_and_the_next_call_connects_anew(any_broker: Broker) -> None:
-    client, other = connect(any_broker.url, block_s=BLOCK_S), connect(any_broker.url)
+    connection, other = MultiplexedConnection(any_broker.url, block_s=BLOCK_S), MultiplexedConnection(any_broker.url)
     try:
-        before = await client.client_id()
-        waiting = asyncio.create_task(client.blpop(["nothing"], 1))
+        before = await connection.execute("CLIENT", "ID")
+        waiting = asyncio.create_task(connection.execute("BLPOP", "nothing", 1))
         await _until_blocked(any_broker, True)
-        await other.client_kill_filter(_id=str(before))
-        with pytest.raises(redis.exceptions.ConnectionError):
+        await other.execute("CLIENT", "KILL", "ID", before)
+        with pytest.raises(BrokerUnavailable, match="closed the connection"):
             await waiting
-        assert await client.client_id() != before
+        assert await connection.execute("CLIENT", "ID") != before
     finally:
-        await client.aclose()
-        await other.aclose()
+        connection.close()
+        other.close()
 
 
 async def test_a_cancelled_blocking_read_takes_nothing_any_more(any_broker: Broker) -> None:
-    client, other = connect(any_broker.url, block_s=BLOCK_S), connect(any_broker.url)
+    connection, other = MultiplexedConnection(any_broker.url, block_s=BLOCK_S), MultiplexedConnection(any_broker.url)
     try:
-        waiting = asyncio.create_task(client.blpop(["list"], 1))
+        waiting = asyncio.create_task(connection.execute("BLPOP", "list", 1))
         await _until_blocked(any_broker, True)
         waiting.cancel()
         await asyncio.wait([waiting])
         await _until_blocked(any_broker, False)
-        await other.rpush("list", "kept")
-        assert await client.lpop("list") == b"kept"
+        await other.execute("RPUSH", "list", "kept")
+        assert await connection.execute("LPOP", "list") == b"kept"
     finally:
-        await client.aclose()
-        await other.aclose()
+        connection.close()
+        other.close()
 
 
-async def test_a_cancelled_call_of_a_shared_link_disturbs_no_other(client: Client) -> None:
-    await client.ping()
-    calls = [asyncio.create_task(client.echo(str(n))) for n in range(10)]
+async def test_a_cancelled_call_of_a_shared_connection_disturbs_no_other(connection: MultiplexedConnection) -> None:
+    await connection.execute("PING")
+    calls = [asyncio.create_task(connection.execute("ECHO", str(n))) for n in range(10)]
     await asyncio.sleep(0)  # sent, not answered
     calls[4].cancel()
     answers = await asyncio.gather(*calls, return_exceptions=True)
     assert [n for n, answer in enumerate(answers) if answer == str(n).encode()] == [0, 1, 2, 3, 5, 6, 7, 8, 9]
-    assert len(await _links(client)) == 1
+    assert len(await _connections(connection)) == 1
 
 
 async def test_silence_is_given_up_after_the_timeout() -> None:
     async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
 
-    async with _server(mute) as client:
+    async with _server(mute) as connection:
         started = asyncio.get_running_loop().time()
-        answers = await asyncio.gather(client.ping(), client.get("k"), return_exceptions=True)
-        assert {type(answer) for answer in answers} == {redis.exceptions.TimeoutError}
+        answers = await asyncio.gather(*(connection.execute("PING") for _ in range(2)), return_exceptions=True)
+        assert {type(answer) for answer in answers} == {BrokerUnavailable}
+        assert {str(answer).rpartition(": ")[2] for answer in answers} == {"no answer within 0.3 s"}
         assert 0.3 <= asyncio.get_running_loop().time() - started < 10
 
 
@@ -124,12 +171,12 @@ async def test_an_answer_that_keeps_coming_is_waited_for() -> None:
         writer.write(b"\r\n")
         await reader.read()
 
-    async with _server(slow) as client:
-        assert await client.get("k") == b"x" * 100
+    async with _server(slow) as connection:
+        assert await connection.execute("GET", "k") == b"x" * 100
 
 
-@pytest.mark.parametrize("others", [False, True])
-async def test_a_value_that_still_leaves_is_waited_for(others: bool) -> None:
+@pytest.mark.parametrize(("others", "tls"), [(False, False), (True, False), (True, True)])
+async def test_a_value_that_still_leaves_is_waited_for(others: bool, tls: bool, tmp_path: Path) -> None:
     size = 20_000_000  # several times what the kernel takes at once
 
     async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -140,15 +187,15 @@ async def test_a_value_that_still_leaves_is_waited_for(others: bool) -> None:
         writer.write(b"+OK\r\n")
         await reader.read()
 
-    async with _server(slow, timeout_s=1.0) as client:
+    async with _server(slow, timeout_s=1.0, tls_folder=tmp_path if tls else None) as connection:
         started = asyncio.get_running_loop().time()
-        large = asyncio.create_task(client.set("k", b"x" * size))
-        pings: list[asyncio.Task[bool]] = []
+        large = asyncio.create_task(connection.execute("SET", "k", b"x" * size))
+        pings: list[asyncio.Task[bytes]] = []
         while not large.done():
             if others:
-                pings.append(asyncio.create_task(client.ping()))
+                pings.append(asyncio.create_task(connection.execute("PING")))
             await asyncio.wait([large], timeout=0.005)
-        assert large.result() is True
+        assert large.result() == b"OK"
         assert asyncio.get_running_loop().time() - started > 1.2
         for ping in pings:
             ping.cancel()
@@ -156,23 +203,24 @@ async def test_a_value_that_still_leaves_is_waited_for(others: bool) -> None:
 
 
 async def test_a_slow_reader_is_told_from_one_that_stopped() -> None:
+    over = asyncio.Event()
+
     async def stop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readexactly(1_000_000)
-        await asyncio.sleep(20)
+        await over.wait()
 
-    async with _server(stop, timeout_s=0.5) as client:
-        started = asyncio.get_running_loop().time()
-        with pytest.raises(redis.exceptions.TimeoutError):
-            await client.set("k", b"x" * 50_000_000)
-        assert asyncio.get_running_loop().time() - started < 10
+    async with _server(stop, timeout_s=0.5) as connection:
+        with pytest.raises(BrokerUnavailable, match="no answer within"):
+            await connection.execute("SET", "k", b"x" * 50_000_000)
+        over.set()
 
 
-async def test_what_cannot_be_sent_takes_nobody_elses_answer(client: Client) -> None:
-    await client.set("a", "1")
+async def test_what_cannot_be_sent_takes_nobody_elses_answer(connection: MultiplexedConnection) -> None:
+    await connection.execute("SET", "a", "1")
     with pytest.raises(UnicodeEncodeError):
-        await client.get("\ud800")
-    assert await client.get("a") == b"1"
-    assert await client.echo("b") == b"b"
+        await connection.execute("GET", "\ud800")
+    assert await connection.execute("GET", "a") == b"1"
+    assert await connection.execute("ECHO", "b") == b"b"
 
 
 async def test_what_is_no_answer_of_redis_ends_the_connection() -> None:
@@ -181,25 +229,35 @@ async def test_what_is_no_answer_of_redis_ends_the_connection() -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         await reader.read()
 
-    async with _server(other) as client:
-        with pytest.raises(redis.exceptions.InvalidResponse):
-            await client.ping()
+    async with _server(other) as connection:
+        with pytest.raises(BrokerUnavailable, match="no answer of Redis"):
+            await connection.execute("PING")
 
 
 async def test_everybody_who_waits_for_a_connection_learns_that_there_is_none(unused_tcp_port: int) -> None:
-    client = connect(f"redis://127.0.0.1:{unused_tcp_port}/0")
-    answers = await asyncio.gather(*(client.ping() for _ in range(20)), return_exceptions=True)
-    assert {type(answer) for answer in answers} == {redis.exceptions.ConnectionError}
-    await client.aclose()
+    connection = MultiplexedConnection(f"redis://127.0.0.1:{unused_tcp_port}/0")
+    answers = await asyncio.gather(*(connection.execute("PING") for _ in range(20)), return_exceptions=True)
+    assert {type(answer) for answer in answers} == {BrokerUnavailable}
+    connection.close()
+
+
+async def test_a_connection_that_is_lost_before_the_login_is_told(any_broker: Broker) -> None:
+    class Lost(MultiplexedConnection):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            self.connection_lost(None)
+
+    with closing(Lost(any_broker.url)) as connection, pytest.raises(BrokerUnavailable, match="closed the connection"):
+        await connection.execute("PING")
 
 
 async def test_closing_fails_what_is_under_way(any_broker: Broker) -> None:
-    client = connect(any_broker.url, block_s=BLOCK_S)
-    await client.ping()
-    waiting = asyncio.create_task(client.blpop(["nothing"], 1))
+    connection = MultiplexedConnection(any_broker.url, block_s=BLOCK_S)
+    await connection.execute("PING")
+    waiting = asyncio.create_task(connection.execute("BLPOP", "nothing", 1))
     await asyncio.sleep(0.01)
-    await client.aclose()
-    with pytest.raises(redis.exceptions.ConnectionError):
+    connection.close()
+    with pytest.raises(BrokerUnavailable, match="the connection was closed"):
         await waiting
 
 
@@ -209,13 +267,18 @@ async def _until_blocked(broker: Broker, blocked: bool) -> None:
             await asyncio.sleep(0.01)
 
 
-async def _links(client: Client) -> list[dict[str, str]]:
-    return [link for link in await client.client_list() if link["name"] == "smartbatch"]
+async def _connections(connection: MultiplexedConnection) -> list[bytes]:
+    """Return what Redis tells of each connection with our name."""
+    listed: bytes = await connection.execute("CLIENT", "LIST")
+    return [line for line in listed.splitlines() if b" name=smartbatch " in line]
 
 
 @asynccontextmanager
-async def _server(serve: Serve, timeout_s: float = 0.3) -> AsyncIterator[Client]:
-    """A client of something that says OK to the handshake and then does what `serve` does."""
+async def _server(
+    serve: Serve, timeout_s: float = 0.3, tls_folder: Path | None = None
+) -> AsyncIterator[MultiplexedConnection]:
+    """Connect to something that says OK to the login and then does what `serve` does, over TLS with a folder for its
+    certificate."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"smartbatch\r\n")  # CLIENT SETNAME
@@ -227,13 +290,21 @@ async def _server(serve: Serve, timeout_s: float = 0.3) -> AsyncIterator[Client]
             ended.set()
 
     ended = asyncio.Event()
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    client = connect(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0")
-    client.link._timeout_s = timeout_s
+    context, scheme, options = None, "redis", ""
+    if tls_folder:
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(tls_folder / "ca.pem")
+        context, scheme, options = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), "rediss", "?ssl_ca_certs="
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+        options += str(tls_folder / "ca.pem")
+    server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=context)
+    port = server.sockets[0].getsockname()[1]
+    connection = MultiplexedConnection(f"{scheme}://127.0.0.1:{port}/0{options}")
+    connection._timeout_s = timeout_s
     try:
-        yield client
+        yield connection
     finally:
-        await client.aclose()
+        connection.close()
         await ended.wait()
         server.close()
         await server.wait_closed()

@@ -7,14 +7,13 @@ import re
 
 import pytest
 
-from smartbatch.shared.broker.connection.client import Client, connect
 from smartbatch.shared.broker.queue.admission import Admission, AdmitResult, AdmitStatus, Capacity, NewEntry
 from smartbatch.shared.broker.queue.claims import DeadWorker, Mode, Outcome, WorkerQueue
 from smartbatch.shared.broker.queue.leases import Leases
 from smartbatch.shared.broker.queue.replies import Inbox, Notice, chunks
 from smartbatch.shared.errors import BrokerFull
 from smartbatch.shared.keys import GROUP, Keys
-from tests.brokers import Broker, eventually
+from tests.brokers import Broker, Client, eventually
 
 KEYS = Keys("m")
 FULL, ADMITTED, TOO_LATE = AdmitStatus
@@ -149,7 +148,7 @@ async def test_a_full_backlog_is_claimed_though_another_fills(client: Client) ->
 
 
 async def test_nothing_is_claimed_ahead_while_another_worker_sits_idle(client: Client, any_broker: Broker) -> None:
-    idle = connect(any_broker.url, block_s=1)
+    idle = Client(any_broker.url, block_s=1)
     waiting = asyncio.create_task(claims(idle, "w2").claim("idle", room_rows=32, room_bytes=1 << 30, after_bell_s=1))
     await asyncio.to_thread(eventually, lambda: any_broker.sync.info("clients")["blocked_clients"])
     await admission(client).admit([request(1)])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from smartbatch.shared.broker.admin.registry import Snapshot, snapshot
-from smartbatch.shared.broker.connection.client import Client
-from smartbatch.shared.broker.queue.claims import read_entry
+from smartbatch.shared.broker.queue.claims import parse_entry
+from tests.brokers import Client
 from tests.entries import entry_fields
 from tests.shared.broker.test_protocol import KEYS, admission, claim, request
 
@@ -27,7 +27,7 @@ async def test_the_oldest_wait_is_that_of_the_next_to_be_claimed(client: Client)
     for number in range(3):
         await admission(client).admit([request(number)])
         await asyncio.sleep(0.005)  # so that they have waited differently long
-    entries = [read_entry(found) for found in await client.xrange(KEYS.requests)]
+    entries = [parse_entry(found) for found in await client.execute("XRANGE", KEYS.requests, "-", "+")]
     assert entries[0].t_ms < entries[1].t_ms < entries[2].t_ms
     for entry in entries:
         looked = await snapshot(client, KEYS.model)

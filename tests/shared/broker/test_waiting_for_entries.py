@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from smartbatch.shared.broker.connection.client import connect
+from smartbatch.shared.broker.connection.multiplexed import Argument
 from smartbatch.shared.broker.queue import claims
 from smartbatch.shared.broker.queue.claims import WorkerQueue
-from tests.brokers import Broker
+from tests.brokers import Broker, Client
 from tests.shared.broker.test_protocol import KEYS
 
 
@@ -21,17 +21,17 @@ def slack(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_a_window_wakes_nobody_else_after_its_connection_was_replaced(any_broker: Broker) -> None:
     """A broker that began anew gives the same ids again, to others."""
-    blocking, command = connect(any_broker.url, block_s=60.0), connect(any_broker.url)
+    blocking, command = Client(any_broker.url, block_s=60.0), Client(any_broker.url)
     try:
         mine = WorkerQueue(blocking, command, KEYS, "w1", lease_ms=2000, reply_ttl_s=60)
         await mine.claim("idle", room_rows=32, room_bytes=1 << 30, after_entry=("0-0", 20))
-        mine._blocking_id = await command.client_id()  # somebody's, by now
-        await command.client_kill_filter(_id=str(await blocking.client_id()))
-        while blocking.link.connection:  # until it is noticed, with nothing under way
+        mine._blocking_id = await command.execute("CLIENT", "ID")  # somebody's, by now
+        await command.client_kill_filter(_id=str(await blocking.execute("CLIENT", "ID")))
+        while blocking.generation:  # until it is noticed, with nothing under way
             await asyncio.sleep(0.001)
         async with asyncio.timeout(10):
             await mine.claim("idle", room_rows=32, room_bytes=1 << 30, after_entry=("0-0", 20))
-        assert mine._blocking_id == await blocking.client_id()
+        assert mine._blocking_id == await blocking.execute("CLIENT", "ID")
     finally:
         await blocking.aclose()
         await command.aclose()
@@ -40,14 +40,15 @@ async def test_a_window_wakes_nobody_else_after_its_connection_was_replaced(any_
 async def test_a_window_ends_in_time_though_redis_comes_to_its_end_before_its_beginning(
     any_broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blocking, command = connect(any_broker.url, block_s=60.0), connect(any_broker.url)
-    unblock, tries = command.client_unblock, list[int]()
+    blocking, command = Client(any_broker.url, block_s=60.0), Client(any_broker.url)
+    execute, tries = command.execute, list[tuple[Argument, ...]]()
 
-    async def too_soon(client_id: int) -> int:
-        tries.append(client_id)
-        return 0 if len(tries) < 3 else await unblock(client_id)
+    async def too_soon(*unblock: Argument) -> int:
+        assert unblock[:2] == ("CLIENT", "UNBLOCK")
+        tries.append(unblock)
+        return 0 if len(tries) < 3 else await execute(*unblock)
 
-    monkeypatch.setattr(command, "client_unblock", too_soon)
+    monkeypatch.setattr(command, "execute", too_soon)
     try:
         mine = WorkerQueue(blocking, command, KEYS, "w1", lease_ms=2000, reply_ttl_s=60)
         async with asyncio.timeout(10):
