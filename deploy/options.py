@@ -33,7 +33,9 @@ def setting_options(*names: str) -> Callable[[Callable], Callable]:
             flag = _FLAGS.get(name, name.lower().replace("_", "-"))
             text = f"{meaning.replace('`', '')}.  [{name}={default}]"
             flags = [f"--{flag}", *_ALSO.get(name, [])]
-            function = click.option(*flags, name.lower(), metavar=kind.upper()[:24], help=text)(function)
+            function = click.option(
+                *flags, name.lower(), metavar=kind.replace(" ", "") if "|" in kind else kind.upper(), help=text
+            )(function)
         return function
 
     return decorate

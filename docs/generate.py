@@ -125,7 +125,7 @@ def http() -> Iterator[str]:
 
 def endpoint(method: str, path: str, operation: dict[str, Any]) -> Iterator[str]:
     yield f"## {method.upper()} {path}"
-    yield operation["summary"] + "."
+    yield " ".join(filter(None, [operation["summary"] + ".", operation.get("description")]))
     if parameters := operation.get("parameters"):
         rows = [
             (f"`{each['name']}`", each["in"], type_of(each["schema"]), each.get("description", ""))

@@ -16,8 +16,8 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from smartbatch.gateway.core.problems import problem, problem_with
-from smartbatch.gateway.http.dispatch import is_inference_path
 from smartbatch.gateway.http.endpoint import inference_endpoint
+from smartbatch.gateway.http.fast_path import is_inference_path
 from smartbatch.gateway.oip.routes import routes as oip_routes
 from smartbatch.gateway.services import GatewayServices
 from smartbatch.gateway.web import health, metrics_page
@@ -32,18 +32,21 @@ from smartbatch.shared.telemetry import logs
 
 
 class App(Starlette):
-    """Hands requests that run a model to their endpoint directly: it answers for its own errors, and Starlette's
-    middleware and router would cost a sixth of the gateway's time (`make bench ONLY=E`)."""
+    """Passes requests that run a model directly to their endpoint, which renders its own errors. Starlette's middleware
+    and router would take a sixth of the gateway's time (`make bench ONLY=E`)."""
 
     management_port = -1
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or on_port(scope, self.management_port):  # who reaches that port needs no key
+        if scope["type"] != "http" or on_port(scope, self.management_port):  # requests there need no key
             await super().__call__(scope, receive, send)
-        elif scope["method"] == "POST" and is_inference_path(scope["path"]):
+            return
+        if scope["method"] == "POST" and is_inference_path(scope["path"]):
             scope["app"] = self
             await inference_endpoint(scope, receive, send)
-        elif error := self.state.gateway.authenticator.refusal(scope["path"], scope["headers"]):
+            return
+        authenticator = self.state.gateway.authenticator
+        if authenticator and (error := authenticator.refusal(scope["path"], scope["headers"])):
             await _problem_response(error)(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
@@ -54,7 +57,7 @@ def on_port(scope: Scope, port: int) -> bool:
 
 
 class PortRoute(Route):
-    """A route that exists on one side only: on MANAGEMENT_PORT if it is `managed`, elsewhere if it isn't."""
+    """A route that exists on one port only: on MANAGEMENT_PORT if it is `managed`, otherwise on the other one."""
 
     def __init__(self, path: str, endpoint: Any, *, managed: bool, port: int, methods: list[str] | None = None) -> None:
         super().__init__(path, endpoint, methods=methods)
@@ -67,12 +70,12 @@ class PortRoute(Route):
         return super().matches(scope)
 
 
-Beside = Callable[[GatewayServices], contextlib.AbstractAsyncContextManager[None]]
+Serving = Callable[[GatewayServices], contextlib.AbstractAsyncContextManager[None]]
 
 
-def create_app(settings: Settings | None = None, beside: Beside | None = None) -> Starlette:
-    """Make the application; without `settings` they come from the environment (a process of several). `beside`: what
-    else runs on the same gateway, from when it is up until before it is closed."""
+def create_app(settings: Settings | None = None, also_serving: Serving | None = None) -> Starlette:
+    """Create the application. Without `settings` (one process of several) they come from the environment.
+    `also_serving` is entered once the services have started, and left before they close."""
     if settings is None:
         settings = from_environment()
         parent = multiprocessing.parent_process()
@@ -81,15 +84,15 @@ def create_app(settings: Settings | None = None, beside: Beside | None = None) -
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
-        gateway = GatewayServices(settings)
-        app.state.gateway = gateway
-        await gateway.start()
+        services = GatewayServices(settings)
+        app.state.gateway = services
+        await services.start()
         try:
-            async with beside(gateway) if beside else contextlib.nullcontext():
+            async with also_serving(services) if also_serving else contextlib.nullcontext():
                 gc_freeze.freeze_startup_objects()
-                yield {"doorman": gateway.connection_registry, "gateway": gateway}  # for gateway/http/connection.py
+                yield {"connection_registry": services.connection_registry, "services": services}  # for Connection
         finally:
-            await gateway.close()
+            await services.close()
 
     public = functools.partial(PortRoute, managed=False, port=settings.management_port)
     management = functools.partial(PortRoute, managed=True, port=settings.management_port)
@@ -102,7 +105,7 @@ def create_app(settings: Settings | None = None, beside: Beside | None = None) -
             management("/stats", health.stats),
             Route("/openapi.json", health.openapi),
             *(Route(path, docs) for path in DOCS_PATHS),
-            *oip_routes(public, management),
+            *oip_routes(public, management, inference_endpoint),
             *page.routes(management),
         ],
         exception_handlers={404: _http_error, 405: _http_error, Exception: _unexpected},
@@ -115,13 +118,13 @@ def create_app(settings: Settings | None = None, beside: Beside | None = None) -
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """A path or a method that doesn't exist."""
+    """An unknown path or method."""
     assert isinstance(error, HTTPException)
     path = request.scope["path"]
     if error.status_code == 404:
         code, detail = "not_found", f"there is no {path[:200]} here"
         if path.endswith("/") and any(getattr(route, "path", None) == path.rstrip("/") for route in request.app.routes):
-            detail += f"; {path.rstrip('/')} is written without the slash at its end"
+            detail += f"; {path.rstrip('/')} has no slash at its end"
     else:
         code, detail = "method_not_allowed", f"{path} takes {(error.headers or {}).get('Allow', 'other methods')}"
     status, headers, body = problem_with(error.status_code, code, detail, None)

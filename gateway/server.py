@@ -27,28 +27,28 @@ log = logging.getLogger(__name__)
 
 # Connections that the kernel holds until they are accepted.
 BACKLOG = 2048
-# Turns of the event loop, and time, between SIGTERM and the end of accepting.
+# Iterations of the event loop, and their length, between SIGTERM and the end of accepting.
 LAST_ACCEPTS = 3
 LAST_ACCEPT_S = 0.05
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, but it doesn't turn away who has come before SIGTERM: closing a listening socket resets all that the
-    kernel has connected and nobody has accepted yet, which is many when the process was short of time."""
+    """uvicorn's, but it accepts the connections that came before SIGTERM: closing a listening socket resets those that
+    the kernel has established and nobody has accepted yet, which are many when the process was busy."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for _ in range(LAST_ACCEPTS):
-            await asyncio.sleep(LAST_ACCEPT_S)  # at each turn the loop accepts all there are
+            await asyncio.sleep(LAST_ACCEPT_S)  # in each iteration the loop accepts all there are
         await super().shutdown(sockets)
 
 
 def bind(settings: Settings) -> socket.socket:
-    """Return a listening socket. Raises StartupError with one clear line if there can't be one."""
+    """Return a listening socket. Raises StartupError, with one clear line, if that fails."""
     return _bind(settings.host, settings.port, "PORT, --port")
 
 
 def bind_grpc(settings: Settings) -> socket.socket:
-    """Take GRPC_PORT for a moment: gRPC binds it itself, and says less of what is wrong."""
+    """Bind GRPC_PORT to check it: gRPC binds it itself, with less helpful errors."""
     return _bind(settings.host, settings.grpc_port, "GRPC_PORT, --grpc-port")
 
 
@@ -65,7 +65,7 @@ def _bind(host: str, port: int, how: str) -> socket.socket:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((host, port))
-        sock.listen(BACKLOG)  # now: with SO_REUSEADDR, others may bind the same port until somebody listens on it
+        sock.listen(BACKLOG)  # at once: with SO_REUSEADDR, others may bind the same port until somebody listens on it
     except OSError as error:
         sock.close()
         raise StartupError(f"can't listen on {host}:{port}: {error.strerror}. Choose another port ({how})") from None
@@ -77,7 +77,7 @@ def serve(settings: Settings, sock: socket.socket, management: socket.socket | N
     """Serve until SIGTERM or SIGINT; then stop accepting, finish what is in flight, return."""
     host, port = sock.getsockname()[:2]
     sockets = [sock, management] if management else [sock]
-    settings = managed(settings, management)
+    settings = with_management_port(settings, management)
     warn_if_open(settings)
     log.info("gateway on http://%s:%d, model %s", host, port, settings.model)
     if settings.gateway_processes == 1:
@@ -90,8 +90,28 @@ def serve(settings: Settings, sock: socket.socket, management: socket.socket | N
         Multiprocess(config, sockets=sockets).run()
 
 
-def managed(settings: Settings, management: socket.socket | None) -> Settings:
-    """Return the settings with the port of management as it was bound."""
+def serve_grpc(settings: Settings, sock: socket.socket, management: socket.socket | None = None) -> None:
+    """Serve gRPC on the port of `sock` until SIGTERM or SIGINT; then take no more calls, finish what is in flight,
+    return.
+
+    The process runs the same application as an HTTP gateway, which serves MANAGEMENT_PORT alone, if there is one.
+    """
+    try:
+        from smartbatch.gateway.grpc.server import serving
+    except ImportError as error:
+        raise StartupError(f"gRPC needs additional packages: pip install 'smartbatch-server[grpc]' ({error})") from None
+    if settings.gateway_processes > 1:
+        raise StartupError("a gRPC gateway runs as one process (GATEWAY_PROCESSES=1); start several on different ports")
+    settings = msgspec.structs.replace(settings, grpc_port=sock.getsockname()[1])
+    sock.close()
+    settings = with_management_port(settings, management)
+    warn_if_open(settings, settings.grpc_port)
+    app = create_app(settings, lambda services: serving(services, settings))
+    run(app, settings, [management] if management else [])
+
+
+def with_management_port(settings: Settings, management: socket.socket | None) -> Settings:
+    """Return the settings with the management port that was bound."""
     if management is None:
         return settings
     host, port = management.getsockname()[:2]
@@ -100,15 +120,15 @@ def managed(settings: Settings, management: socket.socket | None) -> Settings:
 
 
 def run(app: ASGIApp, settings: Settings, sockets: list[socket.socket]) -> None:
-    """Serve one application in this process until it is told to stop."""
+    """Serve one application in this process until SIGTERM or SIGINT."""
     server = Server(_config(app, settings))
     with _signals_end(server):
         server.run(sockets=sockets)
 
 
 def warn_if_open(settings: Settings, port: int | None = None) -> None:
-    """Say it once, loudly, if anybody on the network may ask. Raises SettingsError if the keys can't be read."""
-    if KeyStore.wanted(settings):
+    """Warn if anybody on the network may send requests. Raises SettingsError if the keys can't be read."""
+    if KeyStore.configured(settings):
         if not KeyStore(settings).keys:
             log.warning("API_KEYS_FILE holds no key, so every request is refused: make one with `smartbatch key new`")
     elif not _is_loopback(settings.host):
@@ -147,15 +167,15 @@ def _config(app, settings: Settings) -> uvicorn.Config:
 
 
 def _to_environment(settings: Settings) -> None:
-    """Hand the settings, as they are after the command line, to the processes that will be spawned."""
+    """Pass the settings, with the command line's options, to the processes that will be spawned."""
     for name, value in msgspec.to_builtins(settings).items():
         os.environ[name.upper()] = str(value)
 
 
 @contextlib.contextmanager
 def _signals_end(server: Server):
-    """uvicorn raises the signal that ended it again, after its shutdown; a clean end is exit code 0. One that comes
-    before uvicorn listens to it isn't lost."""
+    """Exit with code 0: uvicorn raises the signal that ended it again, after its shutdown. A signal that comes before
+    uvicorn handles it isn't lost."""
 
     def end(*_: object) -> None:
         server.should_exit = True

@@ -32,9 +32,9 @@ from loadtest.system import smartbatch
 from smartbatch.shared.broker.queue.claims import Entry
 from smartbatch.worker.core.batch import Batch, ClaimedEntry
 from smartbatch.worker.core.device import DTYPES, device_name, open_device
+from smartbatch.worker.core.estimators import LatencyEstimator
 from smartbatch.worker.core.model import LoadContext, Model
 from smartbatch.worker.execution.engine import Engine
-from smartbatch.worker.execution.latency import LatencyEstimator
 from smartbatch.worker.images.decode import Preset, decode_image
 from smartbatch.worker.images.device_jpeg import DeviceJpegs
 from smartbatch.worker.models import resolve

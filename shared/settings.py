@@ -16,9 +16,9 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import msgspec
 from msgspec import Meta
 
-from smartbatch.shared.broker.connection.url import PASSWORD_FILE, URL_OPTIONS, parse_url
 from smartbatch.shared.errors import SettingsError
 from smartbatch.shared.keys import check_model_name
+from smartbatch.shared.redis_url import PASSWORD_FILE, URL_OPTIONS, parse_url
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

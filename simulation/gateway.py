@@ -108,7 +108,7 @@ class Gateway:
             self._in_flight = False
             refused = [AdmitStatus(code) for code in codes if code != 1]
             answer = AdmitResult(len(self._broker.stream), self._broker.inflight_rows, [])
-            self._admission_control.learned(answer, [(self._example, each) for each in refused])
+            self._admission_control.update(answer, [(self._example, each) for each in refused])
             if refused:
                 self._respond([e for e, code in zip(entries, codes, strict=True) if code != 1], refused=True)
             self._submit_or_wait()

@@ -14,10 +14,9 @@ from simulation.outcomes import Outcomes
 from smartbatch.shared.broker.queue.claims import MAX_WAIT_MS, Mode
 from smartbatch.worker.batching.batcher import Batcher
 from smartbatch.worker.batching.policy import Limits
-from smartbatch.worker.batching.throughput import ThroughputEstimator
 from smartbatch.worker.core.batch import Batch
 from smartbatch.worker.core.batch_sizes import sizes
-from smartbatch.worker.execution.latency import LatencyEstimator
+from smartbatch.worker.core.estimators import LatencyEstimator, ThroughputEstimator
 from smartbatch.worker.queue.reply_publisher import MAX_CALL_ENTRIES
 
 
@@ -234,7 +233,7 @@ class EntryTracker:
     def inc(self, amount: float = 1) -> None:
         """Metrics are not read here."""
 
-    def receive(self, entries: list[Entry], now_ms: int, now: float, *, solo: bool) -> list[Entry]:
+    def receive(self, entries: list[Entry], now_ms: int, now: float, *, isolated: bool) -> list[Entry]:
         for entry in entries:
             entry.admitted_at = now - max(0, now_ms - entry.t_ms) / 1000
             entry.deadline_at = entry.admitted_at + self._timeout_s
@@ -253,7 +252,7 @@ class EntryTracker:
 class FailureDetector:
     """No worker dies."""
 
-    convicts: tuple[()] = ()
+    dead_workers: tuple[()] = ()
 
 
 def _nothing() -> None:

@@ -20,7 +20,7 @@ from tests.brokers import eventually
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 
 
 def sections(page: str) -> list[list[tuple[str, str]]]:

@@ -25,12 +25,14 @@ INLINE = {name: re.findall(r"`([^`\n]+)`", BLOCK.sub("", page)) for name, page i
 SAID = {name: "\n".join([SHELL[name], *INLINE[name]]) for name in TEXTS}  # all that is written as code
 
 
+@pytest.mark.timeout(300)
 def test_commands_of_the_readme_run_as_shown(tmp_path: Path) -> None:
     with Console(tmp_path) as console:
         assert console.run_page(README.read_text()) >= 7
 
 
-@pytest.mark.slow
+@pytest.mark.extended
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", [name for name in TEXTS if name != "README.md" and "```console" in TEXTS[name]])
 def test_commands_of_a_page_run_as_shown(name: str, tmp_path: Path) -> None:
     with Console(tmp_path) as console:

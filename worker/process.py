@@ -1,9 +1,9 @@
 """The worker process: start up, serve, drain.
 
-event loop      claimer, finisher, heartbeat: they talk to Redis and never compute
-device thread   the engine: it computes and never talks
-decode threads  inputs to rows, outputs to replies
-watchdog        ends the process when neither makes progress
+event loop         batcher, publisher, heartbeat: they talk to Redis and never compute
+device threads     the engine: they compute and never talk to Redis
+decode threads     payloads to rows, outputs to replies
+watchdog thread    ends the process when one of these makes no progress
 """
 
 from __future__ import annotations
@@ -37,25 +37,23 @@ from smartbatch.shared.process import gc_freeze, tasks
 from smartbatch.shared.settings import Settings
 from smartbatch.worker import models
 from smartbatch.worker.batching.batcher import Batcher
-from smartbatch.worker.batching.policy import Limits
-from smartbatch.worker.batching.throughput import ThroughputEstimator
-from smartbatch.worker.core.batch import Batch
+from smartbatch.worker.core.batch import Limits
+from smartbatch.worker.core.estimators import LatencyEstimator, ThroughputEstimator
 from smartbatch.worker.core.model import LoadContext
 from smartbatch.worker.execution.decoding import Decoder
-from smartbatch.worker.execution.encoding import Made, ReplyEncoder
+from smartbatch.worker.execution.encoding import EncodingStage, ReplyEncoder
 from smartbatch.worker.execution.engine import Engine
-from smartbatch.worker.execution.latency import LatencyEstimator
 from smartbatch.worker.execution.warmup import warm_up
 from smartbatch.worker.observability.metrics import WorkerMetrics
 from smartbatch.worker.observability.metrics_server import serve_metrics
 from smartbatch.worker.observability.model_error_log import ModelErrorLog
 from smartbatch.worker.observability.status_report import StatusReport
 from smartbatch.worker.observability.tracing import tracing_of
-from smartbatch.worker.observability.watchdog import EXIT_DEVICE_LOST, Watchdog, end_process
 from smartbatch.worker.queue.entry_tracker import EntryTracker
 from smartbatch.worker.queue.failure_detection import FailureDetector
 from smartbatch.worker.queue.heartbeat import Heartbeat
 from smartbatch.worker.queue.reply_publisher import ReplyPublisher
+from smartbatch.worker.watchdog import EXIT_DEVICE_LOST, Watchdog, end_process
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +65,14 @@ class Worker:
         self.settings = settings
         self.worker_id = f"{socket.gethostname()[:40]}-{uuid.uuid4().hex[:12]}"
         keys = Keys(settings.model)
+        max_rows = settings.max_batch_size
+        self._loop = asyncio.get_running_loop()
         self._tracing = tracing_of(settings.model, self.worker_id)
         self.model = models.resolve(settings.model_path)
         self._redis = MultiplexedConnection(settings.broker_url)
         self._blocking_redis = MultiplexedConnection(settings.broker_url, block_s=BLOCK_S)
-        self._lease_redis = MultiplexedConnection(settings.broker_url)  # a beat must not wait behind a large reply
-        claims = WorkerQueue(
+        self._lease_redis = MultiplexedConnection(settings.broker_url)  # a heartbeat must not wait behind a large reply
+        queue = WorkerQueue(
             self._blocking_redis,
             self._redis,
             keys,
@@ -80,32 +80,40 @@ class Worker:
             lease_ms=LEASE_MS,
             reply_ttl_s=settings.reply_ttl,
         )
-        max_rows = settings.max_batch_size
-        times = LatencyEstimator()
-        service = ThroughputEstimator(times, max_rows)
-        self._started_with = Limits(
+        latency = LatencyEstimator()
+        throughput = ThroughputEstimator(latency, max_rows)
+        failure_detector = FailureDetector()
+        self._initial_limits = Limits(
             max_rows, settings.max_batch_bytes, settings.max_wait_time, settings.window == "adaptive"
         )
         self.metrics = WorkerMetrics(settings.model, self.worker_id)
         self._error_log = ModelErrorLog()
-        self.engine = Engine(self.model, max_rows, times, self.metrics, self._error_log)
+        self.engine = Engine(self.model, max_rows, latency, self.metrics, self._error_log)
         self.decoder = Decoder(self.model, max_rows, settings.decode_threads, self._error_log)
-        self.publisher = ReplyPublisher(claims, self.metrics, settings.request_timeout + settings.reply_ttl)
+        self.publisher = ReplyPublisher(queue, self.metrics, settings.request_timeout + settings.reply_ttl)
         self.tracker = EntryTracker(
-            claims, self.decoder, self.publisher, self.metrics, settings.max_deliveries, self._tracing
+            queue, self.decoder, self.publisher, self.metrics, settings.max_deliveries, self._tracing
         )
-        failure_detector = FailureDetector()
         self.batcher = Batcher(
-            claims, self.tracker, self.engine, self._started_with, times, service, failure_detector, self.worker_id
+            queue,
+            self.tracker,
+            self.engine,
+            self._initial_limits,
+            latency,
+            throughput,
+            failure_detector,
+            self.worker_id,
         )
-        self.report = StatusReport(settings, self.model, self.engine, service, self.metrics, self._started_with)
-        self._replies = ReplyEncoder(self.model, self.worker_id, self._error_log)
+        encoder = ReplyEncoder(self.model, self.worker_id, self._error_log)
+        encoding = EncodingStage(self.engine, self.decoder, encoder, self.metrics, self._tracing)
+        encoding.on_encoded = self.tracker.finish
+        encoding.on_freed = self.batcher.device_freed
+        self.status = StatusReport(settings, self.model, self.engine, throughput, self.metrics, self._initial_limits)
         self._leases = Leases(self._lease_redis, keys, self.worker_id)
-        self._heartbeat = Heartbeat(self._leases, failure_detector, self.metrics, self.report.fields)
+        self._heartbeat = Heartbeat(self._leases, failure_detector, self.metrics, self.status.fields)
         self._watchdog = Watchdog(self.engine, self.decoder, settings.stall_timeout)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._stop_asked = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
+        self._stop_requested = asyncio.Event()
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain. Raises StartupError if it can't start."""
@@ -113,7 +121,7 @@ class Worker:
             self._loop.add_signal_handler(name, self._stop, name)
         try:
             await self._start()
-            if not self._stop_asked.is_set():
+            if not self._stop_requested.is_set():
                 await self._serve()
                 await self._drain()
         finally:
@@ -122,8 +130,7 @@ class Worker:
     async def _start(self) -> None:
         broker = await check(self.settings.broker_url)
         log.info("worker %s on %s, model %s", self.worker_id, broker, self.settings.model)
-        self.report.metrics_port = serve_metrics(self.metrics.registry, self.settings)
-        self.engine.on_done = self._batch_done
+        self.status.metrics_port = serve_metrics(self.metrics.registry, self.settings)
         self.engine.on_lost = lambda why: end_process(f"the device is lost: {why}", EXIT_DEVICE_LOST)
         self.engine.start()
         self._spawn(self._heartbeat.run())
@@ -131,24 +138,24 @@ class Worker:
         await registry.announce(self._redis, self._info())
 
     async def _serve(self) -> None:
-        """Claim, run and finish until told to stop. An error of one of the tasks ends the worker."""
+        """Claim, run and publish until told to stop. An error in one of the tasks ends the worker."""
         gc_freeze.freeze_startup_objects()
-        self.report.now("ready")
-        self._heartbeat.on_beat = self._after_beat
-        self._heartbeat.alive = self._watchdog.loop_alive
-        self._heartbeat.soon()
+        self.status.now("ready")
+        self._heartbeat.on_success = self._after_heartbeat
+        self._heartbeat.loop_alive = self._watchdog.loop_alive
+        self._heartbeat.send_now()
         log.info("ready")
         self._watchdog.start()
         self._spawn(self.publisher.run())
         self._spawn(self.batcher.run())
-        stop = asyncio.create_task(self._stop_asked.wait())
+        stop = asyncio.create_task(self._stop_requested.wait())
         done, _ = await asyncio.wait({*self._tasks, stop}, return_when=asyncio.FIRST_COMPLETED)
         for task in done - {stop}:
-            raise SmartBatchError("a task of the worker ended; what it holds goes to others") from task.exception()
+            raise SmartBatchError("a task of the worker ended; its entries go to other workers") from task.exception()
 
     async def _drain(self) -> None:
-        """Finish what is held, within GRACE_TIME."""
-        self.report.now("draining")
+        """Finish the entries that are held, within GRACE_TIME."""
+        self.status.now("draining")
         async with asyncio.timeout(self.settings.grace_time):
             await self.batcher.drain()
             await asyncio.to_thread(self.decoder.close)
@@ -160,7 +167,7 @@ class Worker:
         await tasks.end(self._tasks)
         with contextlib.suppress(SmartBatchError):
             if left := await self._leases.leave():
-                log.warning("left with %d entries; others will run them", left)
+                log.warning("left with %d unfinished entries; other workers will run them", left)
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
         self._blocking_redis.close()
@@ -170,7 +177,7 @@ class Worker:
     # --- loading, in the device thread
 
     async def _in_device_thread(self, function: Callable[[], None]) -> None:
-        """Run `function` there; return early when told to stop (the process is about to end)."""
+        """Run `function` there. Return early when told to stop: the process is about to end."""
         done: Future[None] = Future()
 
         def call() -> None:
@@ -181,7 +188,7 @@ class Worker:
 
         self.engine.call(call)
         loading = asyncio.wrap_future(done)
-        stop = asyncio.create_task(self._stop_asked.wait())
+        stop = asyncio.create_task(self._stop_requested.wait())
         await asyncio.wait([loading, stop], return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
         if loading.done():
@@ -190,7 +197,7 @@ class Worker:
     def _load(self) -> None:
         settings = self.settings
         started = time.monotonic()
-        self.report.now("loading", f"loading {settings.model_path}")
+        self.status.now("loading", f"loading {settings.model_path}")
         context = LoadContext(
             settings.device,
             settings.dtype,
@@ -213,80 +220,42 @@ class Worker:
             where = f"{type(error).__name__}: {error}"
             raise ModelLoadError(f"loading {settings.model_path} failed: {where}") from error
         self._progress(f"loaded in {time.monotonic() - started:.1f} s on {self.model.device_name}")
-        self.report.now("warming")
+        self.status.now("warming")
         warm_up(self.engine, self.model, settings.max_batch_size, self._progress)
         self.metrics.memory_limit.set(self.engine.memory_limit)
 
     def _progress(self, text: str) -> None:
         log.info("%s", text)
-        self.report.now(self.report.state, text)
+        self.status.now(self.status.state, text)
 
     def _info(self) -> ModelInfo:
         settings = self.settings
         return self.model.info(settings.model, settings.model_path, settings.max_batch_size)
 
-    # --- what the parts tell each other
+    # --- after each heartbeat
 
-    def _batch_done(self, batch: Batch) -> None:
-        """In the device's threads: pass the batch on and be free for the next.
-
-        The replies first: a drain closes the decoder once the device is free.
-        """
-        if self.engine.idle and self._replies.quick(batch):  # sooner made than handed over
-            self.decoder.work_here(self._make_replies, batch, True)
-        else:
-            self.decoder.submit(self._make_replies, batch)
-        self._loop.call_soon_threadsafe(self._after_turns, 2, self.batcher.device_freed, batch, time.monotonic())
-
-    def _make_replies(self, batch: Batch, in_device_thread: bool = False) -> None:
-        started_at = time.monotonic()
-        made = self._replies.make(batch)
-        self._loop.call_soon_threadsafe(self._replies_made, batch, made)
-        if self._tracing is None:
-            return
-        facts = (batch, self.model.device_name, started_at, time.monotonic())
-        if in_device_thread:  # which has better to do
-            self.decoder.submit(self._tracing.batch, *facts)
-        else:
-            self._tracing.batch(*facts)
-
-    def _replies_made(self, batch: Batch, made: Made) -> None:
-        self.publisher.put(made.outcomes)
-        for claimed in batch.claimed_entries:
-            if claimed.cancelled:
-                self.tracker.forget(claimed)
-        self._after_turns(2, self.metrics.batch, batch, made.counts)
-
-    def _after_turns(self, turns: int, function: Callable[..., None], *args: Any) -> None:
-        """Call it so many turns of the event loop later. Replies go first: one turn wakes the finisher, and what that
-        writes leaves at the end of the next."""
-        if turns:
-            self._loop.call_soon(self._after_turns, turns - 1, function, *args)
-        else:
-            function(*args)
+    async def _after_heartbeat(self, result: HeartbeatResult, sent_at: float) -> None:
+        self._error_log.flush()
+        self.batcher.sole_worker = result.alive == 1
+        self._apply(result.limits)
+        lost_claims = self.tracker.audit(result.pending, sent_at)
+        if lost_claims:
+            await self.tracker.adopt(lost_claims, result.now_ms)
+        with contextlib.suppress(BrokerFull):  # then Redis still holds the last announcement
+            await registry.announce(self._redis, self._info())  # again each time: Redis may have lost it
 
     def _apply(self, live: LiveLimits) -> None:
-        """Batch by what was set while serving, within what this worker was started with."""
-        began = self._started_with
+        """Apply limits that were set while serving, within those that this worker was started with."""
+        initial = self._initial_limits
         limits = msgspec.structs.replace(
-            began,
-            max_rows=min(began.max_rows, live.max_batch_size or began.max_rows),
-            window_s=began.window_s if live.max_wait_time is None else live.max_wait_time,
+            initial,
+            max_rows=min(initial.max_rows, live.max_batch_size or initial.max_rows),
+            window_s=initial.window_s if live.max_wait_time is None else live.max_wait_time,
         )
         if limits != self.batcher.limits:
-            log.info("batches of up to %d rows, a window of %g s from now on", limits.max_rows, limits.window_s)
+            log.info("batch limits changed: up to %d rows, a window of %g s", limits.max_rows, limits.window_s)
             self.batcher.set_limits(limits)
-            self.report.limits = limits
-
-    async def _after_beat(self, beat: HeartbeatResult, sent_at: float) -> None:
-        self._error_log.settle()
-        self.batcher.sole_worker = beat.alive == 1
-        self._apply(beat.limits)
-        strays = self.tracker.audit(beat.pending, sent_at)
-        if strays:
-            await self.tracker.adopt(strays, beat.now_ms)
-        with contextlib.suppress(BrokerFull):  # it still holds what was announced before
-            await registry.announce(self._redis, self._info())  # Redis may have lost it since
+            self.status.limits = limits
 
     # --- tasks and signals
 
@@ -296,18 +265,18 @@ class Worker:
         return task
 
     def _stop(self, name: signal.Signals) -> None:
-        if self._stop_asked.is_set():
-            log.warning("%s again: ending at once; what is held goes to others", name.name)
+        if self._stop_requested.is_set():
+            log.warning("%s again: ending at once; unfinished entries go to other workers", name.name)
             os._exit(130)
         log.info("%s: draining", name.name)
-        self._stop_asked.set()
+        self._stop_requested.set()
 
 
 def main(settings: Settings) -> None:
     """Run a worker until it is told to stop. Raises StartupError if it can't start."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_main(settings))
-    # A device thread may still be loading; it can't be interrupted, and nothing is left to save.
+    # A device thread may still be loading. It can't be interrupted, and there is nothing left to save.
     sys.stderr.flush()
     os._exit(0)
 

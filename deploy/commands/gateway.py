@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 
 import click
-import msgspec
 
 from smartbatch.deploy.options import read, setting_options
-from smartbatch.shared.errors import StartupError
-from smartbatch.shared.settings import Settings
 
 
 @click.command("gateway")
@@ -41,7 +37,7 @@ def command(grpc: bool, **options: str | None) -> None:
 
     MODEL selects the default model of /predict; other models are served as soon as a worker announces them.
     """
-    from smartbatch.gateway.server import bind, bind_grpc, bind_management, serve
+    from smartbatch.gateway.server import bind, bind_grpc, bind_management, serve, serve_grpc
     from smartbatch.shared.broker.connection.check import check
     from smartbatch.shared.telemetry import logs, tracing
 
@@ -50,17 +46,4 @@ def command(grpc: bool, **options: str | None) -> None:
     tracing.check()
     sock, management = bind_grpc(settings) if grpc else bind(settings), bind_management(settings)
     asyncio.run(check(settings.broker_url))
-    if grpc:
-        _serve_grpc(settings, sock, management)
-    else:
-        serve(settings, sock, management)
-
-
-def _serve_grpc(settings: Settings, sock: socket.socket, management: socket.socket | None) -> None:
-    try:
-        from smartbatch.gateway.grpc import server
-    except ImportError as error:
-        raise StartupError(f"gRPC needs additional packages: pip install 'smartbatch-server[grpc]' ({error})") from None
-    settings = msgspec.structs.replace(settings, grpc_port=sock.getsockname()[1])
-    sock.close()
-    server.serve(settings, management)
+    (serve_grpc if grpc else serve)(settings, sock, management)

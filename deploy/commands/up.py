@@ -38,7 +38,7 @@ def command(workers: int, grpc: bool, **options: str | None) -> None:
         if grpc:
             with bind_grpc(settings) as rpc:
                 settings = msgspec.structs.replace(settings, grpc_port=rpc.getsockname()[1])
-    if KeyStore.wanted(settings):
+    if KeyStore.configured(settings):
         KeyStore(settings)  # fail on unreadable keys before anything is started
     broker_given = bool(options.get("redis_url") or os.environ.get("REDIS_URL"))
     sys.exit(asyncio.run(launch(settings, workers, broker_given, grpc=grpc)))

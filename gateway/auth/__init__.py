@@ -1,1 +1,1 @@
-"""Who may ask: API keys, what each may do, and how much. Without keys everybody may, at no cost per request."""
+"""API keys: who sends a request, which models the key may use, and its rate limit and quota."""

@@ -1,4 +1,4 @@
-"""The keys that hold now, from the file and the environment. The file is read again when it changes."""
+"""The API keys that are valid now, from the file and the environment. A file that changes is read again."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ Stamp = tuple[int, int, int]
 
 
 class KeyStore:
-    """One per process; used by its event loop. Fails closed: it can't be made from keys that can't be read."""
+    """One per process; used by its event loop. The constructor raises SettingsError if the keys can't be read."""
 
     def __init__(self, settings: Settings) -> None:
         self._path = Path(settings.api_keys_file) if settings.api_keys_file else None
         self._fixed = keys.from_variable(settings.api_keys)
         self._stamp: Stamp | None = None
-        self._complained = ""
+        self._reported_error = ""
         self.keys = self._read()
 
     @staticmethod
-    def wanted(settings: Settings) -> bool:
+    def configured(settings: Settings) -> bool:
         return bool(settings.api_keys_file or settings.api_keys)
 
     def reload(self) -> bool:
-        """Read the file again if it is another than before, and say whether that changed the keys.
+        """Read the file again if it has changed. Returns whether that changed the keys.
 
-        A file that can't be read, or that is wrong, leaves the keys as they are and is complained of once.
+        A file that can't be read, or that is invalid, leaves the keys as they are and is reported once.
         """
         if self._path is None:
             return False
@@ -42,15 +42,15 @@ class KeyStore:
                 return False
             found = self._read()
         except (OSError, SettingsError) as error:
-            if str(error) != self._complained:
-                self._complained = str(error)
-                log.error("API_KEYS_FILE can't be taken over, the keys of before still hold: %s", error)
+            if str(error) != self._reported_error:
+                self._reported_error = str(error)
+                log.error("API_KEYS_FILE can't be read; the previous keys stay valid: %s", error)
             return False
         changed = found != self.keys
         self.keys = found
-        if changed or self._complained:
-            log.warning("API_KEYS_FILE was read again: %d keys hold now", len(found))
-        self._complained = ""
+        if changed or self._reported_error:
+            log.warning("API_KEYS_FILE was read again: %d keys are valid", len(found))
+        self._reported_error = ""
         return changed
 
     def _read(self) -> dict[str, Key]:
@@ -62,7 +62,7 @@ class KeyStore:
                 text = file.read()
         except OSError as error:
             raise SettingsError(f"API_KEYS_FILE: {self._path}: {error.strerror}") from None
-        self._stamp = stamp  # also of a file that is wrong: it isn't read each second
+        self._stamp = stamp  # kept for an invalid file too, so that it isn't read every second
         found = keys.from_file(text, f"API_KEYS_FILE {self._path}")
         both = [*self._fixed.items(), *found.items()]
         keys.check(both, "API_KEYS and API_KEYS_FILE")

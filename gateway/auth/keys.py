@@ -1,7 +1,7 @@
-"""API keys as they stand in a file and in the environment. Pure: text in, keys out.
+"""API keys as the file and the environment hold them. Pure: text in, keys out.
 
-Only digests are kept. A key is 32 random bytes, so nobody can try them all: a plain SHA-256 is as safe as a slow hash
-(which is for passwords, that people choose), and costs a request half a microsecond.
+Only digests are stored. A key is 32 random bytes, so nobody can try them all: a plain SHA-256 is as safe as a slow
+hash, which is meant for passwords that people choose, and takes half a microsecond a request.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from msgspec import Meta
 from smartbatch.shared.errors import SettingsError, UnknownModel
 from smartbatch.shared.keys import check_model_name
 
-PREFIX = "sb_"  # so that scanners for leaked secrets can tell one
+PREFIX = "sb_"  # lets scanners for leaked secrets recognize one
 KEY_BYTES = 32
 
 Role = Literal["client", "monitor", "admin"]
@@ -89,7 +89,7 @@ def from_variable(text: str) -> dict[str, Key]:
 
 
 def check(keys: Iterable[tuple[str, Key]], where: str) -> None:
-    """Raise SettingsError for a name or a digest that can't be one, or that is there twice."""
+    """Raise SettingsError for an invalid or repeated name or digest."""
     names: set[str] = set()
     owners: dict[Digest, str] = {}
     for name, key in keys:
@@ -111,7 +111,7 @@ def check(keys: Iterable[tuple[str, Key]], where: str) -> None:
 
 
 def table_of(name: str, key: Key) -> str:
-    """Return the key as it stands in the file."""
+    """Return the TOML table of a key."""
     check([(name, key)], "the key")
     quoted = f'"{name}"' if "." in name else name  # a bare dot would nest
     lines = [f"[keys.{quoted}]", f'sha256 = "{key.sha256}"']

@@ -1,7 +1,7 @@
-"""One key's holder in this process: what it may do, and how much of its limits is left.
+"""The holder of one API key in this process: what it may use, and how much of its limits is left.
 
-The token bucket and the day's count are this process's own, so a request is let through or refused without asking
-anybody; once a second the ledger tells Redis what was spent here and sets both to what all gateways spent together.
+The token bucket and the day's count are this process's own, so a request is authorized without a call to the broker.
+Once a second UsageSync reports to Redis what was used here, and sets both to what all gateways used together.
 """
 
 from __future__ import annotations
@@ -17,48 +17,29 @@ from smartbatch.shared.telemetry.metric_names import KEY_DECISIONS
 DAY_S = 86400
 
 
-class Anonymous:
-    """Where no keys are set: may do everything, and isn't counted."""
-
-    name: str = ""
-
-    def enter(self, model: str) -> None:
-        """Let a request to `model` through, counted; or raise Forbidden, RateLimited or QuotaExceeded."""
-
-    def give_back(self) -> None:
-        """Take the last request off the day's count: it failed by our fault."""
-
-    def may_use(self, model: str) -> bool:
-        """Whether a model is this caller's business at all."""
-        return True
-
-
-ANONYMOUS = Anonymous()
-
-
 class UsageDelta(msgspec.Struct):
-    """What was let through here and Redis hasn't heard of."""
+    """Usage that hasn't been reported to Redis. `counted` goes into the day's count."""
 
     tokens: int = 0
     counted: int = 0
 
 
-class Principal(Anonymous):
-    """Used by the event loop's handlers and by the ledger."""
+class Principal:
+    """Used by the event loop's handlers and by UsageSync."""
 
     def __init__(self, name: str, key: Key, decisions) -> None:
         self.name = name
         self._decisions = {decision: decisions.labels(name, decision) for decision in KEY_DECISIONS}
-        self._spent = UsageDelta()
+        self._used = UsageDelta()
         self._sending = UsageDelta()
-        self._counted = 0  # today, by all gateways, as Redis said last
+        self._counted = 0  # today, by all gateways, as Redis reported last
         self._day = int(time.time()) // DAY_S
-        self._at = time.monotonic()
+        self._refilled_at = time.monotonic()
         self.key = key
         self._tokens = key.burst_requests
 
     def change(self, key: Key) -> None:
-        """Other limits under the same name; what was spent stays spent."""
+        """Apply other limits under the same name. The usage stays."""
         if key.burst_requests > self.key.burst_requests:
             self._tokens += key.burst_requests - self.key.burst_requests
         self.key = key
@@ -66,7 +47,8 @@ class Principal(Anonymous):
     def may_use(self, model: str) -> bool:
         return not self.key.models or model in self.key.models
 
-    def enter(self, model: str) -> None:
+    def authorize(self, model: str) -> None:
+        """Let a request to `model` through and count it. Raises Forbidden, RateLimited or QuotaExceeded."""
         key = self.key
         if key.role == "monitor":
             self._decisions["forbidden"].inc()
@@ -81,7 +63,7 @@ class Principal(Anonymous):
     def _charge(self, key: Key) -> None:
         if key.quota:
             left_s = self._until_midnight()
-            if self._counted + self._sending.counted + self._spent.counted >= key.quota:
+            if self._counted + self._sending.counted + self._used.counted >= key.quota:
                 self._decisions["quota"].inc()
                 raise QuotaExceeded(f"the daily quota of {key.quota} requests (UTC) is used up", left_s)
         if key.rate:
@@ -93,20 +75,21 @@ class Principal(Anonymous):
                     (1 - self._tokens) / key.rate,
                 )
             self._tokens -= 1
-        self._spent.tokens += 1
-        self._spent.counted += 1
+        self._used.tokens += 1
+        self._used.counted += 1
 
-    def give_back(self) -> None:
+    def refund(self) -> None:
+        """Take a request off the day's count: it failed by the server's fault."""
         if self.key.quota:
-            self._spent.counted -= 1
+            self._used.counted -= 1
 
     def _refill(self, key: Key) -> None:
         now = time.monotonic()
-        self._tokens = min(key.burst_requests, self._tokens + (now - self._at) * key.rate)
-        self._at = now
+        self._tokens = min(key.burst_requests, self._tokens + (now - self._refilled_at) * key.rate)
+        self._refilled_at = now
 
     def _until_midnight(self) -> float:
-        """Seconds to the end of the day (UTC); a new day begins with a count of nothing."""
+        """Return the seconds to the end of the day (UTC). A new day's count starts at zero."""
         now = time.time()
         day = int(now) // DAY_S
         if day != self._day:
@@ -114,16 +97,16 @@ class Principal(Anonymous):
             self._counted = 0
         return (day + 1) * DAY_S - now
 
-    # --- the ledger's side
+    # --- called by UsageSync
 
-    def take_spent(self) -> UsageDelta:
-        """What is to be told; it counts as being sent until `settle`."""
-        self._sending, self._spent = self._spent, UsageDelta()
+    def take_usage(self) -> UsageDelta:
+        """Return the usage to report. It counts as being sent until `settle`."""
+        self._sending, self._used = self._used, UsageDelta()
         return self._sending
 
     def settle(self, tokens: float, counted: int) -> None:
-        """Take over what all gateways have left and counted, this one's sent part included."""
+        """Take over the tokens left and the day's count of all gateways, which include what this one has sent."""
         self._sending = UsageDelta()
         self._counted = counted
-        self._tokens = min(self.key.burst_requests, tokens) - self._spent.tokens
-        self._at = time.monotonic()
+        self._tokens = min(self.key.burst_requests, tokens) - self._used.tokens
+        self._refilled_at = time.monotonic()

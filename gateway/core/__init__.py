@@ -1,1 +1,1 @@
-"""What every other package of the gateway uses: types, errors to statuses, request log, metrics, tracing."""
+"""Shared by all folders of the gateway: response types, errors and their statuses, request log, metrics, tracing."""

@@ -1,19 +1,24 @@
-"""What a gateway counts, per model.
+"""What a gateway process counts, per model: as Prometheus metrics, and over the last seconds.
 
 prometheus_client takes a lock for each number, and two for each observation of a histogram. So a request adds to plain
-numbers, which are handed on before somebody looks, and is observed once, in the histogram of its latency.
+numbers, which are handed on before a scrape, and is observed once, in the histogram of its latency.
 """
 
 from __future__ import annotations
 
+import collections
 import functools
-from collections import defaultdict
+import math
+import time
+from bisect import bisect_left
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from typing import Any
 
+import msgspec
 from prometheus_client import CollectorRegistry, Counter
 
-from smartbatch.gateway.core.latency_window import LatencyWindow
 from smartbatch.gateway.core.problems import code_of
-from smartbatch.shared.counts import Counts
 from smartbatch.shared.errors import (
     CancelledByOperator,
     ClientError,
@@ -26,9 +31,10 @@ from smartbatch.shared.errors import (
     Unavailable,
 )
 from smartbatch.shared.telemetry import metric_names as names
+from smartbatch.shared.telemetry.counts import Counts
 from smartbatch.shared.wire import BatchInfo
 
-_OUTCOMES = (  # the first that fits
+_OUTCOMES = (  # the first match counts
     ((ClientGone, CancelledByOperator), "cancelled"),
     ((Unauthenticated, Forbidden), "denied"),
     (LimitReached, "rejected"),
@@ -66,7 +72,7 @@ class GatewayMetrics:
         return queue
 
     def settle(self) -> None:
-        """Hand on what lanes have counted, before somebody looks."""
+        """Hand on what models have counted, before a scrape."""
         for queue in self._queues:
             queue.settle()
 
@@ -94,7 +100,7 @@ class ModelMetrics:
         self.recent = LatencyWindow()
 
     def answered(self, timing_ms: dict[str, float], rows: int, batch_info: BatchInfo | None) -> None:
-        """Count an answered request by its parts and their total, its rows, and the batch that it rode in."""
+        """Count an answered request by its parts and their total, its rows and its batch."""
         total_s = timing_ms["total"] / 1000
         self._outcomes["ok"].value += 1
         self._seconds("ok").observe(total_s)
@@ -113,7 +119,7 @@ class ModelMetrics:
         self.recent.failed(outcome)
 
     def counts(self) -> Counts:
-        """What the heartbeat tells."""
+        """Return what the gateway reports about the model."""
         part_s = {part: total.value for part, total in self._parts.items()}
         return {"total": {"answered": self._outcomes["ok"].value}, "part": part_s}
 
@@ -145,3 +151,103 @@ def _outcome_of(kind: type[BaseException]) -> str:
         if issubclass(kind, kinds):
             return outcome
     return "error"
+
+
+# --- the last seconds
+
+WINDOW_S = 10
+_STEPS = 8  # latency buckets per doubling: a percentile is right within 9 %
+
+
+class Slot(msgspec.Struct):
+    """One second: failures by outcome, and the latencies of answered requests in seconds."""
+
+    second: int
+    failed: defaultdict[str, int]
+    answered: list[float]
+
+    def summary(self) -> Summary:
+        outcomes = dict(self.failed)
+        if self.answered:
+            outcomes["ok"] = len(self.answered)
+        return Summary(outcomes, _buckets(self.answered))
+
+
+class Summary(msgspec.Struct):
+    """The last WINDOW_S seconds of one or many gateways. `buckets`: latency bucket → answered requests."""
+
+    outcomes: dict[str, int] = {}
+    buckets: dict[int, int] = {}
+
+    @property
+    def answered(self) -> int:
+        return self.outcomes.get("ok", 0)
+
+    def percentile_ms(self, percent: float) -> float | None:
+        """Return a percentile of the latency, or None without answered requests."""
+        total = sum(self.buckets.values())
+        seen = 0
+        for bucket in sorted(self.buckets):
+            seen += self.buckets[bucket]
+            if seen >= total * percent / 100:
+                return round(2 ** ((bucket + 0.5) / _STEPS), 3)
+        return None
+
+
+class LatencyWindow:
+    """The outcomes and latencies of the last seconds, in slots of one second. Used in one event loop."""
+
+    def __init__(self) -> None:
+        self._slot = Slot(0, defaultdict(int), [])  # of the present second
+        self._past: deque[tuple[int, Summary]] = deque()  # of past seconds
+
+    def answered(self, seconds: float) -> None:
+        self._now().answered.append(seconds)
+
+    def failed(self, outcome: str) -> None:
+        self._now().failed[outcome] += 1
+
+    def summary(self) -> Summary:
+        """Return the last WINDOW_S full seconds."""
+        now = self._now().second
+        return merge(summary for second, summary in self._past if now - WINDOW_S <= second < now)
+
+    def _now(self) -> Slot:
+        second, slot = int(time.monotonic()), self._slot
+        if slot.second == second:
+            return slot
+        self._past.append((slot.second, slot.summary()))
+        while self._past and self._past[0][0] < second - WINDOW_S:
+            self._past.popleft()
+        self._slot = slot = Slot(second, defaultdict(int), [])
+        return slot
+
+
+def _buckets(seconds: list[float]) -> dict[int, int]:
+    """Count values by bucket: sorted once, then a step per bucket instead of a logarithm per value."""
+    values = sorted(max(value * 1000, 1e-3) for value in seconds)
+    counts: dict[int, int] = {}
+    begin = 0
+    while begin < len(values):
+        bucket = math.floor(math.log2(values[begin]) * _STEPS)
+        end = bisect_left(values, 2 ** ((bucket + 1) / _STEPS), begin + 1)
+        counts[bucket] = counts.get(bucket, 0) + end - begin
+        begin = end
+    return counts
+
+
+def merge(summaries: Iterable[Summary]) -> Summary:
+    outcomes: collections.Counter[str] = collections.Counter()
+    buckets: collections.Counter[int] = collections.Counter()
+    for summary in summaries:
+        outcomes.update(summary.outcomes)
+        buckets.update(summary.buckets)
+    return Summary(dict(outcomes), dict(buckets))
+
+
+def pack(summary: Summary) -> bytes:
+    return msgspec.json.encode(summary)
+
+
+def unpack(text: Any) -> Summary:
+    return msgspec.json.decode(text, type=Summary)

@@ -1,6 +1,6 @@
-"""How an error becomes a response: the one table of HTTP statuses, and the JSON object that says what went wrong.
+"""Responses to errors: the one table of HTTP statuses, and a JSON object that describes the error.
 
-The object is RFC 9457 problem details and holds `error` besides, which is what inference-protocol clients read.
+The object is RFC 9457 problem details, with `error` added for clients of the Open Inference Protocol.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from smartbatch.shared import errors
 
 CONTENT_TYPE = "application/problem+json"
 
-# A class that isn't listed takes the status of the nearest class above it (a test walks the tree).
+# A class that isn't listed has the status of its nearest listed base class (a test walks the tree).
 STATUS: dict[type[errors.SmartBatchError], int] = {
     errors.SmartBatchError: 500,
     errors.ClientError: 400,
@@ -33,23 +33,23 @@ STATUS: dict[type[errors.SmartBatchError], int] = {
     errors.InvalidInput: 422,
     errors.LimitReached: 429,
     errors.HeadTooLarge: 431,
-    errors.ClientGone: 499,  # nginx's; nobody is left to read it, but the access log and the metrics do
+    errors.ClientGone: 499,  # nginx's; the client has gone, but the log and the metrics show it
     errors.ModelFailed: 500,
     errors.DeadLettered: 500,
-    errors.WireError: 502,  # "received an invalid response from an inbound server": here, from a worker
+    errors.WireError: 502,  # Bad Gateway: here, an invalid reply of a worker
     errors.Unavailable: 503,
     errors.DeadlineExceeded: 504,
 }
 
-# The longest texts quote what came, and that can be any size.
+# Details may quote input of any size.
 MAX_DETAIL_CHARS = 1000
 
-# A computed Retry-After past this says nothing better than "come back later".
+# A longer computed Retry-After isn't more useful.
 MAX_RETRY_AFTER_S = 3600
-DAY_S = 86400  # the end of a quota's day is no estimate
+DAY_S = 86400  # the longest Retry-After of a quota, which isn't an estimate
 
-# What a client is told of a broker that is away: not where it is, nor how the connection failed.
-UNTOLD = "the broker is unavailable; see the server's log"
+# Clients don't see where the broker is, nor how the connection failed.
+BROKER_DETAIL = "the broker is unavailable; see the server's log"
 
 Headers = dict[str, str]
 
@@ -65,23 +65,23 @@ def code_of(error: BaseException) -> str:
     return error.code if isinstance(error, errors.SmartBatchError) else errors.INTERNAL
 
 
-def told(error: BaseException, request_id: str | None) -> tuple[str, str]:
-    """Return the code of `error` and what a client is told of it. `request_id` is None if the request never got one.
+def public_error(error: BaseException, request_id: str | None) -> tuple[str, str]:
+    """Return the code of `error` and the detail that a client sees. `request_id` is None if the request has none.
 
-    Of an exception outside our tree nothing is shown but the request id, by which the log can be searched.
+    Of an unexpected exception a client sees the request id only, by which the log can be searched.
     """
     if not isinstance(error, errors.SmartBatchError):
         detail = "internal error; see the server's log"
         if request_id:
             detail += f" under request id {request_id}"
         return errors.INTERNAL, detail
-    detail = UNTOLD if type(error) is errors.BrokerUnavailable else error.detail
-    return error.code, _showable(error.code, detail)
+    detail = BROKER_DETAIL if type(error) is errors.BrokerUnavailable else error.detail
+    return error.code, _printable(error.code, detail)
 
 
 def problem(error: BaseException, request_id: str | None) -> tuple[int, Headers, bytes]:
     """Return the response to `error`: status, headers, body."""
-    code, detail = told(error, request_id)
+    code, detail = public_error(error, request_id)
     status, headers, body = problem_with(status_of(error), code, detail, request_id)
     if isinstance(error, errors.Unavailable):
         headers["retry-after"] = str(_whole_seconds(error.retry_after_s))
@@ -93,8 +93,8 @@ def problem(error: BaseException, request_id: str | None) -> tuple[int, Headers,
 
 
 def problem_with(status: int, code: str, detail: str, request_id: str | None) -> tuple[int, Headers, bytes]:
-    """Return a problem that no class of ours stands for, such as a path or a method that doesn't exist."""
-    content, headers = _written(status, code, detail), {"content-type": CONTENT_TYPE}
+    """Return the response to an error that has no class, such as an unknown path or method."""
+    content, headers = _render(status, code, detail), {"content-type": CONTENT_TYPE}
     if request_id:
         headers["x-request-id"] = request_id
         content = b'%b,"request_id":%b}' % (content[:-1], msgspec.json.encode(request_id))
@@ -102,9 +102,9 @@ def problem_with(status: int, code: str, detail: str, request_id: str | None) ->
 
 
 @functools.lru_cache(maxsize=64)
-def _written(status: int, code: str, detail: str) -> bytes:
-    """A problem without its request id: those who are refused together are told the same."""
-    detail = _showable(code, detail)
+def _render(status: int, code: str, detail: str) -> bytes:
+    """Render a problem without its request id. Cached, since requests refused together get the same one."""
+    detail = _printable(code, detail)
     return msgspec.json.encode(Problem(f"urn:smartbatch:{code}", _title(code), status, detail, code, detail))
 
 
@@ -112,10 +112,10 @@ def _title(code: str) -> str:
     return code.replace("_", " ").capitalize()
 
 
-def _showable(code: str, detail: str) -> str:
+def _printable(code: str, detail: str) -> str:
     if detail and len(detail) <= MAX_DETAIL_CHARS and detail.isascii():
         return detail
-    # Lone surrogates can't be written as JSON, and a reply to a bad request must not fail in its turn.
+    # JSON can't hold lone surrogates, and the response to a bad request must not fail in turn.
     return (detail or _title(code))[:MAX_DETAIL_CHARS].encode("utf-8", "replace").decode()
 
 

@@ -1,7 +1,8 @@
-"""One log line for each request that was refused or that failed; in a storm of them, a few of each kind and a count.
+"""One log line for each request that was refused or failed. If there are many, a few of each code are logged and the
+rest are counted.
 
-A line says which request, which trace, which batch, and how it ended; never what the client sent. A text that may quote
-that is logged with LOG_LEVEL=debug only.
+A line names the request, its trace and batch, and how it ended; never what the client sent. A text that may quote that
+is logged with LOG_LEVEL=debug only.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from smartbatch.shared.telemetry.log_rate_limiter import LogRateLimiter
 
 log = logging.getLogger(__name__)
 
-Facts = dict[str, Any]
+Fields = dict[str, Any]
 
-_OURS = (ClientGone, LimitReached, Unauthenticated, Forbidden)  # client errors whose text is all our own
+_NO_QUOTES = (ClientGone, LimitReached, Unauthenticated, Forbidden)  # client errors whose text quotes no input
 SETTLE_S = 1.0
 
 
@@ -38,15 +39,15 @@ class RequestLog:
         self._limit = LogRateLimiter()
         self._levels: dict[str, int] = {}
 
-    def tell(self, error: Exception, facts: Callable[[], Facts]) -> bool:
-        """Log how a request ended. Returns False if there were too many of its kind. `facts` is asked only for a line
-        that is written."""
+    def write(self, error: Exception, fields: Callable[[], Fields]) -> bool:
+        """Log how a request ended. Returns False if there are too many errors of this code. `fields` is called only for
+        a line that is written."""
         code = code_of(error)
         if not self._limit.allows(code):
             return False
         level = self._levels[code] = _level(error)
         if log.isEnabledFor(level):
-            extra = {**facts(), "code": code, "status": status_of(error)}
+            extra = {**fields(), "code": code, "status": status_of(error)}
             unexpected = None if isinstance(error, SmartBatchError) else error
             log.log(level, "%s", _text(code, error), exc_info=unexpected, extra=extra)
         return True
@@ -57,7 +58,7 @@ class RequestLog:
             self.settle()
 
     def settle(self) -> None:
-        """Say how many lines were left out, and begin anew."""
+        """Log how many lines were left out, and reset the limits."""
         for code, count in self._limit.left_out().items():
             extra = {"code": code, "left_out": count}
             log.log(self._levels[code], "%s: %d more requests in this second", code, count, extra=extra)
@@ -72,6 +73,6 @@ def _level(error: Exception) -> int:
 
 def _text(code: str, error: Exception) -> str:
     if not isinstance(error, SmartBatchError):
-        return "a request failed by an error of ours"
-    quotes = isinstance(error, ClientError) and not isinstance(error, _OURS)
+        return "a request failed by an unexpected error"
+    quotes = isinstance(error, ClientError) and not isinstance(error, _NO_QUOTES)
     return code if quotes and not log.isEnabledFor(logging.DEBUG) else f"{code}: {error}"

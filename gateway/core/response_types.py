@@ -1,4 +1,4 @@
-"""What responses look like: the pages are made of these types, and all of them are described in /openapi.json."""
+"""Types of responses, which /openapi.json describes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Number = int | float
 
 
 class Problem(msgspec.Struct):
-    """RFC 9457 problem details; `error` repeats `detail` for clients of inference protocols."""
+    """RFC 9457 problem details; `error` repeats `detail` for clients of the Open Inference Protocol."""
 
     type: str
     title: str
@@ -26,7 +26,7 @@ class Problem(msgspec.Struct):
 
 
 class ClassScore(msgspec.Struct, forbid_unknown_fields=True):
-    """One class that a classifier sees in a row. A probability is "NaN" where the logits are not finite."""
+    """One class of a row, with its score. The probability is "NaN" where the logits are not finite."""
 
     label: str
     class_id: int
@@ -42,7 +42,7 @@ class OutputTensor(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Batch(msgspec.Struct, forbid_unknown_fields=True):
-    """The batch that the request rode in, its place among the batch's requests from 1, and why it was closed."""
+    """The request's batch. `position`: the request's place in it, from 1. `closed`: why the batch was closed."""
 
     id: str
     rows: int
@@ -53,7 +53,7 @@ class Batch(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Answer(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """One of `predictions` (per row, the best first), `outputs` and `values` (one per row) is there."""
+    """One of `predictions` (per row, the best first), `outputs` and `values` (one per row) is present."""
 
     model: str
     request_id: str
@@ -64,7 +64,7 @@ class Answer(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     timing_ms: dict[str, Number]
 
 
-# --- the pages
+# --- other endpoints
 
 
 class Health(msgspec.Struct):
@@ -72,7 +72,7 @@ class Health(msgspec.Struct):
 
 
 class Readiness(msgspec.Struct):
-    """`ready_workers`: by model."""
+    """`ready_workers`: their number, by model."""
 
     ready: bool
     broker: Literal["up", "down"]
@@ -99,7 +99,7 @@ Report = dict[str, int | float | str]
 
 
 class ModelStats(msgspec.Struct):
-    """One model: the last `window_s` seconds, and the state it is in now."""
+    """One model: the last `window_s` seconds, and its present state."""
 
     window_s: int
     throughput_rps: float

@@ -1,7 +1,8 @@
-"""The gateway's spans: one for each sampled request, with `admit` and `reply` below it. What lies between those the
-worker makes, as children of the same span: its id is what travels on.
+"""The gateway's spans: one for each sampled request, with the children `admit` and `reply`. The worker makes the
+children between those, from the span id in the queue entry.
 
-Sampling is decided here, once, when a request's headers are read; what isn't sampled goes on as its client sent it.
+Sampling is decided here, once, when a request's headers are read. A request that isn't sampled passes its client's
+trace context on.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Tracing:
         self._sampling = sampling
 
     def enter(self, name: str, parent: TraceContext | None) -> tuple[TraceContext | None, ServerSpan | None]:
-        """Return the context that a new request goes on with, and its span if it is sampled."""
+        """Return the trace context that a new request passes on, and its span if it is sampled."""
         if parent is None:
             number = random.getrandbits(128) or 1
             if not self._sampling.takes(number, None):
@@ -46,7 +47,7 @@ class Tracing:
 
 
 class ServerSpan:
-    """The span of one request that is under way. Made by `Tracing`, ended once, by its asking."""
+    """The span of one request in progress. Created by `Tracing`, ended once, by its InferenceRequest."""
 
     __slots__ = ("_context", "_name", "_parent", "_spans", "admitted_at", "reply_s", "user_agent")
 
@@ -56,8 +57,8 @@ class ServerSpan:
         self._context = context
         self._parent = parent
         self.user_agent = b""
-        self.admitted_at = 0.0  # monotonic; 0: it never was
-        self.reply_s = 0.0  # from the end of its forward until now; 0: there was none
+        self.admitted_at = 0.0  # monotonic; 0: not admitted
+        self.reply_s = 0.0  # from the end of its forward until now; 0: no forward
 
     def end(
         self,
@@ -68,17 +69,17 @@ class ServerSpan:
         error: str = "",
         ours: bool = False,
     ) -> None:
-        """Export it, as having ended now. `error`: a code; `ours`: it is the server's fault."""
+        """Export the span, ending now. `error` is a code; `ours`: the server is at fault."""
         spans = self._spans
         now, now_ns = time.monotonic(), time.time_ns()
         start_ns = now_ns - int((now - started_at) * 1e9)
-        facts = {**attributes, **_log_fields(batch_info)}
+        attributes = {**attributes, **_batch_attributes(batch_info)}
         if self.user_agent:
-            facts["user_agent.original"] = self.user_agent[:MAX_USER_AGENT_CHARS].decode("latin-1")
+            attributes["user_agent.original"] = self.user_agent[:MAX_USER_AGENT_CHARS].decode("latin-1")
         if error:
-            facts["error.type"] = error
+            attributes["error.type"] = error
         own = spans.place(self._context)
-        spans.add_server(self._name, own, self._parent, start_ns, now_ns, facts, error=error if ours else "")
+        spans.add_server(self._name, own, self._parent, start_ns, now_ns, attributes, error=error if ours else "")
         if self.admitted_at:
             spans.add(
                 "admit", spans.below(own), own, start_ns, start_ns + int((self.admitted_at - started_at) * 1e9), {}
@@ -87,8 +88,7 @@ class ServerSpan:
             spans.add("reply", spans.below(own), own, now_ns - int(self.reply_s * 1e9), now_ns, {})
 
 
-def _log_fields(batch_info: BatchInfo | None) -> dict[str, Any]:
-    """What the request rode in."""
+def _batch_attributes(batch_info: BatchInfo | None) -> dict[str, Any]:
     if batch_info is None:
         return {}
     return {
@@ -102,6 +102,6 @@ def _log_fields(batch_info: BatchInfo | None) -> dict[str, Any]:
 
 
 def tracing_of(gateway_id: str) -> Tracing | None:
-    """None, and at no cost, unless tracing is asked for."""
+    """Return None unless tracing is configured."""
     spans = started("gateway", gateway_id)
     return None if spans is None else Tracing(spans, sampling())

@@ -1,6 +1,6 @@
-"""What clients send and get: a body becomes a Payload here, by one file per format (answers.py is the way back).
+"""Body formats: one file per request format turns a body into a Payload; render.py renders responses.
 
-Nothing but the envelope is read: images stay encoded, and numbers become bytes.
+Images stay encoded, and numbers become bytes.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ _ALIASES = {
     "application/vnd.msgpack": "application/msgpack",
     "image/jpg": "image/jpeg",
 }
-# They say nothing about the body; the last is what `curl --data-binary @cat.jpg` sends.
-_UNSAID = ("", "application/octet-stream", "application/x-www-form-urlencoded")
+# Content types that say nothing about the body; the last is what `curl --data-binary @cat.jpg` sends.
+_UNSPECIFIC = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 _OCTETS = "application/octet-stream"
 
 
 def parse(body: bytes, content_type: str, info: ModelInfo | None, *, max_rows: int) -> Payload:
     """Turn a request's body into the payload for the worker.
 
-    `info` is what the model takes; without it everything well-formed passes. What isn't recognised goes to a model
-    of kind "raw" as it came. Raises a ClientError that says what was expected and what came.
+    Without `info` every well-formed body is accepted. A body of an unknown format goes to a model of kind "raw"
+    unchanged. Raises a ClientError that says what was expected and what came.
     """
     if info is not None and info.input.kinds == ("raw",):
         return Payload("raw", Raw(body, content_type or _OCTETS))
     media = media_type(content_type)
-    if media in _UNSAID:
+    if media in _UNSPECIFIC:
         media = _sniff(body) or media
     reader = _READERS.get(media)
     if reader is None:
@@ -66,13 +66,13 @@ def parse(body: bytes, content_type: str, info: ModelInfo | None, *, max_rows: i
 
 
 def media_type(content_type: str) -> str:
-    """Return the media type alone, in lower case and under the one name that this package uses for it."""
+    """Return the media type without parameters, in lower case, and aliases replaced."""
     media = content_type.partition(";")[0].strip().lower()
     return _ALIASES.get(media, media)
 
 
-def taken_media_types(info: ModelInfo | None) -> list[str]:
-    """List the content types that this model's requests may have."""
+def accepted_media_types(info: ModelInfo | None) -> list[str]:
+    """List the content types that this model accepts."""
     if info is None:
         return list(_READERS)
     return [media for media, reader in _READERS.items() if not reader.kinds.isdisjoint(info.input.kinds)]
@@ -92,6 +92,6 @@ def _as_raw(body: bytes, content_type: str, media: str, info: ModelInfo | None) 
         return Payload("raw", Raw(body, content_type or _OCTETS))
     if not body:
         raise MalformedBody("the body is empty")
-    what = repr(media[:80]) if media not in _UNSAID else "a body of unknown type"
+    what = repr(media[:80]) if media not in _UNSPECIFIC else "a body of unknown type"
     takes = f"the model takes {' or '.join(info.input.kinds)}: " if info is not None else ""
-    raise UnsupportedMedia(f"{takes}expected {', '.join(taken_media_types(info))}, got {what}")
+    raise UnsupportedMedia(f"{takes}expected {', '.join(accepted_media_types(info))}, got {what}")

@@ -1,4 +1,4 @@
-"""image/jpeg, image/png, image/webp: one image, one row. Decoding is the worker's; here only the first bytes count."""
+"""image/jpeg, image/png, image/webp: one image, one row. The worker decodes it; here the first bytes are checked."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ def images_payload(images: list[bytes], max_rows: int) -> Payload:
 
 
 def read(body: bytes, content_type: str, info: ModelInfo | None, max_rows: int) -> Payload:
-    """Take any of the three, whichever the content type says: clients often name the wrong one."""
+    """Accept any of the three, whatever the content type: clients often send the wrong one."""
     return images_payload([body], max_rows)

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from smartbatch.gateway.formats.image_body import images_payload
-from smartbatch.gateway.formats.tensor_fields import Fields, Leaf, Shape, decode, payload_of
+from smartbatch.gateway.formats.json_body import Fields, Leaf, Shape, decode, payload_of
 from smartbatch.shared.errors import BodyTooLarge, InvalidInput
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.wire import MAX_DIMENSIONS, Payload
@@ -36,10 +36,10 @@ def read(body: bytes, content_type: str, info: ModelInfo | None, max_rows: int) 
     if fields.data is UNSET:
         raise InvalidInput(f"expected data or image; known fields are {_KNOWN}")
     fields = Fields(fields.data, fields.shape, fields.dtype)
-    return payload_of(fields, msgspec.msgpack.Decoder, _look, info, max_rows)
+    return payload_of(fields, msgspec.msgpack.Decoder, _inspect, info, max_rows)
 
 
-def _look(data: memoryview) -> tuple[int, Leaf]:
+def _inspect(data: memoryview) -> tuple[int, Leaf]:
     """Read the headers of the first arrays, which are whole: a first pass went over every byte. Raises BodyTooLarge."""
     depth = at = 0
     while depth <= MAX_DIMENSIONS and at < len(data):

@@ -1,4 +1,4 @@
-"""application/x-npy: numpy's .npy file, read and written by hand, so that the gateway needs no numpy.
+"""application/x-npy: numpy's .npy file, read and written without numpy.
 
 The header is matched, never evaluated, and object arrays (pickles) are refused by name.
 Source: numpy/lib/format.py, versions 1.0 to 3.0.

@@ -1,7 +1,8 @@
-"""A reply becomes the body and headers of a response. All of it lies on the hot path."""
+"""Responses of POST /predict: the format that a client accepts (RFC 9110, section 12.5.1), the body and the headers."""
 
 from __future__ import annotations
 
+import enum
 import math
 import re
 from typing import Any
@@ -10,7 +11,6 @@ import msgspec
 
 from smartbatch.gateway.core.response_types import Answer, Batch, ClassScore, OutputTensor
 from smartbatch.gateway.formats import npy_body
-from smartbatch.gateway.formats.accept import Format
 from smartbatch.gateway.formats.tensor_bytes import to_lists
 from smartbatch.shared.errors import NotAcceptable, WireError
 from smartbatch.shared.wire import BatchInfo, Reply, Result, Tensor
@@ -18,35 +18,98 @@ from smartbatch.shared.wire import BatchInfo, Reply, Result, Tensor
 _encode_json = msgspec.json.Encoder().encode
 _encode_msgpack = msgspec.msgpack.Encoder().encode
 
-_JSON, _NPY = Format.JSON, Format.NPY  # a name of an Enum takes as long to look up as a small function to call
-
-# msgspec's word for what isn't finite. (A compiled expression finds it in half of the time that `in` takes.)
+# msgspec writes null for numbers that aren't finite. (A compiled expression finds it in half of the time that `in`
+# takes.)
 _has_null = re.compile(rb"null").search
 _NOT_FINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}
 
-# The stages of a request in their order; the broker's reply knows the middle four.
+# In the order in which a request passes through them.
 _WORKER_STAGES = ("queue", "decode", "batch_wait", "forward")
+
+# The Accept headers of nearly every client.
+_ANY = ("", "*/*", "application/json")
+
+
+class Format(enum.Enum):
+    """The values are media types, `header` is the Content-Type. The first that a client accepts equally is chosen."""
+
+    JSON = "application/json"
+    NPY = "application/x-npy"
+    MSGPACK = "application/msgpack"
+
+    def __init__(self, media_type: str) -> None:
+        self.header = (b"content-type", media_type.encode())
+
+
+_NAMES = {
+    "application/json": Format.JSON,
+    "application/x-npy": Format.NPY,
+    "application/msgpack": Format.MSGPACK,
+    "application/x-msgpack": Format.MSGPACK,
+    "application/vnd.msgpack": Format.MSGPACK,
+}
+_JSON, _NPY = Format.JSON, Format.NPY  # a member of an Enum takes as long to look up as a small function to call
+
+
+def negotiate(accept: str) -> Format:
+    """Choose the format of a response. Raises NotAcceptable.
+
+    The highest q wins. Between equals a format that is named goes before one that a wildcard matches, so that
+    `application/x-npy, */*` gets npy.
+    """
+    if accept in _ANY:
+        return _JSON
+    # Each format takes the q of the most specific range that matches it: (specificity, q).
+    found: dict[Format, tuple[int, float]] = {}
+    for media_range in accept.split(","):
+        name, *parameters = (part.strip().lower() for part in media_range.split(";"))
+        if name in _NAMES:
+            specificity, formats = 2, [_NAMES[name]]
+        elif name in ("application/*", "*/*"):
+            specificity, formats = int(name != "*/*"), list(Format)
+        else:
+            continue
+        quality = _quality(parameters)
+        for each in formats:
+            found[each] = max(found.get(each, (0, 0.0)), (specificity, quality))
+    accepted = [each for each in Format if found.get(each, (0, 0.0))[1] > 0]
+    if not accepted:
+        offered = ", ".join(each.value for each in Format)
+        raise NotAcceptable(f"Accept: expected {offered}, got {accept[:100]!r}")
+    return max(accepted, key=lambda each: (found[each][1], found[each][0]))
+
+
+def _quality(parameters: list[str]) -> float:
+    """Return q from 0 to 1. An invalid one counts as absent."""
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            try:
+                quality = float(value)
+            except ValueError:
+                return 1.0
+            return quality if 0 <= quality <= 1 else 1.0
+    return 1.0
 
 
 def timing_ms(reply: Reply, *, admit_ms: float, reply_ms: float, total_ms: float) -> dict[str, float]:
-    """Return where the time went, in order and rounded to a microsecond. A stage never reached is left out."""
-    # int() takes less than half of what round(ms, 3) does.
-    timing, came = {"admit": int(admit_ms * 1000 + 0.5) / 1000}, reply.ms
+    """Return the time of each stage, in order and rounded to a microsecond. A stage that wasn't reached is left out."""
+    # int() takes less than half of the time of round(ms, 3).
+    timing, worker_ms = {"admit": int(admit_ms * 1000 + 0.5) / 1000}, reply.ms
     for stage in _WORKER_STAGES:  # no other name becomes part of a header
-        if stage in came:
-            timing[stage] = int(came[stage] * 1000 + 0.5) / 1000
+        if stage in worker_ms:
+            timing[stage] = int(worker_ms[stage] * 1000 + 0.5) / 1000
     timing["reply"] = int(reply_ms * 1000 + 0.5) / 1000
     timing["total"] = int(total_ms * 1000 + 0.5) / 1000
     return timing
 
 
 def render(chosen: Format, reply: Reply, *, model: str, request_id: str, timing: dict[str, float]) -> bytes:
-    """Return the body. The reply holds a result, not an error.
+    """Return the body of a reply that holds a result.
 
-    Numbers that JSON has no word for become text there, "NaN", "Infinity" and "-Infinity" (as in protobuf's JSON:
+    Numbers that JSON can't express become the texts "NaN", "Infinity" and "-Infinity" there (as in protobuf's JSON:
     Python's float() and JavaScript's Number() read them, and null would be any of the three); npy and MessagePack
-    keep them.
-    Raises NotAcceptable if npy was asked for and the model's answer isn't one tensor.
+    keep them. Raises NotAcceptable if npy was asked for and the result isn't one tensor.
     """
     result = reply.result
     if result is None:
@@ -65,15 +128,8 @@ def render(chosen: Format, reply: Reply, *, model: str, request_id: str, timing:
         }
     else:
         answer.values = result.values or []
-    if (batch_info := reply.batch) is not None:
-        answer.batch = Batch(
-            batch_info.id,
-            batch_info.rows,
-            batch_info.requests,
-            batch_info.position,
-            batch_info.closed,
-            batch_info.worker,
-        )
+    if (batch := reply.batch) is not None:
+        answer.batch = Batch(batch.id, batch.rows, batch.requests, batch.position, batch.closed, batch.worker)
     if chosen is not _JSON:
         return _encode_msgpack(answer)
     encoded = _encode_json(answer)
@@ -83,8 +139,8 @@ def render(chosen: Format, reply: Reply, *, model: str, request_id: str, timing:
 
 
 def response_headers(request_id: str, batch: BatchInfo | None, timing: dict[str, float]) -> list[tuple[bytes, bytes]]:
-    """Return the headers that say which request this was, what it rode in and where its time went (in ms)."""
-    # As JSON has it but for the marks: that takes half of what formatting each number does.
+    """Return the headers with the request's id, the time of its stages (in ms) and its batch."""
+    # Converted from JSON, which takes half of the time of formatting each number.
     stages = _encode_json(timing)[1:-1].replace(b'"', b"").replace(b":", b";dur=").replace(b",", b", ")
     headers = [(b"x-request-id", request_id.encode("latin-1", "replace")), (b"server-timing", stages)]
     if batch is not None:
@@ -94,7 +150,7 @@ def response_headers(request_id: str, batch: BatchInfo | None, timing: dict[str,
 
 
 def finite(value: Any) -> Any:
-    """Return the same with text for each number that JSON has no word for."""
+    """Replace each number that JSON can't express by its text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else _NOT_FINITE.get(value, "NaN")
     if isinstance(value, dict):

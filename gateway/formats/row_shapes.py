@@ -1,4 +1,4 @@
-"""Which tensors a model takes, and how many rows a tensor is: the same rules for every format.
+"""Checks tensors against a model's input and finds their rows: the same rules for every format.
 
 A row is what the model calls one input. A tensor of one row's shape is one row; one dimension more in front is
 that many rows. A flat list is cut into rows where the model's row shape leaves no doubt.
@@ -17,7 +17,7 @@ _INTS = frozenset(dtype for dtype in DTYPE_BYTES if "int" in dtype)
 
 
 def tensor_payload(tensor: Tensor, info: ModelInfo | None, max_rows: int, *, flat: bool = False) -> Payload:
-    """Check the tensor against the model and give it its rows.
+    """Check the tensor against the model's input and add the dimension of rows.
 
     `flat` says that the client gave a plain list and no shape. Raises InvalidInput, TooManyRows, or MalformedBody
     if the bytes aren't what dtype and shape announce.

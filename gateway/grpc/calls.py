@@ -1,4 +1,4 @@
-"""What all calls of gRPC have: headers, and an end with an error."""
+"""Shared by all gRPC calls: headers and errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 def headers_of(context: Context) -> Headers:
-    """Return the metadata of a call as REST has its headers."""
+    """Return the metadata of a call as HTTP headers."""
     sent = context.invocation_metadata() or ()
     return [(name.encode(), value if isinstance(value, bytes) else value.encode()) for name, value in sent]
 

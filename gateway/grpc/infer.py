@@ -1,10 +1,10 @@
-"""ModelInfer: as POST /v2/models/{model}/infer (gateway/oip/infer.py), over gRPC."""
+"""ModelInfer: the same as POST /v2/models/{model}/infer (oip/infer.py), over gRPC."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 from smartbatch.gateway.formats.render import response_headers
@@ -12,88 +12,77 @@ from smartbatch.gateway.grpc import infer_request, messages
 from smartbatch.gateway.grpc import inference_pb2 as pb
 from smartbatch.gateway.grpc.calls import Context, abort, headers_of
 from smartbatch.gateway.grpc.statuses import STATUS
-from smartbatch.gateway.inference.params import read_headers, timeout_of
+from smartbatch.gateway.inference.codec import COMMON_HEADERS, Codec, Response
 from smartbatch.gateway.inference.parsing import parse_body
-from smartbatch.gateway.inference.request import InferenceRequest, Response
+from smartbatch.gateway.inference.request import InferenceRequest
+from smartbatch.gateway.inference.request_services import RequestServices
 from smartbatch.gateway.oip import outputs
-from smartbatch.gateway.oip.infer_options import InferOptions, check_version, shortest
-from smartbatch.gateway.services import GatewayServices
-from smartbatch.shared.broker.queue.admission import NewEntry
+from smartbatch.gateway.oip.infer_options import InferOptions, check_version
 from smartbatch.shared.errors import ClientGone, DeadlineExceeded
-from smartbatch.shared.telemetry import trace_context
-from smartbatch.shared.wire import Reply
+from smartbatch.shared.model_info import ModelInfo
+from smartbatch.shared.wire import Payload, Reply
 
-_READ = frozenset((b"x-request-id", b"x-request-timeout", *trace_context.HEADERS))
 _METHOD = "inference.GRPCInferenceService/ModelInfer"
-_ATTRIBUTES = {"rpc.system.name": "grpc", "rpc.method": _METHOD}
 
 
-class GrpcInferRequest(InferenceRequest):
-    """The message says the model, so it is read with the head. The response's headers are trailing metadata."""
+class GrpcCodec(Codec):
+    """The message names the model, so it is decoded with the head. A response's headers are its trailing metadata."""
 
-    def __init__(self, gateway: GatewayServices, content: bytes, deadline_s: float | None) -> None:
-        super().__init__(gateway)
+    header_names = COMMON_HEADERS
+
+    _options = InferOptions()
+
+    def __init__(self, content: bytes, deadline_s: float | None) -> None:
         self._content = content
         self._message = pb.ModelInferRequest()
-        self._waits_s = self.deadline_s = deadline_s
-        self._wanted = InferOptions()
+        self.timeout_s = deadline_s
 
-    @property
-    def request_id(self) -> str:
-        return self._request_id
+    def parse_head(self, headers: Mapping[bytes, str], query: bytes) -> None:
+        self._message = infer_request.message_of(self._content)
+        self.model = self._message.model_name or None
 
-    def head(self, headers: Iterable[tuple[bytes, bytes]], query: bytes = b"") -> None:
-        found = read_headers(headers, _READ)
-        self._take_up(found, headers)
-        self._principal = self._gateway.authenticator.identify(headers)
-        self._waits_s = shortest(self.deadline_s, timeout_of(found))
-        self._wait_at_most(self._waits_s)
-        self._message = message = infer_request.message_of(self._content)
-        self._enter(message.model_name)
-        check_version(message.model_name, message.model_version)
-        self._check()
+    def check_head(self) -> None:
+        check_version(self._message.model_name, self._message.model_version)
 
-    def request(self, body: bytes) -> NewEntry:
-        """The shortest of the call's deadline, its headers' timeout and the message's counts."""
-        model = self._queue.keys.model
-        info, max_rows = self._gateway.takes(model)
-        payload, self._wanted = infer_request.read(self._message, info, max_rows)
-        self._wait_at_most(shortest(self._waits_s, self._wanted.timeout_s))
-        return self._packed(payload)
+    def parse_body(self, body: bytes, info: ModelInfo | None, max_rows: int) -> Payload:
+        payload, self._options = infer_request.read(self._message, info, max_rows)
+        self.timeout_s = self._options.timeout_s
+        return payload
 
-    def _traced_as(self) -> tuple[str, dict[str, Any]]:
-        return _METHOD, _ATTRIBUTES
+    def render_reply(
+        self, reply: Reply, timing_ms: dict[str, float], *, model: str, request_id: str, client_id: str
+    ) -> Response:
+        tensors = outputs.output_tensors(reply, self._options)
+        message = messages.infer_response(model, self._options.id, tensors)
+        return Response(200, response_headers(client_id, reply.batch, timing_ms), message.SerializeToString())
 
-    def _ended_as(self, status: int) -> dict[str, Any]:
+    def span(self) -> tuple[str, Mapping[str, Any]]:
+        return _METHOD, {"rpc.system.name": "grpc", "rpc.method": _METHOD}
+
+    def response_attributes(self, status: int) -> Mapping[str, Any]:
         return {"rpc.response.status_code": "OK" if status == 200 else STATUS[status].name}
 
-    def _response(self, reply: Reply, timing: dict[str, float]) -> Response:
-        given = outputs.output_tensors(reply, self._wanted)
-        message = messages.infer_response(self._queue.keys.model, self._wanted.id, given)
-        return Response(200, response_headers(self._shown_id, reply.batch, timing), message.SerializeToString())
 
-
-async def infer(gateway: GatewayServices, content: bytes, context: Context) -> bytes:
-    """Answer a ModelInferRequest. A call that its client cancels, or whose deadline passes, is cancelled here: its
-    place is free at once."""
-    inference = GrpcInferRequest(gateway, content, context.time_remaining())
+async def infer(services: RequestServices, content: bytes, context: Context) -> bytes:
+    """Answer a ModelInferRequest. gRPC cancels the task when the client cancels the call or its deadline passes."""
+    deadline_s = context.time_remaining()
+    request = InferenceRequest(services, GrpcCodec(content, deadline_s))
     try:
-        inference.head(headers_of(context))
-        request = await parse_body(gateway, inference, content, "")
-        response = inference.answered(await inference.submit(request).future)
+        request.parse_head(headers_of(context), b"")
+        await parse_body(services, request, content, "")
+        response = request.finish(await request.reply())
     except asyncio.CancelledError:
-        inference.record_failure(_why_cancelled(inference))
+        expired = deadline_s is not None and time.monotonic() - request.started_at >= deadline_s
+        request.record_failure(
+            DeadlineExceeded("the deadline of the call passed")
+            if expired
+            else ClientGone("the client cancelled the call")
+        )
         raise
     except Exception as error:
-        inference.record_failure(error)
-        await abort(context, error, inference.request_id)
+        request.record_failure(error)
+        await abort(context, error, request.id)
     finally:
-        inference.release()
+        request.release()
     context.set_trailing_metadata(tuple((name.decode(), value.decode("latin-1")) for name, value in response.headers))
     return response.content
-
-
-def _why_cancelled(inference: GrpcInferRequest) -> DeadlineExceeded | ClientGone:
-    if inference.deadline_s is not None and time.monotonic() - inference.started_at >= inference.deadline_s:
-        return DeadlineExceeded("the deadline of the call passed")
-    return ClientGone("the client cancelled the call")

@@ -1,4 +1,4 @@
-"""A ModelInferRequest becomes a payload and what is wanted of it."""
+"""Turns a ModelInferRequest into a payload and options."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def message_of(content: bytes) -> pb.ModelInferRequest:
 def read(request: pb.ModelInferRequest, info: ModelInfo | None, max_rows: int) -> tuple[Payload, InferOptions]:
     """Raises MalformedBody, InvalidInput or TooManyRows, saying what was expected and what came."""
     inputs.only([tensor.name for tensor in request.inputs])
-    wanted = _wanted(request)
+    options = _options(request)
     payload = _payload(request, info, max_rows)
-    check(wanted, payload, info)
-    return payload, wanted
+    check(options, payload, info)
+    return payload, options
 
 
 def _payload(request: pb.ModelInferRequest, info: ModelInfo | None, max_rows: int) -> Payload:
@@ -96,7 +96,7 @@ def _typed(tensor: pb.ModelInferRequest.InferInputTensor, dtype: str) -> bytes:
     return array("f", values).tobytes() if dtype == "float32" else to_bytes(list(values), dtype)
 
 
-def _wanted(request: pb.ModelInferRequest) -> InferOptions:
+def _options(request: pb.ModelInferRequest) -> InferOptions:
     parameters = _values(request.parameters)
     tensors = [*request.inputs, *request.outputs]
     refuse_unsupported(parameters.get("sequence_id", 0), [_REGION in tensor.parameters for tensor in tensors])

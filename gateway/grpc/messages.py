@@ -1,4 +1,4 @@
-"""The protocol's answers as messages of gRPC; what they say comes from gateway/oip/."""
+"""Responses as gRPC messages; gateway/oip/ makes their content."""
 
 from __future__ import annotations
 

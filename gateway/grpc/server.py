@@ -1,25 +1,16 @@
-"""The process of `smartbatch gateway --grpc`: a gateway whose requests come by gRPC.
-
-It is the same application as a gateway of HTTP, with the same gateway in it, but of HTTP it serves MANAGEMENT_PORT
-alone, and that only if there is one.
-"""
+"""Serves gRPC calls beside the HTTP application of the same process."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import math
-import socket
 from collections.abc import AsyncIterator
 
 import grpc
 
-from smartbatch.gateway.app import create_app
-from smartbatch.gateway.grpc.service import handlers
+from smartbatch.gateway.grpc.service import ServiceView, handlers
 from smartbatch.gateway.http.heads import MAX_HEAD_BYTES
-from smartbatch.gateway.server import managed, run, warn_if_open
-from smartbatch.gateway.services import GatewayServices
-from smartbatch.shared.errors import StartupError
 from smartbatch.shared.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -28,21 +19,12 @@ log = logging.getLogger(__name__)
 MESSAGE_OVERHEAD_BYTES = 64 * 1024
 
 
-def serve(settings: Settings, management: socket.socket | None) -> None:
-    """Serve until SIGTERM or SIGINT; then take no more calls, finish what is in flight, return."""
-    if settings.gateway_processes > 1:
-        raise StartupError("a gRPC gateway runs as one process (GATEWAY_PROCESSES=1); start several on different ports")
-    settings = managed(settings, management)
-    warn_if_open(settings, settings.grpc_port)
-    app = create_app(settings, lambda gateway: _serving(gateway, settings))
-    run(app, settings, [management] if management else [])
-
-
 @contextlib.asynccontextmanager
-async def _serving(gateway: GatewayServices, settings: Settings) -> AsyncIterator[None]:
+async def serving(services: ServiceView, settings: Settings) -> AsyncIterator[None]:
+    """Serve on GRPC_PORT. At the end take no more calls, and finish what is in flight."""
     server = grpc.aio.server(
         options=[
-            ("grpc.so_reuseport", 0),  # else a second server would quietly take a part of the calls
+            ("grpc.so_reuseport", 0),  # otherwise a second server would silently take a part of the calls
             ("grpc.max_receive_message_length", settings.max_body_bytes + MESSAGE_OVERHEAD_BYTES),
             ("grpc.max_send_message_length", -1),
             ("grpc.max_metadata_size", MAX_HEAD_BYTES),
@@ -51,7 +33,7 @@ async def _serving(gateway: GatewayServices, settings: Settings) -> AsyncIterato
         ],
         maximum_concurrent_rpcs=settings.max_connections,
     )
-    server.add_generic_rpc_handlers((handlers(gateway),))
+    server.add_generic_rpc_handlers((handlers(services),))
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     port = server.add_insecure_port(f"{host}:{settings.grpc_port}")
     await server.start()

@@ -1,10 +1,10 @@
-"""How an error becomes a gRPC status: by its HTTP status (gateway/core/problems.py has the table of errors)."""
+"""The gRPC status of an error, by its HTTP status (gateway/core/problems.py)."""
 
 from __future__ import annotations
 
 from grpc import StatusCode
 
-from smartbatch.gateway.core.problems import problem, status_of, told
+from smartbatch.gateway.core.problems import problem, public_error, status_of
 
 STATUS = {
     400: StatusCode.INVALID_ARGUMENT,
@@ -30,8 +30,8 @@ Metadata = tuple[tuple[str, str], ...]
 
 
 def status(error: BaseException, request_id: str | None) -> tuple[StatusCode, str, Metadata]:
-    """Return code, text and trailing metadata: `error-code` is the stable one of REST, `retry-after` is in seconds."""
-    code, detail = told(error, request_id)
+    """Return code, text and trailing metadata: `error-code` is the code of REST, `retry-after` is in seconds."""
+    code, detail = public_error(error, request_id)
     _, headers, _ = problem(error, request_id)
     metadata = [("error-code", code)]
     metadata += [(name, headers[name]) for name in ("retry-after", "x-request-id") if name in headers]

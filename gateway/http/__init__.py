@@ -1,1 +1,1 @@
-"""HTTP/1.1 as it comes over a socket: what one connection and one exchange on it may cost, and how they end."""
+"""HTTP/1.1 connections: their limits and timeouts, and the two ways from a request to its response."""

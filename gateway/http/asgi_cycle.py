@@ -1,4 +1,4 @@
-"""One request and its response on a connection, as ASGI sees it."""
+"""One request and its response on a connection, as an ASGI application sees it."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from smartbatch.gateway.core.problems import problem
-from smartbatch.gateway.http.heads import Head
+from smartbatch.gateway.http.heads import Head, may_be_skipped
 
 log = logging.getLogger(__name__)
 
 
 class AsgiRequestCycle(RequestResponseCycle):
-    """uvicorn's, and it can fail: then the application's `receive` raises, so that it is the application that answers.
+    """uvicorn's, and it can fail: then the application's `receive` raises, so that the application renders the error.
 
-    `keep_alive` is False until the request has come whole. An answer given earlier therefore says `Connection: close`,
-    and what still comes of the request isn't waited for.
+    `keep_alive` is False until the body is complete. A response sent earlier therefore says `Connection: close`, and
+    the rest of the request isn't awaited.
     """
 
-    fault: Exception | None = None
+    started = False
+    error: Exception | None = None
+    _keep_alive_decided = False
 
     def __init__(self, connection: Any, head: Head) -> None:
-        """`connection` is a Connection: of a transport, its write, close and is_closing are all that is needed."""
+        """`connection` is a Connection, in the place of a transport: write, close and is_closing are used."""
         super().__init__(
             scope=_scope(connection, head),
             transport=connection,
@@ -39,70 +41,84 @@ class AsgiRequestCycle(RequestResponseCycle):
             keep_alive=False,
             on_response=connection.on_response_complete,
         )
-        self._pieces: list[bytes] = []  # of the body, not yet taken by the application; `body` is unused
-        self._came = 0  # bytes of them
+        self._chunks: list[bytes] = []  # of the body, not received by the application yet; `body` is unused
+        self._chunk_bytes = 0
+
+    # --- called by the connection
 
     @property
-    def persists(self) -> bool:
-        """Whether its version of HTTP lets another request follow."""
+    def persistent(self) -> bool:
+        """Whether the HTTP version allows for another request on the connection."""
         return self.scope["http_version"] == "1.1"
 
-    def received(self, body: bytes) -> None:
-        self._pieces.append(body)
-        self._came += len(body)
-        if self._came > HIGH_WATER_LIMIT:
+    def receive_body(self, chunk: bytes) -> None:
+        self._chunks.append(chunk)
+        self._chunk_bytes += len(chunk)
+        if self._chunk_bytes > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
         self.message_event.set()
 
-    def came_whole(self, *, keep_alive: bool) -> None:
+    def body_complete(self, *, keep_alive: bool) -> None:
         self.more_body = False
         self.keep_alive = keep_alive
         self.message_event.set()
 
+    def body_incomplete(self, *, keep_alive: bool) -> None:
+        """The read has ended, and more of the body is to come. The first time, decide whether the rest is worth reading
+        if the response is sent early."""
+        if not self._keep_alive_decided:
+            self._keep_alive_decided = True
+            self.keep_alive = keep_alive and may_be_skipped(self.scope)
+
     def fail(self, error: Exception) -> None:
-        """Have `receive` raise `error` from now on: the rest of the request won't come, or isn't wanted any more."""
-        self.fault = error
+        """Have `receive` raise `error` from now on: the rest of the request won't come, or is refused."""
+        self.error = error
         self.message_event.set()
 
-    def hang_up(self) -> None:
-        """The client has gone."""
+    def disconnect(self) -> None:
         if not self.response_complete:
             self.disconnected = True
         self.message_event.set()
+
+    def start(self) -> None:
+        self.started = True
+        self.transport.run_in_task(self)  # type: ignore[attr-defined]
+
+    # --- called by the application
 
     async def receive(self) -> Any:
         if self.waiting_for_100_continue and not self.transport.is_closing():
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.waiting_for_100_continue = False
-        if not (self.disconnected or self.response_complete or self.fault):
+        if not (self.disconnected or self.response_complete or self.error):
             self.flow.resume_reading()
             await self.message_event.wait()
             self.message_event.clear()
         if self.disconnected or self.response_complete:
             return {"type": "http.disconnect"}
-        if self.fault is not None:
-            raise self.fault
-        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces, self._came = [], 0
+        if self.error is not None:
+            raise self.error
+        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks, self._chunk_bytes = [], 0
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     async def run_asgi(self, app) -> None:
         try:
             await app(self.scope, self.receive, self.send)
         except asyncio.CancelledError:
-            self.transport.close()  # at the very end only: the process was told to leave twice, or has no time left
+            self.transport.close()  # only at the end of a shutdown: a second signal came, or the time is up
             raise
         except Exception as error:
-            log.exception("a request failed by an error of ours")
-            await self._answer_with(error)
+            log.exception("a request failed by an unexpected error")
+            await self._send_error(error)
         else:
             if not (self.response_complete or self.disconnected):
-                log.error("a request to %s ended without an answer", self.scope["path"])
-                await self._answer_with(RuntimeError("no answer"))
+                log.error("a request to %s ended without a response", self.scope["path"])
+                await self._send_error(RuntimeError("no response"))
         finally:
-            self.on_response = _nothing
+            self.on_response = _ignore
 
-    async def _answer_with(self, error: Exception) -> None:
+    async def _send_error(self, error: Exception) -> None:
         if self.response_started:
             if not self.response_complete:
                 self.transport.close()
@@ -132,5 +148,5 @@ def _scope(connection: Any, head: Head) -> Any:
     }
 
 
-def _nothing() -> None:
+def _ignore() -> None:
     pass

@@ -1,4 +1,4 @@
-"""What runs a model, as an ASGI endpoint: all of it but the requests that come in one piece (`http/prompt.py`)."""
+"""The ASGI endpoint of requests that run a model: those that the fast path hands over or doesn't take."""
 
 from __future__ import annotations
 
@@ -7,74 +7,75 @@ import logging
 
 from starlette.types import Receive, Scope, Send
 
-from smartbatch.gateway.http.dispatch import create_request
+from smartbatch.gateway.http.fast_path import codec_for
 from smartbatch.gateway.inference import compression
 from smartbatch.gateway.inference.body_reader import read_body
 from smartbatch.gateway.inference.parsing import parse_body
-from smartbatch.gateway.queue.pending import Pending, PendingFuture
-from smartbatch.gateway.services import GatewayServices
+from smartbatch.gateway.inference.request import InferenceRequest
+from smartbatch.gateway.inference.request_services import RequestServices
 from smartbatch.shared.errors import ClientGone, SmartBatchError
 
 log = logging.getLogger(__name__)
 
-SLOW_S = 0.05  # after so long a request is worth watching for its client hanging up
+WATCH_AFTER_S = 0.05  # after so long a task watches whether the client disconnects
 
 
 class InferenceEndpoint:
-    """Stateless. What a request is, its path says."""
+    """Stateless. The path determines the codec."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gateway: GatewayServices = scope["app"].state.gateway
-        inference = create_request(gateway, scope["path"])
-        settings = gateway.settings
+        services: RequestServices = scope["app"].state.gateway
+        settings = services.settings
+        request = InferenceRequest(services, codec_for(scope["path"]))
         try:
-            inference.head(scope["headers"], scope["query_string"])
+            request.parse_head(scope["headers"], scope["query_string"])
             body, coding = await read_body(
-                scope, receive, settings.max_body_bytes, settings.request_timeout, gateway.body_memory
+                scope, receive, settings.max_body_bytes, settings.request_timeout, services.body_memory
             )
-            request = await parse_body(gateway, inference, body, coding)
-            response = inference.answered(await _reply(inference.submit(request), receive))
-            if compression.wanted(response, inference.coding):
-                response = await compression.compressed(gateway, response, inference.coding)
+            await parse_body(services, request, body, coding)
+            response = request.finish(await _reply(request, receive))
+            accepted = request.codec.content_coding
+            if accepted and compression.is_worthwhile(response):
+                response = await compression.compress(services, response, accepted)
         except Exception as error:
-            response = inference.failed(error)
+            response = request.fail(error)
             if response is None:
                 return
         finally:
-            inference.release()
+            request.release()
         headers = [*response.headers, (b"content-length", b"%d" % len(response.content))]
         try:
             await send({"type": "http.response.start", "status": response.status, "headers": headers})
             await send({"type": "http.response.body", "body": response.content})
-        except RuntimeError as error:  # uvicorn's, when the connection closed under it
-            log.debug("an answer could not be sent: %s", error)
+        except RuntimeError as error:  # uvicorn's, if the connection closed meanwhile
+            log.debug("a response could not be sent: %s", error)
 
 
 inference_endpoint = InferenceEndpoint()
 
 
-async def _reply(pending: PendingFuture, receive: Receive) -> bytes:
-    """Await the packed reply, and see whether the client hangs up meanwhile."""
+async def _reply(request: InferenceRequest, receive: Receive) -> bytes:
+    """Await the packed reply. Ends the request if the client disconnects."""
     watch: asyncio.Task[None] | None = None
 
     def start() -> None:
         nonlocal watch
-        watch = asyncio.create_task(_until_gone(pending, receive))
+        watch = asyncio.create_task(_end_on_disconnect(request, receive))
 
-    timer = asyncio.get_running_loop().call_later(SLOW_S, start)
+    timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, start)
     try:
-        return await pending.future
+        return await request.reply()
     finally:
         timer.cancel()
         if watch:
             watch.cancel()
 
 
-async def _until_gone(pending: Pending, receive: Receive) -> None:
+async def _end_on_disconnect(request: InferenceRequest, receive: Receive) -> None:
     try:
         while (await receive())["type"] != "http.disconnect":
             pass
-    except SmartBatchError as error:  # the connection ends, and says why
-        pending.end(error)
+    except SmartBatchError as error:  # why the connection ends the request
+        request.end(error)
     else:
-        pending.end(ClientGone("the client hung up"))
+        request.end(ClientGone("the client hung up"))

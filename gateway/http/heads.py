@@ -1,4 +1,4 @@
-"""Heads of requests and responses: what a request's may be and says, and a response made without an application."""
+"""Heads of requests: limits, checks and the target. And responses serialized without an application."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_SKIPPED_BYTES = 64 * 1024
 
 _VERSIONS = ("1.1", "1.0")
 
-# What belongs to an upgrade, and not to the request itself.
+# Headers of an upgrade, which don't belong to the request itself.
 _UPGRADE_HEADERS = (b"upgrade", b"http2-settings")
 
 _STATUS_LINES = {int(status): f"HTTP/1.1 {status} {status.phrase}\r\n".encode() for status in HTTPStatus}
@@ -31,7 +31,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 class Head(msgspec.Struct):
-    """A request's, checked. `path` is unquoted; names of headers are in lower case."""
+    """The head of a request. `path` is unquoted; header names are in lower case."""
 
     method: bytes
     version: str
@@ -59,7 +59,7 @@ def check_head(head: Head) -> None:
 
 
 def without_upgrade(parser: Any, url: bytes, headers: Headers) -> bytes:
-    """Return the head once more as the client sent it, but asking for no other protocol."""
+    """Return the head as the client sent it, without the request for another protocol."""
     version = parser.get_http_version().encode()
     lines = [b"%s %s HTTP/%s\r\n" % (parser.get_method(), url, version)]
     for name, value in headers:
@@ -73,10 +73,8 @@ def without_upgrade(parser: Any, url: bytes, headers: Headers) -> bytes:
 
 
 def may_be_skipped(scope: Mapping[str, Any]) -> bool:
-    """Whether what is left of a body may be read and thrown away, so that its connection can be used again.
-
-    Not if it is large, of unknown length, or not sent before the client has seen a 100.
-    """
+    """Return whether the rest of a body may be read and discarded, so that its connection can be used again: not if it
+    is large, of unknown length, or sent only after a 100."""
     if scope["http_version"] != "1.1":
         return False
     headers = dict(scope["headers"])
@@ -86,7 +84,7 @@ def may_be_skipped(scope: Mapping[str, Any]) -> bool:
 
 @lru_cache(maxsize=64)  # clients send few different URLs
 def target(url: bytes) -> tuple[str, bytes, bytes]:
-    """Return path, path as it came, and query. Raises UrlTooLong or MalformedRequest."""
+    """Return path, quoted path and query. Raises UrlTooLong or MalformedRequest."""
     if len(url) > MAX_URL_BYTES:
         raise too_large(url)
     if url == b"*":  # OPTIONS of the server as a whole
@@ -106,8 +104,8 @@ def too_large(url: bytes) -> SmartBatchError:
     return HeadTooLarge(f"the request head is larger than {MAX_HEAD_BYTES} bytes")
 
 
-def response(error: SmartBatchError, default_headers: Headers) -> bytes:
-    """Return a whole response to a request that never became one; its connection is closed after it."""
+def error_response(error: SmartBatchError, default_headers: Headers) -> bytes:
+    """Return the response to bytes that are no valid request. The connection closes after it."""
     status, texts, content = problem(error, None)
     headers = [(name.encode(), value.encode()) for name, value in texts.items()]
     return serialize_response(status, default_headers, headers, content, keep_alive=False)
@@ -121,7 +119,7 @@ def serialize_response(
     *,
     keep_alive: bool,
 ) -> bytes:
-    """Return a whole HTTP/1.1 response. Raises ValueError for a header that would become several."""
+    """Return an HTTP/1.1 response. Raises ValueError for a header that holds a line break."""
     lines = [*map(b": ".join, default_headers), *map(b": ".join, headers)]
     if not keep_alive:
         lines.append(b"connection: close")

@@ -1,1 +1,1 @@
-"""The life of an inference request: parse, submit, answer."""
+"""The life of an inference request: parse, submit, respond."""

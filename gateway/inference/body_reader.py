@@ -1,7 +1,7 @@
 """Reads a request's body from ASGI, bounded while it is read.
 
-Nothing over the limit is ever held: a Content-Length over it is refused before the first byte, a chunked body at
-the chunk that passes it, a compressed body at the byte it would inflate past it.
+Nothing beyond the limit is held: a Content-Length beyond it is refused before the first byte, a chunked body at the
+chunk that exceeds it, a compressed body at the byte that would inflate beyond it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from smartbatch.shared.errors import BodyTimeout, BodyTooLarge, ClientGone, Malf
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
-# A body may take REQUEST_TIMEOUT at the most, and so long only if it comes at this rate after the first seconds. It is
-# what the slowest mobile network brings; a client that is slower on purpose holds its bytes for seconds, not minutes.
+# A body may take up to REQUEST_TIMEOUT, but only if it comes at this rate after the first seconds. The slowest mobile
+# networks reach it; a client that is slower on purpose holds its memory for seconds, not minutes.
 BODY_GRACE_S = 5.0
 MIN_BODY_BYTES_PER_S = 4096
-BODY_STALL_S = 10.0  # of which nothing may come
-PAUSED_S = 0.25  # a timeout that is noticed so much late says nothing of the client
+BODY_STALL_S = 10.0  # without any byte
+PAUSED_S = 0.25  # a timeout that is noticed so late is this process's fault
 
 # Window bits for zlib: +16 takes a gzip wrapper, the plain value a zlib one, the negative a bare deflate stream.
 _GZIP = 16 + zlib.MAX_WBITS
@@ -34,9 +34,8 @@ async def read_body(
     timeout_s: float = 30.0,
     body_memory: BodyMemoryBudget | None = None,
 ) -> tuple[bytes, str]:
-    """Return the whole body as it came, and how it is compressed: "gzip", "deflate" or "" (`inflate` is next).
+    """Return the body as it came, and its coding: "gzip", "deflate" or "". `limit` is MAX_BODY_BYTES.
 
-    `limit` is MAX_BODY_BYTES.
     Raises BodyTooLarge, BodyTimeout, ReceivingFull, MalformedBody, UnsupportedMedia (another Content-Encoding) or
     ClientGone.
     """
@@ -56,7 +55,8 @@ async def read_body(
 def inflate(body: bytes, coding: str, limit: int) -> bytes:
     """Decompress a `gzip` or `deflate` body that may inflate to `limit` bytes.
 
-    One gzip member only: each further one costs a copy of all that follows it, which makes many tiny ones an attack.
+    Only one gzip member is accepted: each further one costs a copy of all bytes after it, so many tiny ones would be an
+    attack.
     """
     if coding == "gzip":
         inflater = zlib.decompressobj(_GZIP)
@@ -110,14 +110,14 @@ def _too_large(limit: int, came: int) -> BodyTooLarge:
 
 
 async def _next_in_time(receive: Receive, until: float) -> MutableMapping[str, Any]:
-    """Wait for a message until then, on the loop's clock. Raises TimeoutError."""
+    """Wait for a message until a time on the loop's clock. Raises TimeoutError."""
     try:
         async with asyncio.timeout_at(until):
             return await _next_message(receive)
     except TimeoutError:
         if asyncio.get_running_loop().time() - until < PAUSED_S:
             raise
-        # It was this process that stood still, and what came meanwhile lies in the kernel: look once more.
+        # This process was paused, and the kernel holds what came meanwhile: read once more.
         async with asyncio.timeout(PAUSED_S):
             return await _next_message(receive)
 

@@ -1,4 +1,4 @@
-"""Compressed responses: gzip or deflate, for a client that takes one of them and where it makes a response shorter."""
+"""Compresses responses with gzip or deflate, for clients that accept one of them."""
 
 from __future__ import annotations
 
@@ -6,36 +6,36 @@ import re
 import zlib
 from functools import lru_cache
 
-from smartbatch.gateway.inference.request import Response
-from smartbatch.gateway.services import LARGE_BYTES, GatewayServices
+from smartbatch.gateway.inference.codec import Response
+from smartbatch.gateway.inference.parsing import LARGE_BYTES
+from smartbatch.gateway.inference.request_services import RequestServices
 
-MIN_BYTES = 1024  # a shorter one fits a packet either way
-LEVEL = 1  # numbers hardly get shorter by trying harder
+MIN_BYTES = 1024  # a shorter response fits a packet either way
+LEVEL = 1  # higher levels hardly make numbers shorter
 
-_WRAPPERS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}  # deflate is a zlib stream (RFC 9110, 8.4.1.2)
+_WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}  # deflate is a zlib stream (RFC 9110, 8.4.1.2)
 _REFUSED = re.compile(r"q=0(\.0*)?$")
 
 
 @lru_cache(maxsize=64)  # clients send few different ones
 def choose(accept_encoding: str) -> str:
-    """Return "gzip", "deflate" or "" for neither. Where both are welcome the first wins."""
+    """Return "gzip", "deflate" or "" for neither. If the client accepts both, the first wins."""
     for part in accept_encoding.lower().split(","):
         coding, *parameters = (piece.strip() for piece in part.split(";"))
-        if coding in _WRAPPERS and not any(map(_REFUSED.match, parameters)):
+        if coding in _WINDOW_BITS and not any(map(_REFUSED.match, parameters)):
             return coding
     return ""
 
 
-def wanted(response: Response, coding: str) -> bool:
-    """Whether an answer is to be compressed, to a client that takes `coding`."""
-    return bool(coding) and response.status == 200 and len(response.content) >= MIN_BYTES
+def is_worthwhile(response: Response) -> bool:
+    return response.status == 200 and len(response.content) >= MIN_BYTES
 
 
-async def compressed(gateway: GatewayServices, response: Response, coding: str) -> Response:
-    """Compress an answer if it gets shorter by it: a long one beside the event loop."""
+async def compress(services: RequestServices, response: Response, coding: str) -> Response:
+    """Compress a response if that makes it shorter; a long one in a thread."""
     content = response.content
     if len(content) > LARGE_BYTES:
-        shorter = await gateway.in_thread(_compress, content, coding)
+        shorter = await services.in_thread(_compress, content, coding)
     else:
         shorter = _compress(content, coding)
     if len(shorter) >= len(content):
@@ -45,5 +45,5 @@ async def compressed(gateway: GatewayServices, response: Response, coding: str) 
 
 
 def _compress(content: bytes, coding: str) -> bytes:
-    compressor = zlib.compressobj(LEVEL, wbits=_WRAPPERS[coding])
+    compressor = zlib.compressobj(LEVEL, wbits=_WINDOW_BITS[coding])
     return compressor.compress(content) + compressor.flush()

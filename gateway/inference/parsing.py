@@ -1,4 +1,5 @@
-"""From a body to a request: a short one at once, a long one beside the event loop."""
+"""Parses the body of a request whose driver can await: a large one in a thread, so that other requests are served
+meanwhile."""
 
 from __future__ import annotations
 
@@ -7,26 +8,28 @@ import contextlib
 
 from smartbatch.gateway.inference.body_reader import inflate
 from smartbatch.gateway.inference.request import InferenceRequest
-from smartbatch.gateway.services import LARGE_BYTES, GatewayServices
-from smartbatch.shared.broker.queue.admission import NewEntry
+from smartbatch.gateway.inference.request_services import RequestServices
 from smartbatch.shared.errors import BodyTooLarge, DeadlineExceeded
 
+LARGE_BYTES = 128 * 1024  # a longer body or response is processed in a thread
 
-async def parse_body(gateway: GatewayServices, inference: InferenceRequest, body: bytes, coding: str) -> NewEntry:
-    """Make the request of a body: a large one in the thread, within the bound on all bodies that are held for it, and
-    not once its time is up."""
-    most = gateway.settings.max_body_bytes
+
+async def parse_body(services: RequestServices, request: InferenceRequest, body: bytes, coding: str) -> None:
+    """Parse a body that may be compressed. A large one counts against the memory for bodies, and is given up at the
+    request's deadline. Raises ReceivingFull, DeadlineExceeded, or ClientError."""
+    limit = services.settings.max_body_bytes
     if coding:
         with contextlib.suppress(BodyTooLarge):
-            body, coding = inflate(body, coding, min(LARGE_BYTES, most)), ""
+            body, coding = inflate(body, coding, min(LARGE_BYTES, limit)), ""
     if not coding and len(body) <= LARGE_BYTES:
-        return inference.request(body)
-    size = most if coding else len(body)
-    gateway.body_memory.take(size)
+        request.parse_body(body)
+        return
+    size = limit if coding else len(body)
+    services.body_memory.take(size)
     try:
-        async with asyncio.timeout_at(inference.deadline_at):  # on the loop's clock, which is time.monotonic()
-            return await gateway.in_thread(lambda: inference.request(inflate(body, coding, most) if coding else body))
+        async with asyncio.timeout_at(request.deadline_at):  # on the loop's clock, which is time.monotonic()
+            await services.in_thread(lambda: request.parse_body(inflate(body, coding, limit) if coding else body))
     except TimeoutError:
         raise DeadlineExceeded("the timeout passed before the body was parsed") from None
     finally:
-        gateway.body_memory.give(size)
+        services.body_memory.give(size)

@@ -1,57 +1,92 @@
-"""A request to POST /predict."""
+"""POST /predict: a body in one of several formats, and a response in JSON, npy or MessagePack."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import difflib
+import re
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import parse_qsl
 
 from smartbatch.gateway import formats
-from smartbatch.gateway.formats import accept, render
-from smartbatch.gateway.formats.accept import Format, wants_outputs
-from smartbatch.gateway.inference.params import READ_HEADERS, read_headers, read_params
-from smartbatch.gateway.inference.request import InferenceRequest, Response
-from smartbatch.shared.broker.queue.admission import NewEntry
-from smartbatch.shared.telemetry import trace_context
-from smartbatch.shared.wire import Reply
+from smartbatch.gateway.formats import render
+from smartbatch.gateway.formats.render import Format
+from smartbatch.gateway.inference.codec import COMMON_HEADERS, Codec, Response
+from smartbatch.shared.errors import ClientError
+from smartbatch.shared.keys import check_model_name
+from smartbatch.shared.model_info import ModelInfo
+from smartbatch.shared.wire import Payload, Reply
 
 PATH = "/predict"
 DEFAULT_TOP_K = 5
+MAX_TOP_K = 1000
+MAX_QUERY_FIELDS = 16
+QUERY_FIELDS = ("model", "top_k")
 
-_READ = READ_HEADERS.union(trace_context.HEADERS)
-_SPAN = f"POST {PATH}"
-_ATTRIBUTES = {"http.request.method": "POST", "url.scheme": "http", "url.path": PATH, "http.route": PATH}
+_WHOLE = re.compile(r"[0-9]{1,9}")  # int() accepts more: 1_0, blanks and the digits of every script
 
 
-class PredictRequest(InferenceRequest):
-    _answer_format = Format.JSON
+class PredictCodec(Codec):
+    header_names = COMMON_HEADERS | {b"content-type", b"accept"}
+
+    _accept = ""
     _content_type = ""
+    _format = Format.JSON
     _top_k = DEFAULT_TOP_K
 
-    def head(self, headers: Iterable[tuple[bytes, bytes]], query: bytes) -> None:
-        found = read_headers(headers, _READ)
-        self._take_up(found, headers)
-        self._principal = self._gateway.authenticator.identify(headers)
-        params = read_params(found, query)
-        self._content_type = params.content_type
-        if params.top_k is not None:
-            self._top_k = params.top_k
-        self._wait_at_most(params.timeout_s)
-        self._enter(params.model)
-        self._answer_format = accept.negotiate(params.accept)
-        self._check()
+    def parse_head(self, headers: Mapping[bytes, str], query: bytes) -> None:
+        self._content_type = headers.get(b"content-type", "")
+        self._accept = headers.get(b"accept", "")
+        if query:
+            fields = read_query(query)
+            if "model" in fields:
+                self.model = check_model_name(fields["model"])
+            if "top_k" in fields:
+                self._top_k = _read_top_k(fields["top_k"])
 
-    def request(self, body: bytes) -> NewEntry:
-        info, max_rows = self._gateway.takes(self._queue.keys.model)
+    def check_head(self) -> None:
+        self._format = render.negotiate(self._accept)
+
+    def parse_body(self, body: bytes, info: ModelInfo | None, max_rows: int) -> Payload:
         payload = formats.parse(body, self._content_type, info, max_rows=max_rows)
-        if self._top_k and not wants_outputs(self._answer_format):
+        if self._top_k and self._format is not _NPY:  # npy holds the output tensor, not classes
             payload.options = {"top_k": self._top_k}
-        return self._packed(payload)
+        return payload
 
-    def _traced_as(self) -> tuple[str, dict[str, Any]]:
-        return _SPAN, _ATTRIBUTES
-
-    def _response(self, reply: Reply, timing: dict[str, float]) -> Response:
-        chosen = self._answer_format
-        content = render.render(chosen, reply, model=self._queue.keys.model, request_id=self._request_id, timing=timing)
-        headers = [chosen.header, *render.response_headers(self._shown_id, reply.batch, timing)]
+    def render_reply(
+        self, reply: Reply, timing_ms: dict[str, float], *, model: str, request_id: str, client_id: str
+    ) -> Response:
+        content = render.render(self._format, reply, model=model, request_id=request_id, timing=timing_ms)
+        headers = [self._format.header, *render.response_headers(client_id, reply.batch, timing_ms)]
         return Response(200, headers, content)
+
+    def span(self) -> tuple[str, Mapping[str, Any]]:
+        attributes = {"http.request.method": "POST", "url.scheme": "http", "url.path": PATH, "http.route": PATH}
+        return f"POST {PATH}", attributes
+
+
+_NPY = Format.NPY  # a member of an Enum takes as long to look up as a small function to call
+
+
+def read_query(query: bytes) -> dict[str, str]:
+    """Read the query. Unknown parameters are ignored (proxies, load generators and caches add some), unless one looks
+    like a known one misspelt. Raises ClientError."""
+    try:
+        pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
+    except ValueError:
+        raise ClientError(f"a query may have at most {MAX_QUERY_FIELDS} parameters") from None
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ClientError(f"the query parameter {name} is given twice")
+        if name in QUERY_FIELDS:
+            found[name] = value
+        elif similar := difflib.get_close_matches(name[:40].lower(), QUERY_FIELDS, n=1):
+            raise ClientError(f"unknown query parameter {name[:40]!r}; did you mean {similar[0]}?")
+    return found
+
+
+def _read_top_k(text: str) -> int:
+    if not _WHOLE.fullmatch(text) or int(text) > MAX_TOP_K:
+        raise ClientError(f"top_k: expected a whole number from 0 to {MAX_TOP_K}, got {text[:40]!r}")
+    return int(text)

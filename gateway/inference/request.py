@@ -1,220 +1,243 @@
-"""One request that runs a model, step by step: its head, its body, its way to the workers, its response. Nothing here
-waits; who drives it does (`endpoint.py`, `http/prompt.py`, `rpc/infer.py`). Each protocol has its own kind of it."""
+"""One request that runs a model, from its head to its response, for every protocol.
+
+Two drivers call its steps: the fast path (http/fast_path.py) and the endpoints that await (http/endpoint.py,
+grpc/infer.py).
+"""
 
 from __future__ import annotations
 
+import asyncio
+import re
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Container, Iterable
+from typing import Any
 
-from smartbatch.gateway.auth.principal import ANONYMOUS, Anonymous
-from smartbatch.gateway.core.problems import code_of, problem, status_of
+from smartbatch.gateway.auth.principal import Principal
+from smartbatch.gateway.core.problems import code_of, status_of
 from smartbatch.gateway.core.tracing import ServerSpan
-from smartbatch.gateway.formats import render
-from smartbatch.gateway.inference.params import printable
-from smartbatch.gateway.queue.pending import Outcome, Pending, PendingFuture
-from smartbatch.gateway.services import GatewayServices
+from smartbatch.gateway.formats.render import timing_ms
+from smartbatch.gateway.inference.codec import Codec, Response
+from smartbatch.gateway.inference.request_services import RequestServices
+from smartbatch.gateway.queue.queued_request import Outcome
 from smartbatch.shared.broker.queue.admission import NewEntry
-from smartbatch.shared.errors import BodyTimeout, ClientGone, DeadlineExceeded, SmartBatchError, Unavailable
+from smartbatch.shared.errors import ClientError, ClientGone, DeadlineExceeded, SmartBatchError, Unavailable
 from smartbatch.shared.telemetry import trace_context
 from smartbatch.shared.telemetry.trace_context import TraceContext
-from smartbatch.shared.wire import BatchInfo, Payload, Reply, pack_payload, unpack_reply
+from smartbatch.shared.wire import BatchInfo, pack_payload, unpack_reply
 
-Headers = list[tuple[bytes, bytes]]
+MAX_ID_CHARS = 128
+MIN_TIMEOUT_S, MAX_TIMEOUT_S = 0.001, 86400.0  # of X-Request-Timeout
 
-
-class Response(NamedTuple):
-    """Without Content-Length, which is the length of `content`."""
-
-    status: int
-    headers: Headers
-    content: bytes
+# float() accepts more: 1_0, nan, 1e3, blanks and the digits of every script
+_DECIMAL = re.compile(r"[0-9]{1,9}(?:\.[0-9]{0,20})?|\.[0-9]{1,20}")
 
 
-class InferenceRequest(ABC):
-    """Its stages in their order: `head`, `request`, `submit` (or `submit_and_tell`), `answered`. Each may raise, and
-    what it raised goes to `failed`. So every request ends in exactly one response, one count and one forgetting; in
-    one span, if it is traced, and one log line, if it failed."""
+class InferenceRequest:
+    """The steps are `parse_head`, `parse_body`, `submit` (or `reply`) and `finish`. Each may raise, and the driver
+    passes the error to `fail`. So every request ends in exactly one response, and is counted and released once. If it
+    is traced it ends in one span, if it failed in one log line.
 
-    # Here for their defaults: one is made for each request.
-    _principal: Anonymous = ANONYMOUS
-    _hurried = False  # its timeout is of the client's own choice
-    _timeout_ms = 0
+    It is what waits in the model queue, too: a QueuedRequest.
+    """
+
+    # Class attributes are the defaults, since one instance is created for each request.
+    entry: NewEntry  # set by `parse_body`
+    principal: Principal | None = None  # None: no API keys are configured
+    admitted_at = 0.0
+    waiting = False
+    _queued = False  # in the model queue, which must release it
+    _on_outcome: Callable[[Outcome], None] | None = None
+    _client_timeout = False  # the client chose the timeout
     _rows = 0
-    _context: TraceContext | None = None  # what goes on to the worker, and into log lines
-    _span: ServerSpan | None = None  # if it is traced
-    _batch_info: BatchInfo | None = None  # once its reply is there
-    _pending: Pending | None = None
+    _trace: TraceContext | None = None  # goes to the worker and into log lines
+    _span: ServerSpan | None = None
+    _batch: BatchInfo | None = None  # known once the reply has come
 
-    def __init__(self, gateway: GatewayServices) -> None:
+    def __init__(self, services: RequestServices, codec: Codec) -> None:
         self.started_at = time.monotonic()
-        self._gateway = gateway
-        self._request_id = self._shown_id = gateway.next_request_id()
-        self._queue = gateway.queue(None)
+        self.codec = codec
+        self.id = self.client_id = next(services.request_ids)
+        self.queue = services.default_queue
+        self.timeout_ms = int(services.settings.request_timeout * 1000)
+        self.deadline_at = self.started_at + self.timeout_ms / 1000
+        self._services = services
 
-    @property
-    def deadline_at(self) -> float:
-        """Monotonic. Known after `head`."""
-        return self.started_at + self._timeout_ms / 1000
-
-    @property
-    def coding(self) -> str:
-        """How the content of the answer is to be compressed, where that makes it shorter. Known after `head`."""
-        return ""
-
-    # --- of each protocol
-
-    @abstractmethod
-    def head(self, headers: Iterable[tuple[bytes, bytes]], query: bytes) -> None:
-        """Read headers and query, and refuse what is refused before its body is read."""
-
-    @abstractmethod
-    def request(self, body: bytes) -> NewEntry:
-        """Check the body against what the model takes, and pack it. In any thread."""
-
-    @abstractmethod
-    def _response(self, reply: Reply, timing: dict[str, float]) -> Response:
-        """Make the response of a reply that holds a result."""
-
-    @abstractmethod
-    def _traced_as(self) -> tuple[str, dict[str, Any]]:
-        """Name and attributes of its span, by OpenTelemetry's conventions."""
-
-    def _ended_as(self, status: int) -> dict[str, Any]:
-        """Further attributes, once it has ended so (as HTTP has it)."""
-        return {"http.response.status_code": status}
-
-    # --- of all
-
-    def _take_up(self, found: Mapping[bytes, str], headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Take up the client's id, and the trace that the headers name (trace_context.HEADERS, in `found`), or begin
-        one. Before anything is refused: its refusal shows them too."""
+    def parse_head(self, headers: Iterable[tuple[bytes, bytes]], query: bytes) -> None:
+        """Read headers and query, and refuse what can be refused before the body is read."""
+        services, codec = self._services, self.codec
+        found = read_headers(headers, codec.header_names)
+        # First the id and the trace: a refusal shows them too.
         if text := found.get(b"x-request-id"):
-            self._shown_id = printable(text) or self._request_id
-        self._context = trace_context.read_headers(found)
-        if (tracing := self._gateway.tracing) is not None:
-            self._context, self._span = tracing.enter(self._traced_as()[0], self._context)
+            self.client_id = printable(text) or self.id
+        self._trace = trace_context.read_headers(found)
+        if services.tracing is not None:
+            self._trace, self._span = services.tracing.enter(codec.span()[0], self._trace)
             if self._span is not None:
                 self._span.user_agent = next((value for name, value in headers if name == b"user-agent"), b"")
+        if services.authenticator is not None:
+            self.principal = services.authenticator.identify(headers)
+        if b"x-request-timeout" in found:
+            self._shorten_timeout(read_timeout(found[b"x-request-timeout"]))
+        codec.parse_head(found, query)
+        if codec.timeout_s is not None:
+            self._shorten_timeout(codec.timeout_s)
+        if self.principal is not None:
+            self.principal.authorize(codec.model or self.queue.keys.model)
+        if codec.model is not None:
+            self.queue = services.queue(codec.model)
+        codec.check_head()
+        self.queue.check(self.timeout_ms)
 
-    def _enter(self, model: str | None) -> None:
-        """Count the request against its caller's limits, and find the model's lane."""
-        self._principal.enter(model or self._queue.keys.model)
-        if model is not None:
-            self._queue = self._gateway.queue(model)
+    def parse_body(self, body: bytes) -> None:
+        """Check the body against the model's input and pack it for the worker. May be called in another thread."""
+        services, codec = self._services, self.codec
+        info = services.model_infos.get(self.queue.keys.model)
+        payload = codec.parse_body(body, info, info.max_batch_size if info else services.settings.max_batch_size)
+        if codec.timeout_s is not None:
+            self._shorten_timeout(codec.timeout_s)
+        self._rows = payload.rows
+        trace = self._trace
+        if self._span is not None and trace is not None:
+            trace = trace._replace(sent_us=time.time_ns() // 1000)
+        trace_field = "" if trace is None else trace_context.write_field(trace)
+        self.entry = NewEntry(self.id, self.timeout_ms, self._rows, payload.kind, pack_payload(payload), trace_field)
 
-    def _wait_at_most(self, timeout_s: float | None) -> None:
-        """Set the timeout; None: the client said nothing."""
-        self._hurried = timeout_s is not None
-        self._timeout_ms = self._gateway.timeout_ms(timeout_s)
+    def submit(self, on_outcome: Callable[[Outcome], None]) -> None:
+        """Put the request into the model queue. `on_outcome` is called once, in the event loop, and must not raise."""
+        self._on_outcome = on_outcome
+        self._queued = self.waiting = True
+        self.queue.submit(self)
 
-    def _check(self) -> None:
-        """Refuse what can't be taken now."""
-        self._queue.check(self._timeout_ms)
+    async def reply(self) -> bytes:
+        """Submit the request, and await the packed reply. Raises the error that ends it."""
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
-    def _packed(self, payload: Payload) -> NewEntry:
-        packed, rows = pack_payload(payload), payload.rows
-        self._rows = rows
-        context = self._context
-        if self._span is not None and context is not None:
-            context = context._replace(sent_us=time.time_ns() // 1000)
-        trace = "" if context is None else trace_context.write_field(context)
-        return NewEntry(self._request_id, self._timeout_ms, rows, payload.kind, packed, trace)
+        def resolve(outcome: Outcome) -> None:
+            if future.done():  # its waiter was cancelled
+                return
+            if isinstance(outcome, Exception):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
 
-    def submit(self, request: NewEntry) -> PendingFuture:
-        self._pending = pending = self._queue.submit(request, self.started_at)
-        return pending
+        self.submit(resolve)
+        return await future
 
-    def submit_and_tell(self, request: NewEntry, ended: Callable[[Outcome], None]) -> Pending:
-        self._pending = pending = self._queue.submit_and_tell(request, self.started_at, ended)
-        return pending
+    def end(self, outcome: Outcome) -> None:
+        """Pass the outcome on, unless the request has ended or was never submitted."""
+        # The callback isn't kept: a request in a reference cycle would hold its body until a garbage collection.
+        on_outcome, self._on_outcome = self._on_outcome, None
+        self.waiting = False
+        if on_outcome is not None:
+            on_outcome(outcome)
 
-    def answered(self, packed: bytes) -> Response:
-        """Make the response of a reply. Raises the error that the reply holds."""
-        pending = self._pending
-        assert pending is not None
+    def finish(self, packed: bytes) -> Response:
+        """Render the response of a packed reply. Raises the error that the reply holds."""
         reply = unpack_reply(packed)
-        self._queue.finished(pending, answered=True)
-        self._pending = None
+        self._queued = False
+        self.queue.release(self, answered=True)
         total_ms = (time.monotonic() - self.started_at) * 1000
-        beside_ms = max(0.0, total_ms - sum(reply.ms.values()))  # not with the worker
-        # A worker may begin before this side reads that it was admitted.
-        admit_ms = min((pending.admitted_at - self.started_at) * 1000, beside_ms)
-        reply_ms = beside_ms - admit_ms
+        gateway_ms = max(0.0, total_ms - sum(reply.ms.values()))
+        # A worker may begin before this process has read that the request was admitted.
+        admit_ms = min((self.admitted_at - self.started_at) * 1000, gateway_ms)
+        reply_ms = gateway_ms - admit_ms
         if self._span is not None:
-            self._span.admitted_at = pending.admitted_at
-            self._span.reply_s = reply_ms / 1000 if reply.ms else 0.0  # else the rest is no reply's
-        self._batch_info = reply.batch
+            self._span.admitted_at = self.admitted_at
+            self._span.reply_s = reply_ms / 1000 if reply.ms else 0.0  # without a forward there is no such part
+        self._batch = reply.batch
         if reply.error is not None:
             raise reply.error
-        timing = render.timing_ms(reply, admit_ms=admit_ms, reply_ms=reply_ms, total_ms=total_ms)
-        response = self._response(reply, timing)
-        self._queue.metrics.answered(timing, pending.request.rows, reply.batch)
+        timing = timing_ms(reply, admit_ms=admit_ms, reply_ms=reply_ms, total_ms=total_ms)
+        response = self.codec.render_reply(
+            reply, timing, model=self.queue.keys.model, request_id=self.id, client_id=self.client_id
+        )
+        self.queue.metrics.answered(timing, self._rows, reply.batch)
         if self._span is not None:
             self._end_span(200)
         return response
 
-    def failed(self, error: Exception) -> Response | None:
-        """Make the response of an error; None if nobody is there to read it."""
+    def fail(self, error: Exception) -> Response | None:
+        """Record the error and render its response; None if the client has gone."""
         self.record_failure(error)
         if isinstance(error, ClientGone):
             return None
-        status, texts, content = problem(error, self._request_id)
-        texts["x-request-id"] = self._shown_id
-        if isinstance(error, BodyTimeout):
-            texts["connection"] = "close"
-        headers = [(name.encode(), value.encode("latin-1", "replace")) for name, value in texts.items()]
-        return Response(status, headers, content)
+        return self.codec.render_error(error, request_id=self.id, client_id=self.client_id)
 
     def record_failure(self, error: Exception) -> None:
-        """Forget, count and log a request that ended without its result."""
-        pending = self._pending
+        """Release, count and log a request that ended without a result."""
         self.release()
-        self._queue.metrics.failed(error, time.monotonic() - self.started_at)
-        told = self._gateway.request_log.tell(error, self._log_fields)
+        self.queue.metrics.failed(error, time.monotonic() - self.started_at)
+        logged = self._services.request_log.write(error, self._log_fields)
         if (span := self._span) is not None:
-            if pending is not None and pending.admitted:
-                span.admitted_at = pending.admitted_at
-            if told or span.admitted_at:  # what is refused in a storm has no span either
+            span.admitted_at = self.admitted_at
+            if logged or span.admitted_at:  # errors too many to be logged get no span either
                 self._end_span(status_of(error), code_of(error))
-        if _our_fault(error, hurried=self._hurried):
-            self._principal.give_back()
+        if self.principal is not None and self._is_refunded(error):
+            self.principal.refund()
+
+    def release(self) -> None:
+        """Leave the model queue without a reply. Harmless at any time, and to repeat."""
+        self.waiting, self._on_outcome = False, None
+        if self._queued:
+            self._queued = False
+            self.queue.release(self, answered=False)
+
+    def _shorten_timeout(self, seconds: float) -> None:
+        """Apply a timeout that the client asked for. REQUEST_TIMEOUT is the longest."""
+        self._client_timeout = True
+        self.timeout_ms = max(1, min(self.timeout_ms, int(seconds * 1000)))
+        self.deadline_at = self.started_at + self.timeout_ms / 1000
+
+    def _is_refunded(self, error: Exception) -> bool:
+        """Whether the request doesn't count against its key's quota, since the failure is the server's. A poison input
+        counts, and so does a timeout of the client's choice: otherwise either would be free."""
+        if isinstance(error, DeadlineExceeded):
+            return not self._client_timeout
+        return isinstance(error, Unavailable) or not isinstance(error, SmartBatchError)
 
     def _end_span(self, status: int, error: str = "") -> None:
         span, self._span = self._span, None
         assert span is not None
-        facts = {
-            **self._traced_as()[1],
-            **self._ended_as(status),
-            "smartbatch.request_id": self._request_id,
-            "smartbatch.model": self._queue.keys.model,
+        attributes = {
+            **self.codec.span()[1],
+            **self.codec.response_attributes(status),
+            "smartbatch.request_id": self.id,
+            "smartbatch.model": self.queue.keys.model,
             "smartbatch.rows": self._rows,
         }
-        span.end(self.started_at, facts, self._batch_info, error=error, ours=status >= 500)
+        span.end(self.started_at, attributes, self._batch, error=error, ours=status >= 500)
 
     def _log_fields(self) -> dict[str, Any]:
-        """What a log line says of it besides how it ended."""
-        ended = {"request_id": self._request_id}
-        if self._context is not None:
-            ended["trace_id"] = self._context.trace_id
-        if self._batch_info is not None:
-            ended["batch_id"] = self._batch_info.id
-        if self._principal.name:
-            ended["key"] = self._principal.name
+        fields: dict[str, Any] = {"request_id": self.id}
+        if self._trace is not None:
+            fields["trace_id"] = self._trace.trace_id
+        if self._batch is not None:
+            fields["batch_id"] = self._batch.id
+        if self.principal is not None:
+            fields["key"] = self.principal.name
         duration_ms = round((time.monotonic() - self.started_at) * 1000, 3)
-        return {**ended, "model": self._queue.keys.model, "rows": self._rows, "duration_ms": duration_ms}
-
-    def release(self) -> None:
-        """Free the place of a request that nobody waits for any more. Harmless at any time, and to repeat."""
-        if self._pending is not None:
-            self._queue.finished(self._pending, answered=False)
-            self._pending = None
+        return {**fields, "model": self.queue.keys.model, "rows": self._rows, "duration_ms": duration_ms}
 
 
-def _our_fault(error: Exception, *, hurried: bool) -> bool:
-    """Whether a request that ended so counts against nobody's quota. A poison does, and a timeout of the client's own
-    choice: else either would be free."""
-    if isinstance(error, DeadlineExceeded):
-        return not hurried
-    return isinstance(error, Unavailable) or not isinstance(error, SmartBatchError)
+def read_headers(headers: Iterable[tuple[bytes, bytes]], names: Container[bytes]) -> dict[bytes, str]:
+    """Return the headers of these names as text."""
+    found: dict[bytes, str] = {}
+    for name, value in headers:
+        if name in names:
+            text = value.decode("latin-1")
+            found[name] = f"{found[name]}, {text}" if name in found else text  # one list (RFC 9110, section 5.3)
+    return found
+
+
+def read_timeout(text: str) -> float:
+    """Read X-Request-Timeout, in seconds. Raises ClientError."""
+    value = float(text) if _DECIMAL.fullmatch(text.strip()) else -1.0
+    if not MIN_TIMEOUT_S <= value <= MAX_TIMEOUT_S:
+        least, most = f"{MIN_TIMEOUT_S:g}", f"{MAX_TIMEOUT_S:g}"
+        raise ClientError(f"X-Request-Timeout: expected a number of seconds from {least} to {most}, got {text[:40]!r}")
+    return value
+
+
+def printable(text: str) -> str:
+    """Return a client's text if it may be echoed and logged, else an empty one."""
+    return text if len(text) <= MAX_ID_CHARS and text.isascii() and text.isprintable() else ""

@@ -1,1 +1,1 @@
-"""What the whole system is doing: read from Redis, and put as views."""
+"""The state of the whole system, read from Redis, and views of it."""

@@ -1,4 +1,4 @@
-"""One model's snapshot, put so that people and scripts can read it: /stats, the live page and `smartbatch top`."""
+"""A model's snapshot in the form of /stats, the live page and `smartbatch top`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 import msgspec
 
-from smartbatch.gateway.core.latency_window import WINDOW_S, Summary, merge, unpack
+from smartbatch.gateway.core.metrics import WINDOW_S, Summary, merge, unpack
 from smartbatch.gateway.core.response_types import Batches, ModelStats, Queue, Report
 from smartbatch.gateway.monitoring.window_stats import Last, counts, merged
 from smartbatch.shared.broker.admin.registry import Snapshot
 from smartbatch.shared.model_info import ModelInfo
 
-_NOT_SHOWN = ("counts", "recent")  # told elsewhere
+_NOT_SHOWN = ("counts", "recent")  # shown elsewhere
 
 
 class ModelView(msgspec.Struct):
@@ -46,7 +46,7 @@ def describe(snapshot: Snapshot) -> ModelStats:
 
 
 def _numbers(report: dict[str, Any]) -> Report:
-    """A report with its numbers as numbers."""
+    """Return a report with its numbers converted from text."""
     return {name: _number(value) for name, value in report.items() if name not in _NOT_SHOWN}
 
 

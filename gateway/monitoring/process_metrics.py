@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import mark_process_dead
 
 from smartbatch.gateway.core.body_memory import BodyMemoryBudget
-from smartbatch.gateway.http.connection_registry import ConnectionRegistry
 from smartbatch.shared.telemetry import metric_names as names
 from smartbatch.shared.telemetry.process_usage import CpuTime, resident_bytes
 
@@ -19,9 +19,9 @@ class ProcessMetrics:
     """One per gateway process; used by its event loop. With several, each tells its own and a scrape adds them up."""
 
     def __init__(
-        self, registry: CollectorRegistry, connection_registry: ConnectionRegistry, body_memory: BodyMemoryBudget
+        self, registry: CollectorRegistry, connections: Callable[[], int], body_memory: BodyMemoryBudget
     ) -> None:
-        self._connection_registry = connection_registry
+        self._open_connections = connections
         self._receiving = body_memory
         self._used = CpuTime()
         self._cpu = names.GATEWAY_CPU.counter(registry)
@@ -37,7 +37,7 @@ class ProcessMetrics:
     def settle(self) -> None:
         self._cpu.inc(self._used.more_s())
         self._memory.set(resident_bytes())
-        self._connections.set(self._connection_registry.connections)
+        self._connections.set(self._open_connections())
         self._receiving_bytes.set(self._receiving.bytes)
 
 

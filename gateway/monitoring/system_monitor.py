@@ -1,7 +1,7 @@
-"""The observer: what the whole system looks like, read from Redis every half second.
+"""Reads the state of the whole system from Redis every half second, and reports this gateway's own state.
 
-/readyz, /stats and /metrics answer from the last look, so scraping never adds to the broker's load and a handler
-never waits for Redis. It also tells the others what this gateway process sees.
+/readyz, /stats and /metrics answer from the last read, so scrapes add no load to the broker and no handler waits for
+Redis.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 
-from smartbatch.gateway.core.latency_window import pack
+from smartbatch.gateway.core.metrics import pack
 from smartbatch.gateway.queue.model_queue import ModelQueue
-from smartbatch.shared import counts
 from smartbatch.shared.broker.admin import registry
 from smartbatch.shared.broker.admin.registry import Snapshot, number
 from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnection
-from smartbatch.shared.broker.queue.admission import UNKNOWN, Capacity
+from smartbatch.shared.broker.queue.admission import Capacity
 from smartbatch.shared.errors import BrokerUnavailable
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.settings import Settings
+from smartbatch.shared.telemetry import counts
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 0.5
-REPORT_EVERY = 2  # looks
+INTERVAL_S = 0.5
+REPORT_EVERY = 2  # reads
 STALE_S = 3.0
 
 
@@ -40,45 +40,62 @@ class SystemMonitor:
         self._gateway_id = gateway_id
         self._queues = queues
         self._started_ms = int(time.time() * 1000)
-        self._looked_at = 0.0
-        self.models: dict[str, ModelInfo] = {}
+        self._read_at = 0.0
+        self.models: dict[str, ModelInfo] = {}  # as workers announced them
         self.snapshots: dict[str, Snapshot] = {}
-        self._capacities: dict[str, Capacity] = {}
+        self.capacities: dict[str, Capacity] = {}  # what each model's ready workers can do together
         self._unreadable: set[str] = set()
 
     @property
     def fresh(self) -> bool:
         """Whether Redis answered lately."""
-        return time.monotonic() - self._looked_at < STALE_S
+        return time.monotonic() - self._read_at < STALE_S
 
-    def capacity(self, model: str) -> Capacity:
-        """What the model's ready workers can do together, as of the last look."""
-        return self._capacities.get(model, UNKNOWN)
+    @property
+    def broker_up(self) -> bool:
+        return self.fresh and all(queue.broker_up for queue in self._queues.values())
+
+    @property
+    def model_names(self) -> list[str]:
+        """The models that are served, whether or not a worker of theirs is ready."""
+        return sorted({self._default, *self.models})
+
+    @property
+    def ready_workers(self) -> dict[str, int]:
+        """The number of ready workers of each model."""
+        return {model: len(snapshot.ready_workers) for model, snapshot in self.snapshots.items()}
+
+    @property
+    def ready(self) -> bool:
+        """Whether Redis is reachable and every model that has a queue here has a ready worker."""
+        workers = self.ready_workers
+        return self.broker_up and all(workers.get(model, 0) > 0 for model in self._queues)
 
     async def run(self) -> None:
-        looks = 0
+        reads = 0
         while True:
             try:
-                await self._look()
-                if looks % REPORT_EVERY == 0:
+                await self._read()
+                if reads % REPORT_EVERY == 0:
                     await self._report()
-                looks += 1
+                reads += 1
             except BrokerUnavailable as error:
-                log.warning("looking at the broker failed: %s", error)
-            except Exception:  # what others wrote on the broker must not end it
-                log.exception("looking at the broker failed")
-            await asyncio.sleep(LOOK_S)
+                log.warning("reading the system's state failed: %s", error)
+            except Exception:  # what others wrote to the broker must not end it
+                log.exception("reading the system's state failed")
+            await asyncio.sleep(INTERVAL_S)
 
-    async def _look(self) -> None:
+    async def _read(self) -> None:
         models = await registry.models(self._connection)
         names = {self._default, *models, *self._queues}
-        self.snapshots = snapshots = await self._look_at(sorted(names))
-        self._capacities = {name: _capacity(snapshot) for name, snapshot in snapshots.items()}
-        self.models |= models  # what Redis has lost is announced again within a beat; it isn't unknown till then
-        self._looked_at = time.monotonic()
+        self.snapshots = snapshots = await self._snapshots(sorted(names))
+        self.capacities.clear()
+        self.capacities.update((name, _capacity(snapshot)) for name, snapshot in snapshots.items())
+        self.models |= models  # a model that Redis lost is announced again with the next heartbeat; it stays known
+        self._read_at = time.monotonic()
 
-    async def _look_at(self, models: Sequence[str]) -> dict[str, Snapshot]:
-        """One whose keys hold what isn't ours is left out, and hides no other."""
+    async def _snapshots(self, models: Sequence[str]) -> dict[str, Snapshot]:
+        """A model whose keys can't be read is left out, and hides no other."""
         snapshots, failed = {}, None
         for model in models:
             try:
@@ -86,7 +103,7 @@ class SystemMonitor:
             except Exception as error:
                 failed = error
                 if model not in self._unreadable:
-                    log.warning("looking at the model %s failed: %s", model, error)
+                    log.warning("reading the state of model %s failed: %s", model, error)
         self._unreadable = set(models) - snapshots.keys()
         if failed and not snapshots:
             raise failed
@@ -109,7 +126,7 @@ class SystemMonitor:
             for queue in self._queues.values():
                 await registry.forget_gateway(self._connection, queue.keys, self._gateway_id)
         except BrokerUnavailable as error:
-            log.warning("leaving without a word: %s", error)
+            log.warning("this gateway could not be deregistered: %s", error)
         self._connection.close()
 
 

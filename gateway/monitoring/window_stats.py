@@ -7,13 +7,13 @@ from collections.abc import Iterable
 
 import msgspec
 
-from smartbatch.gateway.core.latency_window import WINDOW_S
+from smartbatch.gateway.core.metrics import WINDOW_S
 from smartbatch.shared.broker.admin.registry import Snapshot, number
-from smartbatch.shared.counts import FIELD, decode
+from smartbatch.shared.telemetry.counts import FIELD, decode
 
 
 class Counts(dict[tuple[str, str], float]):
-    """(what, which) → how many, as shared/counts.py names them."""
+    """(what, which) → how many, as shared/telemetry/counts.py names them."""
 
     def of(self, what: str) -> dict[str, float]:
         return {which: value for (kind, which), value in self.items() if kind == what}

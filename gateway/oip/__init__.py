@@ -1,8 +1,8 @@
 """The Open Inference Protocol, version 2 (KServe's and Triton's), with Triton's binary tensors, as REST.
 
-https://github.com/kserve/open-inference-protocol. What REST and gRPC (gateway/grpc/) have in common is here too: which
-input is meant, what an answer holds, what models say of themselves.
+https://github.com/kserve/open-inference-protocol. What REST and gRPC (gateway/grpc/) share is here too: inputs,
+outputs and metadata.
 """
 
-# A model here has one version, and it is called this.
+# Every model has this one version.
 VERSION = "1"

@@ -1,4 +1,4 @@
-"""The elements of a tensor of BYTES that stands in JSON: texts, nested or flat."""
+"""The elements of a BYTES tensor in JSON: texts, nested or flat."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any
 
 import msgspec
 
-from smartbatch.gateway.formats.json_body import look
+from smartbatch.gateway.formats.json_body import decode, inspect
 from smartbatch.gateway.formats.tensor_bytes import flatten
-from smartbatch.gateway.formats.tensor_fields import decode
 from smartbatch.shared.errors import InvalidInput
 
 MAX_DEPTH = 2  # [rows] or [rows, 1]
@@ -18,7 +17,7 @@ MAX_DEPTH = 2  # [rows] or [rows, 1]
 
 def elements_of(data: msgspec.Raw, count: int, *, base64: bool) -> list[bytes]:
     """Read `count` texts, as their UTF-8 or decoded from base64. Raises InvalidInput or BodyTooLarge."""
-    depth, _ = look(memoryview(data))
+    depth, _ = inspect(memoryview(data))
     if not 1 <= depth <= MAX_DEPTH:
         raise InvalidInput(f"data of a BYTES tensor must be a list of strings, nested at most {MAX_DEPTH} deep")
     texts, _ = flatten(decode(_decoder(depth), data, known=""), depth)

@@ -1,4 +1,4 @@
-"""The protocol's names for types, and how a tensor of BYTES is laid out."""
+"""The protocol's datatypes, and the layout of BYTES tensors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LENGTH = struct.Struct("<I")
 
 
 def dtype_of(datatype: str) -> str:
-    """Return numpy's name. Raises InvalidInput for what isn't a type of numbers."""
+    """Return numpy's name. Raises InvalidInput for a datatype that isn't numeric."""
     dtype = DTYPES.get(datatype)
     if dtype is None:
         raise InvalidInput(f"unknown datatype {datatype!r:.40}; known are {', '.join((*DTYPES, BYTES))}")

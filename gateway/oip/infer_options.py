@@ -1,4 +1,4 @@
-"""What a request wants besides its input's result: its id, which outputs in which form, and by when."""
+"""Options of an infer request: its id, the requested outputs, and its timeout."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from smartbatch.gateway.inference.params import MAX_TOP_K
+from smartbatch.gateway.inference.predict import MAX_TOP_K
 from smartbatch.gateway.oip import VERSION, signature
 from smartbatch.shared.errors import InvalidInput, UnknownModel
 from smartbatch.shared.model_info import ModelInfo
@@ -14,7 +14,7 @@ from smartbatch.shared.wire import Payload
 
 
 class OutputOptions(msgspec.Struct, frozen=True):
-    """`classes`: name so many, as text, in place of the numbers. `binary`: of REST only."""
+    """`classes`: return so many class scores, as text, in place of the numbers. `binary`: REST only."""
 
     name: str
     binary: bool = False
@@ -22,7 +22,7 @@ class OutputOptions(msgspec.Struct, frozen=True):
 
 
 class InferOptions(msgspec.Struct, frozen=True):
-    """`outputs`: none named means all, as `binary` says."""
+    """Empty `outputs` mean all, binary or not as `binary` says."""
 
     id: str = ""
     outputs: Sequence[OutputOptions] = ()
@@ -34,9 +34,9 @@ class InferOptions(msgspec.Struct, frozen=True):
         return max((output.classes for output in self.outputs), default=0)
 
 
-def check(wanted: InferOptions, payload: Payload, info: ModelInfo | None) -> None:
-    """Check against what the model gives, and tell the worker if classes are wanted. Raises InvalidInput."""
-    names = [output.name for output in wanted.outputs]
+def check(options: InferOptions, payload: Payload, info: ModelInfo | None) -> None:
+    """Check against the model's outputs, and pass the number of classes to the worker. Raises InvalidInput."""
+    names = [output.name for output in options.outputs]
     if len(set(names)) < len(names):
         raise InvalidInput(f"an output is requested twice: {', '.join(names):.200}")
     if info is not None and info.outputs:
@@ -44,14 +44,14 @@ def check(wanted: InferOptions, payload: Payload, info: ModelInfo | None) -> Non
         for name in names:
             if name not in known:
                 raise InvalidInput(f"unknown output {name!r:.60}; the model has {', '.join(known):.200}")
-    if wanted.classes:
+    if options.classes:
         if info is None or not info.classifier:
             raise InvalidInput("classification is only available for classifiers, and this model is not one")
-        payload.options = {"top_k": wanted.classes}
+        payload.options = {"top_k": options.classes}
 
 
 def classes_of(count: int) -> int:
-    """Check how many classes are asked for."""
+    """Check the number of requested classes."""
     if not 0 <= count <= MAX_TOP_K:
         raise InvalidInput(f"classification: expected a whole number from 0 to {MAX_TOP_K}, got {count}")
     return count
@@ -64,19 +64,14 @@ def timeout_s(microseconds: int) -> float | None:
     return microseconds / 1e6 or None
 
 
-def shortest(*timeouts_s: float | None) -> float | None:
-    """Return the shortest of those that were said, or None."""
-    return min((timeout_s for timeout_s in timeouts_s if timeout_s is not None), default=None)
-
-
 def check_version(model: str, version: str) -> None:
-    """Raise UnknownModel for a version that isn't there; none means the one there is."""
+    """Raise UnknownModel for a version other than VERSION. An empty one means that."""
     if version not in ("", VERSION):
         raise UnknownModel(f"model {model!r} has no version {version!r:.60}; its only version is {VERSION}")
 
 
 def refuse_unsupported(sequence: object, regions: Sequence[object]) -> None:
-    """Refuse what this server has not: models with a state, and memory shared with its clients."""
+    """Refuse features that this server lacks: stateful models, and memory shared with clients."""
     if sequence not in (0, ""):
         raise InvalidInput("sequence_id is not supported: models keep no state between requests")
     if any(regions):

@@ -1,4 +1,4 @@
-"""A tensor of the protocol becomes a payload for the worker, checked against what the model announced."""
+"""Turns a tensor of the protocol into a payload for the worker, checked against the model's input."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def only(names: Sequence[str]) -> None:
 
 
 def check_tensor(name: str, datatype: str, shape: Shape, info: ModelInfo | None, max_rows: int) -> str:
-    """Check what is said of a tensor of numbers before the numbers are read. Returns its dtype."""
+    """Check the metadata of a numeric tensor before its data is read. Returns its dtype."""
     dtype = dtype_of(datatype)
     _check_dimensions(name, shape)
     if info is not None:
@@ -38,13 +38,13 @@ def check_tensor(name: str, datatype: str, shape: Shape, info: ModelInfo | None,
 
 
 def numbers(name: str, datatype: str, shape: Shape, data: Buffer, info: ModelInfo | None, max_rows: int) -> Payload:
-    """Make the payload of numbers given as bytes."""
+    """Return the payload of numbers given as bytes."""
     dtype = check_tensor(name, datatype, shape, info, max_rows)
     return tensor_payload(Tensor(dtype, shape, data), info, max_rows)
 
 
 def check_elements(name: str, shape: Shape, info: ModelInfo | None, max_rows: int) -> int:
-    """Check what is said of a tensor of BYTES. Returns how many elements it has."""
+    """Check the metadata of a BYTES tensor. Returns its number of elements."""
     _check_dimensions(name, shape)
     rows = shape[0]
     if len(shape) > 2 or math.prod(shape[1:]) != 1:
@@ -59,7 +59,7 @@ def check_elements(name: str, shape: Shape, info: ModelInfo | None, max_rows: in
 
 
 def elements_payload(name: str, elements: list[bytes], info: ModelInfo | None, max_rows: int) -> Payload:
-    """Make the payload of BYTES: encoded images, texts, or one body of any kind."""
+    """Return the payload of BYTES: encoded images, texts, or one body of any type."""
     kind = signature_of(name, BYTES, info).kind if info is not None else _guess(elements)
     if kind == "image":
         return images_payload(elements, max_rows)
@@ -69,7 +69,7 @@ def elements_payload(name: str, elements: list[bytes], info: ModelInfo | None, m
 
 
 def _guess(elements: list[bytes]) -> str:
-    """Before the model's first worker has said what it takes."""
+    """Guess the kind, before a worker has announced the model."""
     if all(map(is_image, elements)):
         return "image"
     try:
@@ -102,7 +102,7 @@ def _check_shape(form: TensorSignature, shape: Shape) -> None:
 
 
 def deduced_shape(form: TensorSignature, dtype_bytes: int, size: int) -> Shape:
-    """Find the rows of a tensor of which only the bytes came. Raises InvalidInput if they don't tell."""
+    """Compute the rows of a tensor from its size in bytes. Raises InvalidInput if that is ambiguous."""
     row = form.shape[1:]
     row_bytes = math.prod(row) * dtype_bytes
     if -1 in row or not row_bytes:

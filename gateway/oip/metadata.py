@@ -1,4 +1,4 @@
-"""What the server and its models say of themselves: metadata, configuration, readiness, the index of models."""
+"""Metadata of the server and its models: inputs and outputs, configuration, readiness, the index of models."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from smartbatch.gateway.auth.principal import Anonymous
+from smartbatch.gateway.auth.principal import Principal
+from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
 from smartbatch.gateway.oip import VERSION, signature
 from smartbatch.gateway.oip.datatypes import BYTES
-from smartbatch.gateway.services import GatewayServices
 from smartbatch.shared import __version__
 from smartbatch.shared.errors import Forbidden, Unavailable, UnknownModel
 from smartbatch.shared.model_info import ModelInfo
@@ -26,7 +26,7 @@ EXTENSIONS = (
 
 
 class Liveness(msgspec.Struct):
-    """One body for both questions: clients go by the status, and people disagree on the member."""
+    """One body for both endpoints: clients go by the status, and implementations disagree on the member."""
 
     live: bool
     ready: bool
@@ -52,8 +52,8 @@ class TensorMetadata(msgspec.Struct):
 
 
 class ModelMetadata(msgspec.Struct):
-    """`inputs` holds the model's one input, `alternative_inputs` what may come in its place: tools send all that stands
-    in `inputs`. `outputs` may be empty: a class of one's own needn't announce them."""
+    """`inputs` holds the model's one input, `alternative_inputs` what may be sent in its place: tools send all of
+    `inputs`. `outputs` may be empty, since a user's model needn't declare them."""
 
     name: str
     versions: list[str]
@@ -80,8 +80,8 @@ class InstanceGroup(msgspec.Struct):
 
 
 class ModelConfig(msgspec.Struct):
-    """In the terms of Triton's model configuration, as far as they apply. `dynamic_batching` is there if requests are
-    batched, which they always are."""
+    """Triton's model configuration, as far as it applies. `dynamic_batching` is present, as requests are always
+    batched."""
 
     name: str
     platform: str
@@ -101,27 +101,28 @@ class IndexEntry(msgspec.Struct):
     reason: str
 
 
-def server_metadata(gateway: GatewayServices) -> ServerMetadata:
-    hidden = {"statistics"} if gateway.settings.management_port >= 0 else set()
-    return ServerMetadata(SERVER_NAME, __version__, tuple(name for name in EXTENSIONS if name not in hidden))
+def server_metadata(*, with_statistics: bool) -> ServerMetadata:
+    extensions = tuple(name for name in EXTENSIONS if with_statistics or name != "statistics")
+    return ServerMetadata(SERVER_NAME, __version__, extensions)
 
 
-def info_of(gateway: GatewayServices, model: str) -> ModelInfo:
+def info_of(monitor: SystemMonitor, model: str) -> ModelInfo:
     """Return what a worker announced. Raises UnknownModel, or Unavailable before the first worker is up."""
-    check_model(gateway, model)
-    info = gateway.info(model)
+    check_model(monitor, model)
+    info = monitor.models.get(model)
     if info is None:
         raise Unavailable(f"no worker of model {model!r} has announced its inputs yet")
     return info
 
 
-def check_model(gateway: GatewayServices, model: str) -> None:
-    if model not in gateway.models:
-        raise UnknownModel(f"model {model!r:.140} not found; available: {', '.join(gateway.models)}")
+def check_model(monitor: SystemMonitor, model: str) -> None:
+    if model not in monitor.model_names:
+        raise UnknownModel(f"model {model!r:.140} not found; available: {', '.join(monitor.model_names)}")
 
 
-def check_access(principal: Anonymous, model: str) -> None:
-    if not principal.may_use(model):
+def check_access(principal: Principal | None, model: str) -> None:
+    """`principal` is None where no API keys are configured. Raises Forbidden."""
+    if principal is not None and not principal.may_use(model):
         raise Forbidden("this API key may not use this model")
 
 
@@ -131,7 +132,7 @@ def model_metadata(info: ModelInfo) -> ModelMetadata:
     return ModelMetadata(info.name, [VERSION], info.platform, [first], outputs, others)
 
 
-def model_config(gateway: GatewayServices, info: ModelInfo) -> ModelConfig:
+def model_config(monitor: SystemMonitor, info: ModelInfo) -> ModelConfig:
     batched = signature.batched(info)
     first, outputs = signature.forms(info)[0], signature.outputs(info)
     return ModelConfig(
@@ -141,30 +142,32 @@ def model_config(gateway: GatewayServices, info: ModelInfo) -> ModelConfig:
         info.max_batch_size if batched else 0,
         [ConfigTensor(first.name, _config_type(first.datatype), first.shape[batched:])],
         [ConfigTensor(output.name, _config_type(output.datatype), output.shape[batched:]) for output in outputs],
-        _instances(gateway, info.name),
+        _instances(monitor, info.name),
         {"latest": {"num_versions": 1}},
         {},
     )
 
 
-def model_ready(gateway: GatewayServices, model: str) -> bool:
-    snapshot = gateway.monitor.snapshots.get(model)
-    return gateway.monitor.fresh and snapshot is not None and bool(snapshot.ready_workers)
+def model_ready(monitor: SystemMonitor, model: str) -> bool:
+    snapshot = monitor.snapshots.get(model)
+    return monitor.fresh and snapshot is not None and bool(snapshot.ready_workers)
 
 
-def index(gateway: GatewayServices, *, only_ready: bool) -> list[IndexEntry]:
-    entries = [_index_entry(gateway, model) for model in gateway.models]
+def index(monitor: SystemMonitor, principal: Principal | None, *, only_ready: bool) -> list[IndexEntry]:
+    """List the models that the principal may use."""
+    models = [model for model in monitor.model_names if principal is None or principal.may_use(model)]
+    entries = [_index_entry(monitor, model) for model in models]
     return [entry for entry in entries if entry.state == "READY" or not only_ready]
 
 
-def _index_entry(gateway: GatewayServices, model: str) -> IndexEntry:
-    if model_ready(gateway, model):
+def _index_entry(monitor: SystemMonitor, model: str) -> IndexEntry:
+    if model_ready(monitor, model):
         return IndexEntry(model, VERSION, "READY", "")
     return IndexEntry(model, VERSION, "UNAVAILABLE", "no worker is ready")
 
 
-def _instances(gateway: GatewayServices, model: str) -> list[InstanceGroup]:
-    snapshot = gateway.monitor.snapshots.get(model)
+def _instances(monitor: SystemMonitor, model: str) -> list[InstanceGroup]:
+    snapshot = monitor.snapshots.get(model)
     devices = [snapshot.workers[name].get("device", "") for name in snapshot.ready_workers] if snapshot else []
     gpus = sum(device.startswith("cuda") for device in devices)
     groups = [InstanceGroup(gpus, "KIND_GPU"), InstanceGroup(len(devices) - gpus, "KIND_CPU")]

@@ -1,4 +1,4 @@
-"""A reply becomes tensors of the protocol."""
+"""Turns a reply into tensors of the protocol."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _encode_json = msgspec.json.Encoder().encode
 
 
 class OutputTensor(msgspec.Struct):
-    """One output tensor. `binary`: of REST only."""
+    """One output tensor. `binary`: REST only."""
 
     name: str
     shape: tuple[int, ...]
@@ -30,23 +30,23 @@ class OutputTensor(msgspec.Struct):
         return DATATYPES[self.data.dtype] if isinstance(self.data, Tensor) else BYTES
 
 
-def output_tensors(reply: Reply, wanted: InferOptions) -> list[OutputTensor]:
-    """Return the outputs that were asked for, in that order. Raises InvalidInput for one that the model didn't give."""
+def output_tensors(reply: Reply, options: InferOptions) -> list[OutputTensor]:
+    """Return the requested outputs, in that order. Raises InvalidInput for one that the model didn't return."""
     if reply.result is None:
         raise WireError("the reply has no result")
-    found = _tensors(reply.result, wanted)
-    chosen = wanted.outputs or [OutputOptions(name, wanted.binary) for name in found]
+    found = _tensors(reply.result, options)
+    chosen = options.outputs or [OutputOptions(name, options.binary) for name in found]
     missing = [output.name for output in chosen if output.name not in found]
     if missing:
         raise InvalidInput(f"the model returned no output {missing[0]!r:.60}, only {', '.join(found):.200}")
     return [OutputTensor(output.name, *found[output.name], output.binary) for output in chosen]
 
 
-def _tensors(result: Result, wanted: InferOptions) -> dict[str, tuple[tuple[int, ...], Data]]:
+def _tensors(result: Result, options: InferOptions) -> dict[str, tuple[tuple[int, ...], Data]]:
     if result.outputs is not None:
         return {name: (tensor.shape, _in_c_order(tensor)) for name, tensor in result.outputs.items()}
-    if result.classes is not None:  # asked for by name
-        name = next((output.name for output in wanted.outputs), "output")
+    if result.classes is not None:  # requested by name
+        name = next((output.name for output in options.outputs), "output")
         width = max(map(len, result.classes), default=0)
         texts = [_class(*class_score) for row in result.classes for class_score in row]
         return {name: ((len(result.classes), width), texts)}
@@ -61,15 +61,15 @@ def _in_c_order(tensor: Tensor) -> Tensor:
 
 
 def _class(index: int, label: str, probability: float) -> bytes:
-    """As Triton writes a class: value, index, label."""
+    """Format a class as Triton does: value, index, label."""
     return f"{probability:f}:{index}:{label}".encode()
 
 
 def _value(value: object) -> bytes:
-    """A text as it is; anything else that a model of one's own gives as JSON."""
+    """Encode a text as it is, and any other value of a user's model as JSON."""
     return value.encode() if isinstance(value, str) else _encode_json(finite(value))
 
 
 def flat(tensor: Tensor) -> Tensor:
-    """The same numbers in one dimension."""
+    """Return the tensor in one dimension."""
     return Tensor(tensor.dtype, (math.prod(tensor.shape),), tensor.data)

@@ -1,4 +1,4 @@
-"""The body of an infer request: JSON, and behind it the bytes of those tensors that aren't in it."""
+"""The body of an infer request: JSON, followed by the bytes of tensors that aren't in it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from smartbatch.gateway.formats.image_body import is_image
-from smartbatch.gateway.formats.json_body import look
-from smartbatch.gateway.formats.tensor_fields import Fields, Shape, decode, payload_of
+from smartbatch.gateway.formats.json_body import Fields, Shape, decode, inspect, payload_of
 from smartbatch.gateway.oip import inputs, signature
 from smartbatch.gateway.oip.bytes_tensor import elements_of
 from smartbatch.gateway.oip.datatypes import BYTES, dtype_of, split_elements
@@ -98,10 +97,10 @@ def read(body: bytes, header_length: int | None, info: ModelInfo | None, max_row
     request: InferRequest = decode(_DECODER, view[:header_length], known=_KNOWN)
     inputs.only([each.name for each in request.inputs])
     (tensor,) = request.inputs
-    wanted = _wanted(request)
+    options = _options(request)
     payload = _payload(tensor, view[header_length:], info, max_rows)
-    check(wanted, payload, info)
-    return payload, wanted
+    check(options, payload, info)
+    return payload, options
 
 
 def _payload(tensor: InferInput, behind: memoryview, info: ModelInfo | None, max_rows: int) -> Payload:
@@ -118,10 +117,10 @@ def _payload(tensor: InferInput, behind: memoryview, info: ModelInfo | None, max
     if binary is not None:
         return inputs.numbers(name, datatype, shape, binary, info, max_rows)
     dtype = inputs.check_tensor(name, datatype, shape, info, max_rows)
-    depth, leaf = look(memoryview(tensor.data))
+    depth, leaf = inspect(memoryview(tensor.data))
     if leaf == "text" or depth == 0:
         raise InvalidInput(f"data of input {name!r:.60} must be a list of {datatype} numbers")
-    return payload_of(Fields(tensor.data, shape, dtype), msgspec.json.Decoder, look, info, max_rows)
+    return payload_of(Fields(tensor.data, shape, dtype), msgspec.json.Decoder, inspect, info, max_rows)
 
 
 def _behind(tensor: InferInput, behind: memoryview) -> memoryview | None:
@@ -144,7 +143,7 @@ def _behind(tensor: InferInput, behind: memoryview) -> memoryview | None:
     return behind
 
 
-def _wanted(request: InferRequest) -> InferOptions:
+def _options(request: InferRequest) -> InferOptions:
     parameters = request.parameters or _NO_REQUEST
     outputs = [(each.name, each.parameters or _NO_OUTPUT) for each in request.outputs or ()]
     regions = [(each.parameters or _NO_INPUT).shared_memory_region for each in request.inputs]

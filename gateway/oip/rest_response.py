@@ -1,4 +1,4 @@
-"""The body of an infer response: JSON, and behind it the bytes of those outputs that were asked for so."""
+"""The body of an infer response: JSON, followed by the bytes of outputs that were requested as binary."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class InferOutput(msgspec.Struct):
 
 
 class InferResponse(msgspec.Struct):
-    """What the model makes of the request. `id` is the client's own."""
+    """`id` is the client's own."""
 
     model_name: str
     model_version: str
@@ -43,15 +43,15 @@ class InferResponse(msgspec.Struct):
 
 
 def write(model: str, request_id: str, outputs: Sequence[OutputTensor]) -> tuple[int | None, bytes]:
-    """Return how many bytes of the content are JSON, or None if all are, and the content.
+    """Return the length of the JSON, or None if the content is JSON only, and the content.
 
-    Raises NotAcceptable for an output of BYTES that isn't text and was asked for as JSON.
+    Raises NotAcceptable for an output of BYTES that isn't text and was requested as JSON.
     """
     behind: list[Buffer] = []
     described = [_describe(output, behind) for output in outputs]
     response = InferResponse(model, VERSION, described, request_id or UNSET)
     text = _encode(response)
-    if b"null" in text:  # msgspec's word for numbers that JSON has none for
+    if b"null" in text:  # which msgspec writes for numbers that JSON can't express
         for output in described:
             output.data = finite(output.data)
         text = _encode(response)

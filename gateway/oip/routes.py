@@ -1,4 +1,4 @@
-"""Where the protocol's endpoints are."""
+"""The paths of the protocol's REST endpoints."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from typing import Any
 
 from starlette.routing import Route
 
-from smartbatch.gateway.http.endpoint import inference_endpoint
 from smartbatch.gateway.oip import endpoints
 
 MODEL = "/v2/models/{model}"
 VERSIONED = MODEL + "/versions/{version}"
 
 
-def routes(public: Callable[..., Route], management: Callable[..., Route]) -> list[Route]:
-    """List them; statistics are where /stats is."""
+def routes(public: Callable[..., Route], management: Callable[..., Route], infer: Any) -> list[Route]:
+    """Return the routes; `public` and `management` create one on that port. `infer` is what runs a model."""
     found = [
         Route("/v2/health/live", endpoints.live),
         Route("/v2/health/ready", endpoints.ready),
@@ -33,5 +32,5 @@ def routes(public: Callable[..., Route], management: Callable[..., Route]) -> li
     ]
     for base in (MODEL, VERSIONED):
         found += [place(base + path, endpoint) for place, path, endpoint in of_model]
-        found.append(public(base + "/infer", inference_endpoint, methods=["POST"]))
+        found.append(public(base + "/infer", infer, methods=["POST"]))
     return found

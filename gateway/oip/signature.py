@@ -1,4 +1,4 @@
-"""What a model takes and gives, in the protocol's words: named tensors with a datatype and a shape.
+"""A model's inputs and outputs in the protocol's terms: named tensors with a datatype and a shape.
 
 A model here takes one input, but perhaps in several forms: a tensor of numbers, encoded images, texts, any bytes. Each
 form is an input of its own name, of which a request holds one.
@@ -32,7 +32,7 @@ class Output(msgspec.Struct, frozen=True):
 
 
 def forms(info: ModelInfo) -> list[TensorSignature]:
-    """List the forms, the tensor first: it is the one that tools make up data for."""
+    """List the forms, the tensor first: tools generate data for that one."""
     spec = info.input
     return [_form(kind, spec) for kind in _IN_ORDER if kind in spec.kinds]
 
@@ -46,12 +46,12 @@ def _form(kind: Kind, spec: InputSpec) -> TensorSignature:
 
 
 def batched(info: ModelInfo) -> bool:
-    """Whether a request may hold several rows. A body of any type is one."""
+    """Return whether a request may have several rows. A raw body is one row."""
     return info.input.kinds != ("raw",)
 
 
 def outputs(info: ModelInfo) -> list[Output]:
-    """List what the model announced that it gives; a class of one's own may announce nothing."""
+    """List the announced outputs. A user's model may announce none."""
     rows = -1 if batched(info) else 1
     return [Output(spec.name, DATATYPES[spec.dtype], (rows, *spec.shape)) for spec in info.outputs]
 

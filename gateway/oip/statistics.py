@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
+from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
 from smartbatch.gateway.monitoring.window_stats import counts, merged
 from smartbatch.gateway.oip import VERSION
-from smartbatch.gateway.services import GatewayServices
 from smartbatch.shared.broker.admin.registry import Snapshot, number
 
 
@@ -50,8 +50,8 @@ class Statistics(msgspec.Struct):
     model_stats: list[ModelStatistics]
 
 
-def of(gateway: GatewayServices, model: str) -> ModelStatistics:
-    snapshot = gateway.monitor.snapshots.get(model) or Snapshot(model)
+def of(monitor: SystemMonitor, model: str) -> ModelStatistics:
+    snapshot = monitor.snapshots.get(model) or Snapshot(model)
     last_ms = (int(number(report.get("last_batch_ms"))) for report in snapshot.workers.values())
     counted = merged(counts(snapshot).values())
     requests = int(counted.one("total", "requests"))

@@ -1,1 +1,1 @@
-"""One model's queue as the gateway sees it: admission, submitting, replies, deadlines, reconciliation."""
+"""The gateway's side of a model's queue: admission, submitting, replies, deadlines, reconciliation."""

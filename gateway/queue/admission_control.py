@@ -1,7 +1,8 @@
-"""Whether there is room for another request, as far as this gateway knows, and when to come back if there isn't.
+"""Rejects requests that the broker would reject, from what it answered last, and computes when to retry.
 
-`admit` decides, on Redis, for all gateways at once. After it has refused, what it would refuse too is refused here:
-before the body is read and without asking Redis. That keeps a gateway responsive far beyond the workers' capacity.
+The broker's `admit` decides, for all gateways at once. After it has rejected a request, this gateway rejects what
+`admit` would reject too, before it reads the body and without a call. So a gateway stays responsive far beyond the
+workers' capacity.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from smartbatch.shared.broker.queue.admission import AdmitResult, AdmitStatus, C
 from smartbatch.shared.errors import DeadlineUnattainable, QueueFull, Unavailable
 
 MAX_RETRY_AFTER_S = 60.0
-RETRY_JITTER = 0.25  # of the time to come back, and at least a second: those refused together come back apart
-REOPEN_BELOW = 0.95  # of what was full; else every place that becomes free would let a whole flush through
-SPREAD_S = 10.0  # those refused are told to come back one after the other, as places become free, within so long
-CLOSED_S = 0.25  # after so long without an answer from Redis what was learned is out of date
+RETRY_JITTER = 0.25  # of the delay, and at least a second: clients rejected together retry apart
+REOPEN_BELOW = 0.95  # of what was full; otherwise every freed place would let a whole flush through
+SPREAD_S = 10.0  # rejected clients are told to retry one after the other, as places become free, within this time
+CLOSED_S = 0.25  # without an answer from the broker for so long, the last one is out of date
 
 
 class AdmissionControl:
-    """One per lane, in its event loop. Nothing here waits."""
+    """One per model queue, in its event loop. Nothing here waits."""
 
     def __init__(
         self, max_entries: int, capacity: Callable[[], Capacity], clock: Callable[[], float] = time.monotonic
@@ -31,78 +32,83 @@ class AdmissionControl:
         self.capacity = capacity
         self._clock = clock
         self._open_rows = 0
-        self._closed: AdmitStatus | None = None  # why, or None while open
-        self._closed_to_ms = 0.0  # requests with a timeout up to this are refused
-        self._learned_at = 0.0
+        self._closed: AdmitStatus | None = None  # why requests are rejected, or None while open
+        self._closed_to_ms = 0.0  # requests with a timeout up to this are rejected
+        self._updated_at = 0.0
         self._tokens = 0.0  # places that have become free since, by the workers' rate
         self._tokens_at = 0.0
-        self._turn_at = 0.0  # when the place is free for which the newest of those refused may come back
+        self._next_retry_at = 0.0  # when a place is free for the client that was rejected last
 
     def check(self, timeout_ms: int) -> None:
-        """Take a place that became free, where there are few.
-
-        Raises QueueFull or DeadlineUnattainable if a request with this timeout would be refused."""
+        """Take a token if places are scarce. Raises QueueFull or DeadlineUnattainable if a request with this timeout
+        would be rejected."""
         if self._closed is None or timeout_ms > self._closed_to_ms:
             return
         now = self._clock()
         rate = self.capacity().rows_per_s
-        if not rate or now - self._learned_at > CLOSED_S:
+        if not rate or now - self._updated_at > CLOSED_S:
             self._closed = None
             return
         self._tokens = min(self._tokens + (now - self._tokens_at) * rate, CLOSED_S * rate + 1)
         self._tokens_at = now
         if self._tokens < 1:
-            raise self.refusal(self._closed, timeout_ms)
+            raise self.rejection(self._closed, timeout_ms)
         self._tokens -= 1
 
-    def learned(self, answer: AdmitResult, refused: Sequence[tuple[NewEntry, AdmitStatus]]) -> None:
-        """Take in what Redis answered to a flush."""
-        self._open_rows = answer.open_rows
-        self._learned_at = now = self._clock()
-        full = answer.waiting >= self._max_entries  # else it was for its bytes, and a smaller one may fit
-        closed = [(math.inf, v) for _, v in refused if v == AdmitStatus.FULL and full]
-        # What a request of many rows learned says nothing of one row, unless that would be late as well.
-        late = self._wait_s(1) * 1000
-        closed += [(r.timeout_ms, v) for r, v in refused if v == AdmitStatus.TOO_LATE and late > r.timeout_ms]
+    def update(self, result: AdmitResult, rejected: Sequence[tuple[NewEntry, AdmitStatus]]) -> None:
+        """Take over the broker's answer to a flush."""
+        self._open_rows = result.open_rows
+        self._updated_at = now = self._clock()
+        if not rejected and self._closed is None:
+            return
+        full = result.waiting >= self._max_entries  # otherwise its bytes were too many, and a smaller one may fit
+        closed = [(math.inf, status) for _, status in rejected if status == AdmitStatus.FULL and full]
+        # That a request of many rows was too late says nothing of one row, unless one row would be late as well.
+        late_ms = self._wait_s(1) * 1000
+        closed += [
+            (entry.timeout_ms, status)
+            for entry, status in rejected
+            if status == AdmitStatus.TOO_LATE and late_ms > entry.timeout_ms
+        ]
         if closed:
             if self._closed is None:
                 self._tokens, self._tokens_at = 0.0, now
             self._closed_to_ms, self._closed = max(closed)
-        elif self._closed is not None and self._has_room(answer):
+        elif self._closed is not None and self._has_room(result):
             self._closed = None
 
-    def _has_room(self, answer: AdmitResult) -> bool:
+    def _has_room(self, result: AdmitResult) -> bool:
         if self._closed == AdmitStatus.FULL:
-            return answer.waiting < REOPEN_BELOW * self._max_entries
+            return result.waiting < REOPEN_BELOW * self._max_entries
         return self._wait_s(1) * 1000 < REOPEN_BELOW * self._closed_to_ms
 
-    def refusal(self, status: AdmitStatus, timeout_ms: int, rows: int = 1) -> Unavailable:
-        """Make the error that says why, and when to come back."""
+    def rejection(self, status: AdmitStatus, timeout_ms: int, rows: int = 1) -> Unavailable:
+        """Return the error that says why a request is rejected and when to retry."""
         if status == AdmitStatus.TOO_LATE:
             wait_s, timeout_s = self._wait_s(rows), timeout_ms / 1000
             own = f" with the {rows} of this request" if rows > 1 else ""
             ahead = f"{self._open_rows} rows are ahead in the queue and take about {wait_s:.3g} s{own}"
             return DeadlineUnattainable(
-                f"{ahead}; the timeout is {timeout_s:g} s", self._turn_s(wait_s - timeout_s, rows)
+                f"{ahead}; the timeout is {timeout_s:g} s", self._next_retry_s(wait_s - timeout_s, rows)
             )
         detail = "the queue is full (MAX_QUEUE or MAX_QUEUE_BYTES)"
-        return QueueFull(detail, self._turn_s(self._open_s(), rows))
+        return QueueFull(detail, self._next_retry_s(self._backlog_s(), rows))
 
-    def _turn_s(self, seconds: float, rows: int) -> float:
-        """When to come back: in so many seconds at the earliest, and each in its turn. If all who were refused came as
-        soon as there may be a place, most would be refused again, and refusing them would cost more than the work."""
+    def _next_retry_s(self, seconds: float, rows: int) -> float:
+        """Return a retry delay of at least `seconds`, later than those of the clients rejected before. If all retried
+        as soon as a place may be free, most would be rejected again, which would cost more than the work."""
         now, capacity = self._clock(), self.capacity()
         if capacity.rows_per_s:
-            every_s = rows * capacity.gateways / capacity.rows_per_s  # the other gateways send theirs back, too
-            self._turn_at = min(max(self._turn_at, now) + every_s, now + SPREAD_S)
-            seconds = max(seconds, self._turn_at - now)
+            every_s = rows * capacity.gateways / capacity.rows_per_s  # the other gateways' clients retry too
+            self._next_retry_at = min(max(self._next_retry_at, now) + every_s, now + SPREAD_S)
+            seconds = max(seconds, self._next_retry_at - now)
         return _jittered(seconds)
 
     def retry_after_s(self) -> float:
-        """When what is open now will have been worked off, by the rate the ready workers measured; jittered."""
-        return _jittered(self._open_s())
+        """Return the jittered time in which ready workers finish what is open now."""
+        return _jittered(self._backlog_s())
 
-    def _open_s(self) -> float:
+    def _backlog_s(self) -> float:
         rate = self.capacity().rows_per_s
         return self._open_rows / rate if rate else 0.0
 

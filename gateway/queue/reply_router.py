@@ -1,6 +1,7 @@
-"""The reply router: it blocks on the inbox, reads the replies that the inbox only names, and resolves their requests.
+"""Waits for the notices in this gateway's inbox and ends each request with its reply.
 
-The reply key is the truth, the inbox the wake-up and a copy of what is small. What either loses, the sweep finds.
+The reply's key is authoritative; the inbox wakes the router and carries a copy of small replies. The reconciler finds
+what either of them loses.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from smartbatch.gateway.core.metrics import ModelMetrics
-from smartbatch.gateway.queue.pending import Pending
+from smartbatch.gateway.queue.queued_request import QueuedRequest
 from smartbatch.shared.broker.queue.replies import Inbox, chunks
 from smartbatch.shared.errors import BrokerUnavailable
 
@@ -21,15 +22,20 @@ RETRY_S = (0.02, 0.1, 0.25, 0.5)
 
 
 class ReplyRouter:
-    """One long-lived task per lane. Popping takes, so nobody may cancel it but the lane's end."""
+    """One long-lived task per model queue, cancelled only when the queue closes: a cancelled pop would lose what it
+    took."""
 
     def __init__(
-        self, inbox: Inbox, outstanding: dict[str, Pending], metrics: ModelMetrics, on_broker: Callable[[bool], None]
+        self,
+        inbox: Inbox,
+        outstanding: dict[str, QueuedRequest],
+        metrics: ModelMetrics,
+        on_broker_state: Callable[[bool], None],
     ) -> None:
         self._inbox = inbox
         self._outstanding = outstanding
         self._metrics = metrics
-        self._on_broker = on_broker
+        self._on_broker_state = on_broker_state
 
     async def run(self) -> None:
         done: list[str] = []
@@ -43,13 +49,13 @@ class ReplyRouter:
                     self._end(request_id, reply, now)
                 for ids in chunks(notice for notice in notices if notice.reply is None):
                     await self._read(ids)
-                # uvloop sends at the end of a turn: the answers leave before more are asked for.
+                # uvloop sends at the end of an iteration: the responses leave before more replies are awaited.
                 await asyncio.sleep(0)
-                self._on_broker(True)
+                self._on_broker_state(True)
                 failures = 0
             except BrokerUnavailable as error:
                 self._metrics.broker_errors.inc()
-                self._on_broker(False)
+                self._on_broker_state(False)
                 if failures == 0:
                     log.warning("reading replies failed: %s", error)
                 await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
@@ -62,7 +68,8 @@ class ReplyRouter:
             self._end(request_id, reply, now)
 
     def _end(self, request_id: str, reply: bytes | None, now: float) -> None:
-        pending = self._outstanding.get(request_id)
-        if pending is not None and reply is not None:
-            pending.mark_admitted(now)  # its reply may overtake the answer of its admission
-            pending.end(reply)
+        request = self._outstanding.get(request_id)
+        if request is not None and reply is not None:
+            if not request.admitted_at:  # the reply may overtake the answer to `admit`
+                request.admitted_at = now
+            request.end(reply)

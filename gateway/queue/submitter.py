@@ -1,5 +1,7 @@
-"""The submitter: everything that arrived since its last flush leaves in one call; while that is in flight, the
-next one gathers. No request handler ever awaits Redis, so a client that hangs up can't cancel a call half-way."""
+"""Sends a model's requests to the broker: what arrives while one call is in flight leaves together in the next.
+
+No request handler awaits Redis, so a client that disconnects can't cancel a call half-way.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import time
 
 from smartbatch.gateway.core.metrics import ModelMetrics
 from smartbatch.gateway.queue.admission_control import AdmissionControl
-from smartbatch.gateway.queue.pending import Pending
+from smartbatch.gateway.queue.queued_request import QueuedRequest
 from smartbatch.shared.broker.queue.admission import MAX_CALL_BYTES, MAX_CALL_REQUESTS, Admission, AdmitStatus
 from smartbatch.shared.errors import BrokerFull, BrokerUnavailable
 
@@ -20,63 +22,64 @@ RESEND_EVERY_S = 0.05
 
 
 class Submitter:
-    """One long-lived task per lane. `put` and `cancel` are called by request handlers and never wait."""
+    """One long-lived task per model queue. Request handlers call `put` and `cancel`, which never wait."""
 
     def __init__(self, admission: Admission, metrics: ModelMetrics, admission_control: AdmissionControl) -> None:
         self._admission = admission
         self._metrics = metrics
         self._admission_control = admission_control
-        self._waiting: list[Pending] = []
+        self._unsent: list[QueuedRequest] = []
         self._cancels: list[str] = []
         self._wake = asyncio.Event()
         self.broker_up = True
 
-    def put(self, pending: Pending) -> None:
-        self._waiting.append(pending)
+    def put(self, request: QueuedRequest) -> None:
+        self._unsent.append(request)
         self._wake.set()
 
-    def cancel(self, pending: Pending) -> None:
-        """Free the place of a request nobody waits for. One that has not left yet just isn't sent."""
-        if pending.admitted:
-            self._cancels.append(pending.request.id)
+    def cancel(self, request: QueuedRequest) -> None:
+        """Free the queue's place of a request that has no reply. One that has not been sent yet is not sent."""
+        if request.admitted_at:
+            self._cancels.append(request.entry.id)
             self._wake.set()
 
     async def run(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._waiting or self._cancels:
+            while self._unsent or self._cancels:
                 if self._cancels:
                     await self._send_cancels()
-                if flush := self._cut():
+                if flush := self._next_flush():
                     await self._send(flush)
 
-    def _cut(self) -> list[Pending]:
-        """Take what fits one call; leave out what nobody waits for any more."""
-        flush: list[Pending] = []
+    def _next_flush(self) -> list[QueuedRequest]:
+        """Take as many requests as fit one call. Those that have ended meanwhile are dropped."""
+        flush: list[QueuedRequest] = []
         size = 0
         taken = 0
-        for pending in self._waiting:
-            payload_bytes = len(pending.request.payload)
+        for request in self._unsent:
+            payload_bytes = len(request.entry.payload)
             if len(flush) == MAX_CALL_REQUESTS or (flush and size + payload_bytes > MAX_CALL_BYTES):
                 break
             taken += 1
-            if not pending.done:
-                flush.append(pending)
+            if request.waiting:
+                flush.append(request)
                 size += payload_bytes
-        self._waiting = self._waiting[taken:]
+        self._unsent = self._unsent[taken:]
         return flush
 
-    async def _send(self, flush: list[Pending]) -> None:
-        """Admit; on silence send again, which is harmless. Every pending of `flush` is admitted or failed."""
+    async def _send(self, flush: list[QueuedRequest]) -> None:
+        """Admit, and send again while the broker doesn't answer, which is harmless. Afterwards every request of `flush`
+        is admitted or has ended."""
         give_up_at = time.monotonic() + RESEND_FOR_S
-        requests = [pending.request for pending in flush]
+        entries = [request.entry for request in flush]
         while True:
             try:
-                answer = await self._admission.admit(requests, capacity=self._admission_control.capacity())
+                result = await self._admission.admit(entries, capacity=self._admission_control.capacity())
                 break
             except BrokerFull as error:
-                self._cancels += [request.id for request in requests]  # a body was refused, and its entry perhaps not
+                self._cancels += [entry.id for entry in entries]  # a body was refused, and its entry perhaps not
                 self._fail(flush, BrokerFull(error.detail, self._admission_control.retry_after_s()))
                 return
             except BrokerUnavailable as error:
@@ -84,33 +87,35 @@ class Submitter:
                 self._metrics.broker_errors.inc()
                 log.warning("admitting %d requests failed: %s", len(flush), error)
                 if time.monotonic() >= give_up_at:
-                    self._cancels += [request.id for request in requests]  # it may have got through
+                    self._cancels += [entry.id for entry in entries]  # the call may have reached the broker
                     self._fail(flush, error)
                     return
                 await asyncio.sleep(RESEND_EVERY_S)
         self.broker_up = True
         self._metrics.flushes.inc()
-        refused = []
+        rejected = []
         now = time.monotonic()
-        for pending, status in zip(flush, answer.statuses, strict=True):
-            if status is AdmitStatus.ADMITTED:
-                pending.mark_admitted(now)
-                if pending.done:  # it gave up while the call was in flight
-                    self._cancels.append(pending.request.id)
-            else:
-                refused.append((pending, status))
-        self._admission_control.learned(answer, [(pending.request, status) for pending, status in refused])
-        for pending, status in refused:
-            pending.end(self._admission_control.refusal(status, pending.request.timeout_ms, pending.request.rows))
+        for request, status in zip(flush, result.statuses, strict=True):
+            if status is not AdmitStatus.ADMITTED:
+                rejected.append((request, status))
+                continue
+            if not request.admitted_at:
+                request.admitted_at = now
+            if not request.waiting:  # it ended while the call was in flight
+                self._cancels.append(request.entry.id)
+        self._admission_control.update(result, [(request.entry, status) for request, status in rejected])
+        for request, status in rejected:
+            entry = request.entry
+            request.end(self._admission_control.rejection(status, entry.timeout_ms, entry.rows))
 
     async def _send_cancels(self) -> None:
         cancels, self._cancels = self._cancels[:MAX_CALL_REQUESTS], self._cancels[MAX_CALL_REQUESTS:]
         try:
             await self._admission.cancel(cancels)
         except BrokerUnavailable as error:
-            # They run for nobody and their replies expire; sending this again later would cost more than that.
+            # Not sent again: running them and letting their replies expire costs less.
             log.warning("cancelling %d requests failed: %s", len(cancels), error)
 
-    def _fail(self, flush: list[Pending], error: BrokerUnavailable) -> None:
-        for pending in flush:
-            pending.end(error)
+    def _fail(self, flush: list[QueuedRequest], error: BrokerUnavailable) -> None:
+        for request in flush:
+            request.end(error)

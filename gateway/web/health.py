@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from smartbatch.gateway.core.response_types import Health, Readiness, Stats
 from smartbatch.gateway.monitoring.model_view import describe
-from smartbatch.gateway.services import GatewayServices
+from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
 
 JSON = "application/json"
 HEALTHY = msgspec.json.encode(Health())
@@ -21,16 +21,15 @@ async def healthz(request: Request) -> Response:
 
 async def readyz(request: Request) -> Response:
     """Respond with 200 if Redis is reachable and every served model has a ready worker, otherwise 503."""
-    gateway: GatewayServices = request.app.state.gateway
-    ok = gateway.ready
-    body = Readiness(ok, "up" if gateway.broker_up else "down", gateway.ready_workers)
+    monitor: SystemMonitor = request.app.state.gateway.monitor
+    ok = monitor.ready
+    body = Readiness(ok, "up" if monitor.broker_up else "down", monitor.ready_workers)
     return Response(msgspec.json.encode(body), 200 if ok else 503, media_type=JSON)
 
 
 async def stats(request: Request) -> Response:
     """Return the last seconds, queue, workers and gateways of every model as JSON."""
-    gateway: GatewayServices = request.app.state.gateway
-    monitor = gateway.monitor
+    monitor: SystemMonitor = request.app.state.gateway.monitor
     models = {model: describe(snapshot) for model, snapshot in monitor.snapshots.items()}
     body = Stats("up" if monitor.fresh else "down", models)
     return Response(msgspec.json.encode(body), media_type=JSON)

@@ -11,6 +11,7 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 from prometheus_client import generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -19,26 +20,40 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.requests import Request
 from starlette.responses import Response
 
+from smartbatch.gateway.core.metrics import GatewayMetrics
+from smartbatch.gateway.http.connection_registry import ConnectionRegistry
 from smartbatch.gateway.monitoring.process_metrics import remove_dead_processes
-from smartbatch.gateway.services import GatewayServices
+from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
 from smartbatch.shared import __version__
 from smartbatch.shared.broker.admin.registry import Snapshot, number
+from smartbatch.shared.settings import Settings
 from smartbatch.shared.telemetry import metric_names as names
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
+class MetricsSource(Protocol):
+    """What the page needs of the gateway process."""
+
+    settings: Settings
+    metrics: GatewayMetrics
+    monitor: SystemMonitor
+    connection_registry: ConnectionRegistry
+
+    def settle_metrics(self) -> None: ...
+
+
 async def metrics(request: Request) -> Response:
     """Return the metrics of this gateway, and the system's from Redis, in Prometheus' text format."""
-    gateway: GatewayServices = request.app.state.gateway
+    gateway: MetricsSource = request.app.state.gateway
     gateway.settle_metrics()
     snapshots = list(gateway.monitor.snapshots.values()) if gateway.monitor.fresh else []
     # In a thread: with several processes the files of all are read, which would block the event loop.
-    text = await asyncio.to_thread(_text, gateway, gateway.broker_up, snapshots)
+    text = await asyncio.to_thread(_text, gateway, gateway.monitor.broker_up, snapshots)
     return Response(text, media_type=PROMETHEUS)
 
 
-def _text(gateway: GatewayServices, broker_up: bool, snapshots: list[Snapshot]) -> bytes:
+def _text(gateway: MetricsSource, broker_up: bool, snapshots: list[Snapshot]) -> bytes:
     return generate_latest(_Families([*_own(gateway), *_constants(gateway, broker_up), *_system(snapshots)]))
 
 
@@ -49,7 +64,7 @@ class _Families(list[Family]):
         return self
 
 
-def _own(gateway: GatewayServices) -> Iterable[Family]:
+def _own(gateway: MetricsSource) -> Iterable[Family]:
     """Return the metrics of this gateway."""
     folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     if not folder:
@@ -58,7 +73,7 @@ def _own(gateway: GatewayServices) -> Iterable[Family]:
     return MultiProcessCollector(None, folder).collect()
 
 
-def _constants(gateway: GatewayServices, broker_up: bool) -> Iterator[Family]:
+def _constants(gateway: MetricsSource, broker_up: bool) -> Iterator[Family]:
     """Yield constants: the version, and the limits that other metrics are compared with."""
     settings = gateway.settings
     build = GaugeMetricFamily(names.BUILD_INFO.name, names.BUILD_INFO.help, labels=names.BUILD_INFO.labels)
@@ -69,7 +84,7 @@ def _constants(gateway: GatewayServices, broker_up: bool) -> Iterator[Family]:
         names.REQUEST_TIMEOUT: settings.request_timeout,
         names.MAX_QUEUE: settings.max_queue,
         names.MAX_QUEUE_BYTES: settings.max_queue_bytes,
-        names.MAX_CONNECTIONS: gateway.connection_registry.most * settings.gateway_processes,
+        names.MAX_CONNECTIONS: gateway.connection_registry.limit * settings.gateway_processes,
     }
     for metric, value in values.items():
         yield GaugeMetricFamily(metric.name, metric.help, value)

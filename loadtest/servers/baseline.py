@@ -23,7 +23,7 @@ from starlette.routing import Route
 from smartbatch.gateway import formats
 from smartbatch.gateway.core.problems import problem
 from smartbatch.gateway.formats import render
-from smartbatch.gateway.formats.accept import Format
+from smartbatch.gateway.formats.render import Format
 from smartbatch.gateway.inference.predict import DEFAULT_TOP_K
 from smartbatch.shared import model_info
 from smartbatch.shared.errors import SmartBatchError

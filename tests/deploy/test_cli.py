@@ -1,4 +1,4 @@
-"""The command line: what can go wrong is said in one line, quickly, without a traceback and without a secret."""
+"""The command line: errors are one line, quick, without a traceback and without secrets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from smartbatch.shared.settings import describe
 from tests.brokers import Broker
 
 ROOT = Path(__file__).parents[2]
-NOBODY = {"REDIS_URL": "redis://somebody:geheim@127.0.0.1:1/0"}  # port 1: nobody listens
+NO_BROKER = {"REDIS_URL": "redis://somebody:geheim@127.0.0.1:1/0"}  # nothing listens on port 1
 
 
 class Ended:
@@ -47,7 +47,7 @@ class Ended:
 SETTINGS = {name for name, *_ in describe()}
 
 
-def refusal(*arguments: str, environ: Mapping[str, str] = NOBODY, code: int = 2, within_s: float = 5.0) -> str:
+def refusal(*arguments: str, environ: Mapping[str, str] = NO_BROKER, code: int = 2, within_s: float = 5.0) -> str:
     """Run it, and return the one line that it ends with."""
     ended = Ended(*arguments, **environ)
     assert ended.code == code, ended.err
@@ -130,13 +130,13 @@ def test_metrics_port_in_use_ends_the_worker(broker: Broker, taken: int) -> None
 
 @pytest.mark.parametrize("command", ["gateway", "worker", "up", "queue"])
 def test_broker_that_cannot_be_reached_is_told_within_seconds(command: str) -> None:
-    line = refusal(command, environ={"MODEL_PATH": "simulated", "PORT": "0", **NOBODY})
+    line = refusal(command, environ={"MODEL_PATH": "simulated", "PORT": "0", **NO_BROKER})
     assert line.startswith("smartbatch: the broker can't be reached or can't answer: ")
     assert "127.0.0.1:1" in line
 
 
 def test_models_lists_what_can_be_served_without_a_broker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REDIS_URL", NOBODY["REDIS_URL"])
+    monkeypatch.setenv("REDIS_URL", NO_BROKER["REDIS_URL"])
     names = [("efficientnet_lite0", "image classifier"), ("resnet18", "torchvision image classifier")]
     monkeypatch.setattr("smartbatch.worker.models.listing", lambda: names)
     answer = CliRunner().invoke(cli, ["models"])
@@ -162,16 +162,16 @@ def test_model_nobody_knows_is_refused_with_near_matches(broker: Broker) -> None
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "text"),
     [
         ("smartbatch.shared.errors:Nothing", "Nothing"),
         ("simulated:base_ms=-1", "got 'base_ms=-1'"),
     ],
 )
-def test_model_that_cannot_be_made_is_refused_by_name(broker: Broker, model: str, said: str) -> None:
+def test_model_that_cannot_be_made_is_refused_by_name(broker: Broker, model: str, text: str) -> None:
     line = refusal("worker", "--model", model, environ={"REDIS_URL": broker.url}, within_s=30)
     assert line.startswith("smartbatch: ")
-    assert said in line
+    assert text in line
 
 
 def last_line(*arguments: str, **environ: str) -> str:
@@ -212,18 +212,18 @@ def test_weights_that_cannot_be_fetched_end_the_worker_with_the_way_out(broker: 
 def test_bad_setting_is_refused_with_what_was_expected_and_what_came(
     command: str, variable: str, value: str, expected: str
 ) -> None:
-    line = refusal(command, environ={variable: value, **NOBODY})
+    line = refusal(command, environ={variable: value, **NO_BROKER})
     assert line.startswith(f"smartbatch: {variable}: {expected}")
     assert line.endswith(f"got {value!r}")
 
 
 def test_option_wins_over_the_environment_and_is_checked_like_it() -> None:
-    line = refusal("gateway", "--port", "70000", environ={"PORT": "8000", **NOBODY})
+    line = refusal("gateway", "--port", "70000", environ={"PORT": "8000", **NO_BROKER})
     assert line == "smartbatch: PORT: Expected `int` <= 65535, got '70000'"
 
 
 def test_workers_of_a_gateway_are_its_processes() -> None:
-    line = refusal("gateway", "--workers", "0", environ=NOBODY)
+    line = refusal("gateway", "--workers", "0", environ=NO_BROKER)
     assert line == "smartbatch: GATEWAY_PROCESSES: Expected `int` >= 1, got '0'"
 
 
@@ -234,7 +234,7 @@ def test_option_of_up_that_is_out_of_range_is_refused() -> None:
 
 
 def test_settings_lists_every_variable_with_its_value_and_no_password() -> None:
-    ended = Ended("settings", MAX_BATCH_SIZE="64", MODEL_PATH="examples.[bold]:Net", **NOBODY)
+    ended = Ended("settings", MAX_BATCH_SIZE="64", MODEL_PATH="examples.[bold]:Net", **NO_BROKER)
     assert (ended.code, ended.err) == (0, [])
     rows = {line.split()[0]: line.split() for line in ended.out[1:]}
     assert list(rows) == [name for name, *_ in describe()]

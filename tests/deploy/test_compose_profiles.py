@@ -1,4 +1,4 @@
-"""The profiles of docker-compose.yml beside the stack: gRPC, load, Prometheus."""
+"""The profiles of docker-compose.yml next to the stack: gRPC, load, Prometheus."""
 
 from __future__ import annotations
 

@@ -38,13 +38,13 @@ class Letters:
         request_id = f"r{self.broker.sync.xlen(f'{self.keys}dead')}"
         if apart:
             self.broker.sync.set(f"{self.keys}body:{request_id}", packed)
-        facts = {
+        header = {
             "t": "1795433550000",
             "timeout_ms": "30000",
             "rows": str(max(1, payload.rows)),
             "bytes": str(len(packed)),
         }
-        fields = entry_fields(id=request_id, **facts, kind=payload.kind, trace=trace, payload=b"" if apart else packed)
+        fields = entry_fields(id=request_id, **header, kind=payload.kind, trace=trace, payload=b"" if apart else packed)
         fields = {"reason": TAKEN, "entry_id": "1795433550000-0", "deliveries": 3, **fields}
         return self.broker.sync.xadd(f"{self.keys}dead", fields, id=f"{died_ms}-*").decode()
 
@@ -122,43 +122,43 @@ def test_list_of_nothing_says_so(letters: Letters) -> None:
 def test_show_tells_what_an_image_is_and_saves_it_as_it_came(letters: Letters, tmp_path: Path) -> None:
     letter_id = letters.add(Payload("image", [jpeg()], {"top_k": 3}), apart=True)
     file = tmp_path / "cat.jpg"
-    told = letters.json("show", letter_id, "--save", str(file))
+    shown = letters.json("show", letter_id, "--save", str(file))
     image = {"bytes": len(jpeg()), "format": "JPEG", "width": 40, "height": 30}
-    assert told["payload"] == {"kind": "image", "images": [image], "options": {"top_k": 3}}
-    assert told["saved"] == [str(file)]
+    assert shown["payload"] == {"kind": "image", "images": [image], "options": {"top_k": 3}}
+    assert shown["saved"] == [str(file)]
     assert file.read_bytes() == jpeg()
 
 
 def test_show_saves_several_images_side_by_side(letters: Letters, tmp_path: Path) -> None:
     letter_id = letters.add(Payload("image", [jpeg(), b"broken"]))
-    told = letters.json("show", letter_id, "--save", str(tmp_path / "cat.jpg"))
-    assert told["saved"] == [str(tmp_path / "cat-1.jpg"), str(tmp_path / "cat-2.jpg")]
+    shown = letters.json("show", letter_id, "--save", str(tmp_path / "cat.jpg"))
+    assert shown["saved"] == [str(tmp_path / "cat-1.jpg"), str(tmp_path / "cat-2.jpg")]
     assert (tmp_path / "cat-2.jpg").read_bytes() == b"broken"
-    assert told["payload"]["images"][1]["unreadable"].startswith("UnidentifiedImageError")
+    assert shown["payload"]["images"][1]["unreadable"].startswith("UnidentifiedImageError")
 
 
 def test_show_saves_a_tensor_as_npy(letters: Letters, tmp_path: Path) -> None:
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     letter_id = letters.add(Payload("tensor", Tensor("float32", (2, 3), array.tobytes())))
     file = tmp_path / "two.npy"
-    told = letters.json("show", letter_id, "--save", str(file))
-    assert told["payload"] == {"kind": "tensor", "dtype": "float32", "shape": [2, 3], "options": {}}
+    shown = letters.json("show", letter_id, "--save", str(file))
+    assert shown["payload"] == {"kind": "tensor", "dtype": "float32", "shape": [2, 3], "options": {}}
     np.testing.assert_array_equal(np.load(file), array)
 
 
 def test_show_saves_texts_as_the_json_that_predict_takes(letters: Letters, tmp_path: Path) -> None:
     letter_id = letters.add(Payload("text", ["a cat", "ein Kätzchen"]))
     file = tmp_path / "texts.json"
-    told = letters.json("show", letter_id, "--save", str(file))
-    assert told["payload"]["texts"] == ["a cat", "ein Kätzchen"]
+    shown = letters.json("show", letter_id, "--save", str(file))
+    assert shown["payload"]["texts"] == ["a cat", "ein Kätzchen"]
     assert json.loads(file.read_text()) == {"data": ["a cat", "ein Kätzchen"]}
 
 
 def test_show_for_a_person_has_a_line_per_fact_and_no_control_sequences(letters: Letters) -> None:
     lines = letters.run("show", letters.add(raw(), trace="\x1b[2J")).out
-    facts = dict(line.split("  ", 1) for line in lines)
-    facts = {fact: value.strip() for fact, value in facts.items()}
-    assert (facts["reason"], facts["trace"], facts["payload content_type"]) == (TAKEN, r"\x1b[2J", "text/plain")
+    fields = dict(line.split("  ", 1) for line in lines)
+    fields = {name: value.strip() for name, value in fields.items()}
+    assert (fields["reason"], fields["trace"], fields["payload content_type"]) == (TAKEN, r"\x1b[2J", "text/plain")
 
 
 def test_show_says_when_the_input_has_expired_and_saves_no_empty_file(letters: Letters, tmp_path: Path) -> None:
@@ -199,8 +199,8 @@ def test_requeue_runs_it_and_says_what_became_of_it(letters: Letters, worker: Pr
 
 def test_requeue_keeps_what_nobody_ran(letters: Letters) -> None:
     letter_id = letters.add(raw())
-    [told] = letters.json("requeue", letter_id, code=1, REQUEST_TIMEOUT="0.2")
-    assert (told["outcome"], told["detail"]) == ("kept", "not answered within 0.2 s (is a worker running?)")
+    [shown] = letters.json("requeue", letter_id, code=1, REQUEST_TIMEOUT="0.2")
+    assert (shown["outcome"], shown["detail"]) == ("kept", "not answered within 0.2 s (is a worker running?)")
     assert letters.count == 1
     assert letters.broker.sync.xlen(f"{letters.keys}requests") == 0
 
@@ -208,10 +208,10 @@ def test_requeue_keeps_what_nobody_ran(letters: Letters) -> None:
 def test_requeue_without_waiting_leaves_the_outcome_at_a_key_that_it_names(letters: Letters, worker: Process) -> None:
     for _ in range(3):
         letters.add(raw(), died_ms=int(time.time() * 1000))
-    told = letters.json("requeue", "--all", "--no-wait")
-    assert [each["outcome"] for each in told] == ["queued"] * 3
+    shown = letters.json("requeue", "--all", "--no-wait")
+    assert [each["outcome"] for each in shown] == ["queued"] * 3
     assert letters.count == 0
-    for each in told:
+    for each in shown:
         key = each["detail"].removeprefix("reply at ").removesuffix(" for 60 s")
         assert key == f"{letters.keys}reply:{each['request']}"
         assert "result" in msgpack.unpackb(eventually(lambda key=key: letters.broker.sync.get(key)))
@@ -242,7 +242,7 @@ def test_drop_of_all_asks_first(letters: Letters) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "text"),
     [
         (("show", "abc"), "invalid dead letter ID 'abc'; expected one like 1795433558335-0"),
         (("show", "1-1"), "no dead letter 1-1 in any model; `smartbatch dead list` lists what exists"),
@@ -256,10 +256,10 @@ def test_drop_of_all_asks_first(letters: Letters) -> None:
         (("drop", "1-1", "--all"), "specify the IDs of dead letters, or --all"),
     ],
 )
-def test_a_wrong_id_is_refused_before_anything_is_done(letters: Letters, arguments: tuple[str, ...], said: str) -> None:
+def test_a_wrong_id_is_refused_before_anything_is_done(letters: Letters, arguments: tuple[str, ...], text: str) -> None:
     letters.add(raw())
     ended = letters.run(*arguments, code=2)
-    assert said is None or said in ended.err[-1]
+    assert text is None or text in ended.err[-1]
     assert not any("Traceback" in line for line in ended.err)
     assert letters.count == 1
     assert letters.broker.sync.xlen(f"{letters.keys}requests") == 0

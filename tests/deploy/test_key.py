@@ -40,10 +40,10 @@ def test_without_a_file_the_table_is_printed_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("app", "Cannot declare"), ("a b", "a key name must be"), ("", "a key name")]
+    ("name", "text"), [("app", "Cannot declare"), ("a b", "a key name must be"), ("", "a key name")]
 )
 def test_a_name_that_cannot_be_leaves_the_file_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, name: str, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, name: str, text: str
 ) -> None:
     file = tmp_path / "keys.toml"
     CliRunner().invoke(cli, ["key", "new", "app", "--file", str(file)])
@@ -52,7 +52,7 @@ def test_a_name_that_cannot_be_leaves_the_file_as_it_was(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
-    assert said in capsys.readouterr().err
+    assert text in capsys.readouterr().err
     assert file.read_bytes() == before
 
 
@@ -61,11 +61,11 @@ class Wants(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
-        told = f'{{"detail": "came: {self.headers["authorization"]}"}}'.encode()
+        content = f'{{"detail": "came: {self.headers["authorization"]}"}}'.encode()
         self.send_response(401)
-        self.send_header("content-length", str(len(told)))
+        self.send_header("content-length", str(len(content)))
         self.end_headers()
-        self.wfile.write(told)
+        self.wfile.write(content)
 
     def log_message(self, format: str, *args) -> None: ...
 

@@ -301,10 +301,10 @@ def test_model_that_cannot_be_loaded_ends_everything_and_is_told_once(up: Callab
 
     eventually(ended, 15)
     assert system.popen.returncode == 2
-    told = [line for line in system.lines if line.startswith("smartbatch: ")]
-    who = told.pop()
-    assert re.fullmatch(r"smartbatch: worker( \d)? failed to start", who)
-    assert told == [
+    errors = [line for line in system.lines if line.startswith("smartbatch: ")]
+    last = errors.pop()
+    assert re.fullmatch(r"smartbatch: worker( \d)? failed to start", last)
+    assert errors == [
         "smartbatch: simulated takes milliseconds from 0 as in `simulated:base_ms=4,row_ms=0.2,load_ms=0`, "
         "got 'speed=9'",
     ]

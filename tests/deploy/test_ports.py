@@ -1,4 +1,4 @@
-"""A port that is free stays free until the server that is told of it has started."""
+"""A free port stays free until the server that gets it has started."""
 
 from __future__ import annotations
 

@@ -104,16 +104,16 @@ async def test_a_long_stream_is_read_in_pieces(stream: Stream, monkeypatch: pyte
 
 
 async def test_show_decodes_an_entry_by_either_id(stream: Stream, tmp_path: Path) -> None:
-    large = "x" * 100_000  # lies beside the stream
+    large = "x" * 100_000  # an external payload
     await stream.admit("hello", large)
     await stream.claim(1)
-    told = await stream.json("show", "r-0")
-    assert told["worker"] == "w1"
-    assert told["timeout_s"] == 30.0
-    assert told["gateway"] == "gw"
-    assert told["payload"] == {"kind": "raw", "content_type": "text/plain", "bytes": 5, "options": {}}
+    shown = await stream.json("show", "r-0")
+    assert shown["worker"] == "w1"
+    assert shown["timeout_s"] == 30.0
+    assert shown["gateway"] == "gw"
+    assert shown["payload"] == {"kind": "raw", "content_type": "text/plain", "bytes": 5, "options": {}}
     saved = tmp_path / "input"
-    lines = (await stream.run("show", told["entry"], "--save", str(saved))).out
+    lines = (await stream.run("show", shown["entry"], "--save", str(saved))).out
     assert saved.read_text() == "hello"
     assert [line.split() for line in lines if line.startswith("payload bytes")] == [["payload", "bytes", "5"]]
     await stream.run("show", "r-1", "--save", str(saved))
@@ -123,17 +123,17 @@ async def test_show_decodes_an_entry_by_either_id(stream: Stream, tmp_path: Path
 async def test_an_id_that_is_not_there_or_is_two_is_refused(stream: Stream, broker: Broker) -> None:
     await stream.admit("hello")
     for id_ in ("no-such", "1795433558335-0"):
-        said = f"no entry {id_} in any model; `smartbatch queue` lists what exists"
-        assert await stream.refusal("show", id_) == said
-        assert await stream.refusal("cancel", "r-0", id_) == said
+        text = f"no entry {id_} in any model; `smartbatch queue` lists what exists"
+        assert await stream.refusal("show", id_) == text
+        assert await stream.refusal("cancel", "r-0", id_) == text
     assert await stream.reply("r-0") is None  # nothing was changed
     other = Stream(broker, "other")
     await other.admit("hello")
     assert (
         await stream.refusal("cancel", "r-0") == "entry r-0 exists in several models (m, other); select one with --name"
     )
-    [told] = await stream.json("cancel", "r-0", "--name", "other")
-    assert (told["model"], told["cancelled"]) == ("other", True)
+    [shown] = await stream.json("cancel", "r-0", "--name", "other")
+    assert (shown["model"], shown["cancelled"]) == ("other", True)
     await other.client.aclose()
 
 
@@ -165,7 +165,7 @@ async def test_one_that_was_answered_meanwhile_is_said_so(stream: Stream) -> Non
 async def test_what_no_gateway_wrote_is_shown_and_can_be_removed(stream: Stream) -> None:
     entry_id = (await stream.client.xadd(stream.keys.requests, {"id": "\x1b[2J[red]", "what": "ever"})).decode()
     assert r"\x1b[2J[red]" in "\n".join((await stream.run()).out)
-    told = await stream.json("show", entry_id)
-    assert told["malformed"] == "its fields are not those of a request"
+    shown = await stream.json("show", entry_id)
+    assert shown["malformed"] == "its fields are not those of a request"
     assert (await stream.json("cancel", entry_id))[0]["cancelled"] is True
     assert (await stream.json())[0]["entries"] == []

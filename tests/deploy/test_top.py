@@ -30,7 +30,7 @@ async def test_it_follows_a_load(stack: Callable[..., Stack], broker: Broker) ->
     await ask_all(system.url, bodies(100), 16)
     assert system.predict(b"x", params={"top_k": "many"}).status_code == 400
 
-    def told() -> dict | None:
+    def reached() -> dict | None:
         for line in watching.log.read_text().splitlines():
             model = json.loads(line)["models"]["simulated"]
             outcomes, last = model["stats"]["outcomes"], model["last"]
@@ -40,7 +40,7 @@ async def test_it_follows_a_load(stack: Callable[..., Stack], broker: Broker) ->
                 return model
         return None
 
-    model = eventually(told, 20, 0.1)
+    model = eventually(reached, 20, 0.1)
     assert model["last"]["answered"] == 100
     assert model["stats"]["throughput_rps"] == 10.0
     assert model["stats"]["latency_ms"]["p50"] > 4

@@ -125,7 +125,7 @@ def test_a_key_is_revoked_and_another_made_while_it_runs(stack: Callable[..., St
 
     eventually(lambda: all_say("sb_old", 401) and all_say("sb_new", 200), 10, 0.1)
     file.write_text("[keys.new]\nsha256 = 'not a digest'")
-    eventually(lambda: "the keys of before still hold" in gateway.log.read_text())
+    eventually(lambda: "the previous keys stay valid" in gateway.log.read_text())
     assert all_say("sb_new", 200)
     file.unlink()
     eventually(lambda: "No such file" in gateway.log.read_text())

@@ -206,11 +206,11 @@ def test_entries_that_no_gateway_wrote_stop_no_worker(stack: Callable[..., Stack
     redis, stream = system.broker.sync, "smartbatch:{simulated}:requests"
     good = {"gateway": "g", "t": str(int(time.time() * 1000)), "timeout_ms": "60000"}
     deep = b"\x84\xa1v\x01\xa4kind\xa4text\xa7content\x91\xa1a\xa7options\x81\xa1a" + b"\x91" * 100_000 + b"\xc0"
-    garbled: list[dict] = [{"hello": "world"}]
-    garbled += (entry_fields(**good | odd) for odd in ({"rows": "many"}, {"id": b"\xff"}, {"timeout_ms": "9" * 12}))
+    malformed: list[dict] = [{"hello": "world"}]
+    malformed += (entry_fields(**good | odd) for odd in ({"rows": "many"}, {"id": b"\xff"}, {"timeout_ms": "9" * 12}))
     unreadable = [entry_fields(**good, payload=payload) for payload in (b"\xc1", deep, b"\xdd\xff\xff\xff\xff")]
     lost = [entry_fields(**good, payload=b"")]
-    for fields in (*garbled, *unreadable, *lost):
+    for fields in (*malformed, *unreadable, *lost):
         redis.xadd(stream, fields)
     redis.rpush(
         redis.keys("*inbox*")[0] if redis.keys("*inbox*") else "smartbatch:{simulated}:inbox:g", b"\xff", b"x|y"
@@ -220,10 +220,10 @@ def test_entries_that_no_gateway_wrote_stop_no_worker(stack: Callable[..., Stack
     eventually(lambda: redis.xlen(stream) == 0)
     letters = [fields[b"reason"].decode() for _, fields in redis.xrange("smartbatch:{simulated}:dead")]
     assert sorted(letters) == [
-        "garbled: a number is out of range",
-        "garbled: its fields are not those of a request",
-        "garbled: its id or header holds what is neither a number nor text",
-        "garbled: its id or header holds what is neither a number nor text",
+        "malformed: a number is out of range",
+        "malformed: its fields are not those of a request",
+        "malformed: its id or header holds what is neither a number nor text",
+        "malformed: its id or header holds what is neither a number nor text",
     ]
     assert system.client.get(f"{system.url}/readyz").status_code == 200
     assert worker.popen.poll() is None

@@ -1,1 +1,1 @@
-"""When a batch closes, and what goes into it."""
+"""Claim entries and decide when a batch closes."""

@@ -1,96 +1,138 @@
-"""Is anybody else coming? Learned from the arrivals themselves. Pure: times in, seconds out.
+"""Predict whether another request arrives soon enough to be worth waiting for. Pure: times in, seconds out.
 
-What is learned is the hazard of an arrival (`hazard.py`). So a burst of clients that all got their answers together is
-waited for until it is over, a steady stream is waited for as long as it is worth it, and a client alone, who asks again
-only when it has its answer, is never waited for.
+The predictor learns the hazard rate of arrivals: their rate as a function of the time since the last one. A burst of
+clients that got their replies together is waited for until the last of them is back, a steady stream as long as the
+window is expected to hold more of it, and a lone client that sends its next request after each reply never.
 
-There are two of it: while some of those who have just been answered are not back (*owed*), and while none is. Clients
-that ask again once they have their answers are all here when the last of them is back, so nothing comes while none is
-owed, and the batch closes with the last one. In a stream that asks no matter what was answered both are the same.
+There are two estimators: one applies while clients that were just answered have not come back (they are *returning*),
+the other while none is returning. Closed-loop clients are complete when the last one is back, so the second one learns
+that nothing follows, and the batch closes with it. In an open-loop stream both learn the same.
 
-Only time while the one before is still here counts (waiting, or running): what comes after its reply may have been
-caused by it, and no waiting would have brought it sooner. Beside other workers only the waiting counts: what comes
-while a batch runs they may take, and then it isn't seen here.
+Only the time before the reply counts: a request that comes later may be a consequence of that reply, and waiting would
+not have brought it sooner. Next to other workers only the time before the batch closes counts: they may claim what
+arrives while this one runs, and this worker never sees it.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 
-from smartbatch.worker.batching.hazard import HazardEstimator
+# Ages (seconds since the last arrival) at which the hazard rate may change. Admission times are whole milliseconds.
+EDGES_S = (0.0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256)
+# Wait only if so many arrivals are expected in the rest of the window. (With 0.7, bursts at 20 % of capacity in
+# docs/scale.md made batches of 87 % of the single queue's size.)
+WORTH_IT = 0.5
+HALF_LIFE = 16  # observations after which what was learned counts half
+# Prior before any observation, in arrivals a second: waiting is right. An age with few observations is taken to be like
+# the age before it, with the weight of LIKE_BEFORE_S of observed waiting.
+UNKNOWN_PER_S = 300.0
+LIKE_BEFORE_S = 0.001
 
-GRAIN_S = 0.001  # Redis gives admissions in whole milliseconds: one that came back at once may seem to be so early
-# Once in so many times one waits although nobody is expected, or a change for the better would never be seen. Each time
-# that nobody comes even then it is done half as often, down to once in EXPLORE_AT_LEAST_EVERY.
+GRAIN_S = 0.001  # resolution of admission times: a request that came back at once may seem to precede its reply
+# One batch in EXPLORE_EVERY waits although no arrival is likely, else an increase of the load would go unnoticed. The
+# interval doubles each time nothing comes, up to EXPLORE_AT_LEAST_EVERY.
 EXPLORE_EVERY, EXPLORE_AT_LEAST_EVERY = 64, 1024
+
+
+class HazardEstimator:
+    """Hazard rate by age: arrivals at that age per second waited at that age, with exponential forgetting."""
+
+    def __init__(self) -> None:
+        self._keep = 0.5 ** (1 / HALF_LIFE)
+        self._arrivals = [0.0] * len(EDGES_S)
+        self._waited_s = [0.0] * len(EDGES_S)
+
+    def learn(self, seconds: float, *, arrived: bool) -> None:
+        """Add one observation: `seconds` without an arrival, ended by one or (not `arrived`) by something else."""
+        last = _bin(seconds)
+        for index in range(last + 1):
+            end = EDGES_S[index + 1] if index < last else seconds
+            self._arrivals[index] *= self._keep
+            self._waited_s[index] = self._waited_s[index] * self._keep + end - EDGES_S[index]
+        self._arrivals[last] += arrived
+
+    def idle_age_s(self, age_end: float) -> float:
+        """Return the age from which waiting until `age_end` is no longer worthwhile; 0 when it never is."""
+        hazard, expected, end = UNKNOWN_PER_S, 0.0, age_end
+        hazards = [
+            hazard := (arrivals + LIKE_BEFORE_S * hazard) / (waited_s + LIKE_BEFORE_S)
+            for arrivals, waited_s in zip(self._arrivals, self._waited_s, strict=True)
+        ]
+        for index in range(_bin(age_end), -1, -1):
+            hazard, begin = hazards[index], EDGES_S[index]
+            expected += (end - begin) * hazard
+            if expected >= WORTH_IT:
+                return begin + (expected - WORTH_IT) / hazard
+            end = begin
+        return 0.0
 
 
 class ArrivalPredictor:
     """One worker's view of one model. Called from its event loop only. Times are monotonic seconds."""
 
     def __init__(self) -> None:
-        self._none_owed = HazardEstimator()
-        self._some_owed = HazardEstimator()
-        self._owed = 0  # of those who were answered since a batch was closed last, so many haven't come again
+        self._none_returning = HazardEstimator()
+        self._some_returning = HazardEstimator()
+        self._returning = 0  # clients answered since the last batch closed that have not come back
         self._answered_at = -math.inf
-        self._since: float | None = None  # the last one came; or others, who came before it, were answered
-        self._until = math.inf  # the last one was answered, or may have been followed by one that another worker took
-        self._hazard = self._none_owed  # what applies since then
+        self._since: float | None = None  # start of the current observation: the last arrival
+        self._until = math.inf  # its end, if no arrival ends it: the reply, or the close next to other workers
+        self._hazard = self._none_returning  # the estimator that learns from it
         self._explore_every = EXPLORE_EVERY
         self._since_explored = 0
         self._exploring = False
 
-    def came(self, admitted_at: Sequence[float], *, learn: bool) -> None:
-        """Take in new entries, oldest first. From a backlog there is nothing to `learn`: nobody waits for it."""
+    def observe(self, admitted_at: Sequence[float], *, learn: bool) -> None:
+        """Add new arrivals, oldest first. Don't `learn` from a backlog: nothing waited for it."""
         for at in admitted_at:
             if learn and self._since is not None:
                 self._learn(self._since, at)
             if self._exploring:
                 self._explore_every, self._exploring = EXPLORE_EVERY, False
             self._since, self._until = at, math.inf
-            self._hazard = self._none_owed
+            self._hazard = self._none_returning
             if at > self._answered_at - GRAIN_S:
-                self._owed = max(0, self._owed - 1)
-                self._hazard = self._of(self._owed)
+                self._returning = max(0, self._returning - 1)
+                self._hazard = self._estimator(self._returning)
 
     def _learn(self, since: float, at: float) -> None:
-        """One came at `since`, and the next one `at`."""
+        """Learn from two successive arrivals."""
         end, hazard = min(at, self._until), self._hazard
-        if since < self._answered_at < end:  # from then on some were owed
-            hazard.learn(self._answered_at - since, came=False)
-            since, hazard = self._answered_at, self._of(self._owed)
-        hazard.learn(max(0.0, end - since), came=at < self._until - GRAIN_S)
+        if since < self._answered_at < end:  # a reply in between: two observations
+            hazard.learn(self._answered_at - since, arrived=False)
+            since, hazard = self._answered_at, self._estimator(self._returning)
+        hazard.learn(max(0.0, end - since), arrived=at < self._until - GRAIN_S)
 
-    def closed(self, at: float, *, sole_worker: bool) -> None:
-        """A batch is closed. Who isn't back by now isn't waited for as one who was just answered. Without
-        `alone` there are other workers, who may take what comes from now on."""
-        self._owed = 0
+    def batch_closed(self, at: float, *, sole_worker: bool) -> None:
+        """Stop expecting clients back. Without `sole_worker` others may claim what arrives from now on."""
+        self._returning = 0
         if not sole_worker:
             self._until = min(self._until, at)
         if self._exploring:
             self._explore_every = min(EXPLORE_AT_LEAST_EVERY, 2 * self._explore_every)
             self._exploring = False
 
-    def answered(self, claimed_entries: int, at: float, *, last: bool) -> None:
-        """A batch has run, in which the `last` one was who came, as far as is known."""
-        self._owed += claimed_entries
+    def batch_answered(self, requests: int, at: float, *, last: bool) -> None:
+        """A batch has run. `last`: it holds the last arrival that is known."""
+        self._returning += requests
         self._answered_at = at
         if last:
             self._until = min(self._until, at)
 
     def idle_at(self, now: float, window_end: float) -> float:
-        """When nobody else will be expected any more, if nobody comes: between `now` and `window_end`."""
+        """Return when another arrival stops being likely if none comes: between `now` and `window_end`."""
         since = now if self._since is None else min(max(self._since, self._answered_at), now)
-        return max(now, since + self._of(self._owed).idle_age_s(window_end - since))
+        return max(now, since + self._estimator(self._returning).idle_age_s(window_end - since))
 
     def expects(self, within_s: float, *, running: int = 0) -> bool:
-        """Whether others are expected so soon after one that came just now; or, with so many `running`, after one that
-        came once they are answered."""
-        return self._of(self._owed + running - 1).idle_age_s(within_s) > 0.0
+        """Return whether another arrival is likely within `within_s` of an arrival now, or, with `running` requests on
+        the device, of an arrival after their replies."""
+        return self._estimator(self._returning + running - 1).idle_age_s(within_s) > 0.0
 
-    def explores(self) -> bool:
-        """Whether to wait this time although nobody is expected. Asked when a batch would close."""
+    def should_explore(self) -> bool:
+        """Return whether this batch waits although no arrival is likely. Call it once when a batch would close."""
         self._since_explored += 1
         if self._since_explored < self._explore_every:
             return False
@@ -98,5 +140,9 @@ class ArrivalPredictor:
         self._exploring = True
         return True
 
-    def _of(self, owed: int) -> HazardEstimator:
-        return self._some_owed if owed > 0 else self._none_owed
+    def _estimator(self, returning: int) -> HazardEstimator:
+        return self._some_returning if returning > 0 else self._none_returning
+
+
+def _bin(seconds: float) -> int:
+    return max(0, bisect_right(EDGES_S, seconds) - 1)

@@ -1,12 +1,12 @@
-"""The claimer: it fills batches from the stream and hands them to the engine.
+"""The batcher claims entries from the stream, fills batches and submits them to the engine.
 
-    device free    claim (idle), or wait for the bell and claim; fill until the policy closes; submit
-    device busy    claim ahead what no idle worker could take, one batch at the most; nothing behind a batch that is
-                   over at once, or that nobody is expected behind (the next is asked for as it ends)
-    worker dead    when a worker was convicted: one of its entries at a time, alone
+    device free    claim, or wait for the wakeup and claim; fill until the policy closes the batch; submit it
+    device busy    claim ahead what no idle worker could take, one batch at most. Nothing is claimed behind a batch that
+                   is very short, or that no other arrival is likely to follow: the next claim leaves as it ends
+    worker dead    claim one entry of a dead worker at a time and run it isolated
 
-Only one idle worker at a time fills a batch (it holds the *turn*), so idle workers never tear one batch into
-several small ones. PROTOCOL in docs/protocol.md argues why each claim is as it is.
+Only the holder of the fill lock fills a batch, so idle workers never tear one batch into several small ones.
+docs/protocol.md argues why each claim is safe.
 """
 
 from __future__ import annotations
@@ -20,71 +20,68 @@ import time
 from smartbatch.shared.broker.queue.claims import Claim, Mode, WorkerQueue
 from smartbatch.shared.errors import BrokerUnavailable
 from smartbatch.worker.batching.arrivals import ArrivalPredictor
-from smartbatch.worker.batching.policy import BatchState, CloseReason, Limits, decide
-from smartbatch.worker.batching.throughput import ThroughputEstimator
-from smartbatch.worker.core.batch import Batch, BatchBuilder
+from smartbatch.worker.batching.policy import decide
+from smartbatch.worker.core.batch import Batch, BatchBuilder, BatchState, CloseReason, Limits
+from smartbatch.worker.core.estimators import LatencyEstimator, ThroughputEstimator
 from smartbatch.worker.execution.engine import Engine
-from smartbatch.worker.execution.latency import LatencyEstimator
 from smartbatch.worker.queue.entry_tracker import EntryTracker
 from smartbatch.worker.queue.failure_detection import FailureDetector
 
 log = logging.getLogger(__name__)
 
-BELL_S = 0.5  # a crashed filler's unclaimed work is found after this at the latest
-TURN_SLACK_MS = 100
+WAKEUP_S = 0.5  # longest wait for a wakeup: a worker that crashed with the fill lock delays others no longer
+FILL_LOCK_SLACK_MS = 100  # by which the fill lock outlasts the window
 MIN_AHEAD_POLL_S = 0.002
-AHEAD_POLLS = 4  # in a batch's run
-# So long before the end of a batch that nobody is expected behind the next claim leaves already, if no other worker
-# could take what comes: then only the replies are left to do, and Redis is awake for them. (The event loop's timers
-# count whole milliseconds.)
+AHEAD_POLLS = 4  # polls for a batch to claim ahead, during one forward
+# Lead of the next claim over the end of a batch that no arrival is likely to follow, if no other worker could take what
+# comes: only the replies are left to do then, and Redis is awake for them. (asyncio's timers count whole milliseconds.)
 EARLY_S = 0.001
-# A batch that takes so much less than a claim is over before what is claimed meanwhile would be here.
-SHORT = 4
+SHORT = 4  # a forward shorter than a claim's round trip by this factor ends before a claim made meanwhile returns
 RETRY_S = (0.02, 0.1, 0.25, 0.5)
 
 
 class Batcher:
-    """One long-lived task; the only one that claims. `device_freed` is called from the event loop."""
+    """One long-lived task, the only one that claims. `device_freed` is called in the event loop."""
 
     def __init__(
         self,
-        claims: WorkerQueue,
+        queue: WorkerQueue,
         tracker: EntryTracker,
         engine: Engine,
         limits: Limits,
-        times: LatencyEstimator,
-        service: ThroughputEstimator,
+        latency: LatencyEstimator,
+        throughput: ThroughputEstimator,
         failure_detector: FailureDetector,
         worker_id: str,
     ) -> None:
-        self._claims = claims
+        self._queue = queue
         self._tracker = tracker
         self._engine = engine
         self._limits = limits
-        self._times = times
-        self._service = service
+        self._latency = latency
+        self._throughput = throughput
         self._failure_detector = failure_detector
         self.sole_worker = False  # no other worker serves this model
         self._arrivals = ArrivalPredictor()
         self._last_batch: Batch | None = None
         self._batch_ids = (f"{worker_id}-{n}" for n in itertools.count(1))
         self._builder = BatchBuilder()
-        self._on_device: list[Batch] = []  # the running one and the one claimed ahead
+        self._on_device: list[Batch] = []  # the running batch and the one claimed ahead
         self._freed = asyncio.Event()
         self._drained = asyncio.Event()
         self._draining = False
-        self._solo = False
+        self._isolated = False  # the batch being filled must run alone
         self._claim_s = 0.001  # running mean of a claim's round trip
-        self._may_hold_turn = False
-        self._waiting: float = math.inf  # entries on the stream, by a claim just made; unknown since
-        self._last_id = ""  # the group's last-delivered-id then
+        self._may_hold_fill_lock = False
+        self._waiting: float = math.inf  # entries on the stream after the last claim; inf once that is outdated
+        self._last_id = ""  # the group's last-delivered-id after the last claim
         self._releases: set[asyncio.Task[None]] = set()
         self._free_since: float | None = None
 
     # --- called by others
 
     async def drain(self) -> None:
-        """Claim nothing more; return when what is held has run."""
+        """Stop claiming; return when all that is held has run."""
         self._draining = True
         self._freed.set()
         await self._drained.wait()
@@ -94,23 +91,26 @@ class Batcher:
         return self._limits
 
     def set_limits(self, limits: Limits) -> None:
-        """Hold from the next decision on; the batch that is filling may be larger by then."""
+        """Apply from the next decision on. The batch being filled may exceed them already."""
         self._limits = limits
-        self._service.max_rows = limits.max_rows
+        self._throughput.max_rows = limits.max_rows
 
     def device_freed(self, batch: Batch, at: float) -> None:
+        """Take note that a batch left the device, and wake the task for the next one."""
         self._on_device.remove(batch)
         if batch.closed != "isolated":
-            self._service.record(batch.rows_run, at - batch.on_device_at, backlog=batch.closed in ("full", "bytes"))
-        self._arrivals.answered(len(batch.claimed_entries), at, last=batch is self._last_batch)
+            backlog = batch.closed in ("full", "bytes")
+            self._throughput.record(batch.rows_run, at - batch.on_device_at, backlog=backlog)
+        self._arrivals.batch_answered(len(batch.claimed_entries), at, last=batch is self._last_batch)
         if self._on_device:
             self._on_device[0].on_device_at = at
         else:
             self._free_since = at
         self._freed.set()
-        self._claims.wake()
+        self._queue.wake()
 
     async def run(self) -> None:
+        """Claim, fill and submit until drained. Never returns: a task that ends means an error."""
         failures = 0
         while not self._draining:
             try:
@@ -118,56 +118,57 @@ class Batcher:
                 failures = 0
             except BrokerUnavailable as error:
                 self._tracker.metrics.broker_errors.inc()
-                log.warning("claiming failed: %s", error)
+                log.warning("claim failed: %s", error)
                 await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
                 failures += 1
         if self._builder:
             self._submit("drain")
         await self._until_free()
         self._drained.set()
-        await asyncio.Event().wait()  # the task ends by being cancelled; ending by itself would mean an error
+        await asyncio.Event().wait()
 
     # --- device free
 
     async def _while_free(self) -> None:
         if not self._builder:
             self._builder.add(self._tracker.take_suspect())
-            self._solo = bool(self._builder)
-        if not self._solo:
+            self._isolated = bool(self._builder)
+        if not self._isolated:
             self._builder.add(self._tracker.take_adopted())
-        if not self._builder and not await self._first():
+        if not self._builder and not await self._claim_first():
             return
-        if self._solo:
-            claimed_entries = self._builder.claimed_entries
-            self._submit("isolated")
-            await self._until_free()
-            await self._tracker.until_finished(
-                claimed_entries
-            )  # else the next, should it kill, would have this one counted too
-            self._solo = False
-            return
-        await self._fill()
+        if self._isolated:
+            await self._run_isolated()
+        else:
+            await self._fill()
 
-    async def _first(self) -> bool:
-        """Claim for an empty batch once the bell rings; it has rung already if work waits. False if nothing came."""
-        # A turn that isn't taken needn't be given back.
-        running = sum(
-            len(batch.claimed_entries) for batch in self._on_device
-        )  # what comes is likely to come after them
+    async def _claim_first(self) -> bool:
+        """Claim for an empty batch, at once if entries wait, else after the wakeup. Returns whether any came."""
+        running = sum(len(batch.claimed_entries) for batch in self._on_device)  # the next likely comes after their end
         window_s = self._limits.window_s
-        hold_ms = self._hold_ms(window_s) if self._expects_others(window_s, running=running) else 0
-        if dead_worker := next(iter(self._failure_detector.convicts), None):
+        # Without a likely arrival the fill lock is not taken, and so needs no release.
+        hold_ms = self._hold_ms(window_s) if self._arrival_likely(window_s, running=running) else 0
+        if dead_worker := next(iter(self._failure_detector.dead_workers), None):
             claim = await self._claim("idle", hold_ms=hold_ms, dead_worker=dead_worker)
-            self._solo = claim.kind == "isolated" and bool(self._builder)
-            if claim.kind != "isolated" and dead_worker in self._failure_detector.convicts:
-                self._failure_detector.convicts.remove(dead_worker)  # the claim found nothing of theirs left
+            self._isolated = claim.kind == "isolated" and bool(self._builder)
+            if claim.kind != "isolated" and dead_worker in self._failure_detector.dead_workers:
+                self._failure_detector.dead_workers.remove(dead_worker)  # it has no entries left
             if claim.kind != "empty":
                 return bool(self._builder)
-        await self._claim("idle", hold_ms=hold_ms, after_bell_s=BELL_S)
+        await self._claim("idle", hold_ms=hold_ms, after_bell_s=WAKEUP_S)
         return bool(self._builder)
 
+    async def _run_isolated(self) -> None:
+        """Run one entry of a dead worker alone, and wait until Redis has its outcome: if the next one kills this
+        worker, this one must not count as a suspect too."""
+        claimed_entries = self._builder.claimed_entries
+        self._submit("isolated")
+        await self._until_free()
+        await self._tracker.until_finished(claimed_entries)
+        self._isolated = False
+
     async def _fill(self) -> None:
-        """Wait for more until the policy closes the batch, then submit it."""
+        """Wait for more entries until the policy closes the batch, then submit it."""
         builder = self._builder
         while True:
             run_s = self._run_s(builder.rows)
@@ -177,8 +178,9 @@ class Batcher:
             if decision.reason in ("full", "bytes"):
                 break
             left_s = max(0.0, decision.until - time.monotonic())
-            # Claimed ahead or adopted: one top-up, now that the device is free. Or it waits though nobody was expected.
-            if not builder.last_id or not (decision.reason or self._may_hold_turn):
+            # Top up once with the device free, if the batch was claimed ahead or adopted; and take the fill lock before
+            # waiting, if the first claim did not.
+            if not builder.last_id or not (decision.reason or self._may_hold_fill_lock):
                 await self._claim("idle", hold_ms=self._hold_ms(left_s) if left_s else 0)
                 continue
             if decision.reason:
@@ -186,62 +188,56 @@ class Batcher:
             wait = (builder.last_id, math.ceil(left_s * 1000))
             claim = await self._claim("top", hold_ms=self._hold_ms(left_s), after_entry=wait)
             if claim.kind == "empty" and claim.waiting:
-                break  # the turn was lost to another: what waits is theirs
-        if decision.reason not in ("full", "bytes") and self._may_hold_turn:
-            self._release()
+                break  # another worker holds the fill lock now: what waits is for its batch
+        if decision.reason not in ("full", "bytes") and self._may_hold_fill_lock:
+            self._release_fill_lock()
         self._submit(decision.reason or "window")
 
     def _idle_at(self, state: BatchState, now: float) -> float:
-        """When nobody else will be expected. Never for a batch that explores: it waits out its window."""
+        """Return when another arrival stops being likely; infinity for a batch that explores."""
         builder = self._builder
         if not self._limits.adaptive or state.rows >= self._limits.max_rows:
             return math.inf
-        self._arrivals.came(builder.news(), learn=True)
+        self._arrivals.observe(builder.new_arrivals(), learn=True)
         if builder.explores:
             return math.inf
         idle_at = self._arrivals.idle_at(now, state.oldest_at + self._limits.window_s)
-        if idle_at <= now < state.oldest_at + self._limits.window_s and self._arrivals.explores():
+        if idle_at <= now < state.oldest_at + self._limits.window_s and self._arrivals.should_explore():
             builder.explores = True
             return math.inf
         return idle_at
 
-    def _expects_others(self, within_s: float, *, running: int = 0) -> bool:
-        """Whether others are expected so soon after a request that comes now; or comes once so many `running` are
-        answered."""
+    def _arrival_likely(self, within_s: float, *, running: int = 0) -> bool:
+        """Return whether an arrival is likely within `within_s` of one that comes now, or that comes after the replies
+        to the `running` requests."""
         return not self._limits.adaptive or self._arrivals.expects(within_s, running=running)
 
     # --- device busy
 
     async def _while_busy(self) -> None:
-        """One claim ahead, or a wait for the device, whichever is due.
+        """Claim ahead once, or wait for the device, whichever is due.
 
-        A whole batch is worth looking for while they come whole; what is there when the device is nearly free is
-        claimed in any case."""
-        if len(self._on_device) > 1 or self._failure_detector.convicts or self._tracker.has_suspects:
+        Look for a whole batch while batches come whole; claim whatever waits when the device is nearly free.
+        """
+        if len(self._on_device) > 1 or self._failure_detector.dead_workers or self._tracker.has_suspects:
             await self._until_freed(None)
             return
         running = self._on_device[0]
         backlog = running.closed in ("full", "bytes")
-        forward_s = self._times.estimate(running.rows)
+        forward_s = self._latency.estimate(running.rows)
         run_s = forward_s + self._claim_s
         remaining_s = running.on_device_at + run_s - time.monotonic()
-        if running.run_inline or not (backlog or self._expects_others(run_s)):
-            early_s = remaining_s - self._claim_s - EARLY_S
-            if not self.sole_worker or forward_s < 2 * EARLY_S:
-                await self._until_freed(None)
-            elif early_s > 0:
-                await self._until_freed(early_s + EARLY_S / 2)
-            else:
-                await self._while_free()
+        if running.run_inline or not (backlog or self._arrival_likely(run_s)):
+            await self._await_end(forward_s, remaining_s)
             return
         lead_s = self._claim_s + self._tracker.fetch_s + self._tracker.decoder.mean_s * self._limits.max_rows
         soon = remaining_s <= lead_s
-        if soon and self.sole_worker and self._last_id:  # nobody else could make a fuller batch of what comes now
+        if soon and self.sole_worker and self._last_id:  # no other worker could make a fuller batch of what comes now
             wait_ms = math.ceil(max(MIN_AHEAD_POLL_S, remaining_s) * 1000)
             claim = await self._claim_ahead(soon=True, after_entry=(self._last_id, wait_ms))
             if claim.entries or not claim.waiting:
                 return
-            self._waiting = 0  # what waits isn't for me, so somebody else is there: look again, but don't wait for it
+            self._waiting = 0  # what waits was left to another worker, so there is one: look again, but don't wait
         wanted = 1 if soon else self._limits.max_rows - self._builder.rows if backlog else math.inf
         if self._waiting >= wanted:
             await self._claim_ahead(soon=soon)
@@ -252,7 +248,18 @@ class Batcher:
         self._waiting = math.inf
         await self._until_freed(poll_s)
 
+    async def _await_end(self, forward_s: float, remaining_s: float) -> None:
+        """Wait for the end of a batch that no arrival is likely to follow; claim EARLY_S before it if that is safe."""
+        early_s = remaining_s - self._claim_s - EARLY_S
+        if not self.sole_worker or forward_s < 2 * EARLY_S:
+            await self._until_freed(None)
+        elif early_s > 0:
+            await self._until_freed(early_s + EARLY_S / 2)
+        else:
+            await self._while_free()
+
     async def _claim_ahead(self, **how) -> Claim:
+        """Claim while the device is busy; submit the batch behind the running one if it is full."""
         claim = await self._claim("ahead", hold_ms=0, **how)
         state = self._builder.state()
         if not self._on_device:
@@ -264,7 +271,7 @@ class Batcher:
         return claim
 
     async def _until_freed(self, timeout_s: float | None) -> None:
-        """Wait until a batch leaves the device, or draining begins, or the time is up."""
+        """Wait until a batch leaves the device, draining begins, or the timeout passes."""
         self._freed.clear()
         if self._draining:
             return
@@ -282,15 +289,15 @@ class Batcher:
             self._freed.clear()
             await self._freed.wait()
 
-    # --- claiming and submitting
+    # --- claim and submit
 
     async def _claim(self, mode: Mode, *, hold_ms: int, **how) -> Claim:
-        """Claim into the batch being filled, with the room it has left."""
+        """Claim into the batch being filled, within the room that it has left."""
         builder = self._builder
         if mode != "ahead" and hold_ms > 0:
-            self._may_hold_turn = True
+            self._may_hold_fill_lock = True
         started = time.monotonic()
-        claim = await self._claims.claim(
+        claim = await self._queue.claim(
             mode,
             room_rows=max(1, self._limits.max_rows - builder.rows),
             room_bytes=max(1, self._limits.max_bytes - builder.bytes),
@@ -305,40 +312,42 @@ class Batcher:
         builder.next_too_large = claim.next_too_large
         builder.last_id = claim.last_id if mode != "ahead" else ""
         if claim.entries:
-            builder.add(self._tracker.receive(claim.entries, claim.now_ms, now, solo=claim.kind == "isolated"))
+            isolated = claim.kind == "isolated"
+            builder.add(self._tracker.receive(claim.entries, claim.now_ms, now, isolated=isolated))
         return claim
 
     def _submit(self, closed: CloseReason) -> None:
+        """Close the batch being filled and hand it to the engine."""
         now = time.monotonic()
-        self._arrivals.came(self._builder.news(), learn=False)
-        self._arrivals.closed(now, sole_worker=self.sole_worker)
+        self._arrivals.observe(self._builder.new_arrivals(), learn=False)
+        self._arrivals.batch_closed(now, sole_worker=self.sole_worker)
         self._last_batch = batch = Batch(next(self._batch_ids), self._builder.claimed_entries, closed)
         self._builder = BatchBuilder()
         batch.on_device_at = now
-        last = closed == "idle" and not self._expects_others(self._run_s(batch.rows))
-        batch.run_inline = last or SHORT * self._times.estimate(batch.rows) < self._claim_s
+        last = closed == "idle" and not self._arrival_likely(self._run_s(batch.rows))
+        batch.run_inline = last or SHORT * self._latency.estimate(batch.rows) < self._claim_s
         if self._free_since is not None and closed in ("full", "bytes"):
-            all_there_at = max(claimed.admitted_at for claimed in batch.claimed_entries)
-            self._tracker.metrics.starved.inc(max(0.0, now - max(self._free_since, all_there_at)))
+            complete_at = max(claimed.admitted_at for claimed in batch.claimed_entries)
+            self._tracker.metrics.starved.inc(max(0.0, now - max(self._free_since, complete_at)))
         self._free_since = None
-        self._may_hold_turn = False
+        self._may_hold_fill_lock = False
         self._on_device.append(batch)
         self._engine.submit(batch)
 
-    def _release(self) -> None:
-        """Pass the turn on without waiting for the answer; if it gets lost, the turn expires by itself."""
-        task = asyncio.create_task(self._release_quietly())
+    def _release_fill_lock(self) -> None:
+        """Release it without waiting for the answer. If the call gets lost, the lock expires by itself."""
+        task = asyncio.create_task(self._try_release())
         self._releases.add(task)
         task.add_done_callback(self._releases.discard)
 
-    async def _release_quietly(self) -> None:
+    async def _try_release(self) -> None:
         try:
-            await self._claims.release()
+            await self._queue.release()
         except BrokerUnavailable as error:
-            log.warning("giving the turn back failed: %s", error)
+            log.warning("release of the fill lock failed: %s", error)
 
     def _run_s(self, rows: int) -> float:
-        return self._times.estimate(rows) + self._claim_s
+        return self._latency.estimate(rows) + self._claim_s
 
     def _hold_ms(self, seconds: float) -> int:
-        return math.ceil(seconds * 1000) + TURN_SLACK_MS if self._limits.window_s > 0 else 0
+        return math.ceil(seconds * 1000) + FILL_LOCK_SLACK_MS if self._limits.window_s > 0 else 0

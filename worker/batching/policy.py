@@ -1,64 +1,51 @@
-"""When a batch closes. Pure: no I/O, no clock, no torch; the worker and the simulator ask the same code.
+"""When a batch closes. Pure: no I/O, no clock, no torch; the worker and the simulator run the same code.
 
-The window runs from the *oldest entry's admission*, so what already waited behind a running batch is not made to
-wait again, and a backlog that fills the batch is never delayed. (As Triton's dynamic batcher has it.)
+The window starts at the *oldest entry's admission*, as in Triton's dynamic batcher. An entry that already waited behind
+a running batch does not wait again, and a backlog that fills the batch is never delayed.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
 
-CloseReason = Literal["full", "bytes", "window", "idle", "deadline", "drain", "isolated"]
-"""Why a batch was closed. `quiet`: nobody else was expected (`arrivals.py`). `solo`: an entry of a dead worker, run
-alone; the policy never says it."""
+from smartbatch.worker.core.batch import BatchState, CloseReason, Limits
 
-DEADLINE_MARGIN_S = 0.025  # what comes before admission, the reply and the HTTP response, on a loaded machine
+__all__ = ["BatchState", "CloseReason", "Decision", "Limits", "decide"]
 
-
-class Limits(msgspec.Struct, frozen=True):
-    max_rows: int
-    max_bytes: int
-    window_s: float
-    adaptive: bool = True  # the window ends once nobody else is expected
-
-
-class BatchState(msgspec.Struct, frozen=True):
-    """What a batch holds so far. Times are on the asker's clock, in seconds."""
-
-    rows: int
-    bytes: int
-    oldest_at: float  # the oldest entry's admission
-    deadline_at: float  # the earliest deadline of any entry
-    next_too_large: bool = False  # the next entry waiting has more rows than there is room for
+DEADLINE_MARGIN_S = 0.025  # covers parsing before admission, the reply and the HTTP response, on a loaded machine
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """Close now for `reason`, or, without one, wait for more entries until `until` at the latest."""
+    """Close now for `reason`; without a reason, wait for more entries until `until` at the latest."""
 
     reason: CloseReason | None
     until: float
 
 
 def decide(
-    fill: BatchState, limits: Limits, now: float, run_s: float, *, idle_at: float = float("inf"), draining: bool = False
+    state: BatchState,
+    limits: Limits,
+    now: float,
+    run_s: float,
+    *,
+    idle_at: float = float("inf"),
+    draining: bool = False,
 ) -> Decision:
-    """Say whether the batch closes now. `run_s`: how long a batch of these rows takes, from now to its replies.
-    `quiet_at`: when nobody else will be expected any more.
+    """Decide whether the batch closes now. A batch without rows never closes.
 
-    A batch without rows never closes: there is nothing to run.
+    `run_s`: seconds from the close of a batch of these rows to its replies. `idle_at`: when no other arrival will be
+    likely any more.
     """
-    if fill.rows == 0:
+    if state.rows == 0:
         return Decision(None, float("inf"))
-    if fill.rows >= limits.max_rows or fill.next_too_large:
+    if state.rows >= limits.max_rows or state.next_too_large:
         return Decision("full", now)
-    if fill.bytes >= limits.max_bytes:
+    if state.bytes >= limits.max_bytes:
         return Decision("bytes", now)
     if draining:
         return Decision("drain", now)
-    window_end = fill.oldest_at + limits.window_s
-    latest_start = fill.deadline_at - run_s - DEADLINE_MARGIN_S
+    window_end = state.oldest_at + limits.window_s
+    latest_start = state.deadline_at - run_s - DEADLINE_MARGIN_S
     until = min(window_end, latest_start, idle_at)
     if now < until:
         return Decision(None, until)

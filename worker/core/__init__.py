@@ -1,1 +1,1 @@
-"""What every other package of the worker uses: batch, model interface, device, tensors."""
+"""Types that the other packages of the worker share: batches, the model interface, devices, tensors."""

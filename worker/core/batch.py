@@ -1,22 +1,49 @@
-"""What the worker holds: riders (entries with all that becomes of them on the way) and batches of them."""
+"""Claimed entries and batches of them: the data that the worker's stages hand to each other.
+
+Times are monotonic seconds of this process.
+"""
 
 from __future__ import annotations
 
 import time
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from smartbatch.shared.broker.queue.claims import Entry
 from smartbatch.shared.errors import SmartBatchError
 from smartbatch.shared.telemetry.trace_context import trace_id_of
-from smartbatch.worker.batching.policy import BatchState, CloseReason
 
-_PENDING: Future[None] = Future()  # stands for "not begun"; never resolved, never waited for
+CloseReason = Literal["full", "bytes", "window", "idle", "deadline", "drain", "isolated"]
+"""Why a batch was closed. `idle`: no other arrival is likely within the window. `isolated`: it holds one entry of a
+dead worker, which must run alone."""
+
+_NOT_STARTED: Future[None] = Future()  # never resolved, never waited for
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Bounds of one batch."""
+
+    max_rows: int
+    max_bytes: int
+    window_s: float
+    adaptive: bool = True  # the window ends early once no other arrival is likely
+
+
+class BatchState(msgspec.Struct, frozen=True):
+    """What the batch being filled holds so far: the input of the batching policy."""
+
+    rows: int
+    bytes: int
+    oldest_at: float  # admission of the oldest entry
+    deadline_at: float  # earliest deadline of any entry
+    next_too_large: bool = False  # the next waiting entry has more rows than the batch has room for
 
 
 class ClaimedEntry:
-    """One claimed entry. Written by one stage after the other, never by two at once:
-    the claimer makes it, a decode thread fills `rows`, a device thread `outputs`. Times are monotonic seconds."""
+    """One claimed entry. One stage at a time writes it: the batcher creates it, a decode thread fills `rows`, a device
+    thread fills `outputs`."""
 
     __slots__ = (
         "admitted_at",
@@ -39,15 +66,15 @@ class ClaimedEntry:
         self.claimed_at = now
         self.admitted_at = now - max(0, redis_now_ms - entry.t_ms) / 1000
         self.deadline_at = self.admitted_at + entry.timeout_ms / 1000
-        self.decoded: Future[None] = _PENDING  # set when its decoding is begun; riders decoded together share one
+        self.decoded: Future[None] = _NOT_STARTED  # entries that are decoded together share one future
         self.decoded_at = now
         self.decode_s = 0.0
         self.options: dict[str, Any] = {}
         self.rows: list[Any] = []
         self.outputs: list[Any] = []
         self.error: SmartBatchError | None = None
-        self.cancelled = False  # its client is gone: run nothing, reply nothing
-        self.lost = False  # its body is gone from Redis: give it up, its gateway will admit it again
+        self.cancelled = False  # nobody waits for it: don't run it, don't reply
+        self.lost = False  # its payload is gone from Redis: give it up, its gateway admits it again
 
     @property
     def alive(self) -> bool:
@@ -55,7 +82,7 @@ class ClaimedEntry:
 
 
 class Batch:
-    """Riders that run together. Owned by the claimer until submitted, then by the engine, then by the finisher."""
+    """Entries that run together. Owned by the batcher, then by the engine, then by the reply encoder."""
 
     __slots__ = ("claimed_entries", "closed", "forward_s", "id", "on_device_at", "rows_run", "run_inline", "started_at")
 
@@ -63,11 +90,11 @@ class Batch:
         self.id = batch_id
         self.claimed_entries = claimed_entries
         self.closed: CloseReason = closed
-        self.run_inline = False  # nothing is claimed while it runs
-        self.on_device_at = 0.0  # the claimer's guess of when it starts, to time its claims ahead
+        self.run_inline = False  # no batch follows closely: the device thread waits for its outputs itself
+        self.on_device_at = 0.0  # estimated start on the device; the batcher times its next claim by it
         self.started_at = 0.0
         self.forward_s = 0.0
-        self.rows_run = 0  # without those that were dropped or failed before the forward
+        self.rows_run = 0  # excludes rows that were dropped or failed before the forward
 
     @property
     def rows(self) -> int:
@@ -75,16 +102,16 @@ class Batch:
 
 
 class BatchBuilder:
-    """The batch that the claimer is filling."""
+    """The batch being filled. Owned by the batcher."""
 
     def __init__(self) -> None:
         self.claimed_entries: list[ClaimedEntry] = []
         self.rows = 0
         self.bytes = 0
-        self.last_id = ""  # the group's last-delivered-id; empty until claimed with the device free
+        self.last_id = ""  # the group's last-delivered-id; empty until a claim was made with the device free
         self.next_too_large = False
-        self._known = 0
-        self.explores = False  # waits out its window although nobody is expected
+        self.explores = False  # waits out its window although no other arrival is likely
+        self._observed = 0
 
     def __bool__(self) -> bool:
         return bool(self.claimed_entries)
@@ -95,20 +122,19 @@ class BatchBuilder:
             self.rows += claimed.entry.rows
             self.bytes += claimed.entry.bytes
 
-    def news(self) -> list[float]:
-        """When the riders were admitted that came since this was asked last, in order."""
-        known, self._known = self._known, len(self.claimed_entries)
-        return [claimed.admitted_at for claimed in self.claimed_entries[known:]]
+    def new_arrivals(self) -> list[float]:
+        """Return the admission times of the entries added since the last call, in order."""
+        observed, self._observed = self._observed, len(self.claimed_entries)
+        return [claimed.admitted_at for claimed in self.claimed_entries[observed:]]
 
     def state(self) -> BatchState:
-        """What the policy is asked about."""
         oldest = min((claimed.admitted_at for claimed in self.claimed_entries), default=time.monotonic())
         deadline = min((claimed.deadline_at for claimed in self.claimed_entries), default=float("inf"))
         return BatchState(self.rows, self.bytes, oldest, deadline, self.next_too_large)
 
 
 def log_fields(entry: Entry, batch_id: str = "") -> dict[str, Any]:
-    """What a log line says of an entry; nothing that its client sent."""
-    facts = {"request_id": entry.id, "trace_id": trace_id_of(entry.trace), "batch_id": batch_id}
-    known = {name: value for name, value in facts.items() if value}
+    """Return the structured log fields of an entry. They hold nothing that the client sent."""
+    ids = {"request_id": entry.id, "trace_id": trace_id_of(entry.trace), "batch_id": batch_id}
+    known = {name: value for name, value in ids.items() if value}
     return {**known, "entry_id": entry.entry_id, "rows": entry.rows, "deliveries": entry.deliveries}

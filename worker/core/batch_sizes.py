@@ -1,10 +1,10 @@
-"""The batch sizes that are prepared before requests come: warmed up, timed, recorded."""
+"""The batch sizes that are prepared at start: warmed up, timed, recorded as CUDA graphs."""
 
 from __future__ import annotations
 
 
 def sizes(max_rows: int) -> list[int]:
-    """1, 2, 4, … up to and with `max_rows`."""
+    """Return 1, 2, 4, … up to and including `max_rows`."""
     powers = []
     size = 1
     while size < max_rows:

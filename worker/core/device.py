@@ -1,4 +1,4 @@
-"""Where torch computes: choosing the device, moving batches there, and giving its memory back."""
+"""The torch device: choose it, copy batches to it and outputs from it, free its memory."""
 
 from __future__ import annotations
 
@@ -15,28 +15,23 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 def open_device(context: LoadContext) -> torch.device:
-    """Return the device asked for, and set torch's threads. Raises ModelLoadError if it isn't there."""
+    """Return the device of DEVICE and set torch's threads. Raises ModelLoadError if it can't be used."""
     if context.torch_threads > 0:
         torch.set_num_threads(context.torch_threads)
-    asked = context.device
-    if asked == "auto":
-        asked = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    name = context.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        device = torch.device(asked)
+        device = torch.device(name)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", 0)
         if device.type == "cuda":
-            torch.cuda.set_device(device)  # of this thread: streams and graphs are made on the current device
+            torch.cuda.set_device(device)  # per thread: streams and graphs are created on the current device
         torch.empty(1, device=device)
-    except (
-        RuntimeError,
-        AssertionError,
-        NotImplementedError,
-    ) as error:  # none there, torch built without, no such kind
+    # no such device, torch built without it, unknown type
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0][:200]
-        raise ModelLoadError(
-            f"DEVICE={asked} can't be used ({reason}); choose auto, cpu, cuda, cuda:N or mps"
-        ) from None
+        raise ModelLoadError(f"DEVICE={name} can't be used ({reason}); choose auto, cpu, cuda, cuda:N or mps") from None
     return device
 
 
@@ -48,58 +43,58 @@ def device_name(device: torch.device) -> str:
 
 
 def stack_on(device: torch.device, rows: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Stack rows of one dtype and shape on the device: (rows, …)."""
+    """Stack rows of one dtype and shape on the device."""
     if device.type != "cuda":
-        return torch.stack(tuple(rows)).to(device)
-    # pinned memory comes from torch's caching host allocator, which reuses a block only after its copy is done
+        return torch.stack(tuple(rows)).to(device)  # (rows, …)
+    # torch's caching host allocator reuses a block of pinned memory only after its copy is done
     staging = torch.empty((len(rows), *rows[0].shape), dtype=rows[0].dtype, pin_memory=True)
     torch.stack(tuple(rows), out=staging)
-    inward, computing = _stream(device, "in"), torch.cuda.current_stream(device)
-    with torch.cuda.stream(inward):  # beside what is computed now
-        batch = staging.to(device, non_blocking=True)
-    computing.wait_stream(inward)
-    batch.record_stream(computing)
+    copy_stream, compute_stream = _stream(device, "in"), torch.cuda.current_stream(device)
+    with torch.cuda.stream(copy_stream):  # overlaps with the running forward
+        batch = staging.to(device, non_blocking=True)  # (rows, …)
+    compute_stream.wait_stream(copy_stream)
+    batch.record_stream(compute_stream)
     return batch
 
 
 class AsyncHostCopy:
-    """Outputs that are being copied to the host. `arrived` waits for them, and for nothing that was launched later."""
+    """Outputs being copied to the host. `wait` waits for them and for nothing that was launched later."""
 
     def __init__(self, outputs: torch.Tensor) -> None:
-        outward = _stream(outputs.device, "out")
-        outward.wait_stream(torch.cuda.current_stream(outputs.device))
-        with torch.cuda.stream(outward):
+        copy_stream = _stream(outputs.device, "out")
+        copy_stream.wait_stream(torch.cuda.current_stream(outputs.device))
+        with torch.cuda.stream(copy_stream):
             self._host = torch.empty(outputs.shape, dtype=outputs.dtype, pin_memory=True)
             self._host.copy_(outputs, non_blocking=True)
-            self._copied = torch.cuda.Event(blocking=True)  # or waiting would take a core
-            self._copied.record(outward)
-        outputs.record_stream(outward)
+            self._copied = torch.cuda.Event(blocking=True)  # else waiting would spin on a core
+            self._copied.record(copy_stream)
+        outputs.record_stream(copy_stream)
 
-    def arrived(self) -> np.ndarray:
+    def wait(self) -> np.ndarray:
         self._copied.synchronize()
         return self._host.numpy()
 
 
 def copy_back(outputs: torch.Tensor) -> torch.Tensor | AsyncHostCopy:
-    """Begin to copy outputs to the host, where that can be begun and waited for later."""
+    """Start copying outputs to the host, where a copy can be waited for later."""
     return AsyncHostCopy(outputs) if outputs.is_cuda else outputs
 
 
 @functools.cache
-def _stream(device: torch.device, purpose: str) -> torch.cuda.Stream:
-    """The device's own queue for a purpose, beside the one that computes."""
+def _stream(device: torch.device, direction: str) -> torch.cuda.Stream:
+    """Return the device's stream for copies in one direction, besides the one that computes."""
     return torch.cuda.Stream(device)
 
 
 def free_memory() -> None:
-    """Give cached device memory back."""
+    """Return cached device memory."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def memory(name: str) -> dict[str, int]:
-    """Return bytes of the memory of the device of this `device_name`: in tensors of this process, held by torch for it,
-    and in all. Nothing but for CUDA. Asks torch's own books, not the device, so it waits for nothing."""
+    """Return the memory of the device with this `device_name` in bytes: in tensors of this process, reserved by torch,
+    and in total. Empty except for CUDA. Reads torch's own counters, so it never waits for the device."""
     device = name.partition(" ")[0]
     if not device.startswith("cuda"):
         return {}
@@ -111,7 +106,7 @@ def memory(name: str) -> dict[str, int]:
 
 
 def works(device: torch.device) -> bool:
-    """Run something tiny. After some errors every call of this process fails, whatever it is."""
+    """Run a tiny computation. After some errors every call of this process fails."""
     try:
         return torch.ones(1, device=device).add_(1).item() == 2
     except torch.OutOfMemoryError:

@@ -1,7 +1,7 @@
-"""What an error of a model says of the device. Pure: by the error's type and text, without torch.
+"""Whether an error of a model comes from the device. Pure: judged by the error's type and text, without torch.
 
-Sources of the texts: torch's c10/cuda/CUDAException.cpp ("CUDA error: " and what cudaGetErrorString says), ATen's
-cuBLAS and cuDNN handle pools, c10/core/impl/alloc_cpu.cpp, and the MPS allocator. HIP has the same words.
+Sources of the texts: torch's c10/cuda/CUDAException.cpp ("CUDA error: " and the text of cudaGetErrorString), ATen's
+cuBLAS and cuDNN handle pools, c10/core/impl/alloc_cpu.cpp, and the MPS allocator. HIP uses the same texts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _OUT_OF_MEMORY = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
 )
-# Errors after which every later call of the process fails, whatever its input.
+# After these errors every later call of the process fails, whatever its input.
 _LOST = (
     "device-side assert triggered",
     "an illegal memory access was encountered",
@@ -37,38 +37,38 @@ _DEVICE_CALLS = ("CUDA error", "HIP error", "CUBLAS_STATUS", "CUDNN_STATUS", "CU
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether fewer rows might have fitted."""
+    """Return whether fewer rows might have fitted."""
     return any(
         isinstance(each, MemoryError)
         or type(each).__name__ == "OutOfMemoryError"
-        or (isinstance(each, RuntimeError) and _says(each, _OUT_OF_MEMORY))
+        or (isinstance(each, RuntimeError) and _contains(each, _OUT_OF_MEMORY))
         for each in _causes(error)
     )
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether the device is of no use to this process any more."""
-    return any(_of_device(each) and _says(each, _LOST) for each in _causes(error))
+    """Return whether this process can't use the device any more."""
+    return any(_from_device(each) and _contains(each, _LOST) for each in _causes(error))
 
 
 def may_be_lost(error: BaseException) -> bool:
-    """Whether it came from the device at all: then trying the device tells."""
-    return any(_of_device(each) for each in _causes(error))
+    """Return whether the error came from the device at all: then the caller should try the device."""
+    return any(_from_device(each) for each in _causes(error))
 
 
-def _of_device(error: BaseException) -> bool:
+def _from_device(error: BaseException) -> bool:
     return type(error).__name__ == "AcceleratorError" or (
-        isinstance(error, RuntimeError) and _says(error, _DEVICE_CALLS)
+        isinstance(error, RuntimeError) and _contains(error, _DEVICE_CALLS)
     )
 
 
-def _says(error: BaseException, texts: tuple[str, ...]) -> bool:
-    said = str(error)
-    return any(text in said for text in texts)
+def _contains(error: BaseException, texts: tuple[str, ...]) -> bool:
+    message = str(error)
+    return any(text in message for text in texts)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, and those it was raised from: a model may wrap what torch raised."""
+    """Yield the error and its causes: a model may wrap what torch raised."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:

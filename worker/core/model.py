@@ -1,16 +1,16 @@
-"""What the worker asks of a model, in the order in which it asks.
+"""The model interface: what the worker asks of a model, in the order in which it asks.
 
     load       once, in the device thread; may take minutes, so it reports progress
-    example    once per warm-up: a row like those that will come
+    example    once, for warm-up: a row like those that requests will have
     decode     per request, in a decode thread, while the batch is still filling
-    group      per row: rows of one group can be collated
+    group      per row: rows with equal keys can be collated
     collate    per batch, in the device thread
     forward    per batch, in the device thread; may return before the device is done, if the model `overlaps`
-    separate   per batch, in the device thread, or in the landing thread if the model `overlaps`: waits for the
-               outputs; back on the host, one per row
-    encode     per request, in a decode thread, or in the one that has the outputs
+    separate   per batch, in the device thread, or in the completion thread if the model `overlaps`: waits for the
+               outputs, copies them to the host and cuts them into one per row
+    encode     per request, in a decode thread, or in the thread that has the outputs
 
-A row is whatever `decode` makes and `collate` takes. Rows never know which batch they ride in.
+A row is whatever `decode` returns and `collate` accepts. Rows know nothing about the batch that they run in.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RowOutput = Any
 
 
 class LoadContext(msgspec.Struct):
-    """What a model needs to load. `progress(text)` shows what is going on to whoever waits."""
+    """What a model needs to load. `progress(text)` reports what it is doing."""
 
     device: str = "auto"
     dtype: str = "float32"
@@ -42,25 +42,28 @@ class LoadContext(msgspec.Struct):
     decode_threads: int = 1
     progress: Callable[[str], None] = lambda text: None
     model_path: str = ""
-    in_device_thread: Callable[[Callable[[], None]], None] | None = None  # for what comes after loading
+    in_device_thread: Callable[[Callable[[], None]], None] | None = None  # runs work between batches, after loading
 
 
 class ChosenVariant(msgspec.Struct, frozen=True):
-    """In which form a network serves: its name, and how it compares with the one as it was built."""
+    """The variant of a network that serves, compared with the network as it was built (eager)."""
 
     name: str = "none"
     gain: float = 1.0  # forwards in the time of one eager forward
-    error: float = 0.0  # relative to the largest output
+    error: float = 0.0  # largest deviation, relative to the largest output
 
     def __str__(self) -> str:
         return self.name if self.gain == 1.0 else f"{self.name} {self.gain:.2f}x"
 
 
 class Model(ABC):
-    """One loaded model; owned by the engine. Everything but `decode`, `group`, `encode` and, if it `overlaps`,
-    `separate` is called by the device thread alone; the first three must be safe in several threads at once."""
+    """One loaded model, owned by the engine.
 
-    overlaps: bool = False  # a forward may be begun before the outputs of the one before were waited for
+    `decode`, `group` and `encode` must be safe in several threads at once. Only the device thread calls the rest, but
+    for `separate` of a model that `overlaps`.
+    """
+
+    overlaps: bool = False  # the next forward may be launched before the outputs of this one were waited for
     input: InputSpec
     outputs: tuple[OutputSpec, ...] = ()
     classifier: bool = False
@@ -68,29 +71,29 @@ class Model(ABC):
     device_name: str = "cpu"
 
     def info(self, name: str, path: str, max_batch_size: int) -> ModelInfo:
-        """What gateways are told of it; once it is loaded."""
+        """Return what gateways are told about the loaded model."""
         return ModelInfo(name, path, self.input, max_batch_size, self.outputs, self.classifier, self.platform)
 
     @property
     def variant(self) -> ChosenVariant:
-        """The form that serves now; it may change while serving, and any thread may ask."""
+        """The variant that serves now. It may change while serving; any thread may read it."""
         return ChosenVariant()
 
     @abstractmethod
     def load(self, context: LoadContext) -> None:
-        """Make ready to run. Raises ModelLoadError with one clear line that names the choices."""
+        """Make the model ready to run. Raises ModelLoadError with one line that names the choices."""
 
     @abstractmethod
     def example(self) -> Row | None:
-        """Return a row to warm up with, or None if there is none: then there is no warm-up."""
+        """Return a row for warm-up, or None: then there is no warm-up."""
 
     @abstractmethod
     def decode(self, payload: Payload) -> list[Row]:
-        """Turn what a client sent into rows. Raises InvalidInput: what was expected, what came."""
+        """Turn a payload into rows. Raises InvalidInput that says what was expected and what came."""
 
+    @abstractmethod
     def group(self, row: Row) -> Hashable:
-        """Return a key that is equal for rows that can be collated."""
-        return None
+        """Return a key that is equal for rows that can be collated with each other."""
 
     @abstractmethod
     def collate(self, rows: Sequence[Row]) -> Batch:
@@ -101,18 +104,18 @@ class Model(ABC):
 
     @abstractmethod
     def separate(self, outputs: Any, rows: int) -> list[RowOutput]:
-        """Copy the outputs back and cut them into one per row."""
+        """Copy the outputs to the host and cut them into one per row."""
 
     def free_memory(self) -> None:  # noqa: B027 - nothing to do on most devices
-        """Give cached device memory back; called after the device ran out of it."""
+        """Return cached device memory; called after the device ran out of it."""
 
     def device_memory(self) -> dict[str, int]:
-        """Bytes of the device's memory by state, as in DEVICE_MEMORY; nothing where they aren't known. Any thread may
-        ask, at any time."""
+        """Return bytes of device memory by state (DEVICE_MEMORY's), or nothing where they are unknown. Any thread may
+        call it at any time."""
         return {}
 
     def device_works(self) -> bool:
-        """Try the device; called after an error that came from it. False if nothing runs there any more."""
+        """Try the device after an error that came from it. Returns False if it can't be used any more."""
         return True
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Tensors of the wire as torch tensors, and numpy arrays as tensors of the wire."""
+"""Conversions between the wire's tensors, torch and numpy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from smartbatch.shared.wire import DTYPE_BYTES, Tensor
 
 
 def to_torch(tensor: Tensor) -> torch.Tensor:
-    """Copy a checked wire tensor, in either order, to a C-contiguous one."""
+    """Copy a checked wire tensor, in C or Fortran order, to a C-contiguous torch tensor."""
     dtype = getattr(torch, tensor.dtype)
     if not len(tensor.data):
         return torch.empty(tensor.shape, dtype=dtype)
@@ -21,16 +21,16 @@ def to_torch(tensor: Tensor) -> torch.Tensor:
 
 
 def from_numpy(array: np.ndarray) -> Tensor:
-    """Raises ValueError for a dtype that the wire doesn't know (objects, strings, complex numbers)."""
+    """Convert to a wire tensor. Raises ValueError for dtypes that the wire lacks (objects, strings, complex)."""
     dtype = array.dtype.name
     if dtype not in DTYPE_BYTES:
-        raise ValueError(f"outputs are numbers of type {', '.join(DTYPE_BYTES)}, not {dtype}")
+        raise ValueError(f"expected outputs of type {', '.join(DTYPE_BYTES)}, got {dtype}")
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
     return Tensor(dtype, array.shape, little.tobytes())
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """Copy to the host; 16-bit floats become float32, so that every client can read them."""
+    """Copy to the host. 16-bit floats become float32, which every client can read."""
     if tensor.dtype in (torch.float16, torch.bfloat16):
         tensor = tensor.float()
     return tensor.detach().cpu().numpy()

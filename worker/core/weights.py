@@ -1,4 +1,4 @@
-"""State dicts from files: read without pickle's powers, with the wrappers of common training code taken off."""
+"""Read state dicts from files, without running pickled code, and remove the wrappers of common training code."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read_state_dict(path: str) -> StateDict:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except ImportError:
-        raise ModelLoadError(f"MODEL_WEIGHTS: reading {path} takes `pip install safetensors`") from None
+        raise ModelLoadError(f"MODEL_WEIGHTS: reading {path} requires `pip install safetensors`") from None
     except pickle.UnpicklingError:
         raise ModelLoadError(
             f"MODEL_WEIGHTS: {path} is not a plain state dict; save one with torch.save(model.state_dict(), path)"

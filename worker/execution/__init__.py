@@ -1,1 +1,1 @@
-"""Running a batch: decode, forward, encode, within the device's memory."""
+"""Run a batch: decode, forward, encode, within the device's memory."""

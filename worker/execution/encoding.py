@@ -1,55 +1,116 @@
-"""What a batch produced becomes replies: in a decode thread, while the next batch is on the device, or at once in the
-device's own, if it has nothing else to do."""
+"""Encoding: the outputs of a batch become replies, in a decode thread while the device computes the next batch, or at
+once in the device's own thread if it has nothing else to do."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from smartbatch.shared.broker.queue.claims import Outcome
 from smartbatch.shared.errors import ClientError, DeadlineExceeded, ModelFailed, SmartBatchError, from_wire
 from smartbatch.shared.wire import BatchInfo, Reply, pack_reply
 from smartbatch.worker.core.batch import Batch, ClaimedEntry
 from smartbatch.worker.core.model import Model
+from smartbatch.worker.execution.decoding import Decoder
+from smartbatch.worker.execution.engine import Engine
+from smartbatch.worker.observability.metrics import WorkerMetrics
 from smartbatch.worker.observability.model_error_log import ModelErrorLog
+from smartbatch.worker.observability.tracing import Tracing
 
-QUICK_S = 0.0003  # about what a hand-over to another thread takes, and its coming back to the event loop
-_WEIGHT = 0.1
+QUICK_S = 0.0003  # about the cost of handing a batch to another thread, which then wakes the event loop
+_WEIGHT = 0.1  # of the newest measurement in a running mean
 
 
-class Made(NamedTuple):
-    """What becomes of a batch's entries, and how many of them ended how (one of ENTRIES')."""
+class EncodedBatch(NamedTuple):
+    """The outcomes of a batch's entries, and their number by the values of the metric ENTRIES."""
 
     outcomes: list[Outcome]
     counts: Counter[str]
 
 
+class EncodingStage:
+    """Takes batches from the engine, encodes their replies and hands them to the event loop.
+
+    The event loop gets `on_encoded(batch, outcomes)` first; `on_freed(batch, at)` and the metrics follow two iterations
+    later: the first iteration wakes the publisher, and at the end of the second the replies have left.
+    """
+
+    def __init__(
+        self, engine: Engine, decoder: Decoder, encoder: ReplyEncoder, metrics: WorkerMetrics, tracing: Tracing | None
+    ) -> None:
+        self._engine = engine
+        self._decoder = decoder
+        self._encoder = encoder
+        self._metrics = metrics
+        self._tracing = tracing
+        self._loop = asyncio.get_running_loop()
+        self.on_encoded: Callable[[Batch, list[Outcome]], None] = lambda batch, outcomes: None
+        self.on_freed: Callable[[Batch, float], None] = lambda batch, at: None
+        engine.on_done = self.batch_done
+
+    def batch_done(self, batch: Batch) -> None:
+        """Encode, then report the device free. Called in the device's threads.
+
+        In this order, since a drain closes the decoder once the device is free.
+        """
+        if self._engine.idle and self._encoder.is_quick(batch):
+            self._decoder.run_watched(self._encode, batch, True)
+        else:
+            self._decoder.submit(self._encode, batch)
+        self._loop.call_soon_threadsafe(self._after_iterations, 2, self.on_freed, batch, time.monotonic())
+
+    def _encode(self, batch: Batch, in_device_thread: bool = False) -> None:
+        started_at = time.monotonic()
+        encoded = self._encoder.encode(batch)
+        self._loop.call_soon_threadsafe(self._encoded, batch, encoded)
+        if self._tracing is None:
+            return
+        span = (batch, self._engine.device_name, started_at, time.monotonic())
+        if in_device_thread:  # keep it free for the next batch
+            self._decoder.submit(self._tracing.batch, *span)
+        else:
+            self._tracing.batch(*span)
+
+    def _encoded(self, batch: Batch, encoded: EncodedBatch) -> None:
+        self.on_encoded(batch, encoded.outcomes)
+        self._after_iterations(2, self._metrics.batch, batch, encoded.counts)
+
+    def _after_iterations(self, iterations: int, function: Callable[..., None], *args: Any) -> None:
+        """Call a function so many iterations of the event loop later."""
+        if iterations:
+            self._loop.call_soon(self._after_iterations, iterations - 1, function, *args)
+        else:
+            function(*args)
+
+
 class ReplyEncoder:
-    """`make` is called once per batch, in one of several threads. It counts nothing itself: a client waits."""
+    """Turns outputs into replies. `encode` is called once per batch, in one of several threads."""
 
     def __init__(self, model: Model, worker_id: str, error_log: ModelErrorLog) -> None:
         self._model = model
         self._worker_id = worker_id
         self._error_log = error_log
-        self._mean_s = QUICK_S  # per rider; the threads' race for it does no harm
+        self._mean_s = QUICK_S  # running mean per entry; a race between threads does no harm
 
-    def quick(self, batch: Batch) -> bool:
-        """Whether making its replies should take next to no time."""
+    def is_quick(self, batch: Batch) -> bool:
+        """Return whether encoding should take less than handing the batch to another thread."""
         return self._mean_s * len(batch.claimed_entries) < QUICK_S
 
-    def make(self, batch: Batch) -> Made:
-        """Make an outcome for every rider that still is this worker's (a cancelled one isn't)."""
+    def encode(self, batch: Batch) -> EncodedBatch:
+        """Make an outcome for each entry that still is this worker's (a cancelled one isn't)."""
         started = time.monotonic()
-        made = self._make(batch)
+        encoded = self._encode(batch)
         self._mean_s += _WEIGHT * ((time.monotonic() - started) / len(batch.claimed_entries) - self._mean_s)
-        return made
+        return encoded
 
-    def _make(self, batch: Batch) -> Made:
+    def _encode(self, batch: Batch) -> EncodedBatch:
         id_, rows, requests, closed = batch.id, batch.rows, len(batch.claimed_entries), batch.closed
         outcomes: list[Outcome] = []
         counts: Counter[str] = Counter()
-        position = 0
+        results = 0
         for claimed in batch.claimed_entries:
             if claimed.cancelled:
                 counts["cancelled"] += 1
@@ -57,43 +118,43 @@ class ReplyEncoder:
                 counts["lost"] += 1
                 outcomes.append(Outcome(claimed.entry))
             elif isinstance(claimed.error, DeadlineExceeded):
-                # Given up without a reply: its gateway's own clock has said 504 or is about to. If it was Redis's
-                # clock that stepped, the gateway's sweep misses the entry and admits it again.
+                # No reply: the gateway's own clock has reported 504 or is about to. If it was Redis's clock that
+                # stepped, the gateway's reconciler misses the entry and admits it again.
                 counts["expired"] += 1
                 outcomes.append(Outcome(claimed.entry))
             else:
-                place = 0
+                position = 0
                 if claimed.error is None:
-                    place = position = position + 1
-                ride = BatchInfo(id_, rows, requests, closed, self._worker_id, claimed.entry.deliveries, place)
-                packed, error = self._reply(claimed, ride, _times(claimed, batch))
+                    position = results = results + 1
+                info = BatchInfo(id_, rows, requests, closed, self._worker_id, claimed.entry.deliveries, position)
+                packed, error = self._reply(claimed, info, _durations_ms(claimed, batch))
                 counts["ok" if error is None else "invalid" if isinstance(error, ClientError) else "error"] += 1
                 outcomes.append(Outcome(claimed.entry, packed))
-        return Made(outcomes, counts)
+        return EncodedBatch(outcomes, counts)
 
     def _reply(
-        self, claimed: ClaimedEntry, ride: BatchInfo, ms: dict[str, float]
+        self, claimed: ClaimedEntry, info: BatchInfo, ms: dict[str, float]
     ) -> tuple[bytes, SmartBatchError | None]:
-        """Return the reply, and the error that it holds."""
+        """Return the packed reply, and the error in it."""
         error = claimed.error
         if error is None:
             try:
                 result = self._model.encode(claimed.outputs, claimed.options)
-                return pack_reply(Reply(result, None, ride, ms)), None
+                return pack_reply(Reply(result, None, info, ms)), None
             except SmartBatchError as raised:
                 error = raised
-            except BaseException as raised:  # a model may be the user's own code: SystemExit too
-                self._error_log.failed("encode failed", raised, claimed.entry, ride.id)
-                error = ModelFailed("the model's answer could not be encoded")
+            except BaseException as raised:  # a user's model may raise anything, SystemExit too
+                self._error_log.failed("encode failed", raised, claimed.entry, info.id)
+                error = ModelFailed("the model's output could not be encoded")
         try:
-            return pack_reply(Reply(None, error, ride, ms)), error
-        except (UnicodeEncodeError, TypeError):  # a model's text may quote what a client sent, and be no text at all
+            return pack_reply(Reply(None, error, info, ms)), error
+        except (UnicodeEncodeError, TypeError):  # the text may quote what a client sent, such as a lone surrogate
             readable = str(error).encode(errors="backslashreplace").decode()
-            return pack_reply(Reply(None, from_wire(error.code, readable), ride, ms)), error
+            return pack_reply(Reply(None, from_wire(error.code, readable), info, ms)), error
 
 
-def _times(claimed: ClaimedEntry, batch: Batch) -> dict[str, float]:
-    """Where the time went on this side, in ms; the gateway adds admit and reply."""
+def _durations_ms(claimed: ClaimedEntry, batch: Batch) -> dict[str, float]:
+    """Return the worker's parts of the latency; the gateway adds admission and reply."""
     return {
         "queue": (claimed.claimed_at - claimed.admitted_at) * 1000,
         "decode": claimed.decode_s * 1000,

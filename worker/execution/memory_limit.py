@@ -1,27 +1,29 @@
 """How many rows fit the device's memory, as far as is known.
 
-Lowered when a batch didn't fit, and probed upward again, since the memory may have been someone else's for a while.
-A probe that fails costs the halving of that one batch, and the next one waits twice as long.
+The limit is lowered when a batch does not fit and probed upward again, since another process may have held the memory
+for a while. A failed probe costs the halving of that one batch, and the next one waits twice as long.
 """
 
 from __future__ import annotations
 
-PROBE_AFTER_BATCHES = 200  # batches at the ceiling before twice as many rows are tried
-MAX_PROBE_AFTER_BATCHES = 64 * PROBE_AFTER_BATCHES  # hours at the usual speeds; a halved batch is cheap by then
+PROBE_AFTER_BATCHES = 200  # batches at the limit before twice as many rows are tried
+MAX_PROBE_AFTER_BATCHES = 64 * PROBE_AFTER_BATCHES  # hours at the usual rates; a halved batch costs little by then
 
 
 class MemoryBatchLimit:
-    """Changed by the device's two threads, which never do so at once; `rows` may be read by any."""
+    """Changed by the device's two threads, never by both at once. Any thread may read `rows`."""
 
     def __init__(self, max_rows: int) -> None:
         self._max_rows = max_rows
         self.rows = max_rows
-        self._full_batches = 0  # at this ceiling
+        self.exceeded = False  # whether any batch did not fit; before that `fitted` has nothing to do
+        self._full_batches = 0  # at the present limit
         self._probe_after = PROBE_AFTER_BATCHES
-        self._proven = 0  # the ceiling before the probe that is going on; 0 when none is
+        self._proven = 0  # the limit before the present probe; 0 without one
 
     def did_not_fit(self, rows: int) -> None:
-        """So many rows were too many."""
+        """Lower the limit: a batch of `rows` did not fit."""
+        self.exceeded = True
         if rows > self._proven > 0:
             self._probe_after = min(2 * self._probe_after, MAX_PROBE_AFTER_BATCHES)
             self.rows = self._proven
@@ -30,7 +32,7 @@ class MemoryBatchLimit:
         self._proven = self._full_batches = 0
 
     def fitted(self, rows: int) -> bool:
-        """So many rows ran. True if that makes the next batches larger: a probe begins."""
+        """Count a batch of `rows` that ran. Returns True if a probe begins, so that the next batches may be larger."""
         if rows > self._proven > 0:
             self._proven = 0
             self._probe_after = PROBE_AFTER_BATCHES
@@ -44,6 +46,6 @@ class MemoryBatchLimit:
         return True
 
     def restore(self, rows: int) -> None:
-        """Back to what it was: it was one row's size that didn't fit, and says nothing of their number."""
+        """Set the limit back: one row's size exceeded the memory, not the number of rows."""
         self.rows = rows
         self._proven = self._full_batches = 0

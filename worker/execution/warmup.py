@@ -1,6 +1,6 @@
-"""Warm-up: the batch sizes that will run, before the first request does. Ready only after it.
+"""Warm-up: run every batch size that will occur before the worker reports ready.
 
-It also times each size, so the first deadlines are judged by measured forwards.
+It times each size too, so the first deadlines are judged by measured forwards.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from smartbatch.worker.execution.engine import Engine
 
 
 def warm_up(engine: Engine, model: Model, max_rows: int, progress: Callable[[str], None]) -> None:
-    """Run every size once, in the device thread. A size that doesn't fit the device lowers the ceiling.
+    """Run every size once, in the device thread. A size that does not fit the device lowers the memory limit.
 
     Raises ModelLoadError if the model fails on its own example for any other reason.
     """
@@ -36,7 +36,7 @@ def warm_up(engine: Engine, model: Model, max_rows: int, progress: Callable[[str
                 where = f"its own example, {size} row{'s' * (size > 1)}"
                 raise ModelLoadError(f"the model failed on {where}: {type(error).__name__}: {error}") from error
             too_large = True
-        if too_large:  # out here the error is gone, and what its traceback held on the device
+        if too_large:  # only here is the error released, and with its traceback the device memory that it held
             model.free_memory()
             break
         seconds = time.monotonic() - started

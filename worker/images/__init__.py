@@ -1,1 +1,1 @@
-"""Encoded images to pixels."""
+"""Decode images into pixels, safely."""

@@ -1,8 +1,8 @@
-"""Client bytes to pixels: the one place where an image is decoded.
+"""Decode images into pixels. No other module decodes client bytes on the CPU.
 
-Only PIL's JPEG, PNG and WebP readers ever see client bytes, and of those only what the pixels need
-(image_header.py); size and cost are checked before a pixel is decoded; no global state of PIL is touched, so any
-number of threads may decode at once, within one bound on their memory.
+Only PIL's JPEG, PNG and WebP readers see client bytes, and only those bytes that the pixels need (header.py). Size and
+cost are checked before a pixel is decoded. No global state of PIL is changed, so any number of threads may decode at
+once, within one memory budget.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from smartbatch.worker.images.header import MAX_SIDE, BrokenImage, Header, read_
 
 Resample = Image.Resampling
 
-# Built directly, not by Image.open: that one warns about large images from a process-wide limit, and a warning
-# can't be silenced in one thread alone. `max_pixels` below takes its place.
+# Constructed directly: Image.open warns about large images by a process-wide limit, and a warning can't be silenced in
+# one thread only. `max_pixels` below replaces that limit.
 _READERS = {"JPEG": JpegImageFile, "PNG": PngImageFile, "WEBP": WebPImageFile}
 
 _OTHERS = {b"GIF8": "a GIF", b"BM": "a BMP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"%PDF": "a PDF"}
 
-# what the three readers raise on bytes that don't hold together
+# what the three readers raise on broken files
 _BROKEN = (
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, MemoryError, AttributeError, SystemError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
@@ -53,20 +53,19 @@ _UPRIGHT = {
 
 MAX_ASPECT = 16  # a longer strip loses its ends first: 10000x1 would otherwise be resized to 2560000x256
 
-# What all decode threads together may take for large images, per pixel of MAX_IMAGE_PIXELS (600 MB by default): a
-# PNG takes 4 bytes a pixel, a progressive JPEG 7, a WebP 16 or 24, so of the last it takes half as large ones.
-ROOM_BYTES_PER_PIXEL = 12
-SMALL_BYTES = 16 * 1024 * 1024  # below this an image waits for nobody
+# Memory of all decode threads together for large images, per pixel of MAX_IMAGE_PIXELS (600 MB by default). A PNG takes
+# 4 bytes a pixel, a progressive JPEG 7, a WebP 16 or 24: the largest WebP has half of MAX_IMAGE_PIXELS.
+BUDGET_BYTES_PER_PIXEL = 12
+SMALL_BYTES = 16 * 1024 * 1024  # smaller images never wait for the budget
 BAND_PIXELS = 2_000_000  # converted to RGB at a time
 
-
-Elsewhere = Callable[[Header], torch.Tensor | None]
+Deferred = Callable[[Header], torch.Tensor | None]
 
 
 class Preset(msgspec.Struct, frozen=True):
-    """How pixels become a model's input: resize, centre crop, then (x / 255 - mean) / std on the device.
+    """How an image becomes a model's input: resize, center crop, then (x / 255 - mean) / std on the device.
 
-    `resize` is the new length of the shorter side; with `squash` both sides become that long.
+    `resize` is the new length of the shorter side; with `squash` it is the length of both sides.
     """
 
     resize: int
@@ -78,25 +77,27 @@ class Preset(msgspec.Struct, frozen=True):
 
 
 def decode_images(
-    images: Sequence[bytes], preset: Preset, max_pixels: int, elsewhere: Elsewhere = lambda header: None
+    images: Sequence[bytes], preset: Preset, max_pixels: int, defer: Deferred = lambda header: None
 ) -> list[torch.Tensor]:
-    """Return (3, crop, crop) uint8 of each, or what `elsewhere` makes of it to be decoded later. Raises InvalidInput:
-    not an image, broken, or more than `max_pixels` in all of them together (by their headers, before any is decoded).
+    """Return (3, crop, crop) uint8 for each image, or what `defer` returns for those that are decoded later.
+
+    Raises InvalidInput: not an image, broken, or more than `max_pixels` in all of them together (judged by the headers,
+    before any image is decoded).
     """
     headers = [_read_header(data) for data in images]
     _check_sizes(headers, max_pixels)
     rows = []
     for header, data in zip(headers, images, strict=True):
-        if (left := elsewhere(header)) is not None:
-            rows.append(left)
+        if (deferred := defer(header)) is not None:
+            rows.append(deferred)
             continue
-        with _room.taken(header.decode_bytes, max_pixels * ROOM_BYTES_PER_PIXEL):
+        with _budget.reserved(header.decode_bytes, max_pixels * BUDGET_BYTES_PER_PIXEL):
             rows.append(_decode(header, len(data), preset))
     return rows
 
 
 def decode_image(data: bytes, preset: Preset, max_pixels: int) -> torch.Tensor:
-    """Return (3, crop, crop) uint8: decode_images of one."""
+    """Return (3, crop, crop) uint8: decode_images for one image."""
     return decode_images([data], preset, max_pixels)[0]
 
 
@@ -119,12 +120,12 @@ def _check_sizes(headers: Sequence[Header], max_pixels: int) -> None:
     total = sum(image.width * image.height for image in headers)
     if total > max_pixels:
         first = headers[0]
-        came = f"{first.width}x{first.height}" if len(headers) == 1 else f"{len(headers)} images with {total}"
-        raise InvalidInput(f"expected images of at most {max_pixels} pixels, got {came}")
+        got = f"{first.width}x{first.height}" if len(headers) == 1 else f"{len(headers)} images with {total}"
+        raise InvalidInput(f"expected images of at most {max_pixels} pixels, got {got}")
     for image in headers:
-        if image.decode_bytes > max(SMALL_BYTES, max_pixels * ROOM_BYTES_PER_PIXEL):
+        if image.decode_bytes > max(SMALL_BYTES, max_pixels * BUDGET_BYTES_PER_PIXEL):
             raise InvalidInput(
-                f"expected an image that decodes within {max_pixels * ROOM_BYTES_PER_PIXEL // 1_000_000} MB, got a "
+                f"expected an image that decodes within {max_pixels * BUDGET_BYTES_PER_PIXEL // 1_000_000} MB, got a "
                 f"{image.format} of {image.width}x{image.height}, which takes {image.decode_bytes // 1_000_000}"
             )
 
@@ -136,21 +137,21 @@ def _describe(data: bytes) -> str:
     return f"{other} of {len(data)} bytes" if other else f"{len(data)} bytes starting with {data[:8].hex(' ')}"
 
 
-class _Room:
-    """The memory that large images are decoded in, shared by all decode threads."""
+class _MemoryBudget:
+    """The memory for decoding large images, shared by all decode threads."""
 
     def __init__(self) -> None:
         self._used = 0
         self._freed = threading.Condition()
-        self._turn = threading.Lock()  # held by whoever waits longest, so that none is overtaken for ever
+        self._first_in_line = threading.Lock()  # held by the thread that waits longest, so that none starves
 
     @contextmanager
-    def taken(self, size: int, limit: int) -> Iterator[None]:
-        """Wait until `size` bytes fit in `limit`; they are free again afterwards."""
+    def reserved(self, size: int, limit: int) -> Iterator[None]:
+        """Wait until `size` bytes fit into `limit`; release them afterwards."""
         if size < SMALL_BYTES:
             yield
             return
-        with self._turn, self._freed:
+        with self._first_in_line, self._freed:
             self._freed.wait_for(lambda: self._used + size <= limit)
             self._used += size
         try:
@@ -161,7 +162,7 @@ class _Room:
                 self._freed.notify_all()
 
 
-_room = _Room()
+_budget = _MemoryBudget()
 
 
 def _decode(header: Header, size_bytes: int, preset: Preset) -> torch.Tensor:
@@ -170,7 +171,7 @@ def _decode(header: Header, size_bytes: int, preset: Preset) -> torch.Tensor:
         if image.size != (header.width, header.height):
             raise ValueError(f"it decodes as {image.width}x{image.height}")
         if header.format == "JPEG":
-            # the decoder scales by 1/2, 1/4 or 1/8 for free; twice the size wanted leaves the resize its say
+            # the decoder scales by 1/2, 1/4 or 1/8 for free; twice the target size keeps the resize accurate
             image.draft("RGB", (2 * preset.resize, 2 * preset.resize))
         image.load()
         pixels = np.array(_fit(image, header.orientation, preset))  # (crop, crop, 3) uint8
@@ -185,27 +186,27 @@ def _decode(header: Header, size_bytes: int, preset: Preset) -> torch.Tensor:
 def _fit(image: Image.Image, orientation: int, preset: Preset) -> Image.Image:
     """Resize and crop to the pixel as torchvision's eval presets do with PIL images.
 
-    Turned upright only once it is small; which side is the shorter doesn't hang on that.
+    The image is turned upright only after the resize, which is cheaper; the shorter side stays the shorter one.
     """
     width, height = image.size
     short = min(width, height)
-    # (left, top, right, bottom) of what is looked at: all, but for a strip
-    extra_rows, high = (width, height) if preset.squash else (min(side, MAX_ASPECT * short) for side in image.size)
-    left, top = round((width - extra_rows) / 2), round((height - high) / 2)
+    # The box that is resized is the whole image, except for a long strip.
+    box_width, box_height = (width, height) if preset.squash else (min(side, MAX_ASPECT * short) for side in image.size)
+    left, top = round((width - box_width) / 2), round((height - box_height) / 2)
     size = (preset.resize, preset.resize)
     if not preset.squash:
-        stretched = int(preset.resize * max(extra_rows, high) / short)
+        stretched = int(preset.resize * max(box_width, box_height) / short)
         size = (preset.resize, stretched) if width <= height else (stretched, preset.resize)
-    small = _resize(image, (left, top, left + extra_rows, top + high), size, preset.resample)
+    small = _resize(image, (left, top, left + box_width, top + box_height), size, preset.resample)
     method = _UPRIGHT.get(orientation)
-    return _centre(small if method is None else small.transpose(method), preset.crop, preset.crop)
+    return _center_crop(small if method is None else small.transpose(method), preset.crop, preset.crop)
 
 
 def _resize(image: Image.Image, box: tuple[int, int, int, int], size: tuple[int, int], how: Resample) -> Image.Image:
-    """Return the box as RGB of the size, as converting the whole of it first would give.
+    """Return the box as RGB of the given size, with the same pixels as converting the whole box first.
 
-    What isn't RGB yet is converted in bands of rows, each with as many rows beyond its edges as the filter reads:
-    a conversion makes several copies, which of a large image would be gigabytes.
+    Other modes are converted in bands of rows, each with as many rows beyond its edges as the filter reads: a
+    conversion makes several copies, which for a large image would be gigabytes.
     """
     left, top, right, bottom = box
     if box != (0, 0, *image.size):
@@ -219,7 +220,7 @@ def _resize(image: Image.Image, box: tuple[int, int, int, int], size: tuple[int,
         return rgb if rgb.size == size else rgb.resize(size, how)
     out = Image.new("RGB", size)
     scale = height / size[1]
-    margin = math.ceil(3 * max(1.0, scale)) + 1  # no filter reads further than three of its own pixels
+    margin = math.ceil(3 * max(1.0, scale)) + 1  # no filter reads further than three of its output pixels
     for band in range(bands):
         first, last = band * size[1] // bands, (band + 1) * size[1] // bands
         start, end = first * scale, min(float(height), last * scale)
@@ -230,10 +231,10 @@ def _resize(image: Image.Image, box: tuple[int, int, int, int], size: tuple[int,
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to RGB as a viewer shows it; what is transparent becomes white."""
+    """Convert any mode to RGB as a viewer shows it; transparent pixels become white."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I"):  # 16-bit gray: PIL would clip it to 255, where the high byte is meant
+    if image.mode.startswith("I"):  # 16-bit gray: PIL would clip to 255, the high byte is right
         gray = (np.asarray(image).astype(np.int32) >> 8).clip(0, 255).astype(np.uint8)
         return Image.fromarray(gray).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -243,6 +244,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _centre(image: Image.Image, width: int, height: int) -> Image.Image:
+def _center_crop(image: Image.Image, width: int, height: int) -> Image.Image:
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)
     return image.crop((left, top, left + width, top + height))

@@ -1,9 +1,9 @@
-"""What an encoded image says of itself, read here, and the bytes that are left for PIL to decode.
+"""Parse the header of an encoded image, and reduce the file to the bytes that PIL needs for its pixels.
 
-PIL reads headers in Python, and a few megabytes of them can be made to cost it minutes or gigabytes: thousands of
-ICC profiles that inflate to 1 MB each, EXIF tags that all point at the same megabytes, fill bytes read one by one,
-Exif segments joined one by one. So the headers are walked here, with a limit on their number, and PIL gets what the
-pixels need and nothing else. Orientation is the one thing read from the rest.
+PIL parses headers in Python, and a crafted header of a few megabytes can cost it minutes or gigabytes: thousands of ICC
+profiles that inflate to 1 MB each, EXIF tags that all point to the same megabytes, fill bytes read one by one, Exif
+segments joined one by one. This parser limits the number of segments and passes on only what the pixels need. Of the
+metadata it reads only the orientation.
 
 Sources: ITU-T T.81 B (JPEG), the PNG specification 5 and 11, RFC 9649 (WebP), TIFF 6.0 (EXIF).
 """
@@ -16,29 +16,29 @@ import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-MAX_SIDE = 65_500  # what libjpeg takes; a PNG 1 pixel wide and 50,000,000 high costs PIL 50 bytes a pixel
+MAX_SIDE = 65_500  # libjpeg's limit; a PNG 1 pixel wide and 50,000,000 high would cost PIL 50 bytes a pixel
 
-_MAX_SEGMENTS = 1000  # of a JPEG's header; a 16 MB colour profile alone takes 250
-_MAX_SCANS = 100  # of a progressive JPEG, which usually has about 10; each goes over the whole image again
-_MAX_CHUNKS = 1000  # of a PNG, and one more per KiB: encoders write 8 KiB at a time or more
+_MAX_SEGMENTS = 1000  # of a JPEG's header; a 16 MB color profile takes 250
+_MAX_SCANS = 100  # of a progressive JPEG, which usually has about 10; each pass covers the whole image
+_MAX_CHUNKS = 1000  # of a PNG, plus one per KiB: encoders write chunks of 8 KiB or more
 _MAX_TAGS = 1000  # of an EXIF directory; cameras write about 50
 
 _FILL = re.compile(rb"\xff{1,64}([^\xff])", re.DOTALL)
 _START_OF_SCAN, _APP0, _APP1, _APP14 = 0xDA, 0xE0, 0xE1, 0xEE
-_BARE = frozenset({0x00, 0x01, *range(0xD0, 0xD8)})  # nothing follows these; libjpeg skips them, too
+_BARE = frozenset({0x00, 0x01, *range(0xD0, 0xD8)})  # markers without data; libjpeg skips them too
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-# what libjpeg decodes by: frames, tables, and the two that tell YCbCr, RGB and CMYK apart
+# what libjpeg needs: frames, tables, and the two segments that distinguish YCbCr, RGB and CMYK
 _JPEG_KEPT = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDD, _APP0, _APP14}
 
-_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by color type
 
 
 class BrokenImage(Exception):
-    """The header doesn't hold together; the text says where."""
+    """The header is broken; the text says where."""
 
 
 class Header(NamedTuple):
-    """`data` is for the decoder. `decode_bytes` is about what decoding it to pixels takes of memory at once."""
+    """`data` is the file for the decoder. `decode_bytes` is the approximate peak memory of decoding it."""
 
     format: str
     width: int
@@ -46,11 +46,11 @@ class Header(NamedTuple):
     orientation: int  # EXIF's, 1 to 8
     data: bytes
     decode_bytes: int
-    plain: bool = False  # a JPEG as nearly all are: one scan of 8-bit YCbCr, whole, which every decoder takes
+    plain: bool = False  # a complete JPEG with one scan of 8-bit YCbCr, like nearly all: every decoder takes it
 
 
 def read_header(data: bytes) -> Header | None:
-    """Return what the image says of itself, or None if it is neither JPEG nor PNG nor WebP. Raises BrokenImage."""
+    """Return the header, or None if the data is neither JPEG nor PNG nor WebP. Raises BrokenImage."""
     reader = next((reader for magic, reader in _READERS.items() if data.startswith(magic)), None)
     if reader is None:
         return None
@@ -100,9 +100,9 @@ def _jpeg(data: bytes) -> Header:
         raise BrokenImage(f"it has {scans} scans, and {_MAX_SCANS} are taken")
     kept.append(data[start - 2 :])
     marker, depth, height, width, components = frame
-    # One scan is decoded as it is read; several need a 16-bit coefficient for each sample. Pixels are decoded small.
+    # One scan is decoded while reading; several need a 16-bit coefficient per sample. The pixels have reduced size.
     whole = 2 * components * width * height if scans > 1 or marker == 0xC2 else 0
-    adobe = any(segment[1] == _APP14 for segment in kept[1:])  # which may say that the colours are others
+    adobe = any(segment[1] == _APP14 for segment in kept[1:])  # which may declare another color space
     whole_file = data.endswith(b"\xff\xd9")
     plain = (marker, scans, depth, components) == (0xC0, 1, 8, 3) and whole_file and not adobe
     return Header("JPEG", width, height, _orientation(exif), b"".join(kept), whole + width * height, plain)
@@ -112,9 +112,9 @@ def _jpeg(data: bytes) -> Header:
 
 
 def _png(data: bytes) -> Header:
-    """Keep the first picture alone: what animates it, colours it or comments on it is left out."""
-    width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
-    if data[12:16] != b"IHDR" or colour not in _PNG_CHANNELS:
+    """Keep the first picture; drop animation, color profiles and comments."""
+    width, height, depth, color = struct.unpack_from(">IIBB", data, 16)
+    if data[12:16] != b"IHDR" or color not in _PNG_CHANNELS:
         raise BrokenImage("it doesn't begin with a header chunk")
     kept: list[bytes] = []
     pixels: list[bytes] = []
@@ -122,7 +122,7 @@ def _png(data: bytes) -> Header:
     at = 8
     for _ in range(_MAX_CHUNKS + len(data) // 1024):
         if len(data) - at < 12:
-            break  # a missing IEND is none of the pixels' business
+            break  # the pixels need no IEND
         length, name = struct.unpack_from(">I4s", data, at)
         end = at + 12 + length
         if name == b"IEND":
@@ -141,7 +141,7 @@ def _png(data: bytes) -> Header:
     if not pixels:
         raise BrokenImage("it holds no pixels")
     whole = b"".join((data[:8], *kept, _chunk(b"IDAT", b"".join(pixels)), _chunk(b"IEND", b"")))
-    channels = _PNG_CHANNELS[colour]
+    channels = _PNG_CHANNELS[color]
     sample = 4 if channels > 1 else 2 if depth == 16 else 1  # PIL keeps two to four channels in 4 bytes
     return Header("PNG", width, height, _orientation(exif), whole, sample * width * height)
 
@@ -154,7 +154,7 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 
 
 def _webp(data: bytes) -> Header:
-    """PIL's own look at it asks libwebp for canvases of the whole size, so the size is read before."""
+    """Read the size here: PIL would have libwebp allocate canvases of the full size to find it out."""
     kind = data[12:16]
     if data[8:12] != b"WEBP":
         raise BrokenImage("it is a RIFF file of another kind")
@@ -167,13 +167,13 @@ def _webp(data: bytes) -> Header:
         width, height = int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
     else:
         raise BrokenImage("its first chunk is none of VP8, VP8L and VP8X")
-    # two canvases of libwebp's, a copy of one, and PIL's image, 4 bytes a pixel; what may be lossless takes two more
+    # two canvases of libwebp, a copy of one, and PIL's image, 4 bytes a pixel each; lossless may take two more
     cost = 16 if kind == b"VP8 " else 24
     return Header("WEBP", width, height, _orientation(_riff_chunk(data, b"EXIF")), data, cost * width * height)
 
 
 def _riff_chunk(data: bytes, name: bytes) -> bytes:
-    """Return the chunk's data; nothing if it isn't among the first chunks."""
+    """Return the chunk's data; empty if it isn't among the first chunks."""
     at = 12
     for _ in range(_MAX_SEGMENTS):
         if len(data) - at < 8:
@@ -189,7 +189,7 @@ def _riff_chunk(data: bytes, name: bytes) -> bytes:
 
 
 def _orientation(exif: bytes) -> int:
-    """Return the orientation; 1 (upright) if there is none, or damage: that is no reason to refuse pixels."""
+    """Return the orientation; 1 (upright) if it is missing or damaged, which is no reason to reject the pixels."""
     tiff = exif.removeprefix(b"Exif\0\0")
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:

@@ -1,6 +1,6 @@
-"""The models that a worker can serve, and how MODEL_PATH names them.
+"""The kinds of models that a worker can serve, and how MODEL_PATH names them.
 
-Each kind is imported only when asked for: a worker that serves `simulated` never imports torch.
+Each kind is imported only when it is named: a worker that serves `simulated` never imports torch.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ __all__ = ["LoadContext", "Model", "listing", "resolve"]
 EFFICIENTNET = "efficientnet_lite0"
 SIMULATED = "simulated"
 
-TAKES = (
-    "MODEL_PATH takes a torchvision classification model (resnet18), efficientnet_lite0, "
+CHOICES = (
+    "MODEL_PATH is a torchvision classification model (resnet18), efficientnet_lite0, "
     "simulated:base_ms=4,row_ms=0.2, file.py:Class, module:Class, or a .pt2 file"
 )
 
 
 def resolve(model_path: str) -> Model:
-    """Return the model that MODEL_PATH names, not yet loaded. Raises ModelLoadError with one line."""
+    """Return the model that MODEL_PATH names, not loaded yet. Raises ModelLoadError with one line."""
     head, colon, rest = model_path.partition(":")
     if head == SIMULATED:
         from smartbatch.worker.models.simulated import Simulated
@@ -53,11 +53,11 @@ def _from_torchvision(name: str) -> Model:
         return VisionClassifier(name)
     near = difflib.get_close_matches(name, [*known, EFFICIENTNET, SIMULATED], n=3)
     hint = f"; did you mean {' or '.join(near)}?" if near else ";"
-    raise ModelLoadError(f"there is no model {name!r}{hint} {TAKES}")
+    raise ModelLoadError(f"there is no model {name!r}{hint} {CHOICES}")
 
 
 def listing() -> list[tuple[str, str]]:
-    """Return (model_path, description) of everything that has a name; loads no weights."""
+    """Return (model_path, description) of every model that has a name. Loads no weights."""
     from smartbatch.worker.models.vision import names
 
     return [

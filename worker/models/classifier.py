@@ -1,7 +1,7 @@
-"""What all image classifiers share: pixels or tensors in, logits or labelled classes out.
+"""What all image classifiers share: images or tensors in, logits or labelled classes out.
 
-A row is a (3, H, W) torch tensor: uint8 pixels, normalised on the device, or float32 that the client normalised.
-The two run as sub-batches of their own. Or it is (bytes,) uint8: a JPEG that the device decodes to pixels.
+A row is a (3, H, W) tensor: uint8 pixels, normalized on the device, or float32 that the client normalized. The two run
+in separate forwards. Or a row is a (bytes,) uint8 tensor: a JPEG that the device decodes into pixels.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 
 class Classifier(Model):
-    """A subclass gives the preset and builds the network."""
+    """A subclass provides the preset and builds the network."""
 
     classifier = True
 
@@ -45,7 +45,7 @@ class Classifier(Model):
         self._preset = preset
         self._max_pixels = LoadContext().max_image_pixels
         self._labels: list[str] = []
-        self._optimiser: VariantSelector | None = None
+        self._selector: VariantSelector | None = None
         self._jpegs: DeviceJpegs | None = None
         self.input = InputSpec(("image", "tensor"), "float32", (3, preset.crop, preset.crop))
 
@@ -54,7 +54,7 @@ class Classifier(Model):
         """Return the network with its weights, and its labels in the order of its logits."""
 
     def eager(self, context: LoadContext) -> nn.Module:
-        """Build the network as it is, on its device and in its type."""
+        """Build the network, unoptimized, on its device and in its dtype."""
         self._device = devices.open_device(context)
         self._dtype = devices.DTYPES[context.dtype]
         self.overlaps = self._device.type == "cuda"
@@ -77,11 +77,11 @@ class Classifier(Model):
             if self._device.type == "cuda":
                 context.progress("trying to decode JPEGs on the device")
                 threads = context.decode_threads
-                self._jpegs = device_jpeg.on_trial(self._device, self._preset, context.max_batch_size, threads)
+                self._jpegs = device_jpeg.try_device(self._device, self._preset, context.max_batch_size, threads)
 
     def _optimize(self, network: nn.Module, context: LoadContext) -> None:
         rows = min(TIMED_ROWS_CPU, context.max_batch_size) if self._device.type == "cpu" else context.max_batch_size
-        self._network = self._optimiser = VariantSelector(network, self.noise, rows)
+        self._network = self._selector = VariantSelector(network, self.noise, rows)
         variants = [
             ("channels_last", lambda: channels_last(network)),
             ("folded channels_last", lambda: channels_last(fold_batch_norms(network, self.noise(1)))),
@@ -93,41 +93,41 @@ class Classifier(Model):
             variants.append((winograd.NAME, lambda: winograd.winograd(network, self.noise(rows))))
         for name, make in variants:
             context.progress(f"trying {name}")
-            for _ in self._optimiser.consider(name, make):
+            for _ in self._selector.consider(name, make):
                 pass
-        self._try_inductor(network, self._optimiser, context)
-        context.progress(f"serving as {self._optimiser.choice}")
+        self._try_inductor(network, self._selector, context)
+        context.progress(f"serving as {self._selector.choice}")
 
-    def _try_inductor(self, network: nn.Module, optimiser: VariantSelector, context: LoadContext) -> None:
-        """Try what was compiled at an earlier start; otherwise compile it beside serving."""
+    def _try_inductor(self, network: nn.Module, selector: VariantSelector, context: LoadContext) -> None:
+        """Try what was compiled at an earlier start; otherwise compile it while serving."""
         if self._device.type not in inductor.DEVICES or not context.model_path:
             return
         try:
             folder = inductor.cache_folder() / inductor.key(network, context.dtype, self._device)
         except OSError as error:
-            log.warning("OPTIMIZE: %s is left out: %s", inductor.NAME, error)
+            log.warning("OPTIMIZE: %s is skipped: %s", inductor.NAME, error)
             return
         threads = torch.get_num_threads()
-        order = inductor.Order(
+        job = inductor.CompileJob(
             context.model_path, str(self._device), context.dtype, context.weights, threads, str(folder)
         )
-        compiled = inductor.Inductor(optimiser, order, self._device)
+        compiled = inductor.Inductor(selector, job, self._device)
         if compiled.cached:
             context.progress(f"trying {inductor.NAME}")
             for _ in compiled.consider():
                 pass
         elif context.in_device_thread:
-            compiled.compile_beside(context.in_device_thread)
+            compiled.compile_in_background(context.in_device_thread)
 
     def noise(self, rows: int) -> torch.Tensor:
-        """Return what a network's answers are compared on: always the same, and nothing in it like anything else."""
+        """Return the batch on which variants are compared: always the same, with no two values alike."""
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn((rows, 3, self._preset.crop, self._preset.crop), generator=generator)
         return noise.to(self._device, self._dtype)  # (rows, 3, H, W)
 
     @property
     def variant(self) -> ChosenVariant:
-        return self._optimiser.choice if self._optimiser else super().variant
+        return self._selector.choice if self._selector else super().variant
 
     def example(self) -> torch.Tensor:
         return torch.full((3, self._preset.crop, self._preset.crop), 127, dtype=torch.uint8)
@@ -135,12 +135,13 @@ class Classifier(Model):
     def decode(self, payload: Payload) -> list[torch.Tensor]:
         content: Any = payload.content
         if payload.kind == "image":
-            return decode_images(content, self._preset, self._max_pixels, self._left_to_the_device)
+            return decode_images(content, self._preset, self._max_pixels, self._defer_to_device)
         if payload.kind == "tensor":
             return self._decode_tensor(content)
         raise InvalidInput(f"expected an image or a tensor, got {payload.kind}")
 
-    def _left_to_the_device(self, header: Header) -> torch.Tensor | None:
+    def _defer_to_device(self, header: Header) -> torch.Tensor | None:
+        """Return the row of a JPEG that the device decodes, or None for other images."""
         jpegs = self._jpegs
         return jpegs.row(header) if jpegs is not None and jpegs.takes(header) else None
 
@@ -148,7 +149,7 @@ class Classifier(Model):
         row = (3, self._preset.crop, self._preset.crop)
         if tensor.dtype not in (*FLOATS, "uint8"):
             raise InvalidInput(
-                f"expected normalised floats ({', '.join(FLOATS)}) or raw uint8 pixels, got {tensor.dtype}"
+                f"expected normalized floats ({', '.join(FLOATS)}) or raw uint8 pixels, got {tensor.dtype}"
             )
         if tuple(tensor.shape[1:]) != row:
             raise InvalidInput(f"expected a tensor of shape {['rows', *row]}, got {list(tensor.shape)}")
@@ -156,14 +157,14 @@ class Classifier(Model):
         return list(batch if batch.dtype == torch.uint8 else batch.float())
 
     def group(self, row: torch.Tensor) -> Hashable:
-        return row.dtype  # all of one dtype become (3, H, W) of the same size
+        return row.dtype  # rows of one dtype have one shape once decoded
 
     def collate(self, rows: Sequence[torch.Tensor]) -> torch.Tensor:
-        """(rows, 3, H, W) uint8 or float32."""
+        """Return (rows, 3, H, W), uint8 or float32."""
         jpegs = [at for at, row in enumerate(rows) if row.dim() == 1]
         if not jpegs or self._jpegs is None:
             return devices.stack_on(self._device, rows)
-        pixels = self._jpegs.pixels([rows[at] for at in jpegs])
+        pixels = self._jpegs.pixels([rows[at] for at in jpegs])  # (jpegs, 3, H, W) uint8
         if len(jpegs) == len(rows):
             return pixels
         others = [at for at, row in enumerate(rows) if row.dim() != 1]
@@ -175,12 +176,12 @@ class Classifier(Model):
     @torch.inference_mode()
     def forward(self, batch: torch.Tensor) -> torch.Tensor | devices.AsyncHostCopy:
         if batch.dtype == torch.uint8:
-            batch = batch.float().div_(255).sub_(self._mean).div_(self._std)
+            batch = batch.float().div_(255).sub_(self._mean).div_(self._std)  # (rows, 3, H, W) float32
         return devices.copy_back(self._network(batch.to(self._dtype)).float())  # (rows, classes) float32
 
     def separate(self, outputs: torch.Tensor | devices.AsyncHostCopy, rows: int) -> list[np.ndarray]:
-        """(classes,) float32 each."""
-        return list(outputs.arrived() if isinstance(outputs, devices.AsyncHostCopy) else to_numpy(outputs))
+        """Return the logits of each row, (classes,) float32."""
+        return list(outputs.wait() if isinstance(outputs, devices.AsyncHostCopy) else to_numpy(outputs))
 
     def free_memory(self) -> None:
         devices.free_memory()
@@ -200,8 +201,8 @@ class Classifier(Model):
         return Result(outputs={"logits": from_numpy(np.stack(rows))})
 
     def _top(self, logits: np.ndarray, count: int) -> list[tuple[int, str, float]]:
-        with np.errstate(invalid="ignore"):  # where logits aren't finite, all probabilities are NaN: that is said
-            weights = np.exp(logits - logits.max())
+        with np.errstate(invalid="ignore"):  # non-finite logits make all probabilities NaN, which the client gets
+            weights = np.exp(logits - logits.max())  # (classes,) float32
             probabilities = weights / weights.sum()
         best = np.argsort(-logits, kind="stable")[:count]
         return [(int(index), self._labels[index], float(probabilities[index])) for index in best]

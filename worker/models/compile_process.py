@@ -1,6 +1,6 @@
-"""The process that compiles a network: started by inductor.py, which says what compiling is for and where it goes.
+"""The process that compiles a network, started by optimization/inductor.py with a CompileJob.
 
-Only one at a time compiles the same network; it leaves the library whole or not at all, and nothing else.
+Only one process at a time compiles the same network. It leaves the complete library or nothing.
 """
 
 from __future__ import annotations
@@ -18,65 +18,66 @@ from pathlib import Path
 
 import msgspec
 
-from smartbatch.worker.optimization.inductor import LIBRARY, Order
+from smartbatch.worker.optimization.inductor import LIBRARY, CompileJob
 
 EXAMPLE_ROWS = 4
-MOST_ROWS = 65536
+MAX_ROWS = 65536
 
-_works: list[Path] = []  # folders to leave no trace of
+_work_folders: list[Path] = []  # removed when the worker ends
 
 
 def main() -> None:
-    order = msgspec.json.decode(sys.argv[1], type=Order)
-    os.setsid()  # with what it starts, so that all of it ends at once
+    job = msgspec.json.decode(sys.argv[1], type=CompileJob)
+    os.setsid()  # a process group with the compilers that it starts, so that all end at once
     os.nice(19)
     threading.Thread(target=_end_with_the_worker, daemon=True).start()
-    folder = Path(order.folder)
-    with _sole_worker(folder):
+    folder = Path(job.folder)
+    with _exclusive(folder):
         if not (folder / LIBRARY).exists():
             with tempfile.TemporaryDirectory(prefix="compiling-", dir=folder.parent) as work:
-                _compile(order, Path(work), folder)
+                _compile(job, Path(work), folder)
 
 
 def _end_with_the_worker() -> None:
+    """End when standard input closes, which happens when the worker ends."""
     while os.read(0, 1):
         pass
-    for work in _works:
+    for work in _work_folders:
         shutil.rmtree(work, ignore_errors=True)
     os.killpg(0, signal.SIGKILL)
 
 
 @contextlib.contextmanager
-def _sole_worker(folder: Path):
+def _exclusive(folder: Path):
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _compile(order: Order, work: Path, folder: Path) -> None:
-    _works.append(work)
-    # Beside the result and not in /tmp: Inductor loads what it compiles there, and /tmp may forbid code.
+def _compile(job: CompileJob, work: Path, folder: Path) -> None:
+    _work_folders.append(work)
+    # Next to the result, not in /tmp: Inductor loads what it compiles there, and /tmp may be mounted noexec.
     os.environ.update(TORCHINDUCTOR_CACHE_DIR=str(work / "inductor"), TMPDIR=str(work))
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     tempfile.tempdir = str(work)
     from smartbatch.worker.models import resolve
     from smartbatch.worker.models.classifier import Classifier
 
-    model = resolve(order.model_path)
+    model = resolve(job.model_path)
     assert isinstance(model, Classifier)
-    network = model.eager(order.context)
+    network = model.eager(job.context)
     package = compile_network(network, model.noise(EXAMPLE_ROWS), work)
     unpack(package, work / "result")
     (work / "result").replace(folder)
 
 
 def compile_network(network, example, work: Path) -> Path:
-    """Compile for any number of rows. Returns the package."""
+    """Compile for any number of rows. Returns the path of the package."""
     import torch
 
     network = network.to(memory_format=torch.channels_last)
     example = example.contiguous(memory_format=torch.channels_last)
-    rows = torch.export.Dim("rows", min=1, max=MOST_ROWS)
+    rows = torch.export.Dim("rows", min=1, max=MAX_ROWS)
     with torch.no_grad():
         program = torch.export.export(network, (example,), dynamic_shapes=({0: rows},))
         path = torch._inductor.aoti_compile_and_package(
@@ -86,7 +87,7 @@ def compile_network(network, example, work: Path) -> Path:
 
 
 def unpack(package: Path, folder: Path) -> None:
-    """Take the library, and for a GPU its kernels, out of the package."""
+    """Extract the library, and for a GPU its kernels, from the package."""
     folder.mkdir()
     with zipfile.ZipFile(package) as archive:
         for name in archive.namelist():

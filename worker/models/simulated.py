@@ -1,7 +1,7 @@
-"""An accelerator stand-in: a batch takes base + rows × row, one after the other, and the answer is what only that row's
-bytes can give.
+"""A simulated accelerator, to test and measure the system without a device: a batch takes base + rows × row.
 
-For testing and measuring the system without a device. Never imports torch.
+Batches run one after the other. The output depends on the row's bytes alone, so tests can check it. Never imports
+torch.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ DEFAULTS = {"base_ms": 4.0, "row_ms": 0.2, "load_ms": 0.0}
 
 
 def expected(data: bytes) -> list[float]:
-    """Return what the model answers to a row of these bytes: ten floats in [0, 1), exact in float32.
+    """Return the model's output for a row of these bytes: ten floats in [0, 1), exact in float32.
 
-    A tensor's row is its C-order bytes, a text's its UTF-8.
+    The bytes of a tensor's row are in C order, those of a text are UTF-8.
     """
     return _floats([_digest(data)])[0].tolist()
 
 
 def _digest(data: Any) -> bytes:
-    return hashlib.sha256(data).digest()  # for which processors have instructions: 600 KB in a third of a millisecond
+    return hashlib.sha256(data).digest()  # processors have instructions for it: 600 KB take a third of a millisecond
 
 
 def _floats(digests: Sequence[bytes]) -> np.ndarray:
-    """Three bytes each, the lowest first: 24 bits are exact in float32."""
+    """Make floats of three bytes each, the lowest first: 24 bits are exact in float32."""
     digits = np.frombuffer(b"".join(digests), np.uint8).reshape(len(digests), -1)[:, : 3 * WIDTH]
     return digits.reshape(-1, WIDTH, 3) @ _PLACES  # (rows, WIDTH) float32
 
 
 class Simulated(Model):
-    """A row is the digest of what came, made in the decode threads."""
+    """A row is the digest of the input, computed in the decode threads."""
 
     platform = "simulated"
     device_name = "simulated"
@@ -58,7 +58,7 @@ class Simulated(Model):
         self._base_s = values["base_ms"] / 1000
         self._row_s = values["row_ms"] / 1000
         self._load_s = values["load_ms"] / 1000
-        self._free_at = 0.0  # monotonic: when the device is done with all it was given
+        self._free_at = 0.0  # when the device will be done with all launched batches, monotonic
         self._thread = threading.local()
 
     def load(self, context: LoadContext) -> None:
@@ -75,11 +75,14 @@ class Simulated(Model):
             return [_digest(content.data)]
         return [_digest(row.encode() if isinstance(row, str) else row) for row in content]
 
+    def group(self, row: bytes) -> None:
+        """All rows can be collated."""
+
     def collate(self, rows: Sequence[bytes]) -> np.ndarray:
-        return _floats(rows)
+        return _floats(rows)  # (rows, WIDTH) float32
 
     def forward(self, batch: np.ndarray) -> tuple[np.ndarray, float]:
-        """Begin, as a device does: at once, or when it is done with what it was given before."""
+        """Start at once, or when the batches launched before are done."""
         self._free_at = max(time.monotonic(), self._free_at) + self._base_s + len(batch) * self._row_s
         return batch, self._free_at
 
@@ -91,8 +94,8 @@ class Simulated(Model):
     def _sleep_until(self, at: float) -> None:
         left_s = at - time.monotonic()
         if left_s > 0:
-            if not hasattr(self._thread, "exact"):
-                self._thread.exact = _wake_exactly()
+            if not hasattr(self._thread, "exact_timer"):
+                self._thread.exact_timer = _set_exact_timer()
             time.sleep(left_s)
 
     def encode(self, rows: Sequence[np.ndarray], options: dict[str, Any]) -> Result:
@@ -100,17 +103,17 @@ class Simulated(Model):
         return Result(outputs={"output": Tensor("float32", (len(rows), WIDTH), data)})
 
 
-def _wake_exactly() -> bool:
-    """Have the kernel end this thread's sleeps when they are over, not up to 50 µs later. False where it can't."""
-    set_timer_slack = 29
+def _set_exact_timer() -> bool:
+    """Let the kernel end this thread's sleeps in time, not up to 50 µs late. Returns False where it can't."""
+    pr_set_timerslack = 29
     try:
-        return ctypes.CDLL(None).prctl(set_timer_slack, 1, 0, 0, 0) == 0
+        return ctypes.CDLL(None).prctl(pr_set_timerslack, 1, 0, 0, 0) == 0
     except (OSError, AttributeError):  # Linux only
         return False
 
 
 def _rows(tensor: Tensor) -> Sequence[Any]:
-    """Return the C-order bytes of each row."""
+    """Return the bytes of each row in C order."""
     if tensor.order == "F":
         opaque = np.frombuffer(tensor.data, f"V{DTYPE_BYTES[tensor.dtype]}").reshape(tensor.shape, order="F")
         return [row.tobytes() for row in opaque]

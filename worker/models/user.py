@@ -1,29 +1,29 @@
 """A user's own class, served as `MODEL_PATH=module:Class` or `MODEL_PATH=path/to/file.py:Class`.
 
-A module is found like any other, or in the working directory. Only `forward` is required:
+A module is imported like any other; the working directory is searched too. Only `forward` is required:
 
     class Doubler:
-        def forward(self, batch):          # a tensor: (rows, …), on the device
+        def forward(self, batch):          # a tensor (rows, …) on the device
             return batch * 2               # one output per row, in the same order
 
-All else has a default, and is called in this order:
+The other methods have defaults and are called in this order:
 
-    load(self, device)      once; read weights, move them to `device` (a torch.device). `load(self)` is fine too.
-    decode(self, payload)   what a client sent → a list of rows. `payload.kind` is "tensor", "text", "image" or
-                            "raw"; `payload.content` what it holds (shared/wire.py). Raise ValueError with a text
+    load(self, device)      once: read weights, move them to `device` (a torch.device). `load(self)` works too.
+    decode(self, payload)   a request's payload → a list of rows. `payload.kind` is "tensor", "text", "image" or
+                            "raw", `payload.content` its content (shared/wire.py). Raise ValueError with a text
                             for the client if the input is wrong. Runs in several threads at once.
                             Default: a torch tensor per row; a str per text; bytes per image; a raw body's bytes.
     collate(self, rows)     a list of rows → one batch. Default: tensors and arrays of one shape are stacked on the
                             device; anything else stays a list.
     forward(self, batch)    one batch → the outputs of its rows: a tensor or array whose first dimension is rows, a
                             dict or tuple of such, or a list with one output per row.
-    encode(self, row)       one row's output → what the client gets: a tensor or array, or anything that JSON can say.
-                            Default: the output as it is. Runs in several threads at once.
+    encode(self, row)       one row's output → what the client gets: a tensor or array, or anything that JSON can
+                            represent. Default: the output unchanged. Runs in several threads at once.
 
-Rows of different shapes or dtypes run apart unless the class has its own `collate` (which may pad them);
-`group(self, row)` can say which rows fit together: those of an equal key. `input` (an InputSpec) and `outputs`
-(OutputSpecs) are announced to gateways, which then refuse other input early; `example(self)` gives a row to
-warm up with. An instance belongs to one worker; `load` and `forward` run in its one device thread.
+Rows of different shapes or dtypes run in separate forwards unless the class has its own `collate`, which may pad them;
+`group(self, row)` may return a key that is equal for rows that can be collated. `input` (an InputSpec) and `outputs`
+(OutputSpecs) are announced to gateways, which then reject other input early; `example(self)` returns a row for
+warm-up. An instance belongs to one worker; `load` and `forward` run in its one device thread.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from smartbatch.worker.models.row_values import from_row_outputs, split_rows
 
 
 class UserModel(Model):
-    """Wraps one instance of the user's class and fills in what it leaves out."""
+    """Wraps one instance of the user's class and provides the defaults."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -61,14 +61,14 @@ class UserModel(Model):
         self._decode = self._method("decode")
         self._encode = self._method("encode")
         self.input = getattr(self._user, "input", None) or InputSpec(("image", "tensor", "text", "raw"))
-        self.outputs = self._announced_outputs()
+        self.outputs = self._user_outputs()
         self._device = torch.device("cpu")
 
     def _method(self, name: str) -> Callable[..., Any] | None:
         method = getattr(self._user, name, None)
         return method if callable(method) else None
 
-    def _announced_outputs(self) -> tuple[OutputSpec, ...]:
+    def _user_outputs(self) -> tuple[OutputSpec, ...]:
         return tuple(getattr(self._user, "outputs", ()))
 
     def load(self, context: LoadContext) -> None:
@@ -79,15 +79,15 @@ class UserModel(Model):
                 load(self._device) if inspect.signature(load).parameters else load()
             except SmartBatchError:
                 raise
-            except Exception as error:  # the user's own code: anything
+            except Exception as error:  # the user's code may raise anything
                 raise ModelLoadError(f"{self._path}: load failed, {type(error).__name__}: {one_line(error)}") from error
-        # a class may know these only once it has loaded
+        # a class may know these only after load()
         self.input = getattr(self._user, "input", None) or self.input
-        self.outputs = self._announced_outputs()
+        self.outputs = self._user_outputs()
         self.device_name = devices.device_name(self._device)
 
     def example(self) -> Any:
-        """Return the class's own example, or zeros of its announced shape, or None if it has neither."""
+        """Return the class's example, else zeros of its announced shape, else None."""
         example = self._method("example")
         if example is not None:
             return example()
@@ -164,8 +164,8 @@ def _find_class(path: str) -> type:
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
             raise ModelLoadError(f"MODEL_PATH={path}: no module {error.name!r}, not in {directory} either") from None
-        raise ModelLoadError(f"MODEL_PATH={path}: {module_name} needs {error.name!r}, not installed") from error
-    except Exception as error:  # the user's own code: anything
+        raise ModelLoadError(f"MODEL_PATH={path}: {module_name} requires {error.name!r}, not installed") from error
+    except Exception as error:  # the user's code may raise anything
         raise ModelLoadError(
             f"MODEL_PATH={path}: importing {module_name} failed, {type(error).__name__}: {one_line(error)}"
         ) from error
@@ -190,7 +190,7 @@ def _import_file(file: Path) -> ModuleType:
 def _instantiate(path: str, found: type) -> Any:
     try:
         return found()
-    except Exception as error:  # the user's own code: anything
+    except Exception as error:  # the user's code may raise anything
         raise ModelLoadError(
-            f"MODEL_PATH={path}: making one without arguments failed, {type(error).__name__}: {one_line(error)}"
+            f"MODEL_PATH={path}: {path.partition(':')[2]}() failed, {type(error).__name__}: {one_line(error)}"
         ) from error

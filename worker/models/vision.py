@@ -1,4 +1,4 @@
-"""Torchvision's classification models, by name."""
+"""Torchvision's classification models by name."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _RESAMPLE = {
     InterpolationMode.BICUBIC: Resample.BICUBIC,
 }
 
-# These two would initialise for half a minute, and warn; and their published weights want their inputs transformed.
+# Initializing these two takes half a minute and prints a warning; their published weights need transformed inputs.
 _INCEPTION = {"init_weights": False, "transform_input": True}
 _ARGUMENTS: dict[str, dict[str, Any]] = {"googlenet": _INCEPTION, "inception_v3": _INCEPTION}
 
-RANDOM_SEED = 0  # all workers of a model must hold the same random weights
+RANDOM_SEED = 0  # all workers of a model must have the same random weights
 
 
 def names() -> list[str]:
@@ -35,9 +35,9 @@ def names() -> list[str]:
 
 
 class VisionClassifier(Classifier):
-    """One of torchvision's, with its published weights, a file's or random ones.
+    """A torchvision network with its published weights, those of a file, or random ones.
 
-    The preset is that of the published weights in each case: a file is most often a finetuned copy of them.
+    The preset is always that of the published weights: a file usually holds a finetuned copy of them.
     """
 
     def __init__(self, name: str) -> None:
@@ -50,7 +50,7 @@ class VisionClassifier(Classifier):
         if context.weights == "random":
             return self._with_random_weights(), labels
         if context.weights == "default":
-            context.progress(f"fetching the weights of {self._name}")
+            context.progress(f"downloading the weights of {self._name}")
             return self._with_published_weights(), labels
         context.progress(f"reading {context.weights}")
         state = read_state_dict(context.weights)
@@ -66,14 +66,14 @@ class VisionClassifier(Classifier):
     def _with_published_weights(self) -> nn.Module:
         try:
             return torchvision.models.get_model(self._name, weights=self._published, progress=False)
-        except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash a RuntimeError
+        except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash raises RuntimeError
             raise ModelLoadError(
-                f"the weights of {self._name} can't be fetched from {self._published.url} "
+                f"the weights of {self._name} can't be downloaded from {self._published.url} "
                 f"({one_line(error)}); {CHOICES}"
             ) from None
 
     def _for_classes_of(self, state: StateDict) -> nn.Module:
-        """Build the network with as many classes as the file has: its last tensor is the classifier's."""
+        """Build the network with as many classes as the file's last tensor, the classifier's, has."""
         network = self._with_random_weights()
         name, last = list(network.state_dict().items())[-1]
         if name in state and state[name].shape[:1] != last.shape[:1]:

@@ -1,1 +1,1 @@
-"""What a worker says of itself: metrics, status report, logs, tracing, watchdog."""
+"""What a worker reports: metrics, status, error logs, spans."""

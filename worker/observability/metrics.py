@@ -1,5 +1,5 @@
 """What a worker counts: for Prometheus, as shared/telemetry/metric_names.py declares it, and in the few plain numbers
-that its heartbeat carries (shared/counts.py)."""
+that its heartbeat carries (shared/telemetry/counts.py)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from smartbatch.shared import __version__
-from smartbatch.shared.counts import FIELD, Counts, encode
 from smartbatch.shared.settings import Settings
 from smartbatch.shared.telemetry import metric_names as names
+from smartbatch.shared.telemetry.counts import FIELD, Counts, encode
 from smartbatch.shared.telemetry.process_usage import CpuTime, resident_bytes
-from smartbatch.worker.batching.policy import Limits
-from smartbatch.worker.core.batch import Batch
+from smartbatch.worker.core.batch import Batch, Limits
 from smartbatch.worker.core.model import Model
 
 _BOUNDS = (*names.ROWS_BUCKETS, math.inf)

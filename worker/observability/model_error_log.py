@@ -1,5 +1,5 @@
-"""What a model's code raised for single requests: a line each, with its traceback; of many, a few and a count, so that
-a model that fails every request fills no disk."""
+"""Log what a model's code raises for single requests: a few lines with tracebacks, then a count, so that a model that
+fails on every request does not fill the disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class ModelErrorLog:
-    """One per process. `failed` may be called by any thread."""
+    """One per process. Any thread may call `failed`."""
 
     def __init__(self) -> None:
         self._limit = LogRateLimiter()
@@ -22,7 +22,7 @@ class ModelErrorLog:
         if self._limit.allows(what):
             log.warning("%s", what, exc_info=error, extra=log_fields(entry, batch_id))
 
-    def settle(self) -> None:
-        """Say how many lines were left out. Called about once a second."""
+    def flush(self) -> None:
+        """Log how many lines were left out. Called about once a second."""
         for what, count in self._limit.left_out().items():
             log.warning("%s: %d more requests", what, count, extra={"left_out": count})

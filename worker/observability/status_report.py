@@ -5,14 +5,27 @@ from __future__ import annotations
 import os
 import socket
 import time
+from typing import Protocol
 
 from smartbatch.shared.broker.connection.script import Argument
 from smartbatch.shared.settings import Settings
-from smartbatch.worker.batching.policy import Limits
-from smartbatch.worker.batching.throughput import ThroughputEstimator
+from smartbatch.worker.core.batch import Batch, Limits
+from smartbatch.worker.core.estimators import ThroughputEstimator
 from smartbatch.worker.core.model import Model
-from smartbatch.worker.execution.engine import Engine
 from smartbatch.worker.observability.metrics import WorkerMetrics
+
+
+class DeviceStatus(Protocol):
+    """What the report reads of the engine."""
+
+    @property
+    def running(self) -> Batch | None: ...
+
+    @property
+    def working_since(self) -> float: ...
+
+    @property
+    def memory_limit(self) -> int: ...
 
 
 class StatusReport:
@@ -22,7 +35,7 @@ class StatusReport:
         self,
         settings: Settings,
         model: Model,
-        engine: Engine,
+        engine: DeviceStatus,
         service: ThroughputEstimator,
         worker_metrics: WorkerMetrics,
         limits: Limits,

@@ -1,1 +1,1 @@
-"""Faster variants of a network that give the same answers."""
+"""Faster variants of a network with the same outputs."""

@@ -1,4 +1,4 @@
-"""Forms of a network that cost nothing to make: another order in memory, batch norms folded into convolutions."""
+"""Cheap variants of a network: channels_last memory order, batch norms folded into convolutions."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from smartbatch.worker.optimization.variants import Network
 
 
 def channels_last(network: nn.Module) -> Network:
-    """The same with its weights, and what flows through it, in the order that vector units and tensor cores want."""
+    """Return a copy with weights and activations in channels_last, which vector units and tensor cores prefer."""
     copied = weights_channels_last(copy.deepcopy(network))
     return lambda batch: copied(batch.contiguous(memory_format=torch.channels_last))
 
 
 def weights_channels_last(network: nn.Module) -> nn.Module:
-    """Change the order of its weights in place; return it."""
-    # torch's annotations know no `to` with a memory_format alone
+    """Change the memory order of the weights in place; return the network."""
+    # torch's annotations lack `to` with a memory_format alone
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def fold_batch_norms(network: nn.Module, batch: torch.Tensor) -> nn.Module:
-    """Return a copy in which each convolution does the work of the batch norm that follows it.
+    """Return a copy in which each convolution includes the batch norm that follows it.
 
-    Which follows which is watched in a forward, not read from the code, so any class derived from nn.Conv2d is found.
-    A convolution whose output goes elsewhere too is folded wrongly: the check against eager finds that.
+    The pairs are observed in a forward, not read from the code, so subclasses of nn.Conv2d are found too. A convolution
+    whose output has other consumers is folded wrongly; the comparison with the eager network rejects that variant.
     """
     copied = copy.deepcopy(network)
-    for convolution, name in _followed_by_batch_norm(copied, batch).items():
+    for convolution, name in _convolution_norm_pairs(copied, batch).items():
         norm = copied.get_submodule(name)
         assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
         weight, bias = fuse_conv_bn_weights(
@@ -47,23 +47,23 @@ def fold_batch_norms(network: nn.Module, batch: torch.Tensor) -> nn.Module:
     return copied
 
 
-def _followed_by_batch_norm(network: nn.Module, batch: torch.Tensor) -> dict[nn.Conv2d, str]:
-    """Run the batch. Returns each convolution that ran once with the name of the batch norm that took its output."""
-    made_by: dict[int, nn.Conv2d] = {}
-    kept: list[torch.Tensor] = []  # so that no two outputs have one id
+def _convolution_norm_pairs(network: nn.Module, batch: torch.Tensor) -> dict[nn.Conv2d, str]:
+    """Run the batch. Returns each convolution that ran once and the name of the batch norm that consumed its output."""
+    producer: dict[int, nn.Conv2d] = {}  # by id of the output
+    kept: list[torch.Tensor] = []  # keeps ids unique
     runs: dict[nn.Module, int] = {}
     pairs: dict[nn.Conv2d, str] = {}
 
     def after_convolution(module: nn.Module, _: object, output: torch.Tensor) -> None:
         assert isinstance(module, nn.Conv2d)
-        made_by[id(output)] = module
+        producer[id(output)] = module
         kept.append(output)
         runs[module] = runs.get(module, 0) + 1
 
     def before_norm(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         runs[module] = runs.get(module, 0) + 1
-        if inputs and id(inputs[0]) in made_by:
-            pairs[made_by[id(inputs[0])]] = names[module]
+        if inputs and id(inputs[0]) in producer:
+            pairs[producer[id(inputs[0])]] = names[module]
 
     names = {module: name for name, module in network.named_modules()}
     hooks = []

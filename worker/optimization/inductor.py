@@ -1,7 +1,7 @@
-"""Networks compiled by Inductor with freezing, ahead of time: a shared library per network, kept for the next start.
+"""Networks compiled ahead of time by Inductor with freezing: one shared library per network, cached for later starts.
 
-Compiling takes minutes and a gigabyte of memory, so a process of its own does it (compile_process.py), at the lowest
-priority, once the worker serves. What it made works for any number of rows: nothing is ever compiled in the hot path.
+Compiling takes minutes and a gigabyte of memory, so a separate process does it (models/compile_process.py) at the
+lowest priority while the worker serves. The library works for any number of rows: no request waits for a compiler.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ log = logging.getLogger(__name__)
 
 NAME = "inductor"
 DEVICES = ("cpu", "cuda")
-LIMIT_S = 1800.0  # efficientnet_lite0 took 323 s on a core it had a fifth of
+LIMIT_S = 1800.0  # efficientnet_lite0 took 323 s on a fifth of a core
 LIBRARY = "network.so"
 
 
-class Order(msgspec.Struct):
-    """What the compiling process is told: the network to build, and the folder to leave the library in."""
+class CompileJob(msgspec.Struct):
+    """The input of the compiling process: the network to build, and the folder for the library."""
 
     model_path: str
     device: str
@@ -50,17 +50,17 @@ class Order(msgspec.Struct):
 
 
 def cache_folder() -> Path:
-    """Where torch keeps downloaded weights too: TORCH_HOME. Raises OSError if others could write code there."""
+    """Return the cache folder, next to torch's downloaded weights (TORCH_HOME). Raises OSError if others can write."""
     folder = Path(torch.hub.get_dir()).parent / "smartbatch"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     state = folder.stat()
     if state.st_uid != os.getuid() or state.st_mode & 0o022:
-        raise OSError(f"{folder} belongs to others, or others may write there: what is in it is run")
+        raise OSError(f"{folder} belongs to another user or others can write to it; its contents would be executed")
     return folder
 
 
 def key(network: nn.Module, dtype: str, device: torch.device) -> str:
-    """Name everything that the compiled code depends on: it is made for one CPU, one count of threads, one network."""
+    """Return a hash of all that compiled code depends on: the CPU or GPU, the number of threads, the network."""
     digest = hashlib.sha256()
     machine = f"{platform.machine()} {cpu_flags()}"
     if device.type == "cuda":
@@ -82,10 +82,10 @@ def cpu_flags() -> str:
 
 
 def load(folder: Path, device: torch.device) -> Network:
-    """Load a compiled network. Raises whatever the loader does."""
+    """Load a compiled network. Raises what torch's loader raises."""
     library = str(folder / LIBRARY)
     core: Any = torch._C
-    runners = core._aoti  # the package loader unpacks to /tmp, which may forbid code, and leaves it there
+    runners = core._aoti  # the package loader unpacks to /tmp, which may be mounted noexec, and never cleans up
     if device.type == "cuda":
         runner = runners.AOTIModelContainerRunnerCuda(library, 1, str(device), str(folder))
     else:
@@ -94,53 +94,54 @@ def load(folder: Path, device: torch.device) -> Network:
 
 
 class Inductor:
-    """Brings the compiled form of one network to its optimiser, now if it is cached, else when it has been compiled.
+    """Offers the compiled variant of one network to its selector: at once if it is cached, else once it is compiled.
 
-    Made in the device thread while loading; what is compiled later is waited for by a thread of its own.
+    Created in the device thread while loading; a thread of its own waits for the compiling process.
     """
 
-    def __init__(self, optimiser: VariantSelector, order: Order, device: torch.device) -> None:
-        self._optimiser = optimiser
-        self._order = order
+    def __init__(self, selector: VariantSelector, job: CompileJob, device: torch.device) -> None:
+        self._selector = selector
+        self._job = job
         self._device = device
-        self._folder = Path(order.folder)
+        self._folder = Path(job.folder)
 
     @property
     def cached(self) -> bool:
         return (self._folder / LIBRARY).is_file()
 
     def consider(self) -> Generator[None, None, None]:
-        """Check and time what is cached. What fails is kept: made again at each start it might fail each time."""
-        refused = yield from self._optimiser.consider(NAME, lambda: load(self._folder, self._device), compiled=True)
-        if refused:
-            log.warning("OPTIMIZE: delete %s to have it compiled again at the next start", self._folder)
+        """Check and time the cached library. It is kept even if it fails: a new one might fail at each start too."""
+        failed = yield from self._selector.consider(NAME, lambda: load(self._folder, self._device), compiled=True)
+        if failed:
+            log.warning("OPTIMIZE: delete %s to compile it again at the next start", self._folder)
 
-    def compile_beside(self, in_device_thread: Callable[[Callable[[], None]], None]) -> None:
-        """Compile once the device thread gets to it, which is when the worker serves; then consider the result."""
+    def compile_in_background(self, in_device_thread: Callable[[Callable[[], None]], None]) -> None:
+        """Compile once the worker serves, then check and time the result between batches."""
         if not has_compiler(NAME):
             return
         threading.Thread(target=self._compile, args=(in_device_thread,), name="compile", daemon=True).start()
 
     def _compile(self, in_device_thread: Callable[[Callable[[], None]], None]) -> None:
-        _run_there(in_device_thread, lambda: None)  # behind loading and warming up
-        log.info("OPTIMIZE: compiling for %s beside serving, at the lowest priority", self._folder)
+        _run_in(in_device_thread, lambda: None)  # waits for loading and warm-up
+        log.info("OPTIMIZE: compiling into %s in the background, at the lowest priority", self._folder)
         try:
-            run_compiler(self._order)
+            run_compiler(self._job)
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-            log.warning("OPTIMIZE: %s is left out: %s", NAME, error)
+            log.warning("OPTIMIZE: %s is skipped: %s", NAME, error)
             return
         steps = self.consider()
-        while _run_there(in_device_thread, lambda: next(steps, StopIteration)) is not StopIteration:
-            pass  # a batch may run between any two steps
+        while _run_in(in_device_thread, lambda: next(steps, StopIteration)) is not StopIteration:
+            pass  # batches run between the steps
 
 
-def _run_there(in_device_thread: Callable[[Callable[[], None]], None], function: Callable[[], Any]) -> Any:
+def _run_in(in_device_thread: Callable[[Callable[[], None]], None], function: Callable[[], Any]) -> Any:
+    """Run a function in the device thread and return its result; StopIteration if it raises."""
     done = threading.Event()
-    answers: list[Any] = [StopIteration]
+    results: list[Any] = [StopIteration]
 
     def call() -> None:
         try:
-            answers[0] = function()
+            results[0] = function()
         except Exception:
             log.exception("OPTIMIZE: %s failed", NAME)
         finally:
@@ -148,7 +149,7 @@ def _run_there(in_device_thread: Callable[[Callable[[], None]], None], function:
 
     in_device_thread(call)
     done.wait()
-    return answers[0]
+    return results[0]
 
 
 def compiler() -> str:
@@ -156,19 +157,19 @@ def compiler() -> str:
 
 
 def has_compiler(variant: str) -> bool:
-    """Whether there is one; if not, it is said that the form is left out."""
+    """Return whether there is a C++ compiler; log that the variant is skipped if there is none."""
     if shutil.which(compiler()):
         return True
-    log.info("OPTIMIZE: %s is left out: there is no C++ compiler %s (docs/performance.md)", variant, compiler())
+    log.info("OPTIMIZE: %s is skipped: there is no C++ compiler %s (docs/performance.md)", variant, compiler())
     return False
 
 
-def run_compiler(order: Order, limit_s: float = LIMIT_S) -> None:
+def run_compiler(job: CompileJob, limit_s: float = LIMIT_S) -> None:
     """Run the compiling process to its end. Raises RuntimeError with its last line if it fails.
 
-    Its standard input stays open as long as this process lives: when that ends, however it does, it ends too.
+    Its standard input stays open as long as this process lives; when it closes, the compiling process ends.
     """
-    command = [sys.executable, "-m", "smartbatch.worker.models.compile_process", msgspec.json.encode(order).decode()]
+    command = [sys.executable, "-m", "smartbatch.worker.models.compile_process", msgspec.json.encode(job).decode()]
     pipe = subprocess.PIPE
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
@@ -178,8 +179,8 @@ def run_compiler(order: Order, limit_s: float = LIMIT_S) -> None:
         assert process.stdin and process.stderr
         timer = threading.Timer(limit_s, process.stdin.close)
         timer.start()
-        said = process.stderr.read().decode(errors="replace").strip().splitlines()
+        lines = process.stderr.read().decode(errors="replace").strip().splitlines()
         code = process.wait()
         timer.cancel()
     if code:
-        raise RuntimeError(f"compiling ended with {code}: {said[-1][:300] if said else 'it said nothing'}")
+        raise RuntimeError(f"the compiler exited with {code}: {lines[-1][:300] if lines else 'no output'}")

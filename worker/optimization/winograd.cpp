@@ -1,12 +1,12 @@
-// The kernel of winograd.py: convolutions of 3x3, stride 1 and padding 1, by Winograd's F(4x4, 3x3).
+// The kernel of winograd.py: 3x3 convolutions with stride 1 and padding 1, by Winograd's F(4x4, 3x3).
 //
-// A tile is 4x4 pixels of the output, made of 6x6 pixels of the input. Both are transformed to 6x6 points, in each of
-// which the convolution is a product of matrices: (tiles, channels) by (channels, outputs). A block of tiles goes
-// through all three steps at once, so that what lies between them stays in the second-level cache. Where 4 doesn't
-// divide a side, some tiles are 3 pixels high or wide, of five points: less than 4 of which some lie beyond the edge.
+// A tile is 4x4 pixels of the output, computed from 6x6 pixels of the input. Both are transformed to 6x6 points; in each
+// point the convolution is a matrix product: (tiles, channels) by (channels, outputs). A block of tiles passes all three
+// steps at once, so that intermediate results stay in the L2 cache. Where 4 does not divide a side, some tiles are 3
+// pixels high or wide and have five points, which is cheaper than tiles of 4 that reach beyond the edge.
 //
-// Tensors are float32, pixels in the order (rows, height, width, channels). Channels are a multiple of WIDTH, outputs
-// of PANEL. It allocates nothing and keeps no state.
+// Tensors are float32 in the order (rows, height, width, channels). Channels are a multiple of WIDTH, outputs of PANEL.
+// The kernel allocates nothing and keeps no state.
 
 #include <algorithm>
 #include <cstddef>
@@ -19,9 +19,9 @@ constexpr int WIDTH = 8, TILES = 6;  // 12 sums in 16 registers
 #else
 constexpr int WIDTH = 4, TILES = 6;
 #endif
-constexpr int PANEL = 2 * WIDTH;  // outputs that are summed at once
-constexpr int POINTS = 6;  // each way
-constexpr int LEFT_OUT = 4;  // the point, each way, that tiles of 3 pixels do without
+constexpr int PANEL = 2 * WIDTH;  // outputs accumulated at once
+constexpr int POINTS = 6;  // in each direction
+constexpr int LEFT_OUT = 4;  // the point, in each direction, that tiles of 3 pixels lack
 constexpr int BLOCK = 2 * TILES;  // tiles; twice as many reuse each weight, more leave the cache
 
 typedef float Vector __attribute__((vector_size(WIDTH * sizeof(float))));
@@ -30,7 +30,7 @@ typedef float Unaligned __attribute__((vector_size(WIDTH * sizeof(float)), align
 static inline Vector load(const float *from) { return *reinterpret_cast<const Unaligned *>(from); }
 static inline void store(float *to, Vector value) { *reinterpret_cast<Unaligned *>(to) = value; }
 
-// How a side is divided: into tiles of 4 pixels and then of 3, so that there are as few points as can be.
+// Divides a side into tiles of 4 pixels, then of 3, with the fewest points.
 struct Side {
   ptrdiff_t pixels, fours = 0, threes = 0;
 
@@ -44,7 +44,7 @@ struct Side {
   ptrdiff_t start(int size, ptrdiff_t number) const { return size == 4 ? 4 * number : 4 * fours + 3 * number; }
 };
 
-// Tiles are numbered kind by kind, in an order in which those that have a point follow each other.
+// Tiles are numbered kind by kind, such that tiles with a given point are contiguous.
 struct Kind {
   int down, across;
 };
@@ -58,7 +58,7 @@ struct Tile {
 struct Shape {
   ptrdiff_t rows, channels, outputs;
   Side height, width;
-  ptrdiff_t ends[5] = {};  // numbers: where each kind begins, and the last ends
+  ptrdiff_t ends[5] = {};  // number of the first tile of each kind, and the end of the last
 
   Shape(ptrdiff_t rows, ptrdiff_t height, ptrdiff_t width, ptrdiff_t channels, ptrdiff_t outputs)
       : rows(rows), channels(channels), outputs(outputs), height(height), width(width) {
@@ -76,15 +76,15 @@ struct Shape {
   }
 };
 
-// A point's floats in a block of tiles. The points are one cache line further apart than that, because at multiples
-// of 4096 bytes all 36 would fall into the same few lines of the first-level cache.
+// The floats of a point in a block of tiles, plus one cache line: at distances of a multiple of 4096 bytes all 36 points
+// would map to the same few lines of the L1 cache.
 static ptrdiff_t pitch(ptrdiff_t tiles, ptrdiff_t width) { return tiles * width + 16; }
 
 static ptrdiff_t scratch_floats(const Shape &shape) {
   return POINTS * POINTS * (pitch(BLOCK, shape.channels) + pitch(BLOCK, shape.outputs)) + shape.channels;
 }
 
-// From SIZE + 2 pixels. The points of both sizes take the same weights.
+// Transforms SIZE + 2 pixels to points. Points of both sizes use the same weights.
 template <int SIZE>
 static inline void transform_input(const Vector *in, Vector *out) {
   if constexpr (SIZE == 4) {
@@ -104,7 +104,7 @@ static inline void transform_input(const Vector *in, Vector *out) {
   }
 }
 
-// To SIZE pixels.
+// Transforms points to SIZE pixels.
 template <int SIZE>
 static inline void transform_output(const Vector *in, Vector *out) {
   Vector a = in[1] + in[2], b = in[1] - in[2];
@@ -194,7 +194,7 @@ static void multiply_points(const Shape &shape, const float *points, const float
     const bool fours_down = point / POINTS == LEFT_OUT, fours_across = point % POINTS == LEFT_OUT;
     const ptrdiff_t begin = std::max(first, shape.ends[fours_down ? 1 : 0]) - first;
     const ptrdiff_t count = std::min(first + tiles, shape.ends[fours_across ? 2 : fours_down ? 3 : 4]) - first - begin;
-    const ptrdiff_t groups = (count + TILES - 1) / TILES;  // of as many tiles each as can be
+    const ptrdiff_t groups = (count + TILES - 1) / TILES;  // of nearly equal numbers of tiles
     for (ptrdiff_t k = 0; k < shape.outputs; k += PANEL, weights += PANEL * shape.channels)
       for (ptrdiff_t group = 0; group < groups; group++) {
         const ptrdiff_t t = begin + count * group / groups, end = begin + count * (group + 1) / groups;
@@ -209,7 +209,7 @@ template <int DOWN, int ACROSS>
 static void tile_to_outputs(const Shape &shape, const float *sums, const float *bias, const Tile &tile,
                             ptrdiff_t tiles, float *output) {
   const ptrdiff_t apart = pitch(tiles, shape.outputs);
-  const ptrdiff_t high = shape.height.pixels - tile.y, wide = shape.width.pixels - tile.x;  // what there is of it
+  const ptrdiff_t high = shape.height.pixels - tile.y, wide = shape.width.pixels - tile.x;  // the part within the output
   output += ((tile.row * shape.height.pixels + tile.y) * shape.width.pixels + tile.x) * shape.outputs;
   for (ptrdiff_t k = 0; k < shape.outputs; k += WIDTH) {
     const float *from = sums + k / PANEL * PANEL * tiles + k % PANEL;
@@ -234,7 +234,7 @@ static void tile_to_outputs(const Shape &shape, const float *sums, const float *
   }
 }
 
-// Calls with the tile's kind as constants.
+// Calls with the tile's kind as template constants.
 template <typename Function>
 static void of_kind(const Kind &kind, Function function) {
   using Three = std::integral_constant<int, 3>;

@@ -1,8 +1,8 @@
-"""Convolutions of 3x3 by Winograd's F(4x4, 3x3): a quarter of the multiplications, in a kernel of our own for CPUs.
+"""3x3 convolutions on CPUs by Winograd's F(4x4, 3x3), which needs a quarter of the multiplications.
 
-oneDNN, which torch convolves with, has direct convolutions alone, and those are near the processor's peak: only fewer
-multiplications are faster. The kernel (winograd.cpp) knows no network: it is compiled in a second or two, once for a
-machine, and kept. Source: Lavin and Gray, https://arxiv.org/abs/1509.09308.
+torch convolves with oneDNN, whose direct convolutions are near the processor's peak: only fewer multiplications are
+faster. The kernel (winograd.cpp) is independent of the network; it compiles in a second or two, once per machine, and
+is cached. Source: Lavin and Gray, https://arxiv.org/abs/1509.09308.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ log = logging.getLogger(__name__)
 
 NAME = "winograd"
 SOURCE = Path(__file__).with_suffix(".cpp")
-# With OpenMP: the calls go to the one that torch has loaded, and so to its threads.
+# With OpenMP: the calls resolve to the runtime that torch has loaded, and so use its threads.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-fPIC", "-shared")
 LIMIT_S = 60.0
 POINTS = 36
-# A larger batch runs in pieces: of 32 rows of 224x224 the first layer's output is 100 MB, which malloc takes fresh from
-# the system each time.
+# Larger batches run in pieces: for 32 rows of 224x224 the first layer's output is 100 MB, which malloc maps anew each
+# time.
 PIECE_ROWS = 8
 
-# What turns the three weights in a line into the six points, of the 4 outputs at 0, 1, -1, 2, -2 and infinity.
+# Transforms three weights in a line to the six points 0, 1, -1, 2, -2 and infinity (the matrix G of F(4, 3)).
 TO_POINTS = [
     [1 / 4, 0, 0],
     [-1 / 6, -1 / 6, -1 / 6],
@@ -49,7 +49,7 @@ TO_POINTS = [
 
 
 def library() -> Path:
-    """Where the kernel for this machine is, or will be once it has been compiled. Raises what cache_folder() does."""
+    """Return the path of the kernel for this machine, compiled or not. Raises what cache_folder() raises."""
     digest = hashlib.sha256(SOURCE.read_bytes())
     for part in (compiler(), *FLAGS, sys.platform, platform.machine(), cpu_flags()):
         digest.update(f"{part}\n".encode())
@@ -57,33 +57,33 @@ def library() -> Path:
 
 
 def possible(network: nn.Module) -> bool:
-    """Whether it has convolutions for the kernel, and there is one or a compiler. If only these lack, it is said."""
-    if not any(map(suits, network.modules())):
+    """Return whether the network has convolutions for the kernel, and there is a kernel or a compiler (else log it)."""
+    if not any(map(is_supported, network.modules())):
         return False
     try:
         return library().is_file() or has_compiler(NAME)
     except OSError as error:
-        log.warning("OPTIMIZE: %s is left out: %s", NAME, error)
+        log.warning("OPTIMIZE: %s is skipped: %s", NAME, error)
         return False
 
 
 def compile_kernel(to: Path) -> None:
-    """Compile it, to be there whole or not at all. Raises OSError, RuntimeError or subprocess.TimeoutExpired."""
+    """Compile the kernel atomically. Raises OSError, RuntimeError or subprocess.TimeoutExpired."""
     with tempfile.TemporaryDirectory(prefix="compiling-", dir=to.parent) as work:
-        made = Path(work) / to.name
-        command = [compiler(), *FLAGS, "-o", str(made), str(SOURCE)]
+        result = Path(work) / to.name
+        command = [compiler(), *FLAGS, "-o", str(result), str(SOURCE)]
         environment = {**os.environ, "TMPDIR": work}
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False)
         if ended.returncode:
-            said = ended.stderr.strip().splitlines() or ["it said nothing"]
-            raise RuntimeError(f"compiling ended with {ended.returncode}: {said[-1][:300]}")
-        made.replace(to)
+            lines = ended.stderr.strip().splitlines() or ["no output"]
+            raise RuntimeError(f"the compiler exited with {ended.returncode}: {lines[-1][:300]}")
+        result.replace(to)
 
 
 class Kernel:
-    """The compiled kernel and the memory it works in, which all convolutions of a network share.
+    """The compiled kernel and its scratch memory, which all convolutions of a network share.
 
-    Used by the device thread alone.
+    Used by the device thread only.
     """
 
     def __init__(self, path: Path) -> None:
@@ -101,16 +101,16 @@ class Kernel:
         return channels % self.width == 0 and outputs % self.panel == 0
 
     def pack(self, weight: torch.Tensor) -> torch.Tensor:
-        """From (outputs, channels, 3, 3) to (points, outputs / panel, channels, panel)."""
+        """Transform weights from (outputs, channels, 3, 3) to (points, outputs / panel, channels, panel)."""
         outputs, channels = weight.shape[:2]
         to_points = torch.tensor(TO_POINTS, dtype=torch.float64)
-        flat = weight.detach().double().permute(2, 3, 0, 1).reshape(9, -1)
+        flat = weight.detach().double().permute(2, 3, 0, 1).reshape(9, -1)  # (9, outputs * channels)
         points = torch.kron(to_points, to_points) @ flat  # (36, outputs * channels)
         panels = points.float().view(POINTS, outputs // self.panel, self.panel, channels)
-        return panels.transpose(2, 3).contiguous()
+        return panels.transpose(2, 3).contiguous()  # (36, outputs / panel, channels, panel)
 
     def convolve(self, batch: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """(rows, channels, H, W) float32 to (rows, outputs, H, W), in channels_last."""
+        """Convolve (rows, channels, H, W) float32 to (rows, outputs, H, W), both in channels_last."""
         batch = batch.contiguous(memory_format=torch.channels_last)
         rows, channels, height, width = batch.shape
         outputs = len(bias)
@@ -127,7 +127,7 @@ class Kernel:
 
 
 class WinogradConv2d(nn.Module):
-    """Stands for a convolution that suits()."""
+    """Replaces a convolution that is_supported()."""
 
     def __init__(self, convolution: nn.Conv2d, kernel: Kernel) -> None:
         super().__init__()
@@ -140,8 +140,8 @@ class WinogradConv2d(nn.Module):
         return self._kernel.convolve(batch, self._packed, self._bias)
 
 
-def suits(module: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Whether it is a convolution such as the kernel does, up to how many channels it has."""
+def is_supported(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Return whether the kernel can replace the module, except for its number of channels (Kernel.takes)."""
     return (
         isinstance(module, nn.Conv2d)
         and type(module).forward is nn.Conv2d.forward
@@ -158,9 +158,9 @@ def suits(module: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 
 def winograd(network: nn.Module, batch: torch.Tensor) -> Network:
-    """The same in channels_last, with its batch norms folded and the convolutions replaced that gain on this batch.
+    """Return a copy in channels_last, with batch norms folded and those convolutions replaced that gain on this batch.
 
-    Raises ValueError if none does, and what library() and compile_kernel() raise.
+    Raises ValueError if none gains, and what library() and compile_kernel() raise.
     """
     path = library()
     if not path.is_file():
@@ -168,7 +168,7 @@ def winograd(network: nn.Module, batch: torch.Tensor) -> Network:
     copied = weights_channels_last(fold_batch_norms(network, batch[:1]))
     faster = _faster(copied, Kernel(path), batch.contiguous(memory_format=torch.channels_last))
     if not faster:
-        raise ValueError("no convolution gains by it")
+        raise ValueError("no convolution gains from it")
     for name, module in list(copied.named_modules(remove_duplicate=False)):
         if module in faster:
             copied.set_submodule(name, faster[module])
@@ -182,22 +182,22 @@ def _in_pieces(network: nn.Module, batch: torch.Tensor) -> torch.Tensor:
 
 
 def _faster(network: nn.Module, kernel: Kernel, batch: torch.Tensor) -> dict[nn.Module, WinogradConv2d]:
-    """Run the batch. Returns the convolutions that took longer in it than what would replace them."""
+    """Run the batch. Returns the replacements of those convolutions that took longer than their replacement."""
     replacements: dict[nn.Module, WinogradConv2d] = {}
     gains_s: dict[nn.Module, float] = {}
 
     def after_convolution(module: nn.Module, inputs: tuple[torch.Tensor, ...], _: object) -> None:
         assert isinstance(module, nn.Conv2d)
-        other = replacements.setdefault(module, WinogradConv2d(module, kernel))
-        other(inputs[0])  # as the module has, for the first run is slow
+        replacement = replacements.setdefault(module, WinogradConv2d(module, kernel))
+        replacement(inputs[0])  # the first run is slow, and the module has had its own
         direct_s = min(seconds(module.forward, inputs[0]) for _ in range(2))
-        winograd_s = min(seconds(other.forward, inputs[0]) for _ in range(2))
+        winograd_s = min(seconds(replacement.forward, inputs[0]) for _ in range(2))
         gains_s[module] = gains_s.get(module, 0.0) + direct_s - winograd_s
 
     hooks = [
         module.register_forward_hook(after_convolution)
         for module in network.modules()
-        if suits(module) and kernel.takes(module.in_channels, module.out_channels)
+        if is_supported(module) and kernel.takes(module.in_channels, module.out_channels)
     ]
     try:
         network(batch)

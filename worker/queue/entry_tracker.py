@@ -1,7 +1,8 @@
-"""Intake: claimed entries become riders, their bodies are fetched, their decoding starts.
+"""The tracker knows every entry that this worker holds, from its claim until Redis has its outcome.
 
-It knows every entry that this worker holds, from claim to finish, so the beat's audit can find one that it is
-held to have but doesn't know of (a claim whose answer got lost), and one that was cancelled meanwhile.
+It fetches payloads that are stored outside the stream and starts decoding. Each heartbeat compares what it holds with
+what Redis lists as pending: an entry that only Redis knows of was claimed by a call whose answer got lost; one that
+only the tracker knows of was cancelled.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from concurrent.futures import Future
 from smartbatch.shared.broker.queue.claims import Entry, Outcome, WorkerQueue
 from smartbatch.shared.errors import BrokerUnavailable, DeadLettered, SmartBatchError, WireError
 from smartbatch.shared.wire import Reply, pack_reply
-from smartbatch.worker.core.batch import ClaimedEntry, log_fields
+from smartbatch.worker.core.batch import Batch, ClaimedEntry, log_fields
 from smartbatch.worker.execution.decoding import Decoder
 from smartbatch.worker.observability.metrics import WorkerMetrics
 from smartbatch.worker.observability.tracing import Tracing
@@ -24,16 +25,16 @@ from smartbatch.worker.queue.reply_publisher import ReplyPublisher
 log = logging.getLogger(__name__)
 
 RETRY_S = (0.02, 0.1, 0.25, 0.5)
-_WEIGHT = 0.1
-MIN_DELIVERIES = 2  # the first, in company, proves nothing against anyone: each gets one alone
+MIN_DELIVERIES = 2  # the first delivery shared a batch and proves nothing, so each entry gets one isolated run
+_WEIGHT = 0.1  # of the newest measurement in a running mean
 
 
 class EntryTracker:
-    """Owned by the worker process; everything is called from the event loop."""
+    """Owned by the worker; everything is called in the event loop."""
 
     def __init__(
         self,
-        claims: WorkerQueue,
+        queue: WorkerQueue,
         decoder: Decoder,
         publisher: ReplyPublisher,
         metrics: WorkerMetrics,
@@ -42,63 +43,83 @@ class EntryTracker:
     ) -> None:
         self.decoder = decoder
         self.metrics = metrics
-        self._claims = claims
+        self._queue = queue
         self._publisher = publisher
         self._max_deliveries = max_deliveries
         self._tracing = tracing
         self._held: dict[str, ClaimedEntry] = {}  # by entry id
-        self._unknown: set[str] = set()
+        self._unknown: set[str] = set()  # entry ids that only Redis knew of at the last heartbeat
         self._adopted: list[ClaimedEntry] = []
-        publisher.on_finished = self._forget_finished
+        publisher.on_published = self._forget_published
         self._fetches: set[asyncio.Task[None]] = set()
-        self.fetch_s = 0.0  # running mean, per claim, of what fetching its bodies takes
-        self._forgot = asyncio.Event()
-
-    @property
-    def held(self) -> int:
-        return len(self._held)
+        self.fetch_s = 0.0  # running mean per claim of fetching its payloads
+        self._forgotten = asyncio.Event()
 
     def receive(
-        self, entries: Sequence[Entry], redis_now_ms: int, now: float, *, solo: bool = False
+        self, entries: Sequence[Entry], redis_now_ms: int, now: float, *, isolated: bool = False
     ) -> list[ClaimedEntry]:
-        """Make riders and start decoding them. An entry that has ended enough workers is finished here, unrun."""
-        if solo:
+        """Track claimed entries, start decoding them and return them. Malformed entries and those that have ended too
+        many workers become dead letters and are left out."""
+        if isolated:
             self.metrics.redeliveries.inc(len(entries))
         claimed_entries = []
         for entry in entries:
             claimed = ClaimedEntry(entry, redis_now_ms, now)
             self._held[entry.entry_id] = claimed
             if entry.malformed:
-                self._put_aside(claimed)
+                self._dead_letter_malformed(claimed)
             elif entry.deliveries > max(MIN_DELIVERIES, self._max_deliveries):
-                self._dead_letter(claimed)
+                self._dead_letter_poison(claimed)
             else:
                 claimed_entries.append(claimed)
-                if solo:
-                    _say_redelivered(claimed)
+                if isolated:
+                    _log_redelivery(claimed)
         inline = [claimed for claimed in claimed_entries if claimed.entry.payload]
         if inline:
             self.decoder.decode(inline)
         if len(inline) < len(claimed_entries):
             self._fetch([claimed for claimed in claimed_entries if not claimed.entry.payload])
         elif claimed_entries:
-            self._fetched(0.0)
+            self._record_fetch(0.0)
         return claimed_entries
 
-    def _dead_letter(self, claimed: ClaimedEntry) -> None:
+    def finish(self, batch: Batch, outcomes: Sequence[Outcome]) -> None:
+        """Publish the outcomes of a batch, and forget its cancelled entries, which have none."""
+        self._publisher.put(outcomes)
+        for claimed in batch.claimed_entries:
+            if claimed.cancelled:
+                self._forget(claimed.entry)
+
+    async def until_finished(self, claimed_entries: Sequence[ClaimedEntry]) -> None:
+        """Return when Redis has the outcomes of all these entries, or they are no longer this worker's."""
+        while any(claimed.entry.entry_id in self._held for claimed in claimed_entries):
+            self._forgotten.clear()
+            await self._forgotten.wait()
+
+    def _forget_published(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            self._forget(outcome.entry)
+
+    def _forget(self, entry: Entry) -> None:
+        self._held.pop(entry.entry_id, None)
+        self._forgotten.set()
+
+    # --- dead letters
+
+    def _dead_letter_poison(self, claimed: ClaimedEntry) -> None:
         ended = claimed.entry.deliveries - 1
         reason = (
             f"ended {ended} workers, {ended - 1} of them while it ran alone (MAX_DELIVERIES is {self._max_deliveries})"
         )
-        self._dead(claimed, reason, DeadLettered(f"this request {reason} and was put aside as a dead letter"))
+        self._dead_letter(claimed, reason, DeadLettered(f"this request {reason} and was put aside as a dead letter"))
 
-    def _put_aside(self, claimed: ClaimedEntry) -> None:
-        """An entry that no gateway wrote, or that was damaged since: told to whoever may wait for it, and kept."""
+    def _dead_letter_malformed(self, claimed: ClaimedEntry) -> None:
         malformed = claimed.entry.malformed
         error = WireError(f"this request's entry on the stream can't be read: {malformed}")
-        self._dead(claimed, f"garbled: {malformed}", error)
+        self._dead_letter(claimed, f"malformed: {malformed}", error)
 
-    def _dead(self, claimed: ClaimedEntry, reason: str, error: SmartBatchError) -> None:
+    def _dead_letter(self, claimed: ClaimedEntry, reason: str, error: SmartBatchError) -> None:
+        """Keep the entry as a dead letter and reply with the error."""
         entry = claimed.entry
         log.error("dead letter: %s", reason, extra=log_fields(entry))
         if self._tracing is not None:
@@ -106,10 +127,10 @@ class EntryTracker:
         self.metrics.outcome("dead")
         self._publisher.put([Outcome(entry, pack_reply(Reply(error=error)), reason)])
 
-    # --- bodies that lie beside the stream
+    # --- payloads stored outside the stream
 
     def _fetch(self, claimed_entries: list[ClaimedEntry]) -> None:
-        """Fetch, then decode. `decoded` is a future of each rider's own from now on, so the engine can wait for it."""
+        """Fetch payloads, then decode. From now on each entry has a `decoded` future that the engine can wait for."""
         for claimed in claimed_entries:
             claimed.decoded = Future()
         task = asyncio.create_task(self._fetch_and_decode(claimed_entries))
@@ -117,82 +138,65 @@ class EntryTracker:
         task.add_done_callback(self._fetches.discard)
 
     async def _fetch_and_decode(self, claimed_entries: list[ClaimedEntry]) -> None:
-        there: list[ClaimedEntry] = []
-        for claimed, body in zip(claimed_entries, await self._bodies(claimed_entries), strict=True):
-            if body is None:
+        fetched: list[ClaimedEntry] = []
+        for claimed, payload in zip(claimed_entries, await self._payloads(claimed_entries), strict=True):
+            if payload is None:
                 claimed.lost = True
                 claimed.decoded.set_result(None)
             else:
-                claimed.entry.payload = body
-                there.append(claimed)
-        self.decoder.decode_later(there)
+                claimed.entry.payload = payload
+                fetched.append(claimed)
+        self.decoder.decode_fetched(fetched)
 
-    async def _bodies(self, claimed_entries: Sequence[ClaimedEntry]) -> list[bytes | None]:
-        """Of each rider; all None if the broker can't be asked: their gateways admit again what is still in time."""
+    async def _payloads(self, claimed_entries: Sequence[ClaimedEntry]) -> list[bytes | None]:
+        """Return the payload of each entry. All are None if the broker stays unavailable: the gateways admit again
+        those that are still in time."""
         for wait_s in RETRY_S:
             started = time.monotonic()
             try:
-                bodies = await self._claims.bodies([claimed.entry.id for claimed in claimed_entries])
+                payloads = await self._queue.bodies([claimed.entry.id for claimed in claimed_entries])
             except BrokerUnavailable as error:
                 self.metrics.broker_errors.inc()
-                log.warning("fetching %d bodies failed: %s", len(claimed_entries), error)
+                log.warning("fetching %d payloads failed: %s", len(claimed_entries), error)
                 await asyncio.sleep(wait_s)
             else:
-                self._fetched(time.monotonic() - started)
-                return bodies
+                self._record_fetch(time.monotonic() - started)
+                return payloads
         return [None] * len(claimed_entries)
 
-    def _fetched(self, took_s: float) -> None:
-        self.fetch_s += _WEIGHT * (took_s - self.fetch_s)
+    def _record_fetch(self, seconds: float) -> None:
+        self.fetch_s += _WEIGHT * (seconds - self.fetch_s)
 
-    # --- what the beat says
+    # --- reconciliation with what Redis lists as pending
 
-    def _forget_finished(self, outcomes: Sequence[Outcome]) -> None:
-        for outcome in outcomes:
-            self._held.pop(outcome.entry.entry_id, None)
-        self._forgot.set()
-
-    def forget(self, claimed: ClaimedEntry) -> None:
-        """Drop a rider whose entry is no longer this worker's."""
-        self._held.pop(claimed.entry.entry_id, None)
-        self._forgot.set()
-
-    async def until_finished(self, claimed_entries: Sequence[ClaimedEntry]) -> None:
-        """Return when Redis has the outcomes of all of these, or they are no longer this worker's."""
-        while any(claimed.entry.entry_id in self._held for claimed in claimed_entries):
-            self._forgot.clear()
-            await self._forgot.wait()
-
-    def audit(self, pending: Sequence[str], beat_sent_at: float) -> list[str]:
-        """Compare with what Redis holds me to have. Returns entry ids unknown in two successive beats.
-
-        An entry I hold that is pending no more was cancelled (or Redis lost it): it isn't run.
-        """
+    def audit(self, pending: Sequence[str], sent_at: float) -> list[str]:
+        """Mark entries as cancelled that were claimed before the heartbeat was sent and are no longer pending. Returns
+        ids that are pending and were unknown in two successive heartbeats."""
         on_redis = set(pending)
         for entry_id, claimed in self._held.items():
-            if entry_id not in on_redis and claimed.claimed_at < beat_sent_at:
+            if entry_id not in on_redis and claimed.claimed_at < sent_at:
                 claimed.cancelled = True
         unknown = on_redis - self._held.keys()
-        strays = unknown & self._unknown
-        self._unknown = unknown - strays
-        return list(strays)
+        lost_claims = unknown & self._unknown
+        self._unknown = unknown - lost_claims
+        return list(lost_claims)
 
     async def adopt(self, entry_ids: Sequence[str], redis_now_ms: int) -> None:
-        """Read strays again and line them up to be run."""
+        """Read entries whose claim got lost, and queue them for the batcher."""
         for entry_id in entry_ids:
-            entry = await self._claims.read(entry_id)
+            entry = await self._queue.read(entry_id)
             if entry is not None and entry_id not in self._held:
                 log.warning("adopting an entry whose claim got lost", extra=log_fields(entry))
                 self._adopted += self.receive([entry], redis_now_ms, time.monotonic())
 
     def take_adopted(self) -> list[ClaimedEntry]:
-        """Return what was adopted and may run in company."""
+        """Remove and return the adopted entries that may share a batch."""
         adopted = [claimed for claimed in self._adopted if claimed.entry.deliveries == 1]
         self._adopted = self._suspects
         return adopted
 
     def take_suspect(self) -> list[ClaimedEntry]:
-        """Return one that was adopted and came from a dead worker: it must run alone."""
+        """Remove and return at most one adopted entry of a dead worker, which must run isolated."""
         suspects = self._suspects[:1]
         self._adopted = [claimed for claimed in self._adopted if claimed not in suspects]
         return suspects
@@ -206,8 +210,7 @@ class EntryTracker:
         return [claimed for claimed in self._adopted if claimed.entry.deliveries > 1]
 
 
-def _say_redelivered(claimed: ClaimedEntry) -> None:
+def _log_redelivery(claimed: ClaimedEntry) -> None:
     waited_ms = round((claimed.claimed_at - claimed.admitted_at) * 1000)
-    log.warning(
-        "redelivered from a dead worker, to run alone", extra={**log_fields(claimed.entry), "waited_ms": waited_ms}
-    )
+    fields = {**log_fields(claimed.entry), "waited_ms": waited_ms}
+    log.warning("redelivered from a dead worker, to run isolated", extra=fields)

@@ -1,8 +1,8 @@
-"""Who is dead: suspected by the clock, convicted by observation. Pure.
+"""Which workers are dead: suspected by an expired lease, confirmed by observation. Pure.
 
-A lapsed lease alone proves nothing: Redis may have been paused, or everybody at once, or a clock may have
-stepped. A worker is convicted when its lapsed lease shows the same score twice, at least CONVICT_AFTER_S apart on
-my own monotonic clock, while my own beats went through all the time in between.
+An expired lease alone proves nothing: Redis may have been paused, or all workers at once, or a clock may have stepped.
+A worker counts as dead when its expired lease shows the same score twice, at least DEAD_AFTER_S apart on the observer's
+monotonic clock, while the observer's own heartbeats succeeded all the time in between.
 """
 
 from __future__ import annotations
@@ -11,36 +11,36 @@ from collections.abc import Mapping
 
 from smartbatch.shared.broker.queue.claims import DeadWorker
 
-CONVICT_AFTER_S = 1.0
-MAX_GAP_S = 1.5  # between two of my own beats; after a longer one I was paused myself and know nothing
+DEAD_AFTER_S = 1.0
+MAX_GAP_S = 1.5  # between two own heartbeats; after a longer one this process was paused and knows nothing
 
 
 class FailureDetector:
-    """One worker's view of the others. Called by the heartbeat; the claimer reads `convicts`."""
+    """One worker's view of the others. Called by the heartbeat; the batcher reads and shortens `dead_workers`."""
 
     def __init__(self) -> None:
-        self._suspects: dict[str, tuple[bytes, float]] = {}
-        self._last_beat_at: float | None = None
-        self.convicts: list[DeadWorker] = []
+        self._suspects: dict[str, tuple[bytes, float]] = {}  # score of the expired lease, and since when it is seen
+        self._last_success_at: float | None = None
+        self.dead_workers: list[DeadWorker] = []
 
-    def beat_succeeded(self, lapsed: Mapping[str, bytes], now: float) -> list[DeadWorker]:
-        """Take in what a beat returned. `now`: monotonic seconds. Returns the newly convicted."""
-        if self._last_beat_at is not None and now - self._last_beat_at > MAX_GAP_S:
+    def heartbeat_succeeded(self, expired: Mapping[str, bytes], now: float) -> list[DeadWorker]:
+        """Add an observation: the expired leases and their scores, at `now` (monotonic). Returns newly dead workers."""
+        if self._last_success_at is not None and now - self._last_success_at > MAX_GAP_S:
             self._suspects.clear()
-        self._last_beat_at = now
-        before = set(self.convicts)
+        self._last_success_at = now
+        before = set(self.dead_workers)
         suspects = {}
-        self.convicts = []
-        for worker_id, score in lapsed.items():
+        self.dead_workers = []
+        for worker_id, score in expired.items():
             seen_score, since = self._suspects.get(worker_id, (score, now))
             if seen_score != score:
                 since = now
             suspects[worker_id] = (score, since)
-            if now - since >= CONVICT_AFTER_S:
-                self.convicts.append(DeadWorker(worker_id, score))
+            if now - since >= DEAD_AFTER_S:
+                self.dead_workers.append(DeadWorker(worker_id, score))
         self._suspects = suspects
-        return [dead_worker for dead_worker in self.convicts if dead_worker not in before]
+        return [dead_worker for dead_worker in self.dead_workers if dead_worker not in before]
 
-    def beat_failed(self) -> None:
+    def heartbeat_failed(self) -> None:
         self._suspects.clear()
-        self.convicts.clear()
+        self.dead_workers.clear()

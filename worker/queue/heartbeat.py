@@ -1,5 +1,7 @@
-"""The heartbeat: renew the lease, report, audit what is held, convict the dead. Every half second, whatever the
-device does."""
+"""The heartbeat renews the lease, reports the status and observes the leases of other workers.
+
+It runs every half second, whatever the device does.
+"""
 
 from __future__ import annotations
 
@@ -15,51 +17,51 @@ from smartbatch.worker.queue.failure_detection import FailureDetector
 
 log = logging.getLogger(__name__)
 
-BEAT_S = 0.5
+INTERVAL_S = 0.5
 
 
 class Heartbeat:
-    """One long-lived task. `on_beat(beat, sent_at)` is awaited after each beat that went through."""
+    """One long-lived task. It awaits `on_success(result, sent_at)` after each heartbeat that succeeded."""
 
     def __init__(
-        self, leases: Leases, failure_detector: FailureDetector, metrics: WorkerMetrics, report: Callable[[], Mapping]
+        self, leases: Leases, failure_detector: FailureDetector, metrics: WorkerMetrics, status: Callable[[], Mapping]
     ) -> None:
         self._leases = leases
         self._failure_detector = failure_detector
         self._metrics = metrics
-        self._report = report
+        self._status = status
         self._now = asyncio.Event()
-        self.on_beat: Callable[[HeartbeatResult, float], Awaitable[None]] = _nothing
-        self.alive: Callable[[], None] = lambda: None  # called at every turn, whether Redis answered or not
+        self.on_success: Callable[[HeartbeatResult, float], Awaitable[None]] = _ignore
+        self.loop_alive: Callable[[], None] = lambda: None  # called at every interval, whether Redis answered or not
 
-    def soon(self) -> None:
-        """Beat now rather than at the next half second, so a change of state shows at once."""
+    def send_now(self) -> None:
+        """Send one without waiting for the interval, so that a change of state is visible at once."""
         self._now.set()
 
     async def run(self) -> None:
         while True:
-            await self.beat()
-            self.alive()
+            await self.send()
+            self.loop_alive()
             try:
-                async with asyncio.timeout(BEAT_S):
+                async with asyncio.timeout(INTERVAL_S):
                     await self._now.wait()
             except TimeoutError:
                 pass
             self._now.clear()
 
-    async def beat(self) -> None:
+    async def send(self) -> None:
         sent_at = time.monotonic()
         try:
-            beat = await self._leases.beat(self._report())
-            for dead_worker in self._failure_detector.beat_succeeded(beat.lapsed, time.monotonic()):
+            result = await self._leases.beat(self._status())
+            for dead_worker in self._failure_detector.heartbeat_succeeded(result.lapsed, time.monotonic()):
                 self._metrics.failure_detector.inc()
-                log.warning("worker %s is dead; its entries are run one by one", dead_worker.worker_id)
-            await self.on_beat(beat, sent_at)
+                log.warning("worker %s is dead; its entries run one by one", dead_worker.worker_id)
+            await self.on_success(result, sent_at)
         except BrokerUnavailable as error:
-            self._failure_detector.beat_failed()
+            self._failure_detector.heartbeat_failed()
             self._metrics.broker_errors.inc()
-            log.warning("the beat failed: %s", error)
+            log.warning("heartbeat failed: %s", error)
 
 
-async def _nothing(beat: HeartbeatResult, sent_at: float) -> None:
+async def _ignore(result: HeartbeatResult, sent_at: float) -> None:
     pass

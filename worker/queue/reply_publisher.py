@@ -1,6 +1,6 @@
-"""Finishing: what batches produced leaves for Redis, everything that gathered in one call.
+"""The publisher sends outcomes to Redis: all that have gathered, in one call.
 
-Nothing is given up while anybody may still wait for it: a failed call is repeated, which is harmless.
+It gives up no reply that a client may still wait for. A failed call is repeated, which is harmless.
 """
 
 from __future__ import annotations
@@ -24,39 +24,39 @@ log = logging.getLogger(__name__)
 MAX_CALL_ENTRIES = 256
 MAX_CALL_BYTES = 1024 * 1024
 RETRY_S = (0.02, 0.1, 0.25, 0.5)
-UNPUBLISHABLE = 3  # failures of one reply alone, while others get through
+UNPUBLISHABLE = 3  # failed calls of a single reply, with successful calls of others in between
 
 
-class PackedBatch(msgspec.Struct):
-    """Outcomes that leave together."""
+class PublishCall(msgspec.Struct):
+    """Outcomes that are published together."""
 
     outcomes: list[Outcome]
     first_tried_at: float = 0.0
-    failures: int = 0  # while others got through in between
-    others: int = 0  # how many parcels had got through at its last failure
+    failures: int = 0  # of a single reply, counted only if other calls succeeded in between
+    successes_before: int = 0  # successful calls at the time of the last failure
 
 
 class ReplyPublisher:
-    """One long-lived task. `put` is called from the event loop; `on_finished` after each call that went through."""
+    """One long-lived task. `put` is called in the event loop; `on_published` follows each successful call."""
 
-    def __init__(self, claims: WorkerQueue, metrics: WorkerMetrics, give_up_after_s: float) -> None:
-        self._claims = claims
+    def __init__(self, queue: WorkerQueue, metrics: WorkerMetrics, give_up_after_s: float) -> None:
+        self._queue = queue
         self._metrics = metrics
         self._give_up_after_s = give_up_after_s
         self._waiting: list[Outcome] = []
-        self._again: deque[PackedBatch] = deque()
-        self._through = 0  # parcels that got through
-        self._failing = 0  # tries in a row that failed
+        self._retries: deque[PublishCall] = deque()
+        self._successes = 0  # calls
+        self._failures = 0  # calls in a row
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
-        self.on_finished: Callable[[Sequence[Outcome]], None] = lambda outcomes: None
+        self.on_published: Callable[[Sequence[Outcome]], None] = lambda outcomes: None
 
     def put(self, outcomes: Sequence[Outcome]) -> None:
         self._waiting += outcomes
         self._wake.set()
 
     async def drain(self) -> None:
-        """Return when everything put so far has left."""
+        """Return when everything put so far has been published."""
         self._idle.clear()
         self._wake.set()
         await self._idle.wait()
@@ -65,14 +65,15 @@ class ReplyPublisher:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._waiting or self._again:
+            while self._waiting or self._retries:
                 if self._waiting:
-                    await self._send(PackedBatch(self._cut()))
-                if self._again:
-                    await self._send(self._again.popleft())
+                    await self._publish(PublishCall(self._take()))
+                if self._retries:
+                    await self._publish(self._retries.popleft())
             self._idle.set()
 
-    def _cut(self) -> list[Outcome]:
+    def _take(self) -> list[Outcome]:
+        """Remove and return as many waiting outcomes as one call takes."""
         size = 0
         for count, outcome in enumerate(self._waiting):
             size += len(outcome.reply)
@@ -80,46 +81,47 @@ class ReplyPublisher:
                 break
         else:
             count = len(self._waiting)
-        flush, self._waiting = self._waiting[:count], self._waiting[count:]
-        return flush
+        taken, self._waiting = self._waiting[:count], self._waiting[count:]
+        return taken
 
-    async def _send(self, parcel: PackedBatch) -> None:
-        """Try once. What doesn't get through goes to the back, in halves: so one reply that Redis won't take (larger
-        than its limits, or than the link can carry in time) is soon alone, and holds up no other."""
-        parcel.first_tried_at = parcel.first_tried_at or time.monotonic()
+    async def _publish(self, call: PublishCall) -> None:
+        """Try once. A failed call goes to the back of the retries in two halves: a reply that Redis refuses (because of
+        its limits, or because the connection is too slow for it) is soon alone and delays no other."""
+        call.first_tried_at = call.first_tried_at or time.monotonic()
         try:
-            await self._claims.finish(parcel.outcomes)
+            await self._queue.finish(call.outcomes)
         except BrokerUnavailable as error:
             self._metrics.broker_errors.inc()
-            self._failing += 1
-            self._try_again(parcel, error)
-            await asyncio.sleep(RETRY_S[min(self._failing, len(RETRY_S)) - 1])
+            self._failures += 1
+            self._retry(call, error)
+            await asyncio.sleep(RETRY_S[min(self._failures, len(RETRY_S)) - 1])
         else:
-            self._failing = 0
-            self._through += 1
-            self.on_finished(parcel.outcomes)
+            self._failures = 0
+            self._successes += 1
+            self.on_published(call.outcomes)
 
-    def _try_again(self, parcel: PackedBatch, error: BrokerUnavailable) -> None:
-        outcomes = parcel.outcomes
-        if time.monotonic() - parcel.first_tried_at > self._give_up_after_s:
+    def _retry(self, call: PublishCall, error: BrokerUnavailable) -> None:
+        outcomes = call.outcomes
+        if time.monotonic() - call.first_tried_at > self._give_up_after_s:
             log.error("gave up publishing %d replies after %.0f s", len(outcomes), self._give_up_after_s)
-            self.on_finished(outcomes)
+            self.on_published(outcomes)
             return
-        log.warning("publishing %d replies failed and is repeated: %s", len(outcomes), error)
+        log.warning("publishing %d replies failed, will retry: %s", len(outcomes), error)
         if len(outcomes) > 1:
             half = len(outcomes) // 2
-            self._again += (PackedBatch(part, parcel.first_tried_at) for part in (outcomes[:half], outcomes[half:]))
+            self._retries += (PublishCall(part, call.first_tried_at) for part in (outcomes[:half], outcomes[half:]))
             return
-        if self._through > parcel.others:
-            parcel.failures += 1
-            parcel.others = self._through
-        if parcel.failures >= UNPUBLISHABLE:
-            parcel.outcomes = [_unpublishable(outcomes[0])]
-        self._again.append(parcel)
+        if self._successes > call.successes_before:
+            call.failures += 1
+            call.successes_before = self._successes
+        if call.failures >= UNPUBLISHABLE:
+            call.outcomes = [_unpublishable(outcomes[0])]
+        self._retries.append(call)
 
 
 def _unpublishable(outcome: Outcome) -> Outcome:
+    """Replace a reply that the broker refuses by an error."""
     size = len(outcome.reply)
-    log.error("an answer of %d bytes can't be published", size, extra=log_fields(outcome.entry))
-    error = ModelFailed(f"the answer of {size} bytes is more than the broker takes")
+    log.error("a reply of %d bytes can't be published", size, extra=log_fields(outcome.entry))
+    error = ModelFailed(f"the reply of {size} bytes exceeds what the broker takes")
     return Outcome(outcome.entry, pack_reply(Reply(error=error)), outcome.dead_reason)

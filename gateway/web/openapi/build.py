@@ -9,15 +9,15 @@ from __future__ import annotations
 import msgspec
 
 from smartbatch.gateway import formats
-from smartbatch.gateway.auth.authenticator import ALWAYS_OPEN
 from smartbatch.gateway.auth.key_store import KeyStore
 from smartbatch.gateway.core.response_types import Answer, Health, Problem, Readiness, Stats
-from smartbatch.gateway.formats.accept import Format
-from smartbatch.gateway.inference import params, predict
+from smartbatch.gateway.formats.render import Format
+from smartbatch.gateway.inference import predict
 from smartbatch.gateway.web import metrics_page
 from smartbatch.gateway.web.openapi import oip
 from smartbatch.gateway.web.openapi.inputs import INPUTS, input_schemas
 from smartbatch.gateway.web.openapi.parts import JSON, Json, json_content, limits, page, parameter, ref, running, schema
+from smartbatch.gateway.web.paths import PROBES
 from smartbatch.shared import __version__
 from smartbatch.shared.keys import MODEL_NAME
 from smartbatch.shared.settings import Settings
@@ -61,13 +61,13 @@ def document(settings: Settings) -> bytes:
     for path, operations in described["paths"].items():
         for operation in operations.values():
             operation["tags"] = [_tag(path)]
-    if KeyStore.wanted(settings):
+    if KeyStore.configured(settings):
         described["components"]["securitySchemes"] = {
             "bearer": {"type": "http", "scheme": "bearer"},
             "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
         }
         described["security"] = [{"bearer": []}, {"key": []}]
-        for path in ALWAYS_OPEN:
+        for path in PROBES:
             described["paths"][path]["get"]["security"] = []
     return msgspec.json.encode(described)
 
@@ -101,7 +101,7 @@ def _predict(settings: Settings) -> Json:
         parameter(
             "query",
             "top_k",
-            schema("integer", minimum=0, maximum=params.MAX_TOP_K, default=predict.DEFAULT_TOP_K),
+            schema("integer", minimum=0, maximum=predict.MAX_TOP_K, default=predict.DEFAULT_TOP_K),
             "Number of classes per row that a classifier returns; 0 for the raw outputs",
         ),
         *shared_parameters,
@@ -123,4 +123,4 @@ def _predict(settings: Settings) -> Json:
 
 
 def _request_content() -> Json:
-    return {media: INPUTS.get(media, _BYTES) for media in formats.taken_media_types(None)}
+    return {media: INPUTS.get(media, _BYTES) for media in formats.accepted_media_types(None)}

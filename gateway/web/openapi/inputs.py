@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from smartbatch.gateway.formats.json_body import MAX_LISTS
-from smartbatch.gateway.formats.tensor_fields import MAX_ELEMENTS
+from smartbatch.gateway.formats.json_body import MAX_ELEMENTS, MAX_LISTS
 from smartbatch.shared.wire import DTYPE_BYTES, MAX_DIMENSIONS
 
 Json = dict[str, Any]

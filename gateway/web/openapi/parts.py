@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from smartbatch.gateway.auth.authenticator import ALWAYS_OPEN
 from smartbatch.gateway.core.problems import CONTENT_TYPE, DAY_S, MAX_RETRY_AFTER_S, status_of
 from smartbatch.gateway.http.heads import MAX_HEAD_BYTES, MAX_URL_BYTES
-from smartbatch.gateway.inference import params
+from smartbatch.gateway.inference.request import MAX_TIMEOUT_S, MIN_TIMEOUT_S
+from smartbatch.gateway.web.paths import PROBES
 from smartbatch.shared import errors
 from smartbatch.shared.settings import Settings
 from smartbatch.shared.telemetry import metric_names as names
@@ -37,7 +37,7 @@ def page(
     description: str = "",
 ) -> Json:
     """Describe an operation that runs no model. `codes` are the errors it may have besides those of any request."""
-    access = [] if path in ALWAYS_OPEN else [errors.Unauthenticated.code, errors.Forbidden.code]
+    access = [] if path in PROBES else [errors.Unauthenticated.code, errors.Forbidden.code]
     refusals = [code for code in names.HTTP_REFUSED.values if code in errors.by_code()]
     responses = problems([*access, *refusals, *codes, errors.INTERNAL], {}, content_type)
     for status, content in contents.items():
@@ -53,7 +53,7 @@ def page(
 
 def running(settings: Settings, content_type: str = CONTENT_TYPE) -> tuple[list[Json], Json, Json]:
     """Return the parameters, response headers and error responses of all operations that run a model."""
-    timeout = {"type": "number", "minimum": params.MIN_TIMEOUT_S, "maximum": params.MAX_TIMEOUT_S}
+    timeout = {"type": "number", "minimum": MIN_TIMEOUT_S, "maximum": MAX_TIMEOUT_S}
     parameters = [
         parameter(
             "header",

@@ -13,12 +13,13 @@ from typing import Any
 
 import msgspec
 
-from smartbatch.shared import counts, model_info
+from smartbatch.shared import model_info
 from smartbatch.shared.broker.connection.multiplexed import Argument, MultiplexedConnection, to_dict
 from smartbatch.shared.broker.queue.claims import parse_entry
 from smartbatch.shared.errors import UnknownModel
 from smartbatch.shared.keys import GROUP, MODELS, Keys, check_model_name
 from smartbatch.shared.model_info import ModelInfo
+from smartbatch.shared.telemetry import counts
 
 GATEWAY_REPORT_TTL_MS = 10_000
 

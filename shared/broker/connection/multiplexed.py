@@ -19,8 +19,8 @@ from typing import Any
 
 import hiredis
 
-from smartbatch.shared.broker.connection.url import parse_url
 from smartbatch.shared.errors import BrokerFull, BrokerUnavailable
+from smartbatch.shared.redis_url import parse_url
 
 Argument = str | bytes | int | float
 Command = Sequence[Argument]

@@ -68,7 +68,7 @@ class Outcome(msgspec.Struct):
 
 
 class DeadWorker(msgspec.Struct, frozen=True):
-    """A worker found dead, and the lease score it was convicted at."""
+    """A worker found dead, and the score that its expired lease had then."""
 
     worker_id: str
     score: bytes

@@ -47,7 +47,7 @@ def let_through(one: Principal, tries: int) -> int:
     through = 0
     for _ in range(tries):
         try:
-            one.enter("m")
+            one.authorize("m")
             through += 1
         except LimitReached:
             pass
@@ -65,17 +65,17 @@ def test_a_burst_then_the_rate(clock: Clock) -> None:
 
 def test_the_refusal_says_when_the_next_one_may_come(clock: Clock) -> None:
     one = principal(rate=0.1)
-    one.enter("m")
+    one.authorize("m")
     clock.now = 4.0
     with pytest.raises(RateLimited, match=r"^rate limit exceeded: 0\.1 requests per second, bursts of 1$") as caught:
-        one.enter("m")
+        one.authorize("m")
     assert caught.value.retry_after_s == pytest.approx(6.0)
 
 
 def test_without_limits_nothing_is_counted(clock: Clock) -> None:
     one = principal()
     assert let_through(one, 1000) == 1000
-    assert one.take_spent() == UsageDelta(0, 0)
+    assert one.take_usage() == UsageDelta(0, 0)
 
 
 def test_a_quota_lasts_until_midnight_utc(clock: Clock) -> None:
@@ -83,9 +83,9 @@ def test_a_quota_lasts_until_midnight_utc(clock: Clock) -> None:
     clock.now = 86_400 - 60.0
     assert let_through(one, 10) == 3
     with pytest.raises(QuotaExceeded) as caught:
-        one.enter("m")
+        one.authorize("m")
     assert caught.value.retry_after_s == pytest.approx(60.0)
-    one.take_spent()
+    one.take_usage()
     one.settle(1, 3)
     clock.now = 86_400.0
     assert let_through(one, 10) == 3
@@ -93,17 +93,17 @@ def test_a_quota_lasts_until_midnight_utc(clock: Clock) -> None:
 
 def test_what_failed_by_our_fault_is_taken_off_the_quota_and_not_off_the_rate(clock: Clock) -> None:
     one = principal(quota=2, rate=1, burst=3)
-    one.enter("m")
-    one.give_back()
+    one.authorize("m")
+    one.refund()
     assert let_through(one, 10) == 2
-    assert one.take_spent() == UsageDelta(tokens=3, counted=2)
+    assert one.take_usage() == UsageDelta(tokens=3, counted=2)
 
 
 def test_what_others_spent_counts_from_the_next_settlement(clock: Clock) -> None:
     one = principal(rate=10, burst=5, quota=100)
     assert let_through(one, 2) == 2
-    assert one.take_spent() == UsageDelta(2, 2)
-    one.enter("m")  # while the ledger's call is under way
+    assert one.take_usage() == UsageDelta(2, 2)
+    one.authorize("m")  # while the ledger's call is under way
     one.settle(tokens=2.0, counted=98)
     assert let_through(one, 10) == 1  # two tokens, less the one that Redis hadn't heard of; and the hundredth of today
     clock.now = 1.0
@@ -121,12 +121,12 @@ def test_debt_is_paid_back_first(clock: Clock) -> None:
 
 def test_roles_and_models(clock: Clock) -> None:
     with pytest.raises(Forbidden, match="/metrics"):
-        principal(role="monitor").enter("m")
-    principal(role="admin").enter("m")
+        principal(role="monitor").authorize("m")
+    principal(role="admin").authorize("m")
     one = principal(models=("a", "b"))
-    one.enter("a")
+    one.authorize("a")
     with pytest.raises(Forbidden, match=r"^this API key may not use this model$"):
-        one.enter("m")
+        one.authorize("m")
 
 
 def test_other_limits_take_hold_and_what_was_spent_stays_spent(clock: Clock) -> None:

@@ -22,15 +22,15 @@ def test_in_a_storm_there_are_a_few_lines_of_each_kind_and_a_count(caplog: pytes
     caplog.set_level(logging.INFO)
     lines, started = RequestLog(), []
     for number in range(1000):
-        told = lines.tell(QueueFull("full"), lambda: {"request_id": started.append(1) or "r"})
-        assert told == (number < LINES_PER_S)
-    assert lines.tell(DeadlineExceeded("late"), dict)  # another kind has lines of its own
+        written = lines.write(QueueFull("full"), lambda: {"request_id": started.append(1) or "r"})
+        assert written == (number < LINES_PER_S)
+    assert lines.write(DeadlineExceeded("late"), dict)  # another kind has lines of its own
     assert len(started) == LINES_PER_S  # what makes no line costs next to nothing
     lines.settle()
     assert caplog.messages[-1] == "queue_full: 990 more requests in this second"
     assert vars(caplog.records[-1])["left_out"] == 990
     assert len(caplog.messages) == LINES_PER_S + 2
-    assert lines.tell(QueueFull("full"), dict)  # the next second
+    assert lines.write(QueueFull("full"), dict)  # the next second
     lines.settle()
     assert len(caplog.messages) == LINES_PER_S + 3
 
@@ -43,14 +43,14 @@ def test_in_a_storm_there_are_a_few_lines_of_each_kind_and_a_count(caplog: pytes
         (InvalidInput("expected a number, got 'my secret'"), "INFO", 422, "invalid_input"),
         (DeadlineExceeded("late"), "WARNING", 504, "deadline_exceeded: late"),
         (ModelFailed("it failed"), "WARNING", 500, "model_failed: it failed"),
-        (KeyError("x"), "ERROR", 500, "a request failed by an error of ours"),
+        (KeyError("x"), "ERROR", 500, "a request failed by an unexpected error"),
     ],
 )
 def test_level_and_text_by_how_it_ended(
     error: Exception, level: str, status: int, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    RequestLog().tell(error, lambda: {"request_id": "r1"})
+    RequestLog().write(error, lambda: {"request_id": "r1"})
     (record,) = caplog.records
     assert (record.levelname, record.getMessage(), vars(record)["status"]) == (level, text, status)
     assert bool(record.exc_info) == (not isinstance(error, SmartBatchError))
@@ -58,5 +58,5 @@ def test_level_and_text_by_how_it_ended(
 
 def test_what_a_client_sent_is_quoted_only_in_debugging(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    RequestLog().tell(InvalidInput("got 'x'"), dict)
+    RequestLog().write(InvalidInput("got 'x'"), dict)
     assert caplog.messages == ["invalid_input: got 'x'"]

@@ -7,7 +7,7 @@ import pytest
 
 from smartbatch.gateway.core.response_types import Answer, Batch, ClassScore, OutputTensor
 from smartbatch.gateway.formats import render
-from smartbatch.gateway.formats.accept import Format
+from smartbatch.gateway.formats.render import Format
 from smartbatch.shared.wire import BatchInfo, Reply, Result, Tensor
 
 TENSOR = Tensor("float32", (1, 2), b"\x00\x00\x80\x3f\x00\x00\xc0\x7f")  # 1 and NaN

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smartbatch.gateway.formats.accept import Format, negotiate, wants_outputs
+from smartbatch.gateway.formats.render import Format, negotiate
 from smartbatch.shared.errors import NotAcceptable
 
 
@@ -40,10 +40,6 @@ def test_the_highest_q_and_the_most_specific_range_win(accept, chosen):
 def test_no_format_that_is_wanted_is_not_acceptable_and_names_what_there_is(accept):
     with pytest.raises(NotAcceptable, match="application/json, application/x-npy, application/msgpack"):
         negotiate(accept)
-
-
-def test_only_npy_must_have_outputs():
-    assert [each for each in Format if wants_outputs(each)] == [Format.NPY]
 
 
 @given(st.permutations([*Format]), st.lists(st.integers(1, 1000), min_size=3, max_size=3, unique=True))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smartbatch.gateway.formats import json_body, msgpack_body, parse, tensor_fields
+from smartbatch.gateway.formats import json_body, msgpack_body, parse
 from smartbatch.gateway.oip import rest_request
 from smartbatch.shared.errors import BodyTooLarge, ClientError, InvalidInput, TooManyRows
 from smartbatch.shared.model_info import InputSpec, ModelInfo
@@ -161,7 +161,7 @@ def test_longer_lists_in_msgpack_are_sent_as_bytes() -> None:
 
 
 def test_the_length_that_a_msgpack_list_announces_is_checked_before_its_texts_are_read() -> None:
-    count = tensor_fields.MAX_ELEMENTS + 1
+    count = json_body.MAX_ELEMENTS + 1
     body = b"\x81\xa4data\xdd" + count.to_bytes(4, "big") + b"\xa0" * count
     with pytest.raises(InvalidInput, match=f"length <= {count - 1}"):
         parse(body, "application/msgpack", ANY, max_rows=4)

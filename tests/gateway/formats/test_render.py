@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from smartbatch.gateway.formats.accept import Format
-from smartbatch.gateway.formats.render import render, response_headers, timing_ms
+from smartbatch.gateway.formats.render import Format, render, response_headers, timing_ms
 from smartbatch.shared.errors import NotAcceptable, WireError
 from smartbatch.shared.wire import BatchInfo, Reply, Result, Tensor
 

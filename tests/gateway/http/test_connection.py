@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 
 from smartbatch.gateway.http import connection as connections
-from smartbatch.gateway.http import connection_registry as doormen
+from smartbatch.gateway.http import connection_registry as registry
 from smartbatch.gateway.http import timeouts
 from smartbatch.gateway.http.connection import Connection
 from smartbatch.gateway.http.connection_registry import ConnectionRegistry
@@ -73,7 +73,7 @@ async def site(most: int = 100, grace_s: float = 5.0) -> AsyncIterator[Site]:
             connection_registry = ConnectionRegistry(
                 most, grace_s, lambda reason: made[0].counted.append(reason), lambda error: None
             )
-            scope["state"]["doorman"] = connection_registry
+            scope["state"]["connection_registry"] = connection_registry
             looking = asyncio.create_task(connection_registry.run())
             await receive()
             await send({"type": "lifespan.startup.complete"})
@@ -100,7 +100,7 @@ async def site(most: int = 100, grace_s: float = 5.0) -> AsyncIterator[Site]:
 
 @pytest.fixture(autouse=True)
 def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doormen, "LOOK_S", 0.05)
+    monkeypatch.setattr(registry, "CHECK_INTERVAL_S", 0.05)
     monkeypatch.setattr(timeouts, "HEAD_TIMEOUT_S", 0.3)
     monkeypatch.setattr(timeouts, "WRITE_TIMEOUT_S", 0.3)
     monkeypatch.setattr(connections, "LINGER_S", 0.3)

@@ -36,6 +36,7 @@ class Idle:
 
     idle = True
     closed = False
+    last_used = 0
 
     def abort(self) -> None:
         self.closed = True
@@ -57,11 +58,11 @@ def test_a_search_that_was_interrupted_keeps_no_client_out():
     assert [connection.closed for connection in flood] == [True] * 48 + [False] * 16
 
 
-def test_the_one_that_was_of_use_last_is_the_last_to_be_given_up():
+def test_the_connection_used_last_is_evicted_last():
     connection_registry = ConnectionRegistry(16, 30.0, lambda reason: None, lambda error: None)
     connections: list[Any] = [Idle() for _ in range(16)]
     assert all(connection_registry.admit(connection) for connection in connections)
-    connection_registry.answered(connections[0])  # the oldest, and the only one that ever asked for anything
+    connections[0].last_used = 1  # the oldest, and the only one with a response
     newer: list[Any] = [Idle() for _ in range(15)]
     assert all(connection_registry.admit(connection) for connection in newer)
     assert [connection.closed for connection in connections] == [False] + [True] * 15

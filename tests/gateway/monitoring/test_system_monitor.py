@@ -33,9 +33,9 @@ async def test_reports_that_are_none_hide_no_other_worker(client: Client, monito
     await _worker(client, GOOD, "w3")
     await client.delete(GOOD.worker("w3"))
     await client.set(GOOD.worker("w3"), "no hash")
-    await monitor._look()
+    await monitor._read()
     assert monitor.snapshots["good"].ready_workers == ["w1", "w2"]
-    assert monitor.capacity("good").rows_per_s == pytest.approx(180)  # nine tenths
+    assert monitor.capacities["good"].rows_per_s == pytest.approx(180)  # nine tenths
     assert monitor.fresh
 
 
@@ -43,7 +43,7 @@ async def test_a_model_whose_keys_hold_something_else_hides_no_other(client: Cli
     await _worker(client, GOOD, "w1")
     await client.set(BAD.leases, "no sorted set")
     monitor._queues = cast(Any, {"bad": None})  # only its name is read
-    await monitor._look()
+    await monitor._read()
     assert set(monitor.snapshots) == {"good"}
     assert monitor.fresh
     monitor._queues = {}

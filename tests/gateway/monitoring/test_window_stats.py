@@ -4,10 +4,10 @@ from collections import defaultdict
 
 import pytest
 
-from smartbatch.gateway.core.latency_window import WINDOW_S
+from smartbatch.gateway.core.metrics import WINDOW_S
 from smartbatch.gateway.monitoring.window_stats import Last, Looks, WorkerLast
 from smartbatch.shared.broker.admin.registry import Snapshot
-from smartbatch.shared.counts import encode
+from smartbatch.shared.telemetry.counts import encode
 
 
 class Worker:

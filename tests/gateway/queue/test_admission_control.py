@@ -31,7 +31,7 @@ def request(timeout_ms: int = 5000) -> NewEntry:
 
 
 def full(admission_control: AdmissionControl) -> None:
-    admission_control.learned(AdmitResult(100, 120, [AdmitStatus.FULL]), [(request(), AdmitStatus.FULL)])
+    admission_control.update(AdmitResult(100, 120, [AdmitStatus.FULL]), [(request(), AdmitStatus.FULL)])
 
 
 def refused(admission_control: AdmissionControl, timeout_ms: int = 5000) -> bool:
@@ -56,9 +56,9 @@ def test_as_many_are_let_through_as_places_become_free(admission_control: Admiss
 
 def test_it_opens_once_redis_shows_room_and_not_at_every_free_place(admission_control: AdmissionControl) -> None:
     full(admission_control)
-    admission_control.learned(AdmitResult(96, 120, [AdmitStatus.ADMITTED]), [])
+    admission_control.update(AdmitResult(96, 120, [AdmitStatus.ADMITTED]), [])
     assert refused(admission_control)
-    admission_control.learned(AdmitResult(94, 120, [AdmitStatus.ADMITTED]), [])
+    admission_control.update(AdmitResult(94, 120, [AdmitStatus.ADMITTED]), [])
     assert not refused(admission_control)
 
 
@@ -69,12 +69,12 @@ def test_what_was_learned_long_ago_counts_no_more(admission_control: AdmissionCo
 
 
 def test_a_request_refused_for_its_bytes_closes_nothing_for_others(admission_control: AdmissionControl) -> None:
-    admission_control.learned(AdmitResult(3, 3, [AdmitStatus.FULL]), [(request(), AdmitStatus.FULL)])
+    admission_control.update(AdmitResult(3, 3, [AdmitStatus.FULL]), [(request(), AdmitStatus.FULL)])
     assert not refused(admission_control)
 
 
 def test_only_timeouts_as_short_as_the_late_one_are_refused(admission_control: AdmissionControl) -> None:
-    admission_control.learned(AdmitResult(90, 100, [AdmitStatus.TOO_LATE]), [(request(2000), AdmitStatus.TOO_LATE)])
+    admission_control.update(AdmitResult(90, 100, [AdmitStatus.TOO_LATE]), [(request(2000), AdmitStatus.TOO_LATE)])
     assert [refused(admission_control, timeout_ms) for timeout_ms in (1000, 2000, 2001, 30000)] == [
         True,
         True,
@@ -86,20 +86,20 @@ def test_only_timeouts_as_short_as_the_late_one_are_refused(admission_control: A
 def test_late_ones_are_let_in_again_when_the_wait_is_well_below_their_timeout(
     admission_control: AdmissionControl,
 ) -> None:
-    admission_control.learned(AdmitResult(90, 100, [AdmitStatus.TOO_LATE]), [(request(2000), AdmitStatus.TOO_LATE)])
-    admission_control.learned(AdmitResult(80, 85, [AdmitStatus.ADMITTED]), [])  # (85 + 1) / 50 + 0.2 = 1.92 s
+    admission_control.update(AdmitResult(90, 100, [AdmitStatus.TOO_LATE]), [(request(2000), AdmitStatus.TOO_LATE)])
+    admission_control.update(AdmitResult(80, 85, [AdmitStatus.ADMITTED]), [])  # (85 + 1) / 50 + 0.2 = 1.92 s
     assert refused(admission_control, 2000)
-    admission_control.learned(AdmitResult(80, 83, [AdmitStatus.ADMITTED]), [])  # with its own row 1.88 s
+    admission_control.update(AdmitResult(80, 83, [AdmitStatus.ADMITTED]), [])  # with its own row 1.88 s
     assert not refused(admission_control, 2000)
 
 
 def test_a_wide_request_that_was_late_closes_nothing_for_narrow_ones(admission_control: AdmissionControl) -> None:
     wide = NewEntry("r", 2000, 60, "raw", b"x")
-    admission_control.learned(
+    admission_control.update(
         AdmitResult(40, 50, [AdmitStatus.TOO_LATE]), [(wide, AdmitStatus.TOO_LATE)]
     )  # 60 more rows are; one more isn't
     assert not refused(admission_control, 2000)
-    text = str(admission_control.refusal(AdmitStatus.TOO_LATE, 2000, rows=60))
+    text = str(admission_control.rejection(AdmitStatus.TOO_LATE, 2000, rows=60))
     assert text == "50 rows are ahead in the queue and take about 2.4 s with the 60 of this request; the timeout is 2 s"
 
 
@@ -110,7 +110,7 @@ def test_nothing_is_refused_by_guess_while_no_worker_has_told_its_rate(clock: Cl
 
 
 def test_retry_after_is_the_time_to_work_off_what_is_open_and_jittered(admission_control: AdmissionControl) -> None:
-    admission_control.learned(
+    admission_control.update(
         AdmitResult(100, 1000, [AdmitStatus.FULL]), [(request(), AdmitStatus.FULL)]
     )  # 1000 rows at 50 a second
     times = [admission_control.retry_after_s() for _ in range(200)]
@@ -125,7 +125,7 @@ def test_short_times_to_come_back_are_spread_over_a_second(admission_control: Ad
 
 
 def test_a_late_one_is_told_when_its_timeout_would_do(admission_control: AdmissionControl) -> None:
-    admission_control.learned(AdmitResult(500, 1000, [AdmitStatus.TOO_LATE]), [(request(2000), AdmitStatus.TOO_LATE)])
+    admission_control.update(AdmitResult(500, 1000, [AdmitStatus.TOO_LATE]), [(request(2000), AdmitStatus.TOO_LATE)])
     with pytest.raises(
         DeadlineUnattainable, match=r"1000 rows are ahead in the queue and take about 20.2 s; the timeout is 2 s"
     ) as caught:
@@ -137,17 +137,17 @@ def test_those_refused_together_come_back_one_after_the_other(
     admission_control: AdmissionControl, clock: Clock
 ) -> None:
     full(admission_control)  # 120 rows at 50 a second
-    times = sorted(admission_control.refusal(AdmitStatus.FULL, 5000).retry_after_s or 0.0 for _ in range(300))
+    times = sorted(admission_control.rejection(AdmitStatus.FULL, 5000).retry_after_s or 0.0 for _ in range(300))
     assert times[0] >= 2.4
     assert 3.0 <= times[150] <= 4.5  # most have to wait until those before them have had their places: at most 6 s
     assert 5.5 <= times[-1] <= 7.5
     clock.now += 6.0
     assert (
-        admission_control.refusal(AdmitStatus.FULL, 5000).retry_after_s or 0.0
+        admission_control.rejection(AdmitStatus.FULL, 5000).retry_after_s or 0.0
     ) <= 2.4 * 1.42  # they have come, or never will
 
 
 def test_a_flood_is_spread_over_seconds_not_minutes(admission_control: AdmissionControl) -> None:
     full(admission_control)
-    times = [admission_control.refusal(AdmitStatus.FULL, 5000).retry_after_s or 0.0 for _ in range(50_000)]
+    times = [admission_control.rejection(AdmitStatus.FULL, 5000).retry_after_s or 0.0 for _ in range(50_000)]
     assert max(times) <= 12.5

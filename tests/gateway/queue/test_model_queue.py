@@ -1,9 +1,8 @@
-"""The lane against a real broker: gathering, resending, finding what got lost."""
+"""A model queue against a real broker: gathering, resending, reconciling."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -11,13 +10,13 @@ from prometheus_client import Counter
 
 from smartbatch.gateway.core.metrics import GatewayMetrics
 from smartbatch.gateway.queue.model_queue import ModelQueue
-from smartbatch.gateway.queue.pending import Pending, PendingFuture
 from smartbatch.shared.broker.queue.admission import UNKNOWN, NewEntry
 from smartbatch.shared.broker.queue.claims import Outcome, WorkerQueue
 from smartbatch.shared.errors import BrokerUnavailable, ClientGone, DeadlineExceeded
 from smartbatch.shared.keys import Keys
 from smartbatch.shared.settings import from_environment
 from tests.brokers import Broker, Client
+from tests.gateway.queue.requests import Queued
 
 KEYS = Keys("m")
 
@@ -43,13 +42,15 @@ def count(counter: Counter) -> float:
     return family.samples[0].value
 
 
-def submit(queue: ModelQueue, number: int, timeout_ms: int = 5000) -> PendingFuture:
-    return queue.submit(NewEntry(f"r{number}", timeout_ms, 1, "raw", b"x"), time.monotonic())
+def submit(queue: ModelQueue, number: int, timeout_ms: int = 5000) -> Queued:
+    request = Queued(NewEntry(f"r{number}", timeout_ms, 1, "raw", b"x"))
+    queue.submit(request)
+    return request
 
 
-async def admitted(*pendings: Pending) -> None:
+async def admitted(*requests: Queued) -> None:
     async with asyncio.timeout(5):
-        while not all(pending.admitted for pending in pendings):
+        while not all(request.admitted_at for request in requests):
             await asyncio.sleep(0.001)
 
 
@@ -58,8 +59,8 @@ async def claim(worker: WorkerQueue):
 
 
 async def test_what_arrives_together_leaves_in_one_call(queue: ModelQueue, broker: Broker) -> None:
-    pendings = [submit(queue, number) for number in range(50)]
-    await admitted(*pendings)
+    requests = [submit(queue, number) for number in range(50)]
+    await admitted(*requests)
     assert count(queue.metrics.flushes) == 1
     assert broker.sync.xlen(KEYS.requests) == 50
 
@@ -67,25 +68,27 @@ async def test_what_arrives_together_leaves_in_one_call(queue: ModelQueue, broke
 async def test_a_reply_resolves_its_request_and_leaves_no_key(
     queue: ModelQueue, worker: WorkerQueue, broker: Broker
 ) -> None:
-    pending = submit(queue, 1)
-    await admitted(pending)
+    request = submit(queue, 1)
+    await admitted(request)
     [entry] = await claim(worker)
     await worker.finish([Outcome(entry, b"reply")])
-    assert await pending.future == b"reply"
+    assert await request.future == b"reply"
     async with asyncio.timeout(5):
         while broker.sync.exists(KEYS.reply("r1")):
             await asyncio.sleep(0.001)
 
 
-async def test_a_lost_wake_up_is_found_by_the_sweep(queue: ModelQueue, worker: WorkerQueue, broker: Broker) -> None:
-    pending = submit(queue, 1)
-    await admitted(pending)
+async def test_a_lost_wake_up_is_found_by_the_reconciler(
+    queue: ModelQueue, worker: WorkerQueue, broker: Broker
+) -> None:
+    request = submit(queue, 1)
+    await admitted(request)
     [entry] = await claim(worker)
     stray = Outcome(entry, b"reply")
     stray.entry.gateway = "somebody-else"  # the wake-up goes astray, the reply stands
     await worker.finish([stray])
     async with asyncio.timeout(4):
-        assert await pending.future == b"reply"
+        assert await request.future == b"reply"
         while broker.sync.exists(KEYS.reply("r1")):
             await asyncio.sleep(0.001)
 
@@ -93,26 +96,26 @@ async def test_a_lost_wake_up_is_found_by_the_sweep(queue: ModelQueue, worker: W
 async def test_what_redis_lost_is_admitted_again_under_the_same_id(
     queue: ModelQueue, worker: WorkerQueue, broker: Broker
 ) -> None:
-    pending = submit(queue, 1)
-    await admitted(pending)
+    request = submit(queue, 1)
+    await admitted(request)
     broker.sync.flushall()
     async with asyncio.timeout(4):
         while not (entries := await claim(worker)):
             await asyncio.sleep(0.01)
     assert [entry.id for entry in entries] == ["r1"]
     await worker.finish([Outcome(entries[0], b"reply")])
-    assert await pending.future == b"reply"
+    assert await request.future == b"reply"
     assert count(queue.metrics.readmissions) == 1
 
 
 @pytest.mark.parametrize("error", [DeadlineExceeded("late"), ClientGone("gone")])
 async def test_giving_up_frees_the_place(queue: ModelQueue, broker: Broker, error: Exception) -> None:
-    pending = submit(queue, 1)
-    await admitted(pending)
-    pending.end(error)
+    request = submit(queue, 1)
+    await admitted(request)
+    request.end(error)
     with pytest.raises(type(error)):
-        await pending.future
-    queue.finished(pending, answered=False)
+        await request.future
+    queue.release(request, answered=False)
     async with asyncio.timeout(5):
         while broker.sync.exists(KEYS.inflight):
             await asyncio.sleep(0.001)
@@ -120,14 +123,14 @@ async def test_giving_up_frees_the_place(queue: ModelQueue, broker: Broker, erro
 
 
 async def test_giving_up_before_the_admission_was_sent_sends_nothing(queue: ModelQueue, broker: Broker) -> None:
-    pending = submit(queue, 1)
-    pending.end(ClientGone("gone"))
-    queue.finished(pending, answered=False)
+    request = submit(queue, 1)
+    request.end(ClientGone("gone"))
+    queue.release(request, answered=False)
     after = submit(queue, 2)
     await admitted(after)
     assert [fields[b"id"] for _, fields in broker.sync.xrange(KEYS.requests)] == [b"r2"]
     with pytest.raises(ClientGone):
-        await pending.future
+        await request.future
 
 
 async def test_without_a_broker_requests_are_refused_and_soon_at_once() -> None:

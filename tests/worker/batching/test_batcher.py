@@ -1,4 +1,4 @@
-"""What is claimed while a batch runs: behind one that is over at once nothing, behind a lone one the next in time."""
+"""Claims while a batch runs: none behind a very short batch, the next one in time behind a lone batch."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ import pytest
 
 from smartbatch.shared.broker.queue.claims import Claim, Entry
 from smartbatch.worker.batching.batcher import Batcher
-from smartbatch.worker.batching.policy import CloseReason, Limits
-from smartbatch.worker.batching.throughput import ThroughputEstimator
-from smartbatch.worker.core.batch import Batch, ClaimedEntry
-from smartbatch.worker.execution.latency import LatencyEstimator
+from smartbatch.worker.core.batch import Batch, ClaimedEntry, CloseReason, Limits
+from smartbatch.worker.core.estimators import LatencyEstimator, ThroughputEstimator
 from smartbatch.worker.queue.failure_detection import FailureDetector
 
 NOTHING = Claim("empty", 1_000_000, 0, "1-0", False, [])
 
 
 class Around:
-    """Stands for the broker, the intake and the engine; notes when it was asked for a claim."""
+    """Stands for the broker, the tracker and the engine; records when claims were made."""
 
     def __init__(self) -> None:
         self.claimed_at: list[float] = []
@@ -66,7 +64,7 @@ def submit(batcher: Batcher, rows: int, closed: CloseReason) -> None:
 
 
 @pytest.mark.parametrize(("forward_s", "run_inline"), [(0.0001, True), (0.010, False)])
-def test_a_batch_much_shorter_than_a_claim_is_not_claimed_behind(forward_s: float, run_inline: bool) -> None:
+def test_nothing_is_claimed_behind_a_very_short_batch(forward_s: float, run_inline: bool) -> None:
     around = Around()
     submit(made(around, forward_s), 32, "full")
     assert around.batches[0].run_inline is run_inline
@@ -80,36 +78,36 @@ def test_a_batch_much_shorter_than_a_claim_is_not_claimed_behind(forward_s: floa
         (0.0005, True, 0),
     ],
 )
-async def test_the_next_claim_leaves_a_moment_before_a_lone_batch_ends(
+async def test_the_next_claim_leaves_just_before_a_lone_batch_ends(
     forward_s: float, sole_worker: bool, claims: int
 ) -> None:
     around = Around()
     batcher = made(around, forward_s)
     batcher.sole_worker = sole_worker
-    for number in range(50):  # it always is alone
-        batcher._arrivals.came([float(number)], learn=True)
-        batcher._arrivals.answered(1, number + 0.005, last=True)
+    for number in range(50):  # always a lone client
+        batcher._arrivals.observe([float(number)], learn=True)
+        batcher._arrivals.batch_answered(1, number + 0.005, last=True)
     submit(batcher, 1, "idle")
     begun_at = time.monotonic()
     running = asyncio.create_task(batcher.run())
     async with asyncio.timeout(10):
         while claims and not around.claimed_at:
             await asyncio.sleep(0.001)
-    await asyncio.sleep(forward_s + 0.05)  # it is late, and what was claimed waits for the bell
+    await asyncio.sleep(forward_s + 0.05)  # past its end, while the claim waits for the wakeup
     assert len(around.claimed_at) == claims
     for claimed_at in around.claimed_at:
         assert claimed_at - begun_at > 0.9 * forward_s
     running.cancel()
 
 
-async def test_a_stream_is_claimed_ahead_also_where_nobody_is_waited_for() -> None:
-    """Else its decoding would begin only when the device is free."""
+async def test_a_stream_is_claimed_ahead_even_without_a_window() -> None:
+    """Otherwise decoding would start only when the device is free."""
     around = Around()
-    around.mean_s = 0.001  # of decoding: a full batch takes 32 ms
+    around.mean_s = 0.001  # per decode: a full batch takes 32 ms
     batcher = made(around, 0.100)
     batcher.set_limits(Limits(32, 1 << 30, 0.0))
     for number in range(100):
-        batcher._arrivals.came([100 + number / 1000], learn=True)
+        batcher._arrivals.observe([100 + number / 1000], learn=True)
     submit(batcher, 10, "window")
     running = asyncio.create_task(batcher.run())
     await asyncio.sleep(0.09)
@@ -117,10 +115,10 @@ async def test_a_stream_is_claimed_ahead_also_where_nobody_is_waited_for() -> No
     running.cancel()
 
 
-def test_what_comes_to_a_batch_that_explores_is_learned_too() -> None:
+def test_arrivals_are_learned_from_an_exploring_batch_too() -> None:
     batcher, now = made(Around(), 0.010), time.monotonic()
     learned: list[bool] = []
-    batcher._arrivals.came = lambda admitted_at, *, learn: learned.append(learn)
+    batcher._arrivals.observe = lambda admitted_at, *, learn: learned.append(learn)
     batcher._builder.explores = True
     assert batcher._idle_at(batcher._builder.state(), now) == float("inf")
     assert learned == [True]

@@ -12,8 +12,8 @@ from smartbatch.worker.batching.policy import DEADLINE_MARGIN_S, BatchState, Lim
 LIMITS = Limits(max_rows=32, max_bytes=1000, window_s=0.010)
 
 
-def fill(rows: int = 1, *, size=10, oldest=100.0, deadline=130.0, too_wide=False) -> BatchState:
-    return BatchState(rows, size, oldest, deadline, too_wide)
+def fill(rows: int = 1, *, size=10, oldest=100.0, deadline=130.0, next_too_large=False) -> BatchState:
+    return BatchState(rows, size, oldest, deadline, next_too_large)
 
 
 def test_a_batch_waits_until_its_oldest_entrys_window_ends() -> None:
@@ -31,7 +31,7 @@ def test_a_full_batch_closes_at_once() -> None:
 
 
 def test_a_batch_is_full_when_the_next_request_does_not_fit() -> None:
-    assert decide(fill(30, too_wide=True), LIMITS, now=100.0, run_s=0.005).reason == "full"
+    assert decide(fill(30, next_too_large=True), LIMITS, now=100.0, run_s=0.005).reason == "full"
 
 
 def test_bytes_close_a_batch() -> None:
@@ -61,8 +61,8 @@ ARRIVALS = st.lists(st.tuples(st.floats(0, 0.05), st.integers(1, 8), st.integers
 
 
 @given(arrivals=ARRIVALS, window_s=st.floats(0, 0.03), run_s=st.floats(0, 0.02), timeout_s=st.floats(0.02, 1))
-def test_in_virtual_time_every_batch_closes_for_a_true_reason(arrivals, window_s, run_s, timeout_s) -> None:
-    """Drive the policy as the claimer does, over arrivals (gap, rows, bytes), with a device that is always free."""
+def test_in_virtual_time_every_batch_closes_for_the_right_reason(arrivals, window_s, run_s, timeout_s) -> None:
+    """Drive the policy like the batcher, over arrivals (gap, rows, bytes), with a device that is always free."""
     limits = Limits(max_rows=16, max_bytes=1000, window_s=window_s)
     queue, at = [], 0.0
     for gap, rows, size in arrivals:
@@ -72,24 +72,24 @@ def test_in_virtual_time_every_batch_closes_for_a_true_reason(arrivals, window_s
     while queue:
         now = max(now, queue[0][0])
         rows = size = 0
-        oldest, too_wide = queue[0][0], False
+        oldest, next_too_large = queue[0][0], False
         while True:
             while queue and queue[0][0] <= now and rows < limits.max_rows and size < limits.max_bytes:
-                too_wide = rows > 0 and rows + queue[0][1] > limits.max_rows
-                if too_wide:
+                next_too_large = rows > 0 and rows + queue[0][1] > limits.max_rows
+                if next_too_large:
                     break
                 _, more_rows, more_bytes = queue.pop(0)
                 rows, size, ran = rows + more_rows, size + more_bytes, ran + 1
-            decision = decide(BatchState(rows, size, oldest, oldest + timeout_s, too_wide), limits, now, run_s)
+            decision = decide(BatchState(rows, size, oldest, oldest + timeout_s, next_too_large), limits, now, run_s)
             if decision.reason:
                 break
-            assert decision.until > now  # it never asks to wait for the past
+            assert decision.until > now  # never a time in the past
             now = min(decision.until, queue[0][0]) if queue else decision.until
         assert rows <= limits.max_rows
         late = oldest + timeout_s - run_s - DEADLINE_MARGIN_S
         match decision.reason:
             case "full":
-                assert rows == limits.max_rows or too_wide
+                assert rows == limits.max_rows or next_too_large
             case "bytes":
                 assert size >= limits.max_bytes
             case "window":
@@ -97,5 +97,5 @@ def test_in_virtual_time_every_batch_closes_for_a_true_reason(arrivals, window_s
                 assert oldest + window_s <= late
             case "deadline":
                 assert now >= late
-        assert now <= max(oldest, min(oldest + window_s, late)) + 1e-9  # with a free device nobody waits longer
+        assert now <= max(oldest, min(oldest + window_s, late)) + 1e-9  # with a free device no entry waits longer
     assert ran == len(arrivals)

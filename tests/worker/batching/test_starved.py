@@ -1,4 +1,4 @@
-"""The time that counts as the device's waiting for a batch that a backlog fills."""
+"""The time that the device starves while a backlog fills its next batch."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ import pytest
 
 from smartbatch.shared.broker.queue.claims import Entry
 from smartbatch.worker.batching.batcher import Batcher
-from smartbatch.worker.batching.policy import CloseReason, Limits
-from smartbatch.worker.batching.throughput import ThroughputEstimator
-from smartbatch.worker.core.batch import ClaimedEntry
-from smartbatch.worker.execution.latency import LatencyEstimator
+from smartbatch.worker.core.batch import ClaimedEntry, CloseReason, Limits
+from smartbatch.worker.core.estimators import LatencyEstimator, ThroughputEstimator
 
 
 class Around:
-    """Stands for whatever the claimer has around it."""
+    """Stands for the broker, the tracker and the engine."""
 
     def __init__(self) -> None:
         self.metrics = self.starved = self
@@ -31,12 +29,12 @@ class Around:
 @pytest.mark.parametrize(
     ("closed", "free_s", "waited_s", "starved_s"),
     [
-        ("full", 3600.0, 0.01, 0.01),  # an hour without a request is nobody's backlog
+        ("full", 3600.0, 0.01, 0.01),  # an hour without requests is no backlog
         ("full", 0.02, 0.5, 0.02),
         ("window", 0.02, 0.5, 0.0),
     ],
 )
-def test_it_begins_when_the_device_is_free_and_all_of_the_batch_there(
+def test_starvation_starts_when_the_device_is_free_and_the_batch_complete(
     closed: CloseReason, free_s: float, waited_s: float, starved_s: float
 ) -> None:
     times, around = LatencyEstimator(), Around()

@@ -1,4 +1,4 @@
-"""What an error says of the device, by the words torch uses."""
+"""What an error says about the device, by torch's texts."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ LAUNCH_NOTE = "\nCUDA kernel errors might be asynchronously reported at some oth
     ],
     ids=lambda error: f"{type(error).__name__}: {error}"[:50],
 )
-def test_want_of_memory(error: Exception) -> None:
+def test_out_of_memory(error: Exception) -> None:
     assert is_out_of_memory(error)
     assert not is_lost(error)
 
 
-def test_what_torch_really_raises_on_a_cpu_is_want_of_memory() -> None:
+def test_what_torch_raises_on_a_cpu_is_out_of_memory() -> None:
     with pytest.raises(RuntimeError) as raised:
         torch.empty(1 << 60)
     assert is_out_of_memory(raised.value)
 
 
-def test_want_of_memory_is_seen_through_what_a_model_made_of_it() -> None:
+def test_out_of_memory_is_detected_in_the_cause() -> None:
     wrapped = ValueError("this input is too long")
     wrapped.__cause__ = torch.OutOfMemoryError("CUDA out of memory")
     assert is_out_of_memory(wrapped)
@@ -51,7 +51,7 @@ def test_want_of_memory_is_seen_through_what_a_model_made_of_it() -> None:
     ],
     ids=str,
 )
-def test_a_device_of_no_more_use(error: Exception) -> None:
+def test_a_lost_device(error: Exception) -> None:
     assert is_lost(error)
     assert not is_out_of_memory(error)
 
@@ -65,7 +65,7 @@ def test_a_device_of_no_more_use(error: Exception) -> None:
     ],
     ids=str,
 )
-def test_an_error_from_which_the_device_may_recover_asks_for_a_trial(error: Exception) -> None:
+def test_an_unclear_device_error_requires_a_trial(error: Exception) -> None:
     assert may_be_lost(error)
     assert not is_lost(error)
 
@@ -79,7 +79,7 @@ def test_an_error_from_which_the_device_may_recover_asks_for_a_trial(error: Exce
     ],
     ids=str,
 )
-def test_a_rows_own_error_says_nothing_of_the_device(error: Exception) -> None:
+def test_a_rows_own_error_says_nothing_about_the_device(error: Exception) -> None:
     assert not is_out_of_memory(error)
     assert not is_lost(error)
     assert not may_be_lost(error)

@@ -1,4 +1,4 @@
-"""What becomes of a batch's riders once their outputs are there, or why there are none."""
+"""The replies of a batch: results, errors, and entries without a reply."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from smartbatch.worker.observability.model_error_log import ModelErrorLog
 
 
 class Encoder:
-    """Stands for a model whose outputs are answers already."""
+    """Stands for a model whose outputs are results already."""
 
     def encode(self, outputs: list[Any], options: dict[str, Any]) -> Any:
         return Result(values=outputs)
 
 
-def _rider(number: int) -> ClaimedEntry:
+def _claimed(number: int) -> ClaimedEntry:
     return ClaimedEntry(
         Entry(f"{number}-0", f"r{number}", "g", 1000, 10_000, 1, 1, "raw", "", b"x"), 1000, time.monotonic()
     )
 
 
-def test_a_text_that_cannot_be_encoded_costs_nobody_a_reply() -> None:
-    quotes, surrogate, fine = claimed_entries = [_rider(n) for n in range(3)]
+def test_text_that_is_not_utf8_costs_no_reply() -> None:
+    quotes, surrogate, fine = claimed_entries = [_claimed(n) for n in range(3)]
     quotes.error = InvalidInput("unknown label '\ud800'")
     surrogate.outputs = [{"label": "\ud800"}]
     fine.error = InvalidInput("unknown label 'é'")
     maker = ReplyEncoder(cast(Any, Encoder()), "w", ModelErrorLog())
-    outcomes, counts = maker.make(Batch("b", claimed_entries, "full"))
+    outcomes, counts = maker.encode(Batch("b", claimed_entries, "full"))
     assert [outcome.entry for outcome in outcomes] == [claimed.entry for claimed in claimed_entries]
     errors = [unpack_reply(outcome.reply).error for outcome in outcomes]
     assert [type(error) for error in errors] == [InvalidInput, ModelFailed, InvalidInput]
@@ -41,26 +41,26 @@ def test_a_text_that_cannot_be_encoded_costs_nobody_a_reply() -> None:
     assert counts == {"invalid": 2, "error": 1}
 
 
-def test_an_answer_that_is_no_result_is_the_models_failure() -> None:
+def test_an_output_that_is_no_result_is_the_models_failure() -> None:
     class Careless(Encoder):
         def encode(self, outputs: list[Any], options: dict[str, Any]) -> Any:
             return {"label": 1}
 
-    claimed = _rider(1)
+    claimed = _claimed(1)
     claimed.outputs = [1]
-    (outcome,), _ = ReplyEncoder(cast(Any, Careless()), "w", ModelErrorLog()).make(Batch("b", [claimed], "full"))
+    (outcome,), _ = ReplyEncoder(cast(Any, Careless()), "w", ModelErrorLog()).encode(Batch("b", [claimed], "full"))
     assert isinstance(unpack_reply(outcome.reply).error, ModelFailed)
 
 
-def test_places_are_given_to_those_that_have_a_result() -> None:
-    claimed_entries = [_rider(n) for n in range(4)]
+def test_positions_count_entries_with_a_result() -> None:
+    claimed_entries = [_claimed(n) for n in range(4)]
     claimed_entries[0].error = InvalidInput("no")
     claimed_entries[2].cancelled = True
     for claimed in claimed_entries[1:]:
         claimed.outputs = [{"fine": True}]
-    outcomes, counts = ReplyEncoder(cast(Any, Encoder()), "w", ModelErrorLog()).make(
+    outcomes, counts = ReplyEncoder(cast(Any, Encoder()), "w", ModelErrorLog()).encode(
         Batch("b", claimed_entries, "full")
     )
-    rides = [unpack_reply(outcome.reply).batch for outcome in outcomes]
-    assert [ride and ride.position for ride in rides] == [0, 1, 2]
+    infos = [unpack_reply(outcome.reply).batch for outcome in outcomes]
+    assert [info and info.position for info in infos] == [0, 1, 2]
     assert counts == {"invalid": 1, "ok": 2, "cancelled": 1}

@@ -1,4 +1,4 @@
-"""The engine: bad rows fail alone, memory is lived within, what nobody waits for is never run."""
+"""The engine: failing rows fail alone, batches fit the memory, expired and cancelled entries never run."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from smartbatch.shared.errors import DeadlineExceeded, InvalidInput, ModelFailed
 from smartbatch.shared.model_info import InputSpec
 from smartbatch.shared.wire import Payload, Result
 from smartbatch.worker.core.batch import Batch, ClaimedEntry
+from smartbatch.worker.core.estimators import LatencyEstimator
 from smartbatch.worker.core.model import LoadContext, Model
 from smartbatch.worker.execution.engine import Engine
-from smartbatch.worker.execution.latency import LatencyEstimator
 from smartbatch.worker.execution.memory_limit import PROBE_AFTER_BATCHES
 from smartbatch.worker.observability.metrics import WorkerMetrics
 from tests.brokers import eventually
@@ -61,7 +61,7 @@ class Doubler(Model):
 
 @pytest.fixture(params=[False, True], ids=["alone", "overlapping"])
 def model(request: pytest.FixtureRequest) -> Doubler:
-    """Of either kind; whatever fails in an overlapping one is tried once more with the device to itself."""
+    """Of both kinds; a failed batch of an overlapping model runs once more exclusively."""
     model = Doubler()
     model.overlaps = request.param
     return model
@@ -130,16 +130,16 @@ def test_one_bad_row_in_a_batch_fails_alone(engine: Engine, model: Doubler) -> N
 def test_a_row_refused_with_a_value_error_is_the_clients_fault(engine: Engine, model: Doubler) -> None:
     def refuse(rows: list[int]) -> None:
         if 3 in rows:
-            raise ValueError("three is not taken")
+            raise ValueError("three is not accepted")
 
     model.refuse = refuse
     claimed_entries = [claimed(1), claimed(3)]
     run(engine, claimed_entries)
     assert isinstance(claimed_entries[1].error, InvalidInput)
-    assert "three is not taken" in claimed_entries[1].error.detail
+    assert "three is not accepted" in claimed_entries[1].error.detail
 
 
-def test_a_batch_too_large_for_the_memory_is_halved_and_the_ceiling_remembered(engine: Engine, model: Doubler) -> None:
+def test_a_batch_too_large_for_memory_is_halved_and_the_limit_remembered(engine: Engine, model: Doubler) -> None:
     model.refuse = fits(10)
     claimed_entries = [claimed(n) for n in range(32)]
     run(engine, claimed_entries)
@@ -150,14 +150,14 @@ def test_a_batch_too_large_for_the_memory_is_halved_and_the_ceiling_remembered(e
     assert [len(rows) for rows in model.ran] == [8, 8, 8, 8]
 
 
-def test_the_ceiling_is_tried_upward_again(engine: Engine, model: Doubler) -> None:
+def test_the_memory_limit_is_probed_upward(engine: Engine, model: Doubler) -> None:
     assert engine.warm_up_failed(16, torch.OutOfMemoryError("CUDA out of memory"))
     for _ in range(PROBE_AFTER_BATCHES // 4):
         run(engine, [claimed(n) for n in range(32)])
     assert engine.memory_limit == 16
 
 
-def test_no_row_is_left_out_when_the_ceiling_falls_in_mid_batch(engine: Engine, model: Doubler) -> None:
+def test_no_row_is_skipped_when_the_limit_falls_within_a_batch(engine: Engine, model: Doubler) -> None:
     assert engine.warm_up_failed(32, MemoryError())
     model.refuse = fits(5)
     claimed_entries = [claimed(n) for n in range(32)]
@@ -166,7 +166,7 @@ def test_no_row_is_left_out_when_the_ceiling_falls_in_mid_batch(engine: Engine, 
     assert engine.memory_limit == 4
 
 
-def test_a_single_row_too_large_for_the_memory_fails_alone_and_lowers_nothing(engine: Engine, model: Doubler) -> None:
+def test_a_single_row_too_large_for_memory_fails_alone_and_lowers_no_limit(engine: Engine, model: Doubler) -> None:
     def refuse(rows: list[int]) -> None:
         if 13 in rows:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -179,7 +179,7 @@ def test_a_single_row_too_large_for_the_memory_fails_alone_and_lowers_nothing(en
     assert engine.memory_limit == 32
 
 
-def test_memory_is_given_back_when_nothing_holds_the_failed_batch_any_more(engine: Engine, model: Doubler) -> None:
+def test_memory_is_freed_after_the_failed_batch_is_released(engine: Engine, model: Doubler) -> None:
     held: list[Callable[[], object]] = []
     alive: list[bool] = []
 
@@ -249,7 +249,7 @@ def test_after_a_lost_device_nothing_more_is_run(engine: Engine, model: Doubler)
 
 
 @pytest.mark.parametrize("works", [True, False])
-def test_an_error_of_the_device_is_judged_by_trying_it(engine: Engine, model: Doubler, works: bool) -> None:
+def test_an_unclear_device_error_is_judged_by_trying_the_device(engine: Engine, model: Doubler, works: bool) -> None:
     def refuse(rows: list[int]) -> None:
         if 3 in rows:
             raise RuntimeError("CUDA error: invalid configuration argument")
@@ -264,7 +264,7 @@ def test_an_error_of_the_device_is_judged_by_trying_it(engine: Engine, model: Do
     assert (claimed_entries[0].error is None) is works
 
 
-def test_what_nobody_waits_for_is_never_run(engine: Engine, model: Doubler) -> None:
+def test_expired_cancelled_and_lost_entries_never_run(engine: Engine, model: Doubler) -> None:
     expired, cancelled, lost = claimed(1, timeout_s=0), claimed(2), claimed(3)
     cancelled.cancelled = True
     lost.lost = True
@@ -273,7 +273,7 @@ def test_what_nobody_waits_for_is_never_run(engine: Engine, model: Doubler) -> N
     assert isinstance(expired.error, DeadlineExceeded)
 
 
-def test_a_decoding_that_outlasts_its_client_does_not_hold_the_batch(engine: Engine, model: Doubler) -> None:
+def test_a_decode_beyond_its_deadline_does_not_delay_the_batch(engine: Engine, model: Doubler) -> None:
     slow = claimed(1, timeout_s=0.2)
     slow.decoded = Future()
     quick = claimed(2)
@@ -282,7 +282,7 @@ def test_a_decoding_that_outlasts_its_client_does_not_hold_the_batch(engine: Eng
     assert quick.outputs == [4]
 
 
-def test_a_model_that_answers_the_wrong_number_of_rows_fails_its_rows(engine: Engine, model: Doubler) -> None:
+def test_a_wrong_number_of_outputs_fails_the_rows(engine: Engine, model: Doubler) -> None:
     model.separate = lambda outputs, rows: outputs[:-1]  # pyright: ignore[reportAttributeAccessIssue]
     claimed_entries = [claimed(1), claimed(2)]
     run(engine, claimed_entries)

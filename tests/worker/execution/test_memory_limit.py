@@ -1,4 +1,4 @@
-"""How many rows fit: lowered at once, probed upward, and less often after each probe that fails."""
+"""The memory limit is lowered at once and probed upward, less often after each failed probe."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def test_it_never_falls_below_one_row() -> None:
     assert memory_limit.rows == 1
 
 
-def test_a_smaller_batch_that_did_not_fit_counts_too() -> None:
+def test_a_smaller_batch_that_did_not_fit_lowers_it_too() -> None:
     memory_limit = MemoryBatchLimit(32)
     memory_limit.did_not_fit(12)
     assert memory_limit.rows == 6
 
 
-def test_want_of_memory_that_passed_is_forgotten_step_by_step() -> None:
+def test_the_limit_rises_again_step_by_step() -> None:
     memory_limit = MemoryBatchLimit(32)
     for rows in (32, 16, 8):
         memory_limit.did_not_fit(rows)
@@ -43,7 +43,7 @@ def test_want_of_memory_that_passed_is_forgotten_step_by_step() -> None:
     assert not any(memory_limit.fitted(32) for _ in range(1000))
 
 
-def test_a_probe_that_fails_costs_one_batch_and_the_next_waits_twice_as_long() -> None:
+def test_a_failed_probe_doubles_the_wait_for_the_next() -> None:
     memory_limit = MemoryBatchLimit(32)
     memory_limit.did_not_fit(32)
     memory_limit.did_not_fit(16)
@@ -51,23 +51,23 @@ def test_a_probe_that_fails_costs_one_batch_and_the_next_waits_twice_as_long() -
     for _ in range(9):
         waits.append(batches_until_probe(memory_limit))
         assert memory_limit.rows == 16
-        memory_limit.did_not_fit(12)  # a probe need not be full
+        memory_limit.did_not_fit(12)  # a probe need not be a full batch
         assert memory_limit.rows == 8
     assert waits == [200, 400, 800, 1600, 3200, 6400, 12800, 12800, 12800]
 
 
-def test_a_probe_that_fits_makes_the_next_as_prompt_as_the_first() -> None:
+def test_a_successful_probe_resets_the_wait() -> None:
     memory_limit = MemoryBatchLimit(32)
     memory_limit.did_not_fit(32)
     memory_limit.did_not_fit(16)
     assert batches_until_probe(memory_limit) == 200
     memory_limit.did_not_fit(16)
     assert batches_until_probe(memory_limit) == 400
-    memory_limit.fitted(9)  # nine are more than the eight that were known to fit
+    memory_limit.fitted(9)  # nine rows are more than the eight that were known to fit
     assert batches_until_probe(memory_limit) == 200
 
 
-def test_batches_below_the_ceiling_say_nothing_of_more() -> None:
+def test_batches_below_the_limit_start_no_probe() -> None:
     memory_limit = MemoryBatchLimit(32)
     memory_limit.did_not_fit(32)
     assert not any(memory_limit.fitted(15) for _ in range(1000))

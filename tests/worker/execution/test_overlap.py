@@ -1,4 +1,4 @@
-"""Batches that overlap on the device: the next is launched while one is computed, and failures part them again."""
+"""Overlapping batches: the next is launched while one is computed; failed batches run again exclusively."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import pytest
 import torch
 
 from smartbatch.worker.core.batch import Batch
+from smartbatch.worker.core.estimators import LatencyEstimator
 from smartbatch.worker.execution.engine import Engine
-from smartbatch.worker.execution.latency import LatencyEstimator
 from smartbatch.worker.observability.metrics import WorkerMetrics
 from tests.brokers import eventually
 from tests.worker.execution.test_engine import Doubler, claimed
 
 
 class Held(Doubler):
-    """A device that computes until `release`; `fails(rows)` says whose outputs never come."""
+    """A device that computes until `release`; `fails(outputs)` selects batches that fail at completion."""
 
     overlaps = True
 
     def __init__(self) -> None:
         super().__init__()
         self.release = threading.Event()
-        self.landed_by: list[str] = []
+        self.completed_by: list[str] = []
         self.fails: Callable[[list[int]], bool] = lambda outputs: False
 
     def separate(self, outputs: list[int], rows: int) -> list[int]:
-        self.landed_by.append(threading.current_thread().name)
+        self.completed_by.append(threading.current_thread().name)
         assert self.release.wait(10)
         if self.fails(outputs):
             raise RuntimeError("unlucky")
@@ -61,7 +61,7 @@ def outcomes(batch: Batch) -> list[list[int] | str]:
     return [type(claimed.error).__name__ if claimed.error else claimed.outputs for claimed in batch.claimed_entries]
 
 
-def test_the_next_batch_is_launched_before_the_one_before_has_landed(engine: Engine, model: Held) -> None:
+def test_the_next_batch_is_launched_before_the_previous_one_completes(engine: Engine, model: Held) -> None:
     done: list[Batch] = []
     engine.on_done = done.append
     first, second = submit(engine, [1, 2], [3])
@@ -70,10 +70,10 @@ def test_the_next_batch_is_launched_before_the_one_before_has_landed(engine: Eng
     model.release.set()
     eventually(lambda: done == [first, second])
     assert outcomes(first) == [[2], [4]] and outcomes(second) == [[6]]
-    assert set(model.landed_by) == {"landing"}
+    assert set(model.completed_by) == {"completion"}
 
 
-def test_each_is_charged_only_the_time_that_the_device_was_its_own(engine: Engine, model: Held) -> None:
+def test_each_batch_counts_only_its_own_time_on_the_device(engine: Engine, model: Held) -> None:
     done: list[Batch] = []
     engine.on_done = done.append
     began = time.monotonic()
@@ -89,7 +89,7 @@ def test_each_is_charged_only_the_time_that_the_device_was_its_own(engine: Engin
 
 
 @pytest.mark.parametrize("bad", [1, 4], ids=["in the first", "in the second"])
-def test_a_failure_that_shows_late_is_pinned_on_its_row(engine: Engine, model: Held, bad: int) -> None:
+def test_a_failure_at_completion_is_attributed_to_its_row(engine: Engine, model: Held, bad: int) -> None:
     done: list[Batch] = []
     engine.on_done = done.append
     model.fails = lambda outputs: 2 * bad in outputs
@@ -101,7 +101,7 @@ def test_a_failure_that_shows_late_is_pinned_on_its_row(engine: Engine, model: H
     assert outcomes(first) + outcomes(second) == want
 
 
-def test_memory_that_two_batches_do_not_fit_together_says_nothing_of_one(engine: Engine, model: Held) -> None:
+def test_two_batches_that_do_not_fit_together_lower_no_limit(engine: Engine, model: Held) -> None:
     done: list[Batch] = []
     engine.on_done = done.append
 
@@ -119,7 +119,7 @@ def test_memory_that_two_batches_do_not_fit_together_says_nothing_of_one(engine:
     assert engine.memory_limit == 32
 
 
-def test_what_else_the_device_thread_does_waits_for_all_to_land(engine: Engine, model: Held) -> None:
+def test_other_work_of_the_device_thread_waits_for_completion(engine: Engine, model: Held) -> None:
     done: list[object] = []
     engine.on_done = done.append
     [batch] = submit(engine, [1])
@@ -133,17 +133,17 @@ def test_what_else_the_device_thread_does_waits_for_all_to_land(engine: Engine, 
     assert set(map(type, done)) == {Batch, str}
 
 
-def test_a_model_that_fails_where_nobody_expects_it_ends_no_thread(engine: Engine, model: Held) -> None:
+def test_unexpected_failures_of_a_model_end_no_thread(engine: Engine, model: Held) -> None:
     class Key:
         def __hash__(self) -> int:
             return 1
 
         def __eq__(self, other: object) -> bool:
-            raise RuntimeError("no two keys are compared here")
+            raise RuntimeError("keys can't be compared")
 
     class Outputs(list[int]):
         def __iter__(self):
-            raise RuntimeError("nobody iterates here")
+            raise RuntimeError("outputs can't be iterated")
 
     done: list[Batch] = []
     engine.on_done = done.append
@@ -162,7 +162,7 @@ def test_a_model_that_fails_where_nobody_expects_it_ends_no_thread(engine: Engin
     assert outcomes(batch) == [[8]]
 
 
-def test_closing_waits_for_what_lands_badly(model: Held) -> None:
+def test_close_waits_for_batches_that_fail_at_completion(model: Held) -> None:
     engine = Engine(model, 32, LatencyEstimator(), WorkerMetrics("m", "w"))
     engine.start()
     done: list[Batch] = []

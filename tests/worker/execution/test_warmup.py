@@ -1,12 +1,12 @@
-"""Warm-up: the sizes that will run, within what the device's memory takes."""
+"""Warm-up runs the batch sizes that will occur, within the device's memory."""
 
 from __future__ import annotations
 
 import torch
 
 from smartbatch.worker.core.batch_sizes import sizes
+from smartbatch.worker.core.estimators import LatencyEstimator
 from smartbatch.worker.execution.engine import Engine
-from smartbatch.worker.execution.latency import LatencyEstimator
 from smartbatch.worker.execution.warmup import warm_up
 from smartbatch.worker.observability.metrics import WorkerMetrics
 from tests.worker.execution.test_engine import Doubler
@@ -14,9 +14,9 @@ from tests.worker.execution.test_engine import Doubler
 
 def warmed(model: Doubler, max_rows: int) -> tuple[Engine, list[str]]:
     engine = Engine(model, max_rows, LatencyEstimator(), WorkerMetrics("m", "w"))
-    said: list[str] = []
-    warm_up(engine, model, max_rows, said.append)
-    return engine, said
+    progress: list[str] = []
+    warm_up(engine, model, max_rows, progress.append)
+    return engine, progress
 
 
 def test_the_sizes_double_up_to_the_limit() -> None:
@@ -31,7 +31,7 @@ def test_every_size_runs_once_before_the_first_request() -> None:
     assert [len(rows) for rows in model.ran] == [1, 2, 4, 8, 16, 20]
 
 
-def test_a_size_that_does_not_fit_the_memory_lowers_the_ceiling() -> None:
+def test_a_size_that_does_not_fit_lowers_the_memory_limit() -> None:
     model = Doubler()
 
     def refuse(rows: list[int]) -> None:
@@ -43,9 +43,9 @@ def test_a_size_that_does_not_fit_the_memory_lowers_the_ceiling() -> None:
     assert engine.memory_limit == 8
 
 
-def test_a_model_without_an_example_is_served_without_warm_up() -> None:
+def test_a_model_without_an_example_serves_without_warm_up() -> None:
     model = Doubler()
     model.example = lambda: None  # pyright: ignore[reportAttributeAccessIssue]
-    _, said = warmed(model, 32)
+    _, progress = warmed(model, 32)
     assert model.ran == []
-    assert said == ["no warm-up: the model gives no example row"]
+    assert progress == ["no warm-up: the model gives no example row"]

@@ -1,4 +1,4 @@
-"""Small images whose headers are made to cost a reader dearly."""
+"""Small images with headers that are crafted to cost a reader much time or memory."""
 
 import struct
 import zlib

@@ -15,7 +15,7 @@ from PIL import Image
 
 from smartbatch.shared.errors import InvalidInput
 from smartbatch.worker.images import decode
-from smartbatch.worker.images.decode import Preset, Resample, _Room, decode_image, decode_images
+from smartbatch.worker.images.decode import Preset, Resample, _MemoryBudget, decode_image, decode_images
 from tests.brokers import eventually
 from tests.worker.images.hostile_images import exif, jpeg_with, png_with, segment
 from tests.worker.images.photos import encoded, pixels
@@ -33,7 +33,7 @@ def test_pixels_of_a_png_arrive_unchanged():
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_honoured(orientation: int):
+def test_exif_orientation_is_applied(orientation: int):
     marked = np.zeros((8, 8, 3), np.uint8)
     marked[:2, :4] = 255  # as it should be seen: a bar at the top left
     stored = {
@@ -55,7 +55,7 @@ def test_exif_orientation_is_honoured(orientation: int):
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")
-def test_damaged_exif_is_no_reason_to_refuse():
+def test_damaged_exif_is_ignored():
     data = encoded(np.full((8, 8, 3), 9, np.uint8), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert decode_image(data, EXACT, LIMIT)[0, 0, 0] == 9
 
@@ -93,13 +93,13 @@ def bomb(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("side", [1001, 10_000, 30_000])
-def test_too_many_pixels_are_refused_from_the_header(side: int):
+def test_too_many_pixels_are_rejected_by_the_header(side: int):
     with pytest.raises(InvalidInput, match=rf"at most 1000000 pixels, got {side}x{side}"):
         decode_image(bomb(side, side), EXACT, LIMIT)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_truncated_image_is_refused(format: str):
+def test_truncated_image_is_rejected(format: str):
     data = encoded(pixels("chelsea"), format)
     with pytest.raises(InvalidInput, match="broken"):
         decode_image(data[: len(data) // 2], EXACT, LIMIT)
@@ -117,7 +117,7 @@ def test_truncated_image_is_refused(format: str):
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, "broken"),
     ],
 )
-def test_what_is_no_image_is_refused_saying_what_came(data: bytes, came: str):
+def test_other_files_are_rejected_with_their_type(data: bytes, came: str):
     with pytest.raises(InvalidInput, match=came):
         decode_image(data, EXACT, LIMIT)
 
@@ -149,7 +149,7 @@ def test_extreme_strip_does_not_blow_up():
     assert row.shape == (3, 224, 224) and row.unique().tolist() == [40]
 
 
-def test_threads_decode_alike():
+def test_threads_decode_to_equal_pixels():
     data, preset = encoded(pixels("coffee"), "JPEG"), Preset(resize=256, crop=224)
     with ThreadPoolExecutor(4) as pool:
         rows = list(pool.map(lambda _: decode_image(data, preset, LIMIT), range(8)))
@@ -163,7 +163,7 @@ def test_the_pixels_of_all_images_of_a_request_count_together():
         decode_images([one] * 3, EXACT, LIMIT)
 
 
-def test_a_webp_that_lies_about_its_size_is_refused():
+def test_a_webp_with_a_false_size_is_rejected():
     with pytest.raises(InvalidInput):
         decode_image(b"RIFF\xff\xff\xff\xffWEBPVP8X" + bytes(range(256)), EXACT, LIMIT)
 
@@ -172,7 +172,7 @@ def test_a_webp_that_lies_about_its_size_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (png_with((b"aaAa", b""), 20_000), "more chunks than 1000 and one per KiB"),
         (png_with((b"IDAT", b""), 20_000), "more chunks than 1000 and one per KiB"),
@@ -184,8 +184,8 @@ def test_a_webp_that_lies_about_its_size_is_refused():
     ],
     ids=["chunks", "empty IDAT", "Exif segments", "fill bytes", "scans", "frames", "length 0"],
 )
-def test_a_header_that_costs_too_much_is_refused_before_pil_sees_it(data: bytes, said: str):
-    with pytest.raises(InvalidInput, match=said):
+def test_a_costly_header_is_rejected_before_pil_reads_it(data: bytes, message: str):
+    with pytest.raises(InvalidInput, match=message):
         decode_image(data, EXACT, LIMIT)
 
 
@@ -202,7 +202,7 @@ def test_a_header_that_costs_too_much_is_refused_before_pil_sees_it(data: bytes,
     ],
     ids=["400 MB of profile", "400 MB of text", "5 MB of text", "1 GB of EXIF", "2 G frames", "60 MB EXIF", "comment"],
 )
-def test_what_stands_beside_the_pixels_is_never_read(data: bytes, monkeypatch: pytest.MonkeyPatch):
+def test_metadata_is_never_passed_to_pil(data: bytes, monkeypatch: pytest.MonkeyPatch):
     def inflate(*_):
         raise AssertionError("PIL inflated something")
 
@@ -212,13 +212,13 @@ def test_what_stands_beside_the_pixels_is_never_read(data: bytes, monkeypatch: p
 
 
 @pytest.mark.parametrize(("width", "height"), [(65_501, 1), (1, 65_501), (1, 900_000)])
-def test_a_side_that_no_jpeg_could_have_is_refused(width: int, height: int):
+def test_a_side_beyond_jpegs_limit_is_rejected(width: int, height: int):
     with pytest.raises(InvalidInput, match=rf"at most 65500 pixels a side, got {width}x{height}"):
         decode_image(bomb(width, height), EXACT, LIMIT)
 
 
 @pytest.mark.parametrize(("lossless", "most"), [(False, 1500), (True, 1000)])
-def test_a_webp_that_would_take_more_memory_than_there_is_room_for_is_refused(lossless: bool, most: int):
+def test_a_webp_beyond_the_memory_budget_is_rejected(lossless: bool, most: int):
     limit = 2_000_000  # pixels, of which there is room for 12 bytes each
     fits, too_large = (
         encoded(np.zeros((1000, width, 3), np.uint8), "WEBP", lossless=lossless) for width in (most, most + 1)
@@ -260,22 +260,22 @@ def test_converting_in_bands_gives_the_same_pixels_as_converting_the_whole(
 # --- many at once
 
 
-def test_large_images_wait_for_room_in_their_order_and_small_ones_for_nobody():
-    room, order = _Room(), []
+def test_large_images_wait_for_memory_in_order_and_small_ones_never_wait():
+    budget, order = _MemoryBudget(), []
     large = decode.SMALL_BYTES
 
     def take(name: str, size: int) -> threading.Thread:
         def run() -> None:
-            with room.taken(size, 2 * large):
+            with budget.reserved(size, 2 * large):
                 order.append(name)
 
         thread = threading.Thread(target=run)
         thread.start()
         return thread
 
-    with room.taken(large, 2 * large):
+    with budget.reserved(large, 2 * large):
         first = take("all of it", 2 * large)
-        eventually(room._turn.locked)
+        eventually(budget._first_in_line.locked)
         second = take("fits, but came later", large)
         take("small", large - 1).join(5)
         assert order == ["small"]

@@ -1,4 +1,4 @@
-"""JPEGs left to the device. The CPU stands in for one: torchvision decodes batches there through the same call."""
+"""JPEGs that the device decodes. The CPU stands in for one: torchvision decodes batches there by the same call."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ def _turned() -> bytes:
         "a PNG": (False, encoded(np.zeros((8, 8, 3), np.uint8))),
     }.values(),
 )
-def test_only_plain_ones_of_moderate_size_are_taken(taken: bool, file: bytes) -> None:
+def test_only_plain_jpegs_of_moderate_size_are_deferred(taken: bool, file: bytes) -> None:
     header = read_header(file)
     assert header is not None
     assert DeviceJpegs(CPU, PRESETS["resnet18"]).takes(header) is taken
 
 
-def test_a_broken_one_raises_what_its_client_is_told_and_only_alone() -> None:
+def test_a_broken_jpeg_raises_invalid_input() -> None:
     whole = PHOTOS[0].read_bytes()
     broken = whole[:40] + b"\xff\xd9"  # no tables, no frame
     jpegs = DeviceJpegs(CPU, PRESETS["resnet18"])
@@ -90,7 +90,7 @@ def test_a_broken_one_raises_what_its_client_is_told_and_only_alone() -> None:
     assert jpegs.pixels(rows_of(whole)).shape[0] == 1
 
 
-def test_what_only_the_device_refuses_is_decoded_by_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_jpeg_that_only_the_device_refuses_is_decoded_by_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("nvJPEG says no")
 
@@ -100,7 +100,7 @@ def test_what_only_the_device_refuses_is_decoded_by_the_cpu(monkeypatch: pytest.
     assert torch.equal(batch[0], decode_image(file, preset, LIMIT))
 
 
-def test_one_that_the_device_refuses_costs_the_others_their_decoding_there_not(
+def test_one_refused_jpeg_leaves_the_others_on_the_device(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     preset, files = PRESETS["resnet18"], [path.read_bytes() for path in PHOTOS[:2]]
@@ -125,18 +125,18 @@ def test_one_that_the_device_refuses_costs_the_others_their_decoding_there_not(
         assert (pixels.float() - decode_image(file, preset, LIMIT).float()).abs().mean() < 3
 
 
-def test_the_trial_knows_a_device_that_decodes_nothing(
+def test_the_trial_detects_a_device_without_a_decoder(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("not compiled with nvJPEG")
 
     monkeypatch.setattr(device_jpeg, "decode_jpeg", refuse)
-    assert device_jpeg.on_trial(CPU, PRESETS["resnet18"], rows=1, cpu_threads=1) is None
+    assert device_jpeg.try_device(CPU, PRESETS["resnet18"], rows=1, cpu_threads=1) is None
     assert "not compiled with nvJPEG" in caplog.text
 
 
-def test_running_out_of_memory_is_the_engines_business(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_is_passed_on_to_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -145,13 +145,13 @@ def test_running_out_of_memory_is_the_engines_business(monkeypatch: pytest.Monke
         DeviceJpegs(CPU, PRESETS["resnet18"]).pixels(rows_of(PHOTOS[0].read_bytes()))
 
 
-def test_the_trial_takes_what_is_right_and_faster(
+def test_the_trial_accepts_a_correct_and_faster_device(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr(device_jpeg, "_least", lambda work: 0.032 if work() is not None and _is_batch(work) else 0.1)
-    assert device_jpeg.on_trial(CPU, PRESETS["resnet18"], rows=4, cpu_threads=4) is not None  # 8 against 25 ms
-    assert device_jpeg.on_trial(CPU, PRESETS["resnet18"], rows=1, cpu_threads=4) is None  # 32 against 25 ms
+    monkeypatch.setattr(device_jpeg, "_shortest", lambda work: 0.032 if work() is not None and _is_batch(work) else 0.1)
+    assert device_jpeg.try_device(CPU, PRESETS["resnet18"], rows=4, cpu_threads=4) is not None  # 8 against 25 ms
+    assert device_jpeg.try_device(CPU, PRESETS["resnet18"], rows=1, cpu_threads=4) is None  # 32 against 25 ms
     assert "decodes 125 JPEGs" in caplog.text
 
 
@@ -159,14 +159,14 @@ def _is_batch(work) -> bool:
     return work().dim() == 4
 
 
-def test_the_trial_refuses_other_pixels(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_trial_rejects_deviating_pixels(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     decode = device_jpeg.decode_jpeg
     monkeypatch.setattr(device_jpeg, "decode_jpeg", lambda *a, **k: [image.flip(0) for image in decode(*a, **k)])
-    assert device_jpeg.on_trial(CPU, PRESETS["resnet18"], rows=2, cpu_threads=1) is None
-    assert "off by" in caplog.text
+    assert device_jpeg.try_device(CPU, PRESETS["resnet18"], rows=2, cpu_threads=1) is None
+    assert "deviate by" in caplog.text
 
 
-def test_a_batch_mixes_jpegs_left_to_the_device_with_what_was_decoded() -> None:
+def test_a_batch_mixes_deferred_jpegs_and_decoded_rows() -> None:
     model = resolve("resnet18")
     assert isinstance(model, Classifier)
     model.load(LoadContext(device="cpu", weights="random", torch_threads=1))

@@ -36,7 +36,7 @@ def tensor(array: np.ndarray, dtype: str = "", order: Order = "C") -> Payload:
     ("photo", "index", "label", "probability"),
     [("chelsea", 285, "Egyptian cat", 0.7495), ("coffee", 967, "espresso", 0.8695)],
 )
-def test_photos_are_recognised(model, format, options, photo, index, label, probability):
+def test_photos_are_recognized(model, format, options, photo, index, label, probability):
     """At JPEG's quality 75 what the compression loses moves these to 0.79 and 0.82."""
     rows = model.decode(Payload("image", [encoded(pixels(photo), format, **options)]))
     classes = model.encode(run(model, rows), {"top_k": 5}).classes[0]
@@ -51,18 +51,18 @@ def test_batched_rows_equal_rows_alone(model, rows):
         assert np.abs(together - one).max() < 1e-4
 
 
-def test_answer_does_not_depend_on_who_else_rides(model, rows):
+def test_outputs_do_not_depend_on_the_rest_of_the_batch(model, rows):
     forwards, backwards = run(model, rows), run(model, rows[::-1])[::-1]
     assert max(np.abs(a - b).max() for a, b in zip(forwards, backwards, strict=True)) < 1e-4
 
 
-def test_without_top_k_the_logits_come(model, rows):
+def test_without_top_k_logits_are_returned(model, rows):
     outputs = model.encode(run(model, rows[:2]), {}).outputs
     assert outputs["logits"].dtype == "float32" and outputs["logits"].shape == (2, 1000)
     assert model.outputs[0].shape == (1000,) and model.input.shape == (3, 224, 224)
 
 
-def test_tensors_of_pixels_and_of_normalised_floats_give_what_the_image_gives(model, rows):
+def test_pixel_and_float_tensors_give_the_same_logits_as_the_image(model, rows):
     image = run(model, rows[:1])[0]
     raw = rows[0].numpy()[None]
     normalised = (raw.astype(np.float64) - 127) / 128
@@ -81,7 +81,7 @@ def test_fortran_order_is_read_as_such(model):
     assert np.array_equal(torch.stack(rows).numpy(), array)
 
 
-def test_pixels_and_floats_ride_in_batches_of_their_own(model):
+def test_pixels_and_floats_run_in_separate_forwards(model):
     assert model.group(torch.zeros(3, 224, 224)) != model.group(model.example())
 
 
@@ -93,6 +93,6 @@ def test_pixels_and_floats_ride_in_batches_of_their_own(model):
         (Payload("text", ["a cat"]), "expected an image or a tensor, got text"),
     ],
 )
-def test_other_input_is_refused(model, payload, text):
+def test_other_input_is_rejected(model, payload, text):
     with pytest.raises(InvalidInput, match=text):
         model.decode(payload)

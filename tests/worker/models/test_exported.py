@@ -33,9 +33,9 @@ def exported(tmp_path, module, *inputs, dynamic=True):
     path = tmp_path / "net.pt2"
     torch.export.save(torch.export.export(module.eval(), inputs, dynamic_shapes=shapes), path)
     model = resolve(str(path))
-    said: list[str] = []
-    model.load(LoadContext(device="cpu", progress=said.append))
-    return model, said
+    progress: list[str] = []
+    model.load(LoadContext(device="cpu", progress=progress.append))
+    return model, progress
 
 
 def run(model, array):
@@ -45,18 +45,18 @@ def run(model, array):
 
 
 def test_program_with_a_free_batch_runs_any_number_of_rows(tmp_path):
-    model, said = exported(tmp_path, Scale(), torch.zeros(4, 3))
+    model, progress = exported(tmp_path, Scale(), torch.zeros(4, 3))
     assert model.input.kinds == ("tensor",) and model.input.shape == (3,) and model.input.dtype == "float32"
     assert run(model, np.array([[1, 2, 3]], np.float32)) == {"output": [[3, 5, 7]]}
     assert run(model, np.full((7, 3), 2, np.float32)) == {"output": [[5, 5, 5]] * 7}
     assert run(model, np.full((100, 3), 2, np.float32)) == {"output": [[5, 5, 5]] * 100}  # over the program's 64
-    assert said == []
+    assert progress == []
 
 
 @pytest.mark.parametrize("rows", [1, 4, 6, 9])
-def test_program_of_fixed_batch_gets_batches_cut_and_padded_and_says_so(tmp_path, rows):
-    model, said = exported(tmp_path, Scale(), torch.zeros(4, 3), dynamic=False)
-    assert "takes 4 to 4 rows: batches are cut and padded" in said[0]
+def test_program_of_fixed_batch_size_gets_batches_split_and_padded(tmp_path, rows):
+    model, progress = exported(tmp_path, Scale(), torch.zeros(4, 3), dynamic=False)
+    assert "takes 4 to 4 rows: batches are split and padded" in progress[0]
     array = np.arange(rows * 3, dtype=np.float32).reshape(rows, 3)
     assert run(model, array) == {"output": (array * 2 + 1).tolist()}
 
@@ -72,12 +72,12 @@ def test_tuple_outputs_are_numbered(tmp_path):
     assert run(model, np.zeros((1, 3), np.float32)) == {"output_0": [[1, 1, 1]], "output_1": [[2, 2, 2]]}
 
 
-def test_program_with_two_inputs_is_refused(tmp_path):
+def test_program_with_two_inputs_is_rejected(tmp_path):
     with pytest.raises(ModelLoadError, match=r"expected a program with one input.*takes 2: x, y"):
         exported(tmp_path, Two(), torch.zeros(4, 3), torch.zeros(4, 3))
 
 
-def test_wrong_input_is_refused(tmp_path):
+def test_wrong_input_is_rejected(tmp_path):
     model, _ = exported(tmp_path, Scale(), torch.zeros(4, 3))
     with pytest.raises(InvalidInput, match=r"shape \['rows', 3\], got \[1, 2\]"):
         run(model, np.zeros((1, 2), np.float32))
@@ -89,6 +89,6 @@ def test_missing_and_broken_files_are_one_line(tmp_path):
     with pytest.raises(ModelLoadError, match="there is no file"):
         resolve("gone.pt2").load(LoadContext(device="cpu"))
     (tmp_path / "bad.pt2").write_bytes(b"not a zip")
-    with pytest.raises(ModelLoadError, match=r"is no program saved by torch\.export") as caught:
+    with pytest.raises(ModelLoadError, match=r"is not a program saved by torch\.export") as caught:
         resolve(str(tmp_path / "bad.pt2")).load(LoadContext(device="cpu"))
     assert "\n" not in str(caught.value)

@@ -21,7 +21,7 @@ def answers(payload: Payload) -> list[list[float]]:
     return np.frombuffer(output.data, np.float32).reshape(output.shape).tolist()
 
 
-def test_any_payload_gets_what_its_rows_bytes_say():
+def test_outputs_depend_on_the_bytes_of_each_row():
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     want = [expected(array[0].tobytes()), expected(array[1].tobytes())]
     assert answers(Payload("image", [b"x", b"y"])) == [expected(b"x"), expected(b"y")]
@@ -31,7 +31,7 @@ def test_any_payload_gets_what_its_rows_bytes_say():
     assert answers(Payload("tensor", Tensor("float32", (2, 3), array.tobytes("F"), "F"))) == want
 
 
-def test_answers_are_the_same_everywhere_and_tell_bytes_apart():
+def test_outputs_are_reproducible_and_differ_by_bytes():
     assert len(expected(b"abc")) == 10 and all(0 <= value < 1 for value in expected(b"abc"))
     assert len({tuple(expected(str(n).encode())) for n in range(1000)}) == 1000
     code = "from smartbatch.worker.models.simulated import expected; print(expected(b'abc'))"

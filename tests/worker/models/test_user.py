@@ -68,7 +68,7 @@ def test_text_and_raw_bodies_reach_forward_as_lists(serve):
         ("[torch.zeros(1), torch.ones(1)]", {"output": [[0], [1]]}),
     ],
 )
-def test_arrays_of_any_form_become_output_tensors(serve, outputs, want):
+def test_arrays_in_any_container_become_output_tensors(serve, outputs, want):
     model = serve(f"class Mine:\n    def forward(self, batch): return {outputs}")
     result = run(model, floats([1], [2]))
     assert {name: listed(tensor) for name, tensor in result.outputs.items()} == want
@@ -79,7 +79,7 @@ def test_arrays_of_different_shapes_become_values(serve):
     assert run(model, floats([1], [2])).values == [[0.0], [1.0, 1.0]]
 
 
-def test_encode_may_give_anything_json_can_say(serve):
+def test_encode_may_return_anything_json_can_represent(serve):
     model = serve(
         """
         class Mine:
@@ -90,14 +90,14 @@ def test_encode_may_give_anything_json_can_say(serve):
     assert run(model, floats([1, 9])).values == [{"best": 1, "all": [1.0, 9.0], "name": ["x", None, 1.5]}]
 
 
-def test_encode_that_gives_something_else_is_the_models_failure(serve):
+def test_encode_that_returns_something_else_is_the_models_failure(serve):
     model = serve("class Mine:\n    def forward(self, b): return b\n    def encode(self, row): return object()")
     with pytest.raises(ModelFailed, match="encode gave a object"):
         run(model, floats([1]))
 
 
 @pytest.mark.parametrize("error", ["ValueError('too short')", "TypeError('too short')", "InvalidInput('too short')"])
-def test_what_decode_refuses_is_the_clients_fault(serve, error):
+def test_a_value_error_of_decode_is_the_clients_fault(serve, error):
     model = serve(
         f"""
         from smartbatch.shared.errors import InvalidInput
@@ -148,11 +148,11 @@ def test_example_comes_from_the_announced_input(serve):
     [
         ("class Other: pass", "has no class 'Mine'"),
         ("class Mine: pass", r"no method forward\(self, batch\)"),
-        ("import no_such_package", "needs 'no_such_package', not installed"),
+        ("import no_such_package", "requires 'no_such_package', not installed"),
         ("1 / 0", "importing their_model failed, ZeroDivisionError: division by zero"),
         (
             "class Mine:\n    def __init__(self, x): pass\n    def forward(self, b): return b",
-            "without arguments failed",
+            "Mine.. failed",
         ),
         ("class Mine:\n    def load(self): raise OSError('no\\nfile')\n    def forward(self, b): return b", "no file"),
     ],

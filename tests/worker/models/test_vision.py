@@ -34,7 +34,7 @@ def logits(model, rows=None):
     return model.separate(model.forward(model.collate(rows or [model.example()])), 1)[0]
 
 
-def test_random_weights_are_the_same_in_every_worker_and_leave_the_generator_alone(model):
+def test_random_weights_are_equal_in_every_worker_and_keep_the_global_generator(model):
     torch.manual_seed(7)
     state = torch.random.get_rng_state()
     assert np.array_equal(logits(model), logits(loaded("random")))
@@ -42,7 +42,7 @@ def test_random_weights_are_the_same_in_every_worker_and_leave_the_generator_alo
 
 
 @pytest.mark.parametrize("name", [NAME, "vit_b_16", "inception_v3", "efficientnet_b1"])
-def test_pixels_are_those_of_torchvisions_own_preset(name):
+def test_pixels_match_torchvisions_preset(name):
     """To the bit, so logits can differ only by rounding."""
     ours = resolve(name)
     preset = published_preset(name)
@@ -53,7 +53,7 @@ def test_pixels_are_those_of_torchvisions_own_preset(name):
         assert (row.float().div(255).sub(mean).div(std) - theirs).abs().max() < 1e-6
 
 
-def test_logits_agree_with_torchvisions_own_pipeline(model):
+def test_logits_match_torchvisions_pipeline(model):
     """Within 1e-4: channels_last and normalising per batch change only the order of additions."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -117,7 +117,7 @@ def test_unreachable_hub_names_the_choices(tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_half_precision_answers_float32(model):
+def test_half_precision_returns_float32(model):
     half = resolve(NAME)
     half.load(LoadContext(device="cpu", weights="random", dtype="bfloat16"))
     assert logits(half).dtype == np.float32
@@ -129,7 +129,7 @@ def test_missing_device_is_one_clear_line():
         resolve(NAME).load(LoadContext(device="cuda:99", weights="random"))
 
 
-def test_unknown_model_names_near_ones_and_what_model_path_takes():
+def test_unknown_model_names_similar_ones_and_the_choices():
     with pytest.raises(ModelLoadError, match=r"no model 'resnet81'; did you mean resnet.*module:Class.*\.pt2"):
         resolve("resnet81")
 

@@ -1,4 +1,4 @@
-"""Where the worker puts a request's spans, if its clock and the gateway's differ."""
+"""Times of a request's spans, if the clocks of worker and gateway differ."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Noted:
     ("ahead_s", "moved"),
     [(0.0, False), (0.010, False), (-0.010, False), (2.0, True), (-3600.0, True)],
 )
-def test_spans_follow_the_gateways_clock_where_the_clocks_differ(ahead_s: float, moved: bool) -> None:
+def test_spans_use_the_gateways_clock_if_the_clocks_differ(ahead_s: float, moved: bool) -> None:
     now = time.monotonic()
     wall_us = time.time_ns() // 1000
     sent_us = wall_us - 500_000 + int(ahead_s * 1e6)  # half a second ago, by the gateway's clock
@@ -66,7 +66,7 @@ class Clock:
         return self.now
 
 
-def test_slow_admissions_are_no_difference_of_clocks() -> None:
+def test_slow_admissions_do_not_look_like_clock_skew() -> None:
     clock = Clock()
     skews = Skews(clock)
     assert [skews.of("g1")(seen) for seen in (500_000, 300_000_000, 100_000)] == [500_000, 500_000, 100_000]

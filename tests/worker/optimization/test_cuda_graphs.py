@@ -12,17 +12,17 @@ from smartbatch.worker.optimization.cuda_graphs import CudaGraphs
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 
 
-def test_without_a_device_of_its_own_nothing_is_on_its_way() -> None:
+def test_on_a_cpu_outputs_are_not_copied_asynchronously() -> None:
     outputs = torch.ones(2)
     assert copy_back(outputs) is outputs
 
 
-def test_only_a_device_of_its_own_has_memory_to_tell_of() -> None:
+def test_a_cpu_reports_no_device_memory() -> None:
     assert memory(device_name(torch.device("cpu"))) == memory("simulated") == {}
 
 
 @cuda
-def test_what_tensors_take_of_the_devices_memory_is_told() -> None:
+def test_device_memory_of_tensors_is_reported() -> None:
     name = device_name(torch.device("cuda", 0))
     before = memory(name)
     assert tuple(before) == DEVICE_MEMORY.values
@@ -33,7 +33,7 @@ def test_what_tensors_take_of_the_devices_memory_is_told() -> None:
 
 
 @cuda
-def test_each_batch_gets_its_own_answer_whatever_its_size() -> None:
+def test_each_batch_gets_its_own_outputs_at_any_size() -> None:
     device = torch.device("cuda", 0)
     network = (
         torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 5)).eval().to(device)
@@ -46,7 +46,7 @@ def test_each_batch_gets_its_own_answer_whatever_its_size() -> None:
 
 
 @cuda
-def test_outputs_of_one_batch_are_not_those_of_the_next() -> None:
+def test_outputs_are_not_overwritten_by_the_next_batch() -> None:
     device = torch.device("cuda", 0)
     on_their_way = []
     for number in range(50):
@@ -54,4 +54,4 @@ def test_outputs_of_one_batch_are_not_those_of_the_next() -> None:
         on_their_way.append(copy_back(batch * 2))
     for number, outputs in enumerate(on_their_way):
         assert isinstance(outputs, AsyncHostCopy)
-        assert (outputs.arrived() == [[2.0 * (number + row)] * 1000 for row in range(8)]).all()
+        assert (outputs.wait() == [[2.0 * (number + row)] * 1000 for row in range(8)]).all()

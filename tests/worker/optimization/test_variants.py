@@ -1,4 +1,4 @@
-"""OPTIMIZE: what serves is right first and fast second; whatever fails is left out and said."""
+"""OPTIMIZE: the serving variant is correct first and fast second; variants that fail are skipped and logged."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def double(batch: torch.Tensor) -> torch.Tensor:
     return batch * 2
 
 
-def test_the_faster_form_that_answers_the_same_serves() -> None:
+def test_the_fastest_variant_with_equal_outputs_serves() -> None:
     optimiser = considered(lambda: double)
     assert optimiser.choice.name == "other"
     assert optimiser.choice.gain > 5
@@ -101,31 +101,31 @@ def raises(batch: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("network", "why"),
     [
-        (wrong, "off by 5.0e-04 of the largest, allowed is 1e-04"),
-        (not_a_number, "off by nan"),
+        (wrong, "deviate by 5.0e-04 of the largest, the tolerance is 1e-04"),
+        (not_a_number, "deviate by nan"),
         (other_shape, "outputs of shape [1, 2, 16, 16] instead of [1, 3, 16, 16]"),
-        (wrong_for_several_rows, "off by 5.0e-01"),
+        (wrong_for_several_rows, "deviate by 5.0e-01"),
         (raises, "unlucky"),
     ],
 )
-def test_a_form_that_answers_otherwise_is_left_out_and_said(network: Network, why: str, caplog) -> None:
+def test_a_variant_with_other_outputs_is_skipped_and_logged(network: Network, why: str, caplog) -> None:
     optimiser = considered(lambda: network)
     assert optimiser.choice.name == "eager"
     assert optimiser(torch.ones(1)).item() == 2
     (record,) = caplog.records
     assert record.levelname == "WARNING"
-    assert "OPTIMIZE: other is left out" in record.message and why in record.message
+    assert "OPTIMIZE: other is skipped" in record.message and why in record.message
 
 
-def test_a_form_that_can_not_be_made_is_left_out_and_said(caplog) -> None:
+def test_a_variant_that_can_not_be_built_is_skipped_and_logged(caplog) -> None:
     def make() -> Network:
         raise OSError("no compiler")
 
     assert considered(make).choice.name == "eager"
-    assert "other is left out: no compiler" in caplog.text
+    assert "other is skipped: no compiler" in caplog.text
 
 
-def test_a_form_that_is_no_faster_does_not_serve() -> None:
+def test_a_variant_that_is_no_faster_does_not_serve() -> None:
     def slower(batch: torch.Tensor) -> torch.Tensor:
         compute_for(0.05)
         return batch * 2
@@ -133,14 +133,14 @@ def test_a_form_that_is_no_faster_does_not_serve() -> None:
     assert considered(lambda: slower).choice.name == "eager"
 
 
-def test_half_precision_is_allowed_its_rounding() -> None:
+def test_half_precision_has_its_own_tolerance() -> None:
     half = VariantSelector(Slow(), lambda rows: example(rows).bfloat16(), 4)
     for _ in half.consider("other", lambda: lambda batch: batch * 2.03):
         pass
     assert half.choice.name == "other"
 
 
-def test_outputs_that_are_not_finite_leave_nothing_to_compare_with(caplog) -> None:
+def test_variants_are_skipped_if_eager_outputs_are_not_finite(caplog) -> None:
     class Overflows(nn.Module):
         def forward(self, batch: torch.Tensor) -> torch.Tensor:
             return batch / 0
@@ -161,7 +161,7 @@ class Brittle:
         return batch * 2
 
 
-def test_a_compiled_network_that_raises_serves_no_more(caplog) -> None:
+def test_a_compiled_network_that_raises_is_replaced_by_eager(caplog) -> None:
     brittle = Brittle()
     optimiser = considered(lambda: brittle, compiled=True)
     assert optimiser.choice.name == "other"
@@ -174,7 +174,7 @@ def test_a_compiled_network_that_raises_serves_no_more(caplog) -> None:
     assert "assertion in the compiled code" in caplog.text
 
 
-def test_a_compiled_network_out_of_memory_is_the_engines_business() -> None:
+def test_a_compiled_network_passes_out_of_memory_on_to_the_engine() -> None:
     brittle = Brittle()
     optimiser = considered(lambda: brittle, compiled=True)
     brittle.error = torch.OutOfMemoryError("CUDA out of memory")
@@ -183,7 +183,7 @@ def test_a_compiled_network_out_of_memory_is_the_engines_business() -> None:
     assert optimiser.choice.name == "other"
 
 
-def test_a_batch_that_the_eager_network_refuses_too_takes_nothing_away() -> None:
+def test_a_batch_that_fails_in_eager_too_keeps_the_compiled_network() -> None:
     class Picky(Slow):
         def forward(self, batch: torch.Tensor) -> torch.Tensor:
             if batch.sum() < -1e6:
@@ -208,7 +208,7 @@ def test_batch_norms_are_folded_into_any_kind_of_convolution(small: nn.Module) -
     assert (channels_last(folded)(example(2)) - before).abs().max() < 1e-5
 
 
-def test_a_convolution_folded_wrongly_is_found(small: nn.Module, caplog) -> None:
+def test_a_wrongly_folded_convolution_is_detected(small: nn.Module, caplog) -> None:
     class Branching(Small):
         def forward(self, batch: torch.Tensor) -> torch.Tensor:
             convolved = self.blocks(self.loose(batch))
@@ -218,11 +218,11 @@ def test_a_convolution_folded_wrongly_is_found(small: nn.Module, caplog) -> None
     branching.load_state_dict(small.state_dict())
     optimiser = considered(lambda: fold_batch_norms(branching, example(1)), eager=branching)
     assert optimiser.choice.name == "eager"
-    assert "off by" in caplog.text
+    assert "deviate by" in caplog.text
 
 
 @pytest.mark.parametrize(("name", "weights"), [("resnet18", "random"), ("efficientnet_lite0", "default")])
-def test_a_classifier_answers_as_it_did(name: str, weights: str, tmp_path: Path, monkeypatch) -> None:
+def test_an_optimized_classifier_keeps_its_outputs(name: str, weights: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # what is compiled goes there
     answers = []
     for optimize in ("none", "auto"):

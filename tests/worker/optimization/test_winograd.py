@@ -1,4 +1,4 @@
-"""Winograd's convolutions: right for any size, on what they are meant for, and left out wherever anything is amiss."""
+"""Winograd convolutions: correct for any size that they support, and skipped if anything goes wrong."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def generator() -> torch.Generator:
     ],
 )
 @torch.inference_mode()
-def test_it_answers_as_the_direct_convolution(
+def test_it_matches_the_direct_convolution(
     path: Path, generator, rows: int, height: int, width: int, channels: int, outputs: int, bias: bool
 ) -> None:
     convolution = nn.Conv2d(channels, outputs, 3, padding=1, bias=bias)
-    assert winograd.suits(convolution)
+    assert winograd.is_supported(convolution)
     other = WinogradConv2d(convolution, Kernel(path))
     batch = torch.randn((rows, channels, height, width), generator=generator)
     exact = None if convolution.bias is None else convolution.bias.double()
@@ -74,7 +74,7 @@ def test_it_answers_as_the_direct_convolution(
 
 @needs_compiler
 @torch.inference_mode()
-def test_any_number_of_threads_answers_the_same(path: Path, generator) -> None:
+def test_outputs_do_not_depend_on_the_number_of_threads(path: Path, generator) -> None:
     other = WinogradConv2d(nn.Conv2d(32, 32, 3, padding=1), Kernel(path))
     batch = torch.randn((2, 32, 9, 9), generator=generator)  # 18 tiles
     threads, answers = torch.get_num_threads(), []
@@ -89,7 +89,7 @@ def test_any_number_of_threads_answers_the_same(path: Path, generator) -> None:
 
 @needs_compiler
 @torch.inference_mode()
-def test_a_row_answers_the_same_whatever_is_in_the_batch(path: Path, generator) -> None:
+def test_outputs_of_a_row_do_not_depend_on_the_batch(path: Path, generator) -> None:
     other = WinogradConv2d(nn.Conv2d(32, 32, 3, padding=1), Kernel(path))
     batch = torch.randn((5, 32, 6, 7), generator=generator)  # 20 tiles
     sole_worker = other(batch[2:3])
@@ -98,7 +98,7 @@ def test_a_row_answers_the_same_whatever_is_in_the_batch(path: Path, generator) 
 
 
 @needs_compiler
-def test_a_batch_for_other_weights_is_refused(path: Path) -> None:
+def test_a_batch_of_another_shape_is_rejected(path: Path) -> None:
     other = WinogradConv2d(nn.Conv2d(64, 32, 3, padding=1), Kernel(path))
     for batch in (torch.ones(1, 32, 8, 8), torch.ones(1, 64, 8, 8, dtype=torch.float64)):
         with pytest.raises(ValueError, match="expected float32 of 64 channels, got"):
@@ -126,8 +126,8 @@ class OwnForward(nn.Conv2d):
         OwnForward(32, 32, 3, padding=1),
     ],
 )
-def test_other_convolutions_are_not_for_it(module: nn.Module) -> None:
-    assert not winograd.suits(module)
+def test_other_convolutions_are_not_supported(module: nn.Module) -> None:
+    assert not winograd.is_supported(module)
     assert not winograd.possible(module)
 
 
@@ -172,7 +172,7 @@ def faster_by_winograd(module, batch: torch.Tensor) -> float:
 
 @needs_compiler
 @torch.inference_mode()
-def test_the_form_answers_as_eager_in_batches_of_any_size(kept: Path, blocks: nn.Module, monkeypatch) -> None:
+def test_the_variant_matches_eager_for_any_batch_size(kept: Path, blocks: nn.Module, monkeypatch) -> None:
     monkeypatch.setattr(winograd, "seconds", faster_by_winograd)
     replaced: list[tuple[str, nn.Module]] = []
     monkeypatch.setattr(nn.Module, "set_submodule", record(nn.Module.set_submodule, replaced))
@@ -192,7 +192,7 @@ def record(call, replaced: list[tuple[str, nn.Module]]):
 
 
 @needs_compiler
-def test_it_is_considered_like_any_form(kept: Path, blocks: nn.Module, monkeypatch) -> None:
+def test_it_is_considered_like_any_variant(kept: Path, blocks: nn.Module, monkeypatch) -> None:
     monkeypatch.setattr(winograd, "seconds", faster_by_winograd)
     monkeypatch.setattr(
         "smartbatch.worker.optimization.variants.seconds", lambda network, _: 2.0 if network is blocks else 1.0
@@ -203,48 +203,48 @@ def test_it_is_considered_like_any_form(kept: Path, blocks: nn.Module, monkeypat
 
 
 @needs_compiler
-def test_it_is_left_out_and_said_when_it_answers_otherwise(kept: Path, blocks: nn.Module, monkeypatch, caplog) -> None:
+def test_it_is_skipped_and_logged_if_outputs_deviate(kept: Path, blocks: nn.Module, monkeypatch, caplog) -> None:
     monkeypatch.setattr(winograd, "seconds", faster_by_winograd)
     monkeypatch.setattr(winograd, "TO_POINTS", [[1.001 * value for value in row] for row in winograd.TO_POINTS])
     assert considered(blocks).choice.name == "eager"
-    assert "winograd is left out: its outputs are off by" in caplog.text
+    assert "winograd is skipped: its outputs deviate by" in caplog.text
 
 
 @needs_compiler
-def test_it_is_left_out_and_said_when_no_convolution_gains(kept: Path, blocks: nn.Module, monkeypatch, caplog) -> None:
+def test_it_is_skipped_and_logged_if_no_convolution_gains(kept: Path, blocks: nn.Module, monkeypatch, caplog) -> None:
     monkeypatch.setattr(winograd, "seconds", lambda module, batch: 1.0)
     assert considered(blocks).choice.name == "eager"
-    assert "winograd is left out: no convolution gains by it" in caplog.text
+    assert "winograd is skipped: no convolution gains from it" in caplog.text
 
 
-def test_it_is_left_out_and_said_when_compiling_fails(tmp_path: Path, blocks: nn.Module, monkeypatch, caplog) -> None:
+def test_it_is_skipped_and_logged_if_compiling_fails(tmp_path: Path, blocks: nn.Module, monkeypatch, caplog) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", "false")
     assert winograd.possible(blocks)
     assert considered(blocks).choice.name == "eager"
-    assert "winograd is left out: compiling ended with 1: it said nothing" in caplog.text
+    assert "winograd is skipped: the compiler exited with 1: no output" in caplog.text
     assert list((tmp_path / "smartbatch").iterdir()) == []
 
 
-def test_without_a_compiler_it_is_left_out_and_said(tmp_path: Path, blocks: nn.Module, monkeypatch, caplog) -> None:
+def test_without_a_compiler_it_is_skipped_and_logged(tmp_path: Path, blocks: nn.Module, monkeypatch, caplog) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert not winograd.possible(blocks)
-    assert "winograd is left out: there is no C++ compiler no-such-compiler" in caplog.text
+    assert "winograd is skipped: there is no C++ compiler no-such-compiler" in caplog.text
     winograd.library().touch()  # as if one had been there at an earlier start
     assert winograd.possible(blocks)
 
 
-def test_code_is_not_taken_from_a_folder_where_others_may_write(tmp_path: Path, blocks, monkeypatch, caplog) -> None:
+def test_code_is_not_loaded_from_a_folder_that_others_can_write_to(tmp_path: Path, blocks, monkeypatch, caplog) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (tmp_path / "smartbatch").mkdir()
     (tmp_path / "smartbatch").chmod(0o770)
     assert not winograd.possible(blocks)
-    assert "winograd is left out" in caplog.text and "others may write there" in caplog.text
+    assert "winograd is skipped" in caplog.text and "others can write to it" in caplog.text
 
 
-def test_the_librarys_name_holds_all_that_the_kernel_depends_on(tmp_path: Path, monkeypatch) -> None:
+def test_the_library_name_covers_all_that_the_kernel_depends_on(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     names = [winograd.library(), winograd.library()]
     monkeypatch.setattr(winograd, "FLAGS", (*winograd.FLAGS, "-g"))

@@ -1,4 +1,4 @@
-"""Intake: bodies that lie beside the stream come before their riders are decoded, also from a broker that stumbles."""
+"""Payloads outside the stream are fetched before their entries are decoded, even if the broker fails for a while."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from smartbatch.worker.queue.reply_publisher import ReplyPublisher
 
 
 class Broker:
-    """Has bodies; the first `failures` times it can't be asked."""
+    """Holds payloads; the first `failures` calls fail."""
 
     def __init__(self) -> None:
         self.bodies_held: dict[str, bytes] = {}
@@ -66,7 +66,7 @@ async def decoded(tracker: EntryTracker, entries: list[Entry]) -> list[Any]:
 
 
 @pytest.mark.parametrize("failures", [0, 2])
-async def test_riders_are_decoded_once_their_bodies_are_there(
+async def test_entries_are_decoded_once_their_payloads_are_fetched(
     tracker: EntryTracker, broker: Broker, failures: int
 ) -> None:
     broker.failures = failures
@@ -85,19 +85,19 @@ async def test_riders_are_decoded_once_their_bodies_are_there(
     )
 
 
-async def test_only_who_lost_its_body_is_given_up(tracker: EntryTracker, broker: Broker) -> None:
+async def test_only_an_entry_without_a_payload_is_lost(tracker: EntryTracker, broker: Broker) -> None:
     broker.bodies_held = {"b": packed(b"second")}
     lost, there = await decoded(tracker, [entry("a"), entry("b")])
     assert (lost.lost, there.lost, len(there.rows)) == (True, False, 1)
 
 
-async def test_a_broker_that_stays_away_ends_the_wait(tracker: EntryTracker, broker: Broker) -> None:
+async def test_an_unavailable_broker_ends_the_wait(tracker: EntryTracker, broker: Broker) -> None:
     broker.failures = 1000
     assert [claimed.lost for claimed in await decoded(tracker, [entry("a"), entry("b")])] == [True, True]
     assert broker.asked == 3
 
 
-async def test_what_fetching_takes_is_known_and_forgotten(tracker: EntryTracker, broker: Broker) -> None:
+async def test_fetch_time_is_a_running_mean(tracker: EntryTracker, broker: Broker) -> None:
     broker.bodies_held = {"a": packed(b"first")}
     await decoded(tracker, [entry("a")])
     took_s = tracker.fetch_s

@@ -1,4 +1,4 @@
-"""Publishing: nothing is given up while anybody may wait, and one reply that can't be published holds up no other."""
+"""The publisher gives up no reply while a client may wait, and an unpublishable reply delays no other."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from smartbatch.worker.queue.reply_publisher import ReplyPublisher
 
 
 class Broker:
-    """Takes replies up to so many bytes, while it is up."""
+    """Accepts replies up to `takes_bytes`, while it is up."""
 
     def __init__(self) -> None:
         self.up = True
@@ -51,7 +51,7 @@ async def publisher(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     task.cancel()
 
 
-async def test_a_broker_that_comes_back_gets_all(publisher: ReplyPublisher, broker: Broker) -> None:
+async def test_a_broker_that_recovers_gets_all_replies(publisher: ReplyPublisher, broker: Broker) -> None:
     broker.up = False
     publisher.put([outcome(f"r{n}") for n in range(20)])
     await asyncio.sleep(0.02)
@@ -62,7 +62,7 @@ async def test_a_broker_that_comes_back_gets_all(publisher: ReplyPublisher, brok
     assert len(broker.published) == 20
 
 
-async def test_a_reply_that_is_not_taken_holds_up_no_other_and_becomes_an_error(
+async def test_a_reply_that_the_broker_refuses_delays_no_other_and_becomes_an_error(
     publisher: ReplyPublisher, broker: Broker
 ) -> None:
     publisher.put([outcome("r0"), outcome("large", 2000), outcome("r1")])
@@ -75,10 +75,10 @@ async def test_a_reply_that_is_not_taken_holds_up_no_other_and_becomes_an_error(
         await publisher.drain()
     assert len(broker.published) == 51
     error = unpack_reply(broker.published["large"]).error
-    assert str(error) == "the answer of 2000 bytes is more than the broker takes"
+    assert str(error) == "the reply of 2000 bytes exceeds what the broker takes"
 
 
-async def test_an_outage_makes_no_answer_an_error(publisher: ReplyPublisher, broker: Broker) -> None:
+async def test_an_outage_turns_no_reply_into_an_error(publisher: ReplyPublisher, broker: Broker) -> None:
     broker.up = False
     publisher.put([outcome("large", 900)])
     await asyncio.sleep(0.05)  # dozens of tries

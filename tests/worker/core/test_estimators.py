@@ -1,11 +1,10 @@
-"""What a worker says it can do."""
+"""The throughput that a worker reports."""
 
 from __future__ import annotations
 
 import pytest
 
-from smartbatch.worker.batching.throughput import ThroughputEstimator
-from smartbatch.worker.execution.latency import LatencyEstimator
+from smartbatch.worker.core.estimators import LatencyEstimator, ThroughputEstimator
 
 
 @pytest.fixture
@@ -16,18 +15,18 @@ def forwards() -> LatencyEstimator:
     return times
 
 
-def test_before_any_request_warm_up_tells(forwards: LatencyEstimator) -> None:
+def test_before_any_request_warm_up_determines_the_rate(forwards: LatencyEstimator) -> None:
     rate = ThroughputEstimator(forwards, 32)
     assert (rate.rows_per_s(), rate.batch_full_s()) == (pytest.approx(320), pytest.approx(0.1))
 
 
 def test_served_batches_count_for_more_than_bare_forwards(forwards: LatencyEstimator) -> None:
     rate = ThroughputEstimator(forwards, 32)
-    rate.record(32, 0.25, backlog=True)  # it waited for decodes
+    rate.record(32, 0.25, backlog=True)  # includes waiting for decodes
     assert (rate.rows_per_s(), rate.batch_full_s()) == (pytest.approx(128), pytest.approx(0.25))
 
 
-def test_a_pause_of_the_process_is_no_measure_of_the_device(forwards: LatencyEstimator) -> None:
+def test_a_pause_of_the_process_hardly_changes_the_rate(forwards: LatencyEstimator) -> None:
     rate = ThroughputEstimator(forwards, 32)
     for _ in range(20):
         rate.record(32, 0.1, backlog=True)
@@ -36,23 +35,23 @@ def test_a_pause_of_the_process_is_no_measure_of_the_device(forwards: LatencyEst
     assert rate.batch_full_s() < 0.16
 
 
-def test_small_batches_tell_too_once_full_ones_have_become_slow(forwards: LatencyEstimator) -> None:
+def test_small_batches_count_once_full_ones_have_become_slow(forwards: LatencyEstimator) -> None:
     rate = ThroughputEstimator(forwards, 32)
     for _ in range(50):
-        rate.record(32, 10.0, backlog=True)  # it really became slow
+        rate.record(32, 10.0, backlog=True)  # permanently slow
     rate.record(1, 0.01, backlog=False)
     assert rate.rows_per_s() == pytest.approx(100)
     assert rate.batch_full_s() == pytest.approx(0.32)
 
 
-def test_in_a_backlog_counts_what_is_served_and_not_what_other_sizes_could_do_once(forwards: LatencyEstimator) -> None:
-    forwards.record(8, 0.02, warm_up=True)  # 400 a second, when the machine had nothing else to do
+def test_under_a_backlog_only_served_batches_count(forwards: LatencyEstimator) -> None:
+    forwards.record(8, 0.02, warm_up=True)  # 400 a second, on an idle machine
     rate = ThroughputEstimator(forwards, 32)
     rate.record(8, 0.02, backlog=False)
     for _ in range(20):
         rate.record(32, 0.16, backlog=True)
     assert rate.rows_per_s() == pytest.approx(200)
-    rate.record(3, 0.02, backlog=False)  # the backlog is gone, and with it what slowed it down
+    rate.record(3, 0.02, backlog=False)  # no backlog any more
     assert rate.rows_per_s() == pytest.approx(400)
 
 
@@ -64,7 +63,7 @@ def test_a_batch_counts_for_the_rows_that_it_had(backlog: bool) -> None:
     assert rate.rows_per_s() == pytest.approx(100)
 
 
-def test_a_batch_of_which_nothing_ran_says_nothing(forwards: LatencyEstimator) -> None:
+def test_a_batch_without_rows_changes_nothing(forwards: LatencyEstimator) -> None:
     rate = ThroughputEstimator(forwards, 32)
     rate.record(0, 0.000001, backlog=True)
     assert rate.rows_per_s() == pytest.approx(320)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from smartbatch.shared.broker.connection.url import BrokerUrl, parse_url
+from smartbatch.shared.redis_url import BrokerUrl, parse_url
 
 PLAIN = BrokerUrl("localhost", 6379, "", 0, "", "", "", None)
 

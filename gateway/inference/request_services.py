@@ -1,0 +1,42 @@
+"""What handlers of inference requests need of the gateway process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Protocol, TypeVar
+
+from smartbatch.gateway.auth.authenticator import Authenticator
+from smartbatch.gateway.core.body_memory import BodyMemoryBudget
+from smartbatch.gateway.core.request_log import RequestLog
+from smartbatch.gateway.core.tracing import Tracing
+from smartbatch.gateway.queue.model_queue import ModelQueue
+from smartbatch.shared.model_info import ModelInfo
+from smartbatch.shared.settings import Settings
+
+T = TypeVar("T")
+
+
+class RequestServices(Protocol):
+    """Implemented by GatewayServices. Used in the event loop only."""
+
+    settings: Settings
+    request_ids: Iterator[str]  # unique over all gateways
+    model_infos: dict[str, ModelInfo]  # as workers announced them; a model without a worker yet is missing
+    default_queue: ModelQueue
+    authenticator: Authenticator | None  # None: no API keys are configured, and everybody is authorized
+    tracing: Tracing | None
+    request_log: RequestLog
+    body_memory: BodyMemoryBudget
+
+    def queue(self, model: str) -> ModelQueue:
+        """Return the queue of a model. Raises UnknownModel."""
+        ...
+
+    async def in_thread(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a long computation outside the event loop, one at a time."""
+        ...
+
+    def watch(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a task and log the error that ends it."""
+        ...

@@ -1,0 +1,81 @@
+"""What an error of a forward means: too little memory, a lost device, or one row that the model fails on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from smartbatch.shared.errors import InvalidInput, ModelFailed, SmartBatchError
+from smartbatch.worker.core.batch import Batch, ClaimedEntry
+from smartbatch.worker.core.device_errors import is_lost, is_out_of_memory, may_be_lost
+from smartbatch.worker.core.model import Model
+from smartbatch.worker.execution.memory_limit import MemoryBatchLimit
+from smartbatch.worker.observability.metrics import WorkerMetrics
+from smartbatch.worker.observability.model_error_log import ModelErrorLog
+
+log = logging.getLogger(__name__)
+
+RowRef = tuple[ClaimedEntry, int]  # an entry and the index of one of its rows
+
+
+class DeviceLost(Exception):
+    """This process can't use the device any more. It says nothing about any row."""
+
+
+class FailureClassifier:
+    """Owned by the engine, called by its device thread; `row_error` by any thread."""
+
+    def __init__(
+        self, model: Model, memory_limit: MemoryBatchLimit, metrics: WorkerMetrics, error_log: ModelErrorLog
+    ) -> None:
+        self._model = model
+        self._memory_limit = memory_limit
+        self._metrics = metrics
+        self._error_log = error_log
+        self.row_too_large = False  # a single row did not fit the memory; the engine resets it
+
+    def classify(self, row_refs: Sequence[RowRef], error: BaseException, batch: Batch | None) -> bool:
+        """Fail the entry if its row was alone. Returns whether memory was the cause. Raises DeviceLost."""
+        alone = len(row_refs) == 1
+        too_large = is_out_of_memory(error)
+        if too_large:
+            self.out_of_memory(len(row_refs))
+            self.row_too_large = self.row_too_large or alone
+        elif is_lost(error) or (may_be_lost(error) and not self._model.device_works()):
+            raise DeviceLost(_one_line(error)) from error
+        elif not alone:
+            self._metrics.bisections.inc()
+            log.info("a batch of %d rows failed and is halved: %s", len(row_refs), type(error).__name__)
+        if alone:
+            claimed = row_refs[0][0]
+            claimed.error = self.row_error(error, claimed, batch)
+        return too_large
+
+    def out_of_memory(self, rows: int) -> None:
+        """Lower the memory limit: `rows` did not fit."""
+        self._memory_limit.did_not_fit(rows)
+        self._metrics.out_of_memory.inc()
+        self._metrics.memory_limit.set(self._memory_limit.rows)
+        log.warning("out of device memory at %d rows; batches are limited to %d rows", rows, self._memory_limit.rows)
+
+    def restore_limit(self, rows: int) -> None:
+        """Undo a lowering that a single row caused: its size says nothing about the number of rows."""
+        if self._memory_limit.rows < rows:
+            self._memory_limit.restore(rows)
+            self._metrics.memory_limit.set(rows)
+            log.info("a single row was too large: batches of up to %d rows again", rows)
+
+    def row_error(self, error: BaseException, claimed: ClaimedEntry, batch: Batch | None) -> SmartBatchError:
+        """Return the error that the client gets; log what is the model's fault."""
+        if isinstance(error, SmartBatchError):
+            return error.with_traceback(None)  # its frames hold the batch
+        if is_out_of_memory(error):
+            return ModelFailed("the device has not enough memory for this one row")
+        if isinstance(error, ValueError | TypeError):
+            return InvalidInput(f"the model refused this input: {str(error)[:300]}")
+        self._error_log.failed("the model failed on one row", error, claimed.entry, batch.id if batch else "")
+        return ModelFailed(f"the model failed on this input ({type(error).__name__})")
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:300]}"
