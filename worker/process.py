@@ -151,7 +151,8 @@ class Worker:
         stop = asyncio.create_task(self._stop_requested.wait())
         done, _ = await asyncio.wait({*self._tasks, stop}, return_when=asyncio.FIRST_COMPLETED)
         for task in done - {stop}:
-            raise SmartBatchError("a task of the worker ended; its entries go to other workers") from task.exception()
+            log.critical("a task of the worker failed", exc_info=task.exception())
+            raise SmartBatchError("a task of the worker failed; its entries go to other workers")
 
     async def _drain(self) -> None:
         """Finish the entries that are held, within GRACE_TIME."""
