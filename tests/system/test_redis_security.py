@@ -183,9 +183,10 @@ async def operate(system: Stack, worker: Process) -> None:
     assert "not readable: " in await asyncio.to_thread(run, "viewer", "queue", "show", entry["entry"])
     assert [denied["object"] for denied in system.broker.sync.acl_log()] == [Keys("simulated").body(entry["request"])]
     system.broker.sync.acl_log_reset()
-    assert "payload bytes         300000" in await asyncio.to_thread(run, "operator", "queue", "show", entry["entry"])
+    shown = await asyncio.to_thread(run, "operator", "queue", "show", entry["entry"])
+    assert ["payload", "bytes", "300000"] in [line.split() for line in shown.splitlines()]
     assert "simulated" in await asyncio.to_thread(run, "viewer", "top", "--once")
-    assert "  cancelled" in await asyncio.to_thread(run, "operator", "queue", "cancel", entry["entry"])
+    assert "  cancelled\n" in await asyncio.to_thread(run, "operator", "queue", "cancel", entry["entry"])
     assert (await sending).json()["code"] == "cancelled_by_operator"
     worker.popen.send_signal(signal.SIGCONT)
     await asyncio.to_thread(system.until_clean, 1)

@@ -1,4 +1,4 @@
-"""Each condition of `admit` and `cancel` by itself: who is let in, and what `open` adds up to."""
+"""Each condition of `admit` and `cancel`: which requests are admitted, and what the sums of `inflight` are then."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tests.shared.broker.test_protocol import ADMITTED, FULL, KEYS, TOO_LATE, ad
 SLOW = Capacity(rows_per_s=0.1, batch_s=60)  # whatever waits behind another is late
 
 
-async def open_ids(client: Client) -> list[bytes]:
+async def inflight_ids(client: Client) -> list[bytes]:
     return sorted(field for field in await client.hkeys(KEYS.inflight) if not field.startswith(b"#"))
 
 
-async def test_bytes_that_are_open_count_whoever_admitted_them(client: Client) -> None:
+async def test_bytes_inflight_count_whoever_admitted_them(client: Client) -> None:
     three = admission(client, max_bytes=300)
     assert (await three.admit([request(1), request(2)])).statuses == [ADMITTED, ADMITTED]
     assert (await three.admit([request(3)])).statuses == [ADMITTED]  # just full
@@ -57,7 +57,7 @@ async def test_a_forced_admission_beside_one_that_is_known_passes_every_limit(cl
     assert await client.xlen(KEYS.requests) == 4
 
 
-async def test_what_is_known_is_refused_by_no_limit(client: Client) -> None:
+async def test_no_limit_rejects_what_is_inflight_already(client: Client) -> None:
     await admission(client).admit([request(1), request(2)])
     for full in (admission(client, max_entries=1), admission(client, max_bytes=1)):
         assert (await full.admit([request(1), request(2), request(3)])).statuses == [ADMITTED, ADMITTED, FULL]
@@ -65,13 +65,13 @@ async def test_what_is_known_is_refused_by_no_limit(client: Client) -> None:
     assert await client.xlen(KEYS.requests) == 2
 
 
-async def test_admitting_rings_once(client: Client) -> None:
+async def test_admitting_wakes_one_worker(client: Client) -> None:
     await admission(client).admit([request(1)])
     await admission(client).admit([request(2)])
     assert await client.lrange(KEYS.wakeup, 0, -1) == [b"1"]
 
 
-async def test_what_is_refused_rings_for_nobody_and_leaves_nothing(client: Client) -> None:
+async def test_a_rejected_request_wakes_nobody_and_leaves_nothing(client: Client) -> None:
     assert (await admission(client, max_entries=0).admit([request(1)])).statuses == [FULL]
     assert await client.keys("*") == []
 
@@ -111,12 +111,12 @@ async def test_what_is_cancelled_while_it_runs_is_pending_no_more(client: Client
     assert (await client.xpending(KEYS.requests, GROUP))["pending"] == 0
     assert [fields[b"id"] for _, fields in await client.xrange(KEYS.requests)] == [b"r3"]
     assert not await client.exists(KEYS.body("r2"))
-    assert await open_ids(client) == [b"r3"]
+    assert await inflight_ids(client) == [b"r3"]
 
 
-async def test_cancelling_what_is_not_open_changes_nothing_but_takes_its_body(client: Client) -> None:
+async def test_cancelling_what_is_not_inflight_removes_its_body_only(client: Client) -> None:
     await admission(client).admit([request(1)])
     await client.set(KEYS.body("r2"), "left over")
     assert await admission(client).cancel(["r2"]) == 0
-    assert await open_ids(client) == [b"r1"]
+    assert await inflight_ids(client) == [b"r1"]
     assert not await client.exists(KEYS.body("r2"))

@@ -1,4 +1,4 @@
-"""Each condition of `finish` and `finish_plain` by itself: whose request is closed, and what is published of it."""
+"""Each condition of `finish` and `finish_plain`: which requests are closed, and what is published."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ async def test_a_large_reply_that_was_not_written_before_stops_the_whole_call(cl
     assert await finish_unwritten(client, entries) == 2
 
 
-async def test_a_large_reply_is_not_missed_of_what_is_not_open_with_its_entry(client: Client) -> None:
+async def test_a_missing_large_reply_is_no_error_for_an_entry_that_is_not_inflight(client: Client) -> None:
     first, _ = await admitted_again(client)
     [gone, other] = await admitted(client, 2, 3)
     await admission(client).cancel(["r2"])
@@ -140,14 +140,14 @@ async def finish_unwritten(client: Client, entries: list[Entry]) -> int:
     return await FINISH.call(client, keys, [GROUP, 60_000, 60_000, 1000, CARRIED_BYTES, 1, *args])
 
 
-async def test_what_is_given_up_in_company_has_no_reply(client: Client) -> None:
+async def test_a_request_given_up_among_others_has_no_reply(client: Client) -> None:
     entries = await admitted(client, 1, 2)
     assert await claims(client).finish([Outcome(entries[0]), Outcome(entries[1], b"done")]) == 2
     assert await inbox(client).pop([]) == [("r2", 4, b"done")]
     assert not await client.exists(KEYS.reply("r1"), KEYS.inflight)
 
 
-async def test_a_stream_that_somebody_spoilt_keeps_no_request_open(client: Client) -> None:
+async def test_a_stream_of_another_type_keeps_no_request_inflight(client: Client) -> None:
     plain, large, _ = await admitted(client, 1, 2, 3)
     await client.set(KEYS.requests, "mine")
     assert await claims(client).finish([Outcome(plain, b"done")]) == 1

@@ -317,7 +317,7 @@ async def test_a_lease_holds_until_its_score_has_passed(client: Client) -> None:
     assert (beat.alive, beat.lapsed) == (2, {"long ago": str(now_ms - 1).encode()})
 
 
-async def test_leaving_gives_back_the_turn_and_the_lease_and_rings_for_what_waits(client: Client) -> None:
+async def test_leaving_releases_the_fill_lock_and_the_lease_and_wakes_a_worker(client: Client) -> None:
     await Leases(client, KEYS, "w2").beat({"state": "ready"})
     await claim(client, "w1", held_rows=1)  # it waits for more
     assert await client.get(KEYS.fill_lock) == b"w1"
@@ -332,7 +332,7 @@ async def test_leaving_gives_back_the_turn_and_the_lease_and_rings_for_what_wait
     assert not await client.exists(KEYS.leases)
 
 
-async def test_leaving_a_queue_that_nobody_has_asked_yet_leaves_nothing(client: Client) -> None:
+async def test_leaving_an_unused_queue_leaves_nothing(client: Client) -> None:
     await Leases(client, KEYS, "w1").beat({"state": "ready"})
     assert await Leases(client, KEYS, "w1").leave() == 0
     assert await client.keys("*") == []
