@@ -47,7 +47,7 @@ def describe() -> dict[str, Any]:
 def _python_loop_ms() -> float:
     """Time of a fixed piece of Python, best of five.
 
-    It tells an interpreter built with profile-guided optimisation from one without, and a slow phase of the machine.
+    It tells an interpreter built with profile-guided optimization from one without, and a slow phase of the machine.
     """
 
     class Item:

@@ -94,12 +94,14 @@ class _Caller:
         ids = itertools.islice(self._ids, self._size)
         await self._admission.admit([NewEntry(request_id, 60_000, 1, "raw", PAYLOAD) for request_id in ids])
 
-    async def claim(self, after_bell_s: float = 0.0) -> None:
-        claim = await self._claims.claim("idle", room_rows=self._size, room_bytes=1 << 30, after_bell_s=after_bell_s)
+    async def claim(self, after_wakeup_s: float = 0.0) -> None:
+        claim = await self._claims.claim(
+            "idle", room_rows=self._size, room_bytes=1 << 30, after_wakeup_s=after_wakeup_s
+        )
         self._entries = claim.entries
 
     async def claim_after_wakeup(self) -> None:
-        await self.claim(after_bell_s=1.0)
+        await self.claim(after_wakeup_s=1.0)
 
     async def release(self) -> None:
         await self._claims.release()

@@ -76,18 +76,18 @@ class WorkerQueue:
         hold_ms: int = 0,
         soon: bool = False,
         dead_worker: None = None,
-        after_bell_s: float = 0.0,
+        after_wakeup_s: float = 0.0,
         after_entry: tuple[str, int] | None = None,
     ) -> ClaimResult:
         broker, result = self._broker, self._loop.create_future()
-        waited = not after_bell_s and not after_entry
+        waited = not after_wakeup_s and not after_entry
 
         def run() -> float:
             nonlocal waited
             if not waited:
                 waited = True
-                if after_bell_s:
-                    broker.after_wakeup(command, after_bell_s)
+                if after_wakeup_s:
+                    broker.after_wakeup(command, after_wakeup_s)
                 elif after_entry:
                     broker.after_entry(command, after_entry[0])
                 if command.blocked:

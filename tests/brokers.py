@@ -1,4 +1,4 @@
-"""A real broker server for the tests: Valkey or redis-server, which may be killed, restarted, and emptied."""
+"""A real broker server for the tests: Valkey or redis-server, which may be killed, restarted and emptied."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Broker:
 
 
 class Client(MultiplexedConnection):
-    """A connection as processes have it, for what is tested; any other attribute is redis-py's, to look with."""
+    """The connection under test; any other attribute is redis-py's, to inspect the broker."""
 
     def __init__(self, url: str, *, block_s: float = 0.0) -> None:
         super().__init__(url, block_s=block_s)

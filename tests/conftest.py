@@ -41,7 +41,7 @@ def binary(kind: str) -> str:
     return found
 
 
-# `make test` asks one kind of broker, `make test-all` both.
+# `make test` uses one kind of broker, `make test-all` both.
 KINDS = ["valkey", pytest.param("redis", marks=pytest.mark.extended)]
 
 

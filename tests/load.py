@@ -1,7 +1,7 @@
-"""Load for the tests: every request is a row in a ledger, every answer is checked against the bytes that were sent.
+"""Load for the tests: every request is recorded, and every response is checked against the bytes that were sent.
 
-The model behind it is a `simulated` one (or one that inherits from it), whose answer only the request's own bytes give:
-an answer that belongs to another request, or comes twice on one connection, can't go unseen.
+The model is a `simulated` one (or one that inherits from it), whose output depends on the request's own
+bytes only: a response that belongs to another request, or comes twice on one connection, is detected.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from smartbatch.worker.models.simulated import expected
 
 T = TypeVar("T")
 
-NO_ANSWER = 0  # the status of a request whose connection broke or whose client gave up
+NO_RESPONSE = 0  # the status of a request whose connection broke or whose client gave up
 
 
-class Asked(msgspec.Struct):
-    """One request, from sending to whatever came of it. Times are monotonic seconds."""
+class SentRequest(msgspec.Struct):
+    """One request that was sent, and its outcome. Times are monotonic seconds."""
 
     number: int
     kind: str
     sent_at: float
     url: str = ""
     done_at: float = 0.0
-    status: int = NO_ANSWER
+    status: int = NO_RESPONSE
     code: str = ""  # of the problem, or the client's own error
     right: bool = False
     retry_after: int | None = None
@@ -52,7 +52,7 @@ class Load:
         self._connections = connections
         self._give_up_s = give_up_s
         self._open: set[asyncio.Task[Any]] = set()
-        self.ledger: list[Asked] = []
+        self.sent: list[SentRequest] = []
 
     async def __aenter__(self) -> Load:
         # A gateway that drains closes its idle connections, so one may close just as a request is sent on it: not
@@ -67,41 +67,43 @@ class Load:
         await asyncio.gather(*self._open, return_exceptions=True)
         await self._client.close()
 
-    async def ask(
+    async def send(
         self, kind: str = "plain", body: bytes | None = None, *, headers: Mapping[str, str] | None = None
-    ) -> Asked:
-        """Send one request and keep what came of it. Without `body` it gets one that no other has."""
-        asked = Asked(len(self.ledger), kind, time.monotonic(), random.choice(self.urls()))
-        self.ledger.append(asked)
-        body = b"input number %d" % asked.number if body is None else body
+    ) -> SentRequest:
+        """Send one request and record its outcome. Without `body` it gets a unique one."""
+        request = SentRequest(len(self.sent), kind, time.monotonic(), random.choice(self.urls()))
+        self.sent.append(request)
+        body = b"input number %d" % request.number if body is None else body
         try:
-            async with self._client.post(f"{asked.url}/predict", data=body, headers=headers) as response:
+            async with self._client.post(f"{request.url}/predict", data=body, headers=headers) as response:
                 answer = await response.json(content_type=None)
-                asked.status = response.status
-                asked.request_id = answer.get("request_id", "")
-                asked.code = answer.get("code", "")
-                asked.retry_after = int(response.headers["retry-after"]) if "retry-after" in response.headers else None
+                request.status = response.status
+                request.request_id = answer.get("request_id", "")
+                request.code = answer.get("code", "")
+                request.retry_after = (
+                    int(response.headers["retry-after"]) if "retry-after" in response.headers else None
+                )
                 if response.status == 200:
-                    asked.right = is_right(answer, body)
-                    asked.closed = answer["batch"]["closed"]
+                    request.right = is_right(answer, body)
+                    request.closed = answer["batch"]["closed"]
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            asked.code = type(error).__name__
+            request.code = type(error).__name__
         finally:
-            asked.done_at = time.monotonic()
-        return asked
+            request.done_at = time.monotonic()
+        return request
 
     async def closed_loop(self, connections: int, requests: int) -> None:
-        """So many requests over so many connections, each sending its next when it has its answer."""
+        """Send `requests` over `connections`, each connection sending its next request after the response."""
         left = iter(range(requests))
 
         async def connection() -> None:
             for _ in left:
-                await self.ask()
+                await self.send()
 
         await asyncio.gather(*(connection() for _ in range(connections)))
 
     async def open_loop(self, rate: float, seconds: float) -> None:
-        """Send at this rate, whatever comes back, and wait for the answers."""
+        """Send at this rate regardless of responses, then wait for all of them."""
         until = asyncio.Event()
         asyncio.get_running_loop().call_later(seconds, until.set)
         await self.open_loop_until(until, rate)
@@ -115,9 +117,9 @@ class Load:
             await asyncio.sleep(max(0.0, started + (number + 1) / rate - time.monotonic()))
         await self.finish()
 
-    def begin(self, **how: Any) -> asyncio.Task[Asked]:
-        """Send one without waiting for its answer; `finish` does."""
-        return self.also(self.ask(**how))
+    def begin(self, **how: Any) -> asyncio.Task[SentRequest]:
+        """Send one without waiting for its response; `finish` does."""
+        return self.also(self.send(**how))
 
     def also(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run something that `finish` waits for, too."""
@@ -131,7 +133,7 @@ class Load:
             await asyncio.wait(self._open)
 
     def statuses(self) -> Counter[int]:
-        return Counter(asked.status for asked in self.ledger)
+        return Counter(request.status for request in self.sent)
 
 
 def is_right(answer: Mapping[str, Any], body: bytes) -> bool:

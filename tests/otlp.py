@@ -1,4 +1,4 @@
-"""A collector for the tests: it takes OTLP over HTTP, decodes it with the standard's own messages, keeps the spans."""
+"""An OTLP/HTTP collector for the tests: it decodes the protocol's own messages and keeps the spans."""
 
 from __future__ import annotations
 

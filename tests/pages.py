@@ -131,7 +131,7 @@ class Console:
             self._server = None
 
     def _here(self, command: str) -> str:
-        """A command as it is, but for the port that pages suppose."""
+        """Replace the port that the pages use by this server's."""
         command = command.replace("smartbatch predict", f"smartbatch predict --url http://localhost:{self._port}")
         return command.replace("localhost:8000", f"localhost:{self._port}")
 

@@ -1,4 +1,4 @@
-"""A real Prometheus of a test's own, that scrapes a test's gateways and workers twice a second."""
+"""A real Prometheus for one test, which scrapes its gateways and workers twice a second."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Labels = dict[str, str]
 
 
 class Prometheus:
-    """`close` ends it. Skips the test where there is none."""
+    """`close` ends it. Skips the test if Prometheus isn't installed."""
 
     def __init__(self, folder: Path, gateways: Iterable[str], workers: Iterable[str] = ()) -> None:
         """Of both the URLs."""
@@ -33,7 +33,7 @@ class Prometheus:
             "rule_files": [str(RULES / name) for name in ("alerts.yml", "triton.yml")],
             "scrape_configs": [_job("smartbatch-gateway", gateways), _job("smartbatch-worker", workers)],
         }
-        (folder / "prometheus.yml").write_text(json.dumps(config))  # which YAML holds
+        (folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is valid YAML
         port = free_port()
         command = [binary, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'tsdb'}"]
         command += [f"--web.listen-address=127.0.0.1:{port}"]

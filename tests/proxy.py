@@ -1,4 +1,4 @@
-"""A TCP proxy that misbehaves: it stalls without closing, as a dead link does, cuts, or is slow."""
+"""A TCP proxy that misbehaves: it stalls without closing, resets connections, or is slow."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._flowing.clear)
 
     def flow(self) -> None:
-        """Forward again, first of all what came meanwhile."""
+        """Forward again, starting with what arrived meanwhile."""
         self._loop.call_soon_threadsafe(self._flowing.set)
 
     def delay(self, seconds: float) -> None:
-        """Hold back everything for so long, in both directions."""
+        """Delay everything by this many seconds, in both directions."""
         self._delay_s = seconds
 
     def cut(self) -> None:

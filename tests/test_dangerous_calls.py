@@ -1,4 +1,4 @@
-"""No file of ours can run what it reads: pickle, eval and their kin, by the syntax tree of every file.
+"""No file of ours can execute data that it reads: no pickle, eval and the like, by the syntax tree of every file.
 
 And the two ways in which a file may still be code, so that docs/security.md says the truth about them.
 """
@@ -39,7 +39,7 @@ def name_of(node: ast.expr) -> str:
 
 
 def dangers(source: str) -> list[str]:
-    """Every call in `source` that could run what it reads, by line."""
+    """Every call in `source` that could execute data, by line."""
     found = []
     aliases: dict[str, str] = {}
     for node in ast.walk(ast.parse(source)):
@@ -53,12 +53,12 @@ def dangers(source: str) -> list[str]:
         head, dot, rest = name_of(node.func).partition(".")
         name = aliases.get(head, head) + dot + rest
         options = {keyword.arg: keyword.value for keyword in node.keywords}
-        said = {arg: value.value for arg, value in options.items() if isinstance(value, ast.Constant)}
+        literals = {arg: value.value for arg, value in options.items() if isinstance(value, ast.Constant)}
         if (
             name in FORBIDDEN_CALLS
-            or (name == "torch.load" and said.get("weights_only") is not True)
-            or (name in ("np.load", "numpy.load") and said.get("allow_pickle", False) is not False)
-            or ("shell" in options and said.get("shell") is not False)
+            or (name == "torch.load" and literals.get("weights_only") is not True)
+            or (name in ("np.load", "numpy.load") and literals.get("allow_pickle", False) is not False)
+            or ("shell" in options and literals.get("shell") is not False)
         ):
             found.append(f"line {node.lineno}: {name}")
     return found
@@ -85,17 +85,17 @@ def test_file_calls_nothing_that_runs_what_it_reads(path: Path) -> None:
         "import os\nos.system(x)",
     ],
 )
-def test_the_check_sees_them(source: str) -> None:
+def test_the_check_finds_dangerous_calls(source: str) -> None:
     assert len(dangers(source)) == 1
 
 
-def test_the_check_lets_the_safe_forms_pass() -> None:
+def test_the_check_accepts_safe_calls() -> None:
     safe = "import torch, numpy as np, subprocess\ntorch.load(f, weights_only=True)\nnp.load(f)\nsubprocess.run(['ls'])"
     assert dangers(safe) == []
 
 
 class Bomb:
-    """Unpickled with pickle's powers, it makes a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""The pages that prove what they claim by tests: each test that they name exists, in the file that they name."""
+"""Pages that back their claims with tests: each test exists in the file that they name."""
 
 from __future__ import annotations
 

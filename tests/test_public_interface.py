@@ -109,7 +109,7 @@ def test_a_class_in_a_file_is_a_server_by_itself(tmp_path: Path) -> None:
         assert [worker["max_batch_size"] for worker in workers.values()] == [7]
 
 
-def test_files_of_the_user_with_the_names_of_our_folders_change_nothing(tmp_path: Path) -> None:
+def test_user_files_named_like_our_packages_change_nothing(tmp_path: Path) -> None:
     for name in ("worker.py", "gateway.py", "deploy.py", "queue.py"):
         (tmp_path / name).write_text("raise RuntimeError('a file of the user')\n")
     (tmp_path / "shared").mkdir()

@@ -1,4 +1,4 @@
-"""What README and docs say is so: their commands run as shown, and what they name exists."""
+"""README and docs are correct: their commands run as shown, and what they name exists."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHELL = {
     for name, page in TEXTS.items()
 }
 INLINE = {name: re.findall(r"`([^`\n]+)`", BLOCK.sub("", page)) for name, page in TEXTS.items()}
-SAID = {name: "\n".join([SHELL[name], *INLINE[name]]) for name in TEXTS}  # all that is written as code
+CODE = {name: "\n".join([SHELL[name], *INLINE[name]]) for name in TEXTS}  # everything written as code
 
 
 @pytest.mark.timeout(300)
@@ -52,14 +52,14 @@ def test_generated_pages_are_up_to_date() -> None:
 
 def test_every_make_target_exists() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
-    missing = {(name, used) for name, said in SAID.items() for used in re.findall(r"\bmake ([a-z][\w-]*)", said)}
+    missing = {(name, used) for name, code in CODE.items() for used in re.findall(r"\bmake ([a-z][\w-]*)", code)}
     assert [each for each in sorted(missing) if each[1] not in targets] == []
 
 
 def test_every_subcommand_and_option_exists() -> None:
     wrong = []
-    for name, said in SAID.items():
-        for words in re.findall(r"\bsmartbatch ((?:[a-z]+\b)(?: [^|&;#\n]*)?)", said):
+    for name, code in CODE.items():
+        for words in re.findall(r"\bsmartbatch ((?:[a-z]+\b)(?: [^|&;#\n]*)?)", code):
             command, rest = _command(words.split())
             if command is None:
                 wrong.append((name, words))
@@ -79,14 +79,14 @@ def _command(words: list[str]) -> tuple[click.Command | None, str]:
 
 
 def test_every_module_that_is_run_exists() -> None:
-    modules = {used for said in SAID.values() for used in re.findall(r"python3? -m ([\w.]+)", said)}
+    modules = {used for code in CODE.values() for used in re.findall(r"python3? -m ([\w.]+)", code)}
     assert [used for used in sorted(modules) if importlib.util.find_spec(used) is None] == []
 
 
 def test_every_file_that_is_named_exists() -> None:
     folders = "gateway|worker|shared|deploy|smartbatch|loadtest|simulation|tests|examples|docs"
     path = re.compile(rf"(?<![\w/.])((?:{folders})/[\w./*-]*+)(?![{{<]|::)")
-    named = {(name, found) for name in TEXTS for said in INLINE[name] for found in path.findall(said)}
+    named = {(name, found) for name in TEXTS for code in INLINE[name] for found in path.findall(code)}
     assert [each for each in sorted(named) if not list(ROOT.glob(each[1].rstrip("/.")))] == []
 
 
@@ -95,12 +95,12 @@ def test_every_variable_that_is_set_is_a_setting() -> None:
     known |= set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text()))
     known |= set(re.findall(r"\b[A-Z]+\b", (ROOT / "Makefile").read_text()))
     known |= set(re.findall(r"\bOTEL_\w+|\bAPT_\w+", (ROOT / "docker-compose.yml").read_text()))
-    named = {(name, used) for name, said in SHELL.items() for used in re.findall(r"\b([A-Z][A-Z_]+)=", said)}
+    named = {(name, used) for name, code in SHELL.items() for used in re.findall(r"\b([A-Z][A-Z_]+)=", code)}
     assert [each for each in sorted(named) if each[1] not in known] == []
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "examples/README.md"])
-def test_links_lead_somewhere(name: str) -> None:
+def test_links_have_existing_targets(name: str) -> None:
     """Those of docs/ are checked by `make docs`."""
     for link in re.findall(r"\]\(([^)#]+)(#[^)]*)?\)", TEXTS[name]):
         target, anchor = link

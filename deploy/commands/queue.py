@@ -123,7 +123,7 @@ async def _cancel(settings: Settings, name: str | None, entry_ids: Sequence[str]
     outcomes: list[dict[str, Any]] = []
     async with open_connection(settings) as connection:
         for model, seen in await find_entries(connection, name, entry_ids):
-            cancelled = await Entries(connection, model).take_back(seen, settings.reply_ttl)
+            cancelled = await Entries(connection, model).cancel(seen, settings.reply_ttl)
             outcomes.append({"model": model, **_summary(seen), "cancelled": cancelled})
             if not as_json:
                 outcome = "cancelled" if cancelled else "not cancelled: already answered or cancelled"

@@ -222,7 +222,7 @@ class Connection(HttpToolsProtocol):
         """Replace a request of the fast path by one for ASGI. It is the running one, or the newest."""
         asgi_cycle = AsgiRequestCycle(self, cycle.head)
         asgi_cycle.keep_alive, asgi_cycle.more_body, asgi_cycle.error = cycle.keep_alive, cycle.more_body, cycle.error
-        asgi_cycle.receive_body(cycle.body)
+        asgi_cycle.receive_body(b"".join(cycle.chunks))
         if self._running is cycle:
             self._running = asgi_cycle
         else:

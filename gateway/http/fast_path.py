@@ -75,17 +75,12 @@ class FastPathCycle:
         self._connection = connection
         self._services = services
         self.head = head
-        self._chunks: list[bytes] = []
-
-    @property
-    def body(self) -> bytes:
-        """What has come of the body."""
-        return self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self.chunks: list[bytes] = []  # of the body
 
     # --- called by the connection, as of an AsgiRequestCycle
 
     def receive_body(self, chunk: bytes) -> None:
-        self._chunks.append(chunk)
+        self.chunks.append(chunk)
 
     def body_complete(self, *, keep_alive: bool) -> None:
         self.more_body = False
@@ -108,13 +103,13 @@ class FastPathCycle:
 
     def start(self) -> None:
         """Process the request. It ends in `_on_outcome`, at once or later."""
-        body = self.body
+        body = b"".join(self.chunks)  # which copies nothing if there is one
         if len(body) > min(LARGE_BYTES, self._services.settings.max_body_bytes) or self._connection.flow.write_paused:
             self._connection.hand_over(self).start()
             return
         self.started = True
         head = self.head
-        self._chunks = []
+        self.chunks = []
         self._request = request = InferenceRequest(self._services, codec_for(head.path))
         try:
             request.parse_head(head.headers, head.query)

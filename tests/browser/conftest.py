@@ -1,4 +1,4 @@
-"""A real browser, Debian's Chromium, driven by Playwright. Whatever a page logs as an error, or asks of another
+"""A real browser, Debian's Chromium, driven by Playwright. Whatever a page logs as an error, or requests from another
 address than its own server's, fails the test that looks at it.
 
 These tests are plain functions: Playwright's own event loop runs in this thread while there is a browser.
@@ -32,23 +32,23 @@ def browser() -> Iterator[Browser]:
 
 
 class Watched:
-    """A page, and what it must not do."""
+    """A page and the faults that its browser logged."""
 
     def __init__(self, page: Page, url: str) -> None:
         self.page = page
         self.faults: list[str] = []
         page.set_default_timeout(WAIT_MS)
         page.on("pageerror", lambda error: self.faults.append(str(error)))
-        page.on("console", lambda said: self.faults.append(said.text) if said.type == "error" else None)
+        page.on("console", lambda message: self.faults.append(message.text) if message.type == "error" else None)
         page.on("request", lambda request: self._asked(request.url))
         self.url = url
 
     def _asked(self, url: str) -> None:
         if not url.startswith((self.url, "blob:")):
-            self.faults.append(f"asked {url}")
+            self.faults.append(f"requested {url}")
 
     def expect_fault(self, text: str) -> None:
-        """The browser logs each answer that isn't a 2xx; this one was meant."""
+        """The browser logs each response that isn't a 2xx; this one is expected."""
         assert any(text in fault for fault in self.faults), self.faults
         self.faults = [fault for fault in self.faults if text not in fault]
 

@@ -1,4 +1,4 @@
-"""The live page as somebody uses it, in a real browser."""
+"""The live page in a real browser."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.brokers import Broker, eventually
 from tests.browser.conftest import WAIT_MS, Watched
 from tests.system.stack import ROOT, Stack
 from tests.system.test_access import ADMIN, APP, MONITOR, write
-from tests.system.test_batching import ask_all, bodies
+from tests.system.test_batching import bodies, send_all
 
 pytestmark = pytest.mark.extended
 
@@ -51,41 +51,41 @@ SHOWN = """() => ({
 })"""
 
 
-def test_the_numbers_follow_a_load(simulated: Stack, watch: Callable[..., Watched]) -> None:
+def test_page_numbers_follow_the_load(simulated: Stack, watch: Callable[..., Watched]) -> None:
     page = watch(simulated.url).page
     is_live(page)
     expect(tile(page, "Answered / s")).to_have_text("0")
     with ThreadPoolExecutor(1) as elsewhere:  # in this thread a loop runs already: Playwright's
-        elsewhere.submit(asyncio.run, ask_all(simulated.url, bodies(100), 16)).result()
+        elsewhere.submit(asyncio.run, send_all(simulated.url, bodies(100), 16)).result()
     for _ in range(20):
         assert simulated.predict(b"x", params={"top_k": "many"}).status_code == 400
 
-    def told() -> dict | None:
-        """What is on the page, once it is what /stats says."""
+    def shown_once_current() -> dict | None:
+        """Return what the page shows once it agrees with /stats."""
         stats, shown = simulated.stats(), page.evaluate(SHOWN)
         if shown["outcomes"] != ["100", "0", "0", "20", "0", "0", "0"] or not stats["latency_ms"]["p50"]:
             return None
-        said = [float(shown["tiles"][f"{p}, ms"]) for p in ("p50", "p95", "p99")]
-        return shown if said == pytest.approx(list(stats["latency_ms"].values()), rel=0.01) else None
+        shown_ms = [float(shown["tiles"][f"{p}, ms"]) for p in ("p50", "p95", "p99")]
+        return shown if shown_ms == pytest.approx(list(stats["latency_ms"].values()), rel=0.01) else None
 
-    shown = eventually(told, 15, 0.1)
+    shown = eventually(shown_once_current, 15, 0.1)
     assert shown["tiles"]["Answered / s"] == "10"  # a hundred in ten seconds
     assert shown["tiles"]["Rejected / s"] == "2"
     assert shown["parts"].startswith("Chart: Mean time per part of a request")
     assert float(re.findall(r"forward ([\d.]+)", shown["parts"])[0]) > 4
-    # A worker's counts come by its beat.
+    # A worker's counts come with its heartbeat.
     batches = eventually(lambda: column(page, "workers", 6) == ["100"] and int(column(page, "workers", 7)[0]))
     eventually(lambda: sum(map(int, column(page, "rows", 4))) == batches)
     assert sum(map(int, column(page, "closed", 4))) == batches
     page.get_by_text("As a table").nth(0).click()
     newest = page.get_by_role("table", name=re.compile("^Requests per second")).locator("tbody tr").first
     expect(newest.get_by_role("rowheader")).to_have_text("0")
-    # And it goes.
+    # The rate falls to zero after the load.
     expect(tile(page, "Answered / s")).to_have_text("0", timeout=WAIT_MS)
     expect(page.locator("#last-window")).to_have_text(re.compile(r"^(9|10)"))
 
 
-def test_a_photo_by_keyboard_alone(stack: Callable[..., Stack], watch: Callable[..., Watched]) -> None:
+def test_photo_prediction_by_keyboard_only(stack: Callable[..., Stack], watch: Callable[..., Watched]) -> None:
     system = stack(MODEL_PATH="efficientnet_lite0", MAX_BATCH_SIZE=2, WINDOW="fixed")
     page = watch(system.up().url).page
     page.on("filechooser", lambda chooser: chooser.set_files(CAT))
@@ -115,7 +115,7 @@ def test_a_photo_by_keyboard_alone(stack: Callable[..., Stack], watch: Callable[
     expect(page.locator("#text-box")).to_be_hidden()
 
 
-def test_a_model_that_takes_no_photos_gets_a_box_for_text(
+def test_model_without_photo_input_shows_a_text_box(
     simulated: Stack, broker: Broker, watch: Callable[..., Watched]
 ) -> None:
     for info in (
@@ -142,7 +142,7 @@ def test_a_model_that_takes_no_photos_gets_a_box_for_text(
     page.keyboard.press("Enter")
     expect(page.locator("#status")).to_have_text(re.compile(r"^Done\. [\d.]+ ms, in a batch of 1 row\.$"))
     expect(page.locator("#prediction pre")).to_contain_text('{"output":{"dtype":"float32","shape":[1,10],"data":')
-    # An error says what the server said.
+    # An error shows the server's detail.
     page.get_by_label("Model").select_option("iris")
     text.fill('{"data": [[1]]}')
     page.get_by_role("button", name="Send").click()
@@ -150,7 +150,7 @@ def test_a_model_that_takes_no_photos_gets_a_box_for_text(
     watched.expect_fault("422")
 
 
-def test_a_key_is_asked_for_and_kept_in_the_tab(
+def test_api_key_is_requested_and_kept_in_the_tab(
     stack: Callable[..., Stack], watch: Callable[..., Watched], tmp_path: Path
 ) -> None:
     keys = write(tmp_path / "keys.toml", app=APP, boss=f"{ADMIN};role='admin'", prometheus=f"{MONITOR};role='monitor'")
@@ -193,7 +193,7 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(
         watched.expect_fault(status)
 
 
-def test_on_a_management_port_it_shows_the_numbers_and_says_where_to_ask(
+def test_management_port_shows_numbers_and_names_the_inference_port(
     stack: Callable[..., Stack], watch: Callable[..., Watched]
 ) -> None:
     system = stack(MODEL_PATH="simulated", MANAGEMENT_PORT=0)
@@ -208,7 +208,9 @@ def test_on_a_management_port_it_shows_the_numbers_and_says_where_to_ask(
     assert [system.client.get(f"{system.url}{path}").status_code for path in ("/", "/live/events")] == [404, 404]
 
 
-def test_it_comes_back_after_the_gateway_and_rests_when_paused(simulated: Stack, watch: Callable[..., Watched]) -> None:
+def test_page_reconnects_after_a_gateway_restart_and_stops_when_paused(
+    simulated: Stack, watch: Callable[..., Watched]
+) -> None:
     watched = watch(simulated.url)
     page = watched.page
     is_live(page)
@@ -225,7 +227,7 @@ def test_it_comes_back_after_the_gateway_and_rests_when_paused(simulated: Stack,
     watched.faults = [fault for fault in watched.faults if "ERR_" not in fault]  # while nobody listened
 
 
-def test_it_is_accessible_light_dark_and_on_a_phone(simulated: Stack, watch: Callable[..., Watched]) -> None:
+def test_page_is_accessible_in_light_dark_and_phone_layouts(simulated: Stack, watch: Callable[..., Watched]) -> None:
     phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True}
     for options in ({"color_scheme": "light"}, {"color_scheme": "dark"}, {**phone, "reduced_motion": "reduce"}):
         page = watch(simulated.url, **options).page

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from smartbatch.deploy import embedded_broker
 from tests.brokers import Broker
+from tests.chaos.evaluation import Evaluation, evaluate
 from tests.chaos.run import Run, run
-from tests.chaos.verdict import Verdict, judge
 
 
 @click.command()
@@ -26,10 +26,10 @@ from tests.chaos.verdict import Verdict, judge
 @click.option("--seed", type=int, help="Of an earlier run, to have the same faults again.")
 @click.option("--rate", default=400.0, show_default=True, help="Requests a second, whatever comes back.")
 @click.option("--broker", type=click.Choice(["valkey", "redis"]), default="valkey", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), help="Write the verdict there, as JSON.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the evaluation there, as JSON.")
 @click.option("--logs", type=click.Path(path_type=Path), help="Keep the processes' logs there.")
 def main(seconds: float, seed: int | None, rate: float, broker: str, out: Path | None, logs: Path | None) -> None:
-    """Let everything go wrong at random, and see whether a request is lost. Exit code 1 if one is."""
+    """Inject random faults under load and check that no request is lost. Exit code 1 if one is."""
     seed = random.SystemRandom().randrange(10**6) if seed is None else seed
     binary = str(embedded_broker.server_binary()) if broker == "valkey" else shutil.which("redis-server")
     if binary is None:
@@ -45,15 +45,17 @@ def main(seconds: float, seed: int | None, rate: float, broker: str, out: Path |
             result = asyncio.run(run(server, broker, logs or Path(folder), seed, seconds, rate, status.update))
     finally:
         server.stop()
-    verdict = judge(result)
-    show(console, result, verdict, time.monotonic() - started)
+    evaluation = evaluate(result)
+    show(console, result, evaluation, time.monotonic() - started)
     if out:
         summary = {name: getattr(result, name) for name in ("seed", "seconds", "rate", "broker", "restarts", "faults")}
-        out.write_bytes(msgspec.json.format(msgspec.json.encode({**summary, "verdict": verdict, "good": verdict.good})))
-    sys.exit(0 if verdict.good else 1)
+        out.write_bytes(
+            msgspec.json.format(msgspec.json.encode({**summary, "evaluation": evaluation, "good": evaluation.good}))
+        )
+    sys.exit(0 if evaluation.good else 1)
 
 
-def show(console: Console, result: Run, verdict: Verdict, took_s: float) -> None:
+def show(console: Console, result: Run, evaluation: Evaluation, took_s: float) -> None:
     table = Table("requests", "count", title=f"seed {result.seed}, {len(result.faults)} faults, {took_s:.0f} s")
     table.columns[1].justify = "right"
     for name, meaning in (
@@ -63,26 +65,28 @@ def show(console: Console, result: Run, verdict: Verdict, took_s: float) -> None
         ("hostile", "hostile, answered with their error"),
         ("abandoned", "abandoned by their client"),
         ("broken", "broken off by the kill -9 of their gateway"),
-        ("late", "answered 504, having gone from one death to the next"),
+        ("late", "504, redelivered until the deadline"),
         ("lost", "lost"),
-        ("doubled", "answered twice"),
+        ("duplicated", "answered twice"),
         ("wrong", "answered wrong"),
-        ("punished", "innocent, and answered with an error"),
+        ("wrongly_failed", "valid, and failed"),
     ):
-        table.add_row(meaning, f"{getattr(verdict, name):,}", style="bold" if name in ("lost", "doubled") else "")
+        table.add_row(meaning, f"{getattr(evaluation, name):,}", style="bold" if name in ("lost", "duplicated") else "")
     console.print(table)
     recovery = Table("fault", "times alone", "typical s", "longest s", title="until the next right answer")
-    for name, times in sorted(verdict.recovery_s.items()):
+    for name, times in sorted(evaluation.recovery_s.items()):
         middle = sorted(times)[len(times) // 2]
         recovery.add_row(name.replace("_", " "), str(len(times)), f"{middle:.2f}", f"{max(times):.2f}")
     console.print(recovery)
-    console.print(f"slowest right answer: {verdict.slowest_s:.1f} s")
-    console.print(f"workers started again: {result.restarts}; convictions: {result.convictions:g}")
-    console.print(f"afterwards: {len(result.proof) - verdict.unproved} of {len(result.proof)} requests answered right")
-    console.print(f"left behind: {', '.join(verdict.leftovers) or 'nothing'}")
-    for asked in verdict.bad[:20]:
-        console.print(f"  {asked}", style="red", markup=False)
-    console.print("[bold green]GOOD[/]" if verdict.good else "[bold red]BAD[/]")
+    console.print(f"slowest right answer: {evaluation.slowest_s:.1f} s")
+    console.print(f"workers started again: {result.restarts}; dead workers detected: {result.dead_workers:g}")
+    console.print(
+        f"afterwards: {len(result.probes) - evaluation.failed_probes} of {len(result.probes)} requests answered right"
+    )
+    console.print(f"left behind: {', '.join(evaluation.leftovers) or 'nothing'}")
+    for request in evaluation.bad[:20]:
+        console.print(f"  {request}", style="red", markup=False)
+    console.print("[bold green]GOOD[/]" if evaluation.good else "[bold red]BAD[/]")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What goes wrong with processes and connections. Each fault returns when its cause is gone again.
+"""Faults of processes and connections. Each returns once its cause is gone again.
 
 Faults of one kind never overlap (one broker can't be killed twice at once); those of different kinds may.
 """

@@ -1,4 +1,4 @@
-"""One run: traffic and faults until the time is up; then everything is let go, and the service has to prove itself."""
+"""One run: traffic and faults until the time is up; afterwards probes check that the service works."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import msgspec
 from tests.brokers import Broker
 from tests.chaos import faults, traffic
 from tests.chaos.system import WORKERS, System
-from tests.load import Asked, Load
+from tests.load import Load, SentRequest
 
 WARM_S = 2.0
 BETWEEN_FAULTS_S = (0.5, 4.0)
 KILLER_EVERY_S = 15.0
 AFTER_S = 3.0  # of load after the last fault
-PROOF_REQUESTS = 200
+PROBE_REQUESTS = 200
 GIVE_UP_S = 50.0  # a client waits longer than REQUEST_TIMEOUT (30 s), so whatever comes later counts as lost
 
 
-class Happened(msgspec.Struct):
+class FaultRecord(msgspec.Struct):
     """A fault, and when it was over. Monotonic seconds."""
 
     name: str
@@ -33,19 +33,19 @@ class Happened(msgspec.Struct):
 
 
 class Run(msgspec.Struct):
-    """All that a verdict is made of."""
+    """What a run recorded; the input of `evaluate`."""
 
     seed: int
     seconds: float
     rate: float
     broker: str
-    asked: list[Asked] = []
-    faults: list[Happened] = []
+    requests: list[SentRequest] = []
+    faults: list[FaultRecord] = []
     killed_gateways: list[tuple[str, float]] = []
     restarts: int = 0
-    convictions: float = 0.0
+    dead_workers: float = 0.0
     leftovers: list[str] = []
-    proof: list[Asked] = []
+    probes: list[SentRequest] = []
 
 
 async def run(broker: Broker, name: str, folder: Path, seed: int, seconds: float, rate: float, say: Callable) -> Run:
@@ -56,7 +56,7 @@ async def run(broker: Broker, name: str, folder: Path, seed: int, seconds: float
     try:
         await system.start()
         async with Load(system.urls, give_up_s=GIVE_UP_S) as load:
-            result.asked = load.ledger
+            result.requests = load.sent
             until = time.monotonic() + WARM_S + seconds
             breaking = [
                 asyncio.create_task(_break(kind, system, random.Random(rng.random()), until, result.faults))
@@ -66,25 +66,25 @@ async def run(broker: Broker, name: str, folder: Path, seed: int, seconds: float
             await asyncio.gather(*breaking)
             await asyncio.sleep(AFTER_S)
             sending.cancel()
-            say("letting go")
+            say("recovering")
             await load.finish()
             await system.until_ready()
-            result.asked = list(load.ledger)
-            result.proof = [await load.ask() for _ in range(PROOF_REQUESTS)]
+            result.requests = list(load.sent)
+            result.probes = [await load.send() for _ in range(PROBE_REQUESTS)]
         with contextlib.suppress(AssertionError):
             await asyncio.to_thread(system.stack.until_clean, WORKERS)
         result.leftovers = await asyncio.to_thread(system.stack.leftovers, WORKERS)
-        result.convictions = system.stack.counter("smartbatch_dead_workers_found_total")
+        result.dead_workers = system.stack.counter("smartbatch_dead_workers_found_total")
         result.killed_gateways, result.restarts = system.killed_gateways, system.restarts
     finally:
         await system.close()
     return result
 
 
-async def _send(load: Load, rng: random.Random, rate: float, until: float, tell: Callable[[], None]) -> None:
+async def _send(load: Load, rng: random.Random, rate: float, until: float, report: Callable[[], None]) -> None:
     """Open loop: requests are sent at their time, whatever has become of those before. Killers only until `until`,
     the rest until cancelled."""
-    started = told_at = time.monotonic()
+    started = reported_at = time.monotonic()
     killer_at = started + WARM_S
     sent = 0
     while True:
@@ -94,14 +94,14 @@ async def _send(load: Load, rng: random.Random, rate: float, until: float, tell:
         if killer_at < now < until:
             traffic.begin(load, rng, rng.choice(traffic.KILLERS))
             killer_at = now + KILLER_EVERY_S
-        if now > told_at + 1:
-            told_at = now
-            tell()
+        if now > reported_at + 1:
+            reported_at = now
+            report()
         await asyncio.sleep(max(0.0, started + sent / rate - time.monotonic()))
 
 
 async def _break(
-    kind: tuple[faults.Fault, ...], system: System, rng: random.Random, until: float, happened: list[Happened]
+    kind: tuple[faults.Fault, ...], system: System, rng: random.Random, until: float, happened: list[FaultRecord]
 ) -> None:
     """One fault of this kind after the other. Four kinds at once would leave no time to recover in."""
     await asyncio.sleep(WARM_S)
@@ -110,13 +110,15 @@ async def _break(
         if time.monotonic() > until:
             return
         fault = rng.choice(kind)
-        happened.append(this := Happened(fault.__name__, time.monotonic()))
+        happened.append(this := FaultRecord(fault.__name__, time.monotonic()))
         await fault(system, rng)
         this.ended_at = time.monotonic()
 
 
 def _so_far(result: Run, until: float) -> str:
-    answered = sum(asked.status == 200 for asked in result.asked)
+    answered = sum(request.status == 200 for request in result.requests)
     last = result.faults[-1].name.replace("_", " ") if result.faults else "nothing yet"
     left_s = max(0.0, until - time.monotonic())
-    return f"{left_s:.0f} s left · {len(result.asked)} sent, {answered} answered · {len(result.faults)} faults · {last}"
+    return (
+        f"{left_s:.0f} s left · {len(result.requests)} sent, {answered} answered · {len(result.faults)} faults · {last}"
+    )

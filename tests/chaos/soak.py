@@ -1,4 +1,4 @@
-"""Steady load for long, and what each process holds of memory and files meanwhile.
+"""A long steady load, while memory and open files of each process are sampled.
 
     python -m tests.chaos.soak --seconds 600 --out docs/soak.png
 
@@ -59,7 +59,7 @@ class Series(msgspec.Struct):
 @click.option("--rate", default=200.0, show_default=True, help="Requests a second.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("soak.png"), show_default=True)
 def main(seconds: float, rate: float, out: Path) -> None:
-    """Soak the system, and say whether anything grew."""
+    """Run a steady load and report whether memory or open files grew."""
     console = Console()
     server = Broker(str(embedded_broker.server_binary()), durable=True)
     try:
@@ -68,7 +68,7 @@ def main(seconds: float, rate: float, out: Path) -> None:
     finally:
         server.stop()
     statuses = dict(sorted(load.statuses().items()))
-    wrong = [a for a in load.ledger if a.kind in ("plain", "large") and not a.right]
+    wrong = [a for a in load.sent if a.kind in ("plain", "large") and not a.right]
     grown = [one.name for one in series if one.growth()[0] > GROWTH_BYTES or one.growth()[1] > GROWTH_FILES]
     table = Table("process", "memory at the end", "grown by", "open files", "grown by")
     for one in series:
@@ -77,7 +77,7 @@ def main(seconds: float, rate: float, out: Path) -> None:
             one.name, f"{one.rss_bytes[-1] / 1e6:.1f} MB", f"{memory / 1e6:+.1f} MB", str(one.files[-1]), f"{files:+g}"
         )
     console.print(table)
-    console.print(f"{len(load.ledger):,} requests in {seconds:g} s, by status {statuses}; {len(wrong)} not right")
+    console.print(f"{len(load.sent):,} requests in {seconds:g} s, by status {statuses}; {len(wrong)} not right")
     _plot(series, out)
     out.with_suffix(".json").write_bytes(
         msgspec.json.encode({"seconds": seconds, "rate": rate, "statuses": statuses, "series": series})

@@ -69,7 +69,7 @@ class System:
         await self._add_gateway()
 
     async def _add_gateway(self) -> None:
-        """One that finds no broker ends; it is started again until it does."""
+        """Start a gateway. Without a broker it exits, so retry until it stays up."""
         while True:
             await asyncio.sleep(RESTART_AFTER_S)
             with contextlib.suppress(AssertionError):

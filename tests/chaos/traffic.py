@@ -1,4 +1,4 @@
-"""What clients send under chaos: mostly plain requests, and among them all kinds that mean harm or don't care."""
+"""What clients send under chaos: mostly plain requests, with hostile, malformed and abandoned ones among them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from tests.load import Load
 
-LARGE_BYTES = (30_000, 100_000)  # beside the stream, not on it: where others leave with it, and always
-KILLERS = ("exit", "segfault", "kill", "hang")  # each of these ends workers until it is put aside
+LARGE_BYTES = (30_000, 100_000)  # stored as external payloads: unless sent alone, and always
+KILLERS = ("exit", "segfault", "kill", "hang")  # each of these ends workers until it becomes a dead letter
 
 # kind → how often, of 1,000
 MIX = {"plain": 920, "large": 40, "raise": 5, "memory": 5, "malformed": 10, "garbage": 5, "abandoned": 10, "hurried": 5}
@@ -36,8 +36,8 @@ def kind(rng: random.Random) -> str:
 
 
 def begin(load: Load, rng: random.Random, kind: str) -> None:
-    """Send one of this kind; the ledger keeps what comes of it."""
-    serial = len(load.ledger)
+    """Send one of this kind; `load.sent` records its outcome."""
+    serial = len(load.sent)
     match kind:
         case "plain":
             load.begin()
@@ -57,15 +57,15 @@ def begin(load: Load, rng: random.Random, kind: str) -> None:
 
 
 async def _abandon(load: Load, after_s: float) -> None:
-    asking = load.begin(kind="abandoned")
+    task = load.begin(kind="abandoned")
     await asyncio.sleep(after_s)
-    asking.cancel()
+    task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
-        await asking
+        await task
 
 
 async def _garbage(url: str, data: bytes) -> None:
-    """What comes of it is no matter; that everybody else is still served is."""
+    """Send bytes that are not HTTP. Their response doesn't matter; others must still be served."""
     parts = urlsplit(url)
     with contextlib.suppress(OSError, TimeoutError):
         async with asyncio.timeout(2):

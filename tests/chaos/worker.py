@@ -24,11 +24,11 @@ FITS_ROWS = 4  # of a batch with a `!memory` row in it
 
 
 class OutOfMemoryError(RuntimeError):
-    """Stands for torch's, which the engine knows by its name."""
+    """Stands in for torch's error, which the engine recognizes by its name."""
 
 
 class Marked(bytes):
-    """A row with a deed."""
+    """A row that names a fault to trigger."""
 
     deed: str
 

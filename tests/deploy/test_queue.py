@@ -158,8 +158,8 @@ async def test_one_that_was_answered_meanwhile_is_said_so(stream: Stream) -> Non
     entries = Entries(stream.client, "m")
     [seen] = await entries.find(["r-0"])
     assert seen is not None
-    assert await entries.take_back(seen, 60)
-    assert not await entries.take_back(seen, 60)
+    assert await entries.cancel(seen, 60)
+    assert not await entries.cancel(seen, 60)
 
 
 async def test_what_no_gateway_wrote_is_shown_and_can_be_removed(stream: Stream) -> None:

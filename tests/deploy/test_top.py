@@ -17,7 +17,7 @@ from tests.brokers import Broker, eventually
 from tests.deploy.test_cli import ROOT, Ended
 from tests.system.conftest import stack  # noqa: F401
 from tests.system.stack import Stack
-from tests.system.test_batching import ask_all, bodies
+from tests.system.test_batching import bodies, send_all
 
 
 async def test_it_follows_a_load(stack: Callable[..., Stack], broker: Broker) -> None:  # noqa: F811
@@ -27,7 +27,7 @@ async def test_it_follows_a_load(stack: Callable[..., Stack], broker: Broker) ->
         "top", {}, [sys.executable, "-m", "smartbatch.deploy.cli", "top", "--json", "--interval", "0.3"]
     )
     eventually(watching.log.read_text, 20)
-    await ask_all(system.url, bodies(100), 16)
+    await send_all(system.url, bodies(100), 16)
     assert system.predict(b"x", params={"top_k": "many"}).status_code == 400
 
     def reached() -> dict | None:

@@ -18,7 +18,7 @@ def payload(*rows: list[float]) -> Payload:
     return Payload("tensor", Tensor("float64", array.shape, array.tobytes()))
 
 
-def test_flowers_are_told_apart(model):
+def test_flowers_are_classified(model):
     rows = model.decode(payload([5.1, 3.5, 1.4, 0.2], [6.0, 2.7, 4.2, 1.3], [6.9, 3.2, 5.7, 2.3]))
     values = model.encode(model.separate(model.forward(model.collate(rows)), 3), {}).values
     assert values is not None

@@ -20,7 +20,7 @@ def embed(model: Model, *texts: str) -> np.ndarray:
     return np.frombuffer(outputs["output"].data, np.float32).reshape(outputs["output"].shape)
 
 
-def test_near_meanings_point_the_same_way(model):
+def test_similar_texts_have_similar_embeddings(model):
     king, queen, car = embed(model, "king", "queen", "car")
     assert king @ queen > king @ car + 0.2
     assert np.linalg.norm(king) == pytest.approx(1.0, abs=1e-5)
@@ -31,7 +31,7 @@ def test_padding_does_not_change_an_embedding(model):
     assert np.abs(embed(model, "a cat", long)[0] - embed(model, "a cat")[0]).max() < 1e-5
 
 
-def test_long_texts_are_cut(model):
+def test_long_texts_are_truncated(model):
     assert len(model.decode(Payload("text", ["word " * 1000]))[0]) == 256
 
 

@@ -1,4 +1,4 @@
-"""What the fuzzers share: one body a call, and what may become of it.
+"""What the fuzzers share: one body a call, and its permitted outcomes.
 
     python -m tests.fuzz.json_body -max_total_time=60
 
@@ -32,7 +32,7 @@ def guided_by(*modules: str) -> AbstractContextManager[None]:
 
 
 def fuzz(one: Callable[[bytes], None], seeds: Iterable[bytes]) -> None:
-    """Run until an option of libFuzzer's says stop."""
+    """Run until one of libFuzzer's limits is reached."""
     import atheris
 
     with tempfile.TemporaryDirectory(prefix="smartbatch-fuzz-") as corpus:

@@ -66,7 +66,7 @@ def one(data: bytes) -> None:
 
 
 def _with_right_checksums(data: bytes) -> bytes:
-    """Without them PIL refuses nearly every change at once."""
+    """Without them PIL rejects nearly every mutation at once."""
     whole, at = bytearray(data), 8
     while len(data) - at >= 12:
         end = at + 8 + int.from_bytes(data[at : at + 4], "big")

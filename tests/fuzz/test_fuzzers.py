@@ -29,7 +29,7 @@ def test_every_fuzzer_is_run_here() -> None:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_the_seeds_hold(name: str) -> None:
+def test_seed_inputs_pass_without_atheris(name: str) -> None:
     """Also without atheris."""
     fuzzer = importlib.import_module(f"tests.fuzz.{name}")
     for seed in fuzzer.seeds():
@@ -38,7 +38,7 @@ def test_the_seeds_hold(name: str) -> None:
 
 @pytest.mark.extended
 @pytest.mark.parametrize("name", RUNS)
-def test_nothing_is_found_in_a_few_seconds(name: str, tmp_path: Path) -> None:
+def test_fuzzer_finds_nothing_in_a_few_seconds(name: str, tmp_path: Path) -> None:
     pytest.importorskip("atheris", reason="atheris has no wheel for this Python or platform")
     # The most that a process ever had resident is handed on to its children, and libFuzzer goes by that.
     inherited_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -22,15 +22,15 @@ from smartbatch.shared.errors import InvalidInput, WireError
 
 def seeds() -> list[bytes]:
     tensor = Tensor("float32", (2, 2), bytes(16), "F")
-    ride = BatchInfo("w-1", 8, 3, "window", "w")
+    batch = BatchInfo("w-1", 8, 3, "window", "w")
     return [
         pack_payload(Payload("image", [b"\xff\xd8\xff", b""], {"top_k": 5})),
         pack_payload(Payload("text", ["text", ""], {})),
         pack_payload(Payload("tensor", tensor, {"a": [1, None, {"b": b"x"}]})),
         pack_payload(Payload("raw", Raw(b"x", "text/plain"))),
-        pack_reply(Reply(Result(classes=[[(281, "tabby", 0.5)]]), None, ride, {"queue": 0.25})),
+        pack_reply(Reply(Result(classes=[[(281, "tabby", 0.5)]]), None, batch, {"queue": 0.25})),
         pack_reply(Reply(Result(outputs={"a": tensor}), None, None, {})),
-        pack_reply(Reply(Result(values=[1, "a", {"b": None}]), None, ride, {})),
+        pack_reply(Reply(Result(values=[1, "a", {"b": None}]), None, batch, {})),
         pack_reply(Reply(error=InvalidInput("text"))),
         b"\x84\xa1v\x01\xa4kind\xa4text\xa7content\xdd\xff\xff\xff\xff",
         b"\x84\xa1v\x01\xa4kind\xa4text\xa7content\x91\xa1a\xa7options\x81\xa1a" + b"\x91" * 2000,

@@ -1,6 +1,6 @@
 """`stack(MODEL_PATH=…, MAX_BATCH_SIZE=…)` makes a system on an empty broker; the test starts its processes.
 
-`shared(MODEL_PATH=…)` is one that runs, the same for all tests of a module that ask for the same settings: for those
+`shared(MODEL_PATH=…)` is a running one, shared by all tests of a module with the same settings: for those
 that look at nothing but their own requests, and end no process.
 """
 

@@ -1,4 +1,4 @@
-"""A model of one's own whose rows do what goes wrong in the field. Each row is a text, and answers itself."""
+"""A user's model whose rows trigger the faults they name. Each row is a text; its output is the row itself."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORWARD_S = float(os.environ.get("HOSTILE_FORWARD_MS", "0")) / 1000
 
 
 def kill() -> NoReturn:
-    """As the kernel does when memory runs out."""
+    """End this process as the kernel's OOM killer does."""
     os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(FOREVER_S)
     sys.exit()

@@ -1,4 +1,4 @@
-"""A stack that serves the hostile model, with workers that are started again whenever they end."""
+"""A stack that serves the hostile model, with workers that are restarted whenever they end."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def hostile(stack: Callable[..., Stack], **settings: object) -> Stack:
     return system
 
 
-async def ask(system: Stack, rows: Sequence[str], timeout_s: float = 120) -> list[Answer]:
+async def send_rows(system: Stack, rows: Sequence[str], timeout_s: float = 120) -> list[Answer]:
     """Send every row as a request of its own, all at once."""
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(timeout_s)) as client:
@@ -58,7 +58,7 @@ async def ask(system: Stack, rows: Sequence[str], timeout_s: float = 120) -> lis
 
 
 class Supervised:
-    """Workers that are started again as soon as they end. `exits` has the exit code of each that did."""
+    """Workers that are restarted as soon as they end. `exits` has the exit code of each that did."""
 
     def __init__(self, system: Stack, workers: int, **settings: object) -> None:
         self._system = system
@@ -78,8 +78,8 @@ class Supervised:
         self._stop.set()
         self._thread.join()
 
-    def said(self, text: str) -> int:
-        """In how many lines of all logs it stands."""
+    def count_in_logs(self, text: str) -> int:
+        """Return the number of log lines, of all workers, that contain `text`."""
         return sum(text in line for log in self.logs for line in log.read_text().splitlines())
 
     def _watch(self) -> None:

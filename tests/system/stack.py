@@ -56,7 +56,7 @@ class Stack:
     def __init__(self, broker: Broker, folder: Path, **settings: object) -> None:
         self.broker = broker
         self.folder = folder
-        # none: unless a test says otherwise it isn't about which form serves, and compiling would slow it down
+        # none: most tests don't depend on the variant, and compiling would slow them down
         self.environ = {
             "REDIS_URL": broker.url,
             "PORT": "0",
@@ -68,7 +68,7 @@ class Stack:
         self.client = httpx.Client(timeout=30)
 
     def up(self, workers: int = 1) -> Stack:
-        """Start a gateway and so many workers side by side, and wait until all are ready."""
+        """Start a gateway and this many workers concurrently, and wait until all are ready."""
         gateway = self.start("gateway", {})
         for _ in range(workers):
             self.worker()
@@ -90,7 +90,7 @@ class Stack:
         return process
 
     def grpc_gateway(self, *, ready: bool = True, **settings: object) -> Process:
-        """Start a gateway of gRPC on a free port, and wait until it is `ready`; its `url` is host:port."""
+        """Start a gRPC gateway on a free port, and wait until it is `ready`; its `url` is host:port."""
         process = self.start("gateway", {"GRPC_PORT": 0, **settings}, [*COMMAND, "gateway", "--grpc"])
 
         def address() -> str:
@@ -109,7 +109,7 @@ class Stack:
         return self.start("worker", settings)
 
     def ready(self, workers: int = 1, timeout_s: float = 60.0) -> Stack:
-        """Wait until so many workers are ready."""
+        """Wait until this many workers are ready."""
 
         def enough() -> bool:
             for process in self.processes:
@@ -120,7 +120,7 @@ class Stack:
         return self
 
     def ready_workers(self) -> int:
-        """How many of the worker processes that live now are ready; 0 while the gateway isn't."""
+        """The number of running worker processes that are ready; 0 while the gateway isn't."""
         if not self.client.get(f"{self.url}/readyz").json()["ready"]:
             return 0
         return sum(report.get("state") == "ready" for report in self._live_workers())
@@ -148,7 +148,7 @@ class Stack:
         return {consumer["name"].decode(): consumer["pending"] for consumer in consumers}
 
     def running(self, model: str = "simulated") -> int:
-        """Entries claimed and not finished, asked of Redis itself."""
+        """Entries claimed and not finished, as Redis has them."""
         try:
             return self.broker.sync.xpending(f"smartbatch:{{{model}}}:requests", "workers")["pending"]
         except redis.ResponseError:
@@ -160,22 +160,22 @@ class Stack:
         return sum(float(line.rpartition(" ")[2]) for line in samples if labels in line)
 
     def metrics(self) -> str:
-        """What the gateway and each worker that lives show on /metrics."""
+        """The text of /metrics of the gateway and of each running worker."""
         return "".join(self.client.get(f"{url}/metrics").text for url in (self.url, *self.worker_urls()))
 
     def worker_urls(self) -> list[str]:
-        """Where the workers that live show their metrics."""
+        """The metrics URLs of the running workers."""
         return [f"http://127.0.0.1:{report['metrics_port']}" for report in self._live_workers()]
 
     def _live_workers(self) -> list[dict]:
-        """What the worker processes that live report."""
+        """The reports of the running worker processes."""
         alive = {process.pid for process in self.processes if process.popen.poll() is None}
         models = self.client.get(f"{self.url}/stats").json()["models"].values()
         reports = [report for model in models for report in model["workers"].values()]
         return [report for report in reports if report.get("pid") in alive]
 
     def waiting(self, model: str = "simulated") -> int:
-        """Entries on the stream, asked of Redis itself."""
+        """Entries on the stream, as Redis has them."""
         return self.broker.sync.xlen(f"smartbatch:{{{model}}}:requests")
 
     def until_clean(self, workers: int, model: str = "simulated", timeout_s: float = 20.0) -> None:
@@ -183,7 +183,7 @@ class Stack:
         eventually(lambda: not self.leftovers(workers, model), timeout_s, 0.1)
 
     def leftovers(self, workers: int, model: str = "simulated") -> list[str]:
-        """What an idle system with so many workers shouldn't have."""
+        """What is left over on the broker of an idle system with this many workers."""
         redis = self.broker.sync
         tag = f"smartbatch:{{{model}}}:"
         found = [f"{n} entries" for n in (redis.xlen(f"{tag}requests"),) if n]

@@ -1,4 +1,4 @@
-"""API keys on real gateways: who is let in, to what, and how often."""
+"""API keys on real gateways: authentication, permissions, rate limits and quotas."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def test_a_key_lets_in_and_nothing_else_does(stack: Callable[..., Stack], keys: Path) -> None:
+def test_only_a_valid_key_is_let_in(stack: Callable[..., Stack], keys: Path) -> None:
     system = stack(MODEL_PATH="simulated", API_KEYS_FILE=keys, API_KEYS=f"other:{sha('from the environment')}")
     system.gateway()
     system.worker()
@@ -86,20 +86,20 @@ def test_a_key_lets_in_and_nothing_else_does(stack: Callable[..., Stack], keys: 
         ("/predict", 401, 405, 405, 405),
     ],
 )
-def test_pages_by_role(
+def test_access_to_pages_by_role(
     shared: Callable[..., Stack], keys: Path, path: str, none: int, client: int, monitor: int, admin: int
 ) -> None:
     system = shared(workers=0, MODEL_PATH="simulated", API_KEYS_FILE=keys)
-    asked = [{}, bearer(APP), bearer(MONITOR), bearer(ADMIN)]
+    attempts = [{}, bearer(APP), bearer(MONITOR), bearer(ADMIN)]
     statuses = []
-    for headers in asked:
+    for headers in attempts:
         with system.client.stream("GET", system.url + path, headers=headers) as response:  # one of them has no end
             statuses.append(response.status_code)
     assert statuses == [none, client, monitor, admin]
     assert system.predict(b"x", headers=bearer(MONITOR)).status_code == 403
 
 
-def test_a_key_for_some_models_learns_nothing_of_others(stack: Callable[..., Stack], tmp_path: Path) -> None:
+def test_key_limited_to_models_learns_nothing_of_others(stack: Callable[..., Stack], tmp_path: Path) -> None:
     file = write(tmp_path / "keys.toml", app=f"{APP};models=['second']")
     system = stack(MODEL_PATH="simulated", API_KEYS_FILE=file)
     system.gateway()
@@ -111,7 +111,7 @@ def test_a_key_for_some_models_learns_nothing_of_others(stack: Callable[..., Sta
     assert {answer.json()["detail"] for answer in answers} == {"this API key may not use this model"}
 
 
-def test_a_key_is_revoked_and_another_made_while_it_runs(stack: Callable[..., Stack], tmp_path: Path) -> None:
+def test_keys_are_revoked_and_added_while_the_gateway_runs(stack: Callable[..., Stack], tmp_path: Path) -> None:
     file = write(tmp_path / "keys.toml", old="sb_old", app=APP)
     system = stack(MODEL_PATH="simulated", API_KEYS_FILE=file, GATEWAY_PROCESSES=2)
     gateway = system.gateway()
@@ -134,19 +134,19 @@ def test_a_key_is_revoked_and_another_made_while_it_runs(stack: Callable[..., St
     eventually(lambda: all_say("sb_new", 401) and all_say("sb_last", 200), 10, 0.1)
 
 
-def test_the_gateway_does_not_start_with_keys_it_cannot_read(stack: Callable[..., Stack], tmp_path: Path) -> None:
-    for settings, said in (
+def test_gateway_does_not_start_with_an_unreadable_key_file(stack: Callable[..., Stack], tmp_path: Path) -> None:
+    for settings, text in (
         ({"API_KEYS_FILE": tmp_path / "none.toml"}, "none.toml: No such file or directory"),
         ({"API_KEYS": "app:1234"}, "API_KEYS: app: expected the key's SHA-256"),
     ):
         for processes in (1, 2):
             process = stack(MODEL_PATH="simulated", GATEWAY_PROCESSES=processes, **settings).start("gateway", {})
             assert process.popen.wait(20) == 2
-            assert said in process.log.read_text()
+            assert text in process.log.read_text()
             assert "Traceback" not in process.log.read_text()
 
 
-def test_the_refusal_comes_before_the_body(shared: Callable[..., Stack], keys: Path) -> None:
+def test_unauthorized_request_is_rejected_before_its_body(shared: Callable[..., Stack], keys: Path) -> None:
     system = shared(workers=0, MODEL_PATH="simulated", API_KEYS_FILE=keys)
     host, port = system.url.removeprefix("http://").split(":")
     for head in ("content-length: 1000000000", "transfer-encoding: chunked", "content-length: 100"):
@@ -157,7 +157,7 @@ def test_the_refusal_comes_before_the_body(shared: Callable[..., Stack], keys: P
             assert (b"connection: close" in answer.lower()) == (head != "content-length: 100")
 
 
-def test_the_connection_is_kept_after_a_short_body_was_refused(shared: Callable[..., Stack], keys: Path) -> None:
+def test_connection_stays_open_after_a_short_body_was_rejected(shared: Callable[..., Stack], keys: Path) -> None:
     system = shared(workers=0, MODEL_PATH="simulated", API_KEYS_FILE=keys)
     host, port = system.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), 5) as client:
@@ -169,7 +169,7 @@ def test_the_connection_is_kept_after_a_short_body_was_refused(shared: Callable[
             assert b" 401 " in answer.splitlines()[0]
 
 
-def test_a_flood_without_a_key_reaches_not_the_broker_and_hardly_the_log(
+def test_flood_without_a_key_never_reaches_the_broker_and_is_rate_limited_in_the_log(
     stack: Callable[..., Stack], keys: Path
 ) -> None:
     system = stack(MODEL_PATH="simulated", API_KEYS_FILE=keys)
@@ -204,12 +204,12 @@ def test_requests_are_counted_by_key_and_decision(stack: Callable[..., Stack], t
 
 
 async def hammer(urls: list[str], key: str, seconds: float) -> int:
-    """Ask all of `urls` without a pause; return how many requests were let through."""
+    """Send to all of `urls` without a pause; return how many requests were let through."""
     through = 0
     until = time.monotonic() + seconds
     async with aiohttp.ClientSession() as session:
 
-        async def ask(url: str) -> None:
+        async def send(url: str) -> None:
             nonlocal through
             while time.monotonic() < until:
                 async with session.post(f"{url}/predict", data=b"x", headers=bearer(key)) as response:
@@ -219,11 +219,11 @@ async def hammer(urls: list[str], key: str, seconds: float) -> int:
                         assert int(response.headers["retry-after"]) >= 1
                         await asyncio.sleep(0.01)
 
-        await asyncio.gather(*(ask(url) for url in urls for _ in range(4)))
+        await asyncio.gather(*(send(url) for url in urls for _ in range(4)))
     return through
 
 
-async def test_two_gateways_hold_one_rate_within_the_bound_that_is_documented(
+async def test_two_gateways_share_a_rate_limit_within_the_documented_bound(
     stack: Callable[..., Stack], tmp_path: Path
 ) -> None:
     file = write(tmp_path / "keys.toml", app=f"{APP};rate=40;burst=20")
@@ -240,13 +240,13 @@ async def test_two_gateways_hold_one_rate_within_the_bound_that_is_documented(
     one_gateway = 20 + 40 * took
     assert through <= one_gateway + (20 + 40 * 1.2)  # (N - 1) x (burst + a second's rate); settling takes a moment
     assert through >= 0.8 * 40 * took
-    # What was let through too much has been paid back by then: from here on the rate holds.
+    # The excess has been compensated by then: from here on the rate holds.
     started = time.monotonic()
     through += await hammer(urls, APP, 3.0)
     assert through <= one_gateway + 40 * (time.monotonic() - started) + (20 + 40 * 1.2)
 
 
-async def test_a_quota_is_one_for_all_gateways_and_survives_their_restart(
+async def test_quota_is_shared_by_gateways_and_survives_their_restart(
     stack: Callable[..., Stack], tmp_path: Path
 ) -> None:
     file = write(tmp_path / "keys.toml", app=f"{APP};quota=30")
@@ -265,7 +265,7 @@ async def test_a_quota_is_one_for_all_gateways_and_survives_their_restart(
     assert 1 <= int(refused.headers["retry-after"]) <= 86400
 
 
-def test_what_fails_by_our_fault_is_not_taken_off_the_quota(stack: Callable[..., Stack], tmp_path: Path) -> None:
+def test_server_failures_are_not_charged_to_the_quota(stack: Callable[..., Stack], tmp_path: Path) -> None:
     file = write(tmp_path / "keys.toml", app=f"{APP};quota=2")
     system = stack(MODEL_PATH="simulated", API_KEYS_FILE=file, REQUEST_TIMEOUT=0.05)
     system.gateway()
@@ -276,7 +276,7 @@ def test_what_fails_by_our_fault_is_not_taken_off_the_quota(stack: Callable[...,
     assert [system.predict(b"x", **unreadable).status_code for _ in range(3)] == [400, 400, 429]
 
 
-def test_a_timeout_of_ones_own_choice_is_not_free(stack: Callable[..., Stack], tmp_path: Path) -> None:
+def test_timeouts_chosen_by_the_client_are_charged(stack: Callable[..., Stack], tmp_path: Path) -> None:
     file = write(tmp_path / "keys.toml", app=f"{APP};quota=2")
     system = stack(MODEL_PATH="simulated", API_KEYS_FILE=file)
     system.gateway()
@@ -284,11 +284,11 @@ def test_a_timeout_of_ones_own_choice_is_not_free(stack: Callable[..., Stack], t
     assert [system.predict(b"x", headers=hurried).status_code for _ in range(3)] == [504, 504, 429]
 
 
-# --- ports, and what is said at the start
+# --- ports, and warnings at the start
 
 
 @pytest.mark.parametrize("processes", [1, 3])
-def test_management_has_a_port_of_its_own(stack: Callable[..., Stack], keys: Path, processes: int) -> None:
+def test_management_has_its_own_port(stack: Callable[..., Stack], keys: Path, processes: int) -> None:
     system = stack(MODEL_PATH="simulated", MANAGEMENT_PORT=0, API_KEYS_FILE=keys, GATEWAY_PROCESSES=processes)
     gateway = system.gateway()
     [line] = [line for line in gateway.log.read_text().splitlines() if "management on " in line]
@@ -307,7 +307,7 @@ def test_management_has_a_port_of_its_own(stack: Callable[..., Stack], keys: Pat
     assert gateway.stop() == 0
 
 
-def test_a_management_port_that_is_taken_is_one_line(stack: Callable[..., Stack]) -> None:
+def test_management_port_in_use_is_reported_in_one_line(stack: Callable[..., Stack]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -321,7 +321,7 @@ def test_a_management_port_that_is_taken_is_one_line(stack: Callable[..., Stack]
     ("host", "keyed", "warned"), [("127.0.0.1", False, 0), ("0.0.0.0", False, 1), ("0.0.0.0", True, 0)]
 )
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_gateway_open_to_the_network_says_so_once(
+def test_gateway_open_to_the_network_warns_once(
     stack: Callable[..., Stack], keys: Path, host: str, keyed: bool, warned: int, processes: int
 ) -> None:
     system = stack(MODEL_PATH="simulated", HOST=host, GATEWAY_PROCESSES=processes, LOG_LEVEL="info")

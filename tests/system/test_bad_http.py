@@ -1,4 +1,4 @@
-"""Bad HTTP does no harm: raw sockets against a real gateway, which meanwhile answers others and stays small."""
+"""Malformed HTTP over raw sockets: the gateway keeps serving others and its memory stays flat."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ OTHER = {"MODEL_NAME": "other"}
 
 @pytest.fixture(scope="module")
 def system(valkey_server: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """One gateway with one worker for all the attacks: what one leaves behind, the next would find."""
+    """One gateway with one worker for all attacks, so that a later test finds what an earlier one left behind."""
     valkey_server.sync.flushall()
     stack = Stack(valkey_server, tmp_path_factory.mktemp("bad-http"), MODEL_PATH="simulated:base_ms=1,row_ms=0")
     yield stack.up()
@@ -50,8 +50,8 @@ def connect(system: Stack) -> socket.socket:
     return socket.create_connection((host, int(port)), 20)
 
 
-def ask(system: Stack, data: bytes) -> bytes:
-    """Send, as far as the server takes it, and return all that comes until the server closes."""
+def exchange(system: Stack, data: bytes) -> bytes:
+    """Send as much as the server accepts and return all bytes until the server closes."""
     with connect(system) as client:
         with contextlib.suppress(ConnectionError):
             client.sendall(data)
@@ -67,8 +67,8 @@ def statuses(answer: bytes) -> list[int]:
 
 
 @contextlib.contextmanager
-def unharmed(system: Stack, grows_mb: float = 50, *, asked: bool = True) -> Iterator[None]:
-    """Meanwhile /healthz answers within 0.2 s (if it is `asked`) and the gateway grows by little; afterwards it
+def unharmed(system: Stack, grows_mb: float = 50, *, check_health: bool = True) -> Iterator[None]:
+    """Meanwhile /healthz answers within 0.2 s (if `check_health`) and the gateway grows by little; afterwards it
     predicts, and its log holds neither a traceback nor a warning."""
     gateway = system.processes[0]
     process = psutil.Process(gateway.pid)
@@ -80,7 +80,7 @@ def unharmed(system: Stack, grows_mb: float = 50, *, asked: bool = True) -> Iter
         with httpx.Client(timeout=10) as client:
             while not over.is_set() or len(took) < 5:
                 begun_at = time.monotonic()
-                assert not asked or client.get(f"{system.url}/healthz").status_code == 200
+                assert not check_health or client.get(f"{system.url}/healthz").status_code == 200
                 took.append(time.monotonic() - begun_at)
                 largest = max(largest, process.memory_info().rss)
                 over.wait(0.02)
@@ -143,9 +143,11 @@ def unharmed(system: Stack, grows_mb: float = 50, *, asked: bool = True) -> Iter
         pytest.param(HEALTH * 10_000, [200] * 65, id="more requests than are taken at once"),
     ],
 )
-def test_what_is_wrong_is_answered_and_closed(system: Stack, data: bytes, expected: list[int]) -> None:
+def test_invalid_http_gets_an_error_and_the_connection_is_closed(
+    system: Stack, data: bytes, expected: list[int]
+) -> None:
     with unharmed(system):
-        answer = ask(system, data)
+        answer = exchange(system, data)
     assert statuses(answer) == expected
     last = answer[answer.rindex(b"HTTP/1.1 ") :]
     assert b"\r\nconnection: close\r\n" in last
@@ -174,14 +176,16 @@ def test_what_is_wrong_is_answered_and_closed(system: Stack, data: bytes, expect
         pytest.param(HEALTH[:-2] + b"connection: upgrade\r\nupgrade: websocket\r\n\r\n", 200, id="one without a body"),
     ],
 )
-def test_what_is_unusual_is_answered_and_the_connection_goes_on(system: Stack, data: bytes, expected: int) -> None:
-    answer = ask(system, data + LAST)
+def test_unusual_but_valid_http_is_served_and_the_connection_stays_open(
+    system: Stack, data: bytes, expected: int
+) -> None:
+    answer = exchange(system, data + LAST)
     assert statuses(answer) == ([100, 200, 200] if expected == 100 else [expected, 200])
     if expected == 405:
         assert b"\r\nallow: POST\r\n" in answer
 
 
-def test_an_upgrade_that_comes_byte_by_byte_loses_nothing(system: Stack) -> None:
+def test_upgrade_request_sent_byte_by_byte_is_served(system: Stack) -> None:
     with connect(system) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in UPGRADE + b"content-length: 5\r\n\r\nhello" + LAST:
@@ -190,13 +194,13 @@ def test_an_upgrade_that_comes_byte_by_byte_loses_nothing(system: Stack) -> None
 
 
 def test_http_1_0_is_answered_and_closed(system: Stack) -> None:
-    answer = ask(system, b"POST /predict HTTP/1.0\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\nab")
+    answer = exchange(system, b"POST /predict HTTP/1.0\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\nab")
     assert statuses(answer) == [200]
     assert b"transfer-encoding" not in answer
 
 
 @pytest.mark.extended
-def test_clients_that_send_slowly_are_cut_off(system: Stack) -> None:
+def test_slow_clients_are_disconnected(system: Stack) -> None:
     heads = [b"GET /healthz HTTP/1.1\r\na: ", POST]
     bodies = [POST + b"content-length: 200000\r\n\r\n" + b"x" * 20_000, CHUNKED + b"4e20\r\n" + b"x" * 20_000 + b"\r\n"]
     with unharmed(system, grows_mb=60), contextlib.ExitStack() as open_sockets:
@@ -218,20 +222,20 @@ def test_clients_that_send_slowly_are_cut_off(system: Stack) -> None:
     assert answers == [[408], [408], [408], [408], []] * 60
 
 
-def test_idle_connections_keep_nobody_out(stack: Callable[..., Stack]) -> None:
+def test_idle_connections_are_evicted_for_new_ones(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=1,row_ms=0", MAX_CONNECTIONS=50, **OTHER)
     system.up()
-    # Nobody asks beside it: a connection on which nothing has come yet is idle, too, and may be closed for the next.
-    with unharmed(system, asked=False), contextlib.ExitStack() as open_sockets:
+    # No probe runs meanwhile: its connection, too, is idle until its first byte and may be closed for the next.
+    with unharmed(system, check_health=False), contextlib.ExitStack() as open_sockets:
         for number in range(500):
             open_sockets.enter_context(connect(system))
             if number % 50 == 49:
-                assert statuses(ask(system, LAST)) == [200]
+                assert statuses(exchange(system, LAST)) == [200]
     text = system.client.get(f"{system.url}/metrics").text
     assert 'smartbatch_http_refused_total{reason="too_many_connections"} 0.0' in text
 
 
-def test_bodies_being_received_are_bounded_together(stack: Callable[..., Stack]) -> None:
+def test_total_memory_of_bodies_being_received_is_limited(stack: Callable[..., Stack]) -> None:
     system = stack(
         MODEL_PATH="simulated:base_ms=1,row_ms=0",
         REQUEST_TIMEOUT=3,
@@ -253,7 +257,7 @@ def test_bodies_being_received_are_bounded_together(stack: Callable[..., Stack])
     assert all(b"receiving_full" in answer and b"retry-after: 1" in answer for answer in refused)
 
 
-def test_a_drain_waits_for_nobody_who_has_not_sent_a_whole_request(stack: Callable[..., Stack]) -> None:
+def test_drain_does_not_wait_for_incomplete_requests(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=700,row_ms=0", **OTHER)
     gateway, _ = system.up().processes
     with connect(system) as head, connect(system) as body, connect(system) as idle, connect(system) as whole:
@@ -270,7 +274,7 @@ def test_a_drain_waits_for_nobody_who_has_not_sent_a_whole_request(stack: Callab
     assert "Traceback" not in gateway.log.read_text()
 
 
-def test_what_outlives_the_grace_time_is_answered_all_the_same(stack: Callable[..., Stack]) -> None:
+def test_requests_that_outlive_the_grace_time_get_a_response(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated", GRACE_TIME=2, **OTHER)
     gateway = system.gateway()
     with connect(system) as client:
@@ -284,7 +288,7 @@ def test_what_outlives_the_grace_time_is_answered_all_the_same(stack: Callable[.
     assert "Traceback" not in gateway.log.read_text()
 
 
-def test_of_two_gateways_on_one_port_the_second_says_so() -> None:
+def test_second_gateway_on_a_port_reports_it() -> None:
     with bind(Settings(port=0)) as first:
         port = first.getsockname()[1]
         with pytest.raises(StartupError, match=rf"^can't listen on 127.0.0.1:{port}: Address already in use"):
@@ -292,22 +296,22 @@ def test_of_two_gateways_on_one_port_the_second_says_so() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_however_a_connection_is_cut_each_request_gets_its_own_answer(system: Stack, seed: int) -> None:
-    """Heads that repeat and that change, whole in one read or not, answered before they are whole or not, several in
+def test_each_request_gets_its_own_response_however_its_bytes_are_split(system: Stack, seed: int) -> None:
+    """Heads that repeat and change, split across reads or not, rejected before they are complete or not, several in
     one read, some too large for the event loop."""
     chance = random.Random(seed)
     with connect(system) as client, client.makefile("rb") as answers:
         for _ in range(150):
-            asked, sent = [], b""
+            requests, sent = [], b""
             for _ in range(chance.choice((1, 1, 1, 2, 3))):
                 target = chance.choice((b"/predict", b"/predict", INFER, b"/predict?top_k=many"))
-                large = (131_000, 140_000) if b"?" not in target else ()  # of one answered early the rest isn't read
+                large = (131_000, 140_000) if b"?" not in target else ()  # the rest of a body rejected early isn't read
                 content = body = chance.randbytes(chance.choice((0, 1, 7, 70, 70, 70, *large)))
                 if target == INFER:
                     content = body.hex().encode()
                     tensor = {"name": "input", "datatype": "BYTES", "shape": [1], "data": [body.hex()]}
                     body = json.dumps({"inputs": [tensor]}).encode()
-                asked.append((target, content))
+                requests.append((target, content))
                 sent += b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (target, len(body), body)
             head_bytes = sent.index(b"\r\n\r\n") + 4
             cuts = [
@@ -319,7 +323,7 @@ def test_however_a_connection_is_cut_each_request_gets_its_own_answer(system: St
                 client.sendall(sent[start:end])
                 if end is not None:
                     time.sleep(chance.choice((0.0, 0.002)))  # so that it is read, and perhaps answered, by itself
-            for target, content in asked:
+            for target, content in requests:
                 status, answer = read_one(answers)
                 if target == b"/predict":
                     assert (status, answer["outputs"]["output"]["data"]) == (200, [expected(content)])
@@ -329,7 +333,7 @@ def test_however_a_connection_is_cut_each_request_gets_its_own_answer(system: St
                     assert (status, answer["code"], "request_id" in answer) == (400, "bad_request", True)
 
 
-def test_what_is_left_of_one_answered_early_is_no_part_of_the_next(system: Stack) -> None:
+def test_unread_body_of_a_rejected_request_is_not_parsed_as_the_next(system: Stack) -> None:
     head = b"POST /predict?top_k=many HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n"
     with connect(system) as client, client.makefile("rb") as answers:
         for _ in range(4):
@@ -340,7 +344,7 @@ def test_what_is_left_of_one_answered_early_is_no_part_of_the_next(system: Stack
 
 
 def read_one(answers: BinaryIO) -> tuple[int, dict[str, Any]]:
-    """Read one answer of several on a connection."""
+    """Read one of several responses on a connection."""
     status = int(answers.readline().split()[1])
     length = 0
     while (line := answers.readline()) != b"\r\n":

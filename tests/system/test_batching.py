@@ -1,4 +1,4 @@
-"""Batching as a client sees it, through real processes: close reasons, rows, backlog, consolidation."""
+"""Batching as clients see it, with real processes: close reasons, rows, backlog, consolidation."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from smartbatch.worker.models.simulated import expected
 from tests.system.stack import Stack
 
 
-async def ask_all(url: str, bodies: list[bytes], connections: int, headers: dict[str, str] | None = None) -> list[dict]:
-    """Send all bodies over so many connections; every answer is the one for its own body."""
+async def send_all(
+    url: str, bodies: list[bytes], connections: int, headers: dict[str, str] | None = None
+) -> list[dict]:
+    """Send all bodies over this many connections and check that every response belongs to its own body."""
     queue = list(enumerate(bodies))
     answers: list[dict] = [{}] * len(bodies)
     connector = aiohttp.TCPConnector(limit=connections)
@@ -42,58 +44,59 @@ def closed(answers: list[dict]) -> Counter[str]:
     return Counter({a["batch"]["id"]: a["batch"]["closed"] for a in answers}.values())
 
 
-async def test_a_lone_request_waits_out_the_window_and_no_longer(stack: Callable[..., Stack]) -> None:
+async def test_single_request_waits_for_the_window_and_no_longer(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=2,row_ms=0", MAX_WAIT_TIME=0.05, WINDOW="fixed")
     system.up()
-    answers = await ask_all(system.url, bodies(10), 1)
+    answers = await send_all(system.url, bodies(10), 1)
     assert {(answer["batch"]["rows"], answer["batch"]["closed"]) for answer in answers} == {(1, "window")}
     took_ms = [answer["timing_ms"]["total"] for answer in answers]
     assert 45 < min(took_ms) < 90, took_ms
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_a_client_alone_is_soon_not_made_to_wait(stack: Callable[..., Stack], workers: int) -> None:
+async def test_single_client_soon_stops_waiting_for_others(stack: Callable[..., Stack], workers: int) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=2,row_ms=0", MAX_WAIT_TIME=0.05)
     system.up(workers)
-    await ask_all(system.url, bodies(20), 1)
-    answers = await ask_all(system.url, bodies(20), 1)
+    await send_all(system.url, bodies(20), 1)
+    answers = await send_all(system.url, bodies(20), 1)
     assert {answer["batch"]["closed"] for answer in answers} == {"idle"}
     assert sorted(answer["timing_ms"]["batch_wait"] for answer in answers)[5] < 5
 
 
-async def test_clients_that_come_together_are_waited_for(stack: Callable[..., Stack]) -> None:
+async def test_batcher_waits_for_clients_that_arrive_together(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=40,row_ms=0", MAX_WAIT_TIME=0.1)
     system.up()
-    await ask_all(system.url, bodies(100), 8)
-    answers = await ask_all(system.url, bodies(200), 8)
+    await send_all(system.url, bodies(100), 8)
+    answers = await send_all(system.url, bodies(200), 8)
     sizes = [answer["batch"]["rows"] for answer in answers]
     assert sum(sizes) / len(sizes) > 6
-    assert sorted(answer["timing_ms"]["batch_wait"] for answer in answers)[100] < 50  # and the window isn't waited out
+    # The median request doesn't wait for the whole window.
+    assert sorted(answer["timing_ms"]["batch_wait"] for answer in answers)[100] < 50
 
 
-async def test_simultaneous_requests_ride_together_and_a_backlog_fills_batches(stack: Callable[..., Stack]) -> None:
+async def test_simultaneous_requests_share_a_batch_and_a_backlog_fills_batches(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=20,row_ms=0.1", MAX_BATCH_SIZE=16)
     system.up()
-    answers = await ask_all(system.url, bodies(640), 64)
+    answers = await send_all(system.url, bodies(640), 64)
     sizes = [a["batch"]["rows"] for a in answers]
     assert max(sizes) == 16
     assert sum(size == 16 for size in sizes) > 0.8 * len(sizes)
     assert closed(answers)["full"] >= 30
 
 
-async def test_answers_go_to_the_request_that_asked_whatever_worker_ran_it(stack: Callable[..., Stack]) -> None:
+async def test_replies_reach_their_request_whichever_worker_ran_it(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=3,row_ms=0.1")
     system.up(3)
-    answers = await ask_all(system.url, bodies(3000), 150)
+    answers = await send_all(system.url, bodies(3000), 150)
     assert len({a["batch"]["worker"] for a in answers}) == 3
     assert len({a["request_id"] for a in answers}) == 3000
 
 
-async def test_idle_workers_do_not_tear_one_batch_into_several(stack: Callable[..., Stack]) -> None:
+async def test_idle_workers_do_not_split_a_batch(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=5,row_ms=0", MAX_WAIT_TIME=0.1, MAX_BATCH_SIZE=64, WINDOW="fixed")
     system.up(4)
-    await ask_all(system.url, bodies(24), 24)  # connections opened, caches warm
-    answers = await ask_all(system.url, bodies(24), 24)
+    await send_all(system.url, bodies(24), 24)  # connections opened, caches warm
+    answers = await send_all(system.url, bodies(24), 24)
     assert sum(closed(answers).values()) <= 2, closed(answers)
 
 
@@ -109,7 +112,7 @@ async def test_a_deadline_closes_a_batch_before_its_window_would(stack: Callable
 async def test_idle_means_empty(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=1,row_ms=0.01")
     system.up()
-    await ask_all(system.url, [b"x" * 100_000 + body for body in bodies(300)], 50)
+    await send_all(system.url, [b"x" * 100_000 + body for body in bodies(300)], 50)
     redis = system.broker.sync
     await asyncio.sleep(0.1)
     assert redis.xlen("smartbatch:{simulated}:requests") == 0
@@ -121,12 +124,12 @@ async def test_idle_means_empty(stack: Callable[..., Stack]) -> None:
 async def test_at_most_one_batch_is_claimed_ahead_of_the_device(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=200,row_ms=0", MAX_BATCH_SIZE=8)
     system.up()
-    asking = asyncio.create_task(ask_all(system.url, bodies(160), 80))
+    sending = asyncio.create_task(send_all(system.url, bodies(160), 80))
     held: list[int] = []
-    while not asking.done():
+    while not sending.done():
         held.append(await asyncio.to_thread(system.running))
         await asyncio.sleep(0.002)
-    await asking
+    await sending
     # The running batch, the one ahead, and one whose replies are just being published.
     assert 16 <= max(held) <= 24, Counter(held)
 
@@ -134,7 +137,7 @@ async def test_at_most_one_batch_is_claimed_ahead_of_the_device(stack: Callable[
 async def test_a_window_longer_than_any_socket_timeout_is_kept(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=1,row_ms=0", MAX_WAIT_TIME=2.5, WINDOW="fixed")
     system.up()
-    [answer] = await ask_all(system.url, bodies(1), 1)
+    [answer] = await send_all(system.url, bodies(1), 1)
     assert 2450 < answer["timing_ms"]["batch_wait"] < 6000
     [line] = [
         line for line in system.metrics().splitlines() if line.startswith("smartbatch_worker_broker_errors_total{")

@@ -1,4 +1,4 @@
-"""`smartbatch queue cancel` on a running system: its client is told at once, and nobody else notices."""
+"""`smartbatch queue cancel` on a running system: its client gets the error at once, others are unaffected."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from tests.deploy.test_cli import Ended
 from tests.system.stack import Stack
 
 
-async def test_a_running_and_a_waiting_request_are_taken_back(stack: Callable[..., Stack]) -> None:
+async def test_running_and_waiting_requests_are_cancelled(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=300,row_ms=0", MAX_BATCH_SIZE=2)
     _, worker = system.up().processes
 
     async with aiohttp.ClientSession() as client:
 
-        async def ask(number: int) -> tuple[int, str, str]:
+        async def send(number: int) -> tuple[int, str, str]:
             async with client.post(f"{system.url}/predict", data=b"%d" % number) as response:
                 answer = await response.json()
                 return response.status, answer.get("code", "ok"), answer["request_id"]
 
-        asking = [asyncio.create_task(ask(number)) for number in range(6)]
+        sending = [asyncio.create_task(send(number)) for number in range(6)]
         await asyncio.to_thread(eventually, lambda: system.waiting() == 6 and 0 < system.running() < 6, every_s=0.001)
         worker.popen.send_signal(signal.SIGSTOP)  # in the middle of its first batch
 
@@ -38,10 +38,10 @@ async def test_a_running_and_a_waiting_request_are_taken_back(stack: Callable[..
         taken = [entries[0]["request"], entries[-1]["request"]]
         assert bool(entries[0]["worker"]) and not entries[-1]["worker"]
         await asyncio.to_thread(queue, "cancel", *taken)
-        told = {request_id for _, _, request_id in (await next(iter(asyncio.as_completed(asking))),)}
-        assert told < set(taken)  # while the worker stands still
+        first = {request_id for _, _, request_id in (await next(iter(asyncio.as_completed(sending))),)}
+        assert first < set(taken)  # while the worker stands still
         worker.popen.send_signal(signal.SIGCONT)
-        answers = await asyncio.gather(*asking)
+        answers = await asyncio.gather(*sending)
     assert sorted(answer[:2] for answer in answers) == [(200, "ok")] * 4 + [(500, "cancelled_by_operator")] * 2
     assert {request_id for status, _, request_id in answers if status == 500} == set(taken)
     assert system.counter("smartbatch_requests_total", 'outcome="cancelled"') == 2

@@ -1,4 +1,4 @@
-"""From the kill to the answer: a dead letter is seen, its cause removed, and it is run again."""
+"""A dead letter from the kill to its response: it is listed, its cause removed, and it is requeued."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.brokers import eventually
-from tests.system.hostile_stack import Supervised, ask, dead_letters, hostile, is_empty
+from tests.system.hostile_stack import Supervised, dead_letters, hostile, is_empty, send_rows
 from tests.system.stack import ROOT, Stack
 
 
@@ -23,13 +23,15 @@ def dead(system: Stack, *arguments: str) -> list[dict]:
     return json.loads(ended.stdout)
 
 
-async def test_a_dead_letter_is_run_again_once_its_cause_is_gone(stack: Callable[..., Stack], tmp_path: Path) -> None:
+async def test_requeued_dead_letter_succeeds_once_its_cause_is_gone(
+    stack: Callable[..., Stack], tmp_path: Path
+) -> None:
     cause = tmp_path / "cause"
     cause.touch()
     row = f"exit if {cause}"
     system = hostile(stack, MAX_BATCH_SIZE=4, MAX_DELIVERIES=2)
     with Supervised(system, 2) as workers:
-        [answer] = await ask(system, [row])
+        [answer] = await send_rows(system, [row])
         assert (answer.status, answer.code) == (500, "dead_lettered")
         [letter] = dead(system, "list")
         assert (letter["model"], letter["kind"], letter["deliveries"]) == ("hostile", "raw", 2)

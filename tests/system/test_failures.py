@@ -1,4 +1,4 @@
-"""What fails, and what the client sees of it: real processes, real signals."""
+"""Failures as clients see them: real processes, real signals."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ import pytest
 
 from tests.brokers import eventually
 from tests.system.stack import Stack
-from tests.system.test_batching import ask_all, bodies
+from tests.system.test_batching import bodies, send_all
 
 
-async def test_a_worker_killed_in_mid_batch_loses_nothing(stack: Callable[..., Stack]) -> None:
+async def test_worker_killed_in_mid_batch_loses_no_request(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=200,row_ms=0")
     _, victim = system.up().processes
-    asking = asyncio.create_task(ask_all(system.url, bodies(12), 12))
+    sending = asyncio.create_task(send_all(system.url, bodies(12), 12))
     await asyncio.to_thread(eventually, lambda: system.running() == 12)
     system.worker()
     victim.kill()
     killed_at = time.monotonic()
-    answers = await asking
-    assert time.monotonic() - killed_at < 20  # conviction, then twelve forwards one by one: 6 s on an idle machine
+    answers = await sending
+    # The dead worker is detected, then twelve forwards run one by one: 6 s on an idle machine.
+    assert time.monotonic() - killed_at < 20
     assert {answer["batch"]["closed"] for answer in answers} == {"isolated"}
 
 
 async def test_sigterm_drains_a_worker_without_a_failed_request(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=50,row_ms=0")
     _, first, _ = system.up(2).processes
-    asking = asyncio.create_task(ask_all(system.url, bodies(400), 40))
+    sending = asyncio.create_task(send_all(system.url, bodies(400), 40))
     await asyncio.to_thread(eventually, system.running)
     assert await asyncio.to_thread(first.stop) == 0
-    await asking
+    await sending
     consumers = system.broker.sync.xinfo_consumers("smartbatch:{simulated}:requests", "workers")
     assert len(consumers) == 1
 
@@ -42,34 +43,34 @@ async def test_sigterm_drains_a_worker_without_a_failed_request(stack: Callable[
 async def test_sigterm_drains_a_gateway_without_a_failed_request(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=400,row_ms=0")
     gateway, _ = system.up().processes
-    asking = asyncio.create_task(ask_all(system.url, bodies(8), 8))
+    sending = asyncio.create_task(send_all(system.url, bodies(8), 8))
     await asyncio.to_thread(eventually, lambda: system.running() == 8)
     assert await asyncio.to_thread(gateway.stop) == 0
-    await asking
+    await sending
 
 
-async def test_a_flushed_broker_answers_all_the_same(stack: Callable[..., Stack]) -> None:
+async def test_requests_survive_a_flushed_broker(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=300,row_ms=0", MAX_BATCH_SIZE=4)
     system.up()
-    asking = asyncio.create_task(ask_all(system.url, bodies(20), 20))
+    sending = asyncio.create_task(send_all(system.url, bodies(20), 20))
     await asyncio.to_thread(eventually, system.running)
     system.broker.sync.flushall()
-    await asking
+    await sending
 
 
-async def test_a_broker_flushed_under_load_changes_no_answer(stack: Callable[..., Stack]) -> None:
+async def test_broker_flushed_under_load_changes_no_response(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=5,row_ms=0")
     system.up()
-    # They look like JSON, so a gateway that forgot what the model takes would read them differently.
-    asking = asyncio.create_task(ask_all(system.url, [b'{"data": [%d]}' % n for n in range(4000)], 60))
+    # They look like JSON, so a gateway without the model's input spec would parse them differently.
+    sending = asyncio.create_task(send_all(system.url, [b'{"data": [%d]}' % n for n in range(4000)], 60))
     for _ in range(3):
         await asyncio.to_thread(eventually, system.running)
         system.broker.sync.flushall()
         await asyncio.sleep(0.3)
-    await asking
+    await sending
 
 
-def test_a_flushed_broker_still_knows_what_the_model_takes(stack: Callable[..., Stack]) -> None:
+def test_model_input_spec_survives_a_flushed_broker(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="examples.tabular:Iris", MODEL_NAME="iris")
     system.up()
     system.broker.sync.flushall()
@@ -78,7 +79,7 @@ def test_a_flushed_broker_still_knows_what_the_model_takes(stack: Callable[..., 
     eventually(lambda: system.broker.sync.hexists("smartbatch:models", "iris"))
 
 
-def test_a_request_past_its_deadline_gets_a_504_and_its_place_is_freed(stack: Callable[..., Stack]) -> None:
+def test_expired_request_gets_504_and_frees_its_place_in_the_queue(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=2000,row_ms=0", MAX_BATCH_SIZE=1)
     system.up()
     response = system.predict(b"x", headers={"x-request-timeout": "0.3"})
@@ -87,7 +88,7 @@ def test_a_request_past_its_deadline_gets_a_504_and_its_place_is_freed(stack: Ca
     eventually(lambda: system.stats()["queue"]["open"] == 0)
 
 
-def test_a_client_that_hangs_up_frees_its_place(stack: Callable[..., Stack]) -> None:
+def test_disconnected_client_frees_its_place_in_the_queue(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated")
     system.gateway()
     with pytest.raises(Exception, match="timed out"):  # there is no worker: it waits
@@ -96,7 +97,7 @@ def test_a_client_that_hangs_up_frees_its_place(stack: Callable[..., Stack]) -> 
     assert 'outcome="cancelled"} 1.0' in system.client.get(f"{system.url}/metrics").text
 
 
-def test_a_full_queue_is_refused_with_a_time_to_come_back(stack: Callable[..., Stack]) -> None:
+def test_full_queue_is_rejected_with_retry_after(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated", MAX_QUEUE=1, REQUEST_TIMEOUT=1)
     system.gateway()
     redis = system.broker.sync
@@ -107,7 +108,7 @@ def test_a_full_queue_is_refused_with_a_time_to_come_back(stack: Callable[..., S
     assert int(response.headers["retry-after"]) >= 1
 
 
-def test_a_wedged_model_ends_its_worker(stack: Callable[..., Stack]) -> None:
+def test_hanging_model_ends_its_worker(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=5000,row_ms=0", STALL_TIMEOUT=1, MAX_BATCH_SIZE=1)
     _, worker = system.up().processes
     response = system.predict(b"x", headers={"x-request-timeout": "3"})
@@ -116,7 +117,7 @@ def test_a_wedged_model_ends_its_worker(stack: Callable[..., Stack]) -> None:
     assert "made no progress" in worker.log.read_text()
 
 
-def test_a_paused_worker_is_not_convicted_when_everybody_was_paused(stack: Callable[..., Stack]) -> None:
+def test_no_worker_is_found_dead_when_every_process_was_paused(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=1,row_ms=0")
     _, *workers = system.up(2).processes
     for worker in workers:
@@ -131,8 +132,8 @@ def test_a_paused_worker_is_not_convicted_when_everybody_was_paused(stack: Calla
     assert all(line.endswith(" 0.0") for line in lines)
 
 
-def test_a_gateway_killed_while_its_processes_start_leaves_none_of_them(stack: Callable[..., Stack]) -> None:
-    """Those that begin after its death are told of it by nobody."""
+def test_gateway_killed_while_its_processes_start_leaves_no_orphans(stack: Callable[..., Stack]) -> None:
+    """Processes that start after its death get no signal."""
     system = stack(MODEL_PATH="simulated", GATEWAY_PROCESSES=3)
     gateway = system.start("gateway", {})
     parent = psutil.Process(gateway.pid)

@@ -1,4 +1,4 @@
-"""Hostile bodies at real processes: each a 4xx that says what was wrong, and nothing else happens to anybody."""
+"""Hostile bodies sent to real processes: each gets a 4xx with a detail, and no other request is affected."""
 
 from __future__ import annotations
 
@@ -129,11 +129,11 @@ IMAGES: list[tuple[str, bytes, int, str]] = [
 
 
 def wrongly_answered(system: Stack, cases: list[tuple[str, bytes, int, str]]) -> list[str]:
-    """Send each, and return those that were not refused as they should be."""
+    """Send each body and return those that were not rejected as expected."""
     return [wrong for case in cases if (wrong := _wrong(system, *case))]
 
 
-def _wrong(system: Stack, what: str, body: bytes, status: int, said: str) -> str:
+def _wrong(system: Stack, what: str, body: bytes, status: int, text: str) -> str:
     query, content_type = (what, JSON) if what.startswith("?") else ("", what)
     headers = [(b"content-type", content_type.encode("latin-1"))]
     answer = system.client.post(f"{system.url}/predict{query}", content=body, headers=headers)
@@ -141,15 +141,15 @@ def _wrong(system: Stack, what: str, body: bytes, status: int, said: str) -> str
     right = (
         answer.headers["content-type"] == "application/problem+json"
         and (answer.status_code, problem["status"]) == (status, status)
-        and said in problem["detail"]
+        and text in problem["detail"]
         and 15 < len(problem["detail"]) <= 1000
         and answer.elapsed.total_seconds() < 10
     )
-    return "" if right else f"{what!r} {body[:60]!r} → {status} {said!r}: {answer.elapsed} {answer.text[:300]}"
+    return "" if right else f"{what!r} {body[:60]!r} → {status} {text!r}: {answer.elapsed} {answer.text[:300]}"
 
 
 def unharmed(system: Stack) -> None:
-    """No process ended or wrote a traceback, no log line was forged, and nothing lies about on the broker."""
+    """No process ended or wrote a traceback, no log line was forged, and nothing is left on the broker."""
     for process in system.processes:
         log = process.log.read_text()
         assert process.popen.poll() is None, log
@@ -160,7 +160,7 @@ def unharmed(system: Stack) -> None:
     assert {key for key in redis.keys("*") if not key.startswith(b"smartbatch:")} == set()
 
 
-def test_hostile_tensors_are_refused_and_nobody_else_notices(stack: Callable[..., Stack]) -> None:
+def test_hostile_tensors_are_rejected_without_affecting_others(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="examples.tabular:Iris", MODEL_NAME="iris", TORCH_THREADS=1, LOG_LEVEL="debug")
     system.up()
     right = system.predict(FLOWER, headers={"content-type": JSON}).json()["values"]
@@ -170,7 +170,7 @@ def test_hostile_tensors_are_refused_and_nobody_else_notices(stack: Callable[...
     unharmed(system)
 
 
-def test_hostile_images_are_refused_and_nobody_else_notices(shared: Callable[..., Stack]) -> None:
+def test_hostile_images_are_rejected_without_affecting_others(shared: Callable[..., Stack]) -> None:
     system = shared(MODEL_PATH="efficientnet_lite0", MODEL_NAME="lite", TORCH_THREADS=1)
     cat = encoded(pixels("chelsea"), "JPEG", quality=95)
     right = system.predict(cat, headers={"content-type": "image/jpeg"}).json()["predictions"]
@@ -183,8 +183,8 @@ def test_hostile_images_are_refused_and_nobody_else_notices(shared: Callable[...
     unharmed(system)
 
 
-def test_numbers_that_are_none_stay_in_their_own_row(shared: Callable[..., Stack]) -> None:
-    """NaN and infinities pass, as in other servers: what a model makes of them is its own. JSON says them as text."""
+def test_nan_and_infinity_affect_only_their_own_row(shared: Callable[..., Stack]) -> None:
+    """NaN and infinities are accepted, as in other servers; the model decides what they mean. In JSON they are text."""
     system = shared(MODEL_PATH="efficientnet_lite0", MODEL_NAME="lite", TORCH_THREADS=1)
     rows = np.random.default_rng(0).normal(size=(3, 3, 224, 224)).astype(np.float32)
     alone = system.predict(npy(rows), headers={"content-type": NPY, "accept": NPY})
@@ -200,7 +200,7 @@ def test_numbers_that_are_none_stay_in_their_own_row(shared: Callable[..., Stack
     unharmed(system)
 
 
-def test_entries_that_no_gateway_wrote_stop_no_worker(stack: Callable[..., Stack]) -> None:
+def test_forged_entries_stop_no_worker(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=1,row_ms=0")
     _, worker = system.up().processes
     redis, stream = system.broker.sync, "smartbatch:{simulated}:requests"
@@ -230,7 +230,7 @@ def test_entries_that_no_gateway_wrote_stop_no_worker(stack: Callable[..., Stack
     assert "Traceback" not in worker.log.read_text()
 
 
-def test_others_are_served_while_a_large_body_is_read(stack: Callable[..., Stack]) -> None:
+def test_others_are_served_while_a_large_body_is_parsed(stack: Callable[..., Stack]) -> None:
     """As long a list as JSON may hold, of 16 MB. It is admitted and waits for a worker until its timeout."""
     system = stack(MODEL_PATH="simulated:base_ms=1,row_ms=0", MODEL_NAME="any")
     system.gateway()

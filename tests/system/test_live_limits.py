@@ -1,4 +1,4 @@
-"""`smartbatch limits` on a system that serves: batches change, the worker stays."""
+"""`smartbatch limits` on a running system: batch sizes change without a restart."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from tests.brokers import eventually
 from tests.system.stack import ROOT, Stack
-from tests.system.test_batching import ask_all, bodies
+from tests.system.test_batching import bodies, send_all
 
 
 def limits(system: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -30,25 +30,25 @@ def batching(system: Stack) -> tuple[int, float]:
     return report["max_batch_size"], report["max_wait_time"]
 
 
-async def test_batches_follow_without_a_restart_and_return(stack: Callable[..., Stack]) -> None:
+async def test_live_limits_apply_without_a_restart_and_can_be_reset(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=20,row_ms=0", MAX_BATCH_SIZE=16, MAX_WAIT_TIME=0.02)
     system.up()
     (worker_id,) = system.stats()["workers"]
     assert limits(system, "--max-batch-size", "4", "--max-wait-time", "0").returncode == 0
     eventually(lambda: batching(system) == (4, 0.0))
-    answers = await ask_all(system.url, bodies(64), 32)
+    answers = await send_all(system.url, bodies(64), 32)
     assert max(answer["batch"]["rows"] for answer in answers) == 4
     assert "MAX_BATCH_SIZE" in limits(system).stdout
     assert limits(system, "--max-batch-size", "1000").returncode == 0  # no more than it was started with
     eventually(lambda: batching(system) == (16, 0.0))
     assert limits(system, "--reset").returncode == 0
     eventually(lambda: batching(system) == (16, 0.02))
-    answers = await ask_all(system.url, bodies(64), 32)
+    answers = await send_all(system.url, bodies(64), 32)
     assert max(answer["batch"]["rows"] for answer in answers) > 4
     assert list(system.stats()["workers"]) == [worker_id]
 
 
-def test_nonsense_is_refused(stack: Callable[..., Stack]) -> None:
+def test_invalid_limits_are_rejected(stack: Callable[..., Stack]) -> None:
     system = stack()
     for arguments in (["--max-batch-size", "0"], ["--max-wait-time", "-1"], ["--reset", "--max-batch-size", "4"]):
         refused = limits(system, *arguments)

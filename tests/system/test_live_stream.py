@@ -25,16 +25,14 @@ def moments(url: str) -> Iterator[Iterator[dict]]:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_moment_holds_the_whole_system_whichever_process_tells_it(
-    stack: Callable[..., Stack], processes: int
-) -> None:
+def test_live_event_covers_the_whole_system_from_any_process(stack: Callable[..., Stack], processes: int) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=2,row_ms=0", GATEWAY_PROCESSES=processes)
     system.up()
     for number in range(20):
         with httpx.Client() as client:  # a connection each: the kernel hands them to either process
             assert client.post(f"{system.url}/predict", content=b"%d" % number).status_code == 200
-    with moments(system.url) as told:
-        moment = next(m for m in told if m["models"]["simulated"]["stats"]["outcomes"].get("ok") == 20)
+    with moments(system.url) as events:
+        moment = next(m for m in events if m["models"]["simulated"]["stats"]["outcomes"].get("ok") == 20)
     model = moment["models"]["simulated"]
     assert (moment["broker"], moment["default"], moment["predicts"]) == ("up", "simulated", True)
     assert model["stats"]["throughput_rps"] == 2.0
@@ -43,35 +41,35 @@ def test_a_moment_holds_the_whole_system_whichever_process_tells_it(
     assert list(model["last"]["workers"]) == list(model["stats"]["workers"])
 
 
-def test_the_parts_of_a_requests_time_add_up_to_its_latency(stack: Callable[..., Stack]) -> None:
+def test_timing_parts_add_up_to_the_latency(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=20,row_ms=0")
     system.up()
-    with moments(system.url) as told:
-        next(m for m in told if m["models"]["simulated"]["stats"]["gateways"])
+    with moments(system.url) as events:
+        next(m for m in events if m["models"]["simulated"]["stats"]["gateways"])
         totals = [system.predict(b"%d" % number).json()["timing_ms"] for number in range(10)]
-        last = next(m for m in (m["models"]["simulated"]["last"] for m in told) if m["answered"] == 10)
+        last = next(m for m in (m["models"]["simulated"]["last"] for m in events) if m["answered"] == 10)
     assert list(last["parts_ms"]) == ["admit", "queue", "decode", "batch_wait", "forward", "reply"]
     assert sum(last["parts_ms"].values()) == pytest.approx(sum(t["total"] for t in totals) / 10, abs=0.05)
     assert last["parts_ms"]["forward"] == pytest.approx(sum(t["forward"] for t in totals) / 10, abs=0.01)
 
 
-def test_one_viewer_too_many_is_told_when_to_come_back(stack: Callable[..., Stack]) -> None:
+def test_one_viewer_too_many_gets_retry_after(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated")
     gateway = system.gateway()
     with contextlib.ExitStack() as open_streams:
-        told = [open_streams.enter_context(moments(system.url)) for _ in range(MAX_VIEWERS)]
+        events = [open_streams.enter_context(moments(system.url)) for _ in range(MAX_VIEWERS)]
         refused = system.client.get(f"{system.url}/live/events")
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "10")
         assert "viewers of the live page" in refused.json()["detail"]
-        assert next(told[-1])["default"] == "simulated"
+        assert next(events[-1])["default"] == "simulated"
         assert system.client.head(f"{system.url}/live/events").status_code == 503
-        # They are open as SIGTERM comes, and hold nobody up.
+        # They are open when SIGTERM arrives and don't delay the shutdown.
         assert gateway.stop(signal.SIGTERM, timeout_s=15) == 0
-        for each in told:
+        for each in events:
             assert list(each) is not None  # it ends, without an error
 
 
-def test_a_viewer_that_goes_makes_room(stack: Callable[..., Stack]) -> None:
+def test_disconnected_viewer_frees_its_place(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated")
     gateway = system.gateway()
 
@@ -81,11 +79,11 @@ def test_a_viewer_that_goes_makes_room(stack: Callable[..., Stack]) -> None:
             return all(open_streams.enter_context(stream).status_code == 200 for stream in streams)
 
     assert all_let_in()
-    eventually(all_let_in)  # as soon as the gateway has seen them go
+    eventually(all_let_in)  # as soon as the gateway has noticed that they disconnected
     assert "Traceback" not in gateway.log.read_text()
 
 
-def test_the_pages_files_are_taken_again_only_when_they_changed(stack: Callable[..., Stack]) -> None:
+def test_page_files_are_sent_again_only_when_they_changed(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated")
     system.gateway()
     page = system.client.get(f"{system.url}/")

@@ -77,7 +77,7 @@ def test_a_wrong_response_is_a_failure_although_its_status_is_200(stack: Callabl
     assert "wrong response" in log or "wrong response" in str(stats)
 
 
-def test_it_ends_with_a_line_that_says_why_there_is_nothing_to_send() -> None:
+def test_locust_exits_with_a_clear_message_when_there_is_nothing_to_send() -> None:
     code, _, log = locust("http://127.0.0.1:1", "-u", "1", "-t", "3s")
     assert code == 2 and "cannot reach http://127.0.0.1:1/predict" in log
     code, _, log = locust("http://127.0.0.1:1", "-u", "1", "-t", "3s", "--tensor-shape", "3x4")

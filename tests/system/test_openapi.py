@@ -1,4 +1,4 @@
-"""What /openapi.json says is what is served: schemathesis asks, and compares."""
+"""Responses conform to /openapi.json, checked by schemathesis."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tests.system.stack import Stack
 
-# A client may ask for an answer within a millisecond, and then a 504 is the right one. What the schema allows and the
+# A client may set a timeout of a millisecond, and then a 504 is correct. What the schema allows and the
 # model doesn't take (another number of columns, text) is refused by the codes here.
 EXPECTATIONS = """
 [checks]
@@ -27,7 +27,7 @@ positive_data_acceptance.expected-statuses = ["2xx", 400, 404, 413, 422, 504]
 
 
 def explore(system: Stack, folder: Path, *options: str) -> None:
-    """Have schemathesis send requests that follow the document and such that don't; every answer must conform."""
+    """Have schemathesis send valid and invalid requests; every response must conform to the document."""
     (folder / "schemathesis.toml").write_text(EXPECTATIONS)
     phases = ["--phases", "examples,coverage,fuzzing", "--max-examples", "30", "--seed", "1", "--continue-on-failure"]
     command = ["-m", "schemathesis.cli", "--config-file", "schemathesis.toml", "run", f"{system.url}/openapi.json"]
@@ -40,14 +40,14 @@ def explore(system: Stack, folder: Path, *options: str) -> None:
 
 
 @pytest.mark.extended
-def test_requests_by_the_document_are_answered_by_the_document(stack: Callable[..., Stack], tmp_path: Path) -> None:
+def test_responses_conform_to_the_openapi_document(stack: Callable[..., Stack], tmp_path: Path) -> None:
     system = stack(MODEL_PATH="examples.tabular:Iris", MODEL_NAME="iris")
     system.up()
     explore(system, tmp_path)
 
 
 @pytest.mark.extended
-def test_so_are_those_to_a_model_that_takes_any_body(stack: Callable[..., Stack], tmp_path: Path) -> None:
+def test_responses_of_a_raw_model_conform_to_the_openapi_document(stack: Callable[..., Stack], tmp_path: Path) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=1,row_ms=0")
     system.up()
     explore(system, tmp_path, "--exclude-checks", "negative_data_rejection")  # it takes bodies that no document allows
@@ -84,6 +84,6 @@ def test_the_document_names_limits_media_types_and_every_error(stack: Callable[.
     }
     assert set(predict["responses"]) >= {"200", "400", "404", "406", "408", "413", "414", "415", "422", "431"}
     assert set(predict["responses"]) >= {"500", "502", "503", "504"}
-    assert "499" not in predict["responses"]  # there is nobody left to read it
+    assert "499" not in predict["responses"]  # the client has disconnected
     assert "queue_full" in predict["responses"]["503"]["description"]
     assert "Retry-After" in predict["responses"]["503"]["headers"]

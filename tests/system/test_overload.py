@@ -1,4 +1,4 @@
-"""More than the workers can do: what is taken is answered in time, the rest is told when to come back."""
+"""Overload: admitted requests meet their deadline, the rest are rejected with Retry-After."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def start(stack: Callable[..., Stack], **settings: object) -> tuple[Stack, Proce
 
 
 async def health(url: str, until: asyncio.Event) -> list[float]:
-    """Seconds that /healthz took, asked ten times a second over a connection of its own each time."""
+    """Seconds that /healthz took, requested ten times a second over a new connection each time."""
     took = []
     connector = aiohttp.TCPConnector(force_close=True)
     async with aiohttp.ClientSession(connector=connector) as client:
@@ -38,7 +38,7 @@ async def health(url: str, until: asyncio.Event) -> list[float]:
 
 
 @pytest.mark.parametrize("times", [2, 10])
-async def test_beyond_capacity_what_is_admitted_is_in_time_and_the_device_stays_full(
+async def test_overload_admits_only_what_meets_its_deadline_and_keeps_the_device_busy(
     stack: Callable[..., Stack], times: int
 ) -> None:
     system, gateway = start(stack, REQUEST_TIMEOUT=2)
@@ -47,27 +47,27 @@ async def test_beyond_capacity_what_is_admitted_is_in_time_and_the_device_stays_
     done = asyncio.Event()
     async with Load(lambda: [system.url]) as load:
         await load.closed_loop(16, 64)  # warm
-        load.ledger.clear()
+        load.sent.clear()
         before = process.memory_info().rss
         healthy = asyncio.create_task(health(system.url, done))
         await load.open_loop(times * CAPACITY, seconds)
         done.set()
         took = await healthy
-        ledger = load.ledger
-    answered = [asked for asked in ledger if asked.status == 200]
-    refused = [asked for asked in ledger if asked.status == 503]
-    assert all(asked.right for asked in answered)
-    assert len(answered) + len(refused) >= 0.995 * len(ledger), load.statuses()  # next to no 504
-    assert percentile((asked.seconds for asked in answered), 99) < 2.2
+        requests = load.sent
+    answered = [request for request in requests if request.status == 200]
+    refused = [request for request in requests if request.status == 503]
+    assert all(request.right for request in answered)
+    assert len(answered) + len(refused) >= 0.995 * len(requests), load.statuses()  # almost no 504
+    assert percentile((request.seconds for request in answered), 99) < 2.2
     assert len(answered) > 0.85 * CAPACITY * seconds
-    assert {asked.code for asked in refused} <= {"deadline_unattainable", "queue_full"}
-    assert all(asked.retry_after and asked.retry_after >= 1 for asked in refused)
-    assert percentile((asked.seconds for asked in refused), 95) < 0.1
+    assert {request.code for request in refused} <= {"deadline_unattainable", "queue_full"}
+    assert all(request.retry_after and request.retry_after >= 1 for request in refused)
+    assert percentile((request.seconds for request in refused), 95) < 0.1
     assert percentile(took, 95) < 0.1, took
     assert process.memory_info().rss - before < 20e6
 
 
-async def test_a_full_queue_holds_no_more_than_it_may(stack: Callable[..., Stack]) -> None:
+async def test_full_queue_never_exceeds_its_limit(stack: Callable[..., Stack]) -> None:
     system, _ = start(stack, MAX_QUEUE=20)
     async with Load(lambda: [system.url]) as load:
         begun = [load.begin() for _ in range(100)]
@@ -75,28 +75,28 @@ async def test_a_full_queue_holds_no_more_than_it_may(stack: Callable[..., Stack
         while not all(task.done() for task in begun):
             waiting.append(await asyncio.to_thread(lambda: system.stats()["queue"]["waiting"]))
         assert max(waiting) <= 20
-        # 20 that wait and up to two batches that the worker has taken
+        # 20 that wait and up to two batches that the worker has claimed
         assert 20 <= load.statuses()[200] <= 20 + 3 * 16
         assert load.statuses()[200] + load.statuses()[503] == 100
 
 
-async def test_bytes_have_a_limit_of_their_own(stack: Callable[..., Stack]) -> None:
+async def test_queued_bytes_have_their_own_limit(stack: Callable[..., Stack]) -> None:
     system, _ = start(stack, MAX_QUEUE_BYTES=1_000_000)
     async with Load(lambda: [system.url]) as load:
-        await asyncio.gather(*(load.ask(body=b"%d" % n + bytes(300_000)) for n in range(20)))
+        await asyncio.gather(*(load.send(body=b"%d" % n + bytes(300_000)) for n in range(20)))
         assert load.statuses()[200] >= 3
-        assert {asked.code for asked in load.ledger if asked.status != 200} == {"queue_full"}
-        small = await load.ask()
+        assert {request.code for request in load.sent if request.status != 200} == {"queue_full"}
+        small = await load.send()
         assert small.status == 200
 
 
-async def test_a_timeout_that_can_not_be_kept_is_refused_and_a_longer_one_taken(stack: Callable[..., Stack]) -> None:
+async def test_unattainable_timeout_is_rejected_and_a_longer_one_admitted(stack: Callable[..., Stack]) -> None:
     system, _ = start(stack)
     async with Load(lambda: [system.url]) as load:
         backlog = [load.begin() for _ in range(200)]  # two seconds of work
         await asyncio.sleep(0.2)
-        hurried = await load.ask(headers={"x-request-timeout": "1"})
-        patient = await load.ask(headers={"x-request-timeout": "10"})
+        hurried = await load.send(headers={"x-request-timeout": "1"})
+        patient = await load.send(headers={"x-request-timeout": "10"})
         await asyncio.gather(*backlog)
     assert (hurried.status, hurried.code) == (503, "deadline_unattainable")
     assert (patient.status, patient.right) == (200, True)

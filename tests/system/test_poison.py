@@ -1,4 +1,4 @@
-"""Rows that raise, rows that kill, and what their batch mates see of it: nothing. Real processes, real signals."""
+"""Rows that raise or kill their worker, without effect on their batch mates. Real processes, real signals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.brokers import eventually
-from tests.system.hostile_stack import SETTINGS, Supervised, ask, dead_letters, hostile, is_empty
+from tests.system.hostile_stack import SETTINGS, Supervised, dead_letters, hostile, is_empty, send_rows
 from tests.system.stack import Stack
 
 GOOD = [f"good {number}" for number in range(15)]
@@ -39,12 +39,12 @@ def rows_with(bad: list[str], good: int) -> list[str]:
     ],
     ids=lambda value: str(value)[:24],
 )
-async def test_a_row_that_raises_fails_alone(
+async def test_row_that_raises_fails_alone(
     one_worker: Stack, bad: list[str], statuses: list[int], forwards: int
 ) -> None:
     entries, ran = total_entries(one_worker), total_forwards(one_worker)
     rows = rows_with(bad, 16 - len(bad)) if len(bad) < 16 else bad
-    answers = await ask(one_worker, rows)
+    answers = await send_rows(one_worker, rows)
     assert [answer.status for row, answer in zip(rows, answers, strict=True) if row in bad] == statuses
     for row, answer in zip(rows, answers, strict=True):
         assert (row in bad) or (answer.status, answer.value) == (200, row)
@@ -54,14 +54,14 @@ async def test_a_row_that_raises_fails_alone(
     assert total_forwards(one_worker) - ran + sum(status != 200 for status in statuses) == forwards
 
 
-async def test_a_row_that_answers_no_number_is_answered(one_worker: Stack) -> None:
-    answers = await ask(one_worker, ["nan", *GOOD])
+async def test_row_with_nan_output_gets_a_response(one_worker: Stack) -> None:
+    answers = await send_rows(one_worker, ["nan", *GOOD])
     assert [answer.value for answer in answers] == ["NaN", *GOOD]
 
 
 @pytest.fixture
 def one_worker(shared: Callable[..., Stack]) -> Iterator[Stack]:
-    """A system whose one worker lives through all that these tests ask of it."""
+    """A system whose one worker survives all of these tests."""
     system = shared(**SETTINGS, MAX_BATCH_SIZE=16, WINDOW="fixed")
     yield system
     assert [process.popen.poll() for process in system.processes] == [None, None]
@@ -82,13 +82,13 @@ def total_forwards(system: Stack) -> float:
     "poison",
     ["kill", *[pytest.param(row, marks=pytest.mark.extended) for row in ("exit", "segfault", "exit in decode")]],
 )
-async def test_a_row_that_kills_becomes_a_dead_letter_and_its_mates_are_answered(
+async def test_row_that_kills_workers_becomes_a_dead_letter_and_its_batch_mates_succeed(
     stack: Callable[..., Stack], poison: str
 ) -> None:
     system = hostile(stack, MAX_BATCH_SIZE=16)
     with Supervised(system, 2) as workers:
         started = time.monotonic()
-        answers = await ask(system, rows_with([poison], 15))
+        answers = await send_rows(system, rows_with([poison], 15))
         seconds = time.monotonic() - started
         eventually(lambda: is_empty(system))
     bad = [answer for answer in answers if answer.status != 200]
@@ -100,39 +100,40 @@ async def test_a_row_that_kills_becomes_a_dead_letter_and_its_mates_are_answered
     [letter] = dead_letters(system)
     assert (letter[b"deliveries"], letter[b"header"].split(b"|")[5]) == (b"3", b"raw")
     assert letter[b"reason"].startswith(b"ended 3 workers, 2 of them while it ran alone")
-    assert seconds < 60  # three convictions of 3.5 s, two starts in between
+    assert seconds < 60  # a dead worker detected three times in 3.5 s each, two starts in between
 
 
 @pytest.mark.parametrize(
     ("max_deliveries", "kills"),
     [(2, 2), pytest.param(1, 2, marks=pytest.mark.extended), pytest.param(3, 3, marks=pytest.mark.extended)],
 )
-async def test_the_first_kill_is_held_against_nobody(
+async def test_first_kill_is_counted_against_no_entry(
     stack: Callable[..., Stack], max_deliveries: int, kills: int
 ) -> None:
     system = hostile(stack, MAX_BATCH_SIZE=16, MAX_DELIVERIES=max_deliveries)
     with Supervised(system, 2) as workers:
-        answers = await ask(system, rows_with(["kill"], 15))
+        answers = await send_rows(system, rows_with(["kill"], 15))
     assert sorted(answer.code for answer in answers) == ["dead_lettered", *["ok"] * 15]
     assert workers.exits == [-9] * kills
     assert len(dead_letters(system)) == 1
 
 
-async def test_a_row_that_ran_alone_is_not_counted_against_by_the_kill_of_the_next(stack: Callable[..., Stack]) -> None:
+async def test_isolated_entry_is_not_blamed_for_the_kill_of_the_next(stack: Callable[..., Stack]) -> None:
     system = hostile(stack, MAX_BATCH_SIZE=2, MAX_WAIT_TIME=10, MAX_DELIVERIES=2)
     with Supervised(system, 1) as workers:
-        good = asyncio.create_task(ask(system, ["slow to encode"]))
-        await asyncio.to_thread(eventually, lambda: system.running("hostile") == 1)  # so it is the first to run alone
-        answers = await ask(system, ["kill"]) + await good
+        good = asyncio.create_task(send_rows(system, ["slow to encode"]))
+        # So it is the first to run isolated.
+        await asyncio.to_thread(eventually, lambda: system.running("hostile") == 1)
+        answers = await send_rows(system, ["kill"]) + await good
     assert [answer.code for answer in answers] == ["dead_lettered", "ok"]
     assert workers.exits == [-9, -9]
 
 
-async def test_several_poisons_in_a_row_take_no_innocent_with_them(stack: Callable[..., Stack]) -> None:
+async def test_several_poison_entries_fail_no_healthy_entry(stack: Callable[..., Stack]) -> None:
     system = hostile(stack, MAX_BATCH_SIZE=65, MAX_DELIVERIES=2)
     rows = rows_with(["kill", "exit", "segfault", "kill", "exit"], 60)
     with Supervised(system, 3) as workers:
-        answers = await ask(system, rows)
+        answers = await send_rows(system, rows)
         eventually(lambda: is_empty(system))
     for row, answer in zip(rows, answers, strict=True):
         if row.startswith("good"):
@@ -140,17 +141,17 @@ async def test_several_poisons_in_a_row_take_no_innocent_with_them(stack: Callab
         else:
             assert (answer.status, answer.code) == (500, "dead_lettered")
     assert len(dead_letters(system)) == 5
-    assert len(workers.exits) == 6  # one in company, then each alone
+    assert len(workers.exits) == 6  # one in a shared batch, then each isolated
 
 
-async def test_what_was_claimed_ahead_of_a_kill_is_answered_though_it_may_be_delivered_but_twice(
+async def test_entries_claimed_ahead_of_a_kill_succeed_with_max_deliveries_two(
     stack: Callable[..., Stack],
 ) -> None:
     system = hostile(stack, MAX_BATCH_SIZE=8, MAX_DELIVERIES=1, MAX_WAIT_TIME=0.05)
     with Supervised(system, 1, HOSTILE_FORWARD_MS=400) as workers:
-        running = asyncio.create_task(ask(system, rows_with(["kill"], 7)))
+        running = asyncio.create_task(send_rows(system, rows_with(["kill"], 7)))
         await asyncio.to_thread(eventually, lambda: system.running("hostile") == 8)
-        ahead = asyncio.create_task(ask(system, GOOD[:8]))
+        ahead = asyncio.create_task(send_rows(system, GOOD[:8]))
         await asyncio.to_thread(eventually, lambda: system.running("hostile") == 16 or workers.exits)
         answers = await running + await ahead
     assert sorted(answer.code for answer in answers) == ["dead_lettered", *["ok"] * 15]
@@ -160,23 +161,23 @@ async def test_what_was_claimed_ahead_of_a_kill_is_answered_though_it_may_be_del
 # --- the device's memory
 
 
-async def test_a_device_short_of_memory_answers_everything_in_smaller_batches(stack: Callable[..., Stack]) -> None:
+async def test_out_of_memory_shrinks_batches_and_fails_no_request(stack: Callable[..., Stack]) -> None:
     system = hostile(stack, MAX_BATCH_SIZE=32)
     with Supervised(system, 1, HOSTILE_ROWS_THAT_FIT=10) as workers:
         rows = [f"good {number}" for number in range(320)]
-        answers = await ask(system, rows)
+        answers = await send_rows(system, rows)
         assert [answer.value for answer in answers] == rows
         eventually(lambda: system.counter("smartbatch_memory_batch_limit_rows") == 8)
         assert system.counter("smartbatch_out_of_memory_total") >= 1
         [report] = system.stats("hostile")["workers"].values()
-        assert int(report["ceiling"]) == 8
+        assert int(report["memory_limit_rows"]) == 8
     assert workers.exits == []
 
 
-async def test_a_lost_device_ends_its_worker_and_others_run_what_it_held(stack: Callable[..., Stack]) -> None:
+async def test_lost_device_ends_its_worker_and_others_run_its_entries(stack: Callable[..., Stack]) -> None:
     system = hostile(stack, MAX_BATCH_SIZE=16, MAX_DELIVERIES=2)
     with Supervised(system, 2) as workers:
-        answers = await ask(system, rows_with(["lost device"], 15))
+        answers = await send_rows(system, rows_with(["lost device"], 15))
     assert sorted(answer.code for answer in answers) == ["dead_lettered", *["ok"] * 15]
     assert workers.exits == [71, 71]
-    assert workers.said("the device is lost: RuntimeError: CUDA error: device-side assert triggered") == 2
+    assert workers.count_in_logs("the device is lost: RuntimeError: CUDA error: device-side assert triggered") == 2

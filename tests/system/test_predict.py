@@ -1,4 +1,4 @@
-"""POST /predict end to end: users' own models, exported ones, several rows a request, refusals."""
+"""POST /predict end to end: user models, exported models, several rows a request, rejections."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def test_requests_of_several_rows_never_overfill_a_batch(stack: Callable[.
     system.up()
     async with aiohttp.ClientSession() as client:
 
-        async def ask(rows: int) -> int:
+        async def send(rows: int) -> int:
             data = [[5.0 + 0.01 * n, 3.0, 1.4, 0.2] for n in range(rows)]
             async with client.post(f"{system.url}/predict", json={"data": data}) as response:
                 answer = await response.json()
@@ -44,11 +44,11 @@ async def test_requests_of_several_rows_never_overfill_a_batch(stack: Callable[.
                 assert len(answer["values"]) == rows
                 return answer["batch"]["rows"]
 
-        batches = await asyncio.gather(*(ask(1 + n % 8) for n in range(200)))
+        batches = await asyncio.gather(*(send(1 + n % 8) for n in range(200)))
     assert max(batches) == 8
 
 
-def test_texts_of_different_lengths_ride_in_one_request(stack: Callable[..., Stack]) -> None:
+def test_one_request_holds_texts_of_different_lengths(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="examples.text_embedding:TextEmbedding", MODEL_NAME="text", TORCH_THREADS=1)
     system.up()
     texts = ["a cat", "a small cat sat on a mat in the warm sun of the afternoon", "the stock market fell"]
@@ -81,13 +81,13 @@ def test_an_exported_program_is_served(stack: Callable[..., Stack], tmp_path: Pa
     np.testing.assert_array_equal(np.frombuffer(output["data"], np.float32).reshape(5, 4), served)
 
 
-def test_a_body_over_the_limit_is_refused_while_it_is_read(stack: Callable[..., Stack]) -> None:
+def test_body_over_the_limit_is_rejected_while_it_is_read(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated", MAX_BODY_BYTES=1000)
     system.gateway()
     host, port = system.url.removeprefix("http://").split(":")
     for head, sent in (
-        ("content-length: 1000000000", b""),  # refused before a byte of it came
-        ("transfer-encoding: chunked", b"400\r\n" + b"x" * 1024 + b"\r\n"),  # refused at the chunk that passes it
+        ("content-length: 1000000000", b""),  # rejected before its first byte
+        ("transfer-encoding: chunked", b"400\r\n" + b"x" * 1024 + b"\r\n"),  # rejected at the chunk over the limit
     ):
         with socket.create_connection((host, int(port)), 5) as client:
             client.sendall(f"POST /predict HTTP/1.1\r\nhost: x\r\n{head}\r\n\r\n".encode() + sent)
@@ -97,7 +97,7 @@ def test_a_body_over_the_limit_is_refused_while_it_is_read(stack: Callable[..., 
             assert b"connection: close" in answer.lower()
 
 
-def test_a_body_that_never_comes_is_not_waited_for_for_ever(stack: Callable[..., Stack]) -> None:
+def test_body_that_never_arrives_times_out(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated", REQUEST_TIMEOUT=0.5)
     system.gateway()
     host, port = system.url.removeprefix("http://").split(":")
@@ -109,7 +109,7 @@ def test_a_body_that_never_comes_is_not_waited_for_for_ever(stack: Callable[...,
 
 
 @pytest.mark.parametrize(("path", "method", "status"), [("/predict", "GET", 405), ("/nothing", "GET", 404)])
-def test_what_does_not_exist_is_a_problem_too(
+def test_unknown_paths_and_methods_get_problem_json(
     shared: Callable[..., Stack], path: str, method: str, status: int
 ) -> None:
     system = shared(workers=0, MODEL_PATH="simulated")
@@ -118,11 +118,11 @@ def test_what_does_not_exist_is_a_problem_too(
     assert response.json()["status"] == status
 
 
-def test_requests_in_one_piece_are_answered_in_order_whatever_becomes_of_each(stack: Callable[..., Stack]) -> None:
-    """Answers wait a moment for each other, and none is overtaken: by a refusal, by a page, or by the end."""
+def test_pipelined_requests_are_answered_in_order(stack: Callable[..., Stack]) -> None:
+    """Responses keep the order of their requests, whether errors, pages or the last before the close."""
     system = stack(MODEL_PATH="simulated:base_ms=2,row_ms=0.1")
     system.up()
-    requests = [  # and what its answer holds
+    requests = [  # and what its response contains
         (b"POST /predict", b"outputs", 200),
         (b"POST /predict?top_k=many", b"many", 400),
         (b"POST /predict", b"outputs", 200),

@@ -1,4 +1,4 @@
-"""Every query of the dashboard and every alert, run by a real Prometheus on a real system with two gateways."""
+"""Every dashboard query and every alert, evaluated by a real Prometheus on a real system with two gateways."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from smartbatch.deploy.observability import dashboard
 from tests.brokers import eventually
 from tests.prometheus import Prometheus
 from tests.system.stack import Stack
-from tests.system.test_batching import ask_all, bodies
+from tests.system.test_batching import bodies, send_all
 
 pytestmark = [pytest.mark.extended, pytest.mark.timeout(180)]
 
@@ -35,13 +35,13 @@ def panels() -> list[dict]:
     return [panel for panel in found if panel["type"] != "row"]
 
 
-def asked(expression: str) -> str:
-    """An expression as Grafana would send it, with everything chosen."""
+def query_of(expression: str) -> str:
+    """An expression as Grafana sends it, with every variable set to all."""
     return expression.replace("$model", ".*").replace("$__rate_interval", "1m")
 
 
 def in_total(expression: str) -> str:
-    """The same of all that was ever counted, in place of its rate: a number that can be known exactly."""
+    """Replace the rate of a counter by its total, whose value is known exactly."""
     return re.sub(r"\b(?:rate|increase)\(([^()]+?)\[\$__rate_interval\]\)", r"\1", expression).replace("$model", ".*")
 
 
@@ -57,8 +57,8 @@ def watched(stack: Callable[..., Stack], tmp_path: Path) -> Iterator[tuple[Stack
     try:
         eventually(lambda: prometheus.value("sum(up)") == 4)
         eventually(lambda: prometheus.value("count(smartbatch_rows_total)") == 2)
-        asyncio.run(ask_all(first, bodies(SENT["first"]), 20))
-        asyncio.run(ask_all(second, bodies(SENT["second"]), 20))
+        asyncio.run(send_all(first, bodies(SENT["first"]), 20))
+        asyncio.run(send_all(second, bodies(SENT["second"]), 20))
         for _ in range(BAD):
             assert httpx.post(f"{second}/predict", params={"top_k": "many"}, content=b"x").status_code == 400
         requests = sum(SENT.values()) + BAD
@@ -70,14 +70,14 @@ def watched(stack: Callable[..., Stack], tmp_path: Path) -> Iterator[tuple[Stack
         prometheus.close()
 
 
-def test_every_query_of_the_dashboard_is_answered_and_no_request_counts_twice(
+def test_every_dashboard_query_has_data_and_no_request_counts_twice(
     watched: tuple[Stack, Prometheus],
 ) -> None:
     _, prometheus = watched
     empty = set()
     for panel in panels():
         for target in panel["targets"]:
-            found = prometheus.query(asked(target["expr"]))
+            found = prometheus.query(query_of(target["expr"]))
             if not any(math.isfinite(value) for _, value in found):
                 empty.add(panel["title"])
     assert empty == EMPTY
@@ -108,7 +108,7 @@ def test_every_query_of_the_dashboard_is_answered_and_no_request_counts_twice(
     assert prometheus.value("sum(smartbatch_answered_batches_total)") == batches
 
 
-def test_alerts_are_sound_and_silent_until_the_last_worker_is_gone(watched: tuple[Stack, Prometheus]) -> None:
+def test_alerts_are_valid_and_silent_until_the_last_worker_is_gone(watched: tuple[Stack, Prometheus]) -> None:
     system, prometheus = watched
     rules = eventually(
         lambda: (r := prometheus.rules("smartbatch")) and all(rule["health"] == "ok" for rule in r) and r, 20
@@ -129,7 +129,7 @@ def test_alerts_are_sound_and_silent_until_the_last_worker_is_gone(watched: tupl
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool (Debian: apt-get install prometheus)")
-def test_promtool_finds_nothing_to_improve_in_what_gateways_and_workers_show(stack: Callable[..., Stack]) -> None:
+def test_promtool_accepts_the_metrics_of_gateways_and_workers(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH=MODEL)
     system.up()
     assert system.predict(b"x").status_code == 200

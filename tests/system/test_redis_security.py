@@ -1,4 +1,4 @@
-"""The broker behind users with the least rights, and behind TLS: a whole system runs, and nothing else is possible."""
+"""The broker with least-privilege ACL users and with TLS: a whole system runs, and nothing else is permitted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from smartbatch.shared.keys import Keys
 from tests.brokers import Broker, eventually
 from tests.conftest import KINDS
 from tests.system.stack import ROOT, Process, Stack
-from tests.system.test_batching import ask_all, bodies
+from tests.system.test_batching import bodies, send_all
 
 ACL = ROOT / "deploy/redis/users.acl"
 USERS = ("gateway", "worker", "viewer", "operator")
@@ -39,7 +39,7 @@ def password_of(user: str) -> str:
 
 
 def acl_file(folder: Path) -> Path:
-    """The file that is shipped, with passwords, and a user for the test itself."""
+    """The shipped ACL file, with passwords and a user for the test itself."""
     text = ACL.read_text()
     for user in USERS:
         text = text.replace(f"{user.upper()}_PASSWORD_SHA256", hashlib.sha256(password_of(user).encode()).hexdigest())
@@ -66,7 +66,7 @@ def guarded(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broker]:
 
 @pytest.fixture
 def stack(guarded: Broker, tmp_path: Path) -> Iterator[Callable[..., Stack]]:
-    """As everywhere, but each process is its own user, with its password in a file."""
+    """A stack whose processes each use their own user, with the password in a file."""
     for user in USERS:
         (tmp_path / user).write_text(password_of(user) + "\n")
     made: list[Stack] = []
@@ -97,12 +97,12 @@ def granted() -> dict[str, set[str]]:
 
 
 def deliveries(broker: Broker) -> int:
-    """The most that one of the pending entries has had."""
+    """The highest delivery count of the pending entries."""
     pending = broker.sync.xpending_range("smartbatch:{simulated}:requests", "workers", "-", "+", 100)
     return max((row["times_delivered"] for row in pending), default=0)
 
 
-async def test_a_whole_system_runs_with_these_rights_and_uses_every_one(
+async def test_system_runs_with_the_shipped_acl_and_needs_every_right(
     stack: Callable[..., Stack], guarded: Broker, tmp_path: Path
 ) -> None:
     keys = tmp_path / "keys.toml"
@@ -115,26 +115,26 @@ async def test_a_whole_system_runs_with_these_rights_and_uses_every_one(
     eventually(ready, 30)
     # Small and large, of one row and of several, one by one and in bursts.
     assert system.predict(b"x" * 300_000, headers=headers).status_code == 200
-    await ask_all(system.url, bodies(60), 30, headers=headers)
+    await send_all(system.url, bodies(60), 30, headers=headers)
     # A client that hangs up, and one whose time is up, waiting and running.
     with pytest.raises(Exception, match="timed out"):
         system.predict(b"x" * 300_000, headers=headers, timeout=0.1)
     assert system.predict(b"x", headers={**headers, "x-request-timeout": "0.05"}).status_code == 504
-    # A worker killed in mid-batch: another convicts it, runs what it held alone, and gives it up.
+    # A worker killed in mid-batch: another finds it dead, runs its entries isolated, and dead-letters one.
     async with aiohttp.ClientSession(headers=headers) as client:
 
         async def code(number: int) -> str:
             async with client.post(f"{system.url}/predict", data=b"%d" % number) as response:
                 return (await response.json()).get("code", "answered")
 
-        asking = [asyncio.create_task(code(number)) for number in range(8)]
+        sending = [asyncio.create_task(code(number)) for number in range(8)]
         await asyncio.to_thread(eventually, system.running)
         first.kill()
         second = system.worker()
         await asyncio.to_thread(eventually, lambda: deliveries(guarded) == 2, 20)  # one runs alone
         second.kill()
         third = system.worker()
-        assert "dead_lettered" in await asyncio.gather(*asking)
+        assert "dead_lettered" in await asyncio.gather(*sending)
     for arguments in ("list", "show 0-0", "requeue --all", "drop --all --yes"):
         dead = system.start("dead", {}, [sys.executable, "-m", "smartbatch.deploy.cli", "dead", *arguments.split()])
         assert await asyncio.to_thread(dead.popen.wait, 20) == (2 if "0-0" in arguments else 0), dead.log.read_text()
@@ -143,15 +143,15 @@ async def test_a_whole_system_runs_with_these_rights_and_uses_every_one(
             "limits", {}, [sys.executable, "-m", "smartbatch.deploy.cli", "limits", *arguments.split()]
         )
         assert await asyncio.to_thread(limits.popen.wait, 20) == 0, limits.log.read_text()
-    # The broker loses everything, and the queue is looked at.
+    # The broker loses everything, and the queue is listed.
     guarded.sync.flushall()
     assert (await asyncio.to_thread(system.predict, b"x", headers=headers)).status_code == 200
-    await asyncio.to_thread(eventually, lambda: guarded.sync.exists("smartbatch:models"))  # with the next beat
+    await asyncio.to_thread(eventually, lambda: guarded.sync.exists("smartbatch:models"))  # with the next heartbeat
     viewer = system.start("queue", {})
     assert viewer.popen.wait(20) == 0, viewer.log.read_text()
     assert "simulated  waiting 0" in viewer.log.read_text()
     await operate(system, third)
-    # Leaving.
+    # Shutdown.
     gateway = system.processes[0]
     assert await asyncio.to_thread(third.stop) == 0
     assert await asyncio.to_thread(gateway.stop) == 0
@@ -163,16 +163,16 @@ async def test_a_whole_system_runs_with_these_rights_and_uses_every_one(
 
 
 async def operate(system: Stack, worker: Process) -> None:
-    """Look at a request and take it back, each as the user for that."""
+    """List and cancel a request, each as the user for that."""
 
     def run(user: str, *arguments: str) -> str:
         process = system.start(user, {}, [sys.executable, "-m", "smartbatch.deploy.cli", *arguments])
         assert process.popen.wait(20) == 0, process.log.read_text()
-        system.processes.remove(process)  # its log is read here: one is meant to be denied something
+        system.processes.remove(process)  # its log is checked here: one command is expected to be denied
         return process.log.read_text()
 
     worker.popen.send_signal(signal.SIGSTOP)
-    asking = asyncio.create_task(
+    sending = asyncio.create_task(
         asyncio.to_thread(system.predict, b"x" * 300_000, headers={"authorization": "Bearer k"})
     )
     await asyncio.to_thread(eventually, lambda: system.waiting() == 1)
@@ -187,13 +187,13 @@ async def operate(system: Stack, worker: Process) -> None:
     assert ["payload", "bytes", "300000"] in [line.split() for line in shown.splitlines()]
     assert "simulated" in await asyncio.to_thread(run, "viewer", "top", "--once")
     assert "  cancelled\n" in await asyncio.to_thread(run, "operator", "queue", "cancel", entry["entry"])
-    assert (await asking).json()["code"] == "cancelled_by_operator"
+    assert (await sending).json()["code"] == "cancelled_by_operator"
     worker.popen.send_signal(signal.SIGCONT)
     await asyncio.to_thread(system.until_clean, 1)
 
 
 @pytest.mark.parametrize("user", USERS)
-def test_a_user_can_do_no_more(guarded: Broker, user: str) -> None:
+def test_acl_users_can_do_nothing_else(guarded: Broker, user: str) -> None:
     guarded.sync.set("somebody:else", "secret")
     guarded.sync.set("smartbatch:{m}:body:r", "a client's photo")
     client = as_user(guarded, user)
@@ -222,27 +222,27 @@ def test_a_user_can_do_no_more(guarded: Broker, user: str) -> None:
     assert guarded.sync.get("somebody:else") == b"secret"
 
 
-def test_sides_cannot_write_what_is_the_others(guarded: Broker) -> None:
+def test_gateways_and_workers_cannot_write_each_others_keys(guarded: Broker) -> None:
     gateway, worker = as_user(guarded, "gateway"), as_user(guarded, "worker")
     for client, command in (
-        (gateway, "HSET smartbatch:models m {}"),  # what a model takes is the workers' to say
+        (gateway, "HSET smartbatch:models m {}"),  # only workers announce models
         (gateway, "HSET smartbatch:{m}:worker:w state ready"),
         (worker, "HSET smartbatch:{m}:gateway:g recent x"),
-        (worker, "HSET smartbatch:access:{usage}:counts:2030-01-01 app 0"),  # nobody's quota
+        (worker, "HSET smartbatch:access:{usage}:counts:2030-01-01 app 0"),  # nobody's usage count
         (worker, "HMGET smartbatch:access:{usage}:counts:2030-01-01 app"),
     ):
         with pytest.raises(NoPermissionError):
             client.execute_command(*command.split())
 
 
-def test_nobody_is_let_in_without_a_password(guarded: Broker) -> None:
+def test_connections_without_a_password_are_rejected(guarded: Broker) -> None:
     with pytest.raises(redis.AuthenticationError):
         redis.Redis(port=guarded.port, protocol=2, retry=NEVER).ping()
     with pytest.raises(redis.AuthenticationError):
         redis.Redis(port=guarded.port, username="gateway", password="gateway", protocol=2, retry=NEVER).ping()
 
 
-def test_the_shipped_file_is_refused_until_passwords_are_filled_in(tmp_path: Path) -> None:
+def test_shipped_acl_file_is_rejected_until_passwords_are_set(tmp_path: Path) -> None:
     for kind in ("valkey", "redis"):
         command = [binary_of(kind), "--port", "0", "--unixsocket", f"{tmp_path}/{kind}", "--aclfile", str(ACL)]
         server = subprocess.run(command, capture_output=True, text=True, timeout=20)
@@ -293,7 +293,7 @@ async def test_a_whole_system_runs_over_tls_with_certificates(tls: Broker, tmp_p
     try:
         system.up()
         assert system.predict(b"x" * 300_000).status_code == 200
-        await ask_all(system.url, bodies(50), 10)
+        await send_all(system.url, bodies(50), 10)
         for process in reversed(system.processes):
             assert await asyncio.to_thread(process.stop) == 0
             assert "WARNING" not in process.log.read_text()
@@ -302,17 +302,17 @@ async def test_a_whole_system_runs_over_tls_with_certificates(tls: Broker, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("host", "options", "said"),
+    ("host", "options", "text"),
     [
-        ("localhost", "", "CERTIFICATE_VERIFY_FAILED"),  # signed by nobody that the machine knows
+        ("localhost", "", "CERTIFICATE_VERIFY_FAILED"),  # signed by an unknown CA
         ("127.0.0.1", "{all}", "CERTIFICATE_VERIFY_FAILED"),  # another name than the certificate's
         ("localhost", "?ssl_ca_certs={folder}/ca.pem", ""),  # without a certificate of its own
         ("localhost", "?ssl_ca_certs={folder}/none.pem", "No such file or directory"),
     ],
 )
 @pytest.mark.parametrize("command", ["gateway", "worker"])
-def test_a_broker_that_cannot_be_trusted_is_not_talked_to(
-    tls: Broker, tmp_path: Path, command: str, host: str, options: str, said: str
+def test_untrusted_broker_certificate_is_rejected(
+    tls: Broker, tmp_path: Path, command: str, host: str, options: str, text: str
 ) -> None:
     url = f"rediss://:canary@{host}:{tls.port}/0" + options.format(folder=tmp_path, all=certificates(tmp_path))
     words = [sys.executable, "-m", "smartbatch.deploy.cli", command]
@@ -321,7 +321,7 @@ def test_a_broker_that_cannot_be_trusted_is_not_talked_to(
         assert process.popen.wait(20) == 2
         [line] = process.log.read_text().splitlines()[-1:]
         assert line.startswith("smartbatch: the broker can't be reached or can't answer: ")
-        assert said in line
+        assert text in line
         assert "canary" not in process.log.read_text()
     finally:
         process.kill()

@@ -1,4 +1,4 @@
-"""One line in the log for each request that was refused, failed or was redelivered, with the ids to find it by."""
+"""One log line for each request that was rejected, failed or redelivered, with the ids to find it by."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def about(process: Process, request_id: str) -> list[dict[str, Any]]:
 def test_refused_and_failed_requests_have_one_line_each(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=400,row_ms=0", LOG_FORMAT="json")
     gateway, worker = system.up().processes
-    asked = {
+    cases = {
         "unknown_model": ({"params": {"model": "none"}}, 404, "info"),
         "bad_request": ({"params": {"top_k": "a secret"}}, 400, "info"),
         "deadline_exceeded": ({"headers": {"x-request-timeout": "0.1"}}, 504, "warning"),
     }
-    for code, (how, status, level) in asked.items():
+    for code, (how, status, level) in cases.items():
         trace_id, headers = parent()
         response = system.predict(b"another secret", **{**how, "headers": {**how.get("headers", {}), **headers}})
         assert response.status_code == status
@@ -91,11 +91,11 @@ async def test_a_redelivered_request_has_one_line_on_the_worker_that_runs_it_aga
     _, victim = (await asyncio.to_thread(system.up)).processes
     trace_id, headers = parent()
     async with httpx.AsyncClient(timeout=30) as client:
-        asking = asyncio.create_task(client.post(f"{system.url}/predict", content=b"x", headers=headers))
+        sending = asyncio.create_task(client.post(f"{system.url}/predict", content=b"x", headers=headers))
         await asyncio.to_thread(eventually, lambda: system.held_by(victim))
         victim.kill()
         second = await asyncio.to_thread(system.worker)
-        answer = await asking
+        answer = await sending
     (line,) = about(second, answer.json()["request_id"])
     assert line["level"] == "warning"
     assert line["message"].startswith("redelivered")
@@ -103,7 +103,7 @@ async def test_a_redelivered_request_has_one_line_on_the_worker_that_runs_it_aga
     assert line["waited_ms"] > 1000
 
 
-def test_people_read_the_same(stack: Callable[..., Stack]) -> None:
+def test_text_log_format_has_the_same_fields(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated")
     gateway = system.gateway()
     trace_id, headers = parent()
@@ -115,7 +115,7 @@ def test_people_read_the_same(stack: Callable[..., Stack]) -> None:
 
 
 @pytest.mark.parametrize("header", ["", "00-1-2-3", "x\\n00:00:00 gateway CRITICAL forged", "é" * 300])
-def test_a_trace_id_that_is_none_is_in_no_line(shared: Callable[..., Stack], header: str) -> None:
+def test_invalid_trace_id_is_never_logged(shared: Callable[..., Stack], header: str) -> None:
     system = shared(workers=0, MODEL_PATH="simulated", LOG_FORMAT="json")
     [gateway] = system.processes
     headers = {"traceparent": header.encode("latin-1")}
@@ -125,7 +125,7 @@ def test_a_trace_id_that_is_none_is_in_no_line(shared: Callable[..., Stack], hea
     assert "forged" not in gateway.log.read_text()
 
 
-def test_while_tracing_a_line_has_the_id_of_the_span(stack: Callable[..., Stack]) -> None:
+def test_request_line_has_the_span_id_while_tracing(stack: Callable[..., Stack]) -> None:
     with Collector() as collector:
         system = stack(MODEL_PATH="simulated", LOG_FORMAT="json", OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
         gateway = system.gateway(OTEL_BSP_SCHEDULE_DELAY=100)
@@ -146,13 +146,15 @@ async def test_overload_at_five_times_capacity_leaves_the_log_small(stack: Calla
         seconds = time.monotonic() - began
     refused = load.statuses()[503]
     assert refused > 800
-    # The second that is under way has yet to be settled.
-    await asyncio.to_thread(eventually, lambda: sum(line.get("left_out", 1) for line in told(gateway)) == refused)
-    lines = told(gateway)
+    # The current second has not been summarized yet.
+    await asyncio.to_thread(
+        eventually, lambda: sum(line.get("left_out", 1) for line in request_lines(gateway)) == refused
+    )
+    lines = request_lines(gateway)
     codes = {line["code"] for line in lines}
     assert codes <= {"queue_full", "deadline_unattainable"}
     assert len(lines) <= (seconds + 2) * 11 * len(codes)
 
 
-def told(gateway: Process) -> list[dict[str, Any]]:
+def request_lines(gateway: Process) -> list[dict[str, Any]]:
     return [line for line in json_lines(gateway) if line.get("status", 503) == 503 and "code" in line]

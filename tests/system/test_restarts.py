@@ -1,4 +1,4 @@
-"""Workers and gateways come and go under load: killed, paused, restarted one by one."""
+"""Workers and gateways are killed, paused and restarted one by one under load."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ async def test_kill_9_of_a_worker_under_load_is_over_within_five_seconds(stack: 
             await asyncio.to_thread(system.ready, 2)
         done.set()
         await sending
-    assert load.statuses() == {200: len(load.ledger)}
-    assert all(asked.right for asked in load.ledger)
-    assert len({asked.request_id for asked in load.ledger}) == len(load.ledger)
-    recovered = [asked for asked in load.ledger if asked.closed == "isolated"]
+    assert load.statuses() == {200: len(load.sent)}
+    assert all(request.right for request in load.sent)
+    assert len({request.request_id for request in load.sent}) == len(load.sent)
+    recovered = [request for request in load.sent if request.closed == "isolated"]
     assert recovered
-    for asked in recovered:
-        killed = max(at for at in killed_at if at < asked.done_at)
-        assert asked.done_at - killed < 5
+    for request in recovered:
+        killed = max(at for at in killed_at if at < request.done_at)
+        assert request.done_at - killed < 5
     await asyncio.to_thread(system.until_clean, 2)
 
 
-async def test_a_worker_that_was_paused_alone_changes_no_answer_when_it_comes_back(stack: Callable[..., Stack]) -> None:
+async def test_paused_worker_changes_no_response_when_it_resumes(stack: Callable[..., Stack]) -> None:
     system = stack(**QUICK)
     _, paused, _ = (await asyncio.to_thread(system.up, 2)).processes
     async with Load(lambda: [system.url]) as load:
@@ -53,19 +53,19 @@ async def test_a_worker_that_was_paused_alone_changes_no_answer_when_it_comes_ba
         sending = asyncio.create_task(load.open_loop_until(done, RATE))
         await asyncio.to_thread(eventually, partial(system.held_by, paused))
         paused.popen.send_signal(signal.SIGSTOP)
-        await asyncio.to_thread(eventually, lambda: len(system.pending()) == 1, 30, 0.1)  # convicted, its entries run
+        await asyncio.to_thread(eventually, lambda: len(system.pending()) == 1, 30, 0.1)  # found dead, its entries run
         paused.popen.send_signal(signal.SIGCONT)
         await asyncio.sleep(2)
         done.set()
         await sending
-    assert load.statuses() == {200: len(load.ledger)}
-    assert all(asked.right for asked in load.ledger)
+    assert load.statuses() == {200: len(load.sent)}
+    assert all(request.right for request in load.sent)
     assert system.counter("smartbatch_dead_workers_found_total") == 1
     await asyncio.to_thread(system.until_clean, 2)
     assert paused.popen.poll() is None
 
 
-async def test_a_killed_gateway_breaks_its_own_connections_and_nothing_else(stack: Callable[..., Stack]) -> None:
+async def test_killed_gateway_breaks_only_its_own_connections(stack: Callable[..., Stack]) -> None:
     system = stack(**QUICK)
     gateways = [system.gateway(), system.gateway()]
     system.worker()
@@ -80,12 +80,12 @@ async def test_a_killed_gateway_breaks_its_own_connections_and_nothing_else(stac
         await asyncio.sleep(1)
         done.set()
         await sending
-    others = [asked for asked in load.ledger if asked.status != 200]
-    assert {(asked.status, asked.url) for asked in others} <= {(0, killed)}
+    others = [request for request in load.sent if request.status != 200]
+    assert {(request.status, request.url) for request in others} <= {(0, killed)}
     assert len(others) < RATE / 2
-    assert all(asked.right for asked in load.ledger if asked.status == 200)
+    assert all(request.right for request in load.sent if request.status == 200)
     system.url = urls[0]
-    await asyncio.to_thread(system.until_clean, 1)  # what the dead gateway had asked has run, its replies expired
+    await asyncio.to_thread(system.until_clean, 1)  # the dead gateway's entries have run, its replies expired
 
 
 async def test_a_rolling_restart_fails_no_request(stack: Callable[..., Stack]) -> None:
@@ -108,22 +108,22 @@ async def test_a_rolling_restart_fails_no_request(stack: Callable[..., Stack]) -
         await asyncio.sleep(0.5)
         done.set()
         await sending
-    assert load.statuses() == {200: len(load.ledger)}
-    assert all(asked.right for asked in load.ledger)
-    slow = [asked for asked in load.ledger if asked.seconds > 2]
+    assert load.statuses() == {200: len(load.sent)}
+    assert all(request.right for request in load.sent)
+    slow = [request for request in load.sent if request.seconds > 2]
     assert not slow
-    assert "isolated" not in {asked.closed for asked in load.ledger}  # nobody had to be convicted
+    assert "isolated" not in {request.closed for request in load.sent}  # no worker was found dead
     await asyncio.to_thread(system.until_clean, 2)
 
 
-async def test_what_expired_never_reaches_the_device(stack: Callable[..., Stack]) -> None:
+async def test_expired_requests_never_reach_the_device(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=1,row_ms=0", REPLY_TTL=3)
     gateway = system.gateway()
     async with Load(lambda: [system.url]) as load:
-        asked = [load.begin(headers={"x-request-timeout": "1"}) for _ in range(5)]
+        requests = [load.begin(headers={"x-request-timeout": "1"}) for _ in range(5)]
         await asyncio.to_thread(eventually, lambda: system.waiting() == 5)
-        gateway.kill()  # so nobody takes them back at the deadline
-        await asyncio.gather(*asked)
+        gateway.kill()  # so that no gateway cancels them at the deadline
+        await asyncio.gather(*requests)
     await asyncio.sleep(1)
     await asyncio.to_thread(system.gateway)
     system.worker()
@@ -134,7 +134,7 @@ async def test_what_expired_never_reaches_the_device(stack: Callable[..., Stack]
     await asyncio.to_thread(system.until_clean, 1)
 
 
-async def test_what_was_abandoned_or_timed_out_never_reaches_the_device(stack: Callable[..., Stack]) -> None:
+async def test_abandoned_or_timed_out_requests_never_reach_the_device(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=1,row_ms=0")
     system.gateway()
     async with Load(lambda: [system.url]) as load:
@@ -148,6 +148,6 @@ async def test_what_was_abandoned_or_timed_out_never_reaches_the_device(stack: C
         await asyncio.to_thread(eventually, lambda: system.waiting() == 0)
         system.worker()
         await asyncio.to_thread(system.ready)
-        assert (await load.ask()).right
+        assert (await load.send()).right
     await asyncio.to_thread(eventually, lambda: system.counter("smartbatch_rows_total") == 1)
     await asyncio.to_thread(system.until_clean, 1)

@@ -1,4 +1,4 @@
-"""No secret reaches a log, an answer, a page or a process list: canaries, over runs in which things fail."""
+"""No secret reaches a log, response, page or process list: canaries, over runs in which things fail."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from smartbatch.deploy import embedded_broker
 from tests.brokers import Broker, eventually
 from tests.system.stack import ROOT, Process, Stack
-from tests.system.test_batching import ask_all, bodies
+from tests.system.test_batching import bodies, send_all
 
 PASSWORD = "canary-password"
 KEY = "sb_canary-key"
@@ -57,14 +57,14 @@ def command_lines() -> str:
     lines = []
     for process in psutil.Process().children(recursive=True):
         try:
-            if "valkey" not in process.name():  # whose --requirepass is the test's own doing
+            if "valkey" not in process.name():  # whose --requirepass the test itself sets
                 lines += process.cmdline()
         except psutil.NoSuchProcess:
             continue
     return " ".join(lines)
 
 
-async def test_no_log_no_answer_and_no_process_list_holds_a_secret(stack: Callable[..., Stack], locked: Broker) -> None:
+async def test_no_log_response_or_process_list_holds_a_secret(stack: Callable[..., Stack], locked: Broker) -> None:
     system = stack(
         MODEL_PATH="simulated:base_ms=50,row_ms=0",
         API_KEYS=f"app:{DIGEST}",
@@ -75,7 +75,7 @@ async def test_no_log_no_answer_and_no_process_list_holds_a_secret(stack: Callab
     shown: list[str] = []
     headers = {"authorization": f"Bearer {KEY}"}
 
-    def ask(content: bytes = b"x", **how) -> int:
+    def send(content: bytes = b"x", **how) -> int:
         response = system.predict(content, **{"headers": headers, **how})
         shown.append(f"{response.headers} {response.text}")
         return response.status_code
@@ -83,30 +83,30 @@ async def test_no_log_no_answer_and_no_process_list_holds_a_secret(stack: Callab
     gateway = system.gateway()
     worker = system.worker()
     eventually(lambda: system.client.get(f"{system.url}/readyz").status_code == 200, 30)
-    assert ask() == 200
-    assert ask(headers={"authorization": f"Bearer {WRONG_KEY}"}) == 401
-    assert ask(headers={"x-api-key": WRONG_KEY}) == 401
-    assert ask(params={"top_k": "many"}) == 400
-    assert ask(params={"model": "no-such"}) == 404
-    assert ask(headers={**headers, "content-encoding": "gzip"}) == 400
+    assert send() == 200
+    assert send(headers={"authorization": f"Bearer {WRONG_KEY}"}) == 401
+    assert send(headers={"x-api-key": WRONG_KEY}) == 401
+    assert send(params={"top_k": "many"}) == 400
+    assert send(params={"model": "no-such"}) == 404
+    assert send(headers={**headers, "content-encoding": "gzip"}) == 400
     shown.append(command_lines())
     for path in ("/healthz", "/readyz"):
         shown.append(system.client.get(system.url + path).text)
     for path in ("/metrics", "/stats"):
         assert system.client.get(system.url + path, headers=headers).status_code == 403
     # A worker dies in mid-batch; the password is changed under everybody; the broker goes away.
-    asking = asyncio.create_task(ask_all(system.url, bodies(20), 20, headers))
+    sending = asyncio.create_task(send_all(system.url, bodies(20), 20, headers))
     await asyncio.to_thread(eventually, system.running)
     worker.kill()
     system.worker()
-    await asking
+    await sending
     locked.sync.config_set("requirepass", "another")
     locked.sync.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-    await asyncio.to_thread(eventually, lambda: ask() == 503, 20, 0.1)
+    await asyncio.to_thread(eventually, lambda: send() == 503, 20, 0.1)
     assert "see the server's log" in shown[-1]
     await asyncio.to_thread(eventually, lambda: "WRONGPASS" in gateway.log.read_text())
     locked.process.send_signal(signal.SIGKILL)
-    await asyncio.to_thread(eventually, lambda: ask() == 503, 20, 0.1)
+    await asyncio.to_thread(eventually, lambda: send() == 503, 20, 0.1)
     assert "127.0.0.1" not in shown[-1]  # nor where the broker is
     await asyncio.to_thread(gateway.stop)
     for process in system.processes:
@@ -160,6 +160,6 @@ def test_no_command_prints_a_secret_when_it_fails(words: list[str], environ: dic
     done = subprocess.run(
         command, env={**os.environ, **given, **environ}, cwd=ROOT, capture_output=True, text=True, timeout=60
     )
-    told = (done.stdout + done.stderr).replace("canary_no_option", "")  # an option's name is no secret
-    assert told
-    assert CANARIES.findall(told) == []
+    output = (done.stdout + done.stderr).replace("canary_no_option", "")  # an option's name is no secret
+    assert output
+    assert CANARIES.findall(output) == []

@@ -1,4 +1,4 @@
-"""One request's trace, as a collector receives it from a gateway and a worker that really run."""
+"""One request's trace as a collector receives it from a real gateway and a real worker."""
 
 from __future__ import annotations
 
@@ -84,10 +84,10 @@ def test_a_request_is_one_trace_from_the_client_to_its_reply(stack: Callable[...
     assert [part for part in PARTS if spans[part].start] == sorted(PARTS, key=lambda part: spans[part].start)
     for part in PARTS:
         assert server.start - 2e6 <= spans[part].start <= spans[part].end <= server.end + 2e6
-        assert spans[part].ms == pytest.approx(answer["timing_ms"][part], abs=2.1)  # Redis tells milliseconds
+        assert spans[part].ms == pytest.approx(answer["timing_ms"][part], abs=2.1)  # Redis has milliseconds
     assert sum(spans[part].ms for part in PARTS) == pytest.approx(server.ms, abs=5)
     assert spans["forward"].ms >= 60
-    # Who says it
+    # The resource
     roles = {part: spans[part].resource["service.name"] for part in PARTS}
     assert roles == dict.fromkeys(PARTS, "smartbatch-worker") | dict.fromkeys(("admit", "reply"), "smartbatch-gateway")
     assert spans["queue"].resource["service.instance.id"] == answer["batch"]["worker"]
@@ -121,7 +121,7 @@ async def test_requests_of_one_batch_are_linked_by_one_span(stack: Callable[...,
     assert collector.of(ids[2][0]) == []
 
 
-def test_what_its_client_does_not_sample_has_no_span(stack: Callable[..., Stack], collector: Collector) -> None:
+def test_unsampled_request_has_no_span(stack: Callable[..., Stack], collector: Collector) -> None:
     system = started(traced(stack, collector))
     trace_id, _, header = parent(sampled=False)
     assert system.predict(b"x", headers={"traceparent": header}).status_code == 200
@@ -135,7 +135,7 @@ def test_what_its_client_does_not_sample_has_no_span(stack: Callable[..., Stack]
 @pytest.mark.parametrize(
     "header", ["", "00-" + "0" * 32 + "-b7ad6b7169203331-01", "nonsense", f"ff-{'a' * 32}-{'b' * 16}-01"]
 )
-def test_without_a_valid_traceparent_a_trace_begins_here(
+def test_trace_begins_at_the_gateway_without_a_valid_traceparent(
     stack: Callable[..., Stack], collector: Collector, header: str
 ) -> None:
     system = traced(stack, collector)
@@ -197,28 +197,28 @@ def test_inference_by_rest_and_by_grpc_is_traced_too(stack: Callable[..., Stack]
     assert collector.trace(refused, [name])[name].attributes["rpc.response.status_code"] == "NOT_FOUND"
 
 
-async def test_a_redelivered_request_shows_it(stack: Callable[..., Stack], collector: Collector) -> None:
+async def test_redelivery_is_recorded_in_the_trace(stack: Callable[..., Stack], collector: Collector) -> None:
     system = traced(stack, collector, MODEL_PATH="simulated:base_ms=1500,row_ms=0", MAX_BATCH_SIZE=1)
     _, victim = (await asyncio.to_thread(system.up)).processes
     trace_id, _, header = parent()
     async with httpx.AsyncClient(timeout=30) as client:
-        asking = asyncio.create_task(
+        sending = asyncio.create_task(
             client.post(f"{system.url}/predict", content=b"x", headers={"traceparent": header})
         )
         await asyncio.to_thread(eventually, lambda: system.held_by(victim))
         victim.kill()
         await asyncio.to_thread(system.worker)
-        answer = await asking
+        answer = await sending
     assert answer.status_code == 200
     spans = await asyncio.to_thread(collector.trace, trace_id, ["POST /predict", *PARTS])
     assert spans["POST /predict"].attributes["smartbatch.deliveries"] == 2
     assert spans["queue"].attributes["smartbatch.deliveries"] == 2
     assert spans["queue"].events == ["redelivered"]
-    assert spans["queue"].ms > 1000  # until the first worker was convicted
+    assert spans["queue"].ms > 1000  # until the first worker was found dead
     assert spans["forward"].attributes["smartbatch.batch.closed"] == "isolated"
 
 
-def test_failed_and_late_requests_say_so(stack: Callable[..., Stack], collector: Collector) -> None:
+def test_failed_and_expired_requests_have_error_spans(stack: Callable[..., Stack], collector: Collector) -> None:
     system = traced(stack, collector, MODEL_PATH="simulated:base_ms=400,row_ms=0")
     system.up()
     trace_id, _, header = parent()
@@ -233,7 +233,7 @@ def test_failed_and_late_requests_say_so(stack: Callable[..., Stack], collector:
     assert (admit.trace_id, admit.parent_id) == (trace_id, server.span_id)
 
 
-def test_a_collector_that_is_away_disturbs_nothing(stack: Callable[..., Stack]) -> None:
+def test_unreachable_collector_disturbs_nothing(stack: Callable[..., Stack]) -> None:
     system = stack(
         MODEL_PATH="simulated:base_ms=0,row_ms=0",
         OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1",
@@ -249,10 +249,10 @@ def test_a_collector_that_is_away_disturbs_nothing(stack: Callable[..., Stack]) 
         began = time.monotonic()
         assert process.stop() == 0
         assert time.monotonic() - began < 15  # two seconds more than without
-        said = [
+        text = [
             line for line in process.log.read_text().splitlines() if "xport" in line or "127.0.0.1', port=1" in line
         ]
-        assert len(said) == 1, said
+        assert len(text) == 1, text
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_a_collector_that_is_away_disturbs_nothing(stack: Callable[..., Stack]) 
     [{}, {"OTEL_TRACES_EXPORTER": "none"}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h", "OTEL_SDK_DISABLED": "true"}],
     ids=["unset", "none", "disabled"],
 )
-def test_without_tracing_nothing_of_it_is_imported(
+def test_opentelemetry_is_not_imported_without_tracing(
     stack: Callable[..., Stack], tmp_path: Path, environ: dict[str, str]
 ) -> None:
     (tmp_path / "opentelemetry").mkdir()  # stands before the installed one
@@ -272,7 +272,7 @@ def test_without_tracing_nothing_of_it_is_imported(
     assert not seen.exists()
 
 
-def test_every_process_behind_a_port_exports_under_an_id_of_its_own(
+def test_every_gateway_process_exports_under_its_own_instance_id(
     stack: Callable[..., Stack], collector: Collector
 ) -> None:
     system = started(traced(stack, collector, GATEWAY_PROCESSES=2))
@@ -285,7 +285,9 @@ def test_every_process_behind_a_port_exports_under_an_id_of_its_own(
     eventually(lambda: len(instances()) == 2, 30, 0.1)
 
 
-def test_smartbatch_up_hands_tracing_on_to_its_children(broker: Broker, collector: Collector, tmp_path: Path) -> None:
+def test_smartbatch_up_passes_tracing_settings_to_its_children(
+    broker: Broker, collector: Collector, tmp_path: Path
+) -> None:
     environ = {
         "REDIS_URL": broker.url,
         "MODEL_PATH": "simulated",
@@ -297,7 +299,7 @@ def test_smartbatch_up_hands_tracing_on_to_its_children(broker: Broker, collecto
     try:
         line = eventually(lambda: [ln for ln in process.log.read_text().splitlines() if "ready     http" in ln], 40)[0]
         assert httpx.post(f"{line.split()[1]}/predict", content=b"x").status_code == 200
-        assert process.stop() == 0  # what was gathered leaves at the end
+        assert process.stop() == 0  # buffered spans are exported at shutdown
     finally:
         process.kill()
     assert {span.name for span in collector.spans} == {"POST /predict", *PARTS, "batch simulated", "encode"}
@@ -306,7 +308,7 @@ def test_smartbatch_up_hands_tracing_on_to_its_children(broker: Broker, collecto
 
 
 @pytest.mark.parametrize(
-    ("environ", "said"),
+    ("environ", "text"),
     [
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_PROTOCOL: Expected http/protobuf"),
         ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER: Expected otlp or console or none, got 'zipkin'"),
@@ -314,8 +316,8 @@ def test_smartbatch_up_hands_tracing_on_to_its_children(broker: Broker, collecto
     ],
 )
 @pytest.mark.parametrize("command", ["gateway", "worker", "up"])
-def test_tracing_that_cannot_be_had_is_one_line_at_the_start(
-    broker: Broker, tmp_path: Path, command: str, environ: dict[str, str], said: str
+def test_unavailable_tracing_is_reported_in_one_line_at_startup(
+    broker: Broker, tmp_path: Path, command: str, environ: dict[str, str], text: str
 ) -> None:
     if "PYTHONPATH" in environ:  # an opentelemetry without its SDK stands before the installed one
         (tmp_path / "opentelemetry").mkdir()
@@ -331,5 +333,5 @@ def test_tracing_that_cannot_be_had_is_one_line_at_the_start(
         assert process.popen.wait(30) == 2
     finally:
         process.kill()
-    assert said in process.log.read_text()
+    assert text in process.log.read_text()
     assert len(process.log.read_text().splitlines()) == 1

@@ -1,4 +1,4 @@
-"""Triton's names, as a real Prometheus records them, with the numbers that /v2 has."""
+"""Triton's metric names, as a real Prometheus records them, agree with the statistics of /v2."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ import pytest
 from tests.brokers import eventually
 from tests.prometheus import Prometheus
 from tests.system.stack import Stack
-from tests.system.test_batching import ask_all, bodies
+from tests.system.test_batching import bodies, send_all
 
 STATISTICS = "v2/models/simulated/stats"
 
 
 @pytest.mark.extended
-def test_the_recorded_names_agree_with_the_statistics_of_v2_over_two_gateways(
-    stack: Callable[..., Stack], tmp_path: Path
-) -> None:
+def test_recorded_triton_metrics_agree_with_v2_statistics(stack: Callable[..., Stack], tmp_path: Path) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=5,row_ms=0.2")
     gateways = [system.gateway().url, system.gateway(GATEWAY_PROCESSES=2).url]
     system.worker()
     system.ready()
     for url in gateways:
-        asyncio.run(ask_all(url, bodies(100), 10))
+        asyncio.run(send_all(url, bodies(100), 10))
 
     def statistics() -> dict | None:
         found = system.client.get(f"{system.url}/{STATISTICS}").json()["model_stats"][0]

@@ -155,7 +155,7 @@ class Batcher:
                 self._failure_detector.dead_workers.remove(dead_worker)  # it has no entries left
             if claim.kind != "empty":
                 return bool(self._builder)
-        await self._claim("idle", hold_ms=hold_ms, after_bell_s=WAKEUP_S)
+        await self._claim("idle", hold_ms=hold_ms, after_wakeup_s=WAKEUP_S)
         return bool(self._builder)
 
     async def _run_isolated(self) -> None:
@@ -306,7 +306,7 @@ class Batcher:
             **how,
         )
         now = time.monotonic()
-        if "after_bell_s" not in how and "after_entry" not in how:
+        if "after_wakeup_s" not in how and "after_entry" not in how:
             self._claim_s += 0.1 * (now - started - self._claim_s)
         self._waiting, self._last_id = claim.waiting, claim.last_id
         builder.next_too_large = claim.next_too_large

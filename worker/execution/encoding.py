@@ -158,6 +158,6 @@ def _durations_ms(claimed: ClaimedEntry, batch: Batch) -> dict[str, float]:
     return {
         "queue": (claimed.claimed_at - claimed.admitted_at) * 1000,
         "decode": claimed.decode_s * 1000,
-        "batch_wait": max(0.0, batch.started_at - claimed.decoded_at) * 1000,
+        "batch_wait": max(0.0, batch.started_at - claimed.claimed_at - claimed.decode_s) * 1000,
         "forward": batch.forward_s * 1000,
     }

@@ -126,7 +126,7 @@ class WorkerMetrics:
         self._rows.inc(rows)
         total["rows"] += rows
         for claimed in ran:
-            waited_s = max(0.0, batch.started_at - claimed.decoded_at)
+            waited_s = max(0.0, batch.started_at - claimed.claimed_at - claimed.decode_s)
             self._decode.observe(claimed.decode_s)
             self._batch_wait.observe(waited_s)
             seconds["decode"] += claimed.decode_s

@@ -76,7 +76,7 @@ class StatusReport:
             "batch_s": f"{self._stalled_s(now):.3f}",
             "max_batch_size": self.limits.max_rows,
             "max_wait_time": f"{self.limits.window_s:g}",
-            "ceiling": self._engine.memory_limit,
+            "memory_limit_rows": self._engine.memory_limit,
             "capacity_rows_per_s": f"{self._service.rows_per_s():.3f}",
             "batch_full_s": f"{self._service.batch_full_s():.4f}",
             **self._worker_metrics.report(),

@@ -2,7 +2,7 @@
 `queue`, `decode`, `batch_wait` and `forward`, below the span that its gateway makes.
 
 A batch belongs to no request's trace, so it has one of its own. All spans are made when a batch is through, from the
-times that riders carry anyway; they stand on this host's wall clock.
+times that entries carry anyway; they stand on this host's wall clock.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ class Requeue:
         return request_id
 
     async def outcome(self, request_id: str, timeout_s: float) -> Reply | None:
-        """Wait for the reply. None: not run in time (it is taken back), or Redis lost it."""
+        """Wait for the reply. None: not run in time (it is cancelled), or Redis lost it."""
         until = time.monotonic() + timeout_s + LATE_S
         reply = None
         while reply is None and time.monotonic() < until:

@@ -16,7 +16,7 @@ from smartbatch.shared.errors import CancelledByOperator
 from smartbatch.shared.keys import GROUP, Keys
 from smartbatch.shared.wire import Reply, pack_reply
 
-PIECE = 16  # entries read at once: a megabyte at the most, since a larger payload lies beside the stream
+PIECE = 16  # entries read at once: a megabyte at the most, since larger payloads are external
 ENTRY_ID = re.compile(r"\d+-\d+")
 
 
@@ -89,19 +89,19 @@ class Entries:
         return _seen(found[0], now_ms, rows[0] if isinstance(rows, list) and rows else None) if found else None
 
     async def payload(self, seen: Seen) -> bytes | None:
-        """Return what its client sent; None if that lay beside the stream and is gone."""
+        """Return what its client sent; None if it was an external payload and is gone."""
         if seen.entry.payload:
             return seen.entry.payload
         return await self._connection.execute("GET", self._keys.body(seen.entry.id))
 
-    async def take_back(self, seen: Seen, reply_ttl_s: float) -> bool:
+    async def cancel(self, seen: Seen, reply_ttl_s: float) -> bool:
         """Remove an entry, waiting or running, and tell its client so. False if it was answered meanwhile.
 
         For Redis this is an answer like any other: what a worker makes of it later is dropped.
         """
-        finisher = WorkerQueue(self._connection, self._connection, self._keys, "", lease_ms=0, reply_ttl_s=reply_ttl_s)
+        queue = WorkerQueue(self._connection, self._connection, self._keys, "", lease_ms=0, reply_ttl_s=reply_ttl_s)
         reply = pack_reply(Reply(error=CancelledByOperator("an operator cancelled this request")))
-        closed = await finisher.finish([Outcome(seen.entry, reply)])
+        closed = await queue.finish([Outcome(seen.entry, reply)])
         return closed > 0 or bool(seen.entry.malformed)  # which no gateway waits for
 
 

@@ -83,7 +83,7 @@ def parse_entry(raw: Sequence, deliveries: int = 1) -> Entry:
     """Read one stream entry: its id, its header (gateway|t|bytes|rows|timeout_ms|kind|trace), its payload.
 
     One that isn't of that form (somebody's own XADD) is no error here, which would take its batch mates along: it
-    comes back as `garbled`, saying why.
+    comes back as `malformed`, saying why.
     """
     entry_id, fields = raw
     if fields[::2] != ENTRY_FIELDS:
@@ -135,7 +135,7 @@ def _plain(outcomes: Sequence[Outcome]) -> bool:
 class WorkerQueue:
     """One worker's claims on one model.
 
-    `claim` and the waits share the blocking connection and belong to the claimer; the rest use the command
+    `claim` and the waits share the blocking connection and belong to the batcher; the rest use the command
     connection and may be called by any task of the worker.
     """
 
@@ -170,10 +170,10 @@ class WorkerQueue:
         hold_ms: int = 0,
         soon: bool = False,
         dead_worker: DeadWorker | None = None,
-        after_bell_s: float = 0.0,
+        after_wakeup_s: float = 0.0,
         after_entry: tuple[str, int] | None = None,
     ) -> Claim:
-        """Claim now, or after the bell rang (`after_bell_s` at most), or after an entry beyond an id came.
+        """Claim now, or after a wakeup (within `after_wakeup_s`), or after an entry beyond an id came.
 
         `after_entry` is (last seen entry id, ms to wait; MAX_WAIT_MS at most, then ask again). The wait and the
         claim leave in one flight, so Redis
@@ -186,14 +186,19 @@ class WorkerQueue:
         args += [dead_worker.worker_id, dead_worker.score] if dead_worker else ["", ""]
         if after_entry:
             answer = await self._claim_after_entry(*after_entry, script_keys, args)
-        elif after_bell_s:
-            bell = ("BLPOP", keys.wakeup, after_bell_s)
-            answer = await CLAIM.call(self._blocking, script_keys, args, before=[bell])
+        elif after_wakeup_s:
+            wakeup = ("BLPOP", keys.wakeup, after_wakeup_s)
+            answer = await CLAIM.call(self._blocking, script_keys, args, before=[wakeup])
         else:
             answer = await CLAIM.call(self._blocking, script_keys, args)
-        kind, now, waiting, last, too_wide, deliveries, entries = answer
+        kind, now, waiting, last, next_too_large, deliveries, entries = answer
         return Claim(
-            kind.decode(), now, waiting, last.decode(), bool(too_wide), [parse_entry(e, deliveries) for e in entries]
+            kind.decode(),
+            now,
+            waiting,
+            last.decode(),
+            bool(next_too_large),
+            [parse_entry(e, deliveries) for e in entries],
         )
 
     async def _claim_after_entry(self, last_id: str, wait_ms: int, script_keys: list[str], args: list[Argument]):
@@ -243,7 +248,7 @@ class WorkerQueue:
         await RELEASE.call(self._command, [keys.requests, keys.fill_lock, keys.wakeup], [GROUP, self._worker_id])
 
     async def bodies(self, request_ids: Sequence[str]) -> list[bytes | None]:
-        """Fetch the payloads that lie beside the stream; None where one is lost."""
+        """Fetch external payloads; None where one is lost."""
         return await self._command.execute("MGET", *[self._keys.body(request_id) for request_id in request_ids])
 
     async def read(self, entry_id: str) -> Entry | None:
@@ -310,7 +315,7 @@ class WorkerQueue:
             inbox = inboxes.setdefault(entry.gateway, len(inboxes) + 1)
             replies.append(keys.reply(entry.id))
             note, body = str(inbox), 0
-            if entry.beside or entry.malformed or outcome.dead_reason:  # of what is garbled nobody knows
+            if entry.beside or entry.malformed or outcome.dead_reason:  # of a malformed entry neither is known
                 bodies.append(keys.body(entry.id))
                 body = len(bodies)
             large = len(reply) > inline_bytes

@@ -26,7 +26,7 @@ class Line(msgspec.Struct):
 
 
 class Usage:
-    """One gateway process's view. Called by its ledger only."""
+    """One gateway process's view. Only the usage sync calls it."""
 
     def __init__(self, connection: MultiplexedConnection, gateway_id: str) -> None:
         self._connection = connection

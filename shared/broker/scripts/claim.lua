@@ -24,8 +24,8 @@ local function answer(kind, next_too_large, deliveries, entries)
   return {kind, now, waiting, last, next_too_large, deliveries, entries}
 end
 
--- One entry of a worker that was convicted, and alone: whatever ended that worker may be in it. The score must
--- still be the one that was convicted, else the worker came back.
+-- One entry of a dead worker, isolated: it may be what ended that worker. The lease's score must
+-- still be the one that was found expired, else the worker came back.
 if mode == 'idle' and dead_worker ~= '' and redis.call('ZSCORE', leases, dead_worker) == dead_score then
   while true do
     local pending = redis.call('XPENDING', requests, group, '-', '+', 1, dead_worker)

@@ -103,7 +103,7 @@ def test_what_others_spent_counts_from_the_next_settlement(clock: Clock) -> None
     one = principal(rate=10, burst=5, quota=100)
     assert let_through(one, 2) == 2
     assert one.take_usage() == UsageDelta(2, 2)
-    one.authorize("m")  # while the ledger's call is under way
+    one.authorize("m")  # while the usage call is in progress
     one.settle(tokens=2.0, counted=98)
     assert let_through(one, 10) == 1  # two tokens, less the one that Redis hadn't heard of; and the hundredth of today
     clock.now = 1.0

@@ -1,4 +1,4 @@
-"""What a lane counts, as Prometheus is shown it."""
+"""Metrics of a model, as Prometheus reads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Payloads that lie beside the stream: which do, and that they go when their requests do."""
+"""External payloads: which payloads are, and that they are deleted with their requests."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ GARBLED: list[dict] = [
 
 
 @pytest.mark.parametrize("extra_rows", [False, True])
-async def test_entries_that_no_gateway_wrote_are_claimed_as_garbled_beside_the_others(
+async def test_entries_that_no_gateway_wrote_are_claimed_as_malformed_among_the_others(
     client: Client, extra_rows: bool
 ) -> None:
     await admission(client).admit([request(1, rows=2 if extra_rows else 1)])
@@ -44,14 +44,14 @@ async def test_entries_that_no_gateway_wrote_are_claimed_as_garbled_beside_the_o
     assert all(entry.malformed for entry in malformed)
     assert {entry.rows for entry in malformed} == {0}
     # put aside, all at once and twice, as after a lost answer
-    outcomes = [Outcome(entry, b"error", f"garbled: {entry.malformed}") for entry in malformed]
+    outcomes = [Outcome(entry, b"error", f"malformed: {entry.malformed}") for entry in malformed]
     for _ in range(2):
         assert await claims(client).finish(outcomes) == 0
     assert await claims(client).finish([Outcome(first, b"done"), Outcome(last, b"done")]) == 2
     assert await client.xlen(KEYS.requests) == 0
     letters = [fields for _, fields in await client.xrange(KEYS.dead)]
     assert len(letters) == len(GARBLED)
-    assert letters[0][b"reason"] == b"garbled: its fields are not those of a request"
+    assert letters[0][b"reason"] == b"malformed: its fields are not those of a request"
     assert letters[0][b"hello"] == b"world"
 
 
@@ -60,7 +60,7 @@ async def test_a_damaged_entry_of_an_open_request_is_answered_to_who_asked(clien
     await client.hset(KEYS.inflight, mapping={"r1": entry_id + b"|3|1", "#bytes": "3"})
     [entry] = (await claim(client)).entries
     assert entry.malformed == "its id or header holds what is neither a number nor text"
-    assert await claims(client).finish([Outcome(entry, b"error", "garbled")]) == 1
+    assert await claims(client).finish([Outcome(entry, b"error", "malformed")]) == 1
     assert await client.get(KEYS.reply("r1")) == b"error"
     assert await Inbox(client, KEYS, GATEWAY).pop([]) == [("r1", 5, b"error")]
 
@@ -70,7 +70,7 @@ async def test_the_body_of_a_damaged_entry_goes_with_it(client: Client) -> None:
     await client.hset(KEYS.inflight, mapping={"r1": entry_id + b"|3|1", "#bytes": "3"})
     await client.set(KEYS.body("r1"), b"large")
     [entry] = (await claim(client)).entries
-    assert await claims(client).finish([Outcome(entry, b"taken back")]) == 1
+    assert await claims(client).finish([Outcome(entry, b"cancelled")]) == 1
     assert not await client.exists(KEYS.body("r1"))
 
 
@@ -85,7 +85,7 @@ async def test_a_notice_of_another_form_does_not_stop_the_inbox(client: Client, 
     assert others == [("r2", 7, None), ("r3", 5, b"a|b|c")]
 
 
-def test_an_entry_as_a_gateway_writes_it_is_not_garbled() -> None:
+def test_an_entry_as_a_gateway_writes_it_is_not_malformed() -> None:
     fields = [part if isinstance(part, bytes) else part.encode() for pair in GOOD.items() for part in pair]
     entry = parse_entry((b"1-0", fields), 3)
     assert (entry.malformed, entry.id, entry.rows, entry.payload, entry.deliveries) == ("", "r1", 1, b"abc", 3)

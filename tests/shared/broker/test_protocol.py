@@ -149,7 +149,7 @@ async def test_a_full_backlog_is_claimed_though_another_fills(client: Client) ->
 
 async def test_nothing_is_claimed_ahead_while_another_worker_sits_idle(client: Client, any_broker: Broker) -> None:
     idle = Client(any_broker.url, block_s=1)
-    waiting = asyncio.create_task(claims(idle, "w2").claim("idle", room_rows=32, room_bytes=1 << 30, after_bell_s=1))
+    waiting = asyncio.create_task(claims(idle, "w2").claim("idle", room_rows=32, room_bytes=1 << 30, after_wakeup_s=1))
     await asyncio.to_thread(eventually, lambda: any_broker.sync.info("clients")["blocked_clients"])
     await admission(client).admit([request(1)])
     assert (await claim(client, "w1", "ahead", soon=True, hold_ms=0)).kind == "empty"
@@ -245,13 +245,13 @@ async def test_a_dead_workers_entries_come_one_by_one_with_their_delivery_count(
     await admission(client).admit([request(1), request(2)])
     await claim(client, "dead")
     score = str(int((await client.zscore(KEYS.leases, "dead")) or 0)).encode()
-    convict = DeadWorker("dead", score)
+    dead_worker = DeadWorker("dead", score)
     for expected in ("r1", "r2"):
-        solo = await claim(client, "w1", dead_worker=convict)
+        solo = await claim(client, "w1", dead_worker=dead_worker)
         assert (solo.kind, [entry.id for entry in solo.entries]) == ("isolated", [expected])
         assert solo.entries[0].deliveries == 2
         await claims(client).finish([Outcome(solo.entries[0], b"ok")])
-    assert (await claim(client, "w1", dead_worker=convict)).kind == "empty"
+    assert (await claim(client, "w1", dead_worker=dead_worker)).kind == "empty"
     assert await client.zscore(KEYS.leases, "dead") is None
     assert [c["name"] for c in await client.xinfo_consumers(KEYS.requests, GROUP)] == [b"w1"]
 
@@ -259,10 +259,10 @@ async def test_a_dead_workers_entries_come_one_by_one_with_their_delivery_count(
 async def test_a_convict_that_came_back_keeps_its_entries(client: Client) -> None:
     await admission(client).admit([request(1)])
     await claim(client, "slow")
-    convict = DeadWorker("slow", str(int((await client.zscore(KEYS.leases, "slow")) or 0)).encode())
+    dead_worker = DeadWorker("slow", str(int((await client.zscore(KEYS.leases, "slow")) or 0)).encode())
     await asyncio.sleep(0.002)
     await Leases(client, KEYS, "slow").beat({"state": "ready"})
-    assert (await claim(client, "w1", dead_worker=convict)).kind == "empty"
+    assert (await claim(client, "w1", dead_worker=dead_worker)).kind == "empty"
 
 
 async def test_a_dead_letter_is_kept_with_its_reason_and_its_client_is_told(client: Client) -> None:

@@ -36,7 +36,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture(scope="package")
 def grpc_gateway(system: Stack) -> Process:
-    """A gateway of gRPC on the same broker."""
+    """A gRPC gateway on the same broker."""
     return system.grpc_gateway()
 
 

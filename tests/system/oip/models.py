@@ -11,7 +11,7 @@ from smartbatch.worker.core.tensors import to_torch
 
 
 class Echo:
-    """Gives back what it takes, in its own type and shape; announces nothing but that it takes nearly anything."""
+    """Returns its input in the input's type and shape; its input spec accepts nearly anything."""
 
     input = InputSpec(("tensor", "text", "raw"))
 

@@ -1,4 +1,4 @@
-"""Every block of docs/clients.md runs as it stands there, but for the address."""
+"""Every block of docs/clients.md runs as written, except for the address."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""tritonclient.grpc, as it comes, sync and asyncio; and what it can't send."""
+"""tritonclient.grpc unmodified, sync and asyncio, and messages that it can't send."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _stub(channel: grpc.Channel) -> Any:
     return channel.unary_unary(INFER, pb.ModelInferRequest.SerializeToString, pb.ModelInferResponse.FromString)
 
 
-def test_a_server_and_its_models_say_what_they_are(client: Client, system: Stack) -> None:
+def test_server_and_model_metadata(client: Client, system: Stack) -> None:
     assert client.is_server_live() and client.is_server_ready()
     assert client.is_model_ready("echo") and client.is_model_ready("echo", "1")
     assert (
@@ -87,7 +87,7 @@ def test_a_server_and_its_models_say_what_they_are(client: Client, system: Stack
 
 
 @pytest.mark.parametrize("datatype", TYPES)
-def test_every_type_arrives_and_comes_back(client: Client, datatype: str) -> None:
+def test_every_datatype_makes_the_round_trip(client: Client, datatype: str) -> None:
     answer = client.infer("echo", [tensor("input", TYPES[datatype], datatype)]).as_numpy("output")
     assert answer is not None and answer.dtype == TYPES[datatype].dtype
     np.testing.assert_array_equal(answer, TYPES[datatype])
@@ -151,7 +151,7 @@ def test_numbers_as_typed_contents(channel: grpc.Channel) -> None:
         assert text in str(caught.value)
 
 
-def test_errors_have_a_code_and_say_what_was_wrong(client: Client) -> None:
+def test_errors_have_a_status_code_and_a_detail(client: Client) -> None:
     def refused(model: str, *inputs: sync_grpc.InferInput, code: str, text: str, **how) -> None:
         with pytest.raises(InferenceServerException) as caught:
             client.infer(model, list(inputs), **how)
@@ -181,7 +181,7 @@ def test_errors_have_a_code_and_say_what_was_wrong(client: Client) -> None:
         client.load_model("echo")
 
 
-def test_what_is_no_message_is_refused(channel: grpc.Channel) -> None:
+def test_bytes_that_are_no_message_are_rejected(channel: grpc.Channel) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary(INFER)(b"\xff\xff")
     error: Any = caught.value
@@ -189,7 +189,7 @@ def test_what_is_no_message_is_refused(channel: grpc.Channel) -> None:
     assert dict(error.trailing_metadata())["error-code"] == "malformed_body"
 
 
-def test_a_call_that_is_cancelled_or_late_frees_its_place(stack: Callable[..., Stack]) -> None:
+def test_cancelled_or_expired_call_frees_its_place_in_the_queue(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated")
     process = system.grpc_gateway(ready=False)  # and no worker: what is admitted waits
     sent = tensor("input", texts(b"hello"), "BYTES")
@@ -208,7 +208,7 @@ def test_a_call_that_is_cancelled_or_late_frees_its_place(stack: Callable[..., S
         assert process.stop() == 0
 
 
-def test_an_answer_says_where_its_time_went(channel: grpc.Channel) -> None:
+def test_response_has_timings(channel: grpc.Channel) -> None:
     request = pb.ModelInferRequest(
         model_name="arithmetic", inputs=[ONES], raw_input_contents=[np.ones(2, np.float32).tobytes()]
     )
@@ -219,7 +219,7 @@ def test_an_answer_says_where_its_time_went(channel: grpc.Channel) -> None:
     assert response.raw_output_contents[0] == np.full(2, 2, np.float32).tobytes()
 
 
-async def test_the_asyncio_client_works_as_well(aio_client: Client, cat: bytes) -> None:
+async def test_asyncio_client(aio_client: Client, cat: bytes) -> None:
     assert await aio_client.is_server_live() and await aio_client.is_server_ready()
     assert await aio_client.is_model_ready("echo")
     answers = await asyncio.gather(
@@ -235,8 +235,8 @@ async def test_the_asyncio_client_works_as_well(aio_client: Client, cat: bytes) 
         await aio_client.infer("nope", [tensor("x", X, "FP32")])
 
 
-def test_keys_management_and_a_drain(stack: Callable[..., Stack]) -> None:
-    """One process through its life: who may ask, what it counts, and that it answers what it holds before it ends."""
+def test_api_keys_management_port_and_drain(stack: Callable[..., Stack]) -> None:
+    """One process through its life: authentication, metrics, and a drain that completes admitted requests."""
     key = "sb_client"
     system = stack(MODEL_PATH="tests.system.oip.models:Arithmetic", MODEL_NAME="arithmetic")
     keys = system.folder / "keys.toml"
@@ -268,7 +268,7 @@ def test_keys_management_and_a_drain(stack: Callable[..., Stack]) -> None:
         assert error is None and result.as_numpy("double")[0, 0] == 3600
 
 
-def test_a_port_that_is_taken_is_one_clear_line(grpc_gateway: Process, system: Stack) -> None:
+def test_port_in_use_is_reported_in_one_line(grpc_gateway: Process, system: Stack) -> None:
     environ = {**system.environ, "GRPC_PORT": grpc_gateway.url.rpartition(":")[2]}
     second = system.start("second", environ, [*COMMAND, "gateway", "--grpc"])
     assert second.popen.wait(20) == 2

@@ -1,4 +1,4 @@
-"""tritonclient.http, as it comes, sync and asyncio: every call of it that applies."""
+"""tritonclient.http unmodified, sync and asyncio: every call that applies."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def texts(*values: bytes) -> np.ndarray:
     return np.array(values, dtype=object)
 
 
-def test_a_server_says_what_it_is(client: Client) -> None:
+def test_server_metadata(client: Client) -> None:
     assert client.is_server_live() and client.is_server_ready()
     metadata = client.get_server_metadata()
     assert metadata["name"] == "smartbatch"
     assert {"binary_tensor_data", "statistics", "model_configuration"} <= set(metadata["extensions"])
 
 
-def test_models_say_what_they_take_and_give(client: Client) -> None:
+def test_model_metadata_and_config(client: Client) -> None:
     assert client.get_model_metadata("arithmetic", "1") == {
         "name": "arithmetic",
         "versions": ["1"],
@@ -89,7 +89,7 @@ def test_models_say_what_they_take_and_give(client: Client) -> None:
     assert (any_body["max_batch_size"], any_body["input"][0]["dims"]) == (0, [1])
 
 
-def test_the_index_lists_models_that_are_ready(client: Client) -> None:
+def test_repository_index_lists_ready_models(client: Client) -> None:
     index = client.get_model_repository_index()
     assert [entry["name"] for entry in index] == ["arithmetic", "echo", "efficientnet_lite0", "simulated"]
     assert {(entry["version"], entry["state"]) for entry in index} == {("1", "READY")}
@@ -99,7 +99,7 @@ def test_the_index_lists_models_that_are_ready(client: Client) -> None:
 @pytest.mark.parametrize("binary_in", [True, False], ids=["binary in", "JSON in"])
 @pytest.mark.parametrize("binary_out", [True, False], ids=["binary out", "JSON out"])
 @pytest.mark.parametrize("datatype", TYPES)
-def test_every_type_arrives_and_comes_back(client: Client, datatype: str, binary_in: bool, binary_out: bool) -> None:
+def test_every_datatype_makes_the_round_trip(client: Client, datatype: str, binary_in: bool, binary_out: bool) -> None:
     array = TYPES[datatype]
     binary_in = binary_in or datatype == "FP16"  # the client itself sends it as binary only
     if not binary_in and datatype.startswith("FP"):
@@ -113,7 +113,7 @@ def test_every_type_arrives_and_comes_back(client: Client, datatype: str, binary
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_texts_are_bytes(client: Client, binary: bool) -> None:
+def test_texts_are_bytes_tensors(client: Client, binary: bool) -> None:
     sent = texts("Käse".encode(), b"", b"x" * 300_000)
     answer = client.infer(
         "echo",
@@ -123,17 +123,17 @@ def test_texts_are_bytes(client: Client, binary: bool) -> None:
     assert [bytes(text) if binary else str(text).encode() for text in answer.as_numpy("output")] == list(sent)
 
 
-def test_values_that_are_no_tensors_come_as_json_in_bytes(client: Client) -> None:
+def test_non_tensor_outputs_are_json_in_bytes_tensors(client: Client) -> None:
     answer = client.infer("echo", [tensor("raw", texts(b"\x00\xff\x00"), "BYTES")])
     assert answer.as_numpy("output").tolist() == [b'{"length":3}']
 
 
-def test_any_body_is_one_element_for_a_model_that_takes_any(client: Client) -> None:
+def test_any_body_is_one_bytes_element_for_a_raw_model(client: Client) -> None:
     answer = client.infer("simulated", [tensor("input", texts(b"hello"), "BYTES")]).as_numpy("output")
     assert answer.tolist() == [expected(b"hello")]
 
 
-def test_outputs_are_those_that_were_asked_for_each_as_asked(client: Client) -> None:
+def test_only_requested_outputs_are_returned_in_the_requested_encoding(client: Client) -> None:
     wanted = [
         sync_http.InferRequestedOutput("positive", binary_data=False),
         sync_http.InferRequestedOutput("half", binary_data=True),
@@ -151,7 +151,7 @@ def test_outputs_are_those_that_were_asked_for_each_as_asked(client: Client) -> 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 @pytest.mark.parametrize("binary", [True, False])
-def test_compressed_both_ways(client: Client, coding: str, binary: bool) -> None:
+def test_compressed_requests_and_responses(client: Client, coding: str, binary: bool) -> None:
     array = np.arange(60_000, dtype=np.int32).reshape(2, 30_000)
     answer = client.infer(
         "echo",
@@ -163,7 +163,7 @@ def test_compressed_both_ways(client: Client, coding: str, binary: bool) -> None
     np.testing.assert_array_equal(answer.as_numpy("output"), array)
 
 
-def test_a_photo_is_an_element_of_bytes_and_its_classes_have_names(client: Client, cat: bytes) -> None:
+def test_photo_is_a_bytes_element_and_classes_have_labels(client: Client, cat: bytes) -> None:
     wanted = [sync_http.InferRequestedOutput("logits", class_count=2)]
     answer = client.infer("efficientnet_lite0", [tensor("image", texts(cat, cat), "BYTES")], outputs=wanted)
     classes = answer.as_numpy("logits")
@@ -174,21 +174,21 @@ def test_a_photo_is_an_element_of_bytes_and_its_classes_have_names(client: Clien
     assert logits.shape == (1, 1000) and logits.argmax() == 285
 
 
-def test_priority_timeout_and_parameters_of_ones_own_are_taken(client: Client) -> None:
+def test_priority_timeout_and_custom_parameters_are_accepted(client: Client) -> None:
     answer = client.infer(
         "arithmetic", [tensor("x", X, "FP32")], priority=3, timeout=5_000_000, parameters={"mine": "yes"}
     )
     assert answer.as_numpy("double").tolist() == [[2, -4], [6, 8]]
 
 
-def test_a_timeout_in_microseconds_is_kept(client: Client) -> None:
+def test_timeout_in_microseconds_is_enforced(client: Client) -> None:
     slow = np.array([[1400, 0]], np.float32)
     with pytest.raises(InferenceServerException, match="not answered within") as caught:
         client.infer("arithmetic", [tensor("x", slow, "FP32")], timeout=100_000)
     assert caught.value.status() == "504"
 
 
-def test_a_body_made_beforehand_is_taken(client: Client, system: Stack) -> None:
+def test_pregenerated_body_is_accepted(client: Client, system: Stack) -> None:
     body, length = sync_http.InferenceServerClient.generate_request_body([tensor("x", X, "FP32")])
     headers = {"Inference-Header-Content-Length": str(length)}
     response = system.client.post(f"{system.url}/v2/models/arithmetic/infer", content=body, headers=headers)
@@ -198,12 +198,12 @@ def test_a_body_made_beforehand_is_taken(client: Client, system: Stack) -> None:
     assert parsed.as_numpy("double").tolist() == [[2, -4], [6, 8]]
 
 
-def test_many_at_once_each_get_their_own_answer(client: Client) -> None:
+def test_concurrent_requests_each_get_their_own_response(client: Client) -> None:
     handles = [client.async_infer("echo", [tensor("input", np.array([[n]], np.int32), "INT32")]) for n in range(40)]
     assert [int(handle.get_result().as_numpy("output")[0, 0]) for handle in handles] == list(range(40))
 
 
-def test_statistics_follow_what_was_asked(client: Client) -> None:
+def test_statistics_count_requests_and_rows(client: Client) -> None:
     def counts() -> tuple[int, int]:
         (model,) = client.get_inference_statistics("arithmetic", "1")["model_stats"]
         return model["inference_count"], model["inference_stats"]["success"]["count"]
@@ -220,7 +220,7 @@ def test_statistics_follow_what_was_asked(client: Client) -> None:
     assert len(client.get_inference_statistics()["model_stats"]) == 4
 
 
-def test_errors_are_exceptions_that_say_what_was_wrong(client: Client) -> None:
+def test_errors_raise_exceptions_with_a_detail(client: Client) -> None:
     def refused(model: str, *inputs: sync_http.InferInput, status: str, text: str, **how) -> None:
         with pytest.raises(InferenceServerException) as caught:
             client.infer(model, list(inputs), **how)
@@ -270,7 +270,7 @@ def test_errors_are_exceptions_that_say_what_was_wrong(client: Client) -> None:
     )
 
 
-def test_what_is_not_there_says_so(client: Client) -> None:
+def test_unsupported_extensions_are_reported(client: Client) -> None:
     with pytest.raises(InferenceServerException, match="start or stop `smartbatch worker`"):
         client.load_model("echo")
     with pytest.raises(InferenceServerException, match="start or stop `smartbatch worker`"):
@@ -283,7 +283,7 @@ def test_what_is_not_there_says_so(client: Client) -> None:
     assert not client.is_model_ready("nope")
 
 
-async def test_the_asyncio_client_works_as_well(aio_client: Client, cat: bytes) -> None:
+async def test_asyncio_client(aio_client: Client, cat: bytes) -> None:
     assert await aio_client.is_server_live() and await aio_client.is_server_ready()
     assert await aio_client.is_model_ready("echo")
     assert (await aio_client.get_server_metadata())["name"] == "smartbatch"

@@ -32,13 +32,13 @@ def perf_analyzer() -> str:
 
 @pytest.mark.extended
 @pytest.mark.parametrize("model", ["arithmetic", "efficientnet_lite0", "simulated"])
-def test_it_measures_over_http(perf_analyzer: str, system: Stack, model: str) -> None:
+def test_perf_analyzer_measures_over_http(perf_analyzer: str, system: Stack, model: str) -> None:
     address = system.url.removeprefix("http://")
     _measure(perf_analyzer, "-m", model, "-u", address, "--string-length", "20")
 
 
 @pytest.mark.extended
-def test_it_measures_over_grpc(perf_analyzer: str, grpc_gateway: Process) -> None:
+def test_perf_analyzer_measures_over_grpc(perf_analyzer: str, grpc_gateway: Process) -> None:
     _measure(perf_analyzer, "-m", "arithmetic", "-i", "grpc", "-u", grpc_gateway.url)
 
 

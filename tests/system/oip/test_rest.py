@@ -1,4 +1,4 @@
-"""The protocol as bytes: what tritonclient doesn't send, and what nobody should."""
+"""The protocol as bytes: requests that tritonclient doesn't send, and malformed ones."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def post(
 
 
 def refused(response: httpx.Response, status: int, text: str) -> None:
-    """Every error is JSON that clients of the protocol read."""
+    """Every error is JSON as clients of the protocol expect it."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/json"
     assert text in response.json()["error"]
@@ -62,13 +62,13 @@ def test_half_precision_both_ways(system: Stack) -> None:
     assert answer.json()["outputs"][0]["data"] == [3.0, -4.0]
 
 
-def test_numbers_that_json_has_no_word_for_are_text(system: Stack) -> None:
+def test_nan_and_infinity_are_text_in_json(system: Stack) -> None:
     tensor = {"name": "input", "shape": [1, 3], "datatype": "FP32", "parameters": {"binary_data_size": 12}}
     answer = post(system, "echo", {"inputs": [tensor]}, struct.pack("<3f", np.nan, np.inf, -np.inf))
     assert answer.json()["outputs"][0]["data"] == ["NaN", "Infinity", "-Infinity"]
 
 
-def test_a_body_without_json_is_the_input(system: Stack, cat: bytes) -> None:
+def test_body_without_json_header_is_the_raw_input(system: Stack, cat: bytes) -> None:
     answer = post(system, "arithmetic", struct.pack("<4f", 1, 2, 3, 4), headers={LENGTH: "0"})
     head = json.loads(answer.content[: int(answer.headers[LENGTH])])
     assert (head["outputs"][0]["name"], head["outputs"][0]["shape"]) == ("double", [2, 2])
@@ -88,7 +88,7 @@ def test_base64_in_json(system: Stack) -> None:
     refused(post(system, "echo", {"inputs": [{**tensor, "data": ["%"]}]}), 422, "element 0 is not base64")
 
 
-def test_answers_say_where_the_time_went(system: Stack) -> None:
+def test_responses_have_timings(system: Stack) -> None:
     answer = post(system, "arithmetic", {"id": "a", "inputs": [ONES]}, headers={"X-Request-Id": "mine"})
     assert answer.headers["x-request-id"] == "mine"
     assert "forward;dur=" in answer.headers["server-timing"]
@@ -127,7 +127,7 @@ def test_answers_say_where_the_time_went(system: Stack) -> None:
         ({"inputs": [ONES], "outputs": [{"name": "half", "parameters": {"classification": 1001}}]}, 422, "<= 1000"),
     ],
 )
-def test_a_wrong_body_is_told_what_is_wrong(system: Stack, body: object, status: int, text: str) -> None:
+def test_invalid_body_is_rejected_with_a_detail(system: Stack, body: object, status: int, text: str) -> None:
     refused(post(system, "arithmetic", body), status, text)
 
 
@@ -144,7 +144,7 @@ def test_a_wrong_body_is_told_what_is_wrong(system: Stack, body: object, status:
         ([1, 2], b"\x01\0\0\0a", 422, "shape [rows] or [rows, 1], got [1, 2]"),
     ],
 )
-def test_wrong_elements_are_told_what_is_wrong(
+def test_invalid_bytes_elements_are_rejected_with_a_detail(
     system: Stack, shape: list[int], behind: bytes, status: int, text: str
 ) -> None:
     parameters = {"binary_data_size": len(behind)} if behind else {}
@@ -152,7 +152,7 @@ def test_wrong_elements_are_told_what_is_wrong(
     refused(post(system, "echo", {"inputs": [tensor]}, behind), status, text)
 
 
-def test_where_the_json_ends_must_be_right(system: Stack) -> None:
+def test_header_length_must_match_the_json(system: Stack) -> None:
     tensor = {"name": "x", "shape": [1, 2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}
     text = json.dumps({"inputs": [tensor]}).encode()
     url = f"{system.url}/v2/models/arithmetic/infer"
@@ -168,14 +168,14 @@ def test_where_the_json_ends_must_be_right(system: Stack) -> None:
     refused(post(system, "arithmetic", {"inputs": [ONES]}, b"behind"), 400, "6 bytes follow the JSON")
 
 
-def test_a_compressed_body_is_bounded_too(system: Stack) -> None:
+def test_decompressed_body_size_is_limited(system: Stack) -> None:
     bomb = gzip.compress(b" " * 17_000_000)
     refused(post(system, "arithmetic", bomb, headers={"content-encoding": "gzip"}), 413, "larger than 16777216")
     refused(post(system, "arithmetic", b"x", headers={"content-encoding": "gzip"}), 400, "truncated")
 
 
-def test_an_answer_is_compressed_where_it_gets_shorter(system: Stack) -> None:
-    """Short, in the event loop, and beside it; each sent in one piece, then all of them in one."""
+def test_response_is_compressed_only_if_it_gets_shorter(system: Stack) -> None:
+    """Short ones, compressed in the event loop and in a thread; each sent separately, then all pipelined."""
     arrays = [np.random.default_rng(count).random((1, count), np.float32) for count in (10, 500, 7_000)]
 
     def request(array: np.ndarray) -> bytes:
@@ -203,7 +203,7 @@ def test_an_answer_is_compressed_where_it_gets_shorter(system: Stack) -> None:
             check(answers, array)
 
 
-def test_only_post_infers_and_only_where_it_is(system: Stack) -> None:
+def test_infer_needs_post_and_the_exact_path(system: Stack) -> None:
     assert system.client.get(f"{system.url}/v2/models/echo/infer").status_code == 405
     assert system.client.post(f"{system.url}/v2/models/echo/infer/", content=b"").status_code == 404
     assert system.client.post(f"{system.url}/v2/models/a%2Fb/infer", content=b"").status_code == 404
@@ -211,14 +211,14 @@ def test_only_post_infers_and_only_where_it_is(system: Stack) -> None:
     refused(bad_index, 400, 'expected {"ready": true or false}')
 
 
-def test_the_header_s_timeout_and_the_body_s_the_shorter_counts(system: Stack) -> None:
+def test_shorter_of_header_and_body_timeout_applies(system: Stack) -> None:
     slow = {**ONES, "data": [1500, 0]}
     for timeout, headers in ((50_000, {}), (20_000_000, {"X-Request-Timeout": "0.05"})):
         body = {"inputs": [slow], "parameters": {"timeout": timeout}}
         refused(post(system, "arithmetic", body, headers=headers), 504, "not answered within 0.0")
 
 
-def test_keys_open_what_is_theirs(stack: Callable[..., Stack]) -> None:
+def test_api_keys_apply_to_their_models_only(stack: Callable[..., Stack]) -> None:
     client, monitor = "sb_client", "sb_monitor"
     system = stack(MODEL_PATH="simulated")
     keys = system.folder / "keys.toml"
@@ -249,7 +249,7 @@ def test_keys_open_what_is_theirs(stack: Callable[..., Stack]) -> None:
     refused(post(system, "simulated", {"inputs": [tensor]}), 401, "missing API key")
 
 
-def test_statistics_move_with_the_management_port(stack: Callable[..., Stack]) -> None:
+def test_statistics_are_served_on_the_management_port(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated")
     process = system.gateway(MANAGEMENT_PORT=0)
     line = next(line for line in process.log.read_text().splitlines() if "management on " in line)

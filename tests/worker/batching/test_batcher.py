@@ -31,7 +31,7 @@ class Around:
     async def claim(self, mode: str, **how: object) -> Claim:
         self.claimed_at.append(time.monotonic())
         self.modes.append(mode)
-        await asyncio.sleep(30 if how.get("after_bell_s") else 0)
+        await asyncio.sleep(30 if how.get("after_wakeup_s") else 0)
         return NOTHING
 
     def wake(self) -> None: ...

@@ -25,7 +25,7 @@ def order(folder: Path, model_path: str = NAME) -> CompileJob:
     return CompileJob(model_path, "cpu", "float32", "random", 1, str(folder))
 
 
-def optimiser() -> VariantSelector:
+def selector() -> VariantSelector:
     return VariantSelector(nn.Identity(), lambda rows: torch.ones(rows, 3), 2)
 
 
@@ -46,7 +46,7 @@ def test_a_compiled_network_matches_eager_for_any_number_of_rows(tmp_path: Path)
             assert (compiled(model.noise(rows)) - expected).abs().max() / expected.abs().max() < 1e-4
     made_at = (folder / inductor.LIBRARY).stat().st_mtime_ns
     inductor.run_compiler(order(folder))
-    assert (folder / inductor.LIBRARY).stat().st_mtime_ns == made_at  # another worker asked for the same
+    assert (folder / inductor.LIBRARY).stat().st_mtime_ns == made_at  # another worker requested the same
 
 
 def test_the_compiling_process_ends_with_its_worker_and_leaves_no_files(tmp_path: Path) -> None:
@@ -63,9 +63,9 @@ def test_a_failed_compiling_process_reports_the_reason(tmp_path: Path) -> None:
 def test_without_a_compiler_inductor_is_skipped_and_logged(tmp_path: Path, monkeypatch, caplog) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setenv("CXX", "no-such-compiler")
-    asked: list[object] = []
-    Inductor(optimiser(), order(tmp_path / "net"), CPU).compile_in_background(asked.append)
-    assert asked == []
+    outcomes: list[object] = []
+    Inductor(selector(), order(tmp_path / "net"), CPU).compile_in_background(outcomes.append)
+    assert outcomes == []
     assert "inductor is skipped: there is no C++ compiler no-such-compiler" in caplog.text
 
 
@@ -73,7 +73,7 @@ def test_a_damaged_library_is_skipped_and_logged(tmp_path: Path, caplog) -> None
     folder = tmp_path / "net"
     folder.mkdir()
     (folder / inductor.LIBRARY).write_bytes(b"nothing to run")
-    chooser = optimiser()
+    chooser = selector()
     compiled = Inductor(chooser, order(folder), CPU)
     assert compiled.cached
     for _ in compiled.consider():

@@ -15,7 +15,7 @@ from smartbatch.worker.optimization.variants import Network, VariantSelector
 
 
 class OwnConv(nn.Conv2d):
-    """As many published networks have one."""
+    """A subclass of Conv2d, as many published networks have."""
 
 
 class Small(nn.Module):
@@ -60,10 +60,10 @@ def example(rows: int) -> torch.Tensor:
 
 
 def considered(make, *, compiled: bool = False, eager: nn.Module | None = None) -> VariantSelector:
-    optimiser = VariantSelector(eager or Slow(), example, 4)
-    for _ in optimiser.consider("other", make, compiled=compiled):
+    selector = VariantSelector(eager or Slow(), example, 4)
+    for _ in selector.consider("other", make, compiled=compiled):
         pass
-    return optimiser
+    return selector
 
 
 def double(batch: torch.Tensor) -> torch.Tensor:
@@ -71,11 +71,11 @@ def double(batch: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_fastest_variant_with_equal_outputs_serves() -> None:
-    optimiser = considered(lambda: double)
-    assert optimiser.choice.name == "other"
-    assert optimiser.choice.gain > 5
-    assert optimiser.choice.error == 0.0
-    assert optimiser(torch.ones(1)).item() == 2
+    selector = considered(lambda: double)
+    assert selector.choice.name == "other"
+    assert selector.choice.gain > 5
+    assert selector.choice.error == 0.0
+    assert selector(torch.ones(1)).item() == 2
 
 
 def wrong(batch: torch.Tensor) -> torch.Tensor:
@@ -109,9 +109,9 @@ def raises(batch: torch.Tensor) -> torch.Tensor:
     ],
 )
 def test_a_variant_with_other_outputs_is_skipped_and_logged(network: Network, why: str, caplog) -> None:
-    optimiser = considered(lambda: network)
-    assert optimiser.choice.name == "eager"
-    assert optimiser(torch.ones(1)).item() == 2
+    selector = considered(lambda: network)
+    assert selector.choice.name == "eager"
+    assert selector(torch.ones(1)).item() == 2
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert "OPTIMIZE: other is skipped" in record.message and why in record.message
@@ -150,7 +150,7 @@ def test_variants_are_skipped_if_eager_outputs_are_not_finite(caplog) -> None:
 
 
 class Brittle:
-    """Doubles, until it is told to raise."""
+    """Doubles, until it is set to raise."""
 
     def __init__(self) -> None:
         self.error: Exception | None = None
@@ -163,24 +163,24 @@ class Brittle:
 
 def test_a_compiled_network_that_raises_is_replaced_by_eager(caplog) -> None:
     brittle = Brittle()
-    optimiser = considered(lambda: brittle, compiled=True)
-    assert optimiser.choice.name == "other"
+    selector = considered(lambda: brittle, compiled=True)
+    assert selector.choice.name == "other"
     brittle.error = RuntimeError("assertion in the compiled code")
-    assert optimiser(torch.ones(1)).item() == 2
-    assert optimiser.choice.name == "eager"
+    assert selector(torch.ones(1)).item() == 2
+    assert selector.choice.name == "eager"
     brittle.error = None
     brittle.__class__ = type("Wrong", (Brittle,), {"__call__": lambda self, batch: batch * 3})
-    assert optimiser(torch.ones(1)).item() == 2  # once and for all
+    assert selector(torch.ones(1)).item() == 2  # permanently
     assert "assertion in the compiled code" in caplog.text
 
 
 def test_a_compiled_network_passes_out_of_memory_on_to_the_engine() -> None:
     brittle = Brittle()
-    optimiser = considered(lambda: brittle, compiled=True)
+    selector = considered(lambda: brittle, compiled=True)
     brittle.error = torch.OutOfMemoryError("CUDA out of memory")
     with pytest.raises(torch.OutOfMemoryError):
-        optimiser(torch.ones(1))
-    assert optimiser.choice.name == "other"
+        selector(torch.ones(1))
+    assert selector.choice.name == "other"
 
 
 def test_a_batch_that_fails_in_eager_too_keeps_the_compiled_network() -> None:
@@ -191,11 +191,11 @@ def test_a_batch_that_fails_in_eager_too_keeps_the_compiled_network() -> None:
             return super().forward(batch)
 
     brittle = Brittle()
-    optimiser = considered(lambda: brittle, compiled=True, eager=Picky())
+    selector = considered(lambda: brittle, compiled=True, eager=Picky())
     brittle.error = RuntimeError("unlucky")
     with pytest.raises(ValueError, match="too negative"):
-        optimiser(torch.full((1,), -1e7))
-    assert optimiser.choice.name == "other"
+        selector(torch.full((1,), -1e7))
+    assert selector.choice.name == "other"
 
 
 @torch.inference_mode()
@@ -204,7 +204,7 @@ def test_batch_norms_are_folded_into_any_kind_of_convolution(small: nn.Module) -
     folded = fold_batch_norms(small, example(1))
     assert [name for name, module in folded.named_modules() if isinstance(module, nn.BatchNorm2d)] == ["loose"]
     assert (folded(example(2)) - before).abs().max() < 1e-5
-    assert torch.equal(small(example(2)), before)  # the one it was made of is as it was
+    assert torch.equal(small(example(2)), before)  # the original network is unchanged
     assert (channels_last(folded)(example(2)) - before).abs().max() < 1e-5
 
 
@@ -216,14 +216,14 @@ def test_a_wrongly_folded_convolution_is_detected(small: nn.Module, caplog) -> N
 
     branching = Branching().eval()
     branching.load_state_dict(small.state_dict())
-    optimiser = considered(lambda: fold_batch_norms(branching, example(1)), eager=branching)
-    assert optimiser.choice.name == "eager"
+    selector = considered(lambda: fold_batch_norms(branching, example(1)), eager=branching)
+    assert selector.choice.name == "eager"
     assert "deviate by" in caplog.text
 
 
 @pytest.mark.parametrize(("name", "weights"), [("resnet18", "random"), ("efficientnet_lite0", "default")])
 def test_an_optimized_classifier_keeps_its_outputs(name: str, weights: str, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # what is compiled goes there
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # compiled libraries go there
     answers = []
     for optimize in ("none", "auto"):
         model = resolve(name)

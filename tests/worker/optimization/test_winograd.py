@@ -29,7 +29,7 @@ def path(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def kept(monkeypatch, path: Path) -> Path:
-    """What is compiled already is where it belongs."""
+    """Use the library compiled by the `path` fixture."""
     monkeypatch.setattr(winograd, "library", lambda: path)
     return path
 
@@ -160,10 +160,10 @@ def example(rows: int) -> torch.Tensor:
 
 
 def considered(blocks: nn.Module) -> VariantSelector:
-    optimiser = VariantSelector(blocks, example, 2)
-    for _ in optimiser.consider(winograd.NAME, lambda: winograd.winograd(blocks, example(2))):
+    selector = VariantSelector(blocks, example, 2)
+    for _ in selector.consider(winograd.NAME, lambda: winograd.winograd(blocks, example(2))):
         pass
-    return optimiser
+    return selector
 
 
 def faster_by_winograd(module, batch: torch.Tensor) -> float:
@@ -232,7 +232,7 @@ def test_without_a_compiler_it_is_skipped_and_logged(tmp_path: Path, blocks: nn.
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert not winograd.possible(blocks)
     assert "winograd is skipped: there is no C++ compiler no-such-compiler" in caplog.text
-    winograd.library().touch()  # as if one had been there at an earlier start
+    winograd.library().touch()  # as if an earlier start had made it
     assert winograd.possible(blocks)
 
 

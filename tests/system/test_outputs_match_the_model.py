@@ -1,4 +1,4 @@
-"""What is served equals what the model gives: real photos through HTTP under concurrency, against direct forwards."""
+"""Served outputs equal the model's own: real photos over HTTP, concurrently, against direct forwards."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOLERANCE = 1e-4
 
 
 def jpegs() -> list[bytes]:
-    """Different views of real photos, so that no two answers are alike."""
+    """Different views of real photos, so that no two outputs are alike."""
     sources = [pixels(name) for name in ("chelsea", "coffee", "astronaut", "rocket")]
     views = []
     for number in range(PHOTOS):
@@ -34,7 +34,7 @@ def jpegs() -> list[bytes]:
 
 
 def direct(views: list[bytes]) -> list[np.ndarray]:
-    """The same model without any of our serving: one row at a time."""
+    """The same model called directly, one row at a time."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     model = resolve("efficientnet_lite0")
@@ -48,7 +48,7 @@ def direct(views: list[bytes]) -> list[np.ndarray]:
 
 
 @pytest.mark.timeout(180)
-async def test_every_photo_gets_its_own_and_the_right_answer(stack: Callable[..., Stack]) -> None:
+async def test_every_photo_gets_its_own_correct_response(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="efficientnet_lite0", TORCH_THREADS=1, MAX_BATCH_SIZE=16, OPTIMIZE="auto")
     system.up()
     views = jpegs()
@@ -56,27 +56,27 @@ async def test_every_photo_gets_its_own_and_the_right_answer(stack: Callable[...
     rows: list[int] = []
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=40)) as client:
 
-        async def ask(number: int) -> None:
+        async def send(number: int) -> None:
             headers = {"accept": "application/x-npy"}
             async with client.post(f"{system.url}/predict", data=views[number], headers=headers) as response:
                 assert response.status == 200, await response.text()
                 answers[number] = np.load(io.BytesIO(await response.read()))
                 rows.append(int(response.headers["x-batch-rows"]))
 
-        await asyncio.gather(*(ask(number) for number in range(PHOTOS)))
-    assert max(rows) == 16  # they did ride together
+        await asyncio.gather(*(send(number) for number in range(PHOTOS)))
+    assert max(rows) == 16  # they did share batches
     expected = direct(views)
     worst = max(float(np.abs(answers[n][0] - expected[n]).max()) for n in range(PHOTOS))
     assert worst < TOLERANCE
     apart = min(float(np.abs(expected[a] - expected[b]).max()) for a in range(PHOTOS) for b in range(a))
-    assert apart > 100 * TOLERANCE  # so a mix-up would have been seen
+    assert apart > 100 * TOLERANCE  # so a mix-up would be detected
 
 
-def test_the_cat_is_an_egyptian_cat_with_nothing_else_given(stack: Callable[..., Stack]) -> None:
+def test_cat_photo_is_classified_with_default_settings(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="efficientnet_lite0", TORCH_THREADS=1, MAX_BATCH_SIZE=4)
     system.up()
     cat = encoded(pixels("chelsea"))
-    curl = {"content-type": "application/x-www-form-urlencoded"}  # what `curl --data-binary` says
+    curl = {"content-type": "application/x-www-form-urlencoded"}  # what `curl --data-binary` sends
     answer = system.predict(cat, headers=curl).json()
     best = answer["predictions"][0][0]
     assert (best["label"], best["class_id"]) == ("Egyptian cat", 285)
