@@ -14,8 +14,8 @@ from smartbatch.shared.keys import GROUP, Keys
 
 # Larger payloads are external: each is stored under a key of its own. Through a script a byte costs the broker several
 # times what it costs through a SET; a key costs three commands more, and the worker another round trip, which a request
-# that is alone pays for by itself. `make bench ONLY=growth` with INLINE_BYTES of 64 KiB and of 16: the broker took 116 us for a
-# request of 32 KiB and 67, with 51 and 50 for one of 8 KiB in the same runs.
+# that is alone pays for by itself. `make bench ONLY=growth` with INLINE_BYTES of 64 KiB and of 16: the broker took
+# 116 us for a request of 32 KiB and 67, with 51 and 50 for one of 8 KiB in the same runs.
 INLINE_BYTES = 16 * 1024
 LONE_INLINE_BYTES = 64 * 1024
 MAX_CALL_REQUESTS = 256
