@@ -39,6 +39,9 @@ class Console:
     """A terminal in a folder that looks like a clone, with the server that `make up` last started."""
 
     def __init__(self, folder: Path) -> None:
+        # Otherwise `make up` would install into the environment that the tests run in, and end at this folder.
+        fresh = subprocess.run(["make", "-q", ".venv/.ready"], cwd=ROOT).returncode == 0
+        assert fresh, "pyproject.toml is newer than the environment: `make .venv/.dev`"
         for entry in ROOT.iterdir():
             (folder / entry.name).symlink_to(entry)
         self._folder = folder
