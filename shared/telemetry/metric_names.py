@@ -220,12 +220,14 @@ ENTRIES = Metric(
     ("ok", "invalid", "error", "expired", "cancelled", "lost", "dead"),
 )
 REDELIVERIES = Metric("smartbatch_redeliveries_total", "counter", "worker", "Entries taken over from dead workers")
-CONVICTIONS = Metric("smartbatch_dead_workers_found_total", "counter", "worker", "Workers found dead by this one")
+DEAD_WORKERS_FOUND = Metric(
+    "smartbatch_dead_workers_found_total", "counter", "worker", "Workers found dead by this one"
+)
 BISECTIONS = Metric("smartbatch_bisections_total", "counter", "worker", "Batches halved because a row in them failed")
 OUT_OF_MEMORY = Metric(
     "smartbatch_out_of_memory_total", "counter", "worker", "Batches halved because the device's memory was full"
 )
-CEILING = Metric(
+MEMORY_BATCH_LIMIT = Metric(
     "smartbatch_memory_batch_limit_rows",
     "gauge",
     "worker",

@@ -13,12 +13,12 @@ class CpuTime:
     """CPU time by all threads of the process, in portions, as a counter takes it."""
 
     def __init__(self) -> None:
-        self._told_s = 0.0
+        self._reported_s = 0.0
 
     def more_s(self) -> float:
         """Return the seconds since the last call; at the first, since the process began."""
         now_s = time.process_time()
-        more_s, self._told_s = now_s - self._told_s, now_s
+        more_s, self._reported_s = now_s - self._reported_s, now_s
         return more_s
 
 

@@ -22,7 +22,7 @@ from smartbatch.shared.wire import (
     unpack_payload,
     unpack_reply,
 )
-from tests.shared.wire_values import names, parts, payloads, results, rides, tensors
+from tests.shared.wire_values import batches, names, parts, payloads, results, tensors
 
 # --- precise examples
 
@@ -53,8 +53,8 @@ def test_fortran_order_is_written_and_c_order_is_not() -> None:
 
 
 def test_reply_with_classes_in_bytes() -> None:
-    ride = BatchInfo("w-1", 8, 3, "window", "w", position=2)
-    packed = pack_reply(Reply(Result(classes=[[(281, "tabby", 0.5)]]), None, ride, {"queue": 0.25}))
+    batch = BatchInfo("w-1", 8, 3, "window", "w", position=2)
+    packed = pack_reply(Reply(Result(classes=[[(281, "tabby", 0.5)]]), None, batch, {"queue": 0.25}))
     assert msgpack.unpackb(packed) == {
         "v": 1,
         "ms": {"queue": 0.25},
@@ -136,19 +136,19 @@ def test_payload_reads_back_as_it_was_written(payload: Payload) -> None:
     assert unpack_payload(pack_payload(payload)) == payload
 
 
-@given(results, rides, parts)
-def test_reply_with_a_result_reads_back_as_it_was_written(result: Result, ride: BatchInfo | None, ms: dict) -> None:
-    reply = Reply(result, None, ride, ms)
+@given(results, batches, parts)
+def test_reply_with_a_result_reads_back_as_it_was_written(result: Result, batch: BatchInfo | None, ms: dict) -> None:
+    reply = Reply(result, None, batch, ms)
     assert unpack_reply(pack_reply(reply)) == reply
 
 
-@given(st.sampled_from(sorted(by_code())), names, rides, parts)
+@given(st.sampled_from(sorted(by_code())), names, batches, parts)
 def test_reply_with_an_error_reads_back_as_it_was_written(
-    code: str, detail: str, ride: BatchInfo | None, ms: dict
+    code: str, detail: str, batch: BatchInfo | None, ms: dict
 ) -> None:
-    reply = unpack_reply(pack_reply(Reply(error=by_code()[code](detail), batch=ride, ms=ms)))
+    reply = unpack_reply(pack_reply(Reply(error=by_code()[code](detail), batch=batch, ms=ms)))
     assert (type(reply.error), str(reply.error)) == (by_code()[code], detail)
-    assert (reply.result, reply.batch, reply.ms) == (None, ride, ms)
+    assert (reply.result, reply.batch, reply.ms) == (None, batch, ms)
 
 
 @given(tensors(), st.sampled_from([bytearray, memoryview]))

@@ -21,7 +21,7 @@ from smartbatch.shared.wire import (
     unpack_payload,
     unpack_reply,
 )
-from tests.shared.wire_values import packed, parts, payloads, plain, results, rides
+from tests.shared.wire_values import batches, packed, parts, payloads, plain, results
 
 
 @pytest.mark.parametrize("unpack", [unpack_payload, unpack_reply])
@@ -143,9 +143,9 @@ def test_payload_cut_short_is_refused(payload: Payload, data: st.DataObject) -> 
         unpack_payload(packed[: data.draw(st.integers(0, len(packed) - 1))])
 
 
-@given(results, rides, parts, st.data())
-def test_reply_cut_short_is_refused(result: Result, ride: BatchInfo | None, ms: dict, data: st.DataObject) -> None:
-    packed = pack_reply(Reply(result, None, ride, ms))
+@given(results, batches, parts, st.data())
+def test_reply_cut_short_is_refused(result: Result, batch: BatchInfo | None, ms: dict, data: st.DataObject) -> None:
+    packed = pack_reply(Reply(result, None, batch, ms))
     with pytest.raises(WireError):
         unpack_reply(packed[: data.draw(st.integers(0, len(packed) - 1))])
 
@@ -193,11 +193,11 @@ def test_payload_with_a_byte_changed_is_read_or_refused(payload: Payload, data: 
         unpack_payload(bytes(packed))
 
 
-@given(results, rides, parts, st.data())
+@given(results, batches, parts, st.data())
 def test_reply_with_a_byte_changed_is_read_or_refused(
-    result: Result, ride: BatchInfo | None, ms: dict, data: st.DataObject
+    result: Result, batch: BatchInfo | None, ms: dict, data: st.DataObject
 ) -> None:
-    packed = bytearray(pack_reply(Reply(result, None, ride, ms)))
+    packed = bytearray(pack_reply(Reply(result, None, batch, ms)))
     packed[data.draw(st.integers(0, len(packed) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(WireError):
         unpack_reply(bytes(packed))

@@ -42,7 +42,7 @@ results = st.one_of(
     st.builds(lambda outputs: Result(outputs=outputs), st.dictionaries(names, tensors(), max_size=3)),
     st.builds(lambda rows: Result(values=rows), st.lists(plain, min_size=1, max_size=3)),
 )
-rides = st.none() | st.builds(BatchInfo, names, *[st.integers(1, 65536)] * 2, names, names, st.integers(1, 100))
+batches = st.none() | st.builds(BatchInfo, names, *[st.integers(1, 65536)] * 2, names, names, st.integers(1, 100))
 parts = st.dictionaries(st.sampled_from(["queue", "decode", "batch_wait", "forward"]), st.floats(0, 1e6))
 
 

@@ -1,4 +1,4 @@
-"""What a worker reports of itself: a hash on Redis that expires soon after its last beat."""
+"""What a worker reports of itself: a hash on Redis that expires soon after its last heartbeat."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class DeviceStatus(Protocol):
 
 
 class StatusReport:
-    """Made at each beat. `now` may be called by any thread."""
+    """Built at each heartbeat. `now` may be called by any thread."""
 
     def __init__(
         self,

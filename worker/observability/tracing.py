@@ -1,4 +1,4 @@
-"""The worker's spans: one for each batch, which links the requests that rode in it; and for each sampled request
+"""The worker's spans: one for each batch, which links its requests; and for each sampled request
 `queue`, `decode`, `batch_wait` and `forward`, below the span that its gateway makes.
 
 A batch belongs to no request's trace, so it has one of its own. All spans are made when a batch is through, from the
@@ -63,7 +63,7 @@ class Tracing:
             spans.add("forward", spans.below(own), own, begin, end, {"smartbatch.rows": batch.rows_run})
         spans.add("encode", spans.below(own), own, clock.ns(encoding_at), clock.ns(encoded_at), {})
         for claimed, context in sampled:
-            self._rider(claimed, context, batch, own, clock)
+            self._add_entry_spans(claimed, context, batch, own, clock)
 
     def put_aside(self, entry: Entry, claimed_at: float, admitted_at: float, error: SmartBatchError) -> None:
         """Make the span of an entry that became a dead letter without being run."""
@@ -81,7 +81,7 @@ class Tracing:
     def _delivery(self, entry: Entry) -> dict[str, Any]:
         return {"smartbatch.deliveries": entry.deliveries, "smartbatch.worker": self._worker_id}
 
-    def _rider(
+    def _add_entry_spans(
         self, claimed: ClaimedEntry, context: TraceContext, batch: Batch, own: SpanContext, clock: _Clock
     ) -> None:
         clock.follow(context, claimed.admitted_at, self._skews.of(claimed.entry.gateway))

@@ -52,9 +52,9 @@ class Heartbeat:
     async def send(self) -> None:
         sent_at = time.monotonic()
         try:
-            result = await self._leases.beat(self._status())
+            result = await self._leases.heartbeat(self._status())
             for dead_worker in self._failure_detector.heartbeat_succeeded(result.lapsed, time.monotonic()):
-                self._metrics.failure_detector.inc()
+                self._metrics.dead_workers_found.inc()
                 log.warning("worker %s is dead; its entries run one by one", dead_worker.worker_id)
             await self.on_success(result, sent_at)
         except BrokerUnavailable as error:

@@ -106,7 +106,7 @@ WORKERS = Section(
         Panel(
             title="Memory batch limit",
             description="Rows per batch that fit the device's memory; lowered after an out-of-memory error.",
-            queries=[Query(now(names.CEILING, "model, worker"), "{{model}} {{worker}}")],
+            queries=[Query(now(names.MEMORY_BATCH_LIMIT, "model, worker"), "{{model}} {{worker}}")],
         ),
     ],
 )
@@ -118,7 +118,7 @@ FAILURES = Section(
             title="Dead workers and redeliveries",
             description="Dead workers, entries redelivered from them, and requests readmitted after Redis lost them.",
             queries=[
-                Query(increase(names.CONVICTIONS), "dead workers"),
+                Query(increase(names.DEAD_WORKERS_FOUND), "dead workers"),
                 Query(increase(names.REDELIVERIES), "entries redelivered"),
                 Query(increase(names.READMISSIONS), "requests readmitted"),
             ],

@@ -1,7 +1,7 @@
-"""Dead letters: look at them, drop them, put them back on the stream. For people and tools, never for the hot path.
+"""Dead letters: list, drop and requeue them. For people and tools, never for the hot path.
 
-`finish` makes them. Nothing here changes the stream or `open` but `admit` and `cancel`, as everywhere. A letter leaves
-only after what is to follow is certain, so a tool that is killed in between leaves it where it was.
+`finish` makes them. Nothing here changes the stream or `inflight` but `admit` and `cancel`, as everywhere. A letter
+leaves only after what is to follow is certain, so a tool that is killed in between leaves it where it was.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LATE_S = 2.0  # by which a reply may come after its request's timeout: the worke
 
 
 class DeadLetter(msgspec.Struct):
-    """One entry that was put aside, as it stood on its stream. `deliveries`: how often it was run, as far as known."""
+    """One dead-lettered entry, as it was on its stream. `deliveries`: how often it was run, as far as known."""
 
     id: str
     reason: str
@@ -86,7 +86,7 @@ class DeadLetters:
 
 
 class Requeue:
-    """Puts letters of one model back on the stream, as new requests whose replies come to whoever made this.
+    """Requeues letters of one model as new requests, and receives their replies.
 
     `blocking`: a connection that may block for BLOCK_S.
     """
@@ -151,7 +151,7 @@ def _letter(found: tuple[bytes, Sequence[bytes]]) -> DeadLetter:
     letter_id, fields = found[0], to_dict(found[1])
     parts: list[bytes] = []
     for name in ENTRY_FIELDS:
-        parts += (name, fields.get(name, b""))  # without them its entry was gone when it was buried
+        parts += (name, fields.get(name, b""))  # without them its entry was gone when the letter was made
     entry = parse_entry((fields[b"entry_id"], parts))
     # an entry that no gateway wrote may have fields of these names itself
     reason, deliveries = fields[b"reason"].decode("utf-8", "replace"), fields.get(b"deliveries", b"0")

@@ -1,4 +1,4 @@
-"""What is on a model's stream, entry by entry: for people and tools that look, or take an entry back; never for the hot
+"""What is on a model's stream, entry by entry: for people and tools that inspect or cancel entries; never for the hot
 path. Nothing is asked of Redis in one go that grows with what waits there.
 """
 
@@ -76,7 +76,7 @@ class Entries:
             held = await self._connection.execute("HMGET", self._keys.inflight, *[ids[n] for n in requests])
             for n, value in zip(requests, held, strict=True):
                 entry_id = value.partition(b"|")[0].decode() if value else ""
-                entry_ids[n] = entry_id if ENTRY_ID.fullmatch(entry_id) else ""  # `open` holds sums, too
+                entry_ids[n] = entry_id if ENTRY_ID.fullmatch(entry_id) else ""  # `inflight` holds sums, too
         now_ms = to_ms(await self._connection.execute("TIME"))
         return [await self._find(entry_id, now_ms) if entry_id else None for entry_id in entry_ids]
 

@@ -1,4 +1,4 @@
-"""The gateway's side of the stream: admit requests, take them back, ask which are still open."""
+"""The gateway's side of the stream: admit requests, cancel them, ask which are still open."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class AdmitStatus(IntEnum):
     TOO_LATE = 2
 
 
-_VERDICTS = tuple(AdmitStatus)  # the script's codes are their places; making one of a code takes ten times as long
+_STATUSES = tuple(AdmitStatus)  # the script's codes are their places; making one of a code takes ten times as long
 
 # Of what the workers measured: who is let in at the very edge is late as soon as they are a little slower, and then all
 # who are served are those just about to be late.
-PRUDENCE = 0.9
+SAFETY_FACTOR = 0.9
 
 
 class Capacity(msgspec.Struct, frozen=True):
@@ -47,7 +47,7 @@ class Capacity(msgspec.Struct, frozen=True):
     @staticmethod
     def of(rates: Iterable[float], batches_s: Iterable[float], gateways: int = 1) -> Capacity:
         """Of each worker's rows a second, and seconds for a full batch; 0 of one that has run nothing yet."""
-        return Capacity(PRUDENCE * sum(rates), min(filter(None, batches_s), default=0.0), max(1, gateways))
+        return Capacity(SAFETY_FACTOR * sum(rates), min(filter(None, batches_s), default=0.0), max(1, gateways))
 
 
 UNKNOWN = Capacity()
@@ -77,7 +77,7 @@ class NewEntry(msgspec.Struct):
 
 
 class Admission:
-    """One model's admissions from one gateway process. Called by the submitter and the sweep only."""
+    """One model's admissions from one gateway process. Called by the submitter and the reconciler only."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class Admission:
             for request in bodies
         ]
         waiting, open_rows, *codes = await ADMIT.call(self._connection, script_keys, args, before=sets)
-        statuses = [_VERDICTS[code] for code in codes]
+        statuses = [_STATUSES[code] for code in codes]
         if bodies:
             await self._unlink_refused(bodies, zip(ids, statuses, strict=True))
         return AdmitResult(waiting, open_rows, statuses)

@@ -1,4 +1,4 @@
-"""The worker's side of the stream: claim entries, wait for more, give the turn back, finish."""
+"""The worker's side of the stream: claim entries, wait for more, release the fill lock, finish."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Entry(msgspec.Struct):
     payload: bytes
     deliveries: int = 1
     malformed: str = ""  # why it can't be run, if it isn't what a gateway writes
-    beside: bool = False  # its payload isn't on the stream, but under a key of its own
+    external: bool = False  # its payload has a key of its own instead of a place on the stream
 
     def age_s(self, now_ms: int) -> float:
         """How long ago it was admitted; 0 where nobody knows."""
@@ -82,8 +82,8 @@ _MAX_TIMEOUT_MS = 7 * 24 * 3600 * 1000  # REQUEST_TIMEOUT is a day at the most; 
 def parse_entry(raw: Sequence, deliveries: int = 1) -> Entry:
     """Read one stream entry: its id, its header (gateway|t|bytes|rows|timeout_ms|kind|trace), its payload.
 
-    One that isn't of that form (somebody's own XADD) is no error here, which would take its batch mates along: it
-    comes back as `malformed`, saying why.
+    An entry in another format (somebody's own XADD) raises nothing, since that would fail its whole batch: it is
+    returned with the reason in `malformed`.
     """
     entry_id, fields = raw
     if fields[::2] != ENTRY_FIELDS:
@@ -106,7 +106,7 @@ def parse_entry(raw: Sequence, deliveries: int = 1) -> Entry:
             trace.decode(),
             payload,
             deliveries,
-            beside=not payload,
+            external=not payload,
         )
     except ValueError:  # UnicodeDecodeError is one
         return _malformed(entry_id, fields, deliveries, "its id or header holds what is neither a number nor text")
@@ -117,7 +117,7 @@ def parse_entry(raw: Sequence, deliveries: int = 1) -> Entry:
 
 
 def _malformed(entry_id: bytes, fields: Sequence[bytes], deliveries: int, reason: str) -> Entry:
-    """Keep who asked, if that can be read: then there is somebody to tell."""
+    """Keep the request's id and gateway where they can be read, so that its client gets an error."""
     named = dict(zip(fields[::2], fields[1::2], strict=False))
     id_, header = (named.get(name, b"").decode("ascii", "replace") for name in (b"id", b"header"))
     gateway = header.partition("|")[0]
@@ -175,9 +175,9 @@ class WorkerQueue:
     ) -> Claim:
         """Claim now, or after a wakeup (within `after_wakeup_s`), or after an entry beyond an id came.
 
-        `after_entry` is (last seen entry id, ms to wait; MAX_WAIT_MS at most, then ask again). The wait and the
-        claim leave in one flight, so Redis
-        claims the moment the wait ends. Never resent: after an error the beat's audit finds what was claimed.
+        `after_entry` is (last seen entry id, ms to wait; MAX_WAIT_MS at most, then ask again). The wait and the claim
+        are sent in one write, so Redis claims the moment the wait ends. Never resent: after an error the heartbeat's
+        audit finds what was claimed.
         """
         keys = self._keys
         script_keys = [keys.requests, keys.inflight, keys.fill_lock, keys.wakeup, keys.leases]
@@ -243,7 +243,7 @@ class WorkerQueue:
             self._blocking_id = None
 
     async def release(self) -> None:
-        """Give the turn back. Harmless to repeat."""
+        """Release the fill lock. Harmless to repeat."""
         keys = self._keys
         await RELEASE.call(self._command, [keys.requests, keys.fill_lock, keys.wakeup], [GROUP, self._worker_id])
 
@@ -293,7 +293,7 @@ class WorkerQueue:
             held.append(f"{entry.entry_id}|{entry.bytes}|{entry.rows}")
             notices.append(b"%b|%d|%b" % (entry.id.encode(), len(reply), reply))
             replies.append(reply)
-            if entry.beside:
+            if entry.external:
                 bodies.append(keys.body(entry.id))
         script_keys = [keys.requests, keys.inflight, *map(keys.inbox, by_gateway), *map(keys.reply, ids), *bodies]
         args = [GROUP, self._reply_ttl_ms, len(by_gateway), len(ids), all_bytes, all_rows]
@@ -315,7 +315,7 @@ class WorkerQueue:
             inbox = inboxes.setdefault(entry.gateway, len(inboxes) + 1)
             replies.append(keys.reply(entry.id))
             note, body = str(inbox), 0
-            if entry.beside or entry.malformed or outcome.dead_reason:  # of a malformed entry neither is known
+            if entry.external or entry.malformed or outcome.dead_reason:  # of a malformed entry neither is known
                 bodies.append(keys.body(entry.id))
                 body = len(bodies)
             large = len(reply) > inline_bytes

@@ -1,4 +1,4 @@
-"""A worker's sign of life, and its leave."""
+"""Worker heartbeat and deregistration."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from smartbatch.shared.broker.connection.multiplexed import Argument, MultiplexedConnection
-from smartbatch.shared.broker.connection.script import BEAT, LEAVE
+from smartbatch.shared.broker.connection.script import HEARTBEAT, LEAVE
 from smartbatch.shared.broker.queue.live_limits import LiveLimits, from_redis
 from smartbatch.shared.keys import GROUP, Keys
 
@@ -26,20 +26,20 @@ class HeartbeatResult(msgspec.Struct):
 
 
 class Leases:
-    """One worker's lease. `beat` is called by the heartbeat task, `leave` once at the end."""
+    """One worker's lease. `heartbeat` is called by the heartbeat task, `leave` once at the end."""
 
     def __init__(self, connection: MultiplexedConnection, keys: Keys, worker_id: str) -> None:
         self._connection = connection
         self._keys = keys
         self._worker_id = worker_id
 
-    async def beat(self, report: Mapping[str, Argument]) -> HeartbeatResult:
+    async def heartbeat(self, report: Mapping[str, Argument]) -> HeartbeatResult:
         keys = self._keys
         args: list[Argument] = [GROUP, self._worker_id, LEASE_MS, REPORT_TTL_MS]
         for field, value in report.items():
             args += (field, value)
         script_keys = [keys.leases, keys.requests, keys.worker(self._worker_id), keys.limits]
-        now, pending, alive, lapsed, live = await BEAT.call(self._connection, script_keys, args)
+        now, pending, alive, lapsed, live = await HEARTBEAT.call(self._connection, script_keys, args)
         scores = dict(zip([name.decode() for name in lapsed[::2]], lapsed[1::2], strict=True))
         scores.pop(self._worker_id, None)
         return HeartbeatResult(now, [entry_id.decode() for entry_id in pending], alive, scores, from_redis(*live))

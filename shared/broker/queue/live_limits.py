@@ -1,4 +1,4 @@
-"""Limits of batching that are changed while workers serve: a hash on Redis that each of them reads with its beat.
+"""Limits of batching that are changed while workers serve: a hash on Redis that each of them reads with its heartbeat.
 
 A field that is absent, or that no `set_limits` would have written, leaves what the worker was started with.
 """

@@ -10,7 +10,9 @@ from smartbatch.shared.keys import Keys
 
 POP = 256
 MAX_READ_BYTES = 4 * 1024 * 1024
-CARRIED_BYTES = 2048  # a reply up to this rides in its notice: no second round trip, and a full POP is half a megabyte
+CARRIED_BYTES = (
+    2048  # its notice carries a reply up to this size: no second round trip, and a full POP is half a megabyte
+)
 
 
 class Notice(NamedTuple):

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Take back requests whose client is gone, waiting or running. A running copy's finish then drops its result.
+-- Cancel requests whose client is gone, waiting or running. A running copy's finish then drops its result.
 -- KEYS requests inflight, then a body per id   ARGV group, then ids
 -- Returns how many were still open.
 --#include _inflight

@@ -4,7 +4,7 @@
 -- ARGV group me mode(idle|top|ahead) held_rows room_rows room_bytes hold_ms lease_ms soon dead_worker dead_score
 -- Returns {kind(batch|isolated|empty), now, waiting, last_delivered_id, next_too_large, deliveries, entries}
 --   idle   I hold nothing and the device is free
---   top    I hold the fill_lock and fill up a batch
+--   top    I hold the fill lock and fill up a batch
 --   ahead  my device is busy: only what no idle worker could take
 --#include _group
 local requests, inflight, fill_lock, wakeup, leases = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]

@@ -24,7 +24,7 @@ local first_reply, first_body = 3 + inboxes, 3 + inboxes + #ids
 local sums = redis.call('HMGET', inflight, '#bytes', '#extra_rows', unpack(ids)) -- and behind them what is held of each
 -- `id` is nil for an entry that no gateway admitted: then there is a letter only while it stands on the stream, so
 -- that sending this again makes no second one.
-local function bury(entry_id, id, reason, body)
+local function dead_letter(entry_id, id, reason, body)
   local found = redis.call('XRANGE', requests, entry_id, entry_id)[1]
   if not found and not id then return end
   local fields = found and found[2] or {'id', id}
@@ -62,7 +62,7 @@ for n, id in ipairs(ids) do
     seen[id] = true
     closed[#closed + 1] = {id, bytes, rows}
     if reason ~= '' then
-      bury(entry_id, id, reason, body)
+      dead_letter(entry_id, id, reason, body)
     elseif body then
       bodies[#bodies + 1] = body
     end
@@ -76,7 +76,7 @@ for n, id in ipairs(ids) do
       table.insert(notices[inbox], notice)
     end
   elseif reason ~= '' then
-    bury(entry_ids[n], nil, reason, body)
+    dead_letter(entry_ids[n], nil, reason, body)
   end
 end
 close_requests(inflight, closed, sums)

@@ -21,11 +21,11 @@ end
 for n = 1, count do
   redis.call('SET', KEYS[2 + inboxes + n], ARGV[place(5, n)], 'PX', reply_ttl)
 end
-local told = 0
+local sent = 0
 for inbox = 1, inboxes do
-  local from = told + 1
-  told = told + tonumber(ARGV[6 + inbox])
-  redis.pcall('RPUSH', KEYS[2 + inbox], unpack(ARGV, place(4, from), place(4, told))) -- the reply is there anyhow
+  local from = sent + 1
+  sent = sent + tonumber(ARGV[6 + inbox])
+  redis.pcall('RPUSH', KEYS[2 + inbox], unpack(ARGV, place(4, from), place(4, sent))) -- the reply is there anyhow
   redis.call('PEXPIRE', KEYS[2 + inbox], reply_ttl)
 end
 change_inflight(inflight, sums, -tonumber(ARGV[5]), count - tonumber(ARGV[6]), {}, {column(1)})

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- A worker goes: give the fill_lock back, and leave no trace if it holds nothing. What it still holds stays pending
+-- A worker leaves: release the fill lock, and leave no trace if it holds nothing. What it still holds stays pending
 -- under its lapsing lease, for others to recover.
 -- KEYS requests fill_lock wakeup leases worker   ARGV group me
 -- Returns how many entries it still held.

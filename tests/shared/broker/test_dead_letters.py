@@ -19,7 +19,7 @@ LARGE = b"y" * 100_000
 ANSWER = pack_reply(Reply(Result(values=["well"])))
 
 
-async def buried(client: Client, *payloads: bytes, reason: str = "ended 3 workers") -> list[DeadLetter]:
+async def dead_lettered(client: Client, *payloads: bytes, reason: str = "ended 3 workers") -> list[DeadLetter]:
     """Have a request per payload admitted, claimed and put aside. Returns the letters, the oldest first."""
     await admission(client).admit([request(n, payload=payload) for n, payload in enumerate(payloads)])
     claimed = await claim(client, hold_ms=0)
@@ -50,14 +50,14 @@ async def work(client: Client, reply: bytes = ANSWER, dead_reason: str = "") -> 
 
 
 async def is_empty(client: Client) -> bool:
-    """Nothing but empty streams, the leases and the bell is left."""
+    """Nothing but empty streams, the leases and the wakeup is left."""
     kept = (KEYS.requests, KEYS.dead, KEYS.leases, KEYS.fill_lock, KEYS.wakeup)
     left = set(await client.keys("*")) - {key.encode() for key in kept}
     return left == set() and await client.xlen(KEYS.requests) == await client.xlen(KEYS.dead) == 0
 
 
 async def test_the_newest_come_first_with_their_reason_and_how_often_they_ran(client: Client) -> None:
-    first, second = await buried(client, b"one", b"two", reason="ended [3] workers")
+    first, second = await dead_lettered(client, b"one", b"two", reason="ended [3] workers")
     assert [letter.id for letter in await DeadLetters(client, KEYS).newest(1)] == [second.id]
     assert (first.reason, first.entry.id, first.entry.payload, first.deliveries) == (
         "ended [3] workers",
@@ -68,7 +68,7 @@ async def test_the_newest_come_first_with_their_reason_and_how_often_they_ran(cl
     assert first.died_ms >= first.entry.t_ms
 
 
-async def test_how_often_it_ran_leaves_out_the_delivery_at_which_it_was_buried(client: Client) -> None:
+async def test_how_often_it_ran_leaves_out_the_delivery_at_which_it_became_a_letter(client: Client) -> None:
     await admission(client).admit([request(1)])
     [entry] = (await claim(client)).entries
     await client.xclaim(KEYS.requests, "workers", "w2", 0, [entry.entry_id])
@@ -88,7 +88,7 @@ async def test_a_letter_whose_entry_was_gone_can_still_be_looked_at_and_dropped(
 
 
 async def test_a_large_body_is_kept_for_a_week_and_goes_with_its_letter(client: Client) -> None:
-    [letter] = await buried(client, LARGE)
+    [letter] = await dead_lettered(client, LARGE)
     letters = DeadLetters(client, KEYS)
     assert letter.entry.payload == b""
     assert await letters.payload(letter) == LARGE
@@ -103,7 +103,7 @@ async def test_a_large_body_is_kept_for_a_week_and_goes_with_its_letter(client: 
 async def test_putting_one_back_runs_it_as_a_new_request_delivered_once(
     client: Client, blocking: Client, payload: bytes
 ) -> None:
-    [letter] = await buried(client, payload)
+    [letter] = await dead_lettered(client, payload)
     again = requeue(client, blocking)
     request_id = await again.put_back(letter, 5)
     assert request_id == f"requeue-{letter.id}"
@@ -122,14 +122,14 @@ async def test_putting_one_back_runs_it_as_a_new_request_delivered_once(
 async def test_a_large_body_that_is_put_back_is_still_there_until_its_letter_is_dropped(
     client: Client, blocking: Client
 ) -> None:
-    [letter] = await buried(client, LARGE)
+    [letter] = await dead_lettered(client, LARGE)
     request_id = await requeue(client, blocking).put_back(letter, 5)
     assert await client.get(KEYS.body(request_id)) == LARGE
     assert await client.get(KEYS.body("r0")) == LARGE
 
 
 async def test_putting_one_back_twice_runs_it_once_and_tells_both(client: Client, blocking: Client) -> None:
-    [letter] = await buried(client, b"x")
+    [letter] = await dead_lettered(client, b"x")
     one, two = requeue(client, blocking), requeue(client, blocking)
     request_id = await one.put_back(letter, 5)
     assert await two.put_back(letter, 5) == request_id
@@ -139,7 +139,7 @@ async def test_putting_one_back_twice_runs_it_once_and_tells_both(client: Client
 
 
 async def test_one_that_kills_again_becomes_a_new_letter(client: Client, blocking: Client) -> None:
-    [letter] = await buried(client, LARGE)
+    [letter] = await dead_lettered(client, LARGE)
     again = requeue(client, blocking)
     request_id = await again.put_back(letter, 5)
     await work(client, pack_reply(Reply(error=ModelFailed("dead again"))), "ended 3 workers again")
@@ -151,8 +151,8 @@ async def test_one_that_kills_again_becomes_a_new_letter(client: Client, blockin
     assert (new.reason, new.entry.id, await letters.payload(new)) == ("ended 3 workers again", request_id, LARGE)
 
 
-async def test_one_that_nobody_runs_is_taken_back_and_stays_a_letter(client: Client, blocking: Client) -> None:
-    [letter] = await buried(client, b"x")
+async def test_one_that_nobody_runs_is_cancelled_and_stays_a_letter(client: Client, blocking: Client) -> None:
+    [letter] = await dead_lettered(client, b"x")
     again = requeue(client, blocking)
     request_id = await again.put_back(letter, 0.1)
     assert await again.outcome(request_id, -1) is None
@@ -162,7 +162,7 @@ async def test_one_that_nobody_runs_is_taken_back_and_stays_a_letter(client: Cli
 
 
 async def test_an_answer_of_an_earlier_time_is_not_taken_for_this_one(client: Client, blocking: Client) -> None:
-    [letter] = await buried(client, b"x")
+    [letter] = await dead_lettered(client, b"x")
     again = requeue(client, blocking)
     await client.set(KEYS.reply(letter.new_request_id), b"old")
     await again.put_back(letter, 5)
@@ -170,7 +170,7 @@ async def test_an_answer_of_an_earlier_time_is_not_taken_for_this_one(client: Cl
 
 
 async def test_a_full_queue_and_an_expired_body_leave_the_letter_where_it_is(client: Client, blocking: Client) -> None:
-    small, large = await buried(client, b"x", LARGE)
+    small, large = await dead_lettered(client, b"x", LARGE)
     await client.unlink(KEYS.body("r1"))
     with pytest.raises(SmartBatchError, match="its payload has expired, so it can't be run again"):
         await requeue(client, blocking).put_back(large, 5)
@@ -181,7 +181,7 @@ async def test_a_full_queue_and_an_expired_body_leave_the_letter_where_it_is(cli
 
 
 async def test_only_what_is_there_is_found(client: Client) -> None:
-    [letter] = await buried(client, b"x")
+    [letter] = await dead_lettered(client, b"x")
     found = await DeadLetters(client, KEYS).find([letter.id, "1-1"])
     assert [each and each.id for each in found] == [letter.id, None]
     assert await DeadLetters(client, Keys("other")).find([letter.id]) == [None]

@@ -26,7 +26,7 @@ async def test_payloads_in_company_lie_beside_the_stream_sooner_than_one_alone(
     await admission(client).admit([request(4, payload=photo)], force=True)
     await admission(client).admit([request(5, payload=b"p" * (LONE_INLINE_BYTES + 1))])
     entries = (await claim(client)).entries
-    assert [entry.id for entry in entries if entry.beside] == ["r2", "r4", "r5"]
+    assert [entry.id for entry in entries if entry.external] == ["r2", "r4", "r5"]
     assert [len(entry.payload) for entry in entries] == [len(photo), 0, len(photo) - 1, 0, 0]
     assert set(await client.keys("*body*")) == {KEYS.body(name).encode() for name in ("r2", "r4", "r5")}
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""Limits that are changed while workers serve: what a beat brings back, whatever stands on Redis."""
+"""Limits that are changed while workers serve: what a heartbeat brings back, whatever stands on Redis."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from tests.brokers import Client
 KEYS = Keys("m")
 
 
-async def beat_limits(client: Client) -> LiveLimits:
-    return (await Leases(client, KEYS, "w1").beat({"state": "ready"})).limits
+async def heartbeat_limits(client: Client) -> LiveLimits:
+    return (await Leases(client, KEYS, "w1").heartbeat({"state": "ready"})).limits
 
 
-async def test_a_beat_brings_what_was_set_until_it_is_reset(client: Client) -> None:
-    assert await beat_limits(client) == LiveLimits(None, None)
+async def test_a_heartbeat_brings_what_was_set_until_it_is_reset(client: Client) -> None:
+    assert await heartbeat_limits(client) == LiveLimits(None, None)
     await set_limits(client, KEYS, LiveLimits(max_batch_size=4))
     await set_limits(client, KEYS, LiveLimits(max_wait_time=0.0))
-    assert await beat_limits(client) == LiveLimits(4, 0.0)
+    assert await heartbeat_limits(client) == LiveLimits(4, 0.0)
     await reset_limits(client, KEYS)
-    assert await beat_limits(client) == LiveLimits(None, None)
+    assert await heartbeat_limits(client) == LiveLimits(None, None)
 
 
-async def test_a_key_of_another_type_ends_no_beat(client: Client) -> None:
+async def test_a_key_of_another_type_ends_no_heartbeat(client: Client) -> None:
     await client.set(KEYS.limits, b"what is this")
-    assert await beat_limits(client) == LiveLimits(None, None)
+    assert await heartbeat_limits(client) == LiveLimits(None, None)
 
 
 @pytest.mark.parametrize("size", [b"0", b"-3", b"4.5", b"many", b"9" * 40, b""])

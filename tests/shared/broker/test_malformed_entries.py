@@ -1,4 +1,4 @@
-"""Entries that no gateway wrote, or that were damaged since: kept, told of, and in nobody else's way."""
+"""Entries that no gateway wrote, or that were damaged since: dead-lettered, reported, and in nobody else's way."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.shared.broker.test_protocol import GATEWAY, KEYS, admission, claim, c
 
 NUMBERS = ("t", "bytes", "rows", "timeout_ms")
 GOOD = entry_fields()
-GARBLED: list[dict] = [
+MALFORMED: list[dict] = [
     {"hello": "world"},
     {"payload": b"\xff" * 100},
     {name: GOOD[name] for name in list(GOOD)[:-1]},
@@ -33,11 +33,11 @@ async def test_entries_that_no_gateway_wrote_are_claimed_as_malformed_among_the_
     client: Client, extra_rows: bool
 ) -> None:
     await admission(client).admit([request(1, rows=2 if extra_rows else 1)])
-    for fields in GARBLED:
+    for fields in MALFORMED:
         await client.xadd(KEYS.requests, fields)
     await admission(client).admit([request(2)])
     entries = []
-    while len(entries) < len(GARBLED) + 2:
+    while len(entries) < len(MALFORMED) + 2:
         entries += (await claim(client, room_rows=64)).entries
     assert [entry.id for entry in entries if not entry.malformed] == ["r1", "r2"]
     first, *malformed, last = entries
@@ -50,7 +50,7 @@ async def test_entries_that_no_gateway_wrote_are_claimed_as_malformed_among_the_
     assert await claims(client).finish([Outcome(first, b"done"), Outcome(last, b"done")]) == 2
     assert await client.xlen(KEYS.requests) == 0
     letters = [fields for _, fields in await client.xrange(KEYS.dead)]
-    assert len(letters) == len(GARBLED)
+    assert len(letters) == len(MALFORMED)
     assert letters[0][b"reason"] == b"malformed: its fields are not those of a request"
     assert letters[0][b"hello"] == b"world"
 

@@ -113,7 +113,7 @@ async def test_a_claim_takes_rows_not_entries_and_leaves_what_does_not_fit(clien
     assert [entry.id for entry in claimed.entries] == ["r1", "r2"]
     assert claimed.next_too_large
     assert claimed.waiting == 1
-    assert await client.exists(KEYS.fill_lock) == 0  # closed: the turn is free for the next
+    assert await client.exists(KEYS.fill_lock) == 0  # closed: the fill lock is free for the next
 
 
 async def test_the_first_entry_is_taken_even_if_it_is_wider_than_the_batch(client: Client) -> None:
@@ -157,7 +157,7 @@ async def test_nothing_is_claimed_ahead_while_another_worker_sits_idle(client: C
     await idle.aclose()
 
 
-async def test_work_is_claimed_ahead_when_nobody_answers_the_bell(client: Client) -> None:
+async def test_work_is_claimed_ahead_when_nobody_answers_the_wakeup(client: Client) -> None:
     await admission(client).admit([request(1)])
     assert await client.llen(KEYS.wakeup) == 1
     assert (await claim(client, "w1", "ahead", hold_ms=0)).kind == "empty"  # too little, and there is time
@@ -214,7 +214,7 @@ async def test_each_gateways_replies_come_to_its_own_inbox(client: Client) -> No
     assert await client.exists(KEYS.inflight) == 0
 
 
-async def test_one_that_was_taken_back_keeps_no_other_of_its_batch_from_its_reply(client: Client) -> None:
+async def test_a_cancelled_request_keeps_no_other_of_its_batch_from_its_reply(client: Client) -> None:
     await admission(client).admit([request(n) for n in range(4)])
     entries = (await claim(client, room_rows=3)).entries
     await admission(client).cancel(["r1"])
@@ -261,7 +261,7 @@ async def test_a_convict_that_came_back_keeps_its_entries(client: Client) -> Non
     await claim(client, "slow")
     dead_worker = DeadWorker("slow", str(int((await client.zscore(KEYS.leases, "slow")) or 0)).encode())
     await asyncio.sleep(0.002)
-    await Leases(client, KEYS, "slow").beat({"state": "ready"})
+    await Leases(client, KEYS, "slow").heartbeat({"state": "ready"})
     assert (await claim(client, "w1", dead_worker=dead_worker)).kind == "empty"
 
 
@@ -291,34 +291,34 @@ async def test_the_group_is_made_again_after_redis_lost_everything(client: Clien
     assert [entry.id for entry in (await claim(client)).entries] == ["r1"]
 
 
-async def test_a_beat_tells_what_i_hold_and_whose_lease_has_lapsed(client: Client) -> None:
+async def test_a_heartbeat_returns_what_i_hold_and_whose_lease_has_lapsed(client: Client) -> None:
     await admission(client).admit([request(1)])
     claimed = await claim(client, "w1")
     await client.zadd(KEYS.leases, {"gone": 1000, "alive": 9e15})
-    beat = await Leases(client, KEYS, "w1").beat({"state": "ready"})
-    assert beat.pending == [claimed.entries[0].entry_id]
-    assert beat.lapsed == {"gone": b"1000"}
+    heartbeat = await Leases(client, KEYS, "w1").heartbeat({"state": "ready"})
+    assert heartbeat.pending == [claimed.entries[0].entry_id]
+    assert heartbeat.lapsed == {"gone": b"1000"}
 
 
-async def test_a_beat_renews_the_lease_and_leaves_a_report_that_expires(client: Client) -> None:
-    beat = await Leases(client, KEYS, "w1").beat({"state": "ready", "rows": 3})
-    assert (beat.alive, beat.pending, beat.lapsed) == (1, [], {})
-    assert await client.zscore(KEYS.leases, "w1") == beat.now_ms + 2000
+async def test_a_heartbeat_renews_the_lease_and_leaves_a_report_that_expires(client: Client) -> None:
+    heartbeat = await Leases(client, KEYS, "w1").heartbeat({"state": "ready", "rows": 3})
+    assert (heartbeat.alive, heartbeat.pending, heartbeat.lapsed) == (1, [], {})
+    assert await client.zscore(KEYS.leases, "w1") == heartbeat.now_ms + 2000
     assert await client.hgetall(KEYS.worker("w1")) == {b"state": b"ready", b"rows": b"3"}
     assert 9_000 < await client.pttl(KEYS.worker("w1")) <= 10_000
-    beat = await Leases(client, KEYS, "w2").beat({"state": "ready"})
-    assert (beat.alive, beat.lapsed) == (2, {})
+    heartbeat = await Leases(client, KEYS, "w2").heartbeat({"state": "ready"})
+    assert (heartbeat.alive, heartbeat.lapsed) == (2, {})
 
 
 async def test_a_lease_holds_until_its_score_has_passed(client: Client) -> None:
-    now_ms = (await Leases(client, KEYS, "w1").beat({"state": "ready"})).now_ms
+    now_ms = (await Leases(client, KEYS, "w1").heartbeat({"state": "ready"})).now_ms
     await client.zadd(KEYS.leases, {"long ago": now_ms - 1, "for long": now_ms + 60_000})
-    beat = await Leases(client, KEYS, "w1").beat({"state": "ready"})
-    assert (beat.alive, beat.lapsed) == (2, {"long ago": str(now_ms - 1).encode()})
+    heartbeat = await Leases(client, KEYS, "w1").heartbeat({"state": "ready"})
+    assert (heartbeat.alive, heartbeat.lapsed) == (2, {"long ago": str(now_ms - 1).encode()})
 
 
 async def test_leaving_releases_the_fill_lock_and_the_lease_and_wakes_a_worker(client: Client) -> None:
-    await Leases(client, KEYS, "w2").beat({"state": "ready"})
+    await Leases(client, KEYS, "w2").heartbeat({"state": "ready"})
     await claim(client, "w1", held_rows=1)  # it waits for more
     assert await client.get(KEYS.fill_lock) == b"w1"
     await admission(client).admit([request(1)])
@@ -333,7 +333,7 @@ async def test_leaving_releases_the_fill_lock_and_the_lease_and_wakes_a_worker(c
 
 
 async def test_leaving_an_unused_queue_leaves_nothing(client: Client) -> None:
-    await Leases(client, KEYS, "w1").beat({"state": "ready"})
+    await Leases(client, KEYS, "w1").heartbeat({"state": "ready"})
     assert await Leases(client, KEYS, "w1").leave() == 0
     assert await client.keys("*") == []
 

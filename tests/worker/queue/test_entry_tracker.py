@@ -51,7 +51,7 @@ def tracker(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Iterator[EntryTr
 
 
 def entry(name: str, payload: bytes = b"") -> Entry:
-    return Entry(f"{name}-0", name, "gw", 0, 60_000, 1, 20_000, "raw", "", payload, beside=not payload)
+    return Entry(f"{name}-0", name, "gw", 0, 60_000, 1, 20_000, "raw", "", payload, external=not payload)
 
 
 def packed(text: bytes) -> bytes:
