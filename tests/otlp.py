@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -79,7 +80,9 @@ class Collector:
     def trace(self, trace_id: str, names: Iterable[str]) -> dict[str, Span]:
         """Wait until a trace has exactly one span of each of these names; return them by name."""
         wanted = sorted(names)
-        eventually(lambda: sorted(span.name for span in self.of(trace_id)) == wanted, 10, 0.05)
+        with contextlib.suppress(AssertionError):
+            eventually(lambda: sorted(span.name for span in self.of(trace_id)) == wanted, 20, 0.05)
+        assert sorted(span.name for span in self.of(trace_id)) == wanted
         return {span.name: span for span in self.of(trace_id)}
 
 
