@@ -55,7 +55,7 @@ def result_options(folder: str) -> Callable[[Callable], Callable]:
 
 @contextlib.contextmanager
 def interruptible(out: Path) -> Iterator[None]:
-    """Turn expected errors into one line, and Ctrl-C or SIGTERM into exit code 130 and a line about resuming."""
+    """Report expected errors in one line; on Ctrl-C or SIGTERM say how to resume and exit with code 130."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -67,7 +67,7 @@ def interruptible(out: Path) -> Iterator[None]:
 
 
 def check_same(folder: Path, held: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise DifferentRun unless the parameters of the folder's run are those that are wanted."""
+    """Raise DifferentRun unless the folder's run has the `wanted` parameters."""
     if other := [f"{key} {held.get(key)!r}, not {wanted[key]!r}" for key in wanted if held.get(key) != wanted[key]]:
         raise DifferentRun(
             f"{folder} holds a run with {'; '.join(other)}. To resume it, give the same options; "
@@ -76,7 +76,7 @@ def check_same(folder: Path, held: dict[str, Any], wanted: dict[str, Any]) -> No
 
 
 def provenance(module: str) -> dict[str, str]:
-    """The command and the time, for the result."""
+    """Return the command and the time, which are stored with the result."""
     return {
         "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
         "finished_at": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
@@ -84,7 +84,7 @@ def provenance(module: str) -> dict[str, str]:
 
 
 def duration_s(text: str) -> float:
-    """`100ms`, `90`, `90s`, `10m`, `1h30m` → seconds. Raises ValueError."""
+    """Parse `100ms`, `90`, `90s`, `10m` or `1h30m`; return seconds. Raises ValueError."""
     squeezed = re.sub(r"\s", "", text.lower())
     parts = re.findall(r"(\d+(?:\.\d+)?)([a-z]*)", squeezed)
     if not parts or "".join(number + unit for number, unit in parts) != squeezed:
@@ -95,26 +95,26 @@ def duration_s(text: str) -> float:
 
 
 def whole_seconds(text: str) -> int:
-    """A duration of a second or more."""
+    """Parse a duration of one or more whole seconds. Raises ValueError."""
     seconds = duration_s(text)
     if seconds < 1 or seconds != int(seconds):
         raise ValueError(f"expected whole seconds, one or more, got {text!r}")
     return int(seconds)
 
 
-def numbers(text: str, read: Callable[[str], T], least: T, what: str) -> tuple[T, ...]:
-    """Distinct numbers separated by commas, in order. Raises ValueError, which says `what` was expected."""
+def number_list(text: str, read: Callable[[str], T], minimum: T, what: str) -> tuple[T, ...]:
+    """Parse distinct numbers separated by commas, in order. Raises ValueError, which says that `what` was expected."""
     try:
         values = tuple(dict.fromkeys(read(word.strip()) for word in text.split(",")))
     except ValueError:
         values = ()
-    if not values or min(values) < least:
+    if not values or min(values) < minimum:
         raise ValueError(f"expected {what} separated by commas, got {text!r}")
     return values
 
 
 def checked(parse: Callable[[str], T | tuple]) -> Callable[[click.Context, click.Parameter, str], Any]:
-    """Make a click callback of a function that raises ValueError."""
+    """Make a click callback from a parser that raises ValueError."""
 
     def callback(context: click.Context, parameter: click.Parameter, text: str) -> Any:
         try:

@@ -1,13 +1,13 @@
-"""What a GPU reaches: bare, through the engine, and end to end over HTTP.
+"""Measure a GPU's throughput: the bare network, the engine, and the whole server over HTTP.
 
     python -m loadtest.gpu [--device cuda] [--models resnet18,resnet50] [--sizes 1,8,32,128] [--quick] [--out DIR]
 
-Needs torch and torchvision and downloads nothing (random weights). Prints as it goes, and leaves DIR/gpu.json.
+Needs torch and torchvision. Weights are random, so nothing is downloaded. Writes DIR/gpu.json.
 
-    bare        the network alone, channels_last, one batch after the other, in a loop that does nothing else
-    jpegs       decoded by the device, a batch at a time, and by one thread of the CPU
-    engine      the worker's engine: rows stacked, copied, normalised, run as OPTIMIZE chose, copied back; no HTTP
-    end to end  `smartbatch up` with JPEGs over HTTP, and the CPU time of each process, which names the bottleneck
+    bare        the network alone in a loop, channels_last, one batch after the other
+    jpegs       JPEG decoding: by the device a batch at a time, and by one CPU thread
+    engine      the worker's engine without HTTP: stack rows, copy, normalize, run the chosen variant, copy back
+    end to end  `smartbatch up` with JPEGs over HTTP; the CPU time of each process shows the bottleneck
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from smartbatch.worker.optimization.folding import weights_channels_last
 
 WARM_S = 0.5
 WARM_FORWARDS = 3
-IN_FLIGHT = 3  # batches: one computed, one launched, one whose outputs are on their way back
+IN_FLIGHT = 3  # batches: one is computed, one is launched, one copies its outputs back
 MAX_PIXELS = 50_000_000
 CONNECTIONS = 256
 
 
 class Measured(NamedTuple):
-    """Items that were processed in so many seconds."""
+    """A number of items and the seconds in which they were processed."""
 
     items: int
     seconds: float
@@ -63,7 +63,7 @@ class Measured(NamedTuple):
 
 
 def repeat(step: Callable[[], int], seconds: float) -> Measured:
-    """Call `step`, which returns the number of items it has processed, for so long."""
+    """Call `step` for this many seconds. It returns the number of items that it has processed."""
     items, started = 0, time.perf_counter()
     while time.perf_counter() < started + seconds:
         items += step()
@@ -83,22 +83,22 @@ def main() -> None:
         "jpegs": {way: rate.as_json() for way, rate in jpegs(device, max(options.sizes), run.seconds(3)).items()},
         "models": {},
     }
-    run.say(f"JPEGs of 224x224: {document['jpegs']}")
+    run.log(f"JPEGs of 224x224: {document['jpegs']}")
     for name in options.models:
         result: dict[str, Any] = {"images": {}}
         document["models"][name] = result
         model = resolve(name)
         model.load(context)
         result["variant"] = str(model.variant)
-        run.say(f"{name} on {document['device']}, {options.dtype}, served as {result['variant']}")
+        run.log(f"{name} on {document['device']}, {options.dtype}, served as {result['variant']}")
         network = torchvision.models.get_model(name, weights=None).eval().to(device, DTYPES[options.dtype])
         network = weights_channels_last(network)
         for size in options.sizes:
-            alone = bare(network, device, options.dtype, size, run.seconds(5))
-            through = engine(model, size, run.seconds(5))
-            result["images"][size] = {"bare": alone.as_json(), "engine": through.as_json()}
-            share = through.per_s / alone.per_s
-            run.say(f"{name}, {size} rows: bare {alone.per_s:,.0f}/s, engine {through.per_s:,.0f}/s ({share:.0%})")
+            in_bare = bare(network, device, options.dtype, size, run.seconds(5))
+            in_engine = engine(model, size, run.seconds(5))
+            result["images"][size] = {"bare": in_bare.as_json(), "engine": in_engine.as_json()}
+            share = in_engine.per_s / in_bare.per_s
+            run.log(f"{name}, {size} rows: bare {in_bare.per_s:,.0f}/s, engine {in_engine.per_s:,.0f}/s ({share:.0%})")
     if not options.no_http:
         document["end_to_end"] = end_to_end(options, run)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def bare(network: torch.nn.Module, device: torch.device, dtype: str, size: int, seconds: float) -> Measured:
-    """Images through the network alone, with its input on the device already."""
+    """Measure the network alone. Its input is already on the device."""
     batch = torch.rand(size, 3, 224, 224, device=device, dtype=DTYPES[dtype])
     batch = batch.contiguous(memory_format=torch.channels_last)
 
@@ -125,7 +125,7 @@ def bare(network: torch.nn.Module, device: torch.device, dtype: str, size: int, 
 
 
 def jpegs(device: torch.device, size: int, seconds: float) -> dict[str, Measured]:
-    """JPEGs decoded by the device in batches of `size`, and by one thread of the CPU."""
+    """Measure JPEG decoding: by the device in batches of `size`, and by one CPU thread."""
     preset, file = Preset(256, 224), photo()
     rows = [torch.frombuffer(bytearray(file), dtype=torch.uint8)] * size
     on_device = DeviceJpegs(device, preset)
@@ -144,8 +144,8 @@ def jpegs(device: torch.device, size: int, seconds: float) -> dict[str, Measured
 
 
 def engine(model: Model, size: int, seconds: float) -> Measured:
-    """Images through the engine, with decoded rows always at hand."""
-    runs = Engine(model, size, LatencyEstimator(), WorkerMetrics("m", "w"))
+    """Measure the engine, which always has decoded rows to run."""
+    running = Engine(model, size, LatencyEstimator(), WorkerMetrics("m", "w"))
     places = threading.Semaphore(IN_FLIGHT)
     done: list[Batch] = []
 
@@ -161,17 +161,17 @@ def engine(model: Model, size: int, seconds: float) -> Measured:
     def submit() -> int:
         nonlocal counted
         places.acquire()
-        runs.submit(Batch("b", next(entries), "full"))
+        running.submit(Batch("b", next(entries), "full"))
         before, counted = counted, len(done)
         return (counted - before) * size
 
-    runs.on_done = on_done
-    runs.start()
+    running.on_done = on_done
+    running.start()
     try:
         repeat(submit, WARM_S)
         measured = repeat(submit, seconds)
     finally:
-        runs.close()
+        running.close()
     if failed := [entry.error for batch in batches for entry in batch if entry.error]:
         raise failed[0]
     return measured
@@ -186,7 +186,7 @@ def _entry(row: Any) -> ClaimedEntry:
 
 
 def end_to_end(options: argparse.Namespace, run: Run) -> dict[str, Any]:
-    """JPEGs over HTTP to the first model, with more and more gateway processes."""
+    """Send JPEGs over HTTP to the first model, with one gateway process and with one per four cores."""
     results: dict[str, Any] = {}
     for gateways in sorted({1, max(1, (os.cpu_count() or 1) // 4)}):
         settings = {"DEVICE": options.device, "DTYPE": options.dtype, "MODEL_WEIGHTS": "random"}
@@ -195,18 +195,20 @@ def end_to_end(options: argparse.Namespace, run: Run) -> dict[str, Any]:
             load = {"": closed_loop(system, photo(), CONNECTIONS, content_type="image/jpeg")}
             title = f"end to end, {options.models[0]}, {gateways} gateway processes"
             warm_s, seconds = run.seconds(5), 10
-            (results[f"{gateways} gateways"],) = run.by_turns(title, load, rounds=1, seconds=seconds, warm_s=warm_s)[""]
+            (results[f"{gateways} gateways"],) = run.interleave(title, load, rounds=1, seconds=seconds, warm_s=warm_s)[
+                ""
+            ]
     return results
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m loadtest.gpu", description="What a GPU reaches.")
+    parser = argparse.ArgumentParser(prog="python -m loadtest.gpu", description="Measure a GPU's throughput.")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", default="bfloat16", choices=list(DTYPES))
     parser.add_argument("--models", default=["resnet18", "resnet50"], type=lambda text: text.split(","))
     parser.add_argument("--sizes", default=[1, 8, 32, 128], type=lambda text: [int(size) for size in text.split(",")])
     parser.add_argument("--quick", action="store_true", help="a second each")
-    parser.add_argument("--no-http", action="store_true", help="leave out end to end")
+    parser.add_argument("--no-http", action="store_true", help="skip the end-to-end part")
     parser.add_argument("--out", type=Path, default=Path("gpu-results"))
     return parser.parse_args()
 

@@ -1,6 +1,6 @@
-"""Load on a running server: locust -f loadtest/locustfile.py --host http://127.0.0.1:8000
+"""Send load to a running server: locust -f loadtest/locustfile.py --host http://127.0.0.1:8000
 
-`--help` lists the options added here; docs/load-testing.md describes them.
+docs/load-testing.md describes the options.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from loadtest.workload import bodies, verify
 from loadtest.workload.bodies import Body
-from loadtest.workload.reference import Refused, reference_results
+from loadtest.workload.reference import ReferenceFailed, reference_results
 from loadtest.workload.shapes import SHAPES, users_at
 
-MAX_PAUSE_S = 30.0  # of a Retry-After that is kept
+MAX_PAUSE_S = 30.0  # longer times in Retry-After are cut to this
 UNSUPPORTED = (413, 415, 422)  # the model does not accept such a body
 WEIGHTS = {"photo": 6, "json": 1, "npy": 2, "msgpack": 1}
 
@@ -45,7 +45,7 @@ def _task(kind: str) -> Callable[[SmartBatchUser], None]:
 
 
 class SmartBatchUser(FastHttpUser):
-    """Sends a body, waits for the response, checks it. `prepare` is called before the first user starts."""
+    """Sends a body, waits for the response and checks it. `prepare` is called before the first user starts."""
 
     network_timeout = 120.0
     connection_timeout = 10.0
@@ -76,13 +76,13 @@ class SmartBatchUser(FastHttpUser):
         ) as response:
             retry_after = str((response.headers or {}).get("retry-after", ""))
             if response.status_code == 503 and retry_after:
-                response.request_meta["name"] = f"{body.name}, refused"
+                response.request_meta["name"] = f"{body.name}, rejected"
                 response.success()
                 pause_s = min(MAX_PAUSE_S, float(retry_after)) if retry_after.isdigit() else 1.0
             elif response.status_code != 200:
                 response.failure(f"{response.status_code}: {response.text or getattr(response, 'error', '')}"[:200])
-            elif fault := _fault(expected, response.content or b""):
-                response.failure(fault)
+            elif mismatch := _mismatch(expected, response.content or b""):
+                response.failure(mismatch)
             else:
                 SmartBatchUser.checked += 1
                 response.success()
@@ -90,17 +90,17 @@ class SmartBatchUser(FastHttpUser):
             gevent.sleep(pause_s)
 
 
-def _fault(expected: Any, content: Any) -> str:
-    """Say what is wrong with a response; empty if nothing is."""
+def _mismatch(expected: Any, content: Any) -> str:
+    """Describe how a response differs from its reference; empty if it does not."""
     try:
-        apart = verify.difference(expected, verify.result(content))
+        difference = verify.difference(expected, verify.result(content))
     except verify.Unreadable as error:
         return f"unreadable response: {error}"
-    return "" if apart <= 1 else f"wrong response: {apart:.3g} times the tolerance away from this body's reference"
+    return "" if difference <= 1 else f"wrong response: differs from the reference by {difference:.3g} × the tolerance"
 
 
 class Shape(LoadTestShape):
-    """The one shape class that Locust sees; `--shape` chooses, so that the web page offers the choice too."""
+    """Runs the shape of the option `--shape`. Locust finds only this class, so its web page offers the option too."""
 
     use_common_options = True  # users, spawn rate and run time of the command line and the page
 
@@ -167,7 +167,7 @@ def _chosen_bodies(options: argparse.Namespace) -> tuple[dict[str, list[Body]], 
 
 @events.test_start.add_listener
 def fetch_references(environment: Environment, **_: Any) -> None:
-    """Send each body alone. If that fails, the test ends with a line that says why."""
+    """Send each body alone to get its reference. If that fails, end the test with the reason."""
     runner, options = environment.runner, environment.parsed_options
     if runner is None or options is None or isinstance(runner, MasterRunner):
         return  # a master sends nothing itself
@@ -179,7 +179,7 @@ def fetch_references(environment: Environment, **_: Any) -> None:
     try:
         chosen, weights = _chosen_bodies(options)
         user.prepare(_references(f"{host}{user.path}", chosen, user.sent_headers), weights)
-    except (Refused, ValueError) as error:
+    except (ReferenceFailed, ValueError) as error:
         environment.process_exit_code = 2
         if isinstance(runner, WorkerRunner):
             log.error("%s", error)
@@ -189,24 +189,27 @@ def fetch_references(environment: Environment, **_: Any) -> None:
 
 
 def _references(url: str, chosen: dict[str, list[Body]], headers: dict[str, str]) -> dict[str, list[tuple[Body, Any]]]:
-    """Return bodies with their results by kind, without the kinds that the model does not accept. Raises Refused."""
+    """Return bodies with their results by kind, without the kinds that the model does not accept.
+
+    Raises ReferenceFailed.
+    """
     references = {}
-    refused = Refused("nothing was chosen")
+    failure = ReferenceFailed("nothing was chosen")
     for kind, some in chosen.items():
         try:
             results = reference_results(url, some, headers)
-        except Refused as error:
-            refused = error
+        except ReferenceFailed as error:
+            failure = error
             if error.status not in UNSUPPORTED:
                 raise
-            log.warning("%s is left out: %s", kind, error)
+            log.warning("%s is skipped: %s", kind, error)
             continue
         references[kind] = [(body, results[body.name]) for body in some]
         first, *others = results.values()
         if others and all(verify.difference(first, other) <= 1 for other in others):
             log.warning("every %s body has the same result, so swapped responses would not be noticed", kind)
     if not references:
-        raise refused
+        raise failure
     return references
 
 
@@ -214,9 +217,9 @@ def _references(url: str, chosen: dict[str, list[Body]], headers: dict[str, str]
 def log_summary(environment: Environment, **_: Any) -> None:
     if environment.runner is None or isinstance(environment.runner, MasterRunner):
         return
-    refused = sum(entry.num_requests for (name, _), entry in environment.stats.entries.items() if "refused" in name)
+    rejected = sum(entry.num_requests for (name, _), entry in environment.stats.entries.items() if "rejected" in name)
     log.info(
-        "responses checked and correct: %d; refused with Retry-After: %d; failed: %d (%s)",
-        *(SmartBatchUser.checked, refused, environment.stats.total.num_failures),
+        "responses checked and correct: %d; rejected with Retry-After: %d; failed: %d (%s)",
+        *(SmartBatchUser.checked, rejected, environment.stats.total.num_failures),
         "this worker" if isinstance(environment.runner, WorkerRunner) else "in total",
     )

@@ -1,4 +1,4 @@
-"""The machine and the software that figures were measured on."""
+"""Describe the machine and the software of a measurement."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def describe() -> dict[str, Any]:
 
 
 def _python_loop_ms() -> float:
-    """Time of a fixed piece of Python, best of five.
+    """Return the time of a fixed piece of Python, the best of five.
 
-    It tells an interpreter built with profile-guided optimization from one without, and a slow phase of the machine.
+    It shows whether the interpreter was built with profile-guided optimization, and whether the machine is slow now.
     """
 
     class Item:

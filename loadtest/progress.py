@@ -1,4 +1,4 @@
-"""Progress of a long command: log lines, and on a terminal a status that is redrawn in place."""
+"""Show the progress of a long command: log lines, and on a terminal a status line that is redrawn."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
-SHOW_EVERY_S = 10.0  # where the output is no terminal
+SHOW_EVERY_S = 10.0  # if the output is not a terminal
 
 console = Console(stderr=True, highlight=False)
 
@@ -18,13 +18,13 @@ def log(text: str) -> None:
 
 
 def clock(seconds: float) -> str:
-    """1:02:03 or 2:03"""
+    """Format seconds as 1:02:03 or 2:03."""
     hours, rest = divmod(int(seconds), 3600)
     return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
 
 
 class Progress:
-    """The status. A context manager."""
+    """The status line. A context manager."""
 
     def __init__(self) -> None:
         self._status = Status("starting", console=console)
@@ -39,7 +39,7 @@ class Progress:
         self._status.stop()
 
     def show(self, text: str) -> None:
-        """Replace the status, of a line or two; without a terminal log it, once every SHOW_EVERY_S."""
+        """Replace the status, one or two lines. Without a terminal, log it at most every SHOW_EVERY_S."""
         self._status.update(escape(text))
         if not console.is_terminal and time.monotonic() >= self._shown_at + SHOW_EVERY_S:
             self._shown_at = time.monotonic()

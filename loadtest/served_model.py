@@ -1,4 +1,4 @@
-"""The model that the benchmark and the study serve, with the same settings behind either server."""
+"""The model that benchmark and study serve. Baseline and SmartBatch get the same settings."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any, Literal, NamedTuple
 
 from loadtest.system import ROOT, System, environment, reference_server, smartbatch
 
-# Taken from the caller's shell, and kept with the result.
+# Read from the caller's environment and stored with the result.
 SETTINGS = (
     *("MAX_BATCH_SIZE", "MAX_WAIT_TIME", "WINDOW", "MAX_BATCH_BYTES", "MAX_QUEUE", "MAX_QUEUE_BYTES"),
     *("REQUEST_TIMEOUT", "GATEWAY_PROCESSES", "DECODE_THREADS", "TORCH_THREADS", "MAX_IMAGE_PIXELS", "MAX_BODY_BYTES"),
     *("DEVICE", "DTYPE", "OPTIMIZE"),
 )
-LOAD_TIMEOUT_S = 600.0  # a first download of weights included
+LOAD_TIMEOUT_S = 600.0  # includes a first download of weights
 
 Side = Literal["baseline", "smartbatch"]
 
 
 class ModelFailed(RuntimeError):
-    """The model cannot be loaded; the text is the server's own."""
+    """The model cannot be loaded; the text is the server's error."""
 
 
 class ServedModel(NamedTuple):
@@ -38,13 +38,13 @@ class ServedModel(NamedTuple):
         return ServedModel(_absolute(model), _absolute(weights), workers, settings)
 
     def start(self, side: Side) -> System:
-        """Return the system that is starting; it is a context manager."""
+        """Start the server. The system is a context manager; entering it waits until the server is ready."""
         if side == "baseline":
             return reference_server("baseline", **self._environ())
         return smartbatch(self.model, self.workers, **self._environ())
 
     def describe(self) -> dict[str, Any]:
-        """The model's metadata; loads the model once. Raises ModelFailed."""
+        """Load the model once and return its metadata. Raises ModelFailed."""
         described = subprocess.run(
             [sys.executable, "-m", "loadtest.servers.baseline", "describe"],
             cwd=ROOT,
@@ -59,7 +59,7 @@ class ServedModel(NamedTuple):
         return json.loads(described.stdout)
 
     def _environ(self) -> dict[str, str]:
-        """OPTIMIZE is none by default: a worker that compiles while it serves would be measured compiling."""
+        """Return the servers' environment. OPTIMIZE defaults to none, since compiling would disturb the measurement."""
         threads = max(1, (os.cpu_count() or 1) // self.workers)
         return {
             "MODEL_PATH": self.model,
@@ -73,5 +73,5 @@ class ServedModel(NamedTuple):
 
 
 def _absolute(path: str) -> str:
-    """A file's absolute path, since servers run in another directory; anything else unchanged."""
+    """Make a file's path absolute, since servers run in another directory. Return anything else unchanged."""
     return str(Path(path).resolve()) if Path(path).is_file() else path

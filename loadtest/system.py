@@ -1,7 +1,4 @@
-"""Start a server, wait until it is ready, watch its processes, stop it: for every benchmark here.
-
-Servers are started by their command line and watched over HTTP and by the operating system.
-"""
+"""Start a server as a process, wait until it is ready, measure its processes, stop it. Every benchmark here uses it."""
 
 from __future__ import annotations
 
@@ -20,20 +17,20 @@ import psutil
 from smartbatch.deploy.ports import free_port
 
 ROOT = Path(__file__).parents[1]
-START_TIMEOUT_S = 120.0  # torch takes seconds to load, many workers on few cores take more
+START_TIMEOUT_S = 120.0  # torch takes seconds to load, more with many workers on few cores
 STOP_TIMEOUT_S = 60.0
-# Variables of the caller's shell that a measured server must not see.
+# Variables of the caller that a measured server must not get.
 IGNORED_VARIABLES = ("REDIS_URL", "REDIS_PASSWORD_FILE", "API_KEYS", "API_KEYS_FILE", "MODEL_NAME", "MODEL_WEIGHTS")
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # http_proxy is not meant for loopback
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # ignores http_proxy
 
 
 class System:
-    """All processes of one server. A context manager: entering waits until it is ready, leaving stops it."""
+    """All processes of one server. A context manager: entering waits until the server is ready, leaving stops it."""
 
     def __init__(self, command: list[str], port: int, workers: int = 0, **settings: object) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.port = port
-        self._workers = workers  # that must be ready
+        self._workers = workers  # how many must be ready
         self._log = tempfile.NamedTemporaryFile("w+", prefix="loadtest-", suffix=".log")  # noqa: SIM115 (closed in __exit__)
         self._popen = subprocess.Popen(
             [sys.executable, *command],
@@ -64,7 +61,7 @@ class System:
         self._log.close()
 
     def processes(self) -> dict[str, list[psutil.Process]]:
-        """Its processes by role: root, gateway, worker, broker."""
+        """Return the processes by role: root, gateway, worker, broker."""
         root = psutil.Process(self._popen.pid)
         roles: dict[str, list[psutil.Process]] = {}
         for process in (root, *root.children(recursive=True)):
@@ -72,7 +69,7 @@ class System:
         return roles
 
     def cpu_s(self) -> dict[str, float]:
-        """CPU seconds until now by role, user and system."""
+        """Return the CPU seconds (user and system) used so far, by role."""
         return {role: sum(map(_cpu_s, processes)) for role, processes in self.processes().items()}
 
     def resident_mb(self) -> dict[str, float]:
@@ -82,7 +79,7 @@ class System:
         }
 
     def wait_until_compiled(self, timeout_s: float = 900.0) -> None:
-        """Return when no worker is compiling a network any more, which takes minutes, once."""
+        """Wait until no worker compiles a network any more. Compiling takes minutes the first time."""
         deadline = time.monotonic() + timeout_s
         root = psutil.Process(self._popen.pid)
         while any("compile_process" in " ".join(child.cmdline()) for child in root.children(recursive=True)):
@@ -100,7 +97,7 @@ class System:
         return http_get(f"{self.url}{path}")
 
     def batches(self) -> tuple[float, float, float]:
-        """Rows and batches that the live workers have run, and requests waiting now, as /stats has them."""
+        """Return rows and batches run by the live workers, and the requests waiting now, from /stats."""
         models = json.loads(self.get("/stats"))["models"].values()
         workers = [worker for model in models for worker in model["workers"].values()]
         rows, batches = (sum(worker[name] for worker in workers) for name in ("rows", "batches"))
@@ -125,20 +122,20 @@ class System:
 
 
 def smartbatch(model: str, workers: int = 1, **settings: object) -> System:
-    """`smartbatch up`; ready when every worker is."""
+    """Start `smartbatch up`. It is ready once every worker is."""
     port = free_port()
     command = ["-m", "smartbatch.deploy.cli", "up", "--port", str(port), "--workers", str(workers), "--model", model]
     return System(command, port, workers, **{"MAX_BATCH_SIZE": 32, "LOG_LEVEL": "error", **settings})
 
 
 def reference_server(module: str, *arguments: str, **settings: object) -> System:
-    """One of the servers in loadtest/servers/, by the name of its module."""
+    """Start a server of loadtest/servers/, by the name of its module."""
     port = free_port()
     return System(["-m", f"loadtest.servers.{module}", str(port), *arguments], port, 0, **settings)
 
 
 def environment(**settings: object) -> dict[str, str]:
-    """The environment of a measured process: this one's, without what would change the measurement, and `settings`."""
+    """Return this process's environment plus `settings`, without variables that would change the measurement."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -153,20 +150,20 @@ def http_get(url: str) -> str:
 
 
 def metric_total(text: str, name: str) -> float:
-    """Sum of a metric's samples in the Prometheus text format."""
+    """Sum the samples of a metric in Prometheus text."""
     lines = text.splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name}{{", f"{name} ")))
 
 
-class CpuMeter:
-    """CPU time from its creation on: of a server, and of processes that are neither the server nor the benchmark."""
+class CpuTimer:
+    """Measures, from its creation on, the CPU time of a server and of all processes unrelated to the benchmark."""
 
     def __init__(self, system: System) -> None:
         self._system = system
         self._start = self._now()
 
     def read(self, generator_cpu_s: float) -> dict[str, float]:
-        busy, server, own = (now - start for now, start in zip(self._now(), self._start, strict=True))
+        busy, server, own = (end - start for end, start in zip(self._now(), self._start, strict=True))
         others = max(0.0, busy - server - own - generator_cpu_s)
         return {"cpu_s": round(server, 3), "others_cpu_s": round(others, 3)}
 

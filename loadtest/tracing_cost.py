@@ -1,9 +1,9 @@
-"""What tracing costs: CPU time per 1,000 requests without it, with 1 % of the requests sampled, and with all.
+"""Measure the cost of tracing: CPU time per 1,000 requests without it, with 1 % of requests sampled, and with all.
 
     python -m loadtest.tracing_cost [--rounds 3] [--seconds 5]
 
-The model does nothing, so the path is all there is to see. A collector that discards everything runs in a process of
-its own and is not counted.
+The model does nothing, so only the path of a request is measured. A collector that discards all spans runs in another
+process, which is not counted.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _Collector(BaseHTTPRequestHandler):
 @click.option("--seconds", default=5.0, show_default=True, help="Of each system in each round.")
 @click.option("--collector", type=int, hidden=True)
 def command(rounds: int, seconds: float, collector: int | None) -> None:
-    """Measure, and print a line for each system."""
+    """Measure each system and print a line for it."""
     if collector is not None:
         ThreadingHTTPServer(("127.0.0.1", collector), _Collector).serve_forever()
     port = free_port()
@@ -54,7 +54,7 @@ def command(rounds: int, seconds: float, collector: int | None) -> None:
         with contextlib.ExitStack() as stack:
             systems = {kind: stack.enter_context(smartbatch(MODEL, **settings)) for kind, settings in kinds.items()}
             loads = {kind: closed_loop(system, BODY, CONNECTIONS) for kind, system in systems.items()}
-            results = Run().by_turns("tracing", loads, rounds=rounds, seconds=seconds, warm_s=seconds)
+            results = Run().interleave("tracing", loads, rounds=rounds, seconds=seconds, warm_s=seconds)
     finally:
         process.kill()
     print("medians: CPU seconds per 1,000 requests of each role and of all, req/s, p50 and p99 in ms")

@@ -1,5 +1,5 @@
-"""A discrete-event simulator: the product's own batcher and policy on models of broker, gateways and devices.
+"""A discrete-event simulator: the product's batcher and policy on models of broker, gateways and devices.
 
-For what no test machine shows: a thousand workers, a million requests/s, any latency curve. Not installed with the
-package: `python -m simulation` in the repository.
+It covers what no test machine can show: a thousand workers, a million requests/s, any latency curve. Run it with
+`python -m simulation` in the repository; it is not installed with the package.
 """

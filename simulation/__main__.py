@@ -2,8 +2,8 @@
 
     python -m simulation run --workers 8 --rate 5000 [--pattern bursty] [--curve 40,2 | --curve 1:5,8:12,32:60]
     python -m simulation consolidation | scale | partitions | million [--out docs/images]
-    python -m simulation check bench-results/bench.json     the measured S rows, beside a simulation of the same
-    python -m simulation cost-benchmark                     cost of the broker's commands on this machine
+    python -m simulation check bench-results/bench.json     compare the measured S rows with a simulation of them
+    python -m simulation cost-benchmark                     measure the cost of the broker's commands on this machine
 
 Times are virtual. `--curve base,row` is in ms; `rows:ms,…` interpolates measured points.
 """
@@ -35,11 +35,13 @@ def main() -> None:
     run = commands.add_parser("run")
     run.add_argument("--curve", type=_curve, default=affine(4, 0.2))
     run.add_argument("--pattern", choices=["poisson", "bursty", "closed"], default="poisson")
-    run.add_argument("--rate", type=float, default=1000.0, help="requests/s, in all")
+    run.add_argument("--rate", type=float, default=1000.0, help="total requests/s")
     run.add_argument("--clients", type=int, default=64, help="of a closed loop")
-    run.add_argument("--think-ms", type=float, default=0.0, help="mean, of a closed loop's clients")
+    run.add_argument("--think-ms", type=float, default=0.0, help="mean think time of a closed loop's clients")
     run.add_argument("--workers", type=int, default=1)
-    run.add_argument("--partitions", type=int, default=1, help="brokers, each with its share of everything")
+    run.add_argument(
+        "--partitions", type=int, default=1, help="brokers, each with an equal share of workers, gateways and load"
+    )
     run.add_argument("--gateways", type=int, default=1, help="per partition")
     run.add_argument("--max-rows", type=int, default=32, help="MAX_BATCH_SIZE")
     run.add_argument("--window-ms", type=float, default=10.0, help="MAX_WAIT_TIME")
@@ -86,7 +88,7 @@ def main() -> None:
     print(
         f"{result.events} events in {result.cpu_s:.1f} s of CPU; outcomes: {result.ok} ok, {result.late} late, ", end=""
     )
-    print(f"{result.refused} refused; closed: {result.closed}; commands: {result.commands}")
+    print(f"{result.rejected} rejected; closed: {result.closed}; commands: {result.commands}")
 
 
 def _curve(text: str) -> Curve:

@@ -1,4 +1,4 @@
-"""When requests arrive at one gateway. All times are virtual seconds."""
+"""Arrival times of requests at one gateway, in virtual seconds."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Arrivals(Protocol):
 
     next_at: float
 
-    def take(self) -> float:
-        """Return `next_at`, and advance to the following arrival."""
+    def pop(self) -> float:
+        """Return `next_at` and advance to the following arrival."""
         ...
 
     def responded(self, at: float) -> None:
-        """A client has read its response by then: in a closed loop it sends again."""
+        """Record that a client has read its response at `at`. In a closed loop it sends again."""
         ...
 
 
@@ -31,12 +31,12 @@ class Open:
         self._times = times
         self._until = until
         self.next_at = 0.0
-        self.take()
+        self.pop()
 
-    def take(self) -> float:
-        taken, after = self.next_at, next(self._times)
-        self.next_at = after if after < self._until else NEVER
-        return taken
+    def pop(self) -> float:
+        arrival, following = self.next_at, next(self._times)
+        self.next_at = following if following < self._until else NEVER
+        return arrival
 
     def responded(self, at: float) -> None:
         pass
@@ -52,7 +52,7 @@ def poisson(rate: float, draw: random.Random) -> Iterator[float]:
 def bursty(rate: float, draw: random.Random, *, factor: float = 4.0, share: float = 0.1, burst_s: float = 0.1):
     """Poisson arrivals at two alternating rates (MMPP-2), `rate` on average.
 
-    During bursts the rate is `factor` times the mean; they take `share` of the time and last `burst_s` on average.
+    During bursts the rate is `factor` times the mean. Bursts fill `share` of the time and last `burst_s` on average.
     """
     if not 0 < share < 1 or not 1 <= factor <= 1 / share:
         raise ValueError("bursts cannot hold more than all arrivals: factor × share must be at most 1")
@@ -65,13 +65,13 @@ def bursty(rate: float, draw: random.Random, *, factor: float = 4.0, share: floa
         if now + step < ends_at:
             now += step
             yield now
-        else:  # the exponential distribution is memoryless, so the rest may be drawn again at the other rate
+        else:  # the exponential distribution is memoryless, so draw again at the other rate
             now, state = ends_at, 1 - state
             ends_at = now + draw.expovariate(1 / durations[state])
 
 
 class Closed:
-    """Clients that send again `think_s` (exponential) after their response."""
+    """Clients that send again `think_s` (exponentially distributed) after their response."""
 
     def __init__(self, clients: int, draw: random.Random, *, until: float, think_s: float = 0.0) -> None:
         self._draw = draw
@@ -80,10 +80,10 @@ class Closed:
         self._due = [n * 1e-6 for n in range(clients)]
         self.next_at = self._due[0] if clients else NEVER
 
-    def take(self) -> float:
-        taken = heapq.heappop(self._due)
+    def pop(self) -> float:
+        arrival = heapq.heappop(self._due)
         self._update()
-        return taken
+        return arrival
 
     def responded(self, at: float) -> None:
         think_s = self._draw.expovariate(1 / self._think_s) if self._think_s else 0.0

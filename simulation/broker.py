@@ -1,7 +1,7 @@
-"""One broker: the rules of the scripts in shared/broker/scripts, on a single thread on which they take time.
+"""One broker: the rules of the scripts in shared/broker/scripts, on a single thread where each command takes time.
 
-Requests have one row each; the rules for entries of several rows are left out. A test makes the same calls here
-and to the real scripts.
+Requests have one row each; the rules for entries of several rows are omitted. tests/simulation/test_broker.py makes the
+same calls here and to the real scripts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from smartbatch.shared.broker.queue.claims import Mode
 
 
 class Entry:
-    """One request, from its arrival at the gateway to its outcome. Stands in for the batcher's claimed entry, too."""
+    """One request, from its arrival at the gateway to its outcome. Also stands in for the batcher's ClaimedEntry."""
 
     __slots__ = ("admitted_at", "arrived_at", "deadline_at", "gateway", "late", "number", "t_ms")
 
@@ -31,9 +31,9 @@ class Entry:
         self.arrived_at = arrived_at
         self.t_ms = 0
         self.number = 0  # its position on the stream
-        self.admitted_at = 0.0  # as its worker sees it: to the millisecond
+        self.admitted_at = 0.0  # on the worker's clock, with a resolution of a millisecond
         self.deadline_at = 0.0
-        self.late = False  # its deadline passed before its forward
+        self.late = False  # whether its deadline passed before its forward
 
     @property
     def entry(self) -> Entry:
@@ -52,7 +52,7 @@ class ClaimResult(msgspec.Struct):
 
 
 class Broker:
-    """Commands run one after the other, in the order in which they arrive."""
+    """Runs commands one after the other, in the order in which they arrive."""
 
     def __init__(self, loop: VirtualLoop, costs: BrokerCosts, max_entries: int, cores: Cores | None = None) -> None:
         self.loop = loop
@@ -60,7 +60,7 @@ class Broker:
         self.cores = cores or Cores()
         self.busy_s = 0.0
         self.commands: Counter[str] = Counter()
-        self.stream: deque[Entry] = deque()  # waiting; `inflight_rows` counts claimed rows, too
+        self.stream: deque[Entry] = deque()  # waiting entries; `inflight_rows` also counts claimed rows
         self.inflight_rows = 0
         self._max_entries = max_entries
         self._added = 0
@@ -77,7 +77,7 @@ class Broker:
     # --- the thread
 
     def call(self, name: str, run: Callable[[], float], done: Callable[[], Any]) -> Command:
-        """Send a command. `run` executes it and returns its cost; `done` is called when its reply is back."""
+        """Send a command. `run` executes it and returns its cost; `done` is called when its reply has arrived."""
         command = Command(name, run, done)
         self.loop.at(self.loop.now + self.costs.hop_s, self._arrived, command)
         return command
@@ -138,7 +138,7 @@ class Broker:
             self._on_stream.append((int(last_id.partition("-")[0]), command))
 
     def unblock(self, command: Command) -> None:
-        """CLIENT UNBLOCK; no effect if it is not blocked."""
+        """CLIENT UNBLOCK; has no effect if the command is not blocked."""
         for waiting in self._on_stream:
             if waiting[1] is command:
                 self._on_stream.remove(waiting)
@@ -148,7 +148,7 @@ class Broker:
     # --- the scripts
 
     def wake(self) -> None:
-        """Let an idle worker claim, if there is something to claim and nobody is filling a batch."""
+        """Wake an idle worker if entries wait and no worker fills a batch."""
         if self.stream and not self.lock_holder() and not self._wakeup:
             if self._on_wakeup:
                 self._unblock(self._on_wakeup.popleft())
@@ -156,11 +156,11 @@ class Broker:
                 self._wakeup = True
 
     def lock_holder(self) -> str:
-        """The worker that holds the fill lock; empty if none does."""
+        """Return the worker that holds the fill lock; empty if none does."""
         return self._holder if self._lock_ends > self.loop.now else ""
 
     def admit(self, entries: list[Entry], timeout_ms: float, rows_per_ms: float, batch_ms: float) -> list[int]:
-        """Return a code per entry, as admit.lua: 1 admitted, 0 queue full, 2 deadline unattainable."""
+        """Return a code per entry as admit.lua does: 1 admitted, 0 queue full, 2 deadline unattainable."""
         t_ms, codes = int(self.loop.now * 1000), []
         for entry in entries:
             if len(self.stream) >= self._max_entries:
@@ -186,19 +186,19 @@ class Broker:
         self, me: str, mode: Mode, *, held_rows: int = 0, room_rows: int = 32, hold_ms: int = 0, soon: bool = False
     ) -> ClaimResult:
         stream, holder = self.stream, self.lock_holder()
-        taken, waiting = bool(holder) and holder != me, len(stream)
-        if not waiting and mode == "idle" and held_rows and hold_ms > 0 and not taken:
+        locked, waiting = bool(holder) and holder != me, len(stream)
+        if not waiting and mode == "idle" and held_rows and hold_ms > 0 and not locked:
             self._hold(me, hold_ms)
         if (
             not waiting
-            or (mode == "top" and taken)
-            or (mode == "idle" and taken and waiting < room_rows)
-            or (mode == "ahead" and (taken or not self._wakeup or (waiting < room_rows and not soon)))
+            or (mode == "top" and locked)
+            or (mode == "idle" and locked and waiting < room_rows)
+            or (mode == "ahead" and (locked or not self._wakeup or (waiting < room_rows and not soon)))
         ):
             return self._result("empty", [])
         entries = [stream.popleft() for _ in range(min(room_rows, waiting))]
         self._delivered = entries[-1].number
-        if not taken:
+        if not locked:
             self._hold(me, 0 if len(entries) >= room_rows else hold_ms)
         self.wake()
         return self._result("batch", entries)
@@ -215,19 +215,19 @@ class Broker:
         self.wake()
 
     def finish(self, entries: list[Entry]) -> None:
-        """Close the entries, and push their replies to the gateways' inboxes."""
+        """Finish the entries and push their replies to the gateways' inboxes."""
         self.inflight_rows -= len(entries)
         by_gateway: dict[Any, list[Entry]] = {}
         for entry in entries:
             by_gateway.setdefault(entry.gateway, []).append(entry)
-        for gateway, its in by_gateway.items():
-            gateway.inbox += its
+        for gateway, replies in by_gateway.items():
+            gateway.inbox += replies
             if gateway.popping and gateway.popping.blocked:
                 self._unblock(gateway.popping)
 
 
 class Command:
-    """One command, on its way to the broker or waiting there."""
+    """One command, sent to the broker or waiting there."""
 
     __slots__ = ("blocked", "done", "name", "run", "timer")
 

@@ -1,4 +1,4 @@
-"""The S rows of a `make bench`, beside a simulation with the CPU times that the processes took in them."""
+"""Compare the S rows of `make bench` with simulations that use the CPU times measured in those rows."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ CONNECTIONS = (64, 256)
 
 
 def reproduced(bench: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines of a table. `bench`: bench.json with row S."""
+    """Yield the lines of a table. `bench` is the content of bench.json with row S."""
     yield "| S, connections | measured /s | simulated /s | | measured p50 ms | simulated p50 ms | |"
     yield "|---|---|---|---|---|---|---|"
     rounds = bench["rows"]["S"]["details"]
     for connections in CONNECTIONS:
         measured = sorted(rounds[str(connections)], key=lambda each: each["requests_per_s"])
         middle = measured[(len(measured) - 1) // 2]
-        took = {role: seconds / 1000 for role, seconds in middle["cpu_s_per_1000"].items()}
+        cpu_s = {role: seconds / 1000 for role, seconds in middle["cpu_s_per_1000"].items()}
         client_s = middle["generator_cpu_s_per_1000"] / 1000
-        costs = as_measured(took["gateway"], took["broker"], took["worker"], client_s, bench["machine"]["cores"])
+        costs = as_measured(cpu_s["gateway"], cpu_s["broker"], cpu_s["worker"], client_s, bench["machine"]["cores"])
         result = simulate(
             Scenario(curve=affine(4, 0.2), pattern="closed", clients=connections, costs=costs, measured_s=5.0)
         )

@@ -1,6 +1,6 @@
 """Virtual time: an event loop whose clock jumps to the next event, so that the product's coroutines run unchanged.
 
-Deterministic: events of the same time run in the order in which they were scheduled.
+It is deterministic: events with the same time run in the order in which they were scheduled.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         return timer
 
     def run_while(self, unfinished: Callable[[], bool]) -> None:
-        """Run events while there are any and `unfinished` is true; it is called after each."""
+        """Run events while there are any and `unfinished()`, which is called after each event, is true."""
         timers, ready = self._timers, self._ready
         with self._as_running_loop():
             while True:
@@ -68,14 +68,14 @@ class VirtualLoop(asyncio.AbstractEventLoop):
                 timer.callback(*timer.args)
 
     def end(self) -> None:
-        """Cancel every task, and let each end."""
+        """Cancel every task and run until all have ended."""
         self._timers.clear()
         for task in self._tasks:
             task.cancel()
         self.run_while(lambda: True)
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        """Start a task that runs until `end`; an error that ends it earlier is raised by `run_while`."""
+        """Start a task that runs until `end`. If an error ends it earlier, `run_while` raises the error."""
         with self._as_running_loop():
             task = self.create_task(coroutine)
         task.add_done_callback(self._task_ended)
@@ -123,7 +123,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
 @contextlib.contextmanager
 def virtual_time(loop: VirtualLoop) -> Iterator[None]:
-    """Give the worker's modules this loop's clock as `time.monotonic()`."""
+    """Replace `time.monotonic` in the worker's modules by this loop's clock."""
     virtual: Any = SimpleNamespace(monotonic=loop.time)
     modules = [
         module for name, module in sys.modules.items() if name.startswith("smartbatch.worker.") and _uses_time(module)

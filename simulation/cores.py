@@ -6,7 +6,7 @@ import heapq
 
 
 class Cores:
-    """Work takes the core that is free first. 0 cores: one per process, so that work never waits for one."""
+    """Assigns work to the core that is free first. 0 cores means one per process: work never waits for a core."""
 
     def __init__(self, count: int = 0) -> None:
         self._free_at = [0.0] * count

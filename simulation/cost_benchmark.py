@@ -1,6 +1,6 @@
-"""The cost benchmark: CPU time of the broker's commands on this machine, with one entry a call and with a full batch.
+"""The cost benchmark: measure the CPU time of the broker's commands with one entry per call and with a full batch.
 
-costs.py holds its results from a quiet machine. Linux only, and nothing else may run at the same time.
+costs.py has its results from a quiet machine. It needs Linux, and nothing else may run at the same time.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from smartbatch.shared.keys import Keys
 
 FULL = 32
 ROUNDS = 150
-CONNECTIONS = 8  # concurrent, each with a model of its own, so that the broker never sleeps between calls
+CONNECTIONS = 8  # concurrent, each with its own model, so that the broker never sleeps between calls
 PAYLOAD, REPLY = bytes(1024), bytes(300)
-SETTLE_S = 0.001  # after its last reply the broker still has work to do
+SETTLE_S = 0.001  # the broker still works after its last reply
 
 
 def measure() -> dict[str, CommandCost]:
-    """Return the cost of each command. Raises StartupError where the system's CPU times are too coarse."""
+    """Return the cost of each command. Raises StartupError if the system's CPU times are too coarse."""
     if not sys.platform.startswith("linux"):
         raise StartupError("the cost of the broker's commands can be measured on Linux only")
     with _broker() as (url, pid):
@@ -41,7 +41,7 @@ def measure() -> dict[str, CommandCost]:
 
 
 def request_s(costs: dict[str, CommandCost]) -> float:
-    """Cost of a request in full batches."""
+    """Return the cost of one request in full batches."""
     return sum(costs[name].of(FULL) for name in ("admit", "claim", "finish", "pop")) / FULL
 
 
@@ -72,13 +72,13 @@ async def _measure(url: str, pid: int) -> dict[str, CommandCost]:
     for name, cost in single.items():
         entry_s = max(0.0, full[name] - cost) / (FULL - 1)
         costs[name] = CommandCost(cost - entry_s, entry_s)
-    for name in ("wait", "release"):  # entries make no difference to these
+    for name in ("wait", "release"):  # their cost does not depend on entries
         costs[name] = CommandCost((single[name] + full[name]) / 2)
     return costs
 
 
 class _Caller:
-    """A gateway and a worker that work alternately, with `size` entries a call."""
+    """A gateway and a worker that take turns, with `size` entries per call."""
 
     def __init__(self, connection: MultiplexedConnection, number: int, size: int) -> None:
         keys = Keys(f"cost-benchmark-{number}")
@@ -115,21 +115,21 @@ class _Caller:
 
 
 async def _costs(connections: Sequence[MultiplexedConnection], pid: int, size: int) -> dict[str, float]:
-    """Return the seconds of a call with `size` entries, the median of many, by command."""
+    """Return the median seconds of a call with `size` entries, by command."""
     callers = [_Caller(connection, number, size) for number, connection in enumerate(connections)]
-    took: dict[str, list[float]] = {}
+    cpu_s: dict[str, list[float]] = {}
     for number in range(2 * ROUNDS):
         claim = "claim_after_wakeup" if number % 2 else "claim"
         for name in ("admit", claim, "release", "finish", "pop"):
             before = _cpu_s(pid)
             await asyncio.gather(*(getattr(caller, name)() for caller in callers))
             await asyncio.sleep(SETTLE_S)
-            took.setdefault(name, []).append((_cpu_s(pid) - before) / len(callers))
-    cost = {name: statistics.median(times) for name, times in took.items()}
+            cpu_s.setdefault(name, []).append((_cpu_s(pid) - before) / len(callers))
+    cost = {name: statistics.median(times) for name, times in cpu_s.items()}
     cost["wait"] = max(0.0, cost.pop("claim_after_wakeup") - cost["claim"])
     return cost
 
 
 def _cpu_s(pid: int) -> float:
-    """CPU time of a process's first thread, to the nanosecond; up to date while it sleeps."""
+    """Return the CPU time of a process's first thread in nanoseconds, up to date while it sleeps."""
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9

@@ -1,4 +1,4 @@
-"""Costs in seconds: the parameters of a simulation. docs/scale.md says how each default was measured."""
+"""The parameters of a simulation: costs in seconds. docs/scale.md describes how each default was measured."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Curve = Callable[[int], float]
 
 
 def affine(base_ms: float, row_ms: float) -> Curve:
-    """base + rows × row, as the `simulated` model takes."""
+    """Return the curve base + rows × row of the `simulated` model."""
     return lambda rows: (base_ms + rows * row_ms) / 1000
 
 
 def measured(points: dict[int, float]) -> Curve:
-    """Linear interpolation of measured points (rows → ms), extrapolated from the last two."""
+    """Interpolate measured points (rows → ms) linearly; extrapolate from the last two."""
     known = sorted(points.items())
     if len(known) < 2:
         raise ValueError("a curve needs at least two points")
@@ -30,7 +30,7 @@ def measured(points: dict[int, float]) -> Curve:
 
 
 class CommandCost(msgspec.Struct, frozen=True):
-    """Of one command, on the broker's single thread."""
+    """Cost of one command on the broker's single thread."""
 
     command_s: float
     entry_s: float = 0.0
@@ -40,7 +40,7 @@ class CommandCost(msgspec.Struct, frozen=True):
 
 
 class BrokerCosts(msgspec.Struct, frozen=True):
-    """Of the broker's commands, and of one way on the network."""
+    """Cost of the broker's commands, and of one way on the network."""
 
     admit: CommandCost = CommandCost(52e-6, 4.1e-6)
     claim: CommandCost = CommandCost(42e-6, 4.2e-6)
@@ -52,29 +52,30 @@ class BrokerCosts(msgspec.Struct, frozen=True):
 
 
 class Costs(msgspec.Struct, frozen=True):
-    """Everything but the device."""
+    """All costs except the device's."""
 
     broker: BrokerCosts = BrokerCosts()
-    gateway_in_s: float = 25e-6  # on a gateway's one thread, per request: from its arrival until it may be submitted
-    gateway_out_s: float = 25e-6  # and from its reply to the response
-    gateway_refuse_s: float = 25e-6  # for a request refused by the gateway
-    worker_s: float = 300e-6  # from the end of a forward until its replies are sent
-    worker_row_s: float = 0.0  # and for each of them; the same from a claim to the forward
+    gateway_in_s: float = 25e-6  # per request on the gateway's thread, from arrival until it can be submitted
+    gateway_out_s: float = 25e-6  # per request, from reply to response
+    gateway_reject_s: float = 25e-6  # per request that the gateway rejects
+    worker_s: float = 300e-6  # per batch, from the end of its forward until its replies are sent
+    worker_row_s: float = 0.0  # per row before the forward, and again after it
     device_gap_s: float = 300e-6  # around each forward: wake-up, collate, separate
     client_s: float = 100e-6  # on a client, between a response and the next request
-    cores: int = 0  # shared by all of this; 0: one per process
+    cores: int = 0  # shared by all processes; 0: one per process
 
 
 FREE = Costs(BrokerCosts(*[CommandCost(0.0)] * 6, hop_s=0.0), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-"""Nothing but the device takes time."""
+"""Only the device takes time."""
 
-BROKER_REQUEST_S = 0.02e-3  # of the defaults, per request in full batches, with the usual empty claims
+BROKER_REQUEST_S = 0.02e-3  # the defaults' cost of a request in full batches, including the usual empty claims
 
 
 def as_measured(gateway_s: float, broker_s: float, worker_s: float, client_s: float, cores: int) -> Costs:
-    """Costs by the CPU time per request that each process took under load on a machine.
+    """Return the costs that match the measured CPU time per request of each process.
 
-    Half of a gateway's time is before the queue, half after; half of a worker's before the forward, half after.
+    Half of the gateway's time is spent before the queue and half after it; half of the worker's before the forward and
+    half after it.
     """
     slower = broker_s / BROKER_REQUEST_S
     usual = BrokerCosts()

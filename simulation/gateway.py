@@ -1,7 +1,7 @@
-"""A gateway process: one thread for HTTP, a submitter that sends what is ready, a reply router.
+"""A gateway process: one thread for HTTP, a submitter and a reply router.
 
-An arrival is no event of the loop: the gateway takes in all arrivals up to now whenever it does something, which makes
-a million per second cheap to simulate.
+An arrival is not an event of the loop. The gateway processes all arrivals up to now whenever it does something, so a
+million per second are cheap to simulate.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from smartbatch.shared.errors import Unavailable
 
 
 class Gateway:
-    """All its requests have the same timeout. The product's own admission control decides which it refuses."""
+    """One gateway. All requests have the same timeout. The product's admission control decides what it rejects."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Gateway:
         self._capacity = capacity
         self._admission_control = AdmissionControl(max_entries, capacity, broker.loop.time)
         self._example = NewEntry("", int(timeout_s * 1000), 1, "raw", b"")
-        self._received: deque[tuple[float, Entry]] = deque()  # (when it may be submitted, entry)
+        self._received: deque[tuple[float, Entry]] = deque()  # (time at which it can be submitted, entry)
         self._busy_until = 0.0
         self._in_flight = False
         self._timer: Timer | None = None
@@ -55,18 +55,18 @@ class Gateway:
     # --- the submitter
 
     def _receive(self) -> None:
-        """Take in all arrivals up to now."""
+        """Process all arrivals up to now."""
         now, arrivals, cores, cost = self._loop.now, self._arrivals, self._broker.cores, self._costs.gateway_in_s
         busy = self._busy_until
         while arrivals.next_at <= now:
-            at = arrivals.take()
+            at = arrivals.pop()
             busy = busy if busy > at else at
             self._outcomes.arrived()
             try:
                 self._admission_control.check(self._example.timeout_ms)
             except Unavailable:
-                busy = cores.run(busy, self._costs.gateway_refuse_s)
-                self._outcomes.add("refused", at, busy)
+                busy = cores.run(busy, self._costs.gateway_reject_s)
+                self._outcomes.add("rejected", at, busy)
                 arrivals.responded(cores.run(busy, self._costs.client_s))
             else:
                 busy = cores.run(busy, cost)
@@ -74,7 +74,7 @@ class Gateway:
         self._busy_until = busy
 
     def _submit_or_wait(self) -> None:
-        """Submit, or set the timer for when there will be something to submit."""
+        """Submit what is ready, or set the timer for the next request that becomes ready."""
         self._receive()
         if self._in_flight:
             return
@@ -106,11 +106,11 @@ class Gateway:
 
         def admitted() -> None:
             self._in_flight = False
-            refused = [AdmitStatus(code) for code in codes if code != 1]
-            answer = AdmitResult(len(self._broker.stream), self._broker.inflight_rows, [])
-            self._admission_control.update(answer, [(self._example, each) for each in refused])
-            if refused:
-                self._respond([e for e, code in zip(entries, codes, strict=True) if code != 1], refused=True)
+            rejected = [AdmitStatus(code) for code in codes if code != 1]
+            result = AdmitResult(len(self._broker.stream), self._broker.inflight_rows, [])
+            self._admission_control.update(result, [(self._example, each) for each in rejected])
+            if rejected:
+                self._respond([e for e, code in zip(entries, codes, strict=True) if code != 1], rejected=True)
             self._submit_or_wait()
 
         self._in_flight = True
@@ -119,7 +119,7 @@ class Gateway:
     # --- the reply router
 
     def _pop(self, done: int) -> None:
-        """UNLINK the last replies, BLMPOP the inbox, whose notices carry the next ones."""
+        """UNLINK the previous replies and BLMPOP the inbox, whose notices carry the next ones."""
         broker, popped = self._broker, []
 
         def pop() -> float:
@@ -136,12 +136,12 @@ class Gateway:
 
         self.popping = command = broker.call("pop", pop, respond)
 
-    def _respond(self, entries: list[Entry], *, refused: bool = False) -> None:
+    def _respond(self, entries: list[Entry], *, rejected: bool = False) -> None:
         self._receive()
         cores, busy, cost = self._broker.cores, max(self._busy_until, self._loop.now), self._costs.gateway_out_s
         for entry in entries:
             busy = cores.run(busy, cost)
             late = entry.late or busy > entry.arrived_at + self._timeout_s
-            self._outcomes.add("refused" if refused else "late" if late else "ok", entry.arrived_at, busy)
+            self._outcomes.add("rejected" if rejected else "late" if late else "ok", entry.arrived_at, busy)
             self._arrivals.responded(cores.run(busy, self._costs.client_s))
         self._busy_until = busy

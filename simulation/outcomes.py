@@ -1,4 +1,4 @@
-"""Outcomes of all requests, and the batches, over the measured part of a run."""
+"""Outcomes of all requests, and the batches of the measured part of a run."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ from array import array
 from collections import Counter
 from typing import Literal
 
-Kind = Literal["ok", "late", "refused"]
+Kind = Literal["ok", "late", "rejected"]
 
 
 class Outcomes:
-    """Times are virtual seconds; what arrives, or runs, between `start` and `end` is counted."""
+    """Counts what happens between `start` and `end`. Times are virtual seconds."""
 
     def __init__(self, start: float, end: float) -> None:
         self.start = start
         self.end = end
         self.total_arrived = 0
-        self.open = 0  # requests without an outcome yet
+        self.unfinished = 0  # requests without an outcome yet
         self.total: Counter[Kind] = Counter()
-        self.in_time = 0  # responses in time sent between start and end, whenever their requests arrived
-        self.latencies_s = array("d")  # of requests that arrived between start and end, and had a response in time
-        self.batches: Counter[int] = Counter()  # rows → batches started between start and end
+        self.in_time = 0  # responses in time that were sent between start and end
+        self.latencies_s = array("d")  # of requests that arrived between start and end and got a response in time
+        self.batches: Counter[int] = Counter()  # rows → batches that started between start and end
         self.closed: Counter[str] = Counter()
         self.device_busy_s = 0.0
 
     def arrived(self) -> None:
         self.total_arrived += 1
-        self.open += 1
+        self.unfinished += 1
 
     def add(self, kind: Kind, arrived_at: float, responded_at: float) -> None:
         self.total[kind] += 1
-        self.open -= 1
+        self.unfinished -= 1
         if kind == "ok":
             self.in_time += self.start <= responded_at < self.end
             if self.start <= arrived_at < self.end:
@@ -48,7 +48,7 @@ class Outcomes:
 
     @property
     def goodput(self) -> float:
-        """Requests/s with a response in time."""
+        """Responses in time per second."""
         return self.in_time / (self.end - self.start)
 
     def latency_ms(self, percent: float) -> float:

@@ -1,6 +1,6 @@
-"""The best that batching can do: one in-process queue for all devices, at no cost but the devices' own.
+"""The reference for batching: one in-process queue for all devices, where only the devices take time.
 
-One batch fills at a time, closed by the same policy; a free device takes it when it closes.
+One batch fills at a time, and the same policy closes it; a free device then runs it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from smartbatch.worker.batching.policy import BatchState, Limits, decide
 def one_queue(
     arrivals: Arrivals, devices: int, curve: Curve, limits: Limits, outcomes: Outcomes, timeout_s: float = 5.0
 ) -> None:
-    """Run every arrival, and record it in `outcomes`. Nothing is refused."""
+    """Run every arrival and record it in `outcomes`. Nothing is rejected."""
     waiting: deque[float] = deque()
     ends: list[float] = []  # of the running batches
     now = 0.0
@@ -25,7 +25,7 @@ def one_queue(
         while ends and ends[0] <= now:
             heapq.heappop(ends)
         while arrivals.next_at <= now:
-            waiting.append(arrivals.take())
+            waiting.append(arrivals.pop())
             outcomes.arrived()
         wake = arrivals.next_at
         if waiting and len(ends) < devices:

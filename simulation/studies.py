@@ -1,4 +1,4 @@
-"""The studies of docs/scale.md: each prints a Markdown table, and draws it if a folder is given."""
+"""The studies of docs/scale.md. Each prints a Markdown table, and writes a plot if a folder is given."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ SLOW = affine(40, 2)
 LOADS = (0.005, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85)
 
 HEADER = (
-    "| system | goodput /s | mean batch | p50 ms | p99 ms | refused | late | device busy | broker busy |\n"
+    "| system | goodput /s | mean batch | p50 ms | p99 ms | rejected | late | device busy | broker busy |\n"
     "|---|---|---|---|---|---|---|---|---|"
 )
 
 
 def line(name: str, result: Result) -> str:
-    refused, late = result.refused / max(1, result.arrived), result.late / max(1, result.arrived)
+    rejected, late = result.rejected / max(1, result.arrived), result.late / max(1, result.arrived)
     return (
         f"| {name} | {result.goodput:,.0f} | {result.mean_batch:.1f} | {result.p50_ms:.1f} | {result.p99_ms:.1f} | "
-        f"{refused:.1%} | {late:.1%} | {result.device_busy:.0%} | {result.broker_busy:.0%} |"
+        f"{rejected:.1%} | {late:.1%} | {result.device_busy:.0%} | {result.broker_busy:.0%} |"
     )
 
 
 def consolidation(out: Path | None) -> None:
-    """Batches of eight workers of 40 + 2 ms a row, with adaptive and fixed window, against one in-process queue.
+    """Compare batches of eight workers (40 ms + 2 ms per row; adaptive, then fixed window) with one in-process queue.
 
-    The reference keeps its window fully.
+    The reference always waits out its window.
     """
     print("| load | arrivals | one in-process queue | adaptive | share of it | p50 ms | fixed | share of it | p50 ms |")
     print("|---|---|---|---|---|---|---|---|---|")
@@ -72,18 +72,18 @@ def _consolidation(
 
 
 def scale(out: Path | None) -> None:
-    """One broker, 1 to 1,000 workers of S: from where on do more workers bring nothing?"""
+    """Run 1 to 1,000 workers of S on one broker, to find how many it can serve."""
     print(HEADER)
     drawn: dict[str, list[tuple[int, Result]]] = {}
     for load in (0.5, 1.3):
         for workers in (1, 2, 4, 8, 16, 32, 100, 1000):
-            rate = min(load * workers * S_PER_S, 90_000)  # more than one broker can do, with any number of workers
+            rate = min(load * workers * S_PER_S, 90_000)  # more than one broker can serve
             result = simulate(
                 Scenario(
                     curve=S,
                     workers=workers,
                     rate=rate,
-                    gateways=max(1, round(rate / 10_000)),  # half of its capacity
+                    gateways=max(1, round(rate / 10_000)),  # half of a gateway's capacity
                     timeout_s=1.0,
                     warm_up_s=0.2 if workers > 8 else 0.5,
                     measured_s=0.5 if workers > 8 else 2.0,
@@ -98,9 +98,9 @@ def scale(out: Path | None) -> None:
 
 
 def partitions(out: Path | None) -> None:
-    """1,000 workers of S and a million requests/s, over several brokers.
+    """Distribute 1,000 workers of S and a million requests/s over several brokers.
 
-    They share nothing, so one partition stands for all; `million` simulates all of them.
+    Partitions share nothing, so only one of them is simulated; `million` simulates all.
     """
     print(HEADER)
     drawn: list[tuple[int, Result]] = []
@@ -115,7 +115,7 @@ def partitions(out: Path | None) -> None:
 
 
 def million(out: Path | None, brokers: int = 32) -> None:
-    """All partitions at once: 1,000 workers, a million requests/s. Takes a minute."""
+    """Simulate all partitions: 1,000 workers, a million requests/s. It takes a minute."""
     one = one_of(brokers)
     result = simulate(msgspec.structs.replace(one, workers=1000, partitions=brokers, rate=1e6, measured_s=0.2))
     print(HEADER, line(f"all of {brokers} brokers", result), sep="\n")
@@ -123,11 +123,11 @@ def million(out: Path | None, brokers: int = 32) -> None:
 
 
 def one_of(brokers: int) -> Scenario:
-    """One partition of 1,000 workers and a million requests/s."""
+    """Return the scenario of one partition of 1,000 workers and a million requests/s."""
     return Scenario(
         curve=S,
         workers=round(1000 / brokers),
-        gateways=math.ceil(100 / brokers),  # each does 20,000 requests/s at most
+        gateways=math.ceil(100 / brokers),  # each serves 20,000 requests/s at most
         rate=1e6 / brokers,
         timeout_s=1.0,
         warm_up_s=0.1,

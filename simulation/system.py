@@ -1,4 +1,4 @@
-"""A whole system in virtual time: a scenario in, its result out."""
+"""Simulate a whole system in virtual time: run a scenario and return its result."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ Pattern = Literal["poisson", "bursty", "closed"]
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """`partitions` are brokers, each with its share of workers, gateways and load; they share nothing."""
+    """Parameters of a run. `partitions` are brokers, each with its own share of workers, gateways and load."""
 
     curve: Curve
     workers: int = 1
     partitions: int = 1
     gateways: int = 1  # per partition
     pattern: Pattern = "poisson"
-    rate: float = 0.0  # requests/s in all; not of closed loops
-    clients: int = 0  # of closed loops, in all
+    rate: float = 0.0  # total requests/s, except in closed loops
+    clients: int = 0  # total clients of closed loops
     think_s: float = 0.0
     limits: Limits = Limits(max_rows=32, max_bytes=1 << 40, window_s=0.010)
     timeout_s: float = 5.0
@@ -46,7 +46,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """Of the measured part of a run."""
+    """The result of the measured part of a run."""
 
     goodput: float  # requests/s with a response in time
     mean_batch: float  # rows
@@ -54,7 +54,7 @@ class Result(msgspec.Struct, frozen=True):
     p99_ms: float
     ok: int
     late: int
-    refused: int
+    rejected: int
     arrived: int
     batches: dict[int, int]  # rows → how many
     closed: dict[str, int]  # close reason → how many
@@ -66,21 +66,21 @@ class Result(msgspec.Struct, frozen=True):
 
 
 def simulate(scenario: Scenario) -> Result:
-    """Run a scenario until every request that arrived has its outcome."""
+    """Run a scenario until every request has its outcome."""
     loop, started = VirtualLoop(), time.process_time()
     end = scenario.warm_up_s + scenario.measured_s
     outcomes = Outcomes(scenario.warm_up_s, end)
     state, thresholds = random.getstate(), gc.get_threshold()
-    gc.set_threshold(200_000, 50, 50)  # reference counts free most of it; the collector took a third of the time
-    random.seed(scenario.seed)  # for the product's own code
+    gc.set_threshold(200_000, 50, 50)  # reference counts free most objects; the collector took a third of the time
+    random.seed(scenario.seed)  # the product's code uses the global generator
     try:
         with virtual_time(loop):
             brokers = _build(loop, scenario, outcomes)
             busy = [0.0] * len(brokers)
             loop.at(scenario.warm_up_s, lambda: busy.__setitem__(slice(None), [b.busy_s for b in brokers]))
             shares: list[float] = []
-            loop.at(end, lambda: shares.extend(b.busy_s - was for b, was in zip(brokers, busy, strict=True)))
-            loop.run_while(lambda: loop.now < end or outcomes.open > 0)
+            loop.at(end, lambda: shares.extend(b.busy_s - before for b, before in zip(brokers, busy, strict=True)))
+            loop.run_while(lambda: loop.now < end or outcomes.unfinished > 0)
             loop.end()
     finally:
         random.setstate(state)
@@ -92,7 +92,7 @@ def simulate(scenario: Scenario) -> Result:
         p99_ms=outcomes.latency_ms(99),
         ok=outcomes.total["ok"],
         late=outcomes.total["late"],
-        refused=outcomes.total["refused"],
+        rejected=outcomes.total["rejected"],
         arrived=outcomes.total_arrived,
         batches=dict(sorted(outcomes.batches.items())),
         closed=dict(outcomes.closed),
@@ -135,7 +135,7 @@ def _build(loop: VirtualLoop, scenario: Scenario, outcomes: Outcomes) -> list[Br
 
 
 class ReportedCapacity:
-    """The capacity that a partition's workers report to its gateways."""
+    """Provides the capacity that a partition's workers report to its gateways."""
 
     def __init__(self, loop: VirtualLoop, workers: list[Worker]) -> None:
         self._loop = loop
@@ -152,7 +152,7 @@ class ReportedCapacity:
 
 
 def _arrivals(scenario: Scenario, gateway: int) -> Arrivals:
-    """An equal share of the load, drawn independently of the other gateways'."""
+    """Return a gateway's equal share of the load, drawn independently of the other gateways."""
     gateways = scenario.partitions * scenario.gateways
     draw = random.Random(f"{scenario.seed}:{gateway}")
     until = scenario.warm_up_s + scenario.measured_s

@@ -1,4 +1,4 @@
-"""A worker: the product's batcher, with its policy and its estimates, on models of everything around it."""
+"""A worker: the product's batcher, policy and estimators on models of everything else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from smartbatch.worker.queue.reply_publisher import MAX_CALL_ENTRIES
 
 
 class Worker:
-    """Claims, runs batches on its one device, and publishes replies."""
+    """Claims entries, runs batches on its device and publishes replies."""
 
     def __init__(
         self,
@@ -58,13 +58,13 @@ class Worker:
 
 
 class WorkerQueue:
-    """Stands in for the broker client's class of this name."""
+    """Stands in for smartbatch.shared.broker.queue.claims.WorkerQueue."""
 
     def __init__(self, broker: Broker, me: str) -> None:
         self._broker = broker
         self._loop = broker.loop
         self._me = me
-        self._wait: Command | None = None  # for an entry, in flight
+        self._wait: Command | None = None  # a claim in flight that waits for an entry
 
     async def claim(
         self,
@@ -92,13 +92,13 @@ class WorkerQueue:
                     broker.after_entry(command, after_entry[0])
                 if command.blocked:
                     return broker.costs.wait.of(1)
-            found.append(
+            results.append(
                 broker.claim(self._me, mode, held_rows=held_rows, room_rows=room_rows, hold_ms=hold_ms, soon=soon)
             )
-            return broker.costs.claim.of(len(found[0].entries))
+            return broker.costs.claim.of(len(results[0].entries))
 
-        found: list[ClaimResult] = []
-        command = broker.call("claim", run, lambda: result.set_result(found[0]))
+        results: list[ClaimResult] = []
+        command = broker.call("claim", run, lambda: result.set_result(results[0]))
         timer = None
         if after_entry:
             self._wait = command
@@ -134,7 +134,7 @@ class WorkerQueue:
 
 
 class Device:
-    """Runs batches one after the other. Stands in for the batcher's engine, too."""
+    """Runs batches one after the other. Stands in for the batcher's engine."""
 
     batcher: Batcher
     publisher: ReplyPublisher
@@ -175,7 +175,7 @@ class Device:
         self._loop.at(now + batch.forward_s, self._ended, batch)
 
     def _ended(self, batch: Batch) -> None:
-        """The next launched batch starts at once; the end of this one is noticed a little later."""
+        """Start the next launched batch at once. The worker notices the end of this one `device_gap_s` later."""
         self._running = False
         if batch.rows_run:
             self._latency.record(batch.rows_run, batch.forward_s)
@@ -191,7 +191,7 @@ class Device:
 
 
 class ReplyPublisher:
-    """Publishes all replies that are ready in one call."""
+    """Publishes all ready replies in one call."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
@@ -220,7 +220,7 @@ class ReplyPublisher:
 
 
 class EntryTracker:
-    """Stands in for the worker's class of this name. No worker dies, so no entry is adopted or suspect."""
+    """Stands in for the worker's EntryTracker. No worker dies, so no entry is adopted or suspect."""
 
     has_suspects = False
 
@@ -231,7 +231,7 @@ class EntryTracker:
         self.fetch_s = 0.0
 
     def inc(self, amount: float = 1) -> None:
-        """Metrics are not read here."""
+        """Ignore metrics."""
 
     def receive(self, entries: list[Entry], now_ms: int, now: float, *, isolated: bool) -> list[Entry]:
         for entry in entries:
@@ -250,7 +250,7 @@ class EntryTracker:
 
 
 class FailureDetector:
-    """No worker dies."""
+    """Stands in for the worker's FailureDetector. No worker dies."""
 
     dead_workers: tuple[()] = ()
 

@@ -1,4 +1,4 @@
-"""`make bench`: every performance goal measured in one run, beside a naive server. docs/performance.md describes it.
+"""`make bench`: measure every performance goal in one run, next to a naive server. docs/performance.md describes it.
 
-Black box: servers are started by their command line, and called over HTTP. CPU time is the operating system's.
+Servers are started by their command line and called over HTTP. CPU time is read from the operating system.
 """

@@ -36,7 +36,7 @@ def main() -> None:
         failed,
         described,
         made_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-        took_s=round(time.time() - started, 1),
+        elapsed_s=round(time.time() - started, 1),
         quick=options.quick,
     )
     options.out.mkdir(parents=True, exist_ok=True)

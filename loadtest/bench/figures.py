@@ -1,4 +1,4 @@
-"""What the rows of the benchmark return, and the result made of it: as JSON and as a table."""
+"""Figures and outcomes of the benchmark's rows, and the result as JSON and as a table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured number and its goal; without a goal it is reported and not judged."""
+    """One measured number and its goal. Without a goal it is only reported."""
 
     name: str
     measured: float
@@ -39,12 +39,12 @@ class Outcome:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def document(outcomes: dict[str, Outcome], failed: dict[str, str], machine: dict[str, Any], **facts: Any) -> dict:
-    """The result as JSON. `totals` counts figures: met, missed and without a goal add up to all."""
+def document(outcomes: dict[str, Outcome], failed: dict[str, str], machine: dict[str, Any], **metadata: Any) -> dict:
+    """Return the result as JSON. In `totals`, `met`, `missed` and `without_goal` add up to `figures`."""
     met = [figure.met for outcome in outcomes.values() for figure in outcome.figures]
     return _without_infinity(
         {
-            **facts,
+            **metadata,
             "machine": machine,
             "totals": {
                 "figures": len(met),
@@ -63,7 +63,7 @@ def document(outcomes: dict[str, Outcome], failed: dict[str, str], machine: dict
 
 
 def _without_infinity(value: Any) -> Any:
-    """JSON has no infinity, which is the latency of requests without a response."""
+    """Replace infinity, the latency of requests without a response, by null: JSON has no infinity."""
     if isinstance(value, dict):
         return {name: _without_infinity(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
@@ -72,7 +72,7 @@ def _without_infinity(value: Any) -> Any:
 
 
 def table(outcomes: dict[str, Outcome], failed: dict[str, str]) -> str:
-    """Goal, measured value, their ratio, and whether the goal was met, by row."""
+    """Format goal, measured value, their ratio and whether the goal was met, by row."""
     lines = [("", "", "goal", "measured", "ratio", "")]
     for name, outcome in outcomes.items():
         for index, figure in enumerate(outcome.figures):

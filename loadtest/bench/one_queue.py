@@ -1,7 +1,7 @@
-"""Reference for consolidation: one in-process queue that feeds all devices, at no cost of its own.
+"""Reference for consolidation: one in-process queue that feeds all devices and costs no time itself.
 
-The same rule as the product's: a batch closes when it is full, or when the window since its oldest arrival has ended;
-one batch fills at a time, and only for a free device. It gets the arrivals that the system is offered.
+It follows the product's rule: a batch closes when it is full or when the window of its oldest arrival ends. One batch
+fills at a time, for a free device. It gets the same arrivals as the measured system.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 def mean_batch(
     arrivals: Sequence[float], devices: int, base_s: float, row_s: float, max_rows: int, window_s: float
 ) -> float:
-    """Mean rows per batch."""
+    """Return the mean number of rows per batch."""
     free_at = [0.0] * devices
     first, batches = 0, 0
     while first < len(arrivals):

@@ -1,4 +1,4 @@
-"""Plots of a result, made from its JSON alone: python -m loadtest.bench.plots bench-results/bench.json"""
+"""Draw the plots of a result from its JSON: python -m loadtest.bench.plots bench-results/bench.json"""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from loadtest.bench.figures import number
 from loadtest.generator.closed_loop import PERCENTILES
 
 MET, MISSED, PLAIN = "#2a7f62", "#c0392b", "#8a8f98"
-KINDS = {"in_time": MET, "late": MISSED, "refused": PLAIN, "other": "#d9a441"}
+KINDS = {"in_time": MET, "late": MISSED, "rejected": PLAIN, "other": "#d9a441"}
 ROLES = {"gateway": "#3b6ea5", "worker": "#2a7f62", "broker": "#d9a441", "root": PLAIN}
-MAX_GOODNESS = 3.0  # times better than the goal; more is drawn as this
+MAX_GOODNESS = 3.0  # times better than the goal; larger values are drawn as this
 
 
 def draw(document: dict[str, Any], folder: Path) -> list[Path]:
-    """Draw the goals, and the rows that ran and have a plot. Returns the files."""
+    """Draw the goals and every row of the result that has a plot. Return the files."""
     rows = {"S": _latency, "overload": _overload, "few": _few, "growth": _growth}
     names = {"S": "latency-S.png"}
     paths = [_goals(document, folder / "goals.png")] if _judged(document) else []
@@ -39,7 +39,7 @@ def _judged(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _goals(document: dict[str, Any], path: Path) -> Path:
-    """How far each figure is on the good side of its goal: 1 is the goal, right of it is better."""
+    """Draw each figure relative to its goal: 1 is the goal, larger is better."""
     judged = _judged(document)
     figure, axes = plt.subplots(figsize=(9, 0.8 + 0.34 * len(judged)))
     for at, (_, each) in enumerate(judged):
@@ -73,7 +73,7 @@ def _latency(details: dict[str, Any], path: Path) -> Path:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel("latency, ms")
-    axes.set_ylabel("% of requests answered within")
+    axes.set_ylabel("% of requests")
     axes.set_ylim(0, 100)
     axes.set_title("S: 4 ms and 0.2 ms a row; a line for each round", fontsize=10)
     axes.grid(alpha=0.3, which="both")
@@ -92,7 +92,7 @@ def _overload(details: dict[str, Any], path: Path) -> Path:
         axes.stackplot([each["at_s"] for each in series], values, labels=labels, colors=list(KINDS.values()))
         axes.axhline(devices[name]["capacity"], color="black", linestyle="--", linewidth=1, label="capacity")
         axes.axvline(details["ramp_s"], color="black", linestyle=":", linewidth=1)
-        axes.set_title(f"{name}: {times} × capacity, open loop (counted right of the dots)", fontsize=10)
+        axes.set_title(f"{name}: {times} × capacity, open loop (measured right of the dotted line)", fontsize=10)
         axes.set_xlabel("intended start, s")
         axes.set_ylabel("requests/s")
     panels[0][0].legend(loc="lower right", fontsize=8)

@@ -1,4 +1,4 @@
-"""How the rows measure: a closed loop with the CPU time it took, and several of them by turns."""
+"""Measurements of the rows: a closed loop with its CPU time, and several measurements interleaved."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Run:
-    """How long to measure, and where progress goes."""
+    """How long to measure. Progress is printed to stderr."""
 
     quick: bool = False
 
     def seconds(self, full: float) -> float:
-        """Duration of one measurement; a second at the most in a quick run."""
+        """Return the duration of one measurement, at most a second in a quick run."""
         return min(full, 1.0) if self.quick else full
 
     def rounds(self, full: int) -> int:
         return 1 if self.quick else full
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')}    {text}", file=sys.stderr, flush=True)
 
-    def by_turns(
+    def interleave(
         self,
         title: str,
         measurements: Mapping[str, Callable[[float], T]],
@@ -39,22 +39,22 @@ class Run:
         seconds: float = 5.0,
         warm_s: float = 1.0,
     ) -> dict[str, list[T]]:
-        """Warm up each measurement, then take them by turns: other load on the machine meets all of them.
+        """Warm up each measurement, then run them in turns, so that other load on the machine affects all of them.
 
-        A measurement is called with its duration in seconds. Returns its results, one per round.
+        A measurement is called with its duration in seconds. Return its results, one per round.
         """
         results: dict[str, list[T]] = {name: [] for name in measurements}
         for measure in measurements.values():
             measure(warm_s)
         for number in range(self.rounds(rounds)):
             for name, measure in measurements.items():
-                self.say(": ".join(filter(None, (title, name))) + f", round {number + 1}")
+                self.log(": ".join(filter(None, (title, name))) + f", round {number + 1}")
                 results[name].append(measure(self.seconds(seconds)))
         return results
 
 
 def measure(system: System, body: bytes, connections: int, seconds: float, **request: str) -> dict[str, Any]:
-    """Run a closed loop; add the CPU seconds per 1,000 successes, by role and in total."""
+    """Run a closed loop; add the CPU seconds per 1,000 successes to its result, by role and in total."""
     before = system.cpu_s()
     result = run_closed_loop(system.port, body, connections, seconds, **request)
     thousands = max(1, result["requests"] - result["errors"]) / 1000
@@ -63,12 +63,12 @@ def measure(system: System, body: bytes, connections: int, seconds: float, **req
 
 
 def closed_loop(system: System, body: bytes, connections: int, **request: str) -> Callable[[float], dict[str, Any]]:
-    """`measure`, as a measurement for `by_turns`."""
+    """Return `measure` with these arguments, as a measurement for `interleave`."""
     return lambda seconds: measure(system, body, connections, seconds, **request)
 
 
 def median(values: list[float]) -> float:
-    """The middle value, or the lower of the two in the middle: a value that was measured."""
+    """Return the middle value, or the lower of the two in the middle, so that it is a measured value."""
     return sorted(values)[(len(values) - 1) // 2]
 
 

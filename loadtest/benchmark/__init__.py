@@ -1,1 +1,1 @@
-"""The baseline and SmartBatch one after the other on this machine, under the same load: what does batching buy?"""
+"""Compare the baseline and SmartBatch on this machine, one after the other under the same load."""

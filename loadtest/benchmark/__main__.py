@@ -14,19 +14,19 @@ from loadtest.benchmark.plan import Plan
 from loadtest.benchmark.runner import Runner
 from loadtest.benchmark.store import Store
 from loadtest.benchmark.summary import document
-from loadtest.cli import checked, interruptible, model_options, numbers, provenance, result_options, whole_seconds
+from loadtest.cli import checked, interruptible, model_options, number_list, provenance, result_options, whole_seconds
 from loadtest.progress import Progress
 from loadtest.served_model import ServedModel
 
 
 def _users(text: str) -> tuple[int, ...]:
-    return () if text == "none" else numbers(text, int, 1, "none, or whole numbers from 1")
+    return () if text == "none" else number_list(text, int, 1, "none, or whole numbers from 1")
 
 
 def _rates(text: str) -> tuple[float | str, ...]:
     if text in ("none", "auto"):
         return () if text == "none" else ("auto",)
-    return numbers(text, float, 0.001, "auto, none, or requests per second")
+    return number_list(text, float, 0.001, "auto, none, or requests per second")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,10 +47,18 @@ def _rates(text: str) -> tuple[float | str, ...]:
     help="Requests/s of the open loop, separated by commas; auto: 80 % of SmartBatch's throughput in the closed loop.",
 )
 @click.option(
-    "--duration", default="1m", show_default=True, callback=checked(whole_seconds), help="Of each phase: 90s, 10m, 1h."
+    "--duration",
+    default="1m",
+    show_default=True,
+    callback=checked(whole_seconds),
+    help="Duration of each phase: 90s, 10m, 1h.",
 )
 @click.option(
-    "--warmup", default="3s", show_default=True, callback=checked(whole_seconds), help="Before each phase, at least."
+    "--warmup",
+    default="3s",
+    show_default=True,
+    callback=checked(whole_seconds),
+    help="Minimum warm-up before each phase.",
 )
 @result_options("production-results")
 def command(model, weights, workers, users, rate, duration, warmup, scenario, files, out, fresh) -> None:
@@ -71,13 +79,13 @@ def command(model, weights, workers, users, rate, duration, warmup, scenario, fi
             click.echo(f"resuming the run in {out}", err=True)
         with Progress() as progress:
             phases = Runner(plan, store, progress).run()
-        store.remember(**provenance("loadtest.benchmark"))
+        store.update(**provenance("loadtest.benchmark"))
         result = document(store, phases)
         sys.exit(_write(result, out))
 
 
 def _write(result: dict[str, Any], out: Path) -> int:
-    """Write the results; return the exit code: 1 if responses were wrong."""
+    """Write the results; return the exit code, 1 if responses were wrong."""
     from loadtest.benchmark.plots import draw
 
     path = out / "result.json"

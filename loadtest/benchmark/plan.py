@@ -1,4 +1,4 @@
-"""The phases of a run, their order, and which parameters must match for it to be resumed."""
+"""The phases of a run, their order, and the parameters that must match when it is resumed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from loadtest.served_model import ServedModel, Side
 
 SIDES: tuple[Side, ...] = ("baseline", "smartbatch")
 TITLES: dict[Side, str] = {"baseline": "Baseline", "smartbatch": "SmartBatch"}
-AUTO_SHARE = 0.8  # of SmartBatch's throughput in the closed loop: a load that it should bear
+AUTO_SHARE = 0.8  # of SmartBatch's throughput in the closed loop, so that it can sustain the load
 
 
 class Phase(NamedTuple):
@@ -26,7 +26,7 @@ class Phase(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """`rates` may hold "auto", which is decided by SmartBatch's closed loop."""
+    """The parameters of a run. `rates` may contain "auto", which is derived from SmartBatch's closed loop."""
 
     served: ServedModel
     scenario: str
@@ -37,7 +37,7 @@ class Plan:
     warm_s: float
 
     def as_json(self) -> dict[str, Any]:
-        """What must be equal for a run to be resumed."""
+        """Return what must be equal when a run is resumed."""
         own = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         own.pop("served")
         return {**self.served._asdict(), **own}
@@ -46,8 +46,8 @@ class Plan:
         return [Phase(side, Load("closed", users)) for users in self.users for side in SIDES]
 
     def open(self, throughput_rps: float) -> list[Phase]:
-        """`throughput_rps`: SmartBatch's best in the closed loop."""
-        # two digits are enough of a rate chosen by a rule; at least one request a second
+        """Return the phases of the open loop. `throughput_rps`: SmartBatch's best in the closed loop."""
+        # rounded to two digits; at least one request per second
         auto = max(1.0, float(f"{AUTO_SHARE * throughput_rps:.2g}"))
         rates = [auto if rate == "auto" else float(rate) for rate in self.rates]
         return [Phase(side, Load("open", rate)) for rate in rates for side in SIDES]

@@ -1,4 +1,4 @@
-"""The plots of a result, made from its JSON alone: python -m loadtest.benchmark.plots DIR/result.json"""
+"""Draw the plots of a result from its JSON: python -m loadtest.benchmark.plots DIR/result.json"""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PLOTS = {  # file: (title, series, unit)
 
 
 def draw(result: dict[str, Any], folder: Path) -> list[Path]:
-    """Draw all of them. Returns the files."""
+    """Draw all plots. Return the files."""
     loads = list(dict.fromkeys(Load(**phase["load"]) for phase in result["phases"]))
     return [_draw(result, loads, folder / name, *plot) for name, plot in PLOTS.items()]
 
@@ -52,10 +52,10 @@ def _draw(result: dict[str, Any], loads: list[Load], path: Path, title: str, ser
 
 
 def _line(axes: Axes, phase: dict[str, Any], series: str) -> None:
-    """A phase's series; its label has the figure of the whole phase."""
+    """Draw a phase's series. The label has the figure of the whole phase."""
     is_baseline, color = phase["side"] == "baseline", COLORS[phase["side"]]
     if series == "batch_rows" and is_baseline:
-        points = [(point["at_s"], 1.0) for point in phase["series"]]  # it runs one request at a time
+        points = [(point["at_s"], 1.0) for point in phase["series"]]  # the baseline runs one request at a time
     else:
         points = _known(phase, series)
     total = _total(phase, series)

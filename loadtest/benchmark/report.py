@@ -1,4 +1,4 @@
-"""A result as a table for the terminal, and as one HTML file with the plots."""
+"""Format a result as a table for the terminal and as one HTML file with the plots."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from loadtest.generator.process import Load
 from loadtest.report import page
 from loadtest.report.page import milliseconds
 
-HEAD = ("load", "", "ok/s", "p50", "p95", "p99", "errors", "refused", "batch", "CPU s/1,000", "late")
+HEAD = ("load", "", "ok/s", "p50", "p95", "p99", "errors", "rejected", "batch", "CPU s/1,000", "late")
 DISTURBED_CORES = 0.3
 METHOD = (
-    "Both sides run the same model code with the same settings, and read the same bodies. The baseline runs one "
-    "request at a time behind Starlette, in one process. For each load each side is started anew, gets each body "
-    "alone, is warmed up without counting, and is measured.",
-    "In a closed loop each user sends again when it has its response, so a slow server gets less load: that hides how "
+    "Both sides run the same model code with the same settings and read the same bodies. The baseline is one Starlette "
+    "process that runs one request at a time. For each load each side is started again, gets each body alone as a "
+    "reference, is warmed up without counting, and is then measured.",
+    "In a closed loop each user sends again once it has its response, so a slow server gets less load, which hides how "
     "far behind it would fall. In an open loop requests arrive independently (Poisson, the same in each run), and "
-    "latency runs from a request's intended start. Its percentiles include requests without a response, with the time "
-    "they had waited. “Late” is the generator's own part: the p99 of how much it missed its schedule by. Where that is "
-    "near the latency, the machine is too small for generator and servers.",
-    "A response counts if its status is 200; one in twenty is compared with what the same body got alone. 503 with "
-    "Retry-After is a refusal. “Batch” is the mean number of rows in one, “CPU s/1,000” what the servers spent on a "
+    "latency is measured from a request's intended start. Its percentiles include requests without a response, with "
+    "the time they had waited. “Late” is the p99 of how late the generator started its requests. If it is close to the "
+    "latency, the machine is too small for generator and servers.",
+    "A response counts if its status is 200; one in twenty is compared with the reference of its body. 503 with "
+    "Retry-After is a rejection. “Batch” is the mean number of rows per batch, “CPU s/1,000” the servers' CPU time per "
     "thousand successes. Generator and servers share the machine's cores.",
 )
 
 
 def rows(result: dict[str, Any]) -> list[list[str]]:
-    """A line for each phase and, below each pair, how many times better SmartBatch is."""
+    """Return a line for each phase and, below each pair, how many times better SmartBatch is."""
     lines = []
     for gains in result["improvement"]:
         load = Load(**gains["load"])
@@ -46,7 +46,7 @@ def _phase(load: Load, phase: dict[str, Any]) -> list[str]:
         f"{phase['throughput_rps']:,.1f}",
         *(milliseconds(phase[f"p{percent}_ms"]) for percent in (50, 95, 99)),
         f"{phase['errors']:,}",
-        f"{phase['refused']:,}",
+        f"{phase['rejected']:,}",
         "1" if phase["side"] == "baseline" else f"{batch:.1f}" if batch else "–",
         f"{cpu:,.2f}" if cpu else "–",
         milliseconds(late) if late else "",
@@ -54,13 +54,13 @@ def _phase(load: Load, phase: dict[str, Any]) -> list[str]:
 
 
 def text(result: dict[str, Any]) -> str:
-    """The table in Markdown."""
+    """Return the table in Markdown."""
     lines = [HEAD, ["---"] * len(HEAD), *rows(result)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def disturbance(result: dict[str, Any]) -> str:
-    """A warning if other processes took a noticeable part of this machine; empty if none did."""
+    """Return a warning if other processes used a noticeable part of the CPU; else an empty text."""
     most = max((phase["others_cores"] or 0.0 for phase in result["phases"]), default=0.0)
     if most < DISTURBED_CORES:
         return ""
@@ -71,7 +71,7 @@ def disturbance(result: dict[str, Any]) -> str:
 
 
 def agreement(result: dict[str, Any]) -> str:
-    """The outcome of the checks, in a sentence or two."""
+    """Describe the outcome of the checks in one or two sentences."""
     agreed, totals = result["agreement"], result["totals"]
     disagreeing = f" (not {', '.join(agreed['disagreeing'])})" if agreed["disagreeing"] else ""
     return (
@@ -81,13 +81,13 @@ def agreement(result: dict[str, Any]) -> str:
 
 
 def write(result: dict[str, Any], folder: Path) -> Path:
-    """Write report.html beside the plots, which are put into it."""
+    """Write report.html into the folder of the plots, which it embeds."""
     plan, sent = result["plan"], result["sent"]
     lines = rows(result)
     settings = {"MODEL_PATH": plan["model"], "MODEL_WEIGHTS": plan["weights"], **plan["settings"]}
     measured = {
         "model": plan["model"],
-        "requests": f"{sent['scenario']}: {sent['bodies']} bodies of {sent['least']:,} to {sent['most']:,} bytes",
+        "requests": f"{sent['scenario']}: {sent['bodies']} bodies of {sent['min_bytes']:,}–{sent['max_bytes']:,} bytes",
         "each phase": f"{plan['duration_s']} s",
         "workers": plan["workers"],
         "settings": ", ".join(f"{name}={value}" for name, value in settings.items()),

@@ -1,4 +1,4 @@
-"""Runs the phases that are not complete: start a server, get references, warm up, measure, stop."""
+"""Run the phases that are not complete: start a server, get references, warm up, measure, stop."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from loadtest.generator.counters import totals
 from loadtest.generator.process import LoadSpec, run_load
 from loadtest.progress import Progress, clock, log
 from loadtest.report.page import milliseconds
-from loadtest.system import CpuMeter
+from loadtest.system import CpuTimer
 from loadtest.workload import scenario
 from loadtest.workload.bodies import Body
 from loadtest.workload.reference import reference_results
 
 MAX_WARM_S = 90.0
-SHOWN_S = 10  # the status has the figures of the last seconds
+SHOWN_S = 10  # the status line shows the figures of the last 10 s
 
 
 class Runner:
-    """One run. However it ends, every process it started has ended, and what was measured is in the store."""
+    """One run. However it ends, its processes have ended and its measurements are in the store."""
 
     def __init__(self, plan: Plan, store: Store, progress: Progress) -> None:
         self._plan = plan
@@ -34,11 +34,11 @@ class Runner:
         self._progress = progress
 
     def run(self) -> list[Phase]:
-        """Return the phases in order, all of them complete."""
+        """Complete all phases; return them in order."""
         bodies = self._bodies()
         closed = self._plan.closed()
-        opened_later = 2 * len(self._plan.rates)
-        results = [self._complete(phase, bodies, len(closed) - n + opened_later) for n, phase in enumerate(closed, 1)]
+        open_phases = 2 * len(self._plan.rates)
+        results = [self._complete(phase, bodies, len(closed) - n + open_phases) for n, phase in enumerate(closed, 1)]
         best = max((each["throughput_rps"] for each in results if each["side"] == "smartbatch"), default=0.0)
         opened = self._plan.open(best)
         for number, phase in enumerate(opened, 1):
@@ -47,16 +47,16 @@ class Runner:
 
     def _bodies(self) -> list[Body]:
         plan, store = self._plan, self._store
-        if "info" not in store.facts:
+        if "info" not in store.metadata:
             log(f"loading {plan.served.model} to read its metadata")
-            store.remember(info=plan.served.describe(), machine=machine.describe())
-        name, bodies = scenario.choose(plan.scenario, [Path(file) for file in plan.bodies], store.facts["info"])
+            store.update(info=plan.served.describe(), machine=machine.describe())
+        name, bodies = scenario.choose(plan.scenario, [Path(file) for file in plan.bodies], store.metadata["info"])
         sizes = sorted(len(body.content) for body in bodies)
-        store.remember(sent={"scenario": name, "bodies": len(bodies), "least": sizes[0], "most": sizes[-1]})
+        store.update(sent={"scenario": name, "bodies": len(bodies), "min_bytes": sizes[0], "max_bytes": sizes[-1]})
         return bodies
 
     def _complete(self, phase: Phase, bodies: list[Body], later: int) -> dict[str, Any]:
-        """Measure what is left of a phase, before so many later ones; return its result."""
+        """Measure the rest of a phase, which `later` phases follow; return its result."""
         left_s = self._plan.duration_s - self._store.seconds_done(phase)
         if left_s > 0:
             self._measure(phase, bodies, left_s, later)
@@ -79,7 +79,7 @@ class Runner:
                 warm_s=plan.warm_s,
                 max_warm_s=max(plan.warm_s, min(MAX_WARM_S, plan.duration_s)),
             )
-            cpu: CpuMeter | None = None
+            cpu: CpuTimer | None = None
             recent: deque[tuple[str, dict[str, Any]]] = deque(maxlen=SHOWN_S)
             with closing(run_load(system, spec, watch_batches=phase.side == "smartbatch")) as events:
                 for event, counts in events:
@@ -87,7 +87,7 @@ class Runner:
                         self._progress.show(f"{name}: warming up, {counts['ok']:,} responses/s")
                         continue
                     if event == "begin":
-                        cpu = CpuMeter(system)
+                        cpu = CpuTimer(system)
                     if event == "second":
                         recent.append((event, counts))
                         left_s -= 1
@@ -102,5 +102,5 @@ class Runner:
 def _figures(result: dict[str, Any]) -> str:
     latencies = ", ".join(f"p{percent} {milliseconds(result[f'p{percent}_ms'])}" for percent in (50, 95, 99))
     batch = f", {result['mean_batch_rows']:.1f} rows/batch" if result["mean_batch_rows"] else ""
-    lost = "".join(f", {result[name]:,} {name}" for name in ("refused", "errors") if result[name])
-    return f"{result['throughput_rps']:,.1f}/s, {latencies}{batch}{lost}"
+    failed = "".join(f", {result[name]:,} {name}" for name in ("rejected", "errors") if result[name])
+    return f"{result['throughput_rps']:,.1f}/s, {latencies}{batch}{failed}"

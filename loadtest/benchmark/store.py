@@ -1,4 +1,4 @@
-"""A run on disk, so that it may be interrupted at any moment and resumed.
+"""Store a run on disk, so that it can be interrupted at any moment and resumed.
 
 run.json                     the plan, the machine, the model's metadata
 phases/NAME.jsonl            a line per event: piece (a start of the server), begin, second, end
@@ -17,12 +17,12 @@ from loadtest.generator.counters import Event
 
 
 class Store:
-    """One folder. `facts` are what `remember` has kept."""
+    """The folder of a run. `metadata` is the content of run.json; `update` changes both."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._run = folder / "run.json"
-        self.facts: dict[str, Any] = {}
+        self.metadata: dict[str, Any] = {}
 
     def open(self, plan: Plan, *, fresh: bool) -> bool:
         """Create the folder, or load its run and return True. Raises DifferentRun."""
@@ -31,16 +31,16 @@ class Store:
             self._run.unlink(missing_ok=True)
         (self.folder / "phases").mkdir(parents=True, exist_ok=True)
         if not self._run.exists():
-            self.remember(plan=plan.as_json())
+            self.update(plan=plan.as_json())
             return False
-        self.facts = json.loads(self._run.read_text())
-        check_same(self.folder, self.facts["plan"], plan.as_json())
+        self.metadata = json.loads(self._run.read_text())
+        check_same(self.folder, self.metadata["plan"], plan.as_json())
         return True
 
-    def remember(self, **facts: Any) -> None:
-        self.facts |= facts
+    def update(self, **metadata: Any) -> None:
+        self.metadata |= metadata
         draft = self._run.with_suffix(".new")
-        draft.write_text(json.dumps(self.facts, indent=1) + "\n")
+        draft.write_text(json.dumps(self.metadata, indent=1) + "\n")
         draft.replace(self._run)
 
     def append(self, phase: Phase, event: str, counts: dict[str, Any]) -> None:
@@ -48,7 +48,7 @@ class Store:
             file.write(json.dumps({event: counts}) + "\n")
 
     def events(self, phase: Phase) -> list[Event]:
-        """A line that a crash has cut off is left out."""
+        """Return the events of a phase, without a line that a crash has cut off."""
         path = self._path(phase)
         events = []
         for line in path.read_text().splitlines() if path.exists() else ():

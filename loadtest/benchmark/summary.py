@@ -1,4 +1,4 @@
-"""The result of a run: the document that table, plots and report are made of."""
+"""Summarize a run as the document from which table, plots and report are made."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ RESPONSES_PER_POINT = 200
 
 
 def phase_result(phase: Phase, events: Sequence[Event]) -> dict[str, Any]:
-    """Add a phase up. `sent` + `in_flight_at_begin` = `ok` + `refused` + `errors` + `in_flight_at_end`."""
+    """Sum up a phase. `sent` + `in_flight_at_begin` = `ok` + `rejected` + `errors` + `in_flight_at_end`."""
     seconds = [counts for event, counts in events if event == "second"]
     ends = [counts for event, counts in events if event == "end"]
     begins = [counts for event, counts in events if event == "begin"]
-    result = totals(events, count_unanswered=phase.load.kind == "open")
+    result = totals(events, count_unfinished=phase.load.kind == "open")
     return {
         "side": phase.side,
         "title": TITLES[phase.side],
@@ -37,14 +37,14 @@ def phase_result(phase: Phase, events: Sequence[Event]) -> dict[str, Any]:
 
 
 def _in_flight_at_ends(events: Sequence[Event]) -> int:
-    """Requests in flight after the last second of each piece, also of an interrupted one."""
-    left, last = 0, 0
+    """Sum the requests in flight after the last second of each piece, including interrupted ones."""
+    total, last = 0, 0
     for event, counts in events:
         if event == "piece":
-            left, last = left + last, 0
+            total, last = total + last, 0
         elif event in ("begin", "second"):
             last = counts["in_flight"]
-    return left + last
+    return total + last
 
 
 def _cpu_per_1000(ends: list[dict[str, Any]], ok: int) -> float | None:
@@ -52,13 +52,13 @@ def _cpu_per_1000(ends: list[dict[str, Any]], ok: int) -> float | None:
 
 
 def _others_cores(ends: list[dict[str, Any]]) -> float | None:
-    """Cores that unrelated processes kept busy, on average."""
-    took_s = sum(end["took_s"] for end in ends if "others_cpu_s" in end)
-    return round(sum(end.get("others_cpu_s", 0.0) for end in ends) / took_s, 2) if took_s else None
+    """Return how many cores unrelated processes kept busy on average."""
+    elapsed_s = sum(end["elapsed_s"] for end in ends if "others_cpu_s" in end)
+    return round(sum(end.get("others_cpu_s", 0.0) for end in ends) / elapsed_s, 2) if elapsed_s else None
 
 
 def _series(seconds: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Figures over time, in steps of whole seconds. None where there was no response."""
+    """Return the figures over time in steps of whole seconds, None where there was no response."""
     responses = max(1, sum(each["ok"] for each in seconds))
     step = max(1, len(seconds) * RESPONSES_PER_POINT // responses)
     step = min(max(step, -(-len(seconds) // MAX_POINTS)), max(1, len(seconds) // MIN_POINTS))
@@ -76,14 +76,14 @@ def _series(seconds: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "batch_rows": mean_batch_rows(part),
                 "queue": round(sum(queues) / len(queues), 1) if queues else None,
                 "in_flight": round(sum(each["in_flight"] for each in part) / len(part), 1),
-                "refused": sum(each["refused"] for each in part),
+                "rejected": sum(each["rejected"] for each in part),
             }
         )
     return points
 
 
 def compare(baseline: dict[str, Any], smartbatch: dict[str, Any]) -> dict[str, Any]:
-    """How many times better SmartBatch is: above 1 is better, None where a figure is missing."""
+    """Return how many times better SmartBatch is, None where a figure is missing."""
     gains: dict[str, Any] = {"load": baseline["load"]}
     if baseline["throughput_rps"]:
         gains["throughput"] = round(smartbatch["throughput_rps"] / baseline["throughput_rps"], 2)
@@ -94,20 +94,20 @@ def compare(baseline: dict[str, Any], smartbatch: dict[str, Any]) -> dict[str, A
 
 
 def agreement(store: Store, phases: list[Phase]) -> dict[str, Any]:
-    """Whether both sides have the same references. `apart` is in units of the tolerance."""
+    """Compare the references of both sides. `difference` is in units of the tolerance."""
     references: dict[str, list[Any]] = {}
     for phase in phases:
         for event, counts in store.events(phase):
             if event == "piece":
                 for name, result in counts["references"].items():
                     references.setdefault(name, []).append(result)
-    apart = {name: max(verify.difference(some[0], other) for other in some) for name, some in references.items()}
-    worst = max(apart.values(), default=0.0)
+    differences = {name: max(verify.difference(some[0], other) for other in some) for name, some in references.items()}
+    largest = max(differences.values(), default=0.0)
     return {
-        "bodies": len(apart),
-        "agree": sum(value <= 1 for value in apart.values()),
-        "apart": None if worst == float("inf") else round(worst, 6),
-        "disagreeing": sorted(name for name, value in apart.items() if value > 1),
+        "bodies": len(differences),
+        "agree": sum(value <= 1 for value in differences.values()),
+        "difference": None if largest == float("inf") else round(largest, 6),
+        "disagreeing": sorted(name for name, value in differences.items() if value > 1),
     }
 
 
@@ -116,9 +116,9 @@ def document(store: Store, phases: list[Phase]) -> dict[str, Any]:
     by_load: dict[Load, dict[str, dict[str, Any]]] = {}
     for phase, result in zip(phases, results, strict=True):
         by_load.setdefault(phase.load, {})[phase.side] = result
-    counts = ("sent", "ok", "refused", "errors", "checked", "wrong", "in_flight_at_begin", "in_flight_at_end")
+    counts = ("sent", "ok", "rejected", "errors", "checked", "wrong", "in_flight_at_begin", "in_flight_at_end")
     return {
-        **store.facts,
+        **store.metadata,
         "totals": {name: sum(result[name] for result in results) for name in counts},
         "phases": results,
         "improvement": [compare(sides["baseline"], sides["smartbatch"]) for sides in by_load.values()],

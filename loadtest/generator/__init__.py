@@ -1,1 +1,1 @@
-"""The load generator: closed and open loop, latency histograms, and a process of its own to run in."""
+"""The load generator: closed and open loop, latency histograms, and the process in which they run."""

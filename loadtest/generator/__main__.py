@@ -1,7 +1,7 @@
-"""The generator process, started by `run_load`: a LoadSpec as one line of JSON on stdin, events as JSON on stdout.
+"""The generator process, started by `run_load`. Reads a LoadSpec as a line of JSON and writes events as lines of JSON.
 
-A line each second: {"warm": …} until the load is complete, {"begin": …}, {"second": …} for what counts, {"end": …}.
-Ends early, and in order, when stdin is closed.
+One event per second: {"warm": …} during warm-up, then {"begin": …}, {"second": …} while measuring, {"end": …}.
+Closing its stdin stops it early.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from loadtest.generator.histogram import bucket
 from loadtest.generator.loops import ClosedLoop, LoadLoop, OpenLoop, poisson, raise_open_files_limit
 from loadtest.generator.process import LoadSpec
 
-MAX_CONNECTIONS = 2048  # of an open loop; more requests than that wait for one
-LAST_RESPONSES_S = 2.0  # how long an open loop waits for the requests it has sent
+MAX_CONNECTIONS = 2048  # of an open loop; further requests wait for a free one
+LAST_RESPONSES_S = 2.0  # how long an open loop waits at the end for outstanding responses
 
 
 def main() -> None:
@@ -45,10 +45,10 @@ def main() -> None:
 def _warm_up(spec: LoadSpec, loop: LoadLoop, counters: Counters) -> None:
     ended = 0
     users = spec.load.amount if spec.load.kind == "closed" else 0
-    while not _is_told_to_stop():
+    while not _stop_requested():
         loop.run(loop.now() + 1.0)
-        counts = counters.take()
-        ended += counts["ok"] + counts["refused"] + sum(counts["errors"].values())
+        counts = counters.read_and_reset()
+        ended += counts["ok"] + counts["rejected"] + sum(counts["errors"].values())
         _emit("warm", counts, loop)
         if loop.now() >= spec.warm_s and (ended >= users or loop.now() >= spec.max_warm_s):
             break
@@ -59,23 +59,23 @@ def _measure(spec: LoadSpec, loop: LoadLoop, counters: Counters) -> None:
     _emit("begin", {}, loop)
     for second in range(1, spec.seconds + 1):
         loop.run(begin + second)
-        if _is_told_to_stop():
+        if _stop_requested():
             break
         loop.expire(spec.timeout_s)
-        _emit("second", counters.take(), loop)
-    unanswered = set(loop.in_flight())
+        _emit("second", counters.read_and_reset(), loop)
+    unfinished = set(loop.in_flight())
     until = loop.now() + LAST_RESPONSES_S
-    while spec.load.kind == "open" and unanswered and loop.now() < until:
+    while spec.load.kind == "open" and unfinished and loop.now() < until:
         loop.run(loop.now() + 0.05)
-        unanswered &= set(loop.in_flight())
+        unfinished &= set(loop.in_flight())
     now = loop.now()
-    ages = Counter(bucket((now - start) * 1000) for start in unanswered)
-    took_s, cpu_s = round(now - begin, 3), round(time.process_time() - cpu_s, 3)
+    ages = Counter(bucket((now - start) * 1000) for start in unfinished)
+    elapsed_s, cpu_s = round(now - begin, 3), round(time.process_time() - cpu_s, 3)
     loop.close()
-    _emit("end", {"took_s": took_s, "generator_cpu_s": cpu_s, "unanswered": dict(ages)})
+    _emit("end", {"elapsed_s": elapsed_s, "generator_cpu_s": cpu_s, "unfinished": dict(ages)})
 
 
-def _is_told_to_stop() -> bool:
+def _stop_requested() -> bool:
     return bool(select.select([sys.stdin], [], [], 0)[0])
 
 

@@ -1,6 +1,6 @@
-"""Closed-loop load on one process's behalf, with wrk where it is installed, else with ClosedLoop.
+"""Run a closed loop with wrk if it is installed, else with ClosedLoop.
 
-wrk takes a fraction of the CPU, on cores that the servers share, so each result says which of the two it was.
+wrk takes a fraction of the CPU time, and the servers share the cores. So each result names the generator.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ def run_closed_loop(
     content_type: str = "application/octet-stream",
     path: str = "/predict",
 ) -> dict[str, Any]:
-    """Return requests, seconds, errors, requests_per_s, p50_ms, p99_ms, latency_ms at PERCENTILES, and the generator's
-    own CPU time, generator_cpu_s_per_1000."""
+    """Return requests, seconds, errors, requests_per_s, p50_ms, p99_ms, latency_ms at PERCENTILES, and the CPU time of
+    the generator, generator_cpu_s_per_1000."""
     before = _cpu_s()
-    generate = _wrk if shutil.which("wrk") else _own
+    generate = _run_wrk if shutil.which("wrk") else _run_python
     result = generate(port, body, connections, seconds, content_type, path)
-    if not result["requests"]:  # wrk reports 0 ms then
+    if not result["requests"]:  # wrk would report 0 ms
         result["latency_ms"] = [float("inf")] * len(PERCENTILES)
     latency = result["latency_ms"]
-    successes = result["requests"] - result["errors"]  # an error is no work done, and quick to give
+    successes = result["requests"] - result["errors"]  # errors cost little, so they do not count as throughput
     return {
         "connections": connections,
         "requests_per_s": round(successes / result["seconds"], 1),
@@ -62,7 +62,7 @@ def run_closed_loop(
 
 
 def generator_name() -> str:
-    """What `run_closed_loop` uses."""
+    """Name the generator that `run_closed_loop` uses."""
     if not shutil.which("wrk"):
         return "loadtest.generator (Python; takes more of the shared cores than wrk would)"
     version = subprocess.run(["wrk", "--version"], capture_output=True, text=True).stdout  # it exits 1
@@ -70,12 +70,12 @@ def generator_name() -> str:
 
 
 def _cpu_s() -> float:
-    """Of this process, and of its children that have ended."""
+    """Return the CPU time of this process and of its children that have ended."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
 
-def _wrk(port: int, body: bytes, connections: int, seconds: float, content_type: str, path: str) -> dict[str, Any]:
+def _run_wrk(port: int, body: bytes, connections: int, seconds: float, content_type: str, path: str) -> dict[str, Any]:
     duration_s = max(1, round(seconds))
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script, tempfile.NamedTemporaryFile("wb") as content:
         content.write(body)
@@ -91,18 +91,20 @@ def _wrk(port: int, body: bytes, connections: int, seconds: float, content_type:
     return json.loads(found.group())
 
 
-def _own(port: int, body: bytes, connections: int, seconds: float, content_type: str, path: str) -> dict[str, Any]:
+def _run_python(
+    port: int, body: bytes, connections: int, seconds: float, content_type: str, path: str
+) -> dict[str, Any]:
     trace = Trace()
     loop = ClosedLoop(port, [request_bytes(port, body, path, content_type=content_type)], trace, connections)
     try:
         loop.run(seconds)
-        took_s = loop.now()
+        elapsed_s = loop.now()
     finally:
         loop.close()
     latencies = trace.latencies()
     return {
         "requests": len(latencies),
-        "seconds": round(took_s, 4),
+        "seconds": round(elapsed_s, 4),
         "errors": sum(status != 200 for *_, status in trace.lines),
         "latency_ms": [round(percentile(latencies, share / 100) * 1000, 3) for share in PERCENTILES],
     }

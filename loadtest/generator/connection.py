@@ -1,4 +1,4 @@
-"""One keep-alive HTTP/1.1 connection: bytes of a request out, bytes of a response in, one request at a time."""
+"""One keep-alive HTTP/1.1 connection, which carries one request at a time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ NO_RESPONSE = 0  # the status of a request whose connection broke
 
 
 def request_bytes(port: int, body: bytes, path: str = "/predict", **headers: str) -> bytes:
-    """Build a POST request, to be sent as often as needed. Underscores in header names become hyphens."""
+    """Build a POST request. Underscores in header names become hyphens."""
     lines = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     head = [f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-length: {len(body)}", *lines, "", ""]
     return "\r\n".join(head).encode() + body
@@ -40,7 +40,7 @@ class Connection:
         self.unsent = b""
         self.response = b""
         self.status = NO_RESPONSE
-        self._length = 0  # of the whole response in bytes; 0: the head is incomplete
+        self._length = 0  # of the whole response in bytes; 0 while its head is incomplete
 
     def begin(self, body: int, request: bytes, start: float, now: float) -> None:
         """Set the request in flight."""

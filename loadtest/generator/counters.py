@@ -1,4 +1,4 @@
-"""Counts of a load, one second at a time, and their sums."""
+"""Counts of a load for each second, and their totals."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from loadtest.generator.connection import NO_RESPONSE, Connection
 from loadtest.generator.histogram import bucket, merged, percentile_ms
 from loadtest.workload import verify
 
-MAX_PAUSE_S = 30.0  # of a Retry-After that is kept
+MAX_PAUSE_S = 30.0  # longer times in Retry-After are cut to this
 PERCENTS = (50, 95, 99)
 
 Event = tuple[str, dict[str, Any]]
-"""What a generator process reports: ("warm" | "begin" | "second" | "end", counts)."""
+"""An event of the generator process: ("warm" | "begin" | "second" | "end", counts)."""
 
 
 class Counters:
-    """Recorder of a loop. One success in `check_every` is compared with the reference of its body, if it has one."""
+    """Recorder of a loop. Compares one success in `check_every` with the reference of its body, if it has one."""
 
     def __init__(self, references: Sequence[Any], check_every: int) -> None:
         self._references = references
@@ -27,21 +27,21 @@ class Counters:
         self._reset()
 
     def _reset(self) -> None:
-        self.sent = self.refused = self.checked = 0
+        self.sent = self.rejected = self.checked = 0
         self.errors: Counter[str] = Counter()
         self.latency: Counter[int] = Counter()
         self.late: Counter[int] = Counter()
 
-    def take(self) -> dict[str, Any]:
-        """Return the counts since the last call. `ok`, `refused` and all `errors` add up to the ended requests.
+    def read_and_reset(self) -> dict[str, Any]:
+        """Return the counts since the last call. `ok`, `rejected` and all `errors` add up to the ended requests.
 
-        `ok`: status 200, and correct if checked; `latency` is theirs. `refused`: 503 with Retry-After. `late`: by how
-        much an open loop missed its schedule.
+        `ok` has status 200 and is correct if checked; `latency` is that of `ok`. `rejected` is 503 with Retry-After.
+        `late` is how much later than scheduled an open loop started its requests.
         """
         counts = {
             "sent": self.sent,
             "ok": self.latency.total(),
-            "refused": self.refused,
+            "rejected": self.rejected,
             "errors": dict(self.errors),
             "checked": self.checked,
             "wrong": self.errors["wrong response"],
@@ -62,7 +62,7 @@ class Counters:
             if self._is_correct(connection):
                 self.latency[bucket((now - start) * 1000)] += 1
         elif status == 503 and (retry_after := connection.header(b"retry-after")).isdigit():
-            self.refused += 1
+            self.rejected += 1
             return min(MAX_PAUSE_S, float(retry_after))
         else:
             self.failed("no response" if status == NO_RESPONSE else str(status))
@@ -86,11 +86,11 @@ class Counters:
         return correct
 
 
-def totals(events: Iterable[Event], *, count_unanswered: bool = False) -> dict[str, Any]:
-    """Add up the events of a load. Percentiles are of successes.
+def totals(events: Iterable[Event], *, count_unfinished: bool = False) -> dict[str, Any]:
+    """Add up the events of a load. Percentiles are those of successes.
 
-    With `count_unanswered` they include the requests without a response, with the time they had waited at the end:
-    their latency is at least that.
+    With `count_unfinished` they also include requests that have no response at the end. Their time until then is a
+    lower bound of their latency.
     """
     events = list(events)
     seconds = [counts for event, counts in events if event == "second"]
@@ -98,14 +98,14 @@ def totals(events: Iterable[Event], *, count_unanswered: bool = False) -> dict[s
     errors: Counter[str] = Counter()
     for each in seconds:
         errors.update(each["errors"])
-    unanswered = merged(end["unanswered"] for end in ends) if count_unanswered else Counter()
-    latency = merged(each["latency"] for each in seconds) + unanswered
+    unfinished = merged(end["unfinished"] for end in ends) if count_unfinished else Counter()
+    latency = merged(each["latency"] for each in seconds) + unfinished
     return {
         "seconds": len(seconds),
-        **{name: sum(each[name] for each in seconds) for name in ("sent", "ok", "refused", "checked", "wrong")},
+        **{name: sum(each[name] for each in seconds) for name in ("sent", "ok", "rejected", "checked", "wrong")},
         "errors": errors.total(),
         "errors_by_kind": dict(errors),
-        "unanswered": unanswered.total(),
+        "unfinished": unfinished.total(),
         "throughput_rps": round(sum(each["ok"] for each in seconds) / max(1, len(seconds)), 2),
         **{f"p{percent}_ms": percentile_ms(latency, percent) for percent in PERCENTS},
         "late_p99_ms": percentile_ms(merged(each["late"] for each in seconds), 99),

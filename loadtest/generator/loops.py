@@ -1,11 +1,11 @@
 """Closed-loop and open-loop load from one thread.
 
-Latency runs from a request's intended start. A generator that waits for a response before it sends again sends less
-just when the server is slow, and hides the worst latencies (coordinated omission). In the open loop a request that
-finds no free connection, or a late generator, waits on the request's own clock.
+Latency is measured from a request's intended start. A generator that waits for a response before it sends again sends
+less just when the server is slow, which hides the worst latencies (coordinated omission). In the open loop the wait for
+a free connection and a late start of the generator count as latency.
 
-Plain sockets and epoll: the generator shares the cores with the servers it measures, and an asyncio event loop with
-transports takes half as much CPU again at 15,400 requests/s.
+The loops use plain sockets and epoll, because the generator shares the cores with the servers. An asyncio event loop
+with transports takes 1.5 times the CPU at 15,400 requests/s.
 """
 
 from __future__ import annotations
@@ -25,34 +25,36 @@ from typing import Protocol
 
 from loadtest.generator.connection import NO_RESPONSE, Connection
 
-SEED = 1  # the same arrivals and bodies in each run
-RETRY_S = 0.1  # before a failed connection is tried again
-TICK_S = 0.0005  # requests due within it are sent together, and responses are read at least that often
+SEED = 1  # makes arrivals and bodies the same in each run
+RETRY_S = 0.1  # pause before a failed connection is retried
+TICK_S = 0.0005  # requests due within a tick are sent together; responses are read at least once per tick
 READ_BYTES = 65536
 OPEN_FILES = 8192
-IDLE_S = 2.0  # an open loop closes connections idle for longer: servers do after five, perhaps just as one is reused
+IDLE_S = (
+    2.0  # an open loop closes connections idle for longer; a server may close them after 5 s, just as one is reused
+)
 
-# select.poll, where there is no epoll, takes its timeout in milliseconds
+# select.poll, used if there is no epoll, takes its timeout in milliseconds
 _EPOLL = hasattr(select, "epoll")
 IN, OUT, BROKEN = select.POLLIN, select.POLLOUT, select.POLLERR | select.POLLHUP
 
 
 class Recorder(Protocol):
-    """Receives what happens to each request of a loop. Times are seconds on the loop's clock."""
+    """Records the requests of a loop. Times are seconds on the loop's clock."""
 
     def started(self, start: float, now: float) -> None:
-        """A request was due at `start`; it is sent now, or as soon as a connection is free."""
+        """Record a request that was due at `start`. It is sent now, or as soon as a connection is free."""
 
     def ended(self, connection: Connection, start: float, now: float) -> float:
-        """A response came (`connection.status`), or NO_RESPONSE. Return the seconds that a closed loop pauses."""
+        """Record a response (`connection.status`), or NO_RESPONSE. Return how many seconds a closed loop pauses."""
         ...
 
     def failed(self, error: str) -> None:
-        """A request ended before it could be sent."""
+        """Record a request that ended before it was sent."""
 
 
 class LoadLoop(ABC):
-    """Sends requests to 127.0.0.1. Single-threaded: work is done inside `run`, which may be called repeatedly."""
+    """Sends requests to 127.0.0.1. All work is done inside `run`, which may be called repeatedly."""
 
     def __init__(self, port: int, requests: Sequence[bytes], recorder: Recorder, seed: int = SEED) -> None:
         self.recorder = recorder
@@ -63,32 +65,32 @@ class LoadLoop(ABC):
         self._lost_sockets: list[socket.socket] = []
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_number = itertools.count()
-        self._unended = 0  # requests that were due and have neither response nor error
+        self._unfinished = 0  # requests that were due and have no response or error yet
         self._poller = select.epoll() if _EPOLL else select.poll()
         self._begin = time.perf_counter()
 
-    done = False  # whether no request is left to send or to wait for
+    done = False  # whether every request has been sent and has ended
 
     @abstractmethod
     def in_flight(self) -> list[float]:
-        """Intended starts of the requests that have no response yet."""
+        """Return the intended starts of the requests that have no response yet."""
 
     def now(self) -> float:
         return time.perf_counter() - self._begin
 
     def run(self, until: float) -> None:
-        """Send and receive until then, or until done."""
+        """Send and receive until the time `until` or until done."""
         while not self.done and (now := self.now()) < until:
             while self._timers and self._timers[0][0] <= now:
                 heapq.heappop(self._timers)[2]()
             wake_at = min(until, self._send_due(now), self._timers[0][0] if self._timers else until)
             for file, event in self._wait(wake_at):
-                if connection := self._open.get(file):  # it may be lost since
+                if connection := self._open.get(file):  # an earlier event may have removed it
                     self._handle(connection, event)
             self._close_lost()
 
     def expire(self, timeout_s: float) -> None:
-        """Break connections whose request has waited longer. To be called once a second."""
+        """Close connections whose request has waited longer. Call it once a second."""
         oldest = self.now() - timeout_s
         for connection in list(self._open.values()):
             if connection.start is not None and connection.start < oldest:
@@ -103,22 +105,22 @@ class LoadLoop(ABC):
             self._poller.close()  # type: ignore[union-attr]
 
     def _send_due(self, now: float) -> float:
-        """Send what is due; return when the next request is."""
+        """Send the requests that are due; return when the next one is due."""
         return float("inf")
 
     @abstractmethod
     def _free(self, connection: Connection, pause_s: float) -> None:
-        """The connection may be used; `pause_s` is what the recorder returned for its response."""
+        """Handle a connection that has become usable; `pause_s` is what the recorder returned for its response."""
 
     @abstractmethod
     def _replace(self, connection: Connection) -> None:
-        """The connection is gone; it never was usable unless `connected`."""
+        """Handle the end of a connection; unless it is `connected` it was never usable."""
 
     def _after(self, seconds: float, callback: Callable[[], None]) -> None:
         heapq.heappush(self._timers, (self.now() + seconds, next(self._timer_number), callback))
 
     def _wait(self, until: float) -> Sequence[tuple[int, int]]:
-        """Wait for events until then; for a tick at most if that is sooner, as epoll waits for whole milliseconds."""
+        """Wait for events until then. epoll waits whole milliseconds, so sleep at most a tick if less is left."""
         wait_s = until - self.now()
         if wait_s < 2 * TICK_S:
             time.sleep(max(0.0, min(wait_s, TICK_S)))
@@ -128,14 +130,14 @@ class LoadLoop(ABC):
     def _connect(self) -> None:
         try:
             sock = socket.socket()
-        except OSError:  # no more files
+        except OSError:  # too many open files
             self._after(RETRY_S, self._connect)
             return
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._open[sock.fileno()] = connection = Connection(sock)
         self._poller.register(sock, OUT)
-        if sock.connect_ex(self._address) not in (0, errno.EINPROGRESS):  # otherwise the outcome comes as an event
+        if sock.connect_ex(self._address) not in (0, errno.EINPROGRESS):  # the outcome is reported as an event
             self._lost(connection)
 
     def _send(self, connection: Connection, start: float) -> None:
@@ -177,11 +179,11 @@ class LoadLoop(ABC):
             return
         except OSError:
             data = b""
-        if not data or connection.start is None:  # closed by the server, or bytes without a request
+        if not data or connection.start is None:  # closed by the server, or data without a request
             self._lost(connection)
         elif connection.receive(data):
             pause_s = self._end(connection)
-            if connection.unsent:  # an early response: the next one would be taken for the rest of this request
+            if connection.unsent:  # the server responded early and would read the next request as the rest of this one
                 self._lost(connection)
             else:
                 self._free(connection, pause_s)
@@ -191,7 +193,7 @@ class LoadLoop(ABC):
         start, connection.start = connection.start, None
         if start is None:
             return 0.0
-        self._unended -= 1
+        self._unfinished -= 1
         connection.freed_at = self.now()
         return self.recorder.ended(connection, start, connection.freed_at)
 
@@ -207,13 +209,13 @@ class LoadLoop(ABC):
         self._lost_sockets.append(connection.socket)
 
     def _close_lost(self) -> None:
-        """Only between rounds of events: a new socket may get a closed one's number."""
+        """Close sockets between two polls only: a new socket may reuse the file descriptor of a pending event."""
         while self._lost_sockets:
             self._lost_sockets.pop().close()
 
 
 class ClosedLoop(LoadLoop):
-    """Each of so many users has a connection and sends again when it has its response."""
+    """Each user has a connection and sends again once it has its response."""
 
     def __init__(self, port: int, requests: Sequence[bytes], recorder: Recorder, users: int, seed: int = SEED) -> None:
         super().__init__(port, requests, recorder, seed)
@@ -240,9 +242,9 @@ class ClosedLoop(LoadLoop):
 
 
 class OpenLoop(LoadLoop):
-    """Sends a request at each of the ascending `starts`, over as many connections as that takes.
+    """Sends a request at each of the ascending `starts`. Opens connections as needed, at most `connections`.
 
-    `connections` bounds them; a request that finds all of them busy waits for one.
+    If all of them are busy, a request waits for a free one.
     """
 
     def __init__(
@@ -257,14 +259,14 @@ class OpenLoop(LoadLoop):
         super().__init__(port, requests, recorder, seed)
         self._starts = starts
         self._next_start = next(starts, float("inf"))
-        self._idle: list[Connection] = []  # the last one used is used next: the others may time out
+        self._idle: list[Connection] = []  # a stack, so that unneeded connections become idle for long and are closed
         self._waiting: deque[float] = deque()  # starts of requests without a connection
-        self._may_open = connections  # less those that are open, and those that will be tried again
+        self._may_open = connections  # less the open ones and those that will be retried
         self._open_one()
 
     @property
     def done(self) -> bool:
-        return not self._unended and self._next_start == float("inf")
+        return not self._unfinished and self._next_start == float("inf")
 
     def in_flight(self) -> list[float]:
         busy = [connection.start for connection in self._open.values() if connection.start is not None]
@@ -275,7 +277,7 @@ class OpenLoop(LoadLoop):
         now = self.now()
         while self._waiting and self._waiting[0] < now - timeout_s:
             self._waiting.popleft()
-            self._unended -= 1
+            self._unfinished -= 1
             self.recorder.failed("no response")
         for connection in [each for each in self._idle if each.freed_at < now - IDLE_S]:
             self._lost(connection)
@@ -284,7 +286,7 @@ class OpenLoop(LoadLoop):
         while self._next_start <= now + TICK_S:
             start = self._next_start
             self._next_start = next(self._starts, float("inf"))
-            self._unended += 1
+            self._unfinished += 1
             self.recorder.started(start, now)
             if self._idle:
                 self._send(self._idle.pop(), start)
@@ -314,14 +316,14 @@ class OpenLoop(LoadLoop):
 
 
 def poisson(rate: float, seconds: float = float("inf"), seed: int = SEED) -> Iterator[float]:
-    """Yield the starts of independent arrivals, in seconds, the same ones for the same seed."""
+    """Yield the starts of Poisson arrivals in seconds; equal seeds give equal starts."""
     clock, draw = 0.0, random.Random(seed)
     while (clock := clock + draw.expovariate(rate)) < seconds:
         yield clock
 
 
 def raise_open_files_limit() -> None:
-    """Allow thousands of connections, here and in processes started later: many systems' default is 1,024 files."""
+    """Allow thousands of connections, here and in processes started later. Many systems allow 1,024 by default."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

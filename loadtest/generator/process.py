@@ -1,4 +1,4 @@
-"""Load from a process of its own, so that whoever watches it does not disturb it. `run_load` starts it."""
+"""Run the load generator in a separate process, so that its caller's work does not delay it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class GeneratorFailed(RuntimeError):
 
 
 class Load(msgspec.Struct, frozen=True):
-    """`closed`: so many users, each sends again when it has its response. `open`: so many requests/s, independently."""
+    """`closed`: `amount` users, each of whom sends again once it has its response. `open`: `amount` requests/s."""
 
     kind: Literal["closed", "open"]
     amount: float
@@ -33,11 +33,11 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What the generator process is to do.
+    """The parameters of the generator process.
 
-    It warms up, uncounted, for `warm_s`, a closed loop also until there were as many responses as users, for
-    `max_warm_s` at the most. `references`: body name → expected result. A request without a response for `timeout_s`
-    is an error.
+    It warms up for `warm_s` without counting. A closed loop continues to warm up until it has as many responses as
+    users, for at most `max_warm_s`. `references`: body name → expected result. A request without a response for
+    `timeout_s` is an error.
     """
 
     port: int
@@ -52,9 +52,10 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_load(system: System, spec: LoadSpec, *, watch_batches: bool) -> Generator[Event]:
-    """Start the generator process and yield its events, about one a second. Closing the iterator stops it.
+    """Start the generator process and yield its events, about one per second. Closing the iterator stops it.
 
-    With `watch_batches` each has `rows` and `batches`, run since the event before, and `queue`, waiting now.
+    With `watch_batches` each event has `rows` and `batches`, run since the previous event, and `queue`, the requests
+    waiting now.
     """
     with tempfile.TemporaryFile("w+") as stderr:
         generator = subprocess.Popen(
@@ -63,12 +64,12 @@ def run_load(system: System, spec: LoadSpec, *, watch_batches: bool) -> Generato
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
-            start_new_session=True,  # Ctrl-C reaches this process, which passes it on
+            start_new_session=True,  # only this process gets Ctrl-C; it then stops the generator
         )
         assert generator.stdin and generator.stdout
         try:
             before = system.batches() if watch_batches else None
-            with contextlib.suppress(BrokenPipeError):  # then its stdout has ended, too
+            with contextlib.suppress(BrokenPipeError):  # the loop below then finds stdout closed
                 generator.stdin.write(msgspec.json.encode(spec) + b"\n")
                 generator.stdin.flush()
             event = ""
@@ -77,7 +78,7 @@ def run_load(system: System, spec: LoadSpec, *, watch_batches: bool) -> Generato
                 if before and event != "end":
                     try:
                         rows, batches, queue = system.batches()
-                    except OSError:  # too busy to answer; the next second includes this one
+                    except OSError:  # the gateway is too busy; the next event includes these batches
                         pass
                     else:
                         counts |= {"rows": rows - before[0], "batches": batches - before[1], "queue": queue}

@@ -1,4 +1,4 @@
-"""Every request of a load, one by one: for the rows of `make bench`, whose servers answer up to 15,000 requests/s."""
+"""Record every request of a load, for the rows of `make bench` (up to 15,000 requests/s)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from loadtest.generator.connection import Connection
 from loadtest.generator.loops import OpenLoop
 
-LAST_RESPONSES_S = 10.0  # how long the last responses are waited for
+LAST_RESPONSES_S = 10.0  # how long to wait for the last responses
 
 
 @dataclass
 class Trace:
-    """Recorder of a loop: (intended start, sent, response, status) per ended request, in seconds on the loop's clock.
+    """Recorder of a loop: (intended start, sent, response, status) of each ended request, in seconds on its clock.
 
-    `starts` are the intended starts of an open loop.
+    `starts` has the intended starts of an open loop.
     """
 
     starts: list[float] = field(default_factory=list)
@@ -32,33 +32,33 @@ class Trace:
         pass
 
     def since(self, start_s: float) -> Trace:
-        """Requests with an intended start of `start_s` or later."""
+        """Return the requests with an intended start of `start_s` or later."""
         starts = [start for start in self.starts if start >= start_s]
         return Trace(starts, [line for line in self.lines if line[0] >= start_s])
 
     def statuses(self) -> dict[str, int]:
-        """Requests by status; 0 is a broken connection, `none` never had a response. They add up to the starts."""
+        """Count requests by status: 0 is a broken connection, `none` had no response. The counts add up to `starts`."""
         counted = Counter(str(status) for *_, status in self.lines)
         if missing := len(self.starts) - len(self.lines):
             counted["none"] = missing
         return dict(sorted(counted.items()))
 
     def latencies(self, *statuses: int) -> list[float]:
-        """Seconds from intended start to response, ascending; of all statuses if none is given."""
+        """Return the seconds from intended start to response, ascending; of all statuses if none is given."""
         return sorted(end - start for start, _, end, status in self.lines if status in statuses or not statuses)
 
     def lateness(self) -> list[float]:
-        """Seconds from intended start to sending, ascending: the generator's own part of the latency."""
+        """Return the seconds from intended start to sending, ascending. The generator adds them to the latency."""
         return sorted(max(0.0, sent - start) for start, sent, _, _ in self.lines)
 
 
 def percentile(ascending: list[float], share: float) -> float:
-    """The value that `share` (0 to 1) of the values do not exceed; infinite if there are none."""
+    """Return the value that `share` (0 to 1) of the values do not exceed; infinite if there are none."""
     return ascending[min(len(ascending) - 1, int(share * len(ascending)))] if ascending else float("inf")
 
 
 def run_open_loop(port: int, request: bytes, starts: list[float], connections: int = 1024) -> Trace:
-    """Send a request at each of the ascending `starts`. Returns LAST_RESPONSES_S after the last one at the latest."""
+    """Send a request at each of the ascending `starts`. Return at most LAST_RESPONSES_S after the last one."""
     trace = Trace(starts)
     loop = OpenLoop(port, [request], trace, iter(starts), connections)
     try:

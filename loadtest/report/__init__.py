@@ -1,1 +1,1 @@
-"""What benchmark and study have in common in their results: charts and an HTML page."""
+"""Charts and the HTML page of benchmark and study."""

@@ -45,7 +45,7 @@ matplotlib.rcParams.update(STYLE)
 
 
 def sheet(panels: int, title: str, subtitle: str) -> tuple[Figure, list[Axes]]:
-    """Panels, two in a row, below a title and a smaller subtitle."""
+    """Make a figure with panels, two in a row, below a title and a subtitle."""
     columns = min(2, panels)
     rows = -(-panels // columns)
     height = PANEL_HEIGHT * rows + HEAD_HEIGHT
@@ -67,7 +67,7 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def latency_axis(axes: Axes) -> None:
-    """Logarithmic, labelled at 1, 2 and 5 of each decade."""
+    """Make the latency axis logarithmic, with labels at 1, 2 and 5 of each decade."""
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0), numticks=12))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: milliseconds(value)))
@@ -80,7 +80,7 @@ def thousands(axis: Axis) -> None:
 
 def time_axis(axes: Axes, length_s: float) -> None:
     unit, size = ("h", 3600) if length_s > 7200 else ("min", 60) if length_s > 300 else ("s", 1)
-    steps = (1, 2, 5, 10, 15, 20, 30, 60)  # of the unit, so that ticks are whole numbers
+    steps = (1, 2, 5, 10, 15, 20, 30, 60)  # in units, so that ticks are whole numbers
     step = next((step for step in steps if length_s / size / step <= MAX_TIME_TICKS), length_s / size / MAX_TIME_TICKS)
     axes.xaxis.set_major_locator(MultipleLocator(step * size))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / size:g}"))

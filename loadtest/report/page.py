@@ -1,4 +1,4 @@
-"""A report as one HTML file that needs nothing else: styles and images are inside it, and there is no script."""
+"""A report as one HTML file with embedded styles and images, and without scripts."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def code(text: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], strong: Sequence[int] = ()) -> str:
-    """`strong`: the numbers of the rows to be set off."""
+    """Make a table. `strong`: indices of the rows to highlight."""
     cells = "".join(f"<th>{escape(name)}</th>" for name in head)
     lines = [
         ('<tr class="strong">' if number in strong else "<tr>") + "".join(f"<td>{escape(cell)}</td>" for cell in row)
@@ -78,7 +78,7 @@ def image(path: Path, alt: str) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """12 ms, 1.5 s, 2 min; a dash for None."""
+    """Format as 12 ms, 1.5 s or 2 min; None as a dash."""
     if value is None:
         return "–"
     if value >= 120_000:

@@ -1,4 +1,4 @@
-"""Yardstick for photos: decode and forward in one process and one thread, without a server.
+"""Reference for photos: decode and forward in one process and one thread, without a server.
 
     python -m loadtest.servers.bare PHOTO SECONDS SIZE,SIZE,…   → {"SIZE": images per second, …}
 
@@ -32,7 +32,7 @@ def decode(photo: bytes) -> torch.Tensor:
 
 @torch.inference_mode()
 def images_per_s(network: Callable[[torch.Tensor], torch.Tensor], photo: bytes, size: int, seconds: float) -> float:
-    """Rate of batches of `size`: each image is decoded, then one forward. The first batch is the warm-up."""
+    """Decode the images of a batch of `size`, run one forward, repeat. The first batch is the warm-up."""
     images, started = -size, time.perf_counter()
     while images < 0 or time.perf_counter() < started + seconds:
         batch = torch.stack([decode(photo) for _ in range(size)]).float().div_(255).sub_(MEAN).div_(STD)

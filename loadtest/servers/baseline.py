@@ -1,11 +1,11 @@
-"""The benchmark's baseline: a server without a batcher. The same model code, one request at a time, on Starlette.
+"""The benchmark's baseline: a Starlette server that runs the same model code, one request at a time.
 
     MODEL_PATH=resnet18 python -m loadtest.servers.baseline 8080
     MODEL_PATH=resnet18 python -m loadtest.servers.baseline describe      # the model's metadata as JSON
 
-Settings come from the environment, as a worker's do. The model runs in the event loop: with one device that is as fast
-as any other way, and costs less than a thread per request. It imports the product's own code, since a comparison is
-only worth something if both sides read the same bodies, run the same model code and write the same responses.
+It reads a worker's settings from the environment. The model runs in the event loop, which with one device is as fast as
+any other way and costs less than a thread per request. It imports the product's code, so that both sides read the same
+bodies, run the same model code and write the same responses.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from smartbatch.worker.models import LoadContext, Model
 
 
 def load(settings: Settings) -> Model:
-    """Load the model as a worker does, except for what a worker compiles while it serves."""
+    """Load the model as a worker does, without compiling in the background."""
     model = models.resolve(settings.model_path)
     model.load(
         LoadContext(

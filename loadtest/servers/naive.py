@@ -1,10 +1,10 @@
-"""Yardstick of `make bench`: a server without a batcher. Starlette on uvicorn, the model per request, one process.
+"""Reference of `make bench`: Starlette on uvicorn in one process, which runs the model once per request.
 
     python -m loadtest.servers.naive PORT echo | sleep:MS
 
-`echo` answers as the simulated model does, with ten floats made of the body's digest, and costs what that costs;
-`sleep:4.2` first occupies the one device for as many milliseconds. The model runs in the event loop, which is the
-cheapest way (a thread per request costs more CPU) and, with one device, as fast as any.
+`echo` returns what the simulated model returns: ten floats computed from the body's digest. `sleep:4.2` first occupies
+the device for 4.2 ms. The model runs in the event loop, because a thread per request costs more CPU and is not faster
+with one device.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def application(model_s: float) -> Starlette:
     async def predict(request: Request) -> JSONResponse:
         row = digest(await request.body())
         if model_s:
-            time.sleep(model_s)  # noqa: ASYNC251 (this is what makes it naive)
+            time.sleep(model_s)  # noqa: ASYNC251 (blocks as the only device would)
         return JSONResponse({"outputs": {"output": {"dtype": "float32", "shape": [1, 10], "data": [row]}}})
 
     async def ready(request: Request) -> JSONResponse:

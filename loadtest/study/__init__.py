@@ -1,1 +1,1 @@
-"""The parameter study: which batching settings give the most throughput within a latency objective?"""
+"""The parameter study: find the batching settings with the highest throughput within a latency objective."""

@@ -16,7 +16,7 @@ from loadtest.cli import (
     duration_s,
     interruptible,
     model_options,
-    numbers,
+    number_list,
     provenance,
     result_options,
     whole_seconds,
@@ -31,11 +31,11 @@ from loadtest.study.tuned import TunedSystem
 from loadtest.workload import scenario as scenarios
 
 NO_SETTING = 3  # exit code
-_whole = partial(numbers, read=int, what="whole numbers from 1", least=1)
+_whole = partial(number_list, read=int, what="whole numbers from 1", minimum=1)
 
 
 def _waits(text: str) -> tuple[float, ...]:
-    return () if text == "auto" else numbers(text, duration_s, 0.0, "durations like 0,5ms,0.01")
+    return () if text == "auto" else number_list(text, duration_s, 0.0, "durations like 0,5ms,0.01")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -57,7 +57,7 @@ def _waits(text: str) -> tuple[float, ...]:
     "--decode-threads",
     default="0",
     show_default=True,
-    callback=checked(partial(numbers, read=int, what="whole numbers from 0", least=0)),
+    callback=checked(partial(number_list, read=int, what="whole numbers from 0", minimum=0)),
     help="DECODE_THREADS to try, separated by commas; 0: one per core, up to 4.",
 )
 @click.option(
@@ -67,16 +67,17 @@ def _waits(text: str) -> tuple[float, ...]:
     callback=checked(_whole),
     help="The loads of each trial, in ascending order.",
 )
-@click.option("--seconds", default="4s", show_default=True, callback=checked(whole_seconds), help="For each load.")
+@click.option(
+    "--seconds", default="4s", show_default=True, callback=checked(whole_seconds), help="Duration of each load."
+)
 @result_options("study-results")
 def command(
     p99, model, weights, trials, max_batch, wait, workers, decode_threads, users, seconds, scenario, files, out, fresh
 ) -> None:
-    """Find the settings with the highest throughput within a latency: MAX_BATCH_SIZE, MAX_WAIT_TIME, workers, decode
-    threads.
+    """Find MAX_BATCH_SIZE, MAX_WAIT_TIME, workers and decode threads with the highest throughput within a latency.
 
-    Other settings come from the environment. The same command resumes an interrupted study; with a higher --trials it
-    tries more.
+    Other settings come from the environment. The same command resumes an interrupted study; a higher --trials continues
+    it.
     """
     if p99 <= 0:
         raise click.UsageError("--p99: expected more than 0")

@@ -1,4 +1,4 @@
-"""The plots of a study, made from its JSON alone: python -m loadtest.study.plots DIR/study.json"""
+"""Draw the plots of a study from its JSON: python -m loadtest.study.plots DIR/study.json"""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _subtitle(result: dict[str, Any]) -> str:
 
 
 def _heat_map(result: dict[str, Any], path: Path) -> Path:
-    """A panel for each pair of workers and decode threads."""
+    """Draw a panel for each pair of workers and decode threads."""
     groups = list(dict.fromkeys(_group(trial) for trial in result["trials"]))
     objective = milliseconds(result["parameters"]["p99_ms"])
     title = f"Requests/s with a p99 of at most {objective}"
@@ -73,7 +73,7 @@ def _grid(axes: Axes, result: dict[str, Any], group: tuple[int, int], most: floa
 
 
 def _pareto(result: dict[str, Any], path: Path) -> Path:
-    """Every level of every trial. A point is on the front if no other is better in throughput and latency."""
+    """Draw every level of every trial, and the Pareto front."""
     p99_ms = result["parameters"]["p99_ms"]
     figure, (axes,) = charts.sheet(1, "Throughput and latency of every level", _subtitle(result))
     charts.latency_axis(axes)
@@ -87,11 +87,12 @@ def _pareto(result: dict[str, Any], path: Path) -> Path:
     sizes = result["space"]["MAX_BATCH_SIZE"]
     colors = plt.get_cmap("viridis_r")
     for number, size in enumerate(sizes):
-        some = [(rate, late) for rate, late, of in points if of == size]
+        points_of_size = [(rate, p99) for rate, p99, batch_size in points if batch_size == size]
         color = colors(0.1 + 0.85 * number / max(1, len(sizes) - 1))
-        if some:
-            axes.scatter(*zip(*some, strict=True), s=20, color=color, label=f"MAX_BATCH_SIZE {size}", zorder=3)
-    front = front_of([(rate, late) for rate, late, _ in points])
+        if points_of_size:
+            label = f"MAX_BATCH_SIZE {size}"
+            axes.scatter(*zip(*points_of_size, strict=True), s=20, color=color, label=label, zorder=3)
+    front = pareto_front([(rate, p99) for rate, p99, _ in points])
     if front:
         axes.plot(*zip(*front, strict=True), color=charts.INK, linewidth=1.2, label="Pareto front", zorder=2)
     axes.axhline(p99_ms, color=charts.BASELINE, linestyle="--", linewidth=1.2)
@@ -114,12 +115,12 @@ def _pareto(result: dict[str, Any], path: Path) -> Path:
     return charts.save(figure, path)
 
 
-def front_of(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The (rate, latency) that no other beats in both, by ascending rate."""
+def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the points (rate, latency) that no other point beats in both, by ascending rate."""
     front: list[tuple[float, float]] = []
-    for rate, late in sorted(points, key=lambda point: (-point[0], point[1])):
-        if not front or late < front[-1][1]:
-            front.append((rate, late))
+    for rate, latency in sorted(points, key=lambda point: (-point[0], point[1])):
+        if not front or latency < front[-1][1]:
+            front.append((rate, latency))
     return front[::-1]
 
 

@@ -1,4 +1,4 @@
-"""The result of a study, for the terminal and as one HTML file."""
+"""Format the result of a study for the terminal and as one HTML file."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from loadtest.study.space import Settings
 
 HEAD = ("settings", "ok/s", "p50", "p99", "rows per batch", "at")
 METHOD = (
-    "Each setting was put under more and more users, each of whom sends again when it has its response, until its p99 "
-    "passed the objective, requests failed or were refused, or more users gained less than 3 %. What counts is its "
-    "highest throughput within the objective.",
-    "Optuna (TPE) chose which settings to try, and pruned those far behind the median of the others at the same number "
+    "Each setting was measured with increasing numbers of users, each of whom sends again once it has its response, "
+    "until its p99 exceeded the objective, requests failed or were rejected, or throughput grew by less than 3 %. The "
+    "result of a setting is its highest throughput within the objective.",
+    "Optuna (TPE) chose the settings to try, and pruned those far behind the median of the others at the same number "
     "of users. MAX_BATCH_SIZE and MAX_WAIT_TIME were changed on running workers (smartbatch limits), so the model was "
     "loaded again only for another number of workers or decode threads.",
-    "The best setting was then put under an open loop (Poisson arrivals), from 90 % of its throughput downwards until "
-    "the latency was kept: clients that don't wait for each other need more of a server than a closed loop shows.",
-    "Levels are short; settings within a few per cent of each other may change places in another run.",
+    "The best setting was then confirmed in an open loop (Poisson arrivals), at 90 % of its throughput and less until "
+    "the objective was met: independent clients load a server more than a closed loop does.",
+    "Levels are short; settings within a few percent of each other may change places in another run.",
 )
 
 
 def environment(settings: dict[str, Any]) -> str:
-    """The settings as lines for an env file, a shell or compose; the number of workers is no setting."""
+    """Format the settings as lines for an env file. The number of workers is not a setting, so it is a comment."""
     point = Settings(**settings)
     return (
         f"MAX_BATCH_SIZE={point.MAX_BATCH_SIZE}\nMAX_WAIT_TIME={point.MAX_WAIT_TIME:g}\n"
@@ -34,7 +34,7 @@ def environment(settings: dict[str, Any]) -> str:
 
 
 def text(result: dict[str, Any]) -> str:
-    """The last lines of the run."""
+    """Return the summary that is printed at the end."""
     objective = milliseconds(result["parameters"]["p99_ms"])
     if result["recommended"] is None:
         return (
@@ -67,7 +67,7 @@ def _gain(result: dict[str, Any]) -> str:
 
 
 def rows(result: dict[str, Any]) -> list[list[str]]:
-    """A line for each setting, the best first."""
+    """Return a line for each setting, the best first."""
     ordered = sorted(result["trials"], key=lambda trial: -(trial["best"] or {"throughput_rps": 0})["throughput_rps"])
     return [_row(trial) for trial in ordered]
 
@@ -87,7 +87,7 @@ def _row(trial: dict[str, Any]) -> list[str]:
 
 
 def write(result: dict[str, Any], folder: Path) -> Path:
-    """Write report.html beside the plots, which are put into it."""
+    """Write report.html into the folder of the plots, which it embeds."""
     parameters = result["parameters"]
     parts = [
         page.code(text(result)),

@@ -1,4 +1,4 @@
-"""The search: each trial measures one point of the space. Optuna chooses the points and keeps the trials on disk."""
+"""The search: each trial measures one point of the space. Optuna chooses the points and stores the trials on disk."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def open_study(folder: Path, parameters: dict[str, Any]) -> optuna.Study:
         direction="maximize",
         load_if_exists=True,
         sampler=optuna.samplers.TPESampler(seed=SEED, n_startup_trials=STARTUP_TRIALS),
-        # A long window looks bad with few users, so nothing is pruned in the first half of the loads.
+        # A long window performs badly with few users, so nothing is pruned in the first half of the loads.
         pruner=optuna.pruners.MedianPruner(
             n_startup_trials=STARTUP_TRIALS, n_warmup_steps=len(parameters["users"]) // 2
         ),
@@ -42,12 +42,12 @@ def open_study(folder: Path, parameters: dict[str, Any]) -> optuna.Study:
     check_same(folder, study.user_attrs.get("parameters", parameters), parameters)
     study.set_user_attr("parameters", parameters)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)  # it was interrupted
+        study.tell(trial.number, state=TrialState.FAIL)  # interrupted in an earlier run
     return study
 
 
 class Search:
-    """Owns nothing: study, system and progress are its caller's."""
+    """Runs trials. The caller owns study, system and progress."""
 
     def __init__(self, study: optuna.Study, space: Space, system: TunedSystem, progress: Progress) -> None:
         self._study = study
@@ -58,7 +58,7 @@ class Search:
         self._users, self._p99_ms, self._seconds = parameters["users"], parameters["p99_ms"], parameters["seconds"]
 
     def run(self, trials: int) -> None:
-        """Search until as many points have been tried, those of earlier runs included."""
+        """Search until `trials` points have been tried, including those of earlier runs."""
         study = self._study
         default = self._space.default()
         if default and not study.get_trials(deepcopy=False):
@@ -81,7 +81,7 @@ class Search:
             log(f"{done + 1}/{trials}  {settings}  {outcome}")
 
     def _try(self, trial: optuna.Trial, settings: Settings, title: str) -> str:
-        """Measure one point, tell the study, and return the outcome for the log."""
+        """Measure one point, report it to the study, and return the outcome for the log."""
         levels: list[Level] = []
 
         def measure(users: int) -> Level:
@@ -113,14 +113,14 @@ class Search:
         return str(reached) if reached else "not within the latency at any load"
 
     def confirm(self) -> None:
-        """Put the best settings under an open loop, at lower and lower rates until the latency is kept.
+        """Measure the best settings in an open loop, at decreasing rates until the objective is met.
 
-        A closed loop sends less to a slow server, so its throughput is not available to clients that don't wait.
+        A closed loop sends less to a slow server, so independent clients cannot expect its throughput.
         """
-        found = recommended(self._study)
-        if found is None or self._study.user_attrs.get("confirmed_for") == list(found[0]):
+        best_settings = recommended(self._study)
+        if best_settings is None or self._study.user_attrs.get("confirmed_for") == list(best_settings[0]):
             return
-        settings, reached = found
+        settings, reached = best_settings
         self._system.apply(settings)
         confirmed = []
         for share in CONFIRM_SHARES:
@@ -136,13 +136,13 @@ class Search:
 
 
 def tried(study: optuna.Study) -> dict[Settings, optuna.trial.FrozenTrial]:
-    """The trial that measured each point; interrupted trials and repetitions measured nothing."""
+    """Return the trial that measured each point, without interrupted trials and repetitions."""
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     return {Settings(**trial.params): trial for trial in done if "levels" in trial.user_attrs}
 
 
 def recommended(study: optuna.Study) -> tuple[Settings, Level] | None:
-    """The settings with the highest throughput within the objective, and its level; None if none kept it."""
+    """Return the settings with the highest throughput within the objective, and its level; None if none met it."""
     meeting = [
         (settings, Level(**trial.user_attrs["best"]))
         for settings, trial in tried(study).items()
@@ -151,8 +151,8 @@ def recommended(study: optuna.Study) -> tuple[Settings, Level] | None:
     return max(meeting, key=lambda each: each[1].throughput_rps, default=None)
 
 
-def document(study: optuna.Study, space: Space, **facts: Any) -> dict[str, Any]:
-    """The result, which plots and report are made of. `best` is a trial's best level within the objective."""
+def document(study: optuna.Study, space: Space, **metadata: Any) -> dict[str, Any]:
+    """Return the result, from which plots and report are made. `best`: a trial's best level within the objective."""
     trials = [
         {
             "settings": settings._asdict(),
@@ -165,7 +165,7 @@ def document(study: optuna.Study, space: Space, **facts: Any) -> dict[str, Any]:
     settings, reached = recommended(study) or (None, None)
     defaults = (trial["best"] for trial in trials if DEFAULTS.items() <= trial["settings"].items())
     return {
-        **facts,
+        **metadata,
         "parameters": dict(study.user_attrs["parameters"]),
         "space": space._asdict(),
         "trials": trials,

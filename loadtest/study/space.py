@@ -15,7 +15,7 @@ WAITS_S = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
 
 class Settings(NamedTuple):
-    """One point of the space. `workers` is how many are started; the other names are those of the settings."""
+    """One point of the space: the number of workers, and settings by their names."""
 
     MAX_BATCH_SIZE: int
     MAX_WAIT_TIME: float  # seconds
@@ -40,7 +40,7 @@ class Space(NamedTuple):
         return math.prod(map(len, self))
 
     def other_than(self, tried: Container[Settings]) -> dict[str, Any]:
-        """Some untried point; there must be one."""
+        """Return an untried point. There must be one."""
         untried = [point for point in map(Settings._make, itertools.product(*self)) if point not in tried]
         return random.Random(len(untried)).choice(untried)._asdict()
 
@@ -48,16 +48,16 @@ class Space(NamedTuple):
         return Settings(*(trial.suggest_categorical(name, values) for name, values in self._asdict().items()))
 
     def default(self) -> dict[str, Any] | None:
-        """A worker's default settings; None if they are outside the space."""
+        """Return a worker's default settings; None if they are outside the space."""
         point = {**{name: values[0] for name, values in self._asdict().items()}, **DEFAULTS}
         return point if all(point[name] in values for name, values in self._asdict().items()) else None
 
 
 def batch_sizes(largest: int) -> tuple[int, ...]:
-    """1, 2, 4, … up to and including `largest`."""
+    """Return 1, 2, 4, … up to and including `largest`."""
     return (*(1 << power for power in range(largest.bit_length()) if 1 << power < largest), largest)
 
 
 def waits(objective_s: float) -> tuple[float, ...]:
-    """Windows of at most half the latency objective."""
+    """Return the windows of at most half the latency objective."""
     return tuple(wait for wait in WAITS_S if wait <= objective_s / 2) or (0.0,)

@@ -1,4 +1,4 @@
-"""The system under study. It is restarted only for settings that cannot be changed while it serves."""
+"""The system under study. It is restarted only for settings that cannot be changed while it runs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class TunedSystem:
             self._system = None
 
     def apply(self, settings: Settings) -> None:
-        """Return once every worker uses these settings."""
+        """Apply the settings and wait until every worker uses them."""
         if self._system is None or self._started_with != (settings.workers, settings.DECODE_THREADS):
             self.__exit__()
             self._start(settings)
@@ -93,7 +93,7 @@ class TunedSystem:
         self._references = reference_results(f"{self._system.url}/predict", self._bodies)
 
     def _limits(self) -> set[tuple[int, float]]:
-        """The limits that the workers report."""
+        """Return the limits that the workers report."""
         assert self._system
         (model,) = json.loads(self._system.get("/stats"))["models"].values()
         return {(each["max_batch_size"], float(each["max_wait_time"])) for each in model["workers"].values()}

@@ -1,4 +1,4 @@
-"""What clients send, which responses are correct, and how many clients there are over time.
+"""Bodies that clients send, the check of responses, and the number of clients over time.
 
-Pure Python and msgpack: Locust's image holds this package without the rest.
+It needs only msgpack, because Locust's image contains this package without the rest.
 """

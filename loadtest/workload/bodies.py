@@ -1,6 +1,6 @@
 """Request bodies: photos of several sizes, tensors as JSON, npy and MessagePack, texts, plain bytes.
 
-They are the same in each run, and all different, so that a response meant for another request is noticed.
+They are the same in each run and all different, so that a response to another request is detected.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 DATA = Path(__file__).parents[1] / "data"
 SEED = 1
-PLAIN_BYTES = 1024  # of each plain body
+PLAIN_BYTES = 1024  # size of a plain body
 TENSORS_PER_FORMAT = 2
 
 CONTENT_TYPES = {
@@ -42,7 +42,7 @@ Values = list[float] | list[int]
 
 
 class Body(NamedTuple):
-    """`kind` groups bodies that a client sends in the same way."""
+    """A request body. `kind` groups bodies that a client sends in the same way."""
 
     name: str
     kind: str
@@ -51,7 +51,7 @@ class Body(NamedTuple):
 
 
 def photos() -> list[Body]:
-    """Six photos from 224×149 to 1411×1411, as JPEG, PNG and WebP (loadtest/data/NOTICE)."""
+    """Return six photos from 224×149 to 1411×1411, as JPEG, PNG and WebP (loadtest/data/NOTICE)."""
     return [_from_file(path, "photo") for path in sorted(DATA.iterdir()) if path.suffix in CONTENT_TYPES]
 
 
@@ -89,7 +89,7 @@ def plain_bytes(count: int = 16) -> list[Body]:
 
 
 def from_file(path: Path) -> Body:
-    """The file's content; its suffix decides the content type. Raises ValueError."""
+    """Read a file. Its suffix decides the content type. Raises ValueError."""
     if path.suffix.lower() not in CONTENT_TYPES:
         known = ", ".join(CONTENT_TYPES)
         raise ValueError(f"{path}: expected a file ending in {known}, got {path.suffix or 'none'!r}")
@@ -104,7 +104,7 @@ def _from_file(path: Path, kind: str) -> Body:
 
 
 def _random_values(shape: Sequence[int], dtype: str) -> list[Values]:
-    """TENSORS_PER_FORMAT lists: floats distributed as normalised pixels, integers from 0 to 255."""
+    """Return TENSORS_PER_FORMAT lists: floats distributed like normalized pixels, or integers from 0 to 255."""
     if dtype not in _DTYPES:
         raise ValueError(f"expected a dtype of {', '.join(_DTYPES)}, got {dtype!r}")
     draw = random.Random(SEED)

@@ -1,4 +1,4 @@
-"""Reference results: each body is sent alone, while nothing else runs. Under load it must get the same result."""
+"""Get reference results: send each body alone, while nothing else runs. Under load the result must be the same."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from loadtest.workload.bodies import Body
 
 TIMEOUT_S = 60.0
 RETRY_S = 0.5
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # http_proxy is not meant for loopback
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # ignores http_proxy
 
 
-class Refused(RuntimeError):
-    """The server has no result for a body; the text has its reason. `status` is 0 if there was no response."""
+class ReferenceFailed(RuntimeError):
+    """The server returned no result for a body; the text has the reason. `status` is 0 if there was no response."""
 
     def __init__(self, text: str, status: int = 0) -> None:
         super().__init__(text)
@@ -26,9 +26,9 @@ class Refused(RuntimeError):
 
 
 def reference_results(url: str, bodies: Iterable[Body], headers: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """POST each body to `url`; return the results by body name. Raises Refused.
+    """POST each body to `url`; return the results by body name. Raises ReferenceFailed.
 
-    A 503 with Retry-After is tried again, for a minute.
+    A 503 with Retry-After is retried for a minute.
     """
     results = {}
     for body in {body.name: body for body in bodies}.values():
@@ -36,11 +36,11 @@ def reference_results(url: str, bodies: Iterable[Body], headers: Mapping[str, st
         try:
             results[body.name] = verify.result(_post(request))
         except urllib.error.HTTPError as error:
-            raise Refused(f"{body.name} was answered {error.code}: {_detail(error)}", error.code) from None
+            raise ReferenceFailed(f"{body.name} got status {error.code}: {_detail(error)}", error.code) from None
         except verify.Unreadable as error:
-            raise Refused(f"{url} is not a SmartBatch server: {error}") from None
+            raise ReferenceFailed(f"{url} is not a SmartBatch server: {error}") from None
         except (OSError, ValueError) as error:
-            raise Refused(f"cannot reach {url}: {getattr(error, 'reason', error)}") from None
+            raise ReferenceFailed(f"cannot reach {url}: {getattr(error, 'reason', error)}") from None
     return results
 
 

@@ -1,4 +1,4 @@
-"""Which bodies to send to a model, by its metadata."""
+"""Choose the bodies to send to a model, by its metadata."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class NoScenario(ValueError):
 def choose(scenario: str, files: Sequence[Path], info: dict[str, Any]) -> tuple[str, list[Body]]:
     """Return the scenario's name and its bodies, all equally likely. Raises NoScenario or ValueError.
 
-    `info` is the model's metadata: its `input` has kinds, and a row's dtype and shape where they are known.
+    `info` is the model's metadata. Its `input` has the kinds, and a row's dtype and shape if they are known.
     """
     if files:
         return "own files", [bodies.from_file(path) for path in files]

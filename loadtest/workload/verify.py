@@ -1,6 +1,6 @@
-"""Whether a response is correct: equal to the reference, which the same body got while nothing else was running.
+"""Check that a response equals the reference, the result of the same body sent alone.
 
-Batching must not change a result. Only rounding may differ, since a device may add in another order.
+Batching must not change a result. Only rounding may differ, because a device may add in another order.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 import math
 from typing import Any
 
-ABSOLUTE = 5e-3  # tolerance of probabilities; half precision in another order of additions stays within it
+ABSOLUTE = 5e-3  # tolerance of probabilities; rounding in half precision stays within it
 RELATIVE = 1e-2  # tolerance of other numbers, relative to the largest in the same list
 RESULT_FIELDS = ("predictions", "outputs", "values")
 
@@ -29,9 +29,9 @@ def result(response: bytes) -> Any:
 
 
 def difference(expected: Any, got: Any) -> float:
-    """Return how far two results are apart in units of the tolerance: they agree up to 1.
+    """Return the difference of two results in units of the tolerance: up to 1 they agree.
 
-    Infinite if they cannot be compared (another class, another shape).
+    It is infinite if they cannot be compared (another class, another shape).
     """
     if _is_ranking(expected) and _is_ranking(got):
         return _ranking_difference(expected, got)
@@ -56,11 +56,11 @@ def _number_difference(expected: list[Any], got: list[Any]) -> float:
 
 
 def _ranking_difference(expected: list[dict], got: list[dict]) -> float:
-    """Classes of nearly equal probability may change places, so probabilities are compared by class."""
+    """Compare probabilities by class, because classes of nearly equal probability may change places."""
     probabilities = {score["class_id"]: score["probability"] for score in got}
     lowest = min(probabilities.values(), default=0.0)
-    apart = [abs(score["probability"] - probabilities.get(score["class_id"], lowest)) for score in expected]
-    return math.inf if len(expected) != len(got) else max(apart, default=0.0) / ABSOLUTE
+    differences = [abs(score["probability"] - probabilities.get(score["class_id"], lowest)) for score in expected]
+    return math.inf if len(expected) != len(got) else max(differences, default=0.0) / ABSOLUTE
 
 
 def _is_ranking(value: Any) -> bool:

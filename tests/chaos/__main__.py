@@ -55,13 +55,13 @@ def main(seconds: float, seed: int | None, rate: float, broker: str, out: Path |
     sys.exit(0 if evaluation.good else 1)
 
 
-def show(console: Console, result: Run, evaluation: Evaluation, took_s: float) -> None:
-    table = Table("requests", "count", title=f"seed {result.seed}, {len(result.faults)} faults, {took_s:.0f} s")
+def show(console: Console, result: Run, evaluation: Evaluation, elapsed_s: float) -> None:
+    table = Table("requests", "count", title=f"seed {result.seed}, {len(result.faults)} faults, {elapsed_s:.0f} s")
     table.columns[1].justify = "right"
     for name, meaning in (
         ("sent", "sent"),
         ("answered", "answered once, and right"),
-        ("refused", "refused with a time to come back"),
+        ("rejected", "rejected with a time to come back"),
         ("hostile", "hostile, answered with their error"),
         ("abandoned", "abandoned by their client"),
         ("broken", "broken off by the kill -9 of their gateway"),

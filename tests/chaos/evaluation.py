@@ -13,7 +13,7 @@ RECOVERED_S = 5.0
 MAX_LATE = 0.005  # share of all requests; more would mean that something is stuck
 _BROKEN_S = 2.0  # a connection may break up to this long after its gateway's death
 
-# What may come of each kind besides a refusal (503) and a connection that broke with its gateway.
+# What may come of each kind besides a rejection (503) and a connection that broke with its gateway.
 _PLAIN = {(200, "")}
 _KILLED = {(500, "dead_lettered"), (504, "deadline_exceeded")}
 ALLOWED: dict[str, set[tuple[int, str]]] = {
@@ -34,7 +34,7 @@ class Evaluation(msgspec.Struct):
 
     sent: int = 0
     answered: int = 0
-    refused: int = 0
+    rejected: int = 0
     broken: int = 0  # by the death of their gateway
     abandoned: int = 0
     hostile: int = 0  # answered with the expected error
@@ -82,7 +82,7 @@ def evaluate(run: Run) -> Evaluation:
 def _became(request: SentRequest, run: Run) -> str:
     outcome = (request.status, request.code)
     if request.status == 503 and request.code in _REFUSALS and request.retry_after:
-        return "refused"
+        return "rejected"
     if request.status == NO_RESPONSE and request.kind == "abandoned":
         return "abandoned"
     if request.status == NO_RESPONSE:

@@ -33,9 +33,9 @@ async def test_it_responds_in_the_products_format() -> None:
 async def test_it_runs_a_users_own_model() -> None:
     async with client("examples.tabular:Iris") as http:
         response = (await http.post("/predict", json={"data": [[5.1, 3.5, 1.4, 0.2], [6.7, 3.0, 5.2, 2.3]]})).json()
-        refused = await http.post("/predict", content=b"\xff\xd8\xff", headers={"content-type": "image/jpeg"})
+        rejected = await http.post("/predict", content=b"\xff\xd8\xff", headers={"content-type": "image/jpeg"})
     assert [row["species"] for row in response["values"]] == ["setosa", "virginica"]
-    assert refused.status_code == 415 and "the model takes tensor" in refused.json()["detail"]
+    assert rejected.status_code == 415 and "the model takes tensor" in rejected.json()["detail"]
 
 
 def test_it_prints_the_models_metadata_or_why_it_cannot_load() -> None:

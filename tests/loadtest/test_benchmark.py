@@ -29,7 +29,7 @@ COMMAND = [
 
 
 def second(ok: int, *, bucket: int = 400, in_flight: int = 0, **more) -> tuple[str, dict]:
-    nothing = {"refused": 0, "errors": {}, "checked": 0, "wrong": 0, "late": {}}
+    nothing = {"rejected": 0, "errors": {}, "checked": 0, "wrong": 0, "late": {}}
     return "second", {"sent": ok, "ok": ok, "latency": {str(bucket): ok}, "in_flight": in_flight, **nothing, **more}
 
 
@@ -38,7 +38,7 @@ def test_a_phase_is_added_up_over_its_pieces() -> None:
     events = [
         *(piece, ("begin", {"in_flight": 3}), second(10, in_flight=5, rows=10, batches=2), second(10, in_flight=4)),
         *(piece, ("begin", {"in_flight": 2}), second(20, in_flight=1, rows=30, batches=8)),
-        ("end", {"unanswered": {}, "cpu_s": 0.5, "others_cpu_s": 0.3, "took_s": 1.0}),
+        ("end", {"unfinished": {}, "cpu_s": 0.5, "others_cpu_s": 0.3, "elapsed_s": 1.0}),
     ]
     result = phase_result(Phase("smartbatch", Load("closed", 5)), events)
     assert (result["seconds"], result["pieces"], result["ok"]) == (3, 2, 40)
@@ -50,12 +50,12 @@ def test_a_phase_is_added_up_over_its_pieces() -> None:
 
 
 def test_requests_without_a_response_count_with_the_time_they_waited_in_an_open_loop() -> None:
-    end = ("end", {"unanswered": {"900": 30}, "took_s": 1.0})
+    end = ("end", {"unfinished": {"900": 30}, "elapsed_s": 1.0})
     events = [("piece", {"references": {}}), ("begin", {"in_flight": 0}), second(10), end]
     opened = phase_result(Phase("baseline", Load("open", 40)), events)
     closed = phase_result(Phase("baseline", Load("closed", 40)), events)
     assert opened["p50_ms"] > 8000 > closed["p50_ms"]
-    assert opened["unanswered"] == 30
+    assert opened["unfinished"] == 30
 
 
 def test_improvement_is_how_many_times_better() -> None:
@@ -103,7 +103,7 @@ def test_a_short_runs_result_adds_up(run: tuple[Path, str]) -> None:
     for phase in result["phases"]:
         assert phase["seconds"] == 2 and phase["ok"] > 20, phase
         assert phase["sent"] + phase["in_flight_at_begin"] == (
-            phase["ok"] + phase["refused"] + phase["errors"] + phase["in_flight_at_end"]
+            phase["ok"] + phase["rejected"] + phase["errors"] + phase["in_flight_at_end"]
         )
         assert phase["errors"] == sum(phase["errors_by_kind"].values()) == 0
         assert phase["p50_ms"] <= phase["p95_ms"] <= phase["p99_ms"]
@@ -119,7 +119,12 @@ def test_a_short_runs_result_adds_up(run: tuple[Path, str]) -> None:
 @pytest.mark.extended
 def test_both_sides_give_the_same_results_alone_and_under_load(run: tuple[Path, str]) -> None:
     result = json.loads((run[0] / "result.json").read_text())
-    assert result["agreement"] == {"bodies": 16, "agree": 16, "apart": pytest.approx(0, abs=0.01), "disagreeing": []}
+    assert result["agreement"] == {
+        "bodies": 16,
+        "agree": 16,
+        "difference": pytest.approx(0, abs=0.01),
+        "disagreeing": [],
+    }
     assert result["totals"]["checked"] > 10 and result["totals"]["wrong"] == 0
 
 
@@ -139,8 +144,8 @@ def test_its_plots_are_images_and_its_report_is_self_contained(run: tuple[Path, 
 
 
 @pytest.mark.extended
-def test_a_folder_with_another_run_is_refused(run: tuple[Path, str]) -> None:
+def test_a_folder_with_another_run_is_rejected(run: tuple[Path, str]) -> None:
     command = [*COMMAND, "--out", str(run[0]), "--users", "17"]
-    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert refused.returncode == 1
-    assert "holds a run with users [16], not [17]" in refused.stderr and "--fresh" in refused.stderr
+    rejected = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert rejected.returncode == 1
+    assert "holds a run with users [16], not [17]" in rejected.stderr and "--fresh" in rejected.stderr

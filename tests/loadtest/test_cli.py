@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.cli import DifferentRun, check_same, duration_s, numbers, whole_seconds
+from loadtest.cli import DifferentRun, check_same, duration_s, number_list, whole_seconds
 
 
 def test_durations() -> None:
@@ -26,13 +26,13 @@ def test_durations() -> None:
 
 
 def test_lists_of_numbers() -> None:
-    assert numbers("200, 1000,200", int, 1, "whole numbers from 1") == (200, 1000)
+    assert number_list("200, 1000,200", int, 1, "whole numbers from 1") == (200, 1000)
     for wrong in ("", "0", "1,,2", "a"):
         with pytest.raises(ValueError, match="expected whole numbers from 1 separated by commas"):
-            numbers(wrong, int, 1, "whole numbers from 1")
+            number_list(wrong, int, 1, "whole numbers from 1")
 
 
-def test_a_folder_of_a_run_with_other_parameters_is_refused() -> None:
+def test_a_folder_of_a_run_with_other_parameters_is_rejected() -> None:
     check_same(Path("out"), {"users": [1], "seconds": 2}, {"users": [1]})
     with pytest.raises(DifferentRun, match=r"out holds a run with users \[1\], not \[2\]\. .*--fresh"):
         check_same(Path("out"), {"users": [1]}, {"users": [2]})

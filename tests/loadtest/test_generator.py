@@ -26,7 +26,7 @@ from smartbatch.deploy.ports import free_port
 
 OK = b'{"values": ["right"]}'
 RESPONSE = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
-REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
+REJECTION = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
 Answer = Callable[[int], bytes | None]
 
 
@@ -101,14 +101,14 @@ async def counted(kind: str, amount: float, answer: Answer, *, until: int) -> tu
             loop = OpenLoop(port, requests, counters, poisson(amount))
         await run_until(loop, lambda: came >= until)
         ages = [loop.now() - start for start in loop.in_flight()]
-        counts = counters.take()
+        counts = counters.read_and_reset()
         loop.close()
-    assert counts["sent"] == counts["ok"] + counts["refused"] + sum(counts["errors"].values()) + len(ages)
+    assert counts["sent"] == counts["ok"] + counts["rejected"] + sum(counts["errors"].values()) + len(ages)
     return counts, came, ages
 
 
 @pytest.mark.parametrize(("kind", "amount"), [("closed", 4), ("open", 300)])
-async def test_correct_responses_refusals_errors_and_wrong_responses_are_counted_apart(
+async def test_correct_responses_rejections_errors_and_wrong_responses_are_counted_apart(
     kind: str, amount: float
 ) -> None:
     kinds = [
@@ -120,7 +120,7 @@ async def test_correct_responses_refusals_errors_and_wrong_responses_are_counted
         None,
     ]
     counts, _, _ = await counted(kind, amount, lambda number: kinds[number % 6], until=240)
-    assert counts["ok"] > 10 and counts["refused"] > 10
+    assert counts["ok"] > 10 and counts["rejected"] > 10
     assert set(counts["errors"]) == {"503", "500", "wrong response", "no response"}
     assert counts["wrong"] == counts["errors"]["wrong response"] > 10
     assert counts["checked"] == counts["ok"] + counts["wrong"]
@@ -140,14 +140,14 @@ async def test_an_open_loop_does_not_wait_for_responses() -> None:
     assert max(ages) > 0
 
 
-async def test_a_refused_user_of_a_closed_loop_comes_back_when_it_was_told_to() -> None:
+async def test_a_rejected_user_of_a_closed_loop_comes_back_when_it_was_told_to() -> None:
     arrived: list[float] = []
 
-    def refuse(number: int) -> bytes:
+    def reject(number: int) -> bytes:
         arrived.append(time.monotonic())
         return response(503, b"{}", "Retry-After: 1")
 
-    await counted("closed", 1, refuse, until=2)
+    await counted("closed", 1, reject, until=2)
     assert arrived[1] - arrived[0] >= 0.99
     seconds = Counters([None], 1).ended(_ended(response(503, b"{}", "Retry-After: 3600")), 0.0, 0.0)
     assert seconds == 30.0  # at the most
@@ -289,7 +289,7 @@ def test_bytes_on_an_idle_connection_are_no_response() -> None:
     def turn_the_first_away(server: socket.socket) -> None:
         peer, _ = server.accept()
         with peer:
-            peer.sendall(REFUSAL)
+            peer.sendall(REJECTION)
             answer_all(server)
 
     with served_by(turn_the_first_away) as port:
@@ -348,12 +348,12 @@ def test_histograms_of_any_seconds_may_be_added_up() -> None:
 
 
 def test_totals_include_requests_without_a_response_on_demand() -> None:
-    second = {"sent": 20, "ok": 10, "refused": 1, "checked": 2, "wrong": 0, "errors": {"500": 3}, "late": {}}
+    second = {"sent": 20, "ok": 10, "rejected": 1, "checked": 2, "wrong": 0, "errors": {"500": 3}, "late": {}}
     second |= {"latency": {"300": 10}, "rows": 12, "batches": 3}
-    events = [("begin", {}), ("second", second), ("second", second), ("end", {"unanswered": {"900": 30}})]
-    sums = totals(events, count_unanswered=True)
-    assert (sums["sent"], sums["ok"], sums["refused"], sums["errors"], sums["seconds"]) == (40, 20, 2, 6, 2)
-    assert (sums["throughput_rps"], sums["mean_batch_rows"], sums["unanswered"]) == (10.0, 4.0, 30)
+    events = [("begin", {}), ("second", second), ("second", second), ("end", {"unfinished": {"900": 30}})]
+    sums = totals(events, count_unfinished=True)
+    assert (sums["sent"], sums["ok"], sums["rejected"], sums["errors"], sums["seconds"]) == (40, 20, 2, 6, 2)
+    assert (sums["throughput_rps"], sums["mean_batch_rows"], sums["unfinished"]) == (10.0, 4.0, 30)
     assert sums["p50_ms"] == pytest.approx(math.exp(9), rel=0.01)
     assert totals(events)["p99_ms"] == pytest.approx(math.exp(3), rel=0.01)
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from loadtest.study.levels import Level, best, climb, level
-from loadtest.study.plots import front_of
+from loadtest.study.plots import pareto_front
 from loadtest.study.space import Settings, Space, batch_sizes, waits
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ COMMAND = [
 
 
 def reached(users: int, rate: float, p99_ms: float, **more: int) -> Level:
-    return Level(users, rate, p99_ms / 2, p99_ms, 4.0, more.get("refused", 0), more.get("errors", 0))
+    return Level(users, rate, p99_ms / 2, p99_ms, 4.0, more.get("rejected", 0), more.get("errors", 0))
 
 
 def climbed(*levels: Level) -> list[float]:
@@ -37,7 +37,7 @@ def test_users_are_added_until_it_is_too_slow_or_throughput_no_longer_grows() ->
     assert climbed(reached(4, 100, 20), reached(8, 200, 40), reached(16, 390, 99)) == [4, 8, 16]
     assert climbed(reached(4, 100, 20), reached(8, 200, 101), reached(16, 390, 99)) == [4, 8]
     assert climbed(reached(4, 100, 20), reached(8, 102, 40), reached(16, 390, 99)) == [4, 8]
-    assert climbed(reached(4, 100, 20, refused=1), reached(8, 200, 40)) == [4]
+    assert climbed(reached(4, 100, 20, rejected=1), reached(8, 200, 40)) == [4]
 
 
 def test_the_best_level_has_the_highest_throughput_within_the_latency_without_errors() -> None:
@@ -47,9 +47,9 @@ def test_the_best_level_has_the_highest_throughput_within_the_latency_without_er
 
 
 def test_a_level_includes_requests_without_a_response() -> None:
-    nothing = {"sent": 10, "refused": 0, "checked": 0, "wrong": 0, "errors": {}, "late": {}}
+    nothing = {"sent": 10, "rejected": 0, "checked": 0, "wrong": 0, "errors": {}, "late": {}}
     second = {"ok": 10, "latency": {"300": 10}, **nothing}
-    assert level(5, [("second", second), ("end", {"unanswered": {"900": 10}})]).p99_ms == pytest.approx(8103, rel=0.02)
+    assert level(5, [("second", second), ("end", {"unfinished": {"900": 10}})]).p99_ms == pytest.approx(8103, rel=0.02)
 
 
 def test_the_space_leaves_out_windows_longer_than_half_the_latency() -> None:
@@ -65,7 +65,7 @@ def test_the_space_leaves_out_windows_longer_than_half_the_latency() -> None:
 
 
 def test_the_pareto_front_has_the_points_that_no_other_beats_in_both() -> None:
-    assert front_of([(100, 10), (200, 30), (150, 40), (90, 11), (200, 35)]) == [(100, 10), (200, 30)]
+    assert pareto_front([(100, 10), (200, 30), (150, 40), (90, 11), (200, 35)]) == [(100, 10), (200, 30)]
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_its_plots_are_images_and_its_report_is_self_contained(study: tuple[Path
 
 
 @pytest.mark.extended
-def test_a_folder_with_another_study_is_refused(study: tuple[Path, str]) -> None:
+def test_a_folder_with_another_study_is_rejected(study: tuple[Path, str]) -> None:
     command = [*COMMAND, "--p99", "20s", "--out", str(study[0])]
-    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert refused.returncode == 1 and "holds a run with p99_ms 10000.0, not 20000.0" in refused.stderr
+    rejected = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert rejected.returncode == 1 and "holds a run with p99_ms 10000.0, not 20000.0" in rejected.stderr

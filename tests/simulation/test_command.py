@@ -26,7 +26,7 @@ def test_run_prints_a_table(curve: str) -> None:
     assert "closed: {'full': " in rest
 
 
-def test_a_curve_of_one_point_is_refused_in_one_line() -> None:
+def test_a_curve_of_one_point_is_rejected_in_one_line() -> None:
     ran = simulation("run", "--curve", "1:5")
     assert ran.returncode == 2
     assert ran.stderr.splitlines()[-1].endswith("argument --curve: invalid _curve value: '1:5'")

@@ -45,9 +45,9 @@ def test_a_device_that_does_less_in_full_batches_than_in_small_ones_still_answer
 def test_every_arrival_has_exactly_one_outcome(pattern, rate: int) -> None:
     result = simulate(Scenario(curve=S, pattern=pattern, rate=rate, timeout_s=0.1, max_queue=300, measured_s=1.0))
     assert result.arrived > rate
-    assert result.ok + result.late + result.refused == result.arrived
+    assert result.ok + result.late + result.rejected == result.arrived
     if rate != 3000:
-        assert (result.refused > 0) == (rate == 12_000)
+        assert (result.rejected > 0) == (rate == 12_000)
 
 
 def test_under_overload_goodput_stays_at_the_devices_capacity() -> None:
@@ -142,7 +142,7 @@ def test_bursts_keep_the_mean_rate_and_have_a_larger_variance() -> None:
     assert variance > 10 * mean  # a Poisson process has the mean
 
 
-def test_bursts_with_more_than_all_arrivals_are_refused() -> None:
+def test_bursts_with_more_than_all_arrivals_are_rejected() -> None:
     with pytest.raises(ValueError, match="at most 1"):
         next(bursty(1000, random.Random(1), factor=20, share=0.1))
 

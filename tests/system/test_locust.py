@@ -25,8 +25,8 @@ def locust(host: str, *arguments: str) -> tuple[int, dict[str, dict], str]:
 
 
 def summary(log: str) -> tuple[int, int, int]:
-    """Responses checked and correct, refusals, failures."""
-    (line,) = re.findall(r"checked and correct: (\d+); refused with Retry-After: (\d+); failed: (\d+)", log)
+    """Responses checked and correct, rejections, failures."""
+    (line,) = re.findall(r"checked and correct: (\d+); rejected with Retry-After: (\d+); failed: (\d+)", log)
     return int(line[0]), int(line[1]), int(line[2])
 
 
@@ -44,14 +44,14 @@ def test_photos_and_tensors_are_sent_by_weight_and_every_response_is_checked(sta
     assert 0.5 < photos / requests < 0.85  # six in nine
 
 
-def test_refusals_are_no_failures_and_workers_share_the_load(stack: Callable[..., Stack]) -> None:
+def test_rejections_are_no_failures_and_workers_share_the_load(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=300,row_ms=0", MAX_BATCH_SIZE=1, MAX_QUEUE=1)
     system.up()
     body = ROOT / "loadtest/data/cat-224x149.jpg"
     load = ("-u", "16", "-r", "16", "-t", "4s", "--body", str(body), "--processes", "2")
     code, stats, log = locust(system.url, *load)
     assert code == 0, log
-    assert set(stats) == {"cat-224x149.jpg", "cat-224x149.jpg, refused"}
+    assert set(stats) == {"cat-224x149.jpg", "cat-224x149.jpg, rejected"}
     assert all(entry["num_requests"] > 0 and entry["num_failures"] == 0 for entry in stats.values())
     assert log.count("(this worker)") == 2
 
@@ -71,8 +71,8 @@ def test_a_wrong_response_is_a_failure_although_its_status_is_200(stack: Callabl
     body = ROOT / "loadtest/data/cat-224x149.jpg"
     code, stats, log = locust(system.url, "-u", "8", "-r", "8", "-t", "2s", "--body", str(body))
     assert code == 1
-    _, refused, failed = summary(log)
-    assert failed > 10 and refused == 0
+    _, rejected, failed = summary(log)
+    assert failed > 10 and rejected == 0
     assert stats["cat-224x149.jpg"]["num_failures"] == failed
     assert "wrong response" in log or "wrong response" in str(stats)
 

@@ -1,4 +1,4 @@
-"""The rows of the table in docs/performance.md, in its order. Each runs alone: `make bench ONLY=S`."""
+"""The rows of the table in docs/performance.md, in its order. `make bench ONLY=S` runs one of them."""
 
 from __future__ import annotations
 

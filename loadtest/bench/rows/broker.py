@@ -1,4 +1,4 @@
-"""Commands that the broker runs per request, those inside scripts included."""
+"""Count the commands that the broker runs per request, including those inside scripts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def row(run: Run) -> Outcome:
     figures: list[Figure] = []
     for name, model in (("E", echo.MODEL), ("S", steady.MODEL)):
         with smartbatch(model) as system:
-            run.say(f"broker, commands per request of {name}")
+            run.log(f"broker, commands per request of {name}")
             run_closed_loop(system.port, echo.BODY, CONNECTIONS, 1)
             before = _calls(system)
             result = run_closed_loop(system.port, echo.BODY, CONNECTIONS, run.seconds(5))
@@ -29,7 +29,7 @@ def row(run: Run) -> Outcome:
         each = {
             command: round((calls - before.get(command, 0)) / result["requests"], 3)
             for command, calls in after.items()
-            if command not in ("info", "hello")  # of this measurement
+            if command not in ("info", "hello")  # this measurement's own
         }
         details[name] = {"requests": result["requests"], "per_request": {k: v for k, v in each.items() if v}}
         total = round(sum(each.values()), 2)

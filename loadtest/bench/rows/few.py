@@ -1,6 +1,7 @@
-"""Few clients in a closed loop, fewer than a batch holds: the adaptive window beside a fixed one.
+"""Fewer clients in a closed loop than a batch holds: compare the adaptive window with a fixed one.
 
-For `S` also the lowest latency there can be: all clients in every batch, and nothing but the device's time. No goals.
+For `S` the details include the lowest possible latency: the device's time with all clients in every batch. There are no
+goals.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def row(run: Run) -> Outcome:
             for connections in CONNECTIONS:
                 windows = {"adaptive": adaptive, "fixed": fixed}
                 loads = {window: closed_loop(system, steady.BODY, connections) for window, system in windows.items()}
-                measured = run.by_turns(f"few, {name}, {connections} connections", loads, rounds=1, seconds=4)
+                measured = run.interleave(f"few, {name}, {connections} connections", loads, rounds=1, seconds=4)
                 for window, (result,) in measured.items():
                     details[name][window].append(result)
         for window, results in details[name].items():

@@ -1,6 +1,6 @@
-"""How cost grows: CPU per 1,000 requests by connections, body size, workers and gateways.
+"""Growth of cost: CPU per 1,000 requests by connections, body size, workers and gateways.
 
-The model does nothing. No goals: look for a change of shape (a step, a curve where a line was).
+The model does nothing. There are no goals: look for a change of shape between runs (a step, a curve instead of a line).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def row(run: Run) -> Outcome:
 
     def add(axis: str, value: int, system: System, body_bytes: int = KB, connections: int = 64) -> None:
         load = {"": closed_loop(system, b"x" * body_bytes, connections)}
-        (result,) = run.by_turns(f"growth, {axis} {value}", load, rounds=1, seconds=4)[""]
+        (result,) = run.interleave(f"growth, {axis} {value}", load, rounds=1, seconds=4)[""]
         details[axis].append({"value": value, **result})
 
     with smartbatch(MODEL) as system:

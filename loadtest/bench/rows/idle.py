@@ -1,4 +1,4 @@
-"""How long the device is idle while requests wait, by the counters on the worker's own /metrics."""
+"""Measure how long the device is idle while requests wait, by the counters of the worker's /metrics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from loadtest.bench.run import Run
 from loadtest.generator.closed_loop import run_closed_loop
 from loadtest.system import free_port, http_get, metric_total, smartbatch
 
-CONNECTIONS = 256  # eight batches: there is always a backlog
+CONNECTIONS = 256  # eight batches, so there is always a backlog
 SHARE = 3.0
 COUNTERS = {
     "busy": "smartbatch_device_busy_seconds_total",
@@ -22,14 +22,14 @@ COUNTERS = {
 
 
 def row(run: Run) -> Outcome:
-    """`starved` is the part of the idle time in which the worker waited for a batch."""
+    """Measure all idle time, and the part of it in which the worker waited for a batch (`starved`)."""
     port = free_port()
     seconds = run.seconds(5)
     with smartbatch(MODEL, METRICS_PORT=port) as system, ThreadPoolExecutor(1) as pool:
         run_closed_loop(system.port, BODY, CONNECTIONS, 1)
-        run.say(f"idle, {CONNECTIONS} connections")
+        run.log(f"idle, {CONNECTIONS} connections")
         load = pool.submit(run_closed_loop, system.port, BODY, CONNECTIONS, seconds + 2)
-        time.sleep(1)  # the backlog builds up; the end of the load is left out too
+        time.sleep(1)  # measure neither the start of the load, when the backlog builds up, nor its end
         before = _sample(port)
         time.sleep(seconds)
         after = _sample(port)

@@ -1,4 +1,4 @@
-"""Large inputs: tensors of 600 KB through one gateway process and one worker."""
+"""Large inputs: send tensors of 600 KB through one gateway process and one worker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def row(run: Run) -> Outcome:
     body = out.getvalue()
     with smartbatch(MODEL) as system:
         load = {"": closed_loop(system, body, CONNECTIONS, content_type="application/x-npy")}
-        rounds = run.by_turns(f"large, {len(body):,} bytes, {CONNECTIONS} connections", load)[""]
+        rounds = run.interleave(f"large, {len(body):,} bytes, {CONNECTIONS} connections", load)[""]
         resident = system.resident_mb()
     rate = median_of(rounds, "requests_per_s")
     figures = [

@@ -1,4 +1,7 @@
-"""Overload: two and five times what the device can do, open loop. Who is admitted must be in time, the rest refused."""
+"""Overload: offer two and five times the device's capacity in an open loop.
+
+Admitted requests must get a response in time; the others must be rejected.
+"""
 
 from __future__ import annotations
 
@@ -16,41 +19,41 @@ from loadtest.generator.trace import Trace, percentile, run_open_loop
 from loadtest.system import smartbatch
 
 TIMES = (2, 5)
-SLOWDOWN = 4  # with few cores, five times the load of S is more than generator and servers can send and refuse
+SLOWDOWN = 4  # on few cores, generator and servers cannot send and reject five times the load of S
 SLOWER = f"simulated:base_ms={BASE_MS * SLOWDOWN:g},row_ms={ROW_MS * SLOWDOWN:g}"
 SHARE = 0.95
 TIMEOUT_S = 0.5
-CONNECTIONS = 2048  # more than can be in use within TIMEOUT_S, so that no request waits for one
-RAMP_S = 1.0  # queues fill and the gateway learns the rate; drawn, not counted
-FULL = "simulated:base_ms=40,row_ms=1"  # whose queue of MAX_QUEUE requests is always full
+CONNECTIONS = 2048  # more than are in use within TIMEOUT_S, so that no request waits for a free one
+RAMP_S = 1.0  # queues fill and the gateway learns the rate; plotted, but not counted
+FULL = "simulated:base_ms=40,row_ms=1"  # so slow that its queue of MAX_QUEUE requests is always full
 MAX_QUEUE = 8
-ADMITTED = (200, 504)  # 504: admitted, and not answered in time
+ADMITTED = (200, 504)  # 504: admitted, but without a response in time
 SHARES = (0.5, 0.9, 0.99, 0.999)
 
 
 def row(run: Run) -> Outcome:
     figures, details = _overloaded(run, MODEL, CAPACITY, "")
     slower, details["slower"] = _overloaded(run, SLOWER, CAPACITY / SLOWDOWN, f"{SLOWDOWN} times slower, ")
-    refusal, details["refusal"] = _refusal_cost(run)
-    return Outcome([*figures, *slower, refusal], {"limit_s": TIMEOUT_S, "ramp_s": RAMP_S, **details})
+    rejection, details["rejection"] = _rejection_cost(run)
+    return Outcome([*figures, *slower, rejection], {"limit_s": TIMEOUT_S, "ramp_s": RAMP_S, **details})
 
 
-def _refusal_cost(run: Run) -> tuple[Figure, dict[str, Any]]:
-    """A closed loop against a queue that is always full."""
+def _rejection_cost(run: Run) -> tuple[Figure, dict[str, Any]]:
+    """Run a closed loop against a queue that is always full."""
     with smartbatch(FULL, MAX_QUEUE=MAX_QUEUE) as system:
         run_closed_loop(system.port, BODY, 64, 1)  # fills it
-        run.say("overload, a full queue, 64 connections, closed loop")
+        run.log("overload, a full queue, 64 connections, closed loop")
         before = system.cpu_s()
         result = run_closed_loop(system.port, BODY, 64, run.seconds(5))
         cpu_s = {role: spent - before.get(role, 0.0) for role, spent in system.cpu_s().items()}
-    thousands = max(1, result["requests"]) / 1000  # nearly all of them are refused
+    thousands = max(1, result["requests"]) / 1000  # nearly all are rejected
     cost = {role: round(spent / thousands, 4) for role, spent in cpu_s.items()}
     figure = Figure("a full queue, gateway's CPU per 1,000 requests", cost["gateway"], "s")
     return figure, {**result, "cpu_s_per_1000": cost}
 
 
 def _overloaded(run: Run, model: str, capacity: float, name: str) -> tuple[list[Figure], dict[str, Any]]:
-    """Offer each of TIMES the capacity, which is in rows/s."""
+    """Offer TIMES the capacity. `capacity` is in rows/s."""
     details: dict[str, Any] = {"capacity": round(capacity, 1)}
     figures: list[Figure] = []
     with smartbatch(model) as system:
@@ -59,7 +62,7 @@ def _overloaded(run: Run, model: str, capacity: float, name: str) -> tuple[list[
         run_open_loop(system.port, request, list(poisson(capacity / 2, 1.0)))  # warm-up
         for times in TIMES:
             seconds = run.seconds(10)
-            run.say(f"overload, {name}{times} times capacity, {RAMP_S + seconds:g} s, open loop")
+            run.log(f"overload, {name}{times} times capacity, {RAMP_S + seconds:g} s, open loop")
             starts = list(poisson(times * capacity, RAMP_S + seconds))
             before, own = system.cpu_s(), time.process_time()
             trace = run_open_loop(system.port, request, starts, CONNECTIONS)
@@ -92,7 +95,7 @@ def _details(trace: Trace, seconds: float) -> dict[str, Any]:
         "offered": len(counted.starts),
         "statuses": counted.statuses(),
         "admitted_ms": _percentiles_ms(counted.latencies(*ADMITTED)),
-        "refused_ms": _percentiles_ms(counted.latencies(503)),
+        "rejected_ms": _percentiles_ms(counted.latencies(503)),
         "over_time": _over_time(trace, RAMP_S + seconds),
     }
 
@@ -102,12 +105,12 @@ def _percentiles_ms(latencies: list[float]) -> dict[str, float]:
 
 
 def _over_time(trace: Trace, seconds: float, step_s: float = 0.25) -> list[dict[str, float]]:
-    """Requests/s by intended start, each quarter of a second: in time, late, refused, and other (no response)."""
+    """Return requests/s by outcome (in time, late, rejected, other) for each quarter second of intended starts."""
     offered = Counter(int(start / step_s) for start in trace.starts)
     kinds = Counter((int(start / step_s), _kind(status, end - start)) for start, _, end, status in trace.lines)
     series = []
     for step in range(int(seconds / step_s)):
-        known = {kind: kinds[step, kind] / step_s for kind in ("in_time", "late", "refused")}
+        known = {kind: kinds[step, kind] / step_s for kind in ("in_time", "late", "rejected")}
         series.append({"at_s": step * step_s, **known, "other": offered[step] / step_s - sum(known.values())})
     return series
 
@@ -115,4 +118,4 @@ def _over_time(trace: Trace, seconds: float, step_s: float = 0.25) -> list[dict[
 def _kind(status: int, latency_s: float) -> str:
     if status == 200:
         return "in_time" if latency_s <= TIMEOUT_S else "late"
-    return {503: "refused", 504: "late"}.get(status, "other")
+    return {503: "rejected", 504: "late"}.get(status, "other")

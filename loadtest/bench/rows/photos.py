@@ -1,4 +1,4 @@
-"""R: photos through ResNet18 on one CPU thread, beside decode and forward in a bare process."""
+"""R: photos through ResNet18 on one CPU thread, compared with decode and forward in a bare process."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ REQUESTS_PER_S = 50.0
 
 
 def row(run: Run) -> Outcome:
-    """By turns with the bare process. MAX_BATCH_SIZE is the batch size that is best for the bare process."""
+    """Alternate with the bare process. MAX_BATCH_SIZE is the bare process's best batch size."""
     with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
         data = photo()
         Path(file.name).write_bytes(data)
-        run.say(f"R, a bare process, batches of {', '.join(map(str, SIZES))}")
+        run.log(f"R, a bare process, batches of {', '.join(map(str, SIZES))}")
         sweep = _bare_rates(file.name, run.seconds(3), SIZES)
         best = max(SIZES, key=lambda size: sweep[str(size)])
-        bare, ours = [], []
+        bare, served = [], []
         settings = {"MODEL_WEIGHTS": "random", "TORCH_THREADS": 1, "DECODE_THREADS": 1, "MAX_BATCH_SIZE": best}
         settings["OPTIMIZE"] = "none" if run.quick else "auto"
         with smartbatch("resnet18", DEVICE="cpu", **settings) as system:
             if not run.quick:
-                run.say("R, until the network is compiled, which takes minutes the first time")
+                run.log("R, until the network is compiled, which takes minutes the first time")
                 system.wait_until_compiled()
             measure(system, data, CONNECTIONS, 3, content_type="image/jpeg")
             for number in range(run.rounds(3)):
-                run.say(f"R, bare process, then {CONNECTIONS} connections, round {number + 1}")
+                run.log(f"R, bare process, then {CONNECTIONS} connections, round {number + 1}")
                 bare.append(_bare_rates(file.name, run.seconds(8), (best,))[str(best)])
-                ours.append(measure(system, data, CONNECTIONS, run.seconds(8), content_type="image/jpeg"))
-    rate = median_of(ours, "requests_per_s")
+                served.append(measure(system, data, CONNECTIONS, run.seconds(8), content_type="image/jpeg"))
+    rate = median_of(served, "requests_per_s")
     figures = [
         Figure("of the bare process", rate, "req/s", round(SHARE * median(bare), 2)),
         Figure("throughput", rate, "req/s", REQUESTS_PER_S),
     ]
-    details = {"photo_bytes": len(data), "bare_sweep": sweep, "best_size": best, "bare": bare, "smartbatch": ours}
+    details = {"photo_bytes": len(data), "bare_sweep": sweep, "best_size": best, "bare": bare, "smartbatch": served}
     return Outcome(figures, details)
 
 

@@ -19,7 +19,7 @@ CAPACITY = MAX_ROWS / (BASE_S + ROW_S * MAX_ROWS)  # rows/s of a worker: 308
 BODY = b"x" * 1024
 LINEAR = 0.95
 WORKERS = (1, 2, 4, 8, 16)
-CONNECTIONS = 3 * MAX_ROWS  # per worker: a batch that runs, one claimed ahead, and one that fills
+CONNECTIONS = 3 * MAX_ROWS  # per worker: a running batch, one claimed ahead and one that fills
 DEVICES = 8
 LOADS = (0.2, 0.5)
 CONSOLIDATED = 0.9
@@ -27,7 +27,7 @@ REPORT_TIMEOUT_S = 10.0  # workers report their counters with their heartbeat
 
 
 def scale(run: Run) -> Outcome:
-    """Linear is what one worker reached, times the workers."""
+    """Compare with linear growth: the rate of one worker times the number of workers."""
     details: dict[str, Any] = {"device_capacity": round(CAPACITY, 1)}
     figures: list[Figure] = []
     one = 0.0
@@ -35,7 +35,7 @@ def scale(run: Run) -> Outcome:
         name = f"{workers} worker{'s' * (workers > 1)}"
         with smartbatch(MODEL, workers) as system:
             load = {"": closed_loop(system, BODY, CONNECTIONS * workers)}
-            rounds = run.by_turns(f"scale, {name}", load, rounds=2, seconds=6, warm_s=2)[""]
+            rounds = run.interleave(f"scale, {name}", load, rounds=2, seconds=6, warm_s=2)[""]
         details[str(workers)] = rounds
         rate = max(each["requests_per_s"] for each in rounds)
         one = one or rate
@@ -45,7 +45,7 @@ def scale(run: Run) -> Outcome:
 
 
 def consolidation(run: Run) -> Outcome:
-    """Mean batch of eight workers, against one queue that gets the same arrivals."""
+    """Compare the mean batch of eight workers with that of one queue with the same arrivals."""
     details: dict[str, Any] = {}
     figures: list[Figure] = []
     with smartbatch(MODEL, DEVICES, MAX_WAIT_TIME=WINDOW_S) as system:
@@ -55,7 +55,7 @@ def consolidation(run: Run) -> Outcome:
             at = f"{load:.0%} of capacity"
             rounds = []
             for number in range(run.rounds(2)):
-                run.say(f"consolidation, {DEVICES} workers, {at}, round {number + 1}")
+                run.log(f"consolidation, {DEVICES} workers, {at}, round {number + 1}")
                 starts = list(poisson(load * DEVICES * CAPACITY, run.seconds(8), seed=number))
                 rounds.append(_consolidated(system, request, starts))
             details[at] = rounds
@@ -80,7 +80,7 @@ def _consolidated(system: System, request: bytes, starts: list[float]) -> dict[s
 
 
 def _reported(system: System, at_least: float) -> tuple[float, float]:
-    """Rows and batches, once the workers have reported as many rows."""
+    """Wait until the workers have reported `at_least` rows; return rows and batches."""
     deadline = time.monotonic() + REPORT_TIMEOUT_S
     while True:
         rows, batches, _ = system.batches()
