@@ -14,7 +14,7 @@ NAMED = re.compile(r"([\w/]+\.py)::(test_\w+)")
 
 
 @pytest.mark.parametrize(("page", "at_least"), [("security.md", 25), ("reliability.md", 25)])
-def test_every_test_that_is_named_exists(page: str, at_least: int) -> None:
+def test_every_named_test_exists(page: str, at_least: int) -> None:
     named = NAMED.findall((ROOT / "docs" / page).read_text())
     assert len(named) > at_least
     missing = [
@@ -25,7 +25,7 @@ def test_every_test_that_is_named_exists(page: str, at_least: int) -> None:
     assert missing == []
 
 
-def test_make_test_runs_every_test_that_a_promise_of_reliability_names() -> None:
+def test_make_test_runs_the_tests_of_every_promise() -> None:
     """Each row of the page's tables is a promise and names its tests; of each at least one case is in `make test`."""
     promises = re.findall(r"^\| .*::test_.*$", (ROOT / "docs/reliability.md").read_text(), re.M)
     assert len(promises) >= 17 + 6  # what fails, and the properties of the protocol

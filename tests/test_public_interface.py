@@ -78,7 +78,7 @@ def test_the_interface_is_these_names() -> None:
     assert all(hasattr(smartbatch, name) for name in names)
 
 
-def test_examples_import_nothing_else_of_ours() -> None:
+def test_examples_import_only_the_public_interface() -> None:
     for path in (ROOT / "examples").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom):
@@ -109,7 +109,7 @@ def test_a_class_in_a_file_is_a_server_by_itself(tmp_path: Path) -> None:
         assert [worker["max_batch_size"] for worker in workers.values()] == [7]
 
 
-def test_user_files_named_like_our_packages_change_nothing(tmp_path: Path) -> None:
+def test_user_files_named_like_our_packages_have_no_effect(tmp_path: Path) -> None:
     for name in ("worker.py", "gateway.py", "deploy.py", "queue.py"):
         (tmp_path / name).write_text("raise RuntimeError('a file of the user')\n")
     (tmp_path / "shared").mkdir()
@@ -123,7 +123,7 @@ def test_user_files_named_like_our_packages_change_nothing(tmp_path: Path) -> No
         assert "of the user" not in log.read_text()
 
 
-def test_a_setting_that_does_not_exist_is_refused_with_the_nearest() -> None:
+def test_an_unknown_setting_is_rejected_with_the_nearest_name() -> None:
     class Echo:
         def forward(self, batch):
             return batch

@@ -78,19 +78,19 @@ def _command(words: list[str]) -> tuple[click.Command | None, str]:
     return found, " ".join(words)
 
 
-def test_every_module_that_is_run_exists() -> None:
+def test_every_module_in_a_command_exists() -> None:
     modules = {used for code in CODE.values() for used in re.findall(r"python3? -m ([\w.]+)", code)}
     assert [used for used in sorted(modules) if importlib.util.find_spec(used) is None] == []
 
 
-def test_every_file_that_is_named_exists() -> None:
+def test_every_named_file_exists() -> None:
     folders = "gateway|worker|shared|deploy|smartbatch|loadtest|simulation|tests|examples|docs"
     path = re.compile(rf"(?<![\w/.])((?:{folders})/[\w./*-]*+)(?![{{<]|::)")
     named = {(name, found) for name in TEXTS for code in INLINE[name] for found in path.findall(code)}
     assert [each for each in sorted(named) if not list(ROOT.glob(each[1].rstrip("/.")))] == []
 
 
-def test_every_variable_that_is_set_is_a_setting() -> None:
+def test_every_variable_in_a_command_is_a_setting() -> None:
     known = {name for name, *_ in describe()} | {"SMARTBATCH_API_KEY"}
     known |= set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text()))
     known |= set(re.findall(r"\b[A-Z]+\b", (ROOT / "Makefile").read_text()))

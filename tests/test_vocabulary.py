@@ -60,7 +60,7 @@ def uses(text: str) -> list[tuple[int, str, str]]:
     ]
 
 
-def test_no_file_uses_a_word_of_the_old_vocabulary() -> None:
+def test_no_file_uses_the_old_vocabulary() -> None:
     tracked = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )

@@ -36,7 +36,7 @@ def run_of(*sent: SentRequest, **how) -> Run:
     return Run(1, 10, 10, "valkey", list(sent), **how)
 
 
-def test_run_without_faults_is_good() -> None:
+def test_run_without_failures_is_good() -> None:
     evaluation = evaluate(run_of(*(right(n, n) for n in range(10))))
     assert (evaluation.good, evaluation.answered) == (True, 10)
 
@@ -52,7 +52,7 @@ def test_run_without_faults_is_good() -> None:
         (right(1, 5, status=503, right=False, code="queue_full"), "wrongly_failed"),  # without a Retry-After
     ],
 )
-def test_any_failed_request_fails_the_run(sent: SentRequest, what: str) -> None:
+def test_every_failed_request_fails_the_run(sent: SentRequest, what: str) -> None:
     evaluation = evaluate(run_of(right(0, 4), sent))
     assert getattr(evaluation, what) >= 1
     assert not evaluation.good

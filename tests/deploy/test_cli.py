@@ -97,7 +97,7 @@ def test_help_lists_every_command() -> None:
     assert [line.split()[0] for line in ended.out[ended.out.index("Commands:") + 1 :]] == list(COMMANDS)
 
 
-def test_command_nobody_knows_is_refused() -> None:
+def test_unknown_command_is_rejected() -> None:
     ended = Ended("serve")
     assert ended.code == 2
     assert ended.err[-1] == "Error: No such command 'serve'."
@@ -112,7 +112,7 @@ def test_help_of_an_option_names_its_variable_and_default() -> None:
 
 
 @pytest.mark.parametrize("command", ["gateway", "up"])
-def test_port_in_use_is_told_at_once(command: str, taken: int) -> None:
+def test_port_in_use_is_reported_at_once(command: str, taken: int) -> None:
     assert refusal(command, "--port", str(taken), "--model", "simulated") == (
         f"smartbatch: can't listen on 127.0.0.1:{taken}: Address already in use. Choose another port (PORT, --port)"
     )
@@ -129,7 +129,7 @@ def test_metrics_port_in_use_ends_the_worker(broker: Broker, taken: int) -> None
 
 
 @pytest.mark.parametrize("command", ["gateway", "worker", "up", "queue"])
-def test_broker_that_cannot_be_reached_is_told_within_seconds(command: str) -> None:
+def test_unreachable_broker_is_reported_within_seconds(command: str) -> None:
     line = refusal(command, environ={"MODEL_PATH": "simulated", "PORT": "0", **NO_BROKER})
     assert line.startswith("smartbatch: the broker can't be reached or can't answer: ")
     assert "127.0.0.1:1" in line
@@ -147,7 +147,7 @@ def test_models_lists_what_can_be_served_without_a_broker(monkeypatch: pytest.Mo
     assert "… and 1 more torchvision image classifiers (--all)" in lines
 
 
-def test_queue_before_any_model_was_announced_says_so(broker: Broker) -> None:
+def test_queue_reports_that_no_model_is_announced(broker: Broker) -> None:
     ended = Ended("queue", REDIS_URL=broker.url)
     assert (ended.code, ended.out, ended.err) == (0, ["no model has been announced yet"], [])
 
@@ -155,7 +155,7 @@ def test_queue_before_any_model_was_announced_says_so(broker: Broker) -> None:
 # --- models
 
 
-def test_model_nobody_knows_is_refused_with_near_matches(broker: Broker) -> None:
+def test_unknown_model_is_rejected_with_similar_names(broker: Broker) -> None:
     line = refusal("worker", "--model", "resnet8", environ={"REDIS_URL": broker.url}, within_s=30)
     assert line.startswith("smartbatch: there is no model 'resnet8'; did you mean resnet18 or ")
     assert "MODEL_PATH is" in line
@@ -168,7 +168,7 @@ def test_model_nobody_knows_is_refused_with_near_matches(broker: Broker) -> None
         ("simulated:base_ms=-1", "got 'base_ms=-1'"),
     ],
 )
-def test_model_that_cannot_be_made_is_refused_by_name(broker: Broker, model: str, text: str) -> None:
+def test_model_that_cannot_be_created_is_rejected_by_name(broker: Broker, model: str, text: str) -> None:
     line = refusal("worker", "--model", model, environ={"REDIS_URL": broker.url}, within_s=30)
     assert line.startswith("smartbatch: ")
     assert text in line
@@ -183,13 +183,13 @@ def last_line(*arguments: str, **environ: str) -> str:
     return ended.err[-1]
 
 
-def test_weight_file_that_does_not_exist_is_named(broker: Broker, tmp_path: Path) -> None:
+def test_missing_weight_file_is_named(broker: Broker, tmp_path: Path) -> None:
     path = str(tmp_path / "net.pth")
     line = last_line("worker", "--model", "resnet18", "--weights", path, REDIS_URL=broker.url)
     assert line.startswith(f"smartbatch: MODEL_WEIGHTS: there is no file {path}; choose ")
 
 
-def test_weights_that_cannot_be_fetched_end_the_worker_with_the_way_out(broker: Broker, tmp_path: Path) -> None:
+def test_unavailable_weights_end_the_worker_and_name_the_alternatives(broker: Broker, tmp_path: Path) -> None:
     nowhere = "http://127.0.0.1:1"
     environ = {"TORCH_HOME": str(tmp_path), "https_proxy": nowhere, "HTTPS_PROXY": nowhere, "REDIS_URL": broker.url}
     line = last_line("worker", "--model", "resnet18", **environ)
@@ -209,7 +209,7 @@ def test_weights_that_cannot_be_fetched_end_the_worker_with_the_way_out(broker: 
     ],
 )
 @pytest.mark.parametrize("command", ["worker", "settings"])
-def test_bad_setting_is_refused_with_what_was_expected_and_what_came(
+def test_invalid_setting_is_rejected_with_expected_and_actual_value(
     command: str, variable: str, value: str, expected: str
 ) -> None:
     line = refusal(command, environ={variable: value, **NO_BROKER})
@@ -217,17 +217,17 @@ def test_bad_setting_is_refused_with_what_was_expected_and_what_came(
     assert line.endswith(f"got {value!r}")
 
 
-def test_option_wins_over_the_environment_and_is_checked_like_it() -> None:
+def test_option_overrides_the_environment_and_is_validated() -> None:
     line = refusal("gateway", "--port", "70000", environ={"PORT": "8000", **NO_BROKER})
     assert line == "smartbatch: PORT: Expected `int` <= 65535, got '70000'"
 
 
-def test_workers_of_a_gateway_are_its_processes() -> None:
+def test_workers_option_of_a_gateway_sets_its_processes() -> None:
     line = refusal("gateway", "--workers", "0", environ=NO_BROKER)
     assert line == "smartbatch: GATEWAY_PROCESSES: Expected `int` >= 1, got '0'"
 
 
-def test_option_of_up_that_is_out_of_range_is_refused() -> None:
+def test_option_of_up_out_of_range_is_rejected() -> None:
     ended = Ended("up", "--workers", "0")
     assert ended.code == 2
     assert ended.err[-1].startswith("Error: Invalid value for '--workers': 0 is not in the range")
@@ -244,7 +244,7 @@ def test_settings_lists_every_variable_with_its_value_and_no_password() -> None:
 
 
 @pytest.mark.parametrize("command", ["gateway", "settings"])
-def test_redis_url_of_another_scheme_is_refused_without_its_password(command: str) -> None:
+def test_redis_url_of_another_scheme_is_rejected_without_its_password(command: str) -> None:
     line = refusal(command, environ={"REDIS_URL": "http://somebody:geheim@h:99"})
     assert line.startswith("smartbatch: REDIS_URL: expected redis://")
     assert line.endswith("got 'http://somebody:***@h:99'")
@@ -253,7 +253,7 @@ def test_redis_url_of_another_scheme_is_refused_without_its_password(command: st
 # --- predict
 
 
-def test_predict_against_nothing_says_where_it_looked(tmp_path: Path) -> None:
+def test_predict_without_a_server_names_the_address(tmp_path: Path) -> None:
     file = tmp_path / "cat.jpg"
     file.write_bytes(b"x")
     port = free_port()
@@ -261,7 +261,7 @@ def test_predict_against_nothing_says_where_it_looked(tmp_path: Path) -> None:
     assert line.startswith(f"{file}: can't reach http://127.0.0.1:{port}/predict: ")
 
 
-def test_predict_against_a_stranger_says_so(tmp_path: Path, stranger: str) -> None:
+def test_predict_detects_a_foreign_server(tmp_path: Path, stranger: str) -> None:
     file = tmp_path / "cat.jpg"
     file.write_bytes(b"x")
     line = refusal("predict", str(file), "--url", stranger, code=1)
@@ -269,13 +269,13 @@ def test_predict_against_a_stranger_says_so(tmp_path: Path, stranger: str) -> No
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://h", "file:///etc/passwd"])
-def test_predict_takes_http_addresses_only(tmp_path: Path, url: str) -> None:
+def test_predict_accepts_http_addresses_only(tmp_path: Path, url: str) -> None:
     file = tmp_path / "cat.jpg"
     file.write_bytes(b"x")
     assert "--url: expected http:// or https://, got " in refusal("predict", str(file), "--url", url, code=1)
 
 
-def test_predict_of_a_file_that_does_not_exist_is_refused() -> None:
+def test_predict_of_a_missing_file_is_rejected() -> None:
     ended = Ended("predict", "/nowhere/cat.jpg")
     assert ended.code == 2
     assert ended.err[-1] == "Error: Invalid value for 'FILES...': File '/nowhere/cat.jpg' does not exist."

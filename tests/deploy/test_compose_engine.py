@@ -31,7 +31,7 @@ async def test_workers_scale_up_and_down_under_load_and_no_request_fails(stack):
 
 
 @real
-async def test_redis_cli_shows_the_work_and_idle_means_empty(stack):
+async def test_redis_cli_shows_entries_and_idle_means_empty(stack):
     async with Load.running(stack):
         await asyncio.to_thread(eventually, lambda: stack.pending() > 0)
         stream = await asyncio.to_thread(stack.redis, "XINFO", "STREAM", KEYS.requests)
@@ -44,7 +44,7 @@ async def test_redis_cli_shows_the_work_and_idle_means_empty(stack):
 
 
 @real
-async def test_a_reply_waits_under_its_own_key_with_a_time_to_live(stack):
+async def test_a_reply_has_its_own_key_with_a_time_to_live(stack):
     (gateway,), (worker,) = stack.containers("gateway"), stack.containers("worker")
     load = Load(stack.urls()[0])
     async with load._client:
@@ -65,7 +65,7 @@ async def test_a_reply_waits_under_its_own_key_with_a_time_to_live(stack):
 
 
 @real
-async def test_entries_of_a_killed_worker_are_answered_by_another(stack):
+async def test_entries_of_a_killed_worker_are_run_by_another(stack):
     await asyncio.to_thread(stack.up, worker=2)
     await asyncio.to_thread(eventually, lambda: stack.ready_workers() == 2)
     victim = stack.containers("worker")[0]
@@ -116,7 +116,7 @@ def test_gateway_image_is_small_and_has_no_torch(stack):
 
 
 @real
-async def test_two_gateways_answer_on_two_ports(stack):
+async def test_two_gateways_serve_on_two_ports(stack):
     await asyncio.to_thread(stack.up, gateway=2)
     urls = stack.urls()
     assert len(set(urls)) == 2
@@ -129,7 +129,7 @@ async def test_two_gateways_answer_on_two_ports(stack):
 
 
 @real
-async def test_stopping_answers_what_is_in_flight_and_every_process_ends_cleanly(stack):
+async def test_stopping_completes_requests_in_flight_and_every_process_ends_cleanly(stack):
     containers = [*stack.containers("gateway"), *stack.containers("worker")]
     (worker,) = stack.containers("worker")
     load = Load(stack.urls()[0])

@@ -43,7 +43,7 @@ def test_every_service_restarts_and_holds_no_privileges(services):
         assert "container_name" not in service  # would make --scale impossible
 
 
-def test_redis_persists_refuses_when_full_and_is_not_published(services):
+def test_redis_persists_rejects_when_full_and_is_not_published(services):
     redis = services["redis"]
     words = redis["command"][1:]
     options = dict(zip(words[::2], words[1::2], strict=True))
@@ -64,7 +64,7 @@ def test_gateway_is_published_to_this_machine_only(services):
 
 
 @pytest.mark.parametrize("name", PYTHON_SERVICES)
-def test_a_stopped_process_has_the_time_to_answer_what_it_holds(services, name):
+def test_a_stopped_process_has_time_to_finish_its_requests(services, name):
     service = services[name]
     grace_s = float(service["environment"]["GRACE_TIME"])
     kill_after_s = float(service["stop_grace_period"].removesuffix("s"))
@@ -72,7 +72,7 @@ def test_a_stopped_process_has_the_time_to_answer_what_it_holds(services, name):
     assert kill_after_s > grace_s > longest_s
 
 
-def test_gateways_stop_before_the_workers_that_answer_them(services):
+def test_gateways_stop_before_workers(services):
     assert "worker" in services["gateway"]["depends_on"] and "worker" in services["grpc"]["depends_on"]
     assert "gateway" not in services["worker"]["depends_on"]
 
@@ -88,7 +88,7 @@ def test_every_setting_can_be_set_and_defaults_do_not_drift(services):
             assert type(default)(given[variable]) == default, variable
 
 
-def test_where_traces_go_can_be_set_for_all_that_make_them(services):
+def test_trace_settings_apply_to_gateways_and_workers(services):
     for name in PYTHON_SERVICES:
         given = services[name]["environment"]
         page = (ROOT / "docs/tracing.md").read_text()
@@ -96,7 +96,7 @@ def test_where_traces_go_can_be_set_for_all_that_make_them(services):
         assert not any(given[variable] for variable in given if variable.startswith("OTEL_"))  # off unless asked for
 
 
-def test_gpu_overlay_reserves_one_gpu_for_the_worker_and_changes_nothing_else():
+def test_gpu_overlay_only_reserves_one_gpu_for_the_worker():
     overlay = load("docker-compose.gpu.yml")["services"]
     (device,) = overlay["worker"]["deploy"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
@@ -104,7 +104,7 @@ def test_gpu_overlay_reserves_one_gpu_for_the_worker_and_changes_nothing_else():
     assert overlay["worker"]["environment"] == {"DEVICE": "cuda"}
 
 
-def test_locust_comes_only_when_asked_for_and_finds_the_gateway(services):
+def test_locust_is_optional_and_finds_the_gateway(services):
     locust, worker = services["locust"], services["locust-worker"]
     assert locust["profiles"] == worker["profiles"] == ["loadtest"]
     assert locust["image"] == worker["image"]
@@ -115,7 +115,7 @@ def test_locust_comes_only_when_asked_for_and_finds_the_gateway(services):
     assert worker["command"] == ["--worker", "--master-host", "locust"]
 
 
-def test_prometheus_and_grafana_come_only_when_asked_for_and_find_what_they_need(services):
+def test_prometheus_and_grafana_are_optional_and_find_their_files(services):
     prometheus, grafana = services["prometheus"], services["grafana"]
     assert prometheus["profiles"] == grafana["profiles"] == ["observability"]
     assert prometheus["ports"] == ["127.0.0.1:9090:9090"]
@@ -132,7 +132,7 @@ def test_prometheus_and_grafana_come_only_when_asked_for_and_find_what_they_need
     assert f"./{Path(dashboard.FILE).parent}:{Path(home).parent}:ro" in grafana["volumes"]
 
 
-def test_prometheus_scrapes_the_ports_that_gateways_and_workers_have(services):
+def test_prometheus_scrapes_the_ports_of_gateways_and_workers(services):
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
     config = yaml.safe_load((ROOT / "deploy/observability/prometheus/prometheus.yml").read_text())
     found = {
@@ -155,7 +155,7 @@ def test_prometheus_scrapes_the_ports_that_gateways_and_workers_have(services):
     assert source["uid"] == DATASOURCE["uid"]
 
 
-def test_the_image_for_load_holds_all_that_the_locustfile_imports(tmp_path):
+def test_the_locust_image_holds_everything_that_the_locustfile_imports(tmp_path):
     dockerfile = (ROOT / "deploy/docker/loadtest.Dockerfile").read_text()
     for sources in re.findall(r"^COPY (loadtest.*) \S+$", dockerfile, re.M):
         for source in sources.split():

@@ -38,7 +38,7 @@ def test_prometheus_finds_every_gateway_and_worker_and_loads_the_rules(stack):
 
 
 @real
-def test_the_profile_grpc_answers_a_triton_client(stack):
+def test_the_grpc_profile_serves_a_triton_client(stack):
     stack.compose("--profile", "grpc", "up", "-d", "--no-build", "grpc")
     try:
         (container,) = stack.containers("grpc")
@@ -57,7 +57,7 @@ def test_the_profile_grpc_answers_a_triton_client(stack):
 
 
 @real
-def test_the_profile_loadtest_loads_the_stack_and_finds_every_answer_right(stack):
+def test_the_loadtest_profile_loads_the_stack_and_finds_every_response_correct(stack):
     profile = ("--profile", "loadtest")
     stack.compose(*profile, "build", "locust")
     try:

@@ -90,7 +90,7 @@ def test_list_shows_the_newest_first(letters: Letters) -> None:
     assert len(letters.run("list", "--limit", "1").out) == 2
 
 
-def test_list_as_json_has_every_model_unless_one_is_named(letters: Letters, broker: Broker) -> None:
+def test_list_as_json_has_all_models_or_the_named_one(letters: Letters, broker: Broker) -> None:
     letters.add(raw())
     Letters(broker, "other").add(raw())
     assert [letter["model"] for letter in letters.json("list")] == ["m", "other"]
@@ -111,7 +111,7 @@ def test_list_as_json_has_every_model_unless_one_is_named(letters: Letters, brok
     }
 
 
-def test_list_of_nothing_says_so(letters: Letters) -> None:
+def test_empty_list_is_reported(letters: Letters) -> None:
     assert letters.run("list").out == ["no dead letters"]
     assert letters.json("list") == []
 
@@ -119,7 +119,7 @@ def test_list_of_nothing_says_so(letters: Letters) -> None:
 # --- show
 
 
-def test_show_tells_what_an_image_is_and_saves_it_as_it_came(letters: Letters, tmp_path: Path) -> None:
+def test_show_describes_an_image_and_saves_it_unchanged(letters: Letters, tmp_path: Path) -> None:
     letter_id = letters.add(Payload("image", [jpeg()], {"top_k": 3}), apart=True)
     file = tmp_path / "cat.jpg"
     shown = letters.json("show", letter_id, "--save", str(file))
@@ -129,7 +129,7 @@ def test_show_tells_what_an_image_is_and_saves_it_as_it_came(letters: Letters, t
     assert file.read_bytes() == jpeg()
 
 
-def test_show_saves_several_images_side_by_side(letters: Letters, tmp_path: Path) -> None:
+def test_show_saves_several_images_as_numbered_files(letters: Letters, tmp_path: Path) -> None:
     letter_id = letters.add(Payload("image", [jpeg(), b"broken"]))
     shown = letters.json("show", letter_id, "--save", str(tmp_path / "cat.jpg"))
     assert shown["saved"] == [str(tmp_path / "cat-1.jpg"), str(tmp_path / "cat-2.jpg")]
@@ -146,7 +146,7 @@ def test_show_saves_a_tensor_as_npy(letters: Letters, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(file), array)
 
 
-def test_show_saves_texts_as_the_json_that_predict_takes(letters: Letters, tmp_path: Path) -> None:
+def test_show_saves_texts_as_json_that_predict_accepts(letters: Letters, tmp_path: Path) -> None:
     letter_id = letters.add(Payload("text", ["a cat", "ein Kätzchen"]))
     file = tmp_path / "texts.json"
     shown = letters.json("show", letter_id, "--save", str(file))
@@ -154,14 +154,14 @@ def test_show_saves_texts_as_the_json_that_predict_takes(letters: Letters, tmp_p
     assert json.loads(file.read_text()) == {"data": ["a cat", "ein Kätzchen"]}
 
 
-def test_show_for_a_person_has_a_line_per_fact_and_no_control_sequences(letters: Letters) -> None:
+def test_show_has_a_line_per_field_and_no_control_sequences(letters: Letters) -> None:
     lines = letters.run("show", letters.add(raw(), trace="\x1b[2J")).out
     fields = dict(line.split("  ", 1) for line in lines)
     fields = {name: value.strip() for name, value in fields.items()}
     assert (fields["reason"], fields["trace"], fields["payload content_type"]) == (TAKEN, r"\x1b[2J", "text/plain")
 
 
-def test_show_says_when_the_input_has_expired_and_saves_no_empty_file(letters: Letters, tmp_path: Path) -> None:
+def test_show_reports_an_expired_input_and_saves_no_empty_file(letters: Letters, tmp_path: Path) -> None:
     letter_id = letters.add(raw(), apart=True)
     letters.broker.sync.delete(f"{letters.keys}body:r0")
     assert letters.json("show", letter_id)["payload"] == "expired"
@@ -182,7 +182,7 @@ def worker(letters: Letters, tmp_path: Path):
     process.kill()
 
 
-def test_requeue_runs_it_and_says_what_became_of_it(letters: Letters, worker: Process) -> None:
+def test_requeue_runs_a_letter_and_reports_the_outcome(letters: Letters, worker: Process) -> None:
     first, second = letters.add(raw()), letters.add(raw("b"), died_ms=1795433558400, apart=True)
     broken = letters.add(Payload("tensor", Tensor("float32", (0, 3), b"")), died_ms=1795433558500)
     outputs = {"output": {"dtype": "float32", "shape": [1, 10]}}
@@ -197,7 +197,7 @@ def test_requeue_runs_it_and_says_what_became_of_it(letters: Letters, worker: Pr
     assert [key for key in letters.broker.sync.keys("*") if b":body:" in key or b":reply:" in key] == []
 
 
-def test_requeue_keeps_what_nobody_ran(letters: Letters) -> None:
+def test_requeue_keeps_a_letter_that_was_not_run(letters: Letters) -> None:
     letter_id = letters.add(raw())
     [shown] = letters.json("requeue", letter_id, code=1, REQUEST_TIMEOUT="0.2")
     assert (shown["outcome"], shown["detail"]) == ("kept", "not answered within 0.2 s (is a worker running?)")
@@ -205,7 +205,7 @@ def test_requeue_keeps_what_nobody_ran(letters: Letters) -> None:
     assert letters.broker.sync.xlen(f"{letters.keys}requests") == 0
 
 
-def test_requeue_without_waiting_leaves_the_outcome_at_a_key_that_it_names(letters: Letters, worker: Process) -> None:
+def test_requeue_without_waiting_names_the_reply_key(letters: Letters, worker: Process) -> None:
     for _ in range(3):
         letters.add(raw(), died_ms=int(time.time() * 1000))
     shown = letters.json("requeue", "--all", "--no-wait")
@@ -220,7 +220,7 @@ def test_requeue_without_waiting_leaves_the_outcome_at_a_key_that_it_names(lette
 # --- drop
 
 
-def test_drop_removes_a_letter_and_what_was_kept_for_it(letters: Letters) -> None:
+def test_drop_removes_a_letter_and_its_payload(letters: Letters) -> None:
     letter_id, other = letters.add(raw(), apart=True), letters.add(raw(), died_ms=1795433558400, apart=True)
     assert letters.run("drop", letter_id, letter_id).out == ["deleted 1 dead letter"]
     assert letters.count == 1
@@ -228,7 +228,7 @@ def test_drop_removes_a_letter_and_what_was_kept_for_it(letters: Letters) -> Non
     assert letters.json("drop", other) == {"deleted": 1}
 
 
-def test_drop_of_all_asks_first(letters: Letters) -> None:
+def test_drop_of_all_letters_asks_for_confirmation(letters: Letters) -> None:
     letters.add(raw())
     letters.add(raw(), died_ms=1795433558400)
     ended = letters.run("drop", "--all", code=1)  # nobody answers
@@ -256,7 +256,9 @@ def test_drop_of_all_asks_first(letters: Letters) -> None:
         (("drop", "1-1", "--all"), "specify the IDs of dead letters, or --all"),
     ],
 )
-def test_a_wrong_id_is_refused_before_anything_is_done(letters: Letters, arguments: tuple[str, ...], text: str) -> None:
+def test_a_wrong_id_is_rejected_before_anything_changes(
+    letters: Letters, arguments: tuple[str, ...], text: str
+) -> None:
     letters.add(raw())
     ended = letters.run(*arguments, code=2)
     assert text is None or text in ended.err[-1]
@@ -265,7 +267,7 @@ def test_a_wrong_id_is_refused_before_anything_is_done(letters: Letters, argumen
     assert letters.broker.sync.xlen(f"{letters.keys}requests") == 0
 
 
-def test_an_id_of_two_models_asks_for_the_name(letters: Letters, broker: Broker) -> None:
+def test_an_id_of_two_models_requires_the_name(letters: Letters, broker: Broker) -> None:
     letter_id = letters.add(raw())
     other = Letters(broker, "other")
     other.add(raw())

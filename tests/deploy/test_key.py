@@ -32,7 +32,7 @@ def test_the_key_is_shown_once_and_the_file_holds_its_digest(tmp_path: Path) -> 
     assert not any(key in file.read_text() for key in keys)
 
 
-def test_without_a_file_the_table_is_printed_too() -> None:
+def test_without_a_file_the_table_is_also_printed() -> None:
     lines = CliRunner().invoke(cli, ["key", "new", "app"]).output.splitlines()
     key = lines[0].split()[-1]
     assert lines[2:] == ["[keys.app]", f'sha256 = "{hashlib.sha256(key.encode()).hexdigest()}"']
@@ -42,7 +42,7 @@ def test_without_a_file_the_table_is_printed_too() -> None:
 @pytest.mark.parametrize(
     ("name", "text"), [("app", "Cannot declare"), ("a b", "a key name must be"), ("", "a key name")]
 )
-def test_a_name_that_cannot_be_leaves_the_file_as_it_was(
+def test_an_invalid_name_leaves_the_file_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, name: str, text: str
 ) -> None:
     file = tmp_path / "keys.toml"

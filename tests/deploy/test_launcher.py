@@ -136,7 +136,7 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_up_says_where_it_serves_and_a_command_that_works(up: Callable[..., Up]) -> None:
+def test_up_prints_its_address_and_a_working_command(up: Callable[..., Up]) -> None:
     system = up("--workers", "2", "--model", "simulated:base_ms=5").ready()
     assert f"ready     {system.url}  model simulated, 2 workers" in system.lines
     command = next(line for line in system.lines if line.startswith("try ")).split(maxsplit=1)[1]
@@ -147,7 +147,7 @@ def test_up_says_where_it_serves_and_a_command_that_works(up: Callable[..., Up])
     assert len(system.children("worker")) == 2
 
 
-def test_workers_show_their_metrics_on_ports_in_a_row(up: Callable[..., Up]) -> None:
+def test_workers_serve_metrics_on_consecutive_ports(up: Callable[..., Up]) -> None:
     first = free_ports(2)
     up("--workers", "2", "--model", "simulated:base_ms=5", METRICS_PORT=str(first)).ready()
     for port in (first, first + 1):
@@ -155,7 +155,7 @@ def test_workers_show_their_metrics_on_ports_in_a_row(up: Callable[..., Up]) -> 
         assert "smartbatch_worker_info{" in httpx.get(f"http://127.0.0.1:{port}/metrics").text
 
 
-def test_grpc_beside_http(up: Callable[..., Up]) -> None:
+def test_grpc_and_http_run_together(up: Callable[..., Up]) -> None:
     system = up("--grpc", "--grpc-port", "0", "--model", "simulated:base_ms=5").ready()
     address = next(line for line in system.lines if line.startswith("gRPC ")).split()[1]
     with grpc.insecure_channel(address) as channel:
@@ -166,7 +166,7 @@ def test_grpc_beside_http(up: Callable[..., Up]) -> None:
     assert not system.left
 
 
-def test_killed_worker_is_restarted_while_requests_go_on_being_answered(up: Callable[..., Up]) -> None:
+def test_killed_worker_is_restarted_while_requests_succeed(up: Callable[..., Up]) -> None:
     system = up("--workers", "2", "--model", "simulated:base_ms=5").ready()
     eventually(lambda: sum(system.client.get("/readyz").json()["ready_workers"].values()) == 2)
     victim = system.children("worker")[0]
@@ -182,7 +182,7 @@ def test_killed_worker_is_restarted_while_requests_go_on_being_answered(up: Call
     assert system.predict().status_code == 200
 
 
-def test_worker_that_ends_again_and_again_is_restarted_after_growing_pauses(up: Callable[..., Up]) -> None:
+def test_worker_that_keeps_ending_is_restarted_after_growing_pauses(up: Callable[..., Up]) -> None:
     system = up("--model", "simulated:base_ms=5").ready()
     for count in range(3):
         (worker,) = eventually(lambda: system.children("worker"), 20)
@@ -192,7 +192,7 @@ def test_worker_that_ends_again_and_again_is_restarted_after_growing_pauses(up: 
     assert ended(system) == ["0.2", "1", "2"]
 
 
-def test_wedged_worker_is_ended_and_restarted_while_another_answers(up: Callable[..., Up]) -> None:
+def test_wedged_worker_is_ended_and_restarted_while_another_serves(up: Callable[..., Up]) -> None:
     model = ("--model", "tests.system.hostile_model:Hostile")
     system = up("--workers", "2", *model, STALL_TIMEOUT="2", MAX_DELIVERIES="2", TORCH_THREADS="1").ready()
     eventually(lambda: sum(system.client.get("/readyz").json()["ready_workers"].values()) == 2, 20)
@@ -213,7 +213,7 @@ def ended(system: Up) -> list[str]:
     return [match[1] for match in matches if match]
 
 
-def test_killed_broker_is_restarted_and_answers_come_again(up: Callable[..., Up]) -> None:
+def test_killed_broker_is_restarted_and_requests_succeed_again(up: Callable[..., Up]) -> None:
     system = up("--workers", "2", "--model", "simulated:base_ms=5").ready()
     port = system.broker_port
     workers = {process.pid for process in system.children("worker")}
@@ -226,7 +226,7 @@ def test_killed_broker_is_restarted_and_answers_come_again(up: Callable[..., Up]
     assert {process.pid for process in system.children("worker")} == workers
 
 
-def test_broker_and_worker_killed_together_both_come_back(up: Callable[..., Up]) -> None:
+def test_broker_and_worker_killed_together_are_both_restarted(up: Callable[..., Up]) -> None:
     system = up("--model", "simulated:base_ms=5").ready()
     (broker,), (worker,) = system.children("valkey-server"), system.children("worker")
     broker.suspend()  # its port is taken and silent: a worker that starts now can't reach it
@@ -281,7 +281,7 @@ def test_ctrl_c_while_starting_ends_it(up: Callable[..., Up]) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
-def test_killed_launcher_leaves_no_children(up: Callable[..., Up]) -> None:
+def test_killed_launcher_leaves_no_processes(up: Callable[..., Up]) -> None:
     system = up("--workers", "2", "--model", "simulated:base_ms=5").ready()
     port = system.broker_port
     assert len(system.left) >= 4
@@ -292,7 +292,7 @@ def test_killed_launcher_leaves_no_children(up: Callable[..., Up]) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_model_that_cannot_be_loaded_ends_everything_and_is_told_once(up: Callable[..., Up], workers: int) -> None:
+def test_model_that_cannot_be_loaded_ends_everything_and_is_reported_once(up: Callable[..., Up], workers: int) -> None:
     system = up("--workers", str(workers), "--model", "simulated:speed=9")
 
     def ended() -> bool:
@@ -312,7 +312,7 @@ def test_model_that_cannot_be_loaded_ends_everything_and_is_told_once(up: Callab
     assert system.left == []
 
 
-def test_given_broker_is_used_and_left_running(up: Callable[..., Up], broker: Broker) -> None:
+def test_given_broker_is_used_and_keeps_running(up: Callable[..., Up], broker: Broker) -> None:
     system = up("--model", "simulated", REDIS_URL=broker.url).ready()
     assert system.children("valkey-server") == []
     assert any(line.endswith(f" at {broker.url} (REDIS_URL)") for line in system.lines)
@@ -324,12 +324,12 @@ def test_given_broker_is_used_and_left_running(up: Callable[..., Up], broker: Br
     assert broker.sync.ping()
 
 
-def test_readiness_is_asked_past_a_proxy(up: Callable[..., Up]) -> None:
+def test_readiness_checks_bypass_a_proxy(up: Callable[..., Up]) -> None:
     system = up("--model", "simulated", http_proxy="http://127.0.0.1:1", HTTP_PROXY="http://127.0.0.1:1", no_proxy="")
     system.ready()
 
 
-def test_port_0_takes_a_free_one_and_says_which(up: Callable[..., Up]) -> None:
+def test_port_0_selects_a_free_port_and_prints_it(up: Callable[..., Up]) -> None:
     system = up("--model", "simulated", "--port", "0").ready()
     line = next(line for line in system.lines if line.startswith("ready "))
     url = line.split()[1]

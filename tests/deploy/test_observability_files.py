@@ -43,18 +43,18 @@ def alerts() -> list[dict[str, Any]]:
     return yaml.safe_load(RULES)["groups"][0]["rules"]
 
 
-def test_the_pages_tables_and_the_dashboard_are_those_that_make_generated_makes() -> None:
+def test_generated_tables_and_dashboard_are_up_to_date() -> None:
     assert metrics_page.updated(METRICS_PAGE) == METRICS_PAGE
     assert (ROOT / dashboard.FILE).read_text() == dashboard.text()
 
 
-def test_every_metric_and_every_name_of_tritons_is_on_the_page() -> None:
+def test_every_metric_and_every_triton_name_is_on_the_page() -> None:
     recorded = re.findall(r"- record: (\w+)", TRITON)
     assert len(set(recorded)) == 10
     assert [name for name in (*SAMPLES, *recorded) if f"| `{name}` |" not in METRICS_PAGE] == []
 
 
-def test_panels_have_ids_of_their_own_and_lie_beside_each_other() -> None:
+def test_panels_have_unique_ids_and_do_not_overlap() -> None:
     assert len({panel["id"] for panel in panels()}) == len(panels()) > 40
     for panel in panels():
         place = panel["gridPos"]
@@ -65,7 +65,7 @@ def test_panels_have_ids_of_their_own_and_lie_beside_each_other() -> None:
         assert any(apart), (one, other)
 
 
-def test_every_panel_says_what_it_shows_and_asks_one_data_source() -> None:
+def test_every_panel_has_a_description_and_one_data_source() -> None:
     for panel in panels():
         if panel["type"] != "row":
             assert panel["title"] and panel["description"].endswith(".")
@@ -75,7 +75,7 @@ def test_every_panel_says_what_it_shows_and_asks_one_data_source() -> None:
 
 
 @pytest.mark.parametrize("where", ["dashboard", "alerts", "triton", "page"])
-def test_what_is_asked_for_is_declared(where: str) -> None:
+def test_queried_metrics_are_declared(where: str) -> None:
     page = METRICS_PAGE.split("<!--")[0]
     text = {"dashboard": "\n".join(queries()), "alerts": RULES, "triton": TRITON, "page": page}[where]
     asked = set(re.findall(r"\bsmartbatch_[a-z_]+[a-z]\b", text))
@@ -87,7 +87,7 @@ def test_what_is_asked_for_is_declared(where: str) -> None:
 _SUFFIXES = ("_bucket", "_sum", "_count")
 
 
-def test_every_label_that_is_asked_for_has_such_a_value() -> None:
+def test_queried_label_values_are_declared() -> None:
     by_label: dict[str, set[str]] = {}
     for metric in DECLARED:
         if metric.values:
@@ -99,12 +99,12 @@ def test_every_label_that_is_asked_for_has_such_a_value() -> None:
     assert [(label, value) for label, value in told if value not in by_label[label]] == []
 
 
-def test_refusals_are_all_that_the_server_cannot_do_now() -> None:
+def test_rejections_are_all_errors_of_missing_capacity() -> None:
     refused = set(re.findall(r'code=~"([^"]+)"', RULES + "\n".join(queries())))
     assert refused == {"|".join(sorted(errors.codes_of(errors.Unavailable)))}
 
 
-def test_each_code_of_a_failure_has_one_of_tritons_reasons() -> None:
+def test_each_failure_code_has_a_triton_reason() -> None:
     named = {
         reason: set(codes.split("|")) for codes, reason in re.findall(r'code!?=?~"(.*?)".*?reason: (\w+)', TRITON, re.S)
     }
@@ -119,7 +119,7 @@ def test_each_code_of_a_failure_has_one_of_tritons_reasons() -> None:
     assert other < set(REQUEST_ERRORS.values)
 
 
-def test_each_alert_says_what_is_wrong_and_has_its_place_on_the_page() -> None:
+def test_each_alert_has_a_summary_and_a_section_on_the_page() -> None:
     for alert in alerts():
         assert alert["labels"]["severity"] in ("warning", "critical")
         assert set(alert["annotations"]) == {"summary", "description", "runbook"}
@@ -132,7 +132,7 @@ def test_each_alert_has_a_case_in_which_it_fires() -> None:
     assert [alert["alert"] for alert in alerts() if f'alertname="{alert["alert"]}"' not in cases] == []
 
 
-def test_declared_values_are_those_that_the_code_has() -> None:
+def test_declared_values_match_the_code() -> None:
     assert BATCHES.values == get_args(CloseReason)
     assert PART_SECONDS.values == ("admit", "queue", "decode", "batch_wait", "forward", "reply")
 
@@ -146,6 +146,6 @@ def test_declared_values_are_those_that_the_code_has() -> None:
         ("test", "rules", "alerts_test.yml", "triton_test.yml"),
     ],
 )
-def test_promtool_finds_nothing(words: tuple[str, ...]) -> None:
+def test_promtool_reports_no_problem(words: tuple[str, ...]) -> None:
     done = subprocess.run(["promtool", *words], cwd=PROMETHEUS, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr

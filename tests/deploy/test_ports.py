@@ -12,27 +12,27 @@ from smartbatch.deploy.ports import free_port, free_ports
 from smartbatch.shared.errors import StartupError
 
 
-def test_the_preferred_port_is_taken_while_it_is_free(taken: int) -> None:
+def test_the_preferred_port_is_chosen_if_it_is_free(taken: int) -> None:
     free = free_port()
     assert free_port(preferred=free) == free
     assert free_port(preferred=taken) != taken
 
 
-def test_no_outgoing_connection_is_given_a_port_that_was_chosen(taken: int) -> None:
+def test_no_outgoing_connection_uses_a_chosen_port(taken: int) -> None:
     chosen = {free_port() for _ in range(200)}
     assert len(chosen) > 150  # two that look at once seldom choose the same
     with socket.create_connection(("127.0.0.1", taken)) as client:
         assert max(chosen) < client.getsockname()[1]
 
 
-def test_ports_in_a_row_are_all_free() -> None:
+def test_consecutive_ports_are_all_free() -> None:
     first = free_ports(7)
     for port in range(first, first + 7):
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", port))
 
 
-def test_one_in_the_row_that_is_taken_is_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_consecutive_ports_never_include_one_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     first = free_ports(3)
     monkeypatch.setattr(ports.random, "randrange", lambda *_: first)
     assert free_ports(3) == first
@@ -44,7 +44,7 @@ def test_one_in_the_row_that_is_taken_is_no_row(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("words", [None, "1024\t65000\n"])
-def test_a_kernel_that_leaves_no_room_or_does_not_say(
+def test_ports_are_found_whatever_the_kernels_ephemeral_range(
     words: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     where = tmp_path / "range"

@@ -65,7 +65,7 @@ async def stream(broker: Broker) -> AsyncIterator[Stream]:
     await made.client.aclose()
 
 
-async def test_list_has_the_running_and_the_waiting_oldest_first(stream: Stream) -> None:
+async def test_list_has_running_then_waiting_entries_oldest_first(stream: Stream) -> None:
     await stream.admit(*"abcde")
     await stream.claim(2)
     [model] = await stream.json()
@@ -120,7 +120,7 @@ async def test_show_decodes_an_entry_by_either_id(stream: Stream, tmp_path: Path
     assert saved.read_text() == large
 
 
-async def test_an_id_that_is_not_there_or_is_two_is_refused(stream: Stream, broker: Broker) -> None:
+async def test_an_unknown_or_ambiguous_id_is_rejected(stream: Stream, broker: Broker) -> None:
     await stream.admit("hello")
     for id_ in ("no-such", "1795433558335-0"):
         text = f"no entry {id_} in any model; `smartbatch queue` lists what exists"
@@ -137,7 +137,7 @@ async def test_an_id_that_is_not_there_or_is_two_is_refused(stream: Stream, brok
     await other.client.aclose()
 
 
-async def test_cancel_tells_the_client_and_leaves_nothing_behind(stream: Stream) -> None:
+async def test_cancel_replies_to_the_client_and_leaves_nothing_behind(stream: Stream) -> None:
     await stream.admit("running", "waiting", "y" * 100_000, "stays")
     await stream.claim(1)
     assert (await stream.run("cancel", "r-0", "r-1", "r-2")).out[0].endswith("  cancelled")
@@ -153,7 +153,7 @@ async def test_cancel_tells_the_client_and_leaves_nothing_behind(stream: Stream)
     assert not await stream.client.exists(stream.keys.body("r-2"))
 
 
-async def test_one_that_was_answered_meanwhile_is_said_so(stream: Stream) -> None:
+async def test_cancel_reports_a_request_that_is_already_finished(stream: Stream) -> None:
     await stream.admit("hello")
     entries = Entries(stream.client, "m")
     [seen] = await entries.find(["r-0"])
@@ -162,7 +162,7 @@ async def test_one_that_was_answered_meanwhile_is_said_so(stream: Stream) -> Non
     assert not await entries.cancel(seen, 60)
 
 
-async def test_what_no_gateway_wrote_is_shown_and_can_be_removed(stream: Stream) -> None:
+async def test_malformed_entries_are_shown_and_can_be_removed(stream: Stream) -> None:
     entry_id = (await stream.client.xadd(stream.keys.requests, {"id": "\x1b[2J[red]", "what": "ever"})).decode()
     assert r"\x1b[2J[red]" in "\n".join((await stream.run()).out)
     shown = await stream.json("show", entry_id)

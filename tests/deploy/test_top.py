@@ -20,7 +20,7 @@ from tests.system.stack import Stack
 from tests.system.test_batching import bodies, send_all
 
 
-async def test_it_follows_a_load(stack: Callable[..., Stack], broker: Broker) -> None:  # noqa: F811
+async def test_top_follows_a_load(stack: Callable[..., Stack], broker: Broker) -> None:  # noqa: F811
     system = stack(MODEL_PATH="simulated:base_ms=4,row_ms=1", MAX_BATCH_SIZE=8)
     system.up()
     watching = system.start(
@@ -53,7 +53,7 @@ async def test_it_follows_a_load(stack: Callable[..., Stack], broker: Broker) ->
         assert text in shown
 
 
-def test_without_a_model_it_says_so_and_without_a_broker_it_ends(broker: Broker) -> None:
+def test_top_reports_a_missing_model_and_ends_without_a_broker(broker: Broker) -> None:
     assert "no model has been announced yet" in Ended("top", "--once", REDIS_URL=broker.url).out
     assert json.loads(Ended("top", "--once", "--json", REDIS_URL=broker.url).out[0])["models"] == {}
     ended = Ended("top", "--once", REDIS_URL="redis://127.0.0.1:1/0")
@@ -104,7 +104,7 @@ def terminal(broker: Broker) -> Iterator[Terminal]:
 
 
 @pytest.mark.parametrize("how", ["q", "Ctrl-C"])
-def test_it_is_left_by_a_key_and_leaves_the_terminal_as_it_was(terminal: Terminal, how: str) -> None:
+def test_a_key_quits_top_and_restores_the_terminal(terminal: Terminal, how: str) -> None:
     eventually(lambda: terminal.shows("no model has been announced yet"), 20)
     assert terminal.attributes != terminal.before  # a key counts without Enter
     if how == "q":
@@ -117,7 +117,7 @@ def test_it_is_left_by_a_key_and_leaves_the_terminal_as_it_was(terminal: Termina
     assert b"Traceback" not in terminal.shown
 
 
-def test_it_goes_on_while_the_broker_is_away(terminal: Terminal, broker: Broker) -> None:
+def test_top_continues_while_the_broker_is_unreachable(terminal: Terminal, broker: Broker) -> None:
     eventually(lambda: terminal.shows("no model has been announced yet"), 20)
     broker.pause()
     try:

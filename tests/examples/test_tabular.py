@@ -26,6 +26,6 @@ def test_flowers_are_classified(model):
     assert all(0.7 < value["probability"] <= 1 for value in values)
 
 
-def test_other_shapes_are_refused(model):
+def test_other_shapes_are_rejected(model):
     with pytest.raises(InvalidInput, match=r"\['rows', 4\], got \[1, 3\]"):
         model.decode(payload([1.0, 2.0, 3.0]))

@@ -35,7 +35,7 @@ def test_long_texts_are_truncated(model):
     assert len(model.decode(Payload("text", ["word " * 1000]))[0]) == 256
 
 
-def test_other_input_is_refused(model):
+def test_other_input_is_rejected(model):
     with pytest.raises(InvalidInput, match="expected text, got tensor"):
         model.decode(Payload("tensor", Tensor("float32", (1, 1), b"\0" * 4)))
 

@@ -15,7 +15,7 @@ from tests.brokers import Broker
 
 
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_that_comes_before_anybody_listens_to_it_ends_it(
+def test_a_signal_before_startup_completes_ends_the_process(
     broker: Broker, monkeypatch: pytest.MonkeyPatch, name: signal.Signals
 ) -> None:
     serve = uvicorn.Server.run

@@ -33,7 +33,7 @@ def second(ok: int, *, bucket: int = 400, in_flight: int = 0, **more) -> tuple[s
     return "second", {"sent": ok, "ok": ok, "latency": {str(bucket): ok}, "in_flight": in_flight, **nothing, **more}
 
 
-def test_a_phase_is_added_up_over_its_pieces() -> None:
+def test_a_phase_is_summed_over_its_pieces() -> None:
     piece = ("piece", {"references": {}})
     events = [
         *(piece, ("begin", {"in_flight": 3}), second(10, in_flight=5, rows=10, batches=2), second(10, in_flight=4)),

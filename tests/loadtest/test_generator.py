@@ -108,7 +108,7 @@ async def counted(kind: str, amount: float, answer: Answer, *, until: int) -> tu
 
 
 @pytest.mark.parametrize(("kind", "amount"), [("closed", 4), ("open", 300)])
-async def test_correct_responses_rejections_errors_and_wrong_responses_are_counted_apart(
+async def test_correct_responses_rejections_errors_and_wrong_responses_are_counted_separately(
     kind: str, amount: float
 ) -> None:
     kinds = [
@@ -140,7 +140,7 @@ async def test_an_open_loop_does_not_wait_for_responses() -> None:
     assert max(ages) > 0
 
 
-async def test_a_rejected_user_of_a_closed_loop_comes_back_when_it_was_told_to() -> None:
+async def test_a_rejected_user_of_a_closed_loop_retries_after_retry_after() -> None:
     arrived: list[float] = []
 
     def reject(number: int) -> bytes:
@@ -160,7 +160,7 @@ def _ended(text: bytes) -> Connection:
         return connection
 
 
-async def test_a_server_that_is_not_there_is_an_error_and_no_crash() -> None:
+async def test_an_unreachable_server_is_an_error_and_no_crash() -> None:
     counters = Counters([None], 1)
     loop = ClosedLoop(1, [b""], counters, 2)
     await run_until(loop, lambda: counters.errors["no connection"] >= 4)
@@ -224,7 +224,7 @@ def answer_all(server: socket.socket) -> None:
             peer.sendall(RESPONSE)
 
 
-def test_a_stall_counts_for_every_request_that_was_to_start_meanwhile() -> None:
+def test_a_stall_counts_for_every_request_due_meanwhile() -> None:
     def stall(server: socket.socket) -> None:
         peer, _ = server.accept()
         with peer:
@@ -259,7 +259,7 @@ def test_a_broken_connection_is_counted() -> None:
     assert trace.latencies(200) == []
 
 
-def test_a_response_that_comes_in_pieces_to_a_request_that_leaves_in_pieces_is_one_response() -> None:
+def test_request_and_response_may_be_sent_in_pieces() -> None:
     body = b"x" * 8_000_000  # more than the kernel buffers
 
     def take_all_and_answer_slowly(server: socket.socket) -> None:
@@ -279,13 +279,13 @@ def test_a_response_that_comes_in_pieces_to_a_request_that_leaves_in_pieces_is_o
     assert trace.latencies(200)[0] >= 0.06
 
 
-def test_requests_wait_for_a_server_that_does_not_listen_yet() -> None:
+def test_requests_wait_until_the_server_listens() -> None:
     with served_by(answer_all, after_s=0.3) as port:
         trace = run_open_loop(port, request_bytes(port, b"x"), [0.0, 0.1], connections=1)
     assert trace.statuses() == {"200": 2}
 
 
-def test_bytes_on_an_idle_connection_are_no_response() -> None:
+def test_data_on_an_idle_connection_is_not_a_response() -> None:
     def turn_the_first_away(server: socket.socket) -> None:
         peer, _ = server.accept()
         with peer:
@@ -304,7 +304,7 @@ def test_a_trace_may_be_cut_and_its_statuses_add_up() -> None:
     assert trace.latencies() == [pytest.approx(0.1), 0.5] and trace.latencies(200) == [0.5]
 
 
-def test_arrivals_are_the_same_each_time_and_as_many_as_the_rate_says() -> None:
+def test_arrivals_are_reproducible_and_match_the_rate() -> None:
     starts = list(poisson(1000, 10))
     assert starts == list(poisson(1000, 10))
     assert starts == sorted(starts) and starts[0] > 0 and starts[-1] < 10
@@ -312,7 +312,7 @@ def test_arrivals_are_the_same_each_time_and_as_many_as_the_rate_says() -> None:
 
 
 @pytest.mark.parametrize("wrk", [True, False])
-async def test_a_closed_loop_is_summed_up_with_and_without_wrk(wrk: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_closed_loop_has_a_summary_with_and_without_wrk(wrk: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not wrk:
         monkeypatch.setattr("shutil.which", lambda name: None)
     statuses = []
@@ -335,7 +335,7 @@ async def test_a_closed_loop_is_summed_up_with_and_without_wrk(wrk: bool, monkey
 # --- figures
 
 
-def test_percentiles_are_accurate_within_a_hundredth() -> None:
+def test_percentiles_are_accurate_within_one_percent() -> None:
     histogram = Counter(bucket(float(ms)) for ms in range(1, 1001))
     for percent in (1, 50, 95, 99, 100):
         assert percentile_ms(histogram, percent) == pytest.approx(percent * 10, rel=0.01)
@@ -343,7 +343,7 @@ def test_percentiles_are_accurate_within_a_hundredth() -> None:
     assert bucket(0.0) == bucket(-1.0)
 
 
-def test_histograms_of_any_seconds_may_be_added_up() -> None:
+def test_histograms_can_be_added_up() -> None:
     assert merged([{"3": 1, "-4": 2}, {}, {"3": 5}]) == {3: 6, -4: 2}
 
 
@@ -358,7 +358,7 @@ def test_totals_include_requests_without_a_response_on_demand() -> None:
     assert totals(events)["p99_ms"] == pytest.approx(math.exp(3), rel=0.01)
 
 
-def test_a_spec_arrives_as_it_was_given() -> None:
+def test_a_spec_survives_encoding() -> None:
     body = Body("b", "bytes", bytes(range(256)), "application/octet-stream")
     spec = LoadSpec(port=8000, load=Load("open", 12.5), seconds=60, bodies=[body], references={"b": [1.0]})
     assert msgspec.json.decode(msgspec.json.encode(spec), type=LoadSpec) == spec

@@ -97,7 +97,7 @@ def test_a_short_study_ends_with_an_environment_block(study: tuple[Path, str]) -
 
 
 @pytest.mark.extended
-def test_batches_had_the_sizes_that_were_set(study: tuple[Path, str]) -> None:
+def test_batches_have_the_sizes_that_were_set(study: tuple[Path, str]) -> None:
     result = json.loads((study[0] / "study.json").read_text())
     for trial in result["trials"]:
         assert max(each["batch_rows"] for each in trial["levels"]) <= trial["settings"]["MAX_BATCH_SIZE"]

@@ -29,7 +29,7 @@ PLAIN = BrokerUrl("localhost", 6379, "", 0, "", "", "", None)
         ("rediss://h?ssl_ca_certs=ca.pem", BrokerUrl("h", 6379, "", 0, "", "", "", {"ca_certs": "ca.pem"})),
     ],
 )
-def test_an_url_is_read(url: str, expected: BrokerUrl) -> None:
+def test_a_url_is_parsed(url: str, expected: BrokerUrl) -> None:
     assert parse_url(url) == expected
 
 
@@ -45,7 +45,7 @@ def test_an_url_is_read(url: str, expected: BrokerUrl) -> None:
         ("rediss://h?ssl_cert_reqs=maybe", "none, optional, required"),
     ],
 )
-def test_an_url_that_cannot_be_read_is_refused(url: str, message: str) -> None:
+def test_an_invalid_url_is_rejected(url: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_url(url)
 
@@ -54,18 +54,18 @@ def test_an_url_that_cannot_be_read_is_refused(url: str, message: str) -> None:
     ("url", "credentials"),
     [("redis://h", ()), ("redis://:p@h", ("p",)), ("redis://u:p@h", ("u", "p")), ("redis://u@h", ("u", ""))],
 )
-def test_credentials_are_those_of_auth(url: str, credentials: tuple[str, ...]) -> None:
+def test_credentials_become_the_auth_command(url: str, credentials: tuple[str, ...]) -> None:
     assert parse_url(url).credentials() == credentials
 
 
-def test_a_password_file_is_read_each_time(tmp_path: Path) -> None:
+def test_a_password_file_is_read_at_each_connect(tmp_path: Path) -> None:
     url = parse_url(f"redis://u@h?password_file={tmp_path}/pw")
     for password in ("first", "second"):
         (tmp_path / "pw").write_text(f"{password}\n")
         assert url.credentials() == ("u", password)
 
 
-def test_certificates_and_names_are_checked_unless_they_are_not_to_be() -> None:
+def test_certificates_and_host_names_are_verified_unless_disabled() -> None:
     def checks(options: str) -> tuple[ssl.VerifyMode, bool]:
         context = parse_url(f"rediss://h?{options}").tls_context()
         assert context is not None
@@ -79,7 +79,7 @@ def test_certificates_and_names_are_checked_unless_they_are_not_to_be() -> None:
     assert parse_url("redis://h").tls_context() is None
 
 
-def test_tls_options_are_used(tmp_path: Path) -> None:
+def test_tls_options_are_applied(tmp_path: Path) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     certificate = authority.issue_cert("me")

@@ -35,20 +35,20 @@ def test_text_becomes_the_declared_type() -> None:
     assert settings.log_format == "json"
 
 
-def test_a_variable_that_is_empty_counts_as_missing() -> None:
+def test_an_empty_variable_counts_as_missing() -> None:
     assert from_environment({"MAX_BATCH_SIZE": "", "MODEL_PATH": ""}) == Settings()
 
 
-def test_variables_of_others_are_ignored() -> None:
+def test_unrelated_variables_are_ignored() -> None:
     assert from_environment({"max_batch_size": "7", "MAX_BATCH": "7", "PATH": "/bin"}) == Settings()
 
 
-def test_the_command_line_wins_over_the_environment() -> None:
+def test_the_command_line_overrides_the_environment() -> None:
     assert from_environment({"PORT": "1", "HOST": "a"}, port="2", host=None).port == 2
     assert from_environment({"PORT": "1", "HOST": "a"}, port="2", host=None).host == "a"
 
 
-def test_settings_never_change() -> None:
+def test_settings_are_immutable() -> None:
     with pytest.raises(AttributeError):
         Settings().port = 1  # type: ignore[misc] # what a type checker refuses is tried
 
@@ -72,7 +72,9 @@ def test_settings_never_change() -> None:
         ("MAX_BODY_BYTES", "16M", "`int`"),
     ],
 )
-def test_error_names_the_variable_what_was_expected_and_what_came(variable: str, value: str, expected: str) -> None:
+def test_an_error_names_the_variable_and_the_expected_and_actual_value(
+    variable: str, value: str, expected: str
+) -> None:
     text = refused(**{variable: value})
     assert text.startswith(f"{variable}: Expected {expected}")
     assert text.endswith(f"got {value!r}")
@@ -87,14 +89,14 @@ def test_a_duration_is_a_finite_number(value: str) -> None:
 @pytest.mark.parametrize(
     ("variable", "choice"), [("LOG_FORMAT", "human"), ("LOG_LEVEL", "warning"), ("DTYPE", "bfloat16")]
 )
-def test_error_of_a_choice_names_the_choices(variable: str, choice: str) -> None:
+def test_an_error_of_a_choice_names_the_choices(variable: str, choice: str) -> None:
     text = refused(**{variable: "xml"})
     assert text.startswith(f"{variable}: ")
     assert choice in text
     assert text.endswith("got 'xml'")
 
 
-def test_a_number_for_a_choice_is_refused_too() -> None:
+def test_a_number_for_a_choice_is_rejected() -> None:
     assert refused(LOG_LEVEL="10").startswith("LOG_LEVEL: ")
 
 
@@ -102,11 +104,11 @@ def test_a_number_for_a_choice_is_refused_too() -> None:
 
 
 @pytest.mark.parametrize("url", ["redis://h:1/2", "rediss://u:p@h", "unix:///run/redis.sock", "redis://[::1]:6379/0"])
-def test_redis_url_takes_every_form_of_redis(url: str) -> None:
+def test_redis_url_accepts_every_form_of_redis(url: str) -> None:
     assert from_environment({"REDIS_URL": url}).redis_url == url
 
 
-def test_redis_url_of_another_scheme_is_refused_without_its_password() -> None:
+def test_redis_url_of_another_scheme_is_rejected_without_its_password() -> None:
     text = refused(REDIS_URL="http://u:geheim@h:99")
     assert text.startswith("REDIS_URL: expected redis://user:password@host:port/db (or rediss://, unix://; ")
     assert text.endswith("got 'http://u:***@h:99'")
@@ -121,7 +123,7 @@ def test_redis_url_of_another_scheme_is_refused_without_its_password() -> None:
         "redis://u:geheim@[h:1/0",
     ],
 )
-def test_redis_url_that_cannot_be_read_is_refused_without_its_password(url: str) -> None:
+def test_invalid_redis_url_is_rejected_without_its_password(url: str) -> None:
     text = refused(REDIS_URL=url)
     assert text.startswith("REDIS_URL: ")
     assert "heim" not in text
@@ -151,7 +153,7 @@ def test_mask_url_hides_a_password_given_as_an_option() -> None:
 
 
 @given(st.text(CHARACTERS, min_size=1).map(lambda text: "".join(c for c in text if c not in "/?#[]") + "\u2009secret"))
-def test_no_password_survives_masking(password: str) -> None:
+def test_masking_removes_every_password(password: str) -> None:
     assert "secret" not in mask_url(f"redis://user:{password}@h:6379/0")
 
 
@@ -168,7 +170,7 @@ def test_public_settings_name_the_api_keys_and_mask_their_digests() -> None:
     assert shown["api_keys"] == "app:***, other:***"
 
 
-def test_an_option_of_the_url_that_does_not_exist_is_refused_by_its_name() -> None:
+def test_an_unknown_url_option_is_rejected_by_name() -> None:
     text = refused(REDIS_URL="rediss://u:geheim@h:1/0?ssl_ca_cert=ca.pem&x=geheim")
     assert text.startswith(
         "REDIS_URL: unknown option 'ssl_ca_cert'; known options are db, password, password_file, ssl_ca_"
@@ -183,13 +185,13 @@ def test_an_option_of_the_url_that_does_not_exist_is_refused_by_its_name() -> No
         ("rediss://h?ssl_ca_certs=ca.pem", "rediss://h?ssl_ca_certs=ca.pem&password_file=%2Frun%2Fsecret"),
     ],
 )
-def test_the_broker_s_url_says_where_its_password_is(url: str, with_file: str) -> None:
+def test_the_broker_url_includes_the_password_file(url: str, with_file: str) -> None:
     assert from_environment({"REDIS_URL": url}).broker_url == url
     assert from_environment({"REDIS_URL": url, "REDIS_PASSWORD_FILE": "/run/secret"}).broker_url == with_file
 
 
 @pytest.mark.parametrize("url", ["redis://u:geheim@h:1/0", "redis://h:1/0?password=geheim"])
-def test_a_password_in_two_places_is_refused(url: str) -> None:
+def test_a_password_in_two_places_is_rejected(url: str) -> None:
     text = refused(REDIS_URL=url, REDIS_PASSWORD_FILE="/run/secret")
     assert text.startswith("REDIS_PASSWORD_FILE: ")
     assert "geheim" not in text
@@ -216,16 +218,16 @@ def test_default_model_name_is_made_from_the_path(path: str, name: str) -> None:
 
 
 @given(st.text(min_size=1).filter(lambda text: len(text) <= 128))
-def test_default_model_name_may_always_stand_in_a_key(path: str) -> None:
+def test_default_model_name_is_always_valid_in_a_key(path: str) -> None:
     assert Settings(model_path=path).model
 
 
-def test_model_name_wins_over_the_path() -> None:
+def test_model_name_overrides_the_path() -> None:
     assert from_environment({"MODEL_PATH": "resnet18", "MODEL_NAME": "cats"}).model == "cats"
 
 
 @pytest.mark.parametrize("name", ["a b", "a{b}", "a:b", "é", "x" * 129])
-def test_model_name_that_may_not_stand_in_a_key_is_refused(name: str) -> None:
+def test_invalid_model_name_is_rejected(name: str) -> None:
     with pytest.raises(UnknownModel, match="1 to 128 characters"):
         _ = from_environment({"MODEL_NAME": name}).model
 
@@ -242,7 +244,7 @@ def test_every_setting_is_described_with_its_type_default_and_meaning() -> None:
     assert all(meaning for _, _, meaning in rows.values())
 
 
-def test_every_default_passes_its_own_check() -> None:
+def test_every_default_is_valid() -> None:
     defaults = {field.upper(): str(value) for field, value in msgspec.to_builtins(Settings()).items()}
     assert from_environment(defaults) == Settings()
 

@@ -27,7 +27,7 @@ from tests.shared.wire_values import batches, names, parts, payloads, results, t
 # --- precise examples
 
 
-def test_payload_of_images_in_bytes() -> None:
+def test_payload_of_images_has_these_bytes() -> None:
     packed = pack_payload(Payload("image", [b"\xff\xd8", b""], {"top_k": 5}))
     assert msgpack.unpackb(packed) == {
         "v": 1,
@@ -37,7 +37,7 @@ def test_payload_of_images_in_bytes() -> None:
     }
 
 
-def test_payload_of_a_tensor_in_bytes() -> None:
+def test_payload_of_a_tensor_has_these_bytes() -> None:
     packed = pack_payload(Payload("tensor", Tensor("uint16", (2, 1), b"\1\0\2\0")))
     assert packed == (
         b"\x84\xa1v\x01\xa4kind\xa6tensor\xa7content\x83\xa5dtype\xa6uint16\xa5shape\x92\x02\x01"
@@ -52,7 +52,7 @@ def test_fortran_order_is_written_and_c_order_is_not() -> None:
         assert msgpack.unpackb(packed)["content"] == {"dtype": "bool", "shape": [1], "data": b"\1", **said}
 
 
-def test_reply_with_classes_in_bytes() -> None:
+def test_reply_with_classes_has_these_bytes() -> None:
     batch = BatchInfo("w-1", 8, 3, "window", "w", position=2)
     packed = pack_reply(Reply(Result(classes=[[(281, "tabby", 0.5)]]), None, batch, {"queue": 0.25}))
     assert msgpack.unpackb(packed) == {
@@ -64,7 +64,7 @@ def test_reply_with_classes_in_bytes() -> None:
     }
 
 
-def test_reply_with_an_error_holds_its_code_and_detail_alone() -> None:
+def test_reply_with_an_error_holds_only_its_code_and_detail() -> None:
     packed = pack_reply(Reply(error=InvalidInput("expected 3, got 4")))
     assert msgpack.unpackb(packed) == {
         "v": 1,
@@ -73,7 +73,7 @@ def test_reply_with_an_error_holds_its_code_and_detail_alone() -> None:
     }
 
 
-def test_error_of_a_code_nobody_knows_is_read_as_a_plain_error() -> None:
+def test_unknown_error_code_becomes_a_plain_error() -> None:
     packed = msgpack.packb({"v": 1, "ms": {}, "error": {"code": "of_tomorrow", "detail": "text"}})
     assert packed
     error = unpack_reply(packed).error
@@ -86,7 +86,7 @@ def test_retryable_error_keeps_its_class() -> None:
     assert (error.detail, error.retryable) == ("1024 wait", True)
 
 
-def test_reply_without_a_result_and_an_error_is_never_written() -> None:
+def test_reply_without_result_and_error_is_never_written() -> None:
     with pytest.raises(WireError, match="a result or an error"):
         pack_reply(Reply())
 
@@ -99,14 +99,14 @@ class Share(float):
     pass
 
 
-def test_what_is_derived_from_a_text_or_a_number_is_written_as_that() -> None:
+def test_subclasses_of_text_and_numbers_are_written_as_their_base() -> None:
     values = [Label("cat"), Share(0.5), {"é": Label("é")}]
     reply = unpack_reply(pack_reply(Reply(Result(values=values))))
     assert reply.result == Result(values=["cat", 0.5, {"é": "é"}])
     assert str(unpack_reply(pack_reply(Reply(error=InvalidInput(Label("no"))))).error) == "no"
 
 
-def test_what_is_no_result_is_never_written() -> None:
+def test_invalid_result_is_never_written() -> None:
     for wrong in (Result(), Result(classes=[], values=[])):
         with pytest.raises(TypeError, match="one of classes, outputs and values"):
             pack_reply(Reply(wrong))
@@ -123,7 +123,7 @@ def test_what_is_no_result_is_never_written() -> None:
         (Payload("raw", Raw(b"abc", "text/plain")), 1),
     ],
 )
-def test_rows_of_each_kind(payload: Payload, rows: int) -> None:
+def test_payload_of_each_kind_knows_its_rows(payload: Payload, rows: int) -> None:
     assert payload.rows == rows
     assert unpack_payload(pack_payload(payload)).rows == rows
 

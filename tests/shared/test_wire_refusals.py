@@ -26,7 +26,7 @@ from tests.shared.wire_values import batches, packed, parts, payloads, plain, re
 
 @pytest.mark.parametrize("unpack", [unpack_payload, unpack_reply])
 @pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
-def test_another_version_is_refused_by_name(unpack: Any, version: Any) -> None:
+def test_another_version_is_rejected_by_name(unpack: Any, version: Any) -> None:
     packed = msgpack.packb({"v": version, "kind": "text", "content": ["a"], "options": {}, "result": {}, "ms": {}})
     with pytest.raises(WireError) as caught:
         unpack(packed)
@@ -61,7 +61,7 @@ def test_another_version_is_refused_by_name(unpack: Any, version: Any) -> None:
         ({"order": "X"}, "not a valid value of wire version 1: Invalid enum value 'X' - at `$.content.order`"),
     ],
 )
-def test_tensor_that_contradicts_itself_is_refused(tensor: dict, said: str) -> None:
+def test_inconsistent_tensor_is_rejected(tensor: dict, said: str) -> None:
     content = {"dtype": "uint8", "shape": [1], "data": b"1"} | tensor
     with pytest.raises(WireError) as caught:
         unpack_payload(packed({"v": 1, "kind": "tensor", "content": content, "options": {}}))
@@ -96,7 +96,7 @@ def test_tensor_that_contradicts_itself_is_refused(tensor: dict, said: str) -> N
         {"kind": "text", "content": ["a"], "options": {"x": msgpack.ExtType(5, b"x")}},
     ],
 )
-def test_payload_of_another_form_is_refused(wire: dict) -> None:
+def test_payload_of_another_form_is_rejected(wire: dict) -> None:
     with pytest.raises(WireError):
         unpack_payload(packed({"v": 1, **wire}))
 
@@ -131,20 +131,20 @@ def test_payload_of_another_form_is_refused(wire: dict) -> None:
         },
     ],
 )
-def test_reply_of_another_form_is_refused(wire: dict) -> None:
+def test_reply_of_another_form_is_rejected(wire: dict) -> None:
     with pytest.raises(WireError):
         unpack_reply(packed({"v": 1, **wire}))
 
 
 @given(payloads, st.data())
-def test_payload_cut_short_is_refused(payload: Payload, data: st.DataObject) -> None:
+def test_truncated_payload_is_rejected(payload: Payload, data: st.DataObject) -> None:
     packed = pack_payload(payload)
     with pytest.raises(WireError):
         unpack_payload(packed[: data.draw(st.integers(0, len(packed) - 1))])
 
 
 @given(results, batches, parts, st.data())
-def test_reply_cut_short_is_refused(result: Result, batch: BatchInfo | None, ms: dict, data: st.DataObject) -> None:
+def test_truncated_reply_is_rejected(result: Result, batch: BatchInfo | None, ms: dict, data: st.DataObject) -> None:
     packed = pack_reply(Reply(result, None, batch, ms))
     with pytest.raises(WireError):
         unpack_reply(packed[: data.draw(st.integers(0, len(packed) - 1))])
@@ -173,20 +173,20 @@ def test_reply_cut_short_is_refused(result: Result, batch: BatchInfo | None, ms:
         *("4 Gi of texts", "4 GiB of text", "100,000 deep options", "100,000 deep values", "maps of 4 Gi"),
     ],
 )
-def test_what_is_no_map_of_ours_is_refused(unpack: Any, data: bytes) -> None:
+def test_other_msgpack_values_are_rejected(unpack: Any, data: bytes) -> None:
     with pytest.raises(WireError):
         unpack(data)
 
 
 @given(st.binary(max_size=64) | plain.map(lambda value: msgpack.packb({"v": 1, "x": value}) or b""))
-def test_random_bytes_raise_nothing_but_wire_error(data: bytes) -> None:
+def test_random_bytes_raise_only_wire_error(data: bytes) -> None:
     for unpack in (unpack_payload, unpack_reply):
         with pytest.raises(WireError):
             unpack(data)
 
 
 @given(payloads, st.data())
-def test_payload_with_a_byte_changed_is_read_or_refused(payload: Payload, data: st.DataObject) -> None:
+def test_payload_with_a_changed_byte_is_read_or_rejected(payload: Payload, data: st.DataObject) -> None:
     packed = bytearray(pack_payload(payload))
     packed[data.draw(st.integers(0, len(packed) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(WireError):
@@ -194,7 +194,7 @@ def test_payload_with_a_byte_changed_is_read_or_refused(payload: Payload, data: 
 
 
 @given(results, batches, parts, st.data())
-def test_reply_with_a_byte_changed_is_read_or_refused(
+def test_reply_with_a_changed_byte_is_read_or_rejected(
     result: Result, batch: BatchInfo | None, ms: dict, data: st.DataObject
 ) -> None:
     packed = bytearray(pack_reply(Reply(result, None, batch, ms)))

@@ -28,7 +28,7 @@ class Gateway:
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_it_does_as_the_scripts_do(client: Client, seed: int) -> None:
+async def test_the_simulated_broker_matches_the_scripts(client: Client, seed: int) -> None:
     draw = random.Random(seed)
     simulated, gateway = Broker(VirtualLoop(), FREE.broker, max_entries=40), Gateway()
     admission = Admission(client, KEYS, "gw", max_entries=40, max_bytes=1 << 30, body_ttl_s=60)
@@ -68,7 +68,7 @@ async def test_it_does_as_the_scripts_do(client: Client, seed: int) -> None:
         assert simulated._wakeup == bool(await client.llen(KEYS.wakeup))
 
 
-def test_commands_run_one_after_the_other_in_the_order_they_came() -> None:
+def test_commands_run_one_after_the_other_in_arrival_order() -> None:
     loop = VirtualLoop()
     broker = Broker(loop, FREE.broker, max_entries=10)
     ran: list[tuple[str, float]] = []

@@ -31,7 +31,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
     assert simulate(msgspec.structs.replace(scenario, seed=2)).arrived != first.arrived
 
 
-def test_a_device_that_does_less_in_full_batches_than_in_small_ones_still_answers_in_time() -> None:
+def test_a_device_that_is_slower_in_full_batches_still_meets_deadlines() -> None:
     """As a busy CPU does. If small batches were taken for its capacity, all admitted requests would be late."""
     curve = measured({1: 70, 8: 500, 32: 3200})  # 16 rows/s in batches of 8, 10 in full ones
     crowd = Scenario(curve=curve, pattern="closed", clients=1000, think_s=1.5, timeout_s=30)
@@ -104,9 +104,7 @@ def test_idle_workers_do_not_split_batches(load: float) -> None:
 
 
 @pytest.mark.parametrize(("load", "split"), [(0.2, 0.0), (0.5, 0.02)])  # by a worker that had claimed ahead
-def test_a_batch_begins_only_when_the_window_of_the_one_before_has_ended(
-    monkeypatch, load: float, split: float
-) -> None:
+def test_a_batch_begins_only_when_the_previous_window_has_ended(monkeypatch, load: float, split: float) -> None:
     began: list[float] = []  # the oldest admission of each batch, in the order of closing
 
     def submit(device: Device, batch: Batch) -> None:
@@ -142,7 +140,7 @@ def test_bursts_keep_the_mean_rate_and_have_a_larger_variance() -> None:
     assert variance > 10 * mean  # a Poisson process has the mean
 
 
-def test_bursts_with_more_than_all_arrivals_are_rejected() -> None:
+def test_bursts_that_exceed_all_arrivals_are_rejected() -> None:
     with pytest.raises(ValueError, match="at most 1"):
         next(bursty(1000, random.Random(1), factor=20, share=0.1))
 

@@ -35,7 +35,7 @@ def about(process: Process, request_id: str) -> list[dict[str, Any]]:
     return [line for line in json_lines(process) if line.get("request_id") == request_id]
 
 
-def test_refused_and_failed_requests_have_one_line_each(stack: Callable[..., Stack]) -> None:
+def test_rejected_and_failed_requests_have_one_log_line_each(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=400,row_ms=0", LOG_FORMAT="json")
     gateway, worker = system.up().processes
     cases = {

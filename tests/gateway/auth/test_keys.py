@@ -61,24 +61,24 @@ def test_variable_holds_names_and_digests() -> None:
         ("[keys.a]\nsha256 = my-plain-secret", "keys.toml: Invalid value (at line 2, column 10)"),
     ],
 )
-def test_file_that_is_wrong_is_refused_by_name_and_never_quoted(text: str, parsed: str) -> None:
+def test_invalid_file_is_rejected_by_name_and_never_quoted(text: str, parsed: str) -> None:
     assert refused(text).startswith(parsed)
     assert "my-plain-secret" not in refused(text)
 
 
-def test_file_that_is_no_text_is_refused() -> None:
+def test_file_that_is_not_text_is_rejected() -> None:
     with pytest.raises(SettingsError, match=r"^keys\.toml: "):
         from_file(b"\xff\xfe", "keys.toml")
 
 
 @pytest.mark.parametrize("text", ["app", f"{A}", "app:", f"app:{A}0", f"app:{A},app:{B}", f"app:{A},b:{A}"])
-def test_variable_that_is_wrong_is_refused_and_never_quoted(text: str) -> None:
+def test_invalid_variable_is_rejected_and_never_quoted(text: str) -> None:
     with pytest.raises(SettingsError, match=r"^API_KEYS: ") as caught:
         from_variable(text)
     assert A not in str(caught.value)
 
 
-def test_a_name_may_be_in_one_place_only() -> None:
+def test_a_name_in_file_and_variable_is_rejected() -> None:
     with pytest.raises(SettingsError, match="both: duplicate key name a"):
         check([("a", Key(sha256=A)), ("a", Key(sha256=B))], "both")
 
@@ -93,7 +93,7 @@ def test_new_keys_are_32_random_bytes() -> None:
 @pytest.mark.parametrize(
     "key", [Key(sha256=A), Key(sha256=A, role="admin", rate=0.5, burst=3, quota=9, models=("a", "b"))]
 )
-def test_what_is_written_reads_back_the_same(name: str, key: Key) -> None:
+def test_written_keys_read_back_the_same(name: str, key: Key) -> None:
     assert from_file(table_of(name, key).encode(), "keys.toml") == {name: key}
 
 

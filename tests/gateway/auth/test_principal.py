@@ -54,7 +54,7 @@ def let_through(one: Principal, tries: int) -> int:
     return through
 
 
-def test_a_burst_then_the_rate(clock: Clock) -> None:
+def test_a_burst_is_allowed_and_then_the_rate(clock: Clock) -> None:
     one = principal(rate=10, burst=5)
     assert let_through(one, 100) == 5
     clock.now = 0.1
@@ -63,7 +63,7 @@ def test_a_burst_then_the_rate(clock: Clock) -> None:
     assert let_through(one, 100) == 5  # never more than the burst, however long it was quiet
 
 
-def test_the_refusal_says_when_the_next_one_may_come(clock: Clock) -> None:
+def test_the_rejection_says_when_the_next_request_is_allowed(clock: Clock) -> None:
     one = principal(rate=0.1)
     one.authorize("m")
     clock.now = 4.0
@@ -91,7 +91,7 @@ def test_a_quota_lasts_until_midnight_utc(clock: Clock) -> None:
     assert let_through(one, 10) == 3
 
 
-def test_what_failed_by_our_fault_is_taken_off_the_quota_and_not_off_the_rate(clock: Clock) -> None:
+def test_server_failures_are_refunded_to_the_quota_and_not_to_the_rate(clock: Clock) -> None:
     one = principal(quota=2, rate=1, burst=3)
     one.authorize("m")
     one.refund()
@@ -99,7 +99,7 @@ def test_what_failed_by_our_fault_is_taken_off_the_quota_and_not_off_the_rate(cl
     assert one.take_usage() == UsageDelta(tokens=3, counted=2)
 
 
-def test_what_others_spent_counts_from_the_next_settlement(clock: Clock) -> None:
+def test_usage_of_other_processes_counts_from_the_next_report(clock: Clock) -> None:
     one = principal(rate=10, burst=5, quota=100)
     assert let_through(one, 2) == 2
     assert one.take_usage() == UsageDelta(2, 2)
@@ -129,7 +129,7 @@ def test_roles_and_models(clock: Clock) -> None:
         one.authorize("m")
 
 
-def test_other_limits_take_hold_and_what_was_spent_stays_spent(clock: Clock) -> None:
+def test_changed_limits_apply_and_usage_is_kept(clock: Clock) -> None:
     one = principal(rate=1, burst=2, quota=5)
     assert let_through(one, 10) == 2
     one.change(Key(sha256=SHA, rate=1, burst=4, quota=3))
@@ -139,7 +139,7 @@ def test_other_limits_take_hold_and_what_was_spent_stays_spent(clock: Clock) -> 
 
 
 @given(st.lists(st.tuples(st.floats(0, 3), st.integers(0, 30)), max_size=40))
-def test_no_pattern_gets_more_than_burst_and_rate(pattern: list[tuple[float, int]]) -> None:
+def test_no_pattern_exceeds_burst_plus_rate(pattern: list[tuple[float, int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         clock = Clock()
         patch.setattr(module, "time", clock)

@@ -12,7 +12,7 @@ OK = LABELS | {"outcome": "ok"}
 TIMING_MS = {"admit": 1.0, "queue": 2.0, "decode": 0.0, "batch_wait": 1.0, "forward": 5.0, "reply": 1.0, "total": 10.0}
 
 
-def test_what_answers_count_in_is_shown_before_the_first_answer() -> None:
+def test_series_exist_before_the_first_request() -> None:
     """A rate has nothing to start from where a series begins with what was already counted."""
     metrics = GatewayMetrics()
     metrics.of("m")
@@ -24,7 +24,7 @@ def test_what_answers_count_in_is_shown_before_the_first_answer() -> None:
     assert shown("smartbatch_answered_rows_total", LABELS) == 0
 
 
-def test_an_answer_counts_once_however_often_it_is_looked_for() -> None:
+def test_a_request_counts_once_in_reports_and_metrics() -> None:
     metrics = GatewayMetrics()
     queue = metrics.of("m")
     queue.answered(TIMING_MS, rows=3, batch_info=None)

@@ -47,22 +47,22 @@ EXPECTED = {
 }
 
 
-def test_every_error_of_the_tree_has_the_status_that_is_documented():
+def test_every_error_class_has_its_documented_status():
     assert {code: status_of(cls("x")) for code, cls in errors.by_code().items()} == EXPECTED
 
 
-def test_statuses_agree_with_whose_fault_it_is():
+def test_statuses_separate_client_and_server_errors():
     for cls in errors.by_code().values():
         status = status_of(cls("x"))
         assert (400 <= status < 500) == issubclass(cls, errors.ClientError)
         assert (status in (429, 503, 504)) == cls.retryable
 
 
-def test_the_table_holds_no_class_outside_the_tree():
+def test_the_status_table_holds_only_error_classes():
     assert set(STATUS) <= set(errors.by_code().values())
 
 
-def test_problem_is_one_object_for_both_conventions():
+def test_problem_has_the_members_of_both_conventions():
     status, headers, body = problem(errors.InvalidInput("expected 3, got 4"), "r-1")
     assert (status, headers) == (422, {"content-type": "application/problem+json", "x-request-id": "r-1"})
     assert json.loads(body) == {
@@ -80,28 +80,28 @@ def test_problem_is_one_object_for_both_conventions():
     ("retry_after_s", "header"),
     [(0.0, "1"), (-3, "1"), (1.0, "1"), (1.2, "2"), (7, "7"), (float("nan"), "1"), (float("inf"), "3600")],
 )
-def test_unavailable_says_when_to_come_back_in_whole_seconds(retry_after_s, header):
+def test_unavailable_has_retry_after_in_whole_seconds(retry_after_s, header):
     status, headers, _ = problem(errors.QueueFull("full", retry_after_s), "r-1")
     assert (status, headers["retry-after"]) == (503, header)
 
 
-def test_a_limit_says_when_to_come_back_to_the_end_of_the_day_if_need_be():
+def test_a_limit_has_retry_after_up_to_the_end_of_the_day():
     status, headers, _ = problem(errors.QuotaExceeded("used up", 80_000.5), "r-1")
     assert (status, headers["retry-after"]) == (429, "80001")
     assert problem(errors.RateLimited("too fast", 0.02), "r-1")[1]["retry-after"] == "1"
 
 
-def test_a_refusal_names_the_scheme_that_is_expected():
+def test_a_rejection_names_the_expected_scheme():
     assert problem(errors.Unauthenticated("no key"), None)[1]["www-authenticate"] == 'Bearer realm="smartbatch"'
 
 
-def test_a_client_is_not_told_where_the_broker_is():
+def test_problem_does_not_name_the_brokers_address():
     error = errors.BrokerUnavailable("the broker can't be reached: Error 111 connecting to redis.internal:6379")
     assert b"redis.internal" not in problem(error, "r-1")[2]
     assert "redis.internal" in str(error)
 
 
-def test_unexpected_exception_shows_nothing_of_itself():
+def test_unexpected_exception_is_not_shown():
     status, headers, body = problem(RuntimeError("password=hunter2"), "r-1")
     assert status == 500
     assert "retry-after" not in headers
@@ -110,13 +110,13 @@ def test_unexpected_exception_shows_nothing_of_itself():
     assert "r-1" in json.loads(body)["detail"]
 
 
-def test_request_without_an_id_gets_no_empty_one():
+def test_problem_without_a_request_id_omits_the_member():
     _, headers, body = problem(RuntimeError(), None)
     assert "x-request-id" not in headers
     assert "request_id" not in json.loads(body)
 
 
-def test_any_detail_can_be_shown():
+def test_any_detail_is_valid_json():
     assert json.loads(problem(errors.InvalidInput("\ud800" + "x" * 5000), "r")[2])["detail"] == "?" + "x" * 999
     assert json.loads(problem(errors.InvalidInput(""), "r")[2])["detail"] == "Invalid input"
 

@@ -18,7 +18,7 @@ from smartbatch.shared.errors import (
 from smartbatch.shared.telemetry.log_rate_limiter import LINES_PER_S
 
 
-def test_in_a_storm_there_are_a_few_lines_of_each_kind_and_a_count(caplog: pytest.LogCaptureFixture) -> None:
+def test_lines_of_each_code_are_limited_and_the_rest_counted(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     lines, started = RequestLog(), []
     for number in range(1000):
@@ -46,7 +46,7 @@ def test_in_a_storm_there_are_a_few_lines_of_each_kind_and_a_count(caplog: pytes
         (KeyError("x"), "ERROR", 500, "a request failed by an unexpected error"),
     ],
 )
-def test_level_and_text_by_how_it_ended(
+def test_level_and_text_depend_on_the_outcome(
     error: Exception, level: str, status: int, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -56,7 +56,7 @@ def test_level_and_text_by_how_it_ended(
     assert bool(record.exc_info) == (not isinstance(error, SmartBatchError))
 
 
-def test_what_a_client_sent_is_quoted_only_in_debugging(caplog: pytest.LogCaptureFixture) -> None:
+def test_client_input_is_quoted_only_at_debug_level(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     RequestLog().write(InvalidInput("got 'x'"), dict)
     assert caplog.messages == ["invalid_input: got 'x'"]

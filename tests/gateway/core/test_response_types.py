@@ -22,7 +22,7 @@ TENSOR = Tensor("float32", (1, 2), b"\x00\x00\x80\x3f\x00\x00\xc0\x7f")  # 1 and
         (Result(values=[{"any": ["thing"]}]), "values", [{"any": ["thing"]}]),
     ],
 )
-def test_every_answer_is_of_the_type_that_is_described(result: Result, member: str, expected: object):
+def test_every_response_has_its_documented_type(result: Result, member: str, expected: object):
     reply = Reply(result=result, batch=BatchInfo("b-1", 2, 1, "full", "w-1"), ms={"queue": 1.0})
     timing = render.timing_ms(reply, admit_ms=1.0, reply_ms=2.0, total_ms=4.0)
     body = render.render(Format.JSON, reply, model="m", request_id="r-1", timing=timing)

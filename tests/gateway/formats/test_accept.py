@@ -37,18 +37,18 @@ def test_the_highest_q_and_the_most_specific_range_win(accept, chosen):
 
 
 @pytest.mark.parametrize("accept", ["text/html", "image/*", "application/json;q=0", "*/*;q=0", ",", "garbage"])
-def test_no_format_that_is_wanted_is_not_acceptable_and_names_what_there_is(accept):
+def test_unavailable_formats_are_not_acceptable_and_the_available_ones_named(accept):
     with pytest.raises(NotAcceptable, match="application/json, application/x-npy, application/msgpack"):
         negotiate(accept)
 
 
 @given(st.permutations([*Format]), st.lists(st.integers(1, 1000), min_size=3, max_size=3, unique=True))
-def test_the_order_of_the_ranges_does_not_count(formats, qualities):
+def test_the_order_of_the_ranges_does_not_matter(formats, qualities):
     ranges = [f"{each.value};q={q / 1000}" for each, q in zip(formats, qualities, strict=True)]
     assert negotiate(",".join(ranges)) is formats[qualities.index(max(qualities))]
 
 
 @given(st.text(st.characters(max_codepoint=255)) | st.text(";,=q*/.0159 \tjson"))
-def test_any_header_is_understood_or_not_acceptable(accept):
+def test_any_header_is_negotiated_or_not_acceptable(accept):
     with contextlib.suppress(NotAcceptable):
         assert negotiate(accept) in Format

@@ -34,7 +34,7 @@ def test_flat_list_without_a_declared_shape_is_one_row():
     assert tensor({"data": [1, 2.5]}) == Tensor("float32", (1, 2), struct.pack("<2f", 1, 2.5))
 
 
-def test_nested_list_gives_its_own_shape_and_rows():
+def test_nested_list_determines_shape_and_rows():
     assert tensor({"data": [[1, 2, 3], [4, 5, 6]]}).shape == (2, 3)
 
 
@@ -72,7 +72,7 @@ def test_rows_follow_the_shape_of_the_models_row(row, body, shape):
         ((2,), {"data": [[[1, 2]]]}, "[2]", "[1, 1, 2]"),
     ],
 )
-def test_wrong_shape_is_refused_with_what_was_expected_and_what_came(row, body, expected, came):
+def test_wrong_shape_is_rejected_with_expected_and_actual_shape(row, body, expected, came):
     with pytest.raises(InvalidInput) as refused:
         read(body, model(shape=row))
     assert expected in refused.value.detail
@@ -97,7 +97,7 @@ def test_wrong_shape_is_refused_with_what_was_expected_and_what_came(row, body, 
         ("bool", [True, False], b"\x01\x00"),
     ],
 )
-def test_each_dtype_has_its_bytes(dtype, values, packed):
+def test_each_dtype_is_packed_as_its_bytes(dtype, values, packed):
     assert tensor({"data": values, "dtype": dtype}) == Tensor(dtype, (1, len(values)), packed)
 
 
@@ -129,7 +129,7 @@ def test_number_that_the_dtype_cannot_hold_is_named_by_its_position(dtype, value
 @pytest.mark.parametrize(
     "data", [[], [[]], [[], []], [[[]]], 5, True, None, {}, [{}], [[1, 2], [3]], [[[1], [2]], [[1]]]]
 )
-def test_empty_ragged_and_scalar_data_are_refused(data):
+def test_empty_ragged_and_scalar_data_are_rejected(data):
     with pytest.raises(InvalidInput):
         read({"data": data})
 
@@ -150,29 +150,29 @@ def test_empty_ragged_and_scalar_data_are_refused(data):
         b'{"data":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     ],
 )
-def test_malformed_json_is_not_invalid_input(body):
+def test_malformed_json_has_its_own_error(body):
     with pytest.raises(MalformedBody):
         read(body)
 
 
-def test_nesting_up_to_32_dimensions_is_followed():
+def test_nesting_up_to_32_dimensions_is_accepted():
     assert tensor(b'{"data":' + b"[" * 32 + b"1" + b"]" * 32 + b"}").shape == (1,) * 32
     with pytest.raises(InvalidInput, match="32 dimensions, got 33"):
         read(b'{"data":' + b"[" * 33 + b"1" + b"]" * 33 + b"}")
 
 
-def test_unknown_field_is_refused_and_the_known_ones_named():
+def test_unknown_field_is_rejected_and_the_known_ones_named():
     with pytest.raises(InvalidInput, match="`inputs`; known fields are data, shape, dtype"):
         read({"data": [1], "inputs": [2]})
 
 
 @pytest.mark.parametrize("shape", [[-1, 2], ["2"], 2, [1.5], [2**60], [1] * 33, {}])
-def test_shape_that_is_no_shape_is_refused(shape):
+def test_invalid_shape_is_rejected(shape):
     with pytest.raises(InvalidInput):
         read({"data": [1, 2], "shape": shape})
 
 
-def test_strings_are_text_one_row_each():
+def test_each_string_is_a_row_of_text():
     assert read({"data": "a"}, model("text")) == Payload("text", ["a"])
     assert read({"data": ["ä", ""]}, model("text")) == Payload("text", ["ä", ""])
 
@@ -183,18 +183,18 @@ def test_text_is_a_string_or_a_flat_list_of_strings(body):
         read(body, model("text"))
 
 
-def test_text_for_a_model_of_tensors_is_unsupported_and_names_what_it_takes():
+def test_text_for_a_tensor_model_is_unsupported_and_names_the_accepted_kinds():
     with pytest.raises(UnsupportedMedia, match="takes tensor"):
         read({"data": ["a"]}, model("tensor"))
 
 
 @pytest.mark.parametrize("body", [{"data": [[1], [2], [3]]}, {"data": ["a", "b", "c"]}])
-def test_more_rows_than_a_batch_holds_are_refused_by_the_settings_name(body):
+def test_more_rows_than_max_batch_size_are_rejected_and_the_setting_named(body):
     with pytest.raises(TooManyRows, match=r"2 rows \(MAX_BATCH_SIZE\), got 3"):
         read(body, max_rows=2)
 
 
-def test_dtype_is_the_models_unless_given():
+def test_dtype_defaults_to_the_models():
     assert tensor({"data": [1]}, model(dtype="int64")).dtype == "int64"
     assert tensor({"data": [1], "dtype": "uint8"}, model(dtype="int64")).dtype == "uint8"
 
@@ -212,7 +212,7 @@ def test_dtype_is_the_models_unless_given():
         ("bool", ("tensor",), "uint8", False),
     ],
 )
-def test_dtypes_of_the_models_family_pass(takes, kinds, came, passes):
+def test_dtypes_of_the_same_kind_are_accepted(takes, kinds, came, passes):
     info = model(*kinds, dtype=takes)
     if passes:
         assert tensor({"data": [1], "dtype": came}, info).dtype == came
@@ -222,14 +222,14 @@ def test_dtypes_of_the_models_family_pass(takes, kinds, came, passes):
 
 
 @pytest.mark.parametrize("body", [b'{"prompt":"hi"}', b"[1,2]", b"3"])
-def test_json_of_another_form_goes_to_a_raw_model_as_it_came(body):
+def test_other_json_goes_to_a_raw_model_unchanged(body):
     expected = Payload("raw", Raw(body, "application/json"))
     assert read(body, model("raw", "tensor")) == expected
     with pytest.raises(InvalidInput):
         read(body, model("tensor"))
 
 
-def test_json_of_our_form_is_checked_for_a_raw_model_too():
+def test_json_of_our_form_is_also_validated_for_a_raw_model():
     with pytest.raises(InvalidInput):
         read({"data": [1], "extra": 1}, model("raw", "tensor"))
 
@@ -237,7 +237,7 @@ def test_json_of_our_form_is_checked_for_a_raw_model_too():
 @pytest.mark.parametrize(
     "body", [b'{"prompt":NaN}', b'{"x":1,"data":[1}', b'{"x":"\\ud800"}', b'{"dtype":3,"data":NaN}']
 )
-def test_malformed_json_is_malformed_for_a_raw_model_too(body):
+def test_malformed_json_is_also_rejected_for_a_raw_model(body):
     with pytest.raises(MalformedBody):
         read(body, model("raw", "tensor"))
 
@@ -268,7 +268,7 @@ json_like = st.recursive(
     st.fixed_dictionaries({"data": json_like}, optional={"shape": json_like, "dtype": json_like | st.just("int8")}),
     st.sampled_from([None, model(shape=(2,)), model("text"), model("raw", "tensor"), model(dtype="bool")]),
 )
-def test_any_json_is_read_or_refused_with_an_error_of_ours(body, info):
+def test_any_json_is_parsed_or_rejected_with_a_known_error(body, info):
     try:
         payload = read(body, info)
     except SmartBatchError as refused:

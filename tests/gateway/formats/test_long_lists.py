@@ -47,7 +47,7 @@ def array(payload: Payload) -> np.ndarray:
     st.sampled_from([(",", ":"), (", ", ": "), (" ,\n\t", ":")]),
     st.booleans(),
 )
-def test_the_numbers_are_those_that_numpy_reads(shape: list[int], separators: tuple[str, str], spaced: bool) -> None:
+def test_numbers_equal_those_of_numpy(shape: list[int], separators: tuple[str, str], spaced: bool) -> None:
     numbers = np.arange(np.prod(shape), dtype=np.float32).reshape(shape) * 1.25
     text = json.dumps({"data": numbers.tolist()}, separators=separators)
     if spaced:
@@ -87,7 +87,7 @@ nested = st.recursive(
 
 
 @given(st.lists(nested, max_size=8))
-def test_json_and_msgpack_read_any_list_alike_or_refuse_it_alike(data: list) -> None:
+def test_json_and_msgpack_accept_and_reject_the_same_lists(data: list) -> None:
     outcomes = []
     for reader in (read, read_msgpack):
         try:
@@ -97,7 +97,7 @@ def test_json_and_msgpack_read_any_list_alike_or_refuse_it_alike(data: list) -> 
     assert outcomes[0] == outcomes[1]
 
 
-def test_more_rows_than_the_model_takes_are_refused() -> None:
+def test_more_rows_than_the_model_accepts_are_rejected() -> None:
     assert array(read({"data": [[1, 2, 3, 4]] * 4}, IRIS, 4)).shape == (4, 4)
     for data in ([[1, 2, 3, 4]] * 5, [1] * 20):
         with pytest.raises(TooManyRows, match=r"at most 4 rows \(MAX_BATCH_SIZE\), got 5"):
@@ -127,7 +127,7 @@ def low_limits(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param(["a, [b], c" * 50] * 2, ["a"] * 101, id="commas and brackets in texts"),
     ],
 )
-def test_json_holds_so_many_elements_and_lists(most: list, more: list) -> None:
+def test_json_lists_have_a_limit_of_elements_and_of_lists(most: list, more: list) -> None:
     assert read({"data": most}).rows >= 1
     with pytest.raises(BodyTooLarge) as caught:
         read({"data": more})
@@ -138,7 +138,7 @@ def test_json_holds_so_many_elements_and_lists(most: list, more: list) -> None:
 
 
 @pytest.mark.usefixtures("low_limits")
-def test_the_json_of_an_infer_request_holds_as_many() -> None:
+def test_the_json_of_an_infer_request_has_the_same_limits() -> None:
     assert infer("FP32", [1, 100], b"[" + b"1," * 99 + b"1]").rows == 1
     assert infer("BYTES", [29, 1], b"[" + b'["a"],' * 28 + b'["a"]]').rows == 29
     for datatype, shape, data in (
@@ -152,7 +152,7 @@ def test_the_json_of_an_infer_request_holds_as_many() -> None:
 
 
 @pytest.mark.usefixtures("low_limits")
-def test_longer_lists_in_msgpack_are_sent_as_bytes() -> None:
+def test_longer_lists_in_msgpack_must_be_sent_as_bytes() -> None:
     assert read_msgpack({"data": [1] * 90}).rows == 1
     assert read_msgpack({"data": ["a" * 200]}).rows == 1
     assert read_msgpack({"data": bytes(400), "shape": [1, 100], "dtype": "float32"}).rows == 1
@@ -160,14 +160,14 @@ def test_longer_lists_in_msgpack_are_sent_as_bytes() -> None:
         read_msgpack({"data": [1] * 120})
 
 
-def test_the_length_that_a_msgpack_list_announces_is_checked_before_its_texts_are_read() -> None:
+def test_the_announced_length_of_a_msgpack_list_is_checked_first() -> None:
     count = json_body.MAX_ELEMENTS + 1
     body = b"\x81\xa4data\xdd" + count.to_bytes(4, "big") + b"\xa0" * count
     with pytest.raises(InvalidInput, match=f"length <= {count - 1}"):
         parse(body, "application/msgpack", ANY, max_rows=4)
 
 
-def test_half_a_character_is_named() -> None:
+def test_a_lone_surrogate_is_rejected_by_position() -> None:
     for text, parsed in ((rb"\ud800", r"\\ud800"), (rb"a\ud83d\ude00\udC00", r"\\udC00"), (rb"\\\udfff", r"\\udfff")):
         with pytest.raises(ClientError, match=parsed + " is a lone surrogate"):
             read(b'{"data": "' + text + b'"}')

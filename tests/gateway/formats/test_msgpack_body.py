@@ -20,7 +20,7 @@ def read(body: object, max_rows: int = 8) -> Payload:
     return parse(raw, "application/msgpack", None, max_rows=max_rows)
 
 
-def test_bytes_with_shape_and_dtype_are_taken_as_they_are():
+def test_bytes_with_shape_and_dtype_are_passed_on_unchanged():
     body = {"data": b"\x01\x00\x02\x00", "shape": [2, 1], "dtype": "int16"}
     assert read(body) == Payload("tensor", Tensor("int16", (2, 1), b"\x01\x00\x02\x00"))
 
@@ -33,12 +33,12 @@ def test_bytes_need_shape_and_dtype(missing):
         read(body)
 
 
-def test_bytes_of_another_length_than_announced_are_malformed():
+def test_bytes_of_the_wrong_length_are_malformed():
     with pytest.raises(MalformedBody, match="needs 8 bytes, got 7"):
         read({"data": b"1234567", "shape": [2], "dtype": "float32"})
 
 
-def test_lists_and_text_are_read_as_in_json():
+def test_lists_and_text_are_parsed_as_in_json():
     assert read({"data": [[1, 2.5]]}) == Payload("tensor", Tensor("float32", (1, 2), struct.pack("<2f", 1, 2.5)))
     assert read({"data": list(range(20)), "dtype": "uint8"}).content == Tensor("uint8", (1, 20), bytes(range(20)))
     assert read({"data": ["a", "b" * 300]}) == Payload("text", ["a", "b" * 300])
@@ -97,7 +97,7 @@ def test_bombs_and_broken_bodies_are_malformed(body):
 
 
 @given(st.binary(max_size=40) | st.binary(max_size=20).map(lambda tail: b"\x81\xa4data" + tail))
-def test_any_bytes_are_read_or_refused_as_a_client_error(body):
+def test_any_bytes_are_parsed_or_rejected_as_a_client_error(body):
     try:
         payload = read(body)
     except ClientError:

@@ -55,7 +55,7 @@ def arrays(min_dims: int = 0):
 
 
 @given(arrays(), st.booleans(), st.sampled_from([(1, 0), (2, 0), (3, 0)]))
-def test_what_numpy_saves_is_read_back_bit_by_bit(array, fortran, version):
+def test_files_saved_by_numpy_are_read_exactly(array, fortran, version):
     array = np.asfortranarray(array) if fortran else array
     got = read(saved(array, version))
     expected_shape = array.shape if array.ndim > 1 else (1, *array.shape)
@@ -66,7 +66,7 @@ def test_what_numpy_saves_is_read_back_bit_by_bit(array, fortran, version):
 
 
 @given(arrays())
-def test_written_files_are_those_that_numpy_writes(array):
+def test_written_files_equal_numpys(array):
     tensor = Tensor(array.dtype.name, array.shape, array.tobytes())
     assert npy_body.write(tensor) == saved(np.ascontiguousarray(array).reshape(array.shape), (1, 0))
 
@@ -93,12 +93,12 @@ def test_row_shape_is_checked():
         read(saved(np.zeros((5, 2, 3), np.float32)), model(2, 3), max_rows=4)
 
 
-def test_fortran_order_stands_only_where_it_matters():
+def test_fortran_order_is_kept_only_where_it_matters():
     assert read(saved(np.asfortranarray(np.zeros((2, 3))))).order == "F"
     assert read(file_with("{'descr': '<f8', 'fortran_order': True, 'shape': (1, 1), }")).order == "C"
 
 
-def test_object_arrays_are_refused_and_never_unpickled():
+def test_object_arrays_are_rejected_and_never_unpickled():
     file = io.BytesIO()
     np.save(file, np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(InvalidInput, match="pickle"):
@@ -117,12 +117,12 @@ def test_object_arrays_are_refused_and_never_unpickled():
         (np.zeros((3, 0), "<f4"), "empty"),
     ],
 )
-def test_arrays_that_no_model_takes_are_refused_by_name(array, text):
+def test_unsupported_dtypes_are_rejected_by_name(array, text):
     with pytest.raises(InvalidInput, match=text):
         read(saved(array))
 
 
-def test_a_bool_is_zero_or_one():
+def test_a_bool_other_than_zero_or_one_is_rejected():
     with pytest.raises(InvalidInput, match="0 or 1"):
         read(saved(np.array([True, False]))[:-1] + b"\x02")
 
@@ -165,12 +165,12 @@ def test_broken_files_are_malformed(body):
         "{'descr': '=f8', 'fortran_order': False, 'shape': (1), }      \n",
     ],
 )
-def test_headers_of_other_writers_are_read(header):
+def test_headers_of_other_writers_are_accepted(header):
     assert read(file_with(header)) == Tensor("float64", (1, 1), b"\0" * 8)
 
 
 @given(st.data())
-def test_a_damaged_file_is_read_or_refused_as_a_client_error(data):
+def test_a_damaged_file_is_parsed_or_rejected_as_a_client_error(data):
     body = bytearray(saved(np.arange(6, dtype=np.float32).reshape(2, 3)))
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))

@@ -51,18 +51,18 @@ def file_part(body: bytes, name: str = "f") -> tuple[str, bytes]:
 
 @pytest.mark.parametrize("body", [JPEG, PNG, WEBP])
 @pytest.mark.parametrize("content_type", ["image/jpeg", "image/png", "image/webp", "IMAGE/JPG; q=1"])
-def test_image_is_one_row_whichever_image_its_content_type_says(body, content_type):
+def test_image_is_one_row_whatever_image_type_is_declared(body, content_type):
     assert read(body, content_type, takes("image")) == Payload("image", [body])
 
 
 @pytest.mark.parametrize("body", [GIF, b"RIFF1234WAVE", b"\xff\xd8", b"{}"])
-def test_bytes_of_no_known_image_are_invalid(body):
+def test_bytes_of_an_unknown_image_format_are_invalid(body):
     with pytest.raises(InvalidInput, match="not JPEG, PNG or WebP"):
         read(body, "image/jpeg", takes("image"))
 
 
 @pytest.mark.parametrize("info", [None, takes("image", "tensor")])
-def test_other_images_are_unsupported_and_the_taken_ones_named(info):
+def test_other_images_are_unsupported_and_the_accepted_ones_named(info):
     with pytest.raises(UnsupportedMedia, match=r"image/jpeg, image/png, image/webp.*got 'image/gif'"):
         read(GIF, "image/gif", info)
 
@@ -70,13 +70,13 @@ def test_other_images_are_unsupported_and_the_taken_ones_named(info):
 # --- multipart
 
 
-def test_files_are_rows_in_their_order_under_any_name():
+def test_files_are_rows_in_order_under_any_name():
     body = multipart(file_part(JPEG, "image"), file_part(PNG, "x"))
     assert read(body, "multipart/form-data; boundary=b") == Payload("image", [JPEG, PNG])
     assert read(body, 'Multipart/Form-Data; boundary="b"', takes("image")).rows == 2
 
 
-def test_npy_file_alone_is_a_tensor():
+def test_a_single_npy_file_is_a_tensor():
     payload = read(multipart(file_part(npy())), "multipart/form-data; boundary=b", takes("tensor"))
     assert isinstance(payload.content, Tensor)
     assert payload.content.shape == (2, 2)
@@ -84,12 +84,12 @@ def test_npy_file_alone_is_a_tensor():
         read(multipart(file_part(npy()), file_part(JPEG)), "multipart/form-data; boundary=b")
 
 
-def test_plain_field_is_refused_by_name():
+def test_plain_field_is_rejected_by_name():
     with pytest.raises(InvalidInput, match="'top_k' is a plain field"):
         read(multipart(file_part(JPEG), ('name="top_k"', b"5")), "multipart/form-data; boundary=b")
 
 
-def test_more_files_than_rows_are_refused():
+def test_more_files_than_rows_are_rejected():
     assert read(multipart(*[file_part(JPEG)] * 4), "multipart/form-data; boundary=b").rows == 4
     with pytest.raises(TooManyRows, match=r"MAX_BATCH_SIZE.*got more files"):
         read(multipart(*[file_part(JPEG)] * 5), "multipart/form-data; boundary=b")
@@ -134,11 +134,11 @@ def test_text_is_one_row():
 @pytest.mark.parametrize(
     ("body", "kind"), [(JPEG, "image"), (PNG, "image"), (WEBP, "image"), (npy(), "tensor"), (JSON, "tensor")]
 )
-def test_body_of_no_content_type_is_known_by_its_first_bytes(content_type, body, kind):
+def test_body_without_a_content_type_is_recognized_by_its_first_bytes(content_type, body, kind):
     assert read(body, content_type, takes("image", "tensor")).kind == kind
 
 
-def test_unknown_bytes_of_no_content_type_are_raw_or_unsupported():
+def test_unknown_bytes_without_a_content_type_are_raw_or_unsupported():
     assert read(b"xyz", "") == Payload("raw", Raw(b"xyz", "application/octet-stream"))
     assert read(b"xyz", "", takes("raw", "image")).kind == "raw"
     with pytest.raises(UnsupportedMedia, match=r"takes image: expected image/jpeg"):
@@ -150,12 +150,12 @@ def test_unknown_bytes_of_no_content_type_are_raw_or_unsupported():
 
 @pytest.mark.parametrize("content_type", ["application/json", "image/jpeg", "multipart/form-data", "a/b", "", "%%%"])
 @pytest.mark.parametrize("body", [b"", b"{", JPEG])
-def test_a_model_of_raw_alone_takes_any_body_of_any_content_type(content_type, body):
+def test_a_raw_model_accepts_any_body_of_any_content_type(content_type, body):
     expected = Raw(body, content_type or "application/octet-stream")
     assert read(body, content_type, takes("raw")) == Payload("raw", expected)
 
 
-def test_what_a_raw_model_does_not_take_otherwise_it_takes_raw():
+def test_a_raw_model_receives_unsupported_kinds_as_raw_bytes():
     assert read(JPEG, "image/jpeg", takes("raw", "text")) == Payload("raw", Raw(JPEG, "image/jpeg"))
     assert read(GIF, "image/gif", takes("raw", "image")) == Payload("raw", Raw(GIF, "image/gif"))
     assert read(b'{"data": "a"}', "application/json", takes("raw", "tensor")).kind == "raw"
@@ -173,7 +173,7 @@ def test_what_a_raw_model_does_not_take_otherwise_it_takes_raw():
         (b"a", "video/mp4", ("image", "tensor")),
     ],
 )
-def test_what_the_model_does_not_take_is_unsupported_and_says_what_it_takes(body, content_type, kinds):
+def test_unsupported_kinds_are_rejected_and_the_accepted_ones_named(body, content_type, kinds):
     with pytest.raises(UnsupportedMedia, match=f"takes {' or '.join(kinds)}"):
         read(body, content_type, takes(*kinds))
 
@@ -205,7 +205,7 @@ infos = st.sampled_from(
 
 
 @given(st.data(), bodies | st.binary(max_size=60), content_types, infos)
-def test_any_body_is_read_or_refused_as_a_client_error(data, body, content_type, info):
+def test_any_body_is_parsed_or_rejected_as_a_client_error(data, body, content_type, info):
     damaged = bytearray(body)
     if damaged:
         for _ in range(data.draw(st.integers(0, 3))):

@@ -72,7 +72,7 @@ def test_values_as_json_and_msgpack():
     assert msgpack.unpackb(body)["values"] == [{"text": "ä"}, None]
 
 
-def test_msgpack_has_the_keys_of_json_and_tensors_as_bytes():
+def test_msgpack_has_the_fields_of_json_and_tensors_as_bytes():
     array = np.array([[1, 2]], np.int64)
     body = msgpack.unpackb(answer(Result(outputs=outputs(array)), Format.MSGPACK)[1])
     assert body["outputs"] == {"logits": {"dtype": "int64", "shape": [1, 2], "data": array.tobytes()}}
@@ -89,12 +89,12 @@ def test_one_output_as_npy():
     "result",
     [CLASSES, Result(values=[1]), Result(outputs={**outputs(np.zeros(1), "a"), **outputs(np.zeros(1), "b")})],
 )
-def test_what_is_not_one_tensor_cannot_be_npy(result):
+def test_several_or_no_tensors_cannot_be_npy(result):
     with pytest.raises(NotAcceptable, match="npy"):
         answer(result, Format.NPY)
 
 
-def test_nan_and_infinity_are_text_in_json_and_kept_elsewhere():
+def test_nan_and_infinity_are_text_in_json_and_unchanged_elsewhere():
     array = np.array([[math.nan, math.inf, -math.inf, 1.0]], np.float32)
     assert json.loads(answer(Result(outputs=outputs(array)))[1])["outputs"]["logits"]["data"] == [
         ["NaN", "Infinity", "-Infinity", 1.0]
@@ -120,7 +120,7 @@ def test_nan_and_infinity_are_text_in_json_and_kept_elsewhere():
         )
     )
 )
-def test_json_data_is_what_numpy_makes_of_the_bytes(array):
+def test_json_data_equals_numpys_view_of_the_bytes(array):
     assert json.loads(answer(Result(outputs=outputs(array)))[1])["outputs"]["logits"]["data"] == array.tolist()
 
 
@@ -130,13 +130,13 @@ def test_bfloat16_is_widened():
 
 
 @pytest.mark.parametrize("chosen", [Format.JSON, Format.MSGPACK])
-def test_tensor_out_of_order_is_a_wire_error_and_never_shown_transposed(chosen):
+def test_fortran_order_in_a_reply_is_a_wire_error(chosen):
     tensor = Tensor("uint8", (2, 2), b"1234", "F")
     with pytest.raises(WireError):
         answer(Result(outputs={"x": tensor}), chosen)
 
 
-def test_headers_say_where_the_time_went():
+def test_headers_have_the_parts_of_the_time():
     reply = Reply(CLASSES, batch=RIDE, ms={"queue": 0.1})
     timing = timing_ms(reply, admit_ms=0.412, reply_ms=0.5, total_ms=1.012)
     assert response_headers("r-1", RIDE, timing) == [
@@ -148,11 +148,11 @@ def test_headers_say_where_the_time_went():
     assert [name for name, _ in response_headers("r-1", None, timing)] == [b"x-request-id", b"server-timing"]
 
 
-def test_a_stage_that_nobody_knows_is_in_no_header():
+def test_an_unknown_part_is_in_no_header():
     timing = timing_ms(Reply(CLASSES, ms={"x\r\nevil: 1": 1.0, "queue": 0.1}), admit_ms=1, reply_ms=1, total_ms=3)
     assert list(timing) == ["admit", "queue", "reply", "total"]
 
 
-def test_an_answer_says_first_what_was_asked_for():
+def test_json_starts_with_model_and_result():
     _, body = answer(CLASSES)
     assert list(json.loads(body)) == ["model", "request_id", "predictions", "batch", "timing_ms"]

@@ -17,7 +17,7 @@ from smartbatch.shared import errors
 MESSAGES = inference_pb2.DESCRIPTOR.message_types_by_name
 
 
-def test_what_is_committed_is_what_the_file_makes(tmp_path: Path) -> None:
+def test_committed_messages_match_the_proto_file(tmp_path: Path) -> None:
     folder = Path(inference_pb2.__file__).parent
     out = tmp_path / "inference.descriptor"
     assert protoc.main(["protoc", f"-I{folder}", f"--descriptor_set_out={out}", "inference.proto"]) == 0
@@ -37,7 +37,7 @@ def _plain(file: descriptor_pb2.FileDescriptorProto) -> bytes:
 
 
 @pytest.mark.parametrize("name", MESSAGES)
-def test_every_member_has_the_number_and_the_type_that_clients_know(name: str) -> None:
+def test_every_field_has_the_number_and_type_of_tritons_client(name: str) -> None:
     theirs = service_pb2.DESCRIPTOR.message_types_by_name.get(name)
     _compare(MESSAGES[name], theirs or model_config_pb2.DESCRIPTOR.message_types_by_name[name])
 
@@ -54,7 +54,7 @@ def _compare(ours, theirs) -> None:
         assert {value.name: value.number for value in kind.values} == {n: v.number for n, v in known.items()}
 
 
-def test_every_error_has_a_code_of_grpc() -> None:
+def test_every_error_has_a_grpc_code() -> None:
     assert set(HTTP_STATUS.values()) <= set(statuses.STATUS)
 
 
@@ -81,6 +81,6 @@ def test_errors_become_statuses(error: errors.SmartBatchError, code: grpc.Status
     )
 
 
-def test_a_client_is_told_nothing_of_what_it_must_not_know() -> None:
+def test_internal_details_are_hidden_from_clients() -> None:
     _, detail, _ = statuses.status(RuntimeError("password=hunter2"), "r-1")
     assert "hunter2" not in detail and "r-1" in detail

@@ -110,7 +110,7 @@ def statuses(answer: bytes) -> list[int]:
     return [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]]
 
 
-async def test_a_head_that_never_ends_is_answered_with_a_408():
+async def test_an_incomplete_head_gets_a_408():
     async with site() as server:
         assert statuses(await server.ask(b"GET / HTTP/1.1\r\na: b")) == [408]
         assert statuses(await server.ask(HELLO + b"GET / HTTP/1.1\r\na: b")) == [200, 408]
@@ -118,12 +118,12 @@ async def test_a_head_that_never_ends_is_answered_with_a_408():
         assert server.counted == ["head_timeout"] * 3
 
 
-async def test_a_connection_that_never_says_anything_is_closed_without_a_word():
+async def test_a_silent_connection_is_closed_without_a_response():
     async with site() as server:
         assert await server.ask(b"") == b""
 
 
-async def test_an_idle_connection_is_kept_longer_than_a_head_may_take_and_then_closed(monkeypatch):
+async def test_an_idle_connection_outlives_the_head_timeout_and_is_then_closed(monkeypatch):
     monkeypatch.setattr(timeouts, "KEEP_ALIVE_S", 1.0)
     async with site() as server:
         begun_at = time.monotonic()
@@ -132,7 +132,7 @@ async def test_an_idle_connection_is_kept_longer_than_a_head_may_take_and_then_c
         assert server.counted == []
 
 
-async def test_a_client_that_reads_nothing_is_given_up():
+async def test_a_client_that_reads_nothing_is_disconnected():
     async with site() as server:
         _, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1)
         writer.write(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n")
@@ -154,7 +154,7 @@ async def test_an_idle_connection_makes_room_for_a_new_one():
             each.transport.abort()
 
 
-async def test_when_all_are_busy_a_new_connection_is_told_when_to_come_back():
+async def test_when_all_connections_are_busy_a_new_one_gets_retry_after():
     async with site(most=3) as server:
         waiting = [
             asyncio.create_task(server.ask(b"GET /wait HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"))
@@ -187,7 +187,7 @@ async def test_when_all_are_busy_a_new_connection_is_told_when_to_come_back():
         ),
     ],
 )
-async def test_a_head_without_its_version_or_with_no_single_host_is_refused(request_head: bytes, detail: str):
+async def test_a_head_without_version_or_with_other_than_one_host_is_rejected(request_head: bytes, detail: str):
     async with site() as server:
         answer = await server.ask(request_head + b"\r\n\r\n")
         second = await server.ask(HELLO + request_head + b"\r\n\r\n" + HELLO)
@@ -204,14 +204,14 @@ async def test_http_1_0_needs_no_host():
         assert statuses(await server.ask(b"GET /hello HTTP/1.0\r\n\r\n")) == [200]
 
 
-async def test_trailers_do_not_become_headers_of_the_request_they_follow():
+async def test_trailers_do_not_become_headers():
     request = b"POST /headers HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
     async with site() as server:
         answer = await server.ask(request + b"1\r\na\r\n0\r\nx-request-timeout: 9\r\n\r\n")
     assert answer.endswith(b'["host", "connection", "transfer-encoding"]')
 
 
-async def test_pipelined_requests_are_answered_in_order_up_to_a_limit():
+async def test_pipelined_requests_get_responses_in_order_up_to_a_limit():
     requests = b"".join(b"GET /%03d HTTP/1.1\r\nhost: x\r\n\r\n" % n for n in range(200))
     async with site() as server:
         answer = await server.ask(requests)
@@ -220,7 +220,7 @@ async def test_pipelined_requests_are_answered_in_order_up_to_a_limit():
     assert answer.count(b"connection: close") == 1
 
 
-async def test_an_error_of_the_application_is_a_problem_that_tells_nothing(caplog):
+async def test_an_application_error_becomes_a_problem_without_details(caplog):
     async with site() as server:
         answer = await server.ask(b"GET /broken HTTP/1.1\r\nhost: x\r\n\r\n")
     assert statuses(answer) == [500]
@@ -238,7 +238,7 @@ async def test_an_error_of_the_application_is_a_problem_that_tells_nothing(caplo
         (b"transfer-encoding: chunked\r\n\r\n", True),
     ],
 )
-async def test_an_early_answer_closes_only_if_much_is_still_to_come(rest: bytes, closes: bool):
+async def test_an_early_response_closes_only_if_much_of_the_body_is_missing(rest: bytes, closes: bool):
     async with site() as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(b"POST /hello HTTP/1.1\r\nhost: x\r\n" + rest)
@@ -251,7 +251,7 @@ async def test_an_early_answer_closes_only_if_much_is_still_to_come(rest: bytes,
         writer.transport.abort()
 
 
-async def test_a_drain_ends_what_is_half_sent_and_answers_what_is_whole():
+async def test_a_drain_cuts_incomplete_requests_and_completes_the_others():
     async with site() as server:
         half = asyncio.create_task(server.ask(POST + b"content-length: 9\r\n\r\nab"))
         head = asyncio.create_task(server.ask(HELLO + b"GET /hel"))

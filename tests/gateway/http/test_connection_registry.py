@@ -21,9 +21,7 @@ print(affordable(4096), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     ("soft", "hard", "connections", "raised_to"),
     [(256, 5000, 4096, 4288), (5000, 5000, 4096, 5000), (256, 256, 64, 256), (256, 1000, 808, 1000)],
 )
-def test_open_files_are_allowed_as_far_as_is_needed_and_connections_as_far_as_there_are_files(
-    soft: int, hard: int, connections: int, raised_to: int
-):
+def test_the_open_files_limit_is_raised_and_bounds_connections(soft: int, hard: int, connections: int, raised_to: int):
     run = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(soft), str(hard)], capture_output=True, text=True, check=True, timeout=30
     )
@@ -51,7 +49,7 @@ class Interrupted(Idle):
         return True
 
 
-def test_a_search_that_was_interrupted_keeps_no_client_out():
+def test_an_interrupted_search_rejects_no_client():
     connection_registry = ConnectionRegistry(16, 30.0, lambda reason: None, lambda error: None)
     flood: list[Any] = [Interrupted() for _ in range(64)]
     assert all(connection_registry.admit(connection) for connection in flood)

@@ -64,27 +64,27 @@ async def test_message_without_a_body_counts_as_empty():
     assert await read_body({"headers": []}, receive, 10) == (b"", "")
 
 
-async def test_content_length_over_the_limit_is_refused_before_anything_is_read():
+async def test_content_length_over_the_limit_is_rejected_before_reading():
     client = Client(b"x" * 101)
     with pytest.raises(BodyTooLarge, match=r"100 bytes \(MAX_BODY_BYTES\), got 101"):
         await read(client, content_length=b"101")
     assert client.started == 0
 
 
-async def test_chunked_body_is_refused_as_soon_as_it_passes_the_limit():
+async def test_chunked_body_is_rejected_once_it_exceeds_the_limit():
     client = Client(b"x" * 60, b"x" * 60, b"x" * 60)
     with pytest.raises(BodyTooLarge, match=r"MAX_BODY_BYTES.*got 120 or more"):
         await read(client)
     assert client.started == 2
 
 
-async def test_one_message_over_the_limit_is_refused():
+async def test_one_message_over_the_limit_is_rejected():
     with pytest.raises(BodyTooLarge, match="got 101 or more"):
         await read(Client(b"x" * 101))
 
 
 @pytest.mark.parametrize("length", [b"", b"-1", b"+5", b"5x", b"1_0", b"0x5", "٥".encode(), b"5.0"])
-async def test_content_length_that_is_no_number_is_malformed(length):
+async def test_non_numeric_content_length_is_malformed(length):
     with pytest.raises(MalformedBody, match="Content-Length"):
         await read(Client(b"12345"), content_length=length)
 
@@ -95,7 +95,7 @@ async def test_content_length_of_thousands_of_digits_is_too_large():
 
 
 @pytest.mark.parametrize("length", [b"4", b"6"])
-async def test_content_length_that_lies_is_malformed(length):
+async def test_wrong_content_length_is_malformed(length):
     with pytest.raises(MalformedBody, match="but 5 were received"):
         await read(Client(b"12345"), content_length=length)
 
@@ -150,7 +150,7 @@ async def test_repeated_content_encoding_is_unsupported():
         await read_body({"headers": headers}, Client(b"x"), 10)
 
 
-def test_bomb_is_refused_without_being_inflated():
+def test_bomb_is_rejected_without_being_inflated():
     bomb = gzip.compress(bytes(64 * 1024 * 1024))
     tracemalloc.start()
     with pytest.raises(BodyTooLarge, match="larger than 100000 bytes"):
@@ -160,7 +160,7 @@ def test_bomb_is_refused_without_being_inflated():
     assert peak < 1_000_000
 
 
-def test_body_that_inflates_to_exactly_the_limit_is_taken():
+def test_body_that_inflates_to_exactly_the_limit_is_accepted():
     assert inflate(gzip.compress(bytes(100)), "gzip", 100) == bytes(100)
     with pytest.raises(BodyTooLarge):
         inflate(gzip.compress(bytes(101)), "gzip", 100)
@@ -182,7 +182,7 @@ def test_bytes_after_the_stream_are_malformed(tail):
 
 
 @given(st.binary(max_size=60), st.sampled_from(["gzip", "deflate"]))
-def test_any_bytes_inflate_or_are_refused(body, coding):
+def test_any_bytes_inflate_or_are_rejected(body, coding):
     with contextlib.suppress(MalformedBody, BodyTooLarge):
         assert len(inflate(body, coding, 1000)) <= 1000
 
@@ -196,7 +196,7 @@ class Slow(Client):
         return {"type": "http.request", "body": b"x" * 10, "more_body": True}
 
 
-async def test_body_that_comes_too_slowly_is_given_up_long_before_the_timeout(monkeypatch: pytest.MonkeyPatch):
+async def test_slow_body_is_aborted_long_before_the_timeout(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(body_reader, "BODY_GRACE_S", 0.3)
     with pytest.raises(BodyTimeout, match=r"only \d+ bytes of the body arrived within 0\.3"):
         await read(Slow(), limit=10_000)
@@ -209,7 +209,7 @@ async def test_body_that_is_fast_enough_may_take_longer(monkeypatch: pytest.Monk
         await read(Slow(), limit=100)
 
 
-async def test_body_that_stops_in_the_middle_is_given_up(monkeypatch: pytest.MonkeyPatch):
+async def test_body_that_stops_in_the_middle_is_aborted(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(body_reader, "BODY_STALL_S", 0.2)
     sent = [{"type": "http.request", "body": bytes(1_000_000), "more_body": True}]
 
@@ -220,7 +220,7 @@ async def test_body_that_stops_in_the_middle_is_given_up(monkeypatch: pytest.Mon
         await read_body({"headers": []}, receive, 2_000_000)
 
 
-async def test_bodies_in_the_making_are_counted_together_and_forgotten_at_their_end():
+async def test_bodies_being_received_share_a_memory_budget_and_release_it():
     body_memory = BodyMemoryBudget(100)
     with pytest.raises(ReceivingFull):
         body_memory.take(60)

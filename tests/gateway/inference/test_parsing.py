@@ -28,7 +28,7 @@ class AnyBody:
 
 @pytest.mark.parametrize("most", [1000, 2 * LARGE_BYTES])
 @pytest.mark.parametrize("over", [0, 1])
-async def test_what_a_body_inflates_to_is_bounded(most: int, over: int) -> None:
+async def test_decompressed_size_is_bounded(most: int, over: int) -> None:
     gateway = GatewayServices(from_environment({"MAX_BODY_BYTES": str(most), "REDIS_URL": "redis://127.0.0.1:1/0"}))
     body = gzip.compress(b"x" * (most + over))
     request = AnyBody()

@@ -55,7 +55,7 @@ def test_a_timeout_is_a_decimal_number(text: str, seconds: float) -> None:
         "0x10",
     ],
 )
-def test_what_is_no_timeout_is_refused_with_what_was_expected_and_what_came(text: str) -> None:
+def test_invalid_timeout_is_rejected_with_expected_and_actual_value(text: str) -> None:
     with pytest.raises(ClientError) as caught:
         read_timeout(text)
     assert str(caught.value) == (
@@ -63,7 +63,7 @@ def test_what_is_no_timeout_is_refused_with_what_was_expected_and_what_came(text
     )
 
 
-def test_a_header_that_comes_twice_is_one_list() -> None:
+def test_a_repeated_header_is_one_list() -> None:
     headers = [(b"x-request-timeout", b"10"), (b"accept", b"application/x-npy"), (b"x-request-timeout", b"20")]
     found = read_headers(headers, PredictCodec.header_names)
     assert found == {b"x-request-timeout": "10, 20", b"accept": "application/x-npy"}
@@ -80,7 +80,7 @@ def test_top_k_is_a_whole_number(text: str, count: int) -> None:
 @pytest.mark.parametrize(
     "text", ["", "1.9", "1.0", "1e2", "-1", "%2B1", "1_0", "1001", "five", "%20", "%D9%A1", "9" * 99]
 )
-def test_what_is_no_top_k_is_refused(text: str) -> None:
+def test_invalid_top_k_is_rejected(text: str) -> None:
     with pytest.raises(ClientError, match="top_k: expected a whole number from 0 to 1000, got '"):
         parsed(f"top_k={text}")
 
@@ -98,17 +98,17 @@ def test_what_is_no_top_k_is_refused(text: str) -> None:
         ("&".join(["top_k=1"] * 17), "at most 16 parameters"),
     ],
 )
-def test_a_misspelt_or_repeated_parameter_is_refused(query: str, detail: str) -> None:
+def test_a_misspelled_or_repeated_parameter_is_rejected(query: str, detail: str) -> None:
     with pytest.raises(ClientError, match=detail):
         parsed(query)
 
 
-def test_parameters_that_others_add_are_ignored() -> None:
+def test_unrelated_parameters_are_ignored() -> None:
     assert parsed("n=1&n=2&_=%0a&top_k=3&utm_source=x")._top_k == 3
 
 
 @given(st.text(max_size=200))
-def test_a_models_name_is_refused_unless_it_may_stand_in_a_key(name: str) -> None:
+def test_a_model_name_that_is_invalid_in_a_key_is_rejected(name: str) -> None:
     try:
         model = parsed(f"model={quote(name)}").model
     except UnknownModel:
@@ -120,13 +120,13 @@ def test_a_models_name_is_refused_unless_it_may_stand_in_a_key(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["", "a}:b", "{x}", "a b", "a\n", "..%2F", "*", "a\x00", "ä", "a" * 129, "a:requests"])
-def test_a_models_name_that_would_make_another_key_is_unknown(name: str) -> None:
+def test_a_model_name_that_would_change_the_key_is_unknown(name: str) -> None:
     with pytest.raises(UnknownModel, match="a model name must be 1 to 128 characters"):
         parsed(f"model={quote(name)}")
 
 
 @given(st.text(st.characters(max_codepoint=255), max_size=200))
-def test_a_clients_id_is_echoed_only_if_it_is_plain_text(text: str) -> None:
+def test_a_clients_request_id_is_echoed_only_if_it_is_printable(text: str) -> None:
     plain = len(text) <= 128 and all(" " <= character <= "~" for character in text)
     assert printable(text) == (text if plain else "")
 

@@ -83,7 +83,7 @@ async def test_without_a_clients_id_it_has_its_own(services: GatewayServices) ->
     assert dict(first.headers)[b"x-request-id"] != dict(second.headers)[b"x-request-id"]
 
 
-async def test_one_place_that_became_free_admits_one_request(services: GatewayServices) -> None:
+async def test_each_freed_place_admits_one_request(services: GatewayServices) -> None:
     predict(services)
     close_admission(services)
     services.default_queue._admission_control._tokens = 1.0
@@ -112,7 +112,7 @@ class Entry(NewEntry, weakref=True):
 
 
 @pytest.mark.parametrize("end", [lambda request: request.end(b"reply"), lambda request: request.release()])
-async def test_an_ended_request_is_held_by_nobody(
+async def test_an_ended_request_is_garbage_collected(
     services: GatewayServices, end: Callable[[InferenceRequest], None]
 ) -> None:
     class Driver:

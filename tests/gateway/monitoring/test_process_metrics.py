@@ -31,7 +31,7 @@ def python(code: str, folder: Path) -> str:
     return subprocess.run([sys.executable, "-c", code], env=environ, check=True, capture_output=True, text=True).stdout
 
 
-def test_a_process_that_has_ended_holds_no_connections_and_has_used_its_time(tmp_path: Path) -> None:
+def test_an_ended_process_has_no_connections_and_keeps_its_cpu_time(tmp_path: Path) -> None:
     python(COUNTS, tmp_path)
     python(COUNTS, tmp_path)
     assert "smartbatch_http_connections 10.0" in python(READS, tmp_path)
@@ -41,7 +41,7 @@ def test_a_process_that_has_ended_holds_no_connections_and_has_used_its_time(tmp
     assert "smartbatch_gateway_cpu_seconds_total 4.0" in text
 
 
-def test_cpu_time_comes_in_portions_and_memory_is_known() -> None:
+def test_cpu_time_and_memory_are_reported() -> None:
     used = CpuTime()
     first = used.more_s()
     sum(range(200_000))

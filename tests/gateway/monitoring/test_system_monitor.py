@@ -27,7 +27,7 @@ async def _worker(client: Client, keys: Keys, worker_id: str, **report: str | by
     await client.hset(keys.worker(worker_id), mapping={"state": "ready", "capacity_rows_per_s": "100", **report})
 
 
-async def test_reports_that_are_none_hide_no_other_worker(client: Client, monitor: SystemMonitor) -> None:
+async def test_invalid_reports_hide_no_other_worker(client: Client, monitor: SystemMonitor) -> None:
     await _worker(client, GOOD, "w1")
     await _worker(client, GOOD, "w2", host=b"\xff\xfe", batch_full_s=b"\xff")
     await _worker(client, GOOD, "w3")
@@ -39,7 +39,7 @@ async def test_reports_that_are_none_hide_no_other_worker(client: Client, monito
     assert monitor.fresh
 
 
-async def test_a_model_whose_keys_hold_something_else_hides_no_other(client: Client, monitor: SystemMonitor) -> None:
+async def test_a_model_with_keys_of_another_type_hides_no_other(client: Client, monitor: SystemMonitor) -> None:
     await _worker(client, GOOD, "w1")
     await client.set(BAD.leases, "no sorted set")
     monitor._queues = cast(Any, {"bad": None})  # only its name is read

@@ -41,7 +41,7 @@ def some(counts: dict[str, int]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def test_what_was_counted_before_the_first_look_is_not_of_late() -> None:
+def test_counts_before_the_first_snapshot_are_outside_the_window() -> None:
     looks, worker = Looks(), Worker().ran(8).ran(3)
     last = looks.add(look(50_000, {"w": worker}, {"g": gateway(5, queue=1.0)}))
     assert last == Last(0.0, 0, {}, last.rows_at_most, last.closed, {"w": WorkerLast(0, 0, 0.0)})
@@ -54,14 +54,14 @@ def test_what_was_counted_before_the_first_look_is_not_of_late() -> None:
     assert last.workers == {"w": WorkerLast(2, 10, 0.75)}
 
 
-def test_the_window_moves_on() -> None:
+def test_old_counts_leave_the_window() -> None:
     looks, worker = Looks(), Worker()
     for second in range(100, 130):
         last = looks.add(look(second * 1000, {"w": worker.ran(1)}))
     assert (last.window_s, last.closed["full"]) == (WINDOW_S, WINDOW_S)
 
 
-def test_processes_come_and_go() -> None:
+def test_starting_and_ending_processes_are_counted_correctly() -> None:
     looks, old = Looks(), Worker().ran(8)
     looks.add(look(100_000, {"old": old}, {"a": gateway(100, queue=1.0)}))
     new, known_late = Worker(started_ms=100_500).ran(4), Worker(started_ms=7).ran(2)
@@ -74,19 +74,19 @@ def test_processes_come_and_go() -> None:
     assert last.answered == 0
 
 
-def test_the_same_look_twice_counts_once_and_a_stopped_clock_divides_by_nothing() -> None:
+def test_a_repeated_snapshot_counts_once_and_never_divides_by_zero() -> None:
     looks, worker = Looks(), Worker()
     for _ in range(3):
         assert looks.add(look(100_000, {"w": worker})).window_s == 0.0
 
 
-def test_a_report_without_counts_is_none() -> None:
+def test_a_report_without_counts_has_no_stats() -> None:
     last = Looks().add(Snapshot("m", 1, workers={"w": {"started_ms": "0"}}, gateways={"g": {"started_ms": "0"}}))
     assert (last.answered, last.workers) == (0, {"w": WorkerLast(0, 0, 0.0)})
 
 
 @pytest.mark.parametrize("packed", [b"", b"\xc1", b"text", b"\x81\xa1\xff\x80", encode({"closed": {"full": -1}})])
-def test_what_are_no_counts_are_left_out_and_hide_no_others(packed: bytes) -> None:
+def test_invalid_counts_are_skipped_and_hide_no_others(packed: bytes) -> None:
     looks, worker = Looks(), Worker()
     broken = {"started_ms": "0", "counts": packed}
     for second in (100, 101):

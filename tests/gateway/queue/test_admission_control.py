@@ -42,19 +42,19 @@ def refused(admission_control: AdmissionControl, timeout_ms: int = 5000) -> bool
     return False
 
 
-def test_there_is_room_until_redis_says_otherwise(admission_control: AdmissionControl) -> None:
+def test_requests_are_admitted_until_redis_rejects_one(admission_control: AdmissionControl) -> None:
     assert not refused(admission_control)
     full(admission_control)
     assert refused(admission_control)
 
 
-def test_as_many_are_let_through_as_places_become_free(admission_control: AdmissionControl, clock: Clock) -> None:
+def test_as_many_requests_pass_as_places_become_free(admission_control: AdmissionControl, clock: Clock) -> None:
     full(admission_control)
     clock.now += 0.125  # six rows at 50 a second, and a quarter
     assert [refused(admission_control) for _ in range(8)] == [False] * 6 + [True] * 2
 
 
-def test_it_opens_once_redis_shows_room_and_not_at_every_free_place(admission_control: AdmissionControl) -> None:
+def test_it_reopens_once_redis_shows_room_and_not_at_each_free_place(admission_control: AdmissionControl) -> None:
     full(admission_control)
     admission_control.update(AdmitResult(96, 120, [AdmitStatus.ADMITTED]), [])
     assert refused(admission_control)
@@ -62,18 +62,18 @@ def test_it_opens_once_redis_shows_room_and_not_at_every_free_place(admission_co
     assert not refused(admission_control)
 
 
-def test_what_was_learned_long_ago_counts_no_more(admission_control: AdmissionControl, clock: Clock) -> None:
+def test_old_rejections_are_forgotten(admission_control: AdmissionControl, clock: Clock) -> None:
     full(admission_control)
     clock.now += 0.3
     assert [refused(admission_control) for _ in range(100)] == [False] * 100
 
 
-def test_a_request_refused_for_its_bytes_closes_nothing_for_others(admission_control: AdmissionControl) -> None:
+def test_a_request_rejected_for_its_bytes_rejects_no_other(admission_control: AdmissionControl) -> None:
     admission_control.update(AdmitResult(3, 3, [AdmitStatus.FULL]), [(request(), AdmitStatus.FULL)])
     assert not refused(admission_control)
 
 
-def test_only_timeouts_as_short_as_the_late_one_are_refused(admission_control: AdmissionControl) -> None:
+def test_only_timeouts_as_short_as_the_unattainable_one_are_rejected(admission_control: AdmissionControl) -> None:
     admission_control.update(AdmitResult(90, 100, [AdmitStatus.TOO_LATE]), [(request(2000), AdmitStatus.TOO_LATE)])
     assert [refused(admission_control, timeout_ms) for timeout_ms in (1000, 2000, 2001, 30000)] == [
         True,
@@ -83,7 +83,7 @@ def test_only_timeouts_as_short_as_the_late_one_are_refused(admission_control: A
     ]
 
 
-def test_late_ones_are_let_in_again_when_the_wait_is_well_below_their_timeout(
+def test_short_timeouts_are_admitted_again_once_the_wait_is_well_below_them(
     admission_control: AdmissionControl,
 ) -> None:
     admission_control.update(AdmitResult(90, 100, [AdmitStatus.TOO_LATE]), [(request(2000), AdmitStatus.TOO_LATE)])
@@ -93,7 +93,7 @@ def test_late_ones_are_let_in_again_when_the_wait_is_well_below_their_timeout(
     assert not refused(admission_control, 2000)
 
 
-def test_a_wide_request_that_was_late_closes_nothing_for_narrow_ones(admission_control: AdmissionControl) -> None:
+def test_an_unattainable_request_of_many_rows_rejects_no_small_one(admission_control: AdmissionControl) -> None:
     wide = NewEntry("r", 2000, 60, "raw", b"x")
     admission_control.update(
         AdmitResult(40, 50, [AdmitStatus.TOO_LATE]), [(wide, AdmitStatus.TOO_LATE)]
@@ -103,13 +103,13 @@ def test_a_wide_request_that_was_late_closes_nothing_for_narrow_ones(admission_c
     assert text == "50 rows are ahead in the queue and take about 2.4 s with the 60 of this request; the timeout is 2 s"
 
 
-def test_nothing_is_refused_by_guess_while_no_worker_has_told_its_rate(clock: Clock) -> None:
+def test_nothing_is_rejected_while_the_rate_is_unknown(clock: Clock) -> None:
     admission_control = AdmissionControl(100, Capacity, clock)
     full(admission_control)
     assert not refused(admission_control)
 
 
-def test_retry_after_is_the_time_to_work_off_what_is_open_and_jittered(admission_control: AdmissionControl) -> None:
+def test_retry_after_is_the_time_to_finish_what_is_inflight_with_jitter(admission_control: AdmissionControl) -> None:
     admission_control.update(
         AdmitResult(100, 1000, [AdmitStatus.FULL]), [(request(), AdmitStatus.FULL)]
     )  # 1000 rows at 50 a second
@@ -118,13 +118,13 @@ def test_retry_after_is_the_time_to_work_off_what_is_open_and_jittered(admission
     assert 24.5 < max(times) <= 25
 
 
-def test_short_times_to_come_back_are_spread_over_a_second(admission_control: AdmissionControl) -> None:
+def test_short_retry_times_are_spread_over_a_second(admission_control: AdmissionControl) -> None:
     times = [admission_control.retry_after_s() for _ in range(200)]
     assert 0.5 <= min(times) < 0.6
     assert 1.4 < max(times) <= 1.5
 
 
-def test_a_late_one_is_told_when_its_timeout_would_do(admission_control: AdmissionControl) -> None:
+def test_an_unattainable_request_is_told_when_its_timeout_would_suffice(admission_control: AdmissionControl) -> None:
     admission_control.update(AdmitResult(500, 1000, [AdmitStatus.TOO_LATE]), [(request(2000), AdmitStatus.TOO_LATE)])
     with pytest.raises(
         DeadlineUnattainable, match=r"1000 rows are ahead in the queue and take about 20.2 s; the timeout is 2 s"
@@ -133,7 +133,7 @@ def test_a_late_one_is_told_when_its_timeout_would_do(admission_control: Admissi
     assert 18.2 <= caught.value.retry_after_s <= 18.2 * 1.25
 
 
-def test_those_refused_together_come_back_one_after_the_other(
+def test_requests_rejected_together_retry_one_after_the_other(
     admission_control: AdmissionControl, clock: Clock
 ) -> None:
     full(admission_control)  # 120 rows at 50 a second
@@ -147,7 +147,7 @@ def test_those_refused_together_come_back_one_after_the_other(
     ) <= 2.4 * 1.42  # they have come, or never will
 
 
-def test_a_flood_is_spread_over_seconds_not_minutes(admission_control: AdmissionControl) -> None:
+def test_retries_of_a_flood_are_spread_over_seconds(admission_control: AdmissionControl) -> None:
     full(admission_control)
     times = [admission_control.rejection(AdmitStatus.FULL, 5000).retry_after_s or 0.0 for _ in range(50_000)]
     assert max(times) <= 12.5

@@ -22,7 +22,7 @@ def watch(deadlines: Deadlines, outstanding: dict[str, QueuedRequest], number: i
     return request
 
 
-async def test_each_request_ends_at_its_own_deadline_and_the_others_go_on() -> None:
+async def test_each_request_ends_at_its_own_deadline_and_the_others_continue() -> None:
     ended: dict[str, float] = {}
     outstanding: dict[str, QueuedRequest] = {}
     deadlines = Deadlines(outstanding)

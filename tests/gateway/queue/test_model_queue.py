@@ -58,14 +58,14 @@ async def claim(worker: WorkerQueue):
     return (await worker.claim("idle", room_rows=100, room_bytes=1 << 20)).entries
 
 
-async def test_what_arrives_together_leaves_in_one_call(queue: ModelQueue, broker: Broker) -> None:
+async def test_requests_that_arrive_together_are_sent_in_one_call(queue: ModelQueue, broker: Broker) -> None:
     requests = [submit(queue, number) for number in range(50)]
     await admitted(*requests)
     assert count(queue.metrics.flushes) == 1
     assert broker.sync.xlen(KEYS.requests) == 50
 
 
-async def test_a_reply_resolves_its_request_and_leaves_no_key(
+async def test_a_reply_completes_its_request_and_leaves_no_key(
     queue: ModelQueue, worker: WorkerQueue, broker: Broker
 ) -> None:
     request = submit(queue, 1)
@@ -78,9 +78,7 @@ async def test_a_reply_resolves_its_request_and_leaves_no_key(
             await asyncio.sleep(0.001)
 
 
-async def test_a_lost_wake_up_is_found_by_the_reconciler(
-    queue: ModelQueue, worker: WorkerQueue, broker: Broker
-) -> None:
+async def test_a_lost_notice_is_found_by_the_reconciler(queue: ModelQueue, worker: WorkerQueue, broker: Broker) -> None:
     request = submit(queue, 1)
     await admitted(request)
     [entry] = await claim(worker)
@@ -93,7 +91,7 @@ async def test_a_lost_wake_up_is_found_by_the_reconciler(
             await asyncio.sleep(0.001)
 
 
-async def test_what_redis_lost_is_admitted_again_under_the_same_id(
+async def test_a_request_lost_by_redis_is_admitted_again_under_the_same_id(
     queue: ModelQueue, worker: WorkerQueue, broker: Broker
 ) -> None:
     request = submit(queue, 1)
@@ -109,7 +107,7 @@ async def test_what_redis_lost_is_admitted_again_under_the_same_id(
 
 
 @pytest.mark.parametrize("error", [DeadlineExceeded("late"), ClientGone("gone")])
-async def test_giving_up_frees_the_place(queue: ModelQueue, broker: Broker, error: Exception) -> None:
+async def test_cancelling_frees_the_place(queue: ModelQueue, broker: Broker, error: Exception) -> None:
     request = submit(queue, 1)
     await admitted(request)
     request.end(error)
@@ -122,7 +120,7 @@ async def test_giving_up_frees_the_place(queue: ModelQueue, broker: Broker, erro
     assert broker.sync.xlen(KEYS.requests) == 0
 
 
-async def test_giving_up_before_the_admission_was_sent_sends_nothing(queue: ModelQueue, broker: Broker) -> None:
+async def test_cancelling_before_the_flush_sends_nothing(queue: ModelQueue, broker: Broker) -> None:
     request = submit(queue, 1)
     request.end(ClientGone("gone"))
     queue.release(request, answered=False)
@@ -133,7 +131,7 @@ async def test_giving_up_before_the_admission_was_sent_sends_nothing(queue: Mode
         await request.future
 
 
-async def test_without_a_broker_requests_are_refused_and_soon_at_once() -> None:
+async def test_without_a_broker_requests_are_rejected_and_soon_at_once() -> None:
     settings = from_environment({"REDIS_URL": "redis://127.0.0.1:1/0", "MODEL_NAME": "m"})
     queue = ModelQueue("m", settings, "gw", GatewayMetrics().of("m"), lambda: UNKNOWN)
     queue.start(asyncio.create_task)

@@ -6,7 +6,7 @@ from smartbatch.gateway.web.openapi import build
 from smartbatch.shared.settings import Settings
 
 
-def test_a_key_is_asked_for_where_one_is_needed_and_only_if_there_are_keys():
+def test_endpoints_require_a_key_only_if_there_are_keys():
     document = json.loads(build.document(Settings(api_keys_file="keys.toml")))
     assert document["security"] == [{"bearer": []}, {"key": []}]
     assert set(document["components"]["securitySchemes"]) == {"bearer", "key"}

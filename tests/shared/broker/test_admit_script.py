@@ -22,7 +22,7 @@ async def test_bytes_inflight_count_whoever_admitted_them(client: Client) -> Non
     assert await client.hget(KEYS.inflight, "#bytes") == b"300"
 
 
-async def test_of_a_flush_that_is_too_large_as_much_is_taken_as_fits_exactly(client: Client) -> None:
+async def test_as_much_of_a_too_large_flush_is_admitted_as_fits(client: Client) -> None:
     flush = [request(number) for number in range(4)]
     answer = await admission(client, max_bytes=300).admit(flush)
     assert answer == AdmitResult(3, 3, [ADMITTED, ADMITTED, ADMITTED, FULL])
@@ -33,7 +33,7 @@ async def test_entries_may_fill_the_queue_exactly(client: Client) -> None:
     assert (await admission(client, max_entries=2).admit([request(3)])).statuses == [FULL]
 
 
-async def test_what_may_just_be_in_time_is_taken(client: Client) -> None:
+async def test_a_request_that_can_just_be_in_time_is_admitted(client: Client) -> None:
     """Each has 5 s, which is what 40 rows at ten a second and a batch of 1 s take."""
     ten_a_second = Capacity(rows_per_s=10, batch_s=1)
     answer = await admission(client).admit([request(1, rows=39), request(2)], capacity=ten_a_second)
@@ -41,12 +41,12 @@ async def test_what_may_just_be_in_time_is_taken(client: Client) -> None:
     assert (await admission(client).admit([request(3)], capacity=ten_a_second)).statuses == [TOO_LATE]
 
 
-async def test_behind_a_single_one_that_waits_what_could_only_be_late_is_refused(client: Client) -> None:
+async def test_an_unattainable_deadline_behind_one_waiting_entry_is_rejected(client: Client) -> None:
     for number, status in ((1, ADMITTED), (2, TOO_LATE)):
         assert (await admission(client).admit([request(number)], capacity=SLOW)).statuses == [status]
 
 
-async def test_a_forced_admission_beside_one_that_is_known_passes_every_limit(client: Client) -> None:
+async def test_a_forced_admission_with_a_known_request_ignores_every_limit(client: Client) -> None:
     both = [request(1), request(2)]
     await admission(client).admit(both[:1])
     assert (await admission(client, max_entries=1).admit(both, force=True)).statuses == [ADMITTED, ADMITTED]
@@ -76,7 +76,7 @@ async def test_a_rejected_request_wakes_nobody_and_leaves_nothing(client: Client
     assert await client.keys("*") == []
 
 
-async def test_requests_are_entered_and_taken_out_with_one_command_each_time(client: Client) -> None:
+async def test_requests_are_added_and_removed_with_one_command_each(client: Client) -> None:
     await client.config_resetstat()
     await admission(client).admit([request(1), request(2, rows=3)])
     assert await hash_commands(client) == {"hmget": 1, "hset": 1}
@@ -89,7 +89,7 @@ async def hash_commands(client: Client) -> dict[str, int]:
     return {name: calls for name, calls in stats.items() if name in ("hmget", "hset", "hdel")}
 
 
-async def test_rows_beyond_the_first_are_summed_and_gone_with_their_requests(client: Client) -> None:
+async def test_extra_rows_are_added_and_subtracted_with_their_requests(client: Client) -> None:
     extra_rows = [request(1, rows=3), request(2, rows=4), request(3), request(4)]
     await admission(client).admit(extra_rows)
     sums = ["#bytes", "#extra_rows"]
@@ -104,7 +104,7 @@ async def test_rows_beyond_the_first_are_summed_and_gone_with_their_requests(cli
     assert not await client.exists(KEYS.inflight)
 
 
-async def test_what_is_cancelled_while_it_runs_is_pending_no_more(client: Client) -> None:
+async def test_a_request_cancelled_while_running_is_no_longer_pending(client: Client) -> None:
     await admission(client).admit([request(1), request(2, payload=b"l" * 100_000), request(3)])
     await claim(client, room_rows=2)
     assert await admission(client).cancel(["r2", "r1"]) == 2
@@ -114,7 +114,7 @@ async def test_what_is_cancelled_while_it_runs_is_pending_no_more(client: Client
     assert await inflight_ids(client) == [b"r3"]
 
 
-async def test_cancelling_what_is_not_inflight_removes_its_body_only(client: Client) -> None:
+async def test_cancelling_an_unknown_request_only_removes_its_payload(client: Client) -> None:
     await admission(client).admit([request(1)])
     await client.set(KEYS.body("r2"), "left over")
     assert await admission(client).cancel(["r2"]) == 0

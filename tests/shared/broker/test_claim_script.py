@@ -185,7 +185,9 @@ async def test_a_worker_that_claimed_ahead_and_waits_for_more_takes_the_fill_loc
         pytest.param("ahead", {"held_rows": 1}, id="claims ahead"),
     ],
 )
-async def test_while_nothing_waits_nobody_else_takes_the_fill_lock(client: Client, mode, how: dict[str, int]) -> None:
+async def test_while_nothing_waits_no_other_worker_takes_the_fill_lock(
+    client: Client, mode, how: dict[str, int]
+) -> None:
     assert (await claim(client, "w1", mode, **how)).kind == "empty"
     assert not await client.exists(KEYS.fill_lock)
 
@@ -262,7 +264,7 @@ async def test_a_claim_ends_at_its_rows_or_its_bytes(client: Client, room: dict[
         pytest.param(2, {}, 6, 5, id="a request has several rows"),
     ],
 )
-async def test_one_read_claims_a_batch_unless_entries_must_be_looked_at(
+async def test_one_read_claims_a_batch_unless_entries_must_be_inspected(
     client: Client, rows: int, room: dict[str, Any], reads: int, looks: int
 ) -> None:
     await claim(client)  # makes the group
@@ -279,20 +281,20 @@ async def test_a_request_with_more_rows_than_room_stays_for_the_next_batch(clien
     assert (claimed.kind, ids(claimed), claimed.next_too_large, claimed.waiting) == ("batch", [], True, 1)
 
 
-async def test_a_request_that_does_not_fit_behind_a_single_row_stays(client: Client) -> None:
+async def test_a_request_that_does_not_fit_after_a_single_row_stays(client: Client) -> None:
     await admission(client).admit([request(n, rows=rows) for n, rows in enumerate([1, 4])])
     claimed = await claim(client, room_rows=4)
     assert (ids(claimed), claimed.next_too_large, claimed.waiting) == (["r0"], True, 1)
 
 
-async def test_the_next_entry_is_looked_at_after_each_claimed_one(client: Client) -> None:
+async def test_the_next_entry_is_inspected_after_each_claimed_one(client: Client) -> None:
     await admission(client).admit([request(n, rows=rows) for n, rows in enumerate([3, 1, 1, 3])])
     claimed = await claim(client, room_rows=6)
     assert (ids(claimed), claimed.next_too_large) == (["r0", "r1", "r2"], True)
     assert claimed.last_id == (await stream_ids(client))[2]
 
 
-async def test_a_request_that_fits_exactly_is_taken(client: Client) -> None:
+async def test_a_request_that_fits_exactly_is_claimed(client: Client) -> None:
     await admission(client).admit([request(n, rows=rows) for n, rows in enumerate([3, 3, 1])])
     claimed = await claim(client, room_rows=6)
     assert (ids(claimed), claimed.next_too_large) == (["r0", "r1"], False)
@@ -308,7 +310,7 @@ async def test_the_wakeup_holds_at_most_one_token(client: Client) -> None:
     assert await client.llen(KEYS.wakeup) == 1
 
 
-async def test_nobody_is_woken_while_nothing_waits(client: Client) -> None:
+async def test_no_worker_is_woken_while_nothing_waits(client: Client) -> None:
     await claims(client).release()
     await fill(client, "w1")
     await client.delete(KEYS.wakeup)
@@ -316,14 +318,14 @@ async def test_nobody_is_woken_while_nothing_waits(client: Client) -> None:
     assert not await client.exists(KEYS.fill_lock, KEYS.wakeup)
 
 
-async def test_a_full_batch_wakes_a_worker_for_what_it_leaves(client: Client) -> None:
+async def test_a_full_batch_wakes_a_worker_for_the_remaining_entries(client: Client) -> None:
     await admit(client, *range(40))
     await client.delete(KEYS.wakeup)
     await claim(client)
     assert await client.llen(KEYS.wakeup) == 1
 
 
-async def test_a_batch_that_may_still_be_filled_wakes_nobody(client: Client) -> None:
+async def test_a_batch_that_can_still_be_filled_wakes_no_worker(client: Client) -> None:
     await admit(client, *range(3))
     await client.delete(KEYS.wakeup)
     await claim(client, room_bytes=450)

@@ -56,7 +56,7 @@ async def is_empty(client: Client) -> bool:
     return left == set() and await client.xlen(KEYS.requests) == await client.xlen(KEYS.dead) == 0
 
 
-async def test_the_newest_come_first_with_their_reason_and_how_often_they_ran(client: Client) -> None:
+async def test_letters_are_listed_newest_first_with_reason_and_deliveries(client: Client) -> None:
     first, second = await dead_lettered(client, b"one", b"two", reason="ended [3] workers")
     assert [letter.id for letter in await DeadLetters(client, KEYS).newest(1)] == [second.id]
     assert (first.reason, first.entry.id, first.entry.payload, first.deliveries) == (
@@ -68,7 +68,7 @@ async def test_the_newest_come_first_with_their_reason_and_how_often_they_ran(cl
     assert first.died_ms >= first.entry.t_ms
 
 
-async def test_how_often_it_ran_leaves_out_the_delivery_at_which_it_became_a_letter(client: Client) -> None:
+async def test_deliveries_exclude_the_one_at_which_it_became_a_letter(client: Client) -> None:
     await admission(client).admit([request(1)])
     [entry] = (await claim(client)).entries
     await client.xclaim(KEYS.requests, "workers", "w2", 0, [entry.entry_id])
@@ -78,7 +78,7 @@ async def test_how_often_it_ran_leaves_out_the_delivery_at_which_it_became_a_let
     assert letter.deliveries == 2
 
 
-async def test_a_letter_whose_entry_was_gone_can_still_be_looked_at_and_dropped(client: Client) -> None:
+async def test_a_letter_without_its_entry_can_be_shown_and_dropped(client: Client) -> None:
     await client.xadd(KEYS.dead, {"reason": "ended 3 workers", "entry_id": "1-0", "id": "r1"})
     letters = DeadLetters(client, KEYS)
     [letter] = await letters.newest()
@@ -87,7 +87,7 @@ async def test_a_letter_whose_entry_was_gone_can_still_be_looked_at_and_dropped(
     assert await letters.drop([letter]) == 1
 
 
-async def test_a_large_body_is_kept_for_a_week_and_goes_with_its_letter(client: Client) -> None:
+async def test_an_external_payload_is_kept_for_a_week_and_removed_with_its_letter(client: Client) -> None:
     [letter] = await dead_lettered(client, LARGE)
     letters = DeadLetters(client, KEYS)
     assert letter.entry.payload == b""
@@ -100,7 +100,7 @@ async def test_a_large_body_is_kept_for_a_week_and_goes_with_its_letter(client: 
 
 
 @pytest.mark.parametrize("payload", [b"small", LARGE], ids=["inline", "apart"])
-async def test_putting_one_back_runs_it_as_a_new_request_delivered_once(
+async def test_requeueing_runs_a_letter_as_a_new_request_delivered_once(
     client: Client, blocking: Client, payload: bytes
 ) -> None:
     [letter] = await dead_lettered(client, payload)
@@ -119,7 +119,7 @@ async def test_putting_one_back_runs_it_as_a_new_request_delivered_once(
     assert await is_empty(client)
 
 
-async def test_a_large_body_that_is_put_back_is_still_there_until_its_letter_is_dropped(
+async def test_the_external_payload_of_a_requeued_letter_remains_until_it_is_dropped(
     client: Client, blocking: Client
 ) -> None:
     [letter] = await dead_lettered(client, LARGE)
@@ -128,7 +128,7 @@ async def test_a_large_body_that_is_put_back_is_still_there_until_its_letter_is_
     assert await client.get(KEYS.body("r0")) == LARGE
 
 
-async def test_putting_one_back_twice_runs_it_once_and_tells_both(client: Client, blocking: Client) -> None:
+async def test_requeueing_a_letter_twice_runs_it_once_and_returns_both_times(client: Client, blocking: Client) -> None:
     [letter] = await dead_lettered(client, b"x")
     one, two = requeue(client, blocking), requeue(client, blocking)
     request_id = await one.put_back(letter, 5)
@@ -138,7 +138,7 @@ async def test_putting_one_back_twice_runs_it_once_and_tells_both(client: Client
     assert (await two.outcome(request_id, 5)) is not None
 
 
-async def test_one_that_kills_again_becomes_a_new_letter(client: Client, blocking: Client) -> None:
+async def test_a_requeued_letter_that_kills_again_becomes_a_new_letter(client: Client, blocking: Client) -> None:
     [letter] = await dead_lettered(client, LARGE)
     again = requeue(client, blocking)
     request_id = await again.put_back(letter, 5)
@@ -151,7 +151,7 @@ async def test_one_that_kills_again_becomes_a_new_letter(client: Client, blockin
     assert (new.reason, new.entry.id, await letters.payload(new)) == ("ended 3 workers again", request_id, LARGE)
 
 
-async def test_one_that_nobody_runs_is_cancelled_and_stays_a_letter(client: Client, blocking: Client) -> None:
+async def test_a_requeued_letter_that_is_not_run_is_cancelled_and_kept(client: Client, blocking: Client) -> None:
     [letter] = await dead_lettered(client, b"x")
     again = requeue(client, blocking)
     request_id = await again.put_back(letter, 0.1)
@@ -161,7 +161,7 @@ async def test_one_that_nobody_runs_is_cancelled_and_stays_a_letter(client: Clie
     assert await DeadLetters(client, KEYS).count() == 1
 
 
-async def test_an_answer_of_an_earlier_time_is_not_taken_for_this_one(client: Client, blocking: Client) -> None:
+async def test_an_earlier_reply_is_not_used_for_a_requeued_letter(client: Client, blocking: Client) -> None:
     [letter] = await dead_lettered(client, b"x")
     again = requeue(client, blocking)
     await client.set(KEYS.reply(letter.new_request_id), b"old")
@@ -169,7 +169,7 @@ async def test_an_answer_of_an_earlier_time_is_not_taken_for_this_one(client: Cl
     assert await client.exists(KEYS.reply(letter.new_request_id)) == 0
 
 
-async def test_a_full_queue_and_an_expired_body_leave_the_letter_where_it_is(client: Client, blocking: Client) -> None:
+async def test_a_full_queue_or_an_expired_payload_keeps_the_letter(client: Client, blocking: Client) -> None:
     small, large = await dead_lettered(client, b"x", LARGE)
     await client.unlink(KEYS.body("r1"))
     with pytest.raises(SmartBatchError, match="its payload has expired, so it can't be run again"):
@@ -180,7 +180,7 @@ async def test_a_full_queue_and_an_expired_body_leave_the_letter_where_it_is(cli
     assert await DeadLetters(client, KEYS).count() == 2
 
 
-async def test_only_what_is_there_is_found(client: Client) -> None:
+async def test_unknown_letters_are_not_found(client: Client) -> None:
     [letter] = await dead_lettered(client, b"x")
     found = await DeadLetters(client, KEYS).find([letter.id, "1-1"])
     assert [each and each.id for each in found] == [letter.id, None]

@@ -10,14 +10,14 @@ from tests.brokers import Client
 from tests.shared.broker.test_protocol import ADMITTED, FULL, KEYS, admission, claim, claims, request
 
 
-async def test_bytes_beyond_the_limit_are_refused_and_leave_no_body(client: Client) -> None:
+async def test_bytes_over_the_limit_are_rejected_and_leave_no_payload(client: Client) -> None:
     large = b"y" * 100_000
     answer = await admission(client, max_bytes=150_000).admit([request(n, payload=large) for n in (1, 2)])
     assert answer.statuses == [ADMITTED, FULL]
     assert await client.keys("*body*") == [KEYS.body("r1").encode()]
 
 
-async def test_payloads_in_company_lie_beside_the_stream_sooner_than_one_alone(
+async def test_payloads_of_a_flush_are_external_at_a_smaller_size_than_a_single_one(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photo = b"p" * (INLINE_BYTES + 1)
@@ -36,7 +36,7 @@ async def test_payloads_in_company_lie_beside_the_stream_sooner_than_one_alone(
     assert await client.keys("*body*") == []
 
 
-async def test_bodies_go_also_where_a_batch_is_not_as_it_was_claimed(client: Client) -> None:
+async def test_external_payloads_are_removed_even_if_an_entry_was_cancelled(client: Client) -> None:
     photo = b"p" * (INLINE_BYTES + 1)
     flush = [request(1, payload=photo), request(2), request(3, payload=photo)]
     for _ in range(2):  # as after a lost answer
@@ -49,7 +49,7 @@ async def test_bodies_go_also_where_a_batch_is_not_as_it_was_claimed(client: Cli
 
 
 @pytest.mark.parametrize("alone", [True, False])
-async def test_what_is_admitted_again_leaves_no_body_of_the_first_time(client: Client, alone: bool) -> None:
+async def test_a_request_admitted_again_leaves_no_earlier_payload(client: Client, alone: bool) -> None:
     photo = request(1, payload=b"p" * (INLINE_BYTES + 1))
     await admission(client).admit([photo] if alone else [photo, request(2)])
     await client.delete(KEYS.requests, KEYS.inflight)  # a failover lost them

@@ -45,7 +45,7 @@ async def admitted_again(client: Client) -> tuple[Entry, Entry]:
     "reply",
     [pytest.param(b"late", id="finish_plain"), pytest.param(LARGE, id="finish"), pytest.param(b"", id="no reply")],
 )
-async def test_a_late_first_entry_does_not_close_what_was_admitted_again(client: Client, reply: bytes) -> None:
+async def test_a_late_first_entry_does_not_finish_a_request_admitted_again(client: Client, reply: bytes) -> None:
     first, second = await admitted_again(client)
     assert await claims(client).finish([Outcome(first, reply)]) == 0
     assert await admission(client).still_open(["r1"]) == [True]
@@ -56,7 +56,7 @@ async def test_a_late_first_entry_does_not_close_what_was_admitted_again(client:
     assert await inbox(client).pop([]) == [("r1", 4, b"done")]
 
 
-async def test_one_late_entry_in_a_batch_keeps_the_others_from_nothing(client: Client) -> None:
+async def test_one_late_entry_in_a_batch_does_not_affect_the_others(client: Client) -> None:
     first, second = await admitted_again(client)
     [other] = await admitted(client, 2)
     assert await claims(client).finish([Outcome(first, b"late"), Outcome(other, b"done")]) == 1
@@ -65,7 +65,7 @@ async def test_one_late_entry_in_a_batch_keeps_the_others_from_nothing(client: C
     assert await claims(client).read(second.entry_id) is not None
 
 
-async def test_a_late_dead_letter_of_what_was_admitted_again_tells_its_client_nothing(client: Client) -> None:
+async def test_a_late_dead_letter_of_a_request_admitted_again_sends_no_reply(client: Client) -> None:
     """Its first entry is gone from the stream, so there is nothing to keep either."""
     first, _ = await admitted_again(client)
     assert await claims(client).finish([Outcome(first, b"sorry", "ended 3 workers")]) == 0
@@ -85,7 +85,7 @@ async def test_replies_and_inboxes_expire_and_nothing_else_does(client: Client, 
         assert await client.pttl(key) == -1
 
 
-async def test_what_is_finished_is_pending_no_more_and_off_the_stream(client: Client) -> None:
+async def test_finished_entries_are_neither_pending_nor_on_the_stream(client: Client) -> None:
     plain, large, _ = await admitted(client, 1, 2, 3)
     assert await claims(client).finish([Outcome(plain, b"done")]) == 1
     assert await claims(client).finish([Outcome(large, LARGE)]) == 1
@@ -93,7 +93,7 @@ async def test_what_is_finished_is_pending_no_more_and_off_the_stream(client: Cl
     assert [fields[b"id"] for _, fields in await client.xrange(KEYS.requests)] == [b"r3"]
 
 
-async def test_large_replies_lie_under_their_keys_beside_small_ones(client: Client) -> None:
+async def test_large_and_small_replies_are_published_in_one_call(client: Client) -> None:
     entries = await admitted(client, 1, 2, 3)
     replies = [LARGE, b"small", LARGE]
     outcomes = [Outcome(entry, reply) for entry, reply in zip(entries, replies, strict=True)]
@@ -103,7 +103,7 @@ async def test_large_replies_lie_under_their_keys_beside_small_ones(client: Clie
 
 
 @pytest.mark.parametrize(("more", "carried"), [(0, True), (1, False)])
-async def test_a_notice_carries_so_many_bytes_and_no_more(client: Client, more: int, carried: bool) -> None:
+async def test_a_notice_carries_a_limited_number_of_bytes(client: Client, more: int, carried: bool) -> None:
     entries = await admitted(client, 1, 2)
     reply = b"r" * (CARRIED_BYTES + more)
     outcomes = [Outcome(entry, reply, reason) for entry, reason in zip(entries, ("", "ended 3 workers"), strict=True)]
@@ -140,7 +140,7 @@ async def finish_unwritten(client: Client, entries: list[Entry]) -> int:
     return await FINISH.call(client, keys, [GROUP, 60_000, 60_000, 1000, CARRIED_BYTES, 1, *args])
 
 
-async def test_a_request_given_up_among_others_has_no_reply(client: Client) -> None:
+async def test_a_given_up_request_in_a_batch_has_no_reply(client: Client) -> None:
     entries = await admitted(client, 1, 2)
     assert await claims(client).finish([Outcome(entries[0]), Outcome(entries[1], b"done")]) == 2
     assert await inbox(client).pop([]) == [("r2", 4, b"done")]
@@ -160,7 +160,7 @@ async def test_a_stream_of_another_type_keeps_no_request_inflight(client: Client
 # --- sums
 
 
-async def test_rows_beyond_the_first_leave_the_sums_with_their_requests(client: Client) -> None:
+async def test_extra_rows_are_subtracted_with_their_requests(client: Client) -> None:
     await admission(client).admit([request(n, rows=rows) for n, rows in enumerate([2, 4, 1, 1, 1])])
     two, four, one, other, _ = (await claim(client)).entries
     assert await client.hmget(KEYS.inflight, SUMS) == [b"500", b"4"]
@@ -183,7 +183,7 @@ async def letter(client: Client) -> dict[bytes, bytes]:
     return fields
 
 
-async def test_a_dead_letter_whose_entry_somebody_deleted_keeps_its_id(client: Client) -> None:
+async def test_a_dead_letter_of_a_deleted_entry_keeps_its_id(client: Client) -> None:
     [entry] = await admitted(client, 1)
     await client.xdel(KEYS.requests, entry.entry_id)
     assert await claims(client).finish([Outcome(entry, b"sorry", "ended 3 workers")]) == 1
@@ -195,7 +195,7 @@ async def test_a_dead_letter_whose_entry_somebody_deleted_keeps_its_id(client: C
     }
 
 
-async def test_a_dead_letter_whose_deliveries_nobody_knows_says_none(client: Client) -> None:
+async def test_a_dead_letter_of_unknown_deliveries_has_none(client: Client) -> None:
     one, two = await admitted(client, 1, 2)
     await client.xack(KEYS.requests, GROUP, one.entry_id)
     assert await claims(client).finish([Outcome(one, b"sorry", "ended 3 workers")]) == 1
@@ -207,7 +207,7 @@ async def test_a_dead_letter_whose_deliveries_nobody_knows_says_none(client: Cli
     assert await client.get(KEYS.reply("r2")) == b"sorry"
 
 
-async def test_of_dead_letters_about_the_last_thousand_are_kept(client: Client) -> None:
+async def test_about_the_last_thousand_dead_letters_are_kept(client: Client) -> None:
     async with client.pipeline(transaction=False) as pipe:
         for _ in range(2500):
             pipe.xadd(KEYS.dead, {"reason": "long ago"})
@@ -219,7 +219,7 @@ async def test_of_dead_letters_about_the_last_thousand_are_kept(client: Client) 
     assert last[b"id"] == b"r1"
 
 
-async def test_dead_letters_are_kept_beside_replies_in_one_batch(client: Client) -> None:
+async def test_dead_letters_and_replies_are_published_in_one_call(client: Client) -> None:
     entries = await admitted(client, 1, 2, 3)
     reasons = ["", "ended 3 workers", ""]
     outcomes = [Outcome(entry, b"text", reason) for entry, reason in zip(entries, reasons, strict=True)]

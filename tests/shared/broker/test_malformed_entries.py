@@ -29,9 +29,7 @@ MALFORMED: list[dict] = [
 
 
 @pytest.mark.parametrize("extra_rows", [False, True])
-async def test_entries_that_no_gateway_wrote_are_claimed_as_malformed_among_the_others(
-    client: Client, extra_rows: bool
-) -> None:
+async def test_malformed_entries_are_claimed_along_with_others(client: Client, extra_rows: bool) -> None:
     await admission(client).admit([request(1, rows=2 if extra_rows else 1)])
     for fields in MALFORMED:
         await client.xadd(KEYS.requests, fields)
@@ -55,7 +53,7 @@ async def test_entries_that_no_gateway_wrote_are_claimed_as_malformed_among_the_
     assert letters[0][b"hello"] == b"world"
 
 
-async def test_a_damaged_entry_of_an_open_request_is_answered_to_who_asked(client: Client) -> None:
+async def test_a_damaged_entry_of_an_inflight_request_gets_an_error_reply(client: Client) -> None:
     [entry_id] = [await client.xadd(KEYS.requests, entry_fields(rows="many"))]
     await client.hset(KEYS.inflight, mapping={"r1": entry_id + b"|3|1", "#bytes": "3"})
     [entry] = (await claim(client)).entries
@@ -65,7 +63,7 @@ async def test_a_damaged_entry_of_an_open_request_is_answered_to_who_asked(clien
     assert await Inbox(client, KEYS, GATEWAY).pop([]) == [("r1", 5, b"error")]
 
 
-async def test_the_body_of_a_damaged_entry_goes_with_it(client: Client) -> None:
+async def test_the_payload_of_a_damaged_entry_is_removed_with_it(client: Client) -> None:
     [entry_id] = [await client.xadd(KEYS.requests, entry_fields(rows="many"))]
     await client.hset(KEYS.inflight, mapping={"r1": entry_id + b"|3|1", "#bytes": "3"})
     await client.set(KEYS.body("r1"), b"large")
@@ -78,19 +76,19 @@ ODD_NOTICES = [b"", b"|", b"r1", b"r1|", b"r1|x", b"r1|x|y", b"\xff|1", b"r1|" +
 
 
 @pytest.mark.parametrize("notice", ODD_NOTICES)
-async def test_a_notice_of_another_form_does_not_stop_the_inbox(client: Client, notice: bytes) -> None:
+async def test_a_malformed_notice_does_not_stop_the_inbox(client: Client, notice: bytes) -> None:
     await client.rpush(KEYS.inbox(GATEWAY), notice, b"r2|7", b"r3|5|a|b|c")
     odd, *others = await Inbox(client, KEYS, GATEWAY).pop([])
     assert odd.reply is None  # nobody is answered with it
     assert others == [("r2", 7, None), ("r3", 5, b"a|b|c")]
 
 
-def test_an_entry_as_a_gateway_writes_it_is_not_malformed() -> None:
+def test_a_gateways_entry_is_not_malformed() -> None:
     fields = [part if isinstance(part, bytes) else part.encode() for pair in GOOD.items() for part in pair]
     entry = parse_entry((b"1-0", fields), 3)
     assert (entry.malformed, entry.id, entry.rows, entry.payload, entry.deliveries) == ("", "r1", 1, b"abc", 3)
 
 
-def test_a_trace_may_hold_what_parts_a_header() -> None:
+def test_a_trace_may_contain_the_headers_separator() -> None:
     header = entry_fields(trace="00-1-2-01 17 a=x|y")["header"]
     assert parse_entry((b"1-0", [b"id", b"r1", b"header", header, b"payload", b"abc"])).trace == "00-1-2-01 17 a=x|y"

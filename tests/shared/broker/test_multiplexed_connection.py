@@ -25,7 +25,7 @@ async def connection(any_broker: Broker) -> AsyncIterator[MultiplexedConnection]
         yield connection
 
 
-async def test_calls_of_many_tasks_get_each_its_own_answer(connection: MultiplexedConnection) -> None:
+async def test_each_of_many_concurrent_calls_gets_its_own_reply(connection: MultiplexedConnection) -> None:
     echoed = await asyncio.gather(*(connection.execute("ECHO", str(n) * (n * 37 % 500 + 1)) for n in range(500)))
     assert echoed == [(str(n) * (n * 37 % 500 + 1)).encode() for n in range(500)]
     await _only_connection(connection)
@@ -66,7 +66,7 @@ async def test_nothing_is_sent_before_it_is_logged_in(broker: Broker, tmp_path: 
     assert broker.sync.get("n") == b"1"
 
 
-async def test_a_unix_socket_is_as_good(tmp_path: Path) -> None:
+async def test_it_connects_to_a_unix_socket(tmp_path: Path) -> None:
     path = tmp_path / "broker.sock"
     server = Broker(str(embedded_broker.server_binary()), "--unixsocket", str(path))
     connection = MultiplexedConnection(f"unix://{path}?db=0")
@@ -79,14 +79,14 @@ async def test_a_unix_socket_is_as_good(tmp_path: Path) -> None:
         server.stop()
 
 
-async def test_large_values_pass_both_ways_unchanged(connection: MultiplexedConnection) -> None:
+async def test_large_values_are_sent_and_received_unchanged(connection: MultiplexedConnection) -> None:
     value = bytes(range(256)) * 40_000  # 10 MB, line ends among them
     assert await connection.execute("SET", "k", value, "PX", 10_000) == b"OK"
     assert await connection.execute("GET", "k") == value
     assert 0 < await connection.execute("PTTL", "k") <= 10_000
 
 
-async def test_an_error_is_told_and_leaves_the_other_commands_their_answers(connection: MultiplexedConnection) -> None:
+async def test_an_error_is_raised_and_other_commands_get_their_replies(connection: MultiplexedConnection) -> None:
     commands = [("SET", "text", "a"), ("INCR", "text"), ("GET", "text")]
     done, error, value = await connection.call(commands, return_errors=True)
     assert (done, value) == (b"OK", b"a")
@@ -98,18 +98,18 @@ async def test_an_error_is_told_and_leaves_the_other_commands_their_answers(conn
     assert await connection.execute("PING")
 
 
-async def test_a_transaction_still_is_one(connection: MultiplexedConnection) -> None:
+async def test_a_transaction_stays_atomic(connection: MultiplexedConnection) -> None:
     commands = [("MULTI",), ("INCR", "n"), ("INCR", "n"), ("EXEC",)]
     answers = await asyncio.gather(*(connection.call(commands) for _ in range(3)))
     assert [answer for *_, answer in answers] == [[1, 2], [3, 4], [5, 6]]
 
 
-async def test_no_commands_are_no_call(connection: MultiplexedConnection) -> None:
+async def test_an_empty_call_sends_nothing(connection: MultiplexedConnection) -> None:
     assert await connection.call([]) == []
     assert await connection.execute("ECHO", "a") == b"a"
 
 
-async def test_a_lost_connection_fails_what_was_sent_and_the_next_call_connects_anew(any_broker: Broker) -> None:
+async def test_a_lost_connection_fails_sent_calls_and_the_next_call_reconnects(any_broker: Broker) -> None:
     connection, other = MultiplexedConnection(any_broker.url, block_s=BLOCK_S), MultiplexedConnection(any_broker.url)
     try:
         before = await connection.execute("CLIENT", "ID")
@@ -124,7 +124,7 @@ async def test_a_lost_connection_fails_what_was_sent_and_the_next_call_connects_
         other.close()
 
 
-async def test_a_cancelled_blocking_read_takes_nothing_any_more(any_broker: Broker) -> None:
+async def test_a_cancelled_blocking_read_consumes_nothing(any_broker: Broker) -> None:
     connection, other = MultiplexedConnection(any_broker.url, block_s=BLOCK_S), MultiplexedConnection(any_broker.url)
     try:
         waiting = asyncio.create_task(connection.execute("BLPOP", "list", 1))
@@ -149,7 +149,7 @@ async def test_a_cancelled_call_of_a_shared_connection_disturbs_no_other(connect
     await _only_connection(connection)
 
 
-async def test_silence_is_given_up_after_the_timeout() -> None:
+async def test_a_silent_server_times_out() -> None:
     async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
 
@@ -161,7 +161,7 @@ async def test_silence_is_given_up_after_the_timeout() -> None:
         assert 0.3 <= asyncio.get_running_loop().time() - started < 10
 
 
-async def test_an_answer_that_keeps_coming_is_waited_for() -> None:
+async def test_a_slow_but_steady_reply_does_not_time_out() -> None:
     async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1000)
         writer.write(b"$100\r\n")
@@ -176,7 +176,7 @@ async def test_an_answer_that_keeps_coming_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize(("others", "tls"), [(False, False), (True, False), (True, True)])
-async def test_a_value_that_still_leaves_is_waited_for(others: bool, tls: bool, tmp_path: Path) -> None:
+async def test_a_slow_but_steady_send_does_not_time_out(others: bool, tls: bool, tmp_path: Path) -> None:
     size = 20_000_000  # several times what the kernel takes at once
 
     async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -202,7 +202,7 @@ async def test_a_value_that_still_leaves_is_waited_for(others: bool, tls: bool, 
         await asyncio.gather(*pings, return_exceptions=True)
 
 
-async def test_a_slow_reader_is_told_from_one_that_stopped() -> None:
+async def test_a_stopped_reader_times_out_and_a_slow_one_does_not() -> None:
     over = asyncio.Event()
 
     async def stop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -215,7 +215,7 @@ async def test_a_slow_reader_is_told_from_one_that_stopped() -> None:
         over.set()
 
 
-async def test_what_cannot_be_sent_takes_nobody_elses_answer(connection: MultiplexedConnection) -> None:
+async def test_a_call_that_cannot_be_encoded_shifts_no_replies(connection: MultiplexedConnection) -> None:
     await connection.execute("SET", "a", "1")
     with pytest.raises(UnicodeEncodeError):
         await connection.execute("GET", "\ud800")
@@ -223,7 +223,7 @@ async def test_what_cannot_be_sent_takes_nobody_elses_answer(connection: Multipl
     assert await connection.execute("ECHO", "b") == b"b"
 
 
-async def test_what_is_no_answer_of_redis_ends_the_connection() -> None:
+async def test_invalid_protocol_data_ends_the_connection() -> None:
     async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1000)
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -234,14 +234,14 @@ async def test_what_is_no_answer_of_redis_ends_the_connection() -> None:
             await connection.execute("PING")
 
 
-async def test_everybody_who_waits_for_a_connection_learns_that_there_is_none(unused_tcp_port: int) -> None:
+async def test_a_failed_connect_fails_every_waiting_call(unused_tcp_port: int) -> None:
     connection = MultiplexedConnection(f"redis://127.0.0.1:{unused_tcp_port}/0")
     answers = await asyncio.gather(*(connection.execute("PING") for _ in range(20)), return_exceptions=True)
     assert {type(answer) for answer in answers} == {BrokerUnavailable}
     connection.close()
 
 
-async def test_a_connection_that_is_lost_before_the_login_is_told(any_broker: Broker) -> None:
+async def test_a_connection_lost_before_the_login_is_reported(any_broker: Broker) -> None:
     class Lost(MultiplexedConnection):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             super().connection_made(transport)
@@ -251,7 +251,7 @@ async def test_a_connection_that_is_lost_before_the_login_is_told(any_broker: Br
         await connection.execute("PING")
 
 
-async def test_closing_fails_what_is_under_way(any_broker: Broker) -> None:
+async def test_closing_fails_calls_in_flight(any_broker: Broker) -> None:
     connection = MultiplexedConnection(any_broker.url, block_s=BLOCK_S)
     await connection.execute("PING")
     waiting = asyncio.create_task(connection.execute("BLPOP", "nothing", 1))

@@ -37,7 +37,7 @@ async def claim(client: Client, worker_id: str = "w1", mode: Mode = "idle", **ho
     return await claims(client, worker_id).claim(mode, **options)
 
 
-async def test_an_admitted_request_stands_on_the_stream_and_in_open(client: Client) -> None:
+async def test_an_admitted_request_is_on_the_stream_and_inflight(client: Client) -> None:
     assert await admission(client).admit([request(1)]) == AdmitResult(1, 1, [ADMITTED])
     [(entry_id, fields)] = await client.xrange(KEYS.requests)
     assert list(fields) == [b"id", b"header", b"payload"]
@@ -54,12 +54,12 @@ async def test_admitting_again_under_the_same_id_changes_nothing(client: Client)
     assert await client.xlen(KEYS.requests) == 2
 
 
-async def test_entries_beyond_the_limit_are_refused_one_by_one(client: Client) -> None:
+async def test_entries_over_the_limit_are_rejected_individually(client: Client) -> None:
     answer = await admission(client, max_entries=2).admit([request(n) for n in range(4)])
     assert answer == AdmitResult(2, 2, [ADMITTED, ADMITTED, FULL, FULL])
 
 
-async def test_of_a_flush_with_some_known_and_no_room_for_all_each_is_looked_at(client: Client) -> None:
+async def test_a_flush_with_known_requests_and_too_little_room_is_decided_individually(client: Client) -> None:
     await admission(client).admit([request(1), request(2, rows=3)])
     flush = [request(3, rows=2), request(1), request(4), request(2, rows=3), request(5)]
     answer = await admission(client, max_entries=4).admit(flush)
@@ -69,13 +69,13 @@ async def test_of_a_flush_with_some_known_and_no_room_for_all_each_is_looked_at(
     assert [fields[b"id"] for _, fields in await client.xrange(KEYS.requests)] == [b"r1", b"r2", b"r3", b"r4"]
 
 
-async def test_a_forced_admission_passes_every_limit(client: Client) -> None:
+async def test_a_forced_admission_ignores_every_limit(client: Client) -> None:
     both = [request(1), request(2)]
     answer = await admission(client, max_entries=1).admit(both, force=True, capacity=Capacity(0.01, 10))
     assert answer.statuses == [ADMITTED, ADMITTED]
 
 
-async def test_what_could_only_be_late_is_refused_by_all_the_rows_ahead_of_it(client: Client) -> None:
+async def test_an_unattainable_deadline_is_rejected_by_all_rows_ahead(client: Client) -> None:
     ten_a_second = Capacity(rows_per_s=10, batch_s=0.5)
     extra_rows = [request(1, rows=30), request(2, rows=14), request(3), request(4)]  # each has 5 s
     answer = await admission(client).admit(extra_rows, capacity=ten_a_second)
@@ -86,12 +86,12 @@ async def test_what_could_only_be_late_is_refused_by_all_the_rows_ahead_of_it(cl
     assert (await admission(client).admit([request(6)])).statuses == [ADMITTED]  # capacity unknown
 
 
-async def test_with_nothing_waiting_a_short_timeout_is_worth_a_try(client: Client) -> None:
+async def test_with_nothing_waiting_any_timeout_is_admitted(client: Client) -> None:
     answer = await admission(client).admit([request(1)], capacity=Capacity(0.1, 60))
     assert answer.statuses == [ADMITTED]
 
 
-async def test_a_full_redis_refuses_admissions_and_still_finishes_work(client: Client) -> None:
+async def test_a_full_redis_rejects_admissions_and_still_finishes_work(client: Client) -> None:
     await admission(client).admit([request(n) for n in range(4)])
     first, small, middling, large = (await claim(client)).entries
     assert await claims(client).finish([Outcome(first, b"f" * 10_000)]) == 1  # Redis knows `finish` from now on
@@ -116,7 +116,7 @@ async def test_a_claim_takes_rows_not_entries_and_leaves_what_does_not_fit(clien
     assert await client.exists(KEYS.fill_lock) == 0  # closed: the fill lock is free for the next
 
 
-async def test_the_first_entry_is_taken_even_if_it_is_wider_than_the_batch(client: Client) -> None:
+async def test_the_first_entry_is_claimed_even_if_it_exceeds_the_batch(client: Client) -> None:
     await admission(client).admit([request(1, rows=9)])
     claimed = await claim(client, room_rows=8)
     assert [entry.rows for entry in claimed.entries] == [9]
@@ -138,7 +138,7 @@ async def test_only_one_idle_worker_fills_while_the_rest_of_a_batch_may_still_co
     assert [entry.id for entry in topped.entries] == ["r2"]
 
 
-async def test_a_full_backlog_is_claimed_though_another_fills(client: Client) -> None:
+async def test_a_full_backlog_is_claimed_while_another_worker_fills(client: Client) -> None:
     await admission(client).admit([request(1)])
     await claim(client, "w1")
     await admission(client).admit([request(n) for n in range(2, 40)])
@@ -147,7 +147,7 @@ async def test_a_full_backlog_is_claimed_though_another_fills(client: Client) ->
     assert await client.get(KEYS.fill_lock) == b"w1"
 
 
-async def test_nothing_is_claimed_ahead_while_another_worker_sits_idle(client: Client, any_broker: Broker) -> None:
+async def test_nothing_is_claimed_ahead_while_another_worker_is_idle(client: Client, any_broker: Broker) -> None:
     idle = Client(any_broker.url, block_s=1)
     waiting = asyncio.create_task(claims(idle, "w2").claim("idle", room_rows=32, room_bytes=1 << 30, after_wakeup_s=1))
     await asyncio.to_thread(eventually, lambda: any_broker.sync.info("clients")["blocked_clients"])
@@ -157,14 +157,14 @@ async def test_nothing_is_claimed_ahead_while_another_worker_sits_idle(client: C
     await idle.aclose()
 
 
-async def test_work_is_claimed_ahead_when_nobody_answers_the_wakeup(client: Client) -> None:
+async def test_entries_are_claimed_ahead_if_no_worker_takes_the_wakeup(client: Client) -> None:
     await admission(client).admit([request(1)])
     assert await client.llen(KEYS.wakeup) == 1
     assert (await claim(client, "w1", "ahead", hold_ms=0)).kind == "empty"  # too little, and there is time
     assert (await claim(client, "w1", "ahead", soon=True, hold_ms=0)).kind == "batch"
 
 
-async def test_release_rings_for_what_still_waits(client: Client) -> None:
+async def test_release_wakes_a_worker_for_waiting_entries(client: Client) -> None:
     await admission(client).admit([request(1)])
     await claim(client, "w1")
     await client.delete(KEYS.wakeup)
@@ -203,7 +203,7 @@ async def test_a_cancelled_request_frees_its_place_and_drops_its_late_result(cli
     assert await client.exists(KEYS.reply("r1")) == 0
 
 
-async def test_each_gateways_replies_come_to_its_own_inbox(client: Client) -> None:
+async def test_each_gateway_gets_its_replies_in_its_own_inbox(client: Client) -> None:
     other = Admission(client, KEYS, "gw2", max_entries=100, max_bytes=10**7, body_ttl_s=60)
     for n, gateway in enumerate((admission(client), other, admission(client), other, other)):
         await gateway.admit([request(n, rows=n + 1)])
@@ -214,7 +214,7 @@ async def test_each_gateways_replies_come_to_its_own_inbox(client: Client) -> No
     assert await client.exists(KEYS.inflight) == 0
 
 
-async def test_a_cancelled_request_keeps_no_other_of_its_batch_from_its_reply(client: Client) -> None:
+async def test_a_cancelled_request_does_not_delay_other_replies_of_its_batch(client: Client) -> None:
     await admission(client).admit([request(n) for n in range(4)])
     entries = (await claim(client, room_rows=3)).entries
     await admission(client).cancel(["r1"])
@@ -226,7 +226,7 @@ async def test_a_cancelled_request_keeps_no_other_of_its_batch_from_its_reply(cl
     assert await client.xlen(KEYS.requests) == 1
 
 
-async def test_an_inbox_that_somebody_spoilt_keeps_no_batch_from_its_end(client: Client) -> None:
+async def test_an_inbox_of_another_type_does_not_block_a_batch(client: Client) -> None:
     await admission(client).admit([request(1), request(2)])
     entries = (await claim(client)).entries
     await client.set(KEYS.inbox(GATEWAY), "mine")
@@ -234,14 +234,14 @@ async def test_an_inbox_that_somebody_spoilt_keeps_no_batch_from_its_end(client:
     assert await Inbox(client, KEYS, GATEWAY).read(["r1", "r2"]) == [b"done", b"done"]
 
 
-async def test_one_that_comes_twice_is_closed_once(client: Client) -> None:
+async def test_an_outcome_sent_twice_finishes_once(client: Client) -> None:
     await admission(client).admit([request(1), request(2)])
     entries = (await claim(client, room_rows=1)).entries
     assert await claims(client).finish([Outcome(entry, b"done") for entry in entries * 2]) == 1
     assert await client.hget(KEYS.inflight, "#bytes") == b"100"
 
 
-async def test_a_dead_workers_entries_come_one_by_one_with_their_delivery_count(client: Client) -> None:
+async def test_a_dead_workers_entries_are_claimed_one_by_one_with_their_deliveries(client: Client) -> None:
     await admission(client).admit([request(1), request(2)])
     await claim(client, "dead")
     score = str(int((await client.zscore(KEYS.leases, "dead")) or 0)).encode()
@@ -256,7 +256,7 @@ async def test_a_dead_workers_entries_come_one_by_one_with_their_delivery_count(
     assert [c["name"] for c in await client.xinfo_consumers(KEYS.requests, GROUP)] == [b"w1"]
 
 
-async def test_a_convict_that_came_back_keeps_its_entries(client: Client) -> None:
+async def test_a_dead_worker_that_returned_keeps_its_entries(client: Client) -> None:
     await admission(client).admit([request(1)])
     await claim(client, "slow")
     dead_worker = DeadWorker("slow", str(int((await client.zscore(KEYS.leases, "slow")) or 0)).encode())
@@ -265,7 +265,7 @@ async def test_a_convict_that_came_back_keeps_its_entries(client: Client) -> Non
     assert (await claim(client, "w1", dead_worker=dead_worker)).kind == "empty"
 
 
-async def test_a_dead_letter_is_kept_with_its_reason_and_its_client_is_told(client: Client) -> None:
+async def test_a_dead_letter_is_kept_with_its_reason_and_its_client_gets_an_error(client: Client) -> None:
     await admission(client).admit([request(1)])
     claimed = await claim(client)
     await claims(client).finish([Outcome(claimed.entries[0], b"sorry", "ended 3 workers")])
@@ -274,7 +274,7 @@ async def test_a_dead_letter_is_kept_with_its_reason_and_its_client_is_told(clie
     assert await client.get(KEYS.reply("r1")) == b"sorry"
 
 
-async def test_a_given_up_request_is_neither_open_nor_answered(client: Client) -> None:
+async def test_a_given_up_request_is_not_inflight_and_has_no_reply(client: Client) -> None:
     await admission(client).admit([request(1)])
     claimed = await claim(client)
     await claims(client).finish([Outcome(claimed.entries[0])])
@@ -282,7 +282,7 @@ async def test_a_given_up_request_is_neither_open_nor_answered(client: Client) -
     assert await client.exists(KEYS.reply("r1"), KEYS.inbox(GATEWAY)) == 0
 
 
-async def test_the_group_is_made_again_after_redis_lost_everything(client: Client) -> None:
+async def test_the_consumer_group_is_created_again_after_data_loss(client: Client) -> None:
     await admission(client).admit([request(1)])
     first = await claim(client)
     await client.flushall()
@@ -291,7 +291,7 @@ async def test_the_group_is_made_again_after_redis_lost_everything(client: Clien
     assert [entry.id for entry in (await claim(client)).entries] == ["r1"]
 
 
-async def test_a_heartbeat_returns_what_i_hold_and_whose_lease_has_lapsed(client: Client) -> None:
+async def test_a_heartbeat_returns_pending_entries_and_lapsed_leases(client: Client) -> None:
     await admission(client).admit([request(1)])
     claimed = await claim(client, "w1")
     await client.zadd(KEYS.leases, {"gone": 1000, "alive": 9e15})
@@ -300,7 +300,7 @@ async def test_a_heartbeat_returns_what_i_hold_and_whose_lease_has_lapsed(client
     assert heartbeat.lapsed == {"gone": b"1000"}
 
 
-async def test_a_heartbeat_renews_the_lease_and_leaves_a_report_that_expires(client: Client) -> None:
+async def test_a_heartbeat_renews_the_lease_and_writes_a_status_that_expires(client: Client) -> None:
     heartbeat = await Leases(client, KEYS, "w1").heartbeat({"state": "ready", "rows": 3})
     assert (heartbeat.alive, heartbeat.pending, heartbeat.lapsed) == (1, [], {})
     assert await client.zscore(KEYS.leases, "w1") == heartbeat.now_ms + 2000
@@ -310,7 +310,7 @@ async def test_a_heartbeat_renews_the_lease_and_leaves_a_report_that_expires(cli
     assert (heartbeat.alive, heartbeat.lapsed) == (2, {})
 
 
-async def test_a_lease_holds_until_its_score_has_passed(client: Client) -> None:
+async def test_a_lease_is_valid_until_its_score_has_passed(client: Client) -> None:
     now_ms = (await Leases(client, KEYS, "w1").heartbeat({"state": "ready"})).now_ms
     await client.zadd(KEYS.leases, {"long ago": now_ms - 1, "for long": now_ms + 60_000})
     heartbeat = await Leases(client, KEYS, "w1").heartbeat({"state": "ready"})
@@ -332,7 +332,7 @@ async def test_leaving_releases_the_fill_lock_and_the_lease_and_wakes_a_worker(c
     assert not await client.exists(KEYS.leases)
 
 
-async def test_leaving_an_unused_queue_leaves_nothing(client: Client) -> None:
+async def test_leaving_an_unused_queue_creates_nothing(client: Client) -> None:
     await Leases(client, KEYS, "w1").heartbeat({"state": "ready"})
     assert await Leases(client, KEYS, "w1").leave() == 0
     assert await client.keys("*") == []
@@ -349,11 +349,11 @@ async def test_leaving_removes_the_consumer_only_when_it_holds_nothing(client: C
     assert await client.xinfo_consumers(KEYS.requests, GROUP) == []
 
 
-def test_reads_of_replies_are_cut_by_bytes() -> None:
+def test_replies_are_read_in_chunks_of_bytes() -> None:
     notices = [Notice("a", 3, None), Notice("b", 3, None), Notice("c", 9, None), Notice("d", 1, None)]
     assert list(chunks(notices, 6)) == [["a", "b"], ["c"], ["d"]]
 
 
 @pytest.mark.parametrize(("batches_s", "least"), [([0.32, 0.0], 0.32), ([0.0], 0.0), ([], 0.0), ([0.3, 0.2], 0.2)])
-def test_a_worker_that_has_run_nothing_says_nothing_of_a_batch(batches_s: list[float], least: float) -> None:
+def test_a_worker_that_has_run_nothing_reports_no_batch(batches_s: list[float], least: float) -> None:
     assert Capacity.of([100.0] * len(batches_s), batches_s).batch_s == least

@@ -11,19 +11,19 @@ from tests.entries import entry_fields
 from tests.shared.broker.test_protocol import KEYS, admission, claim, request
 
 
-async def test_a_model_that_nobody_asked_for_has_nothing(client: Client) -> None:
+async def test_an_unused_model_has_an_empty_snapshot(client: Client) -> None:
     looked = await snapshot(client, KEYS.model)
     assert looked == Snapshot(KEYS.model, looked.now_ms)
 
 
-async def test_it_counts_what_waits_and_runs(client: Client) -> None:
+async def test_it_counts_waiting_and_running_entries(client: Client) -> None:
     await admission(client).admit([request(n, rows=n) for n in (1, 2, 3)])
     assert len((await claim(client, room_rows=3)).entries) == 2
     looked = await snapshot(client, KEYS.model)
     assert (looked.waiting, looked.running, looked.open_requests, looked.open_bytes) == (1, 2, 3, 300)
 
 
-async def test_the_oldest_wait_is_that_of_the_next_to_be_claimed(client: Client) -> None:
+async def test_the_oldest_wait_is_that_of_the_next_entry_to_claim(client: Client) -> None:
     for number in range(3):
         await admission(client).admit([request(number)])
         await asyncio.sleep(0.005)  # so that they have waited differently long
@@ -36,7 +36,7 @@ async def test_the_oldest_wait_is_that_of_the_next_to_be_claimed(client: Client)
     assert (await snapshot(client, KEYS.model)).oldest_wait_s == 0
 
 
-async def test_nobody_knows_how_long_an_entry_waits_that_no_gateway_wrote(client: Client) -> None:
+async def test_a_malformed_entry_has_no_known_wait(client: Client) -> None:
     await client.xadd(KEYS.requests, entry_fields(t="long ago"))
     looked = await snapshot(client, KEYS.model)
     assert (looked.waiting, looked.oldest_wait_s) == (1, 0.0)

@@ -14,7 +14,7 @@ from tests.brokers import Broker
 DAY = "2030-01-02"
 
 
-async def test_what_two_processes_spend_comes_off_one_bucket_and_one_count(client: Any) -> None:
+async def test_usage_of_two_processes_shares_one_bucket_and_one_count(client: Any) -> None:
     first, second = Usage(client, "g1"), Usage(client, "g2")
     assert await first.settle(1, DAY, 0, [Line("app", 0.001, 10, 4, 4)]) == [(pytest.approx(6, abs=0.01), 4)]
     assert await second.settle(1, DAY, 0, [Line("app", 0.001, 10, 3, 3)]) == [(pytest.approx(3, abs=0.01), 7)]
@@ -30,7 +30,7 @@ async def test_a_call_that_is_sent_again_counts_once(client: Any) -> None:
     assert await usage.settle(7, DAY, 0, line) == [(pytest.approx(6, abs=0.01), 4)]
 
 
-async def test_a_bucket_goes_below_zero_and_fills_again(client: Any) -> None:
+async def test_a_bucket_can_be_in_debt_and_refills(client: Any) -> None:
     usage = Usage(client, "g1")
     [(left, _)] = await usage.settle(1, DAY, 0, [Line("app", 100, 10, 25, 0)])
     assert left == pytest.approx(-15, abs=0.01)
@@ -40,7 +40,7 @@ async def test_a_bucket_goes_below_zero_and_fills_again(client: Any) -> None:
     assert 0.2 < time.monotonic() - asked_at < 10  # 25 tokens at 100 a second
 
 
-async def test_what_was_spent_lately_is_not_made_good_by_a_long_pause_before(client: Any, any_broker: Broker) -> None:
+async def test_a_long_pause_does_not_compensate_later_usage(client: Any, any_broker: Broker) -> None:
     """The bucket was full long ago; the burst came in the last second, and only that second fills it again."""
     usage = Usage(client, "g1")
     await usage.settle(1, DAY, 1000, [Line("app", 5, 100, 1, 0)])
@@ -50,7 +50,7 @@ async def test_what_was_spent_lately_is_not_made_good_by_a_long_pause_before(cli
     assert left == pytest.approx(5, abs=0.01)
 
 
-async def test_days_are_counted_apart_and_forgotten(client: Any, any_broker: Broker) -> None:
+async def test_days_are_counted_separately_and_expire(client: Any, any_broker: Broker) -> None:
     usage = Usage(client, "g1")
     assert await usage.settle(1, DAY, 0, [Line("app", 0, 1, 5, 5), Line("b", 0, 1, 0, -2)]) == [(1.0, 5), (1.0, -2)]
     assert await usage.settle(2, "2030-01-03", 0, [Line("app", 0, 1, 1, 1)]) == [(1.0, 1)]
@@ -59,13 +59,13 @@ async def test_days_are_counted_apart_and_forgotten(client: Any, any_broker: Bro
     assert any_broker.sync.exists(BUCKETS) == 0  # no rate, no bucket
 
 
-async def test_a_thousand_keys_are_one_call(client: Any) -> None:
+async def test_a_thousand_keys_need_one_call(client: Any) -> None:
     usage = Usage(client, "g1")
     answers = await usage.settle(1, DAY, 0, [Line(f"k{n}", 0.001, 10, 1, n) for n in range(1000)])
     assert [counted for _, counted in answers] == list(range(1000))
 
 
-async def test_what_was_told_is_remembered_for_as_long_as_it_may_be_sent_again(client: Any, any_broker: Broker) -> None:
+async def test_report_numbers_are_kept_as_long_as_a_report_may_be_resent(client: Any, any_broker: Broker) -> None:
     redis = any_broker.sync
     await Usage(client, "g1").settle(7, DAY, 0, [Line("app", 0.001, 10, 4, 4)])
     assert redis.get(seen("g1")) == b"7"
@@ -74,7 +74,7 @@ async def test_what_was_told_is_remembered_for_as_long_as_it_may_be_sent_again(c
     assert 48 * 3600 - 10 < redis.ttl(counts(DAY)) <= 48 * 3600
 
 
-async def test_who_spends_nothing_writes_nothing(client: Any, any_broker: Broker) -> None:
+async def test_no_usage_writes_nothing(client: Any, any_broker: Broker) -> None:
     assert await Usage(client, "g1").settle(1, DAY, 0, [Line("app", 1, 10, 0, 0)]) == [(10.0, 0)]
     assert any_broker.sync.exists(BUCKETS, counts(DAY)) == 0
 

@@ -19,7 +19,7 @@ def slack(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "UNBLOCK_SLACK_MS", 20_000)
 
 
-async def test_a_window_wakes_nobody_else_after_its_connection_was_replaced(any_broker: Broker) -> None:
+async def test_the_end_of_a_window_unblocks_no_other_client_after_a_reconnect(any_broker: Broker) -> None:
     """A broker that began anew gives the same ids again, to others."""
     blocking, command = Client(any_broker.url, block_s=60.0), Client(any_broker.url)
     try:
@@ -37,7 +37,7 @@ async def test_a_window_wakes_nobody_else_after_its_connection_was_replaced(any_
         await command.aclose()
 
 
-async def test_a_window_ends_in_time_though_redis_comes_to_its_end_before_its_beginning(
+async def test_a_window_ends_in_time_even_if_redis_handles_its_unblock_first(
     any_broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blocking, command = Client(any_broker.url, block_s=60.0), Client(any_broker.url)

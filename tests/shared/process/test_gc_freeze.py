@@ -15,7 +15,7 @@ class Ring:
         self.itself = self
 
 
-def test_what_was_here_is_not_looked_at_again_and_what_comes_later_is_collected() -> None:
+def test_frozen_objects_are_skipped_and_later_ones_collected() -> None:
     gone, here = weakref.ref(Ring()), Ring()
     try:
         freeze_startup_objects()

@@ -9,7 +9,7 @@ import pytest
 from smartbatch.shared.telemetry.logs import set_up
 
 
-def test_a_traceback_that_quotes_a_client_forges_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_traceback_that_quotes_a_client_forges_no_log_line(capsys: pytest.CaptureFixture[str]) -> None:
     before = logging.root.handlers[:], logging.root.level
     try:
         set_up("human", "info", "worker")

@@ -29,7 +29,7 @@ def read(parent: str, state: str | None = None) -> TraceContext | None:
         (f"cc-{TRACE}-{SPAN}-01-what the future brings", True),
     ],
 )
-def test_a_context_of_the_standards_form_is_read(header: str, sampled: bool) -> None:
+def test_a_valid_traceparent_is_accepted(header: str, sampled: bool) -> None:
     assert read(header) == (TRACE, SPAN, sampled, "", 0)
 
 
@@ -53,7 +53,7 @@ def test_a_context_of_the_standards_form_is_read(header: str, sampled: bool) -> 
         GOOD.replace("0", "٠"),
     ],
 )
-def test_anything_else_is_as_if_it_had_not_come(header: str) -> None:
+def test_an_invalid_traceparent_is_ignored(header: str) -> None:
     assert read(header) is None
 
 
@@ -76,7 +76,7 @@ def test_anything_else_is_as_if_it_had_not_come(header: str) -> None:
         (",".join(f"k{n}=1" for n in range(33)), ""),
     ],
 )
-def test_a_tracestate_is_handed_on_only_if_it_is_one(state: str, kept: str) -> None:
+def test_only_a_valid_tracestate_is_passed_on(state: str, kept: str) -> None:
     context = read(GOOD, state)
     assert context is not None
     assert context.state == kept
@@ -89,14 +89,16 @@ def test_a_tracestate_is_handed_on_only_if_it_is_one(state: str, kept: str) -> N
     st.sampled_from(["", "a=1", "a=b c,d=e"]),
     st.integers(0, 10**16),
 )
-def test_what_is_written_is_read_again(trace_id: str, span_id: str, sampled: bool, state: str, sent_us: int) -> None:
+def test_a_written_context_reads_back_the_same(
+    trace_id: str, span_id: str, sampled: bool, state: str, sent_us: int
+) -> None:
     context = TraceContext(trace_id, span_id, sampled, state, sent_us)
     assert read_field(write_field(context)) == context
     assert trace_id_of(write_field(context)) == trace_id
 
 
 @given(st.text(max_size=120))
-def test_a_field_that_anybody_wrote_is_read_or_not_and_never_raises(text: str) -> None:
+def test_an_arbitrary_trace_field_never_raises(text: str) -> None:
     for field in (text, f"{GOOD} {text}"):
         context = read_field(field)
         assert context is None or (context.trace_id.isascii() and context.state.isprintable())

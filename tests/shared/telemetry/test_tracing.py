@@ -45,7 +45,7 @@ def test_tracing_is_on_where_the_standards_variables_say_so(environ: dict[str, s
         ("always_off", "", (False, 0.0)),
     ],
 )
-def test_samplers_are_read(sampler: str, arg: str, expected: tuple[bool, float]) -> None:
+def test_standard_samplers_are_supported(sampler: str, arg: str, expected: tuple[bool, float]) -> None:
     assert sampling({"OTEL_TRACES_SAMPLER": sampler, "OTEL_TRACES_SAMPLER_ARG": arg}) == expected
 
 
@@ -57,12 +57,12 @@ def test_samplers_are_read(sampler: str, arg: str, expected: tuple[bool, float])
         {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "nan"},
     ],
 )
-def test_samplers_that_do_not_exist_are_refused(environ: dict[str, str]) -> None:
+def test_unknown_samplers_are_rejected(environ: dict[str, str]) -> None:
     with pytest.raises(SettingsError, match="OTEL_TRACES_SAMPLER"):
         sampling(environ)
 
 
-def test_a_parents_word_counts_only_if_it_is_asked() -> None:
+def test_only_parent_based_samplers_follow_the_parent() -> None:
     unsampled = UPSTREAM._replace(sampled=False)
     assert Sampling(True, 0.0).takes(HIGH, UPSTREAM)
     assert not Sampling(True, 1.0).takes(LOW, unsampled)
@@ -70,7 +70,7 @@ def test_a_parents_word_counts_only_if_it_is_asked() -> None:
     assert Sampling(False, 1.0).takes(HIGH, unsampled)
 
 
-def test_a_share_is_taken_by_the_traces_id() -> None:
+def test_ratio_samplers_decide_by_the_trace_id() -> None:
     half = Sampling(False, 0.5)
     assert half.takes(LOW, None)
     assert half.takes(LOW + (HIGH << 64), None)  # the lower half of it counts

@@ -16,13 +16,13 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "docs" / "clients.md").rea
 SUFFIXES = {"bash": ".sh", "python": ".py", "javascript": ".mjs"}
 
 
-def test_every_client_is_there() -> None:
+def test_every_client_has_its_blocks() -> None:
     languages = [language for language, _ in BLOCKS]
     assert {language: languages.count(language) for language in SUFFIXES} == {"bash": 3, "python": 3, "javascript": 1}
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)), ids=lambda number: f"{number}-{BLOCKS[number][0]}")
-def test_block_runs(number: int, system: Stack, grpc_gateway: Process, tmp_path: Path) -> None:
+def test_client_block_runs_as_written(number: int, system: Stack, grpc_gateway: Process, tmp_path: Path) -> None:
     language, text = BLOCKS[number]
     text = text.replace("localhost:8000", system.url.removeprefix("http://"))
     text = text.replace("localhost:8001", grpc_gateway.url)

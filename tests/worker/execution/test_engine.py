@@ -127,7 +127,7 @@ def test_one_bad_row_in_a_batch_fails_alone(engine: Engine, model: Doubler) -> N
     ]
 
 
-def test_a_row_refused_with_a_value_error_is_the_clients_fault(engine: Engine, model: Doubler) -> None:
+def test_a_row_rejected_with_a_value_error_is_the_clients_fault(engine: Engine, model: Doubler) -> None:
     def refuse(rows: list[int]) -> None:
         if 3 in rows:
             raise ValueError("three is not accepted")

@@ -90,7 +90,7 @@ def test_a_broken_jpeg_raises_invalid_input() -> None:
     assert jpegs.pixels(rows_of(whole)).shape[0] == 1
 
 
-def test_a_jpeg_that_only_the_device_refuses_is_decoded_by_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_jpeg_that_only_the_device_rejects_is_decoded_by_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("nvJPEG says no")
 
@@ -100,7 +100,7 @@ def test_a_jpeg_that_only_the_device_refuses_is_decoded_by_the_cpu(monkeypatch: 
     assert torch.equal(batch[0], decode_image(file, preset, LIMIT))
 
 
-def test_one_refused_jpeg_leaves_the_others_on_the_device(
+def test_one_rejected_jpeg_leaves_the_others_on_the_device(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     preset, files = PRESETS["resnet18"], [path.read_bytes() for path in PHOTOS[:2]]

@@ -62,7 +62,7 @@ async def test_a_broker_that_recovers_gets_all_replies(publisher: ReplyPublisher
     assert len(broker.published) == 20
 
 
-async def test_a_reply_that_the_broker_refuses_delays_no_other_and_becomes_an_error(
+async def test_a_reply_that_the_broker_rejects_delays_no_other_and_becomes_an_error(
     publisher: ReplyPublisher, broker: Broker
 ) -> None:
     publisher.put([outcome("r0"), outcome("large", 2000), outcome("r1")])

@@ -51,7 +51,7 @@ def waiting(event: bytes) -> int:
     return json.loads(event[6:])["models"]["m"]["stats"]["queue"]["waiting"]
 
 
-async def test_all_viewers_share_each_moment(seen: Seen) -> None:
+async def test_all_viewers_share_each_event(seen: Seen) -> None:
     for _ in range(3):
         seen.live.join()
     streams = [seen.live.events() for _ in range(3)]
@@ -62,7 +62,7 @@ async def test_all_viewers_share_each_moment(seen: Seen) -> None:
     assert waiting(seconds[0]) == waiting(firsts[0]) + 1
 
 
-async def test_nothing_is_made_without_a_viewer(seen: Seen) -> None:
+async def test_no_event_is_made_without_a_viewer(seen: Seen) -> None:
     assert seen.monitor.started == 0
     seen.live.join()
     await anext(seen.live.events())
@@ -75,7 +75,7 @@ async def test_nothing_is_made_without_a_viewer(seen: Seen) -> None:
     assert waiting(await anext(seen.live.events())) == started + 1
 
 
-async def test_a_slow_viewer_misses_moments_and_gets_the_newest(seen: Seen) -> None:
+async def test_a_slow_viewer_misses_events_and_gets_the_newest(seen: Seen) -> None:
     seen.live.join()
     stream = seen.live.events()
     first = waiting(await anext(stream))
@@ -84,7 +84,7 @@ async def test_a_slow_viewer_misses_moments_and_gets_the_newest(seen: Seen) -> N
     assert waiting(await anext(stream)) >= first + 5
 
 
-async def test_there_is_a_most_of_viewers(seen: Seen) -> None:
+async def test_the_number_of_viewers_is_limited(seen: Seen) -> None:
     for _ in range(MAX_VIEWERS):
         seen.live.join()
     with pytest.raises(Unavailable, match=f"{MAX_VIEWERS} viewers"):
@@ -93,7 +93,7 @@ async def test_there_is_a_most_of_viewers(seen: Seen) -> None:
     seen.live.join()
 
 
-async def test_a_drain_ends_every_stream_and_lets_nobody_in(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_drain_ends_every_stream_and_rejects_new_viewers(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "EVERY_S", 3600)
     seen.live.join()
     stream = seen.live.events()
@@ -106,7 +106,7 @@ async def test_a_drain_ends_every_stream_and_lets_nobody_in(seen: Seen, monkeypa
         seen.live.join()
 
 
-async def test_numbers_that_cannot_be_made_end_nothing(seen: Seen, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_event_that_cannot_be_made_ends_no_stream(seen: Seen, caplog: pytest.LogCaptureFixture) -> None:
     seen.live.join()
     stream = seen.live.events()
     first = waiting(await anext(stream))

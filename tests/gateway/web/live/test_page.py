@@ -23,7 +23,7 @@ def test_every_file_is_served_and_shipped() -> None:
     assert "gateway/web/live/static/vendor/uPlot.LICENSE" in project["project"]["license-files"]
 
 
-def test_no_file_of_ours_names_another_server() -> None:
+def test_page_files_refer_to_no_other_server() -> None:
     for name, _ in page.FILES.values():
         if not name.startswith("vendor/"):
             text = (resources.files("smartbatch.gateway.web.live") / "static" / name).read_text()
