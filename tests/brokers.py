@@ -1,4 +1,4 @@
-"""A real broker server for the tests: Valkey or redis-server, which may be killed, restarted and emptied."""
+"""A real broker for the tests: a Valkey or Redis server that tests can kill, restart and empty."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnectio
 
 
 class Broker:
-    """A server of this test session's own. With `durable` it keeps an append-only file, as in docker-compose.yml.
+    """A server of this test session. With `durable` it has an append-only file, as in docker-compose.yml.
 
-    In `options` of its command line and in `sync_url`, which the test itself uses, {port} stands for its port.
+    In `options` (of its command line) and in `sync_url` (for the test's own client) {port} stands for its port.
     """
 
     def __init__(
@@ -48,15 +48,15 @@ class Broker:
 
     def start(self) -> None:
         self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, env=self._environ)
-        eventually(self._answers)
+        eventually(self._responds)
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill it with SIGKILL."""
         self.process.kill()
         self.process.wait()
 
     def lose_data(self) -> None:
-        """Remove what a killed server would load again."""
+        """Remove the data that a killed server would load."""
         for file in Path(self.folder.name).rglob("*"):
             if file.is_file():
                 file.unlink()
@@ -73,7 +73,7 @@ class Broker:
         self.process.wait()
         self.folder.cleanup()
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
         try:
             return bool(self.sync.ping())
         except (redis_sync.ConnectionError, redis_sync.BusyLoadingError):
@@ -81,7 +81,7 @@ class Broker:
 
 
 class Client(MultiplexedConnection):
-    """The connection under test; any other attribute is redis-py's, to inspect the broker."""
+    """The connection under test. Other attributes are redis-py's, which tests use to inspect the broker."""
 
     def __init__(self, url: str, *, block_s: float = 0.0) -> None:
         super().__init__(url, block_s=block_s)

@@ -1,6 +1,6 @@
-"""Real brokers for the tests: the embedded Valkey always, Debian's redis-server (our floor) where it is installed.
+"""Real brokers for the tests: the embedded Valkey, and Debian's redis-server (the oldest one supported) if installed.
 
-One server of each kind per session, emptied before each test.
+Each session has one server of each kind, which is emptied before each test.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 from smartbatch.deploy import embedded_broker
 from tests.brokers import Broker, Client
 
-# Who runs the tests in the background has Ctrl-C ignored, and what the tests start would inherit that.
+# A shell's background job ignores Ctrl-C, and processes that the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -47,7 +47,7 @@ KINDS = ["valkey", pytest.param("redis", marks=pytest.mark.extended)]
 
 @pytest.fixture(scope="module", params=KINDS)
 def durable_broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
-    """Each kind of broker in turn, of the module's own and with an append-only file: to be killed and restarted."""
+    """Each kind of broker in turn, one per module and with an append-only file, to be killed and restarted."""
     server = Broker(binary(request.param), durable=True)
     yield server
     server.stop()
@@ -62,7 +62,7 @@ def broker(valkey_server: Broker) -> Broker:
 
 @pytest.fixture(params=KINDS)
 def any_broker(request: pytest.FixtureRequest) -> Broker:
-    """Each kind of broker in turn, empty: for the tests of the protocol itself."""
+    """Each kind of broker in turn, empty, for tests of the protocol."""
     server: Broker = request.getfixturevalue(f"{request.param}_server")
     server.sync.flushall()
     server.sync.script_flush()

@@ -1,7 +1,7 @@
-"""Load for the tests: every request is recorded, and every response is checked against the bytes that were sent.
+"""Load for the tests: it records every request and checks every response against the bytes that were sent.
 
-The model is a `simulated` one (or one that inherits from it), whose output depends on the request's own
-bytes only: a response that belongs to another request, or comes twice on one connection, is detected.
+The model is `simulated` or inherits from it, so its output depends only on the request's bytes. A response that belongs
+to another request, or that arrives twice on one connection, is detected.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from smartbatch.worker.models.simulated import expected
 
 T = TypeVar("T")
 
-NO_RESPONSE = 0  # the status of a request whose connection broke or whose client gave up
+NO_RESPONSE = 0  # the status of a request whose connection broke or whose client disconnected
 
 
 class SentRequest(msgspec.Struct):
-    """One request that was sent, and its outcome. Times are monotonic seconds."""
+    """A request and its outcome. Times are monotonic seconds."""
 
     number: int
     kind: str
@@ -33,11 +33,11 @@ class SentRequest(msgspec.Struct):
     url: str = ""
     done_at: float = 0.0
     status: int = NO_RESPONSE
-    code: str = ""  # of the problem, or the client's own error
+    code: str = ""  # of the problem, or the name of the client's error
     right: bool = False
     retry_after: int | None = None
     request_id: str = ""
-    closed: str = ""  # why its batch was
+    closed: str = ""  # the close reason of its batch
 
     @property
     def seconds(self) -> float:
@@ -45,7 +45,7 @@ class SentRequest(msgspec.Struct):
 
 
 class Load:
-    """Use as `async with`. `urls` gives the gateways to choose from at any moment."""
+    """Use as `async with`. `urls` returns the current gateways, from which each request chooses."""
 
     def __init__(self, urls: Callable[[], list[str]], *, connections: int = 0, give_up_s: float = 60.0) -> None:
         self.urls = urls
@@ -55,8 +55,8 @@ class Load:
         self.sent: list[SentRequest] = []
 
     async def __aenter__(self) -> Load:
-        # A gateway that drains closes its idle connections, so one may close just as a request is sent on it: not
-        # reusing those that idled for long keeps that inherent race of HTTP out of the count.
+        # A draining gateway closes idle connections, perhaps just as a request is sent on one. This race is inherent
+        # in HTTP; not reusing connections that were idle for long avoids it.
         connector = aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=15)
         self._client = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(self._give_up_s))
         return self
@@ -70,22 +70,22 @@ class Load:
     async def send(
         self, kind: str = "plain", body: bytes | None = None, *, headers: Mapping[str, str] | None = None
     ) -> SentRequest:
-        """Send one request and record its outcome. Without `body` it gets a unique one."""
+        """Send one request and record its outcome. Without `body`, a unique body is made."""
         request = SentRequest(len(self.sent), kind, time.monotonic(), random.choice(self.urls()))
         self.sent.append(request)
         body = b"input number %d" % request.number if body is None else body
         try:
             async with self._client.post(f"{request.url}/predict", data=body, headers=headers) as response:
-                answer = await response.json(content_type=None)
+                content = await response.json(content_type=None)
                 request.status = response.status
-                request.request_id = answer.get("request_id", "")
-                request.code = answer.get("code", "")
+                request.request_id = content.get("request_id", "")
+                request.code = content.get("code", "")
                 request.retry_after = (
                     int(response.headers["retry-after"]) if "retry-after" in response.headers else None
                 )
                 if response.status == 200:
-                    request.right = is_right(answer, body)
-                    request.closed = answer["batch"]["closed"]
+                    request.right = is_right(content, body)
+                    request.closed = content["batch"]["closed"]
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             request.code = type(error).__name__
         finally:
@@ -118,11 +118,11 @@ class Load:
         await self.finish()
 
     def begin(self, **how: Any) -> asyncio.Task[SentRequest]:
-        """Send one without waiting for its response; `finish` does."""
+        """Send a request without waiting for its response; `finish` waits for it."""
         return self.also(self.send(**how))
 
     def also(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run something that `finish` waits for, too."""
+        """Run a coroutine, for which `finish` waits as well."""
         task = asyncio.create_task(coroutine)
         self._open.add(task)
         task.add_done_callback(self._open.discard)
@@ -136,12 +136,12 @@ class Load:
         return Counter(request.status for request in self.sent)
 
 
-def is_right(answer: Mapping[str, Any], body: bytes) -> bool:
-    [row] = answer["outputs"]["output"]["data"]
+def is_right(content: Mapping[str, Any], body: bytes) -> bool:
+    [row] = content["outputs"]["output"]["data"]
     return max(abs(a - b) for a, b in zip(row, expected(body), strict=True)) < 1e-7
 
 
 def percentile(values: Iterable[float], percent: float) -> float:
-    """The value that `percent` of them don't exceed."""
+    """Return the value that `percent` of the values do not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]

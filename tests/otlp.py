@@ -1,4 +1,4 @@
-"""An OTLP/HTTP collector for the tests: it decodes the protocol's own messages and keeps the spans."""
+"""An OTLP/HTTP collector for the tests. It decodes the protocol's messages and stores the spans."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Span(msgspec.Struct):
 
 
 class Collector:
-    """Use as `with`. `url` is what OTEL_EXPORTER_OTLP_ENDPOINT takes."""
+    """Use as `with`. `url` is the value for OTEL_EXPORTER_OTLP_ENDPOINT."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []

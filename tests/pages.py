@@ -1,9 +1,9 @@
-"""Runs what a page of the documentation shows.
+"""Run the commands that a page of the documentation shows.
 
-In a ```console block a line that begins with `$ ` is a command, and the lines below it are its output. `…` stands for
-anything; line breaks, measured times and close reasons don't matter, and numbers are compared to three digits. A
-```python block whose first line is `# name.py` is a file. A section whose commands need a server starts one with
-`make up`; otherwise it has the one that plain `make up` starts.
+In a ```console block a line that begins with `$ ` is a command, and the lines below it are its output. `…` matches
+anything; line breaks, measured times and close reasons are ignored, and numbers are compared to three digits. A
+```python block whose first line is `# name.py` is a file. A section can start a server with `make up`; otherwise its
+commands use the server of plain `make up`.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def commands(block: str) -> list[tuple[str, str]]:
 
 
 class Console:
-    """A terminal in a folder that looks like a clone, with the server that `make up` last started."""
+    """A terminal in a folder like a clone, with the server that `make up` started last."""
 
     def __init__(self, folder: Path) -> None:
-        # Otherwise `make up` would install into the environment that the tests run in, and end at this folder.
+        # Otherwise `make up` would install this folder into the environment of the tests.
         fresh = subprocess.run(["make", "-q", ".venv/.ready"], cwd=ROOT).returncode == 0
         assert fresh, "pyproject.toml is newer than the environment: `make .venv/.dev`"
         for entry in ROOT.iterdir():
@@ -50,7 +50,7 @@ class Console:
         self._started = ""
         self._log = folder / "server.log"
         environ = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
-        # To start sooner: no variants are compiled, and there are fewer batch sizes to warm up.
+        # For a quick start compile no variants and warm up fewer batch sizes.
         quick = {"OPTIMIZE": "none", "MAX_BATCH_SIZE": "8"}
         self._environ = {**environ, **quick, "PORT": str(self._port), "COLUMNS": "200"}
         self._shell = subprocess.Popen(
@@ -73,7 +73,7 @@ class Console:
         _of(self._shell.stdout).close()
 
     def run_page(self, page: str) -> int:
-        """Run every console block of a page and compare what comes. Returns the number of commands."""
+        """Run every console block of a page and compare the output. Return the number of commands."""
         count = 0
         for blocks in sections(page):
             for language, text in blocks:
@@ -134,7 +134,7 @@ class Console:
             self._server = None
 
     def _here(self, command: str) -> str:
-        """Replace the port that the pages use by this server's."""
+        """Replace the port in the pages by this server's."""
         command = command.replace("smartbatch predict", f"smartbatch predict --url http://localhost:{self._port}")
         return command.replace("localhost:8000", f"localhost:{self._port}")
 
@@ -149,7 +149,7 @@ def _starts_server(command: str) -> bool:
 
 
 def _plain(output: str) -> str:
-    """Output without what differs from run to run."""
+    """Remove from an output what differs between runs."""
     output = re.sub(r"\s+", " ", re.sub(r"\s*([\[\]{},:…])\s*", r"\1", output)).strip()
     output = re.sub(r'"timing_ms":\{[^}…]*\}', "timing", output)
     output = re.sub(r'(?<="closed":")\w+|(?<=in a batch of 1 \()\w+', "idle", output)  # a busy machine may miss it

@@ -1,4 +1,4 @@
-"""A real Prometheus for one test, which scrapes its gateways and workers twice a second."""
+"""A real Prometheus for one test, which scrapes the test's gateways and workers twice per second."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Labels = dict[str, str]
 
 
 class Prometheus:
-    """`close` ends it. Skips the test if Prometheus isn't installed."""
+    """A running Prometheus; `close` ends it. Skips the test if Prometheus is not installed."""
 
     def __init__(self, folder: Path, gateways: Iterable[str], workers: Iterable[str] = ()) -> None:
         """Of both the URLs."""
@@ -43,13 +43,13 @@ class Prometheus:
         eventually(self._ready, 30)
 
     def query(self, expression: str) -> list[tuple[Labels, float]]:
-        """Labels and value of each series, now. An expression that Prometheus refuses fails the test."""
+        """Return labels and current value of each series. Fails the test if Prometheus rejects the expression."""
         answer = self._client.get("/api/v1/query", params={"query": expression})
         assert answer.status_code == 200, f"{expression}: {answer.text}"
         return [(series["metric"], float(series["value"][1])) for series in answer.json()["data"]["result"]]
 
     def value(self, expression: str) -> float | None:
-        """The value of the one series; None if there is none."""
+        """Return the value of the only series; None if there is none."""
         found = self.query(expression)
         assert len(found) <= 1, found
         return found[0][1] if found else None

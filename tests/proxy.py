@@ -1,4 +1,4 @@
-"""A TCP proxy that misbehaves: it stalls without closing, resets connections, or is slow."""
+"""A TCP proxy that can stall, reset or delay connections."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 
 class Proxy:
-    """Forwards a free port of loopback to `port`. Runs in a thread of its own; the methods may be called by any."""
+    """Forwards a free port of loopback to `port`. It runs in its own thread; any thread may call its methods."""
 
     def __init__(self, port: int) -> None:
         self._target = port
@@ -29,11 +29,11 @@ class Proxy:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def stall(self) -> None:
-        """Accept and forward nothing; keep every connection open."""
+        """Stop accepting and forwarding, but keep every connection open."""
         self._loop.call_soon_threadsafe(self._flowing.clear)
 
     def flow(self) -> None:
-        """Forward again, starting with what arrived meanwhile."""
+        """Forward again, starting with the data that arrived meanwhile."""
         self._loop.call_soon_threadsafe(self._flowing.set)
 
     def delay(self, seconds: float) -> None:

@@ -1,6 +1,6 @@
-"""No file of ours can execute data that it reads: no pickle, eval and the like, by the syntax tree of every file.
+"""No file of ours executes data that it reads: its syntax tree contains no pickle, eval or similar call.
 
-And the two ways in which a file may still be code, so that docs/security.md says the truth about them.
+Also the two statements of docs/security.md about files that may be code.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ FORBIDDEN_CALLS = {
 
 
 def name_of(node: ast.expr) -> str:
-    """`a.b.c` of a call's target, as far as it is plain names."""
+    """Return the target of a call as `a.b.c`, as far as it consists of names."""
     if isinstance(node, ast.Attribute):
         return f"{name_of(node.value)}.{node.attr}"
     return node.id if isinstance(node, ast.Name) else ""
 
 
 def dangers(source: str) -> list[str]:
-    """Every call in `source` that could execute data, by line."""
+    """Return every call in `source` that could execute data, by line."""
     found = []
     aliases: dict[str, str] = {}
     for node in ast.walk(ast.parse(source)):

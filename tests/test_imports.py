@@ -1,4 +1,4 @@
-"""Who may import whom, read from every file; and what those rules are for: a gateway that stays small and quick."""
+"""Import rules, read from every file, and their purpose: a gateway that is small and starts quickly."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def top_names(path: Path) -> set[str]:
 
 
 def fresh_import(*modules: str) -> tuple[float, set[str]]:
-    """Import in a new interpreter. Returns the seconds it took and every top-level name then loaded."""
+    """Import in a new interpreter. Return the CPU seconds and every top-level name that was loaded."""
     code = IMPORTED_IN.format(modules=", ".join(modules))
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     seconds, loaded = answer.stdout.splitlines()

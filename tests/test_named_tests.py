@@ -1,4 +1,4 @@
-"""Pages that back their claims with tests: each test exists in the file that they name."""
+"""The tests that pages name as evidence exist."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def test_every_named_test_exists(page: str, at_least: int) -> None:
 
 
 def test_make_test_runs_the_tests_of_every_promise() -> None:
-    """Each row of the page's tables is a promise and names its tests; of each at least one case is in `make test`."""
+    """Each row of the page's tables is a promise and names its tests. `make test` runs at least one case of each."""
     promises = re.findall(r"^\| .*::test_.*$", (ROOT / "docs/reliability.md").read_text(), re.M)
-    assert len(promises) >= 17 + 6  # what fails, and the properties of the protocol
+    assert len(promises) >= 17 + 6  # the failures, and the properties of the protocol
     named = {f"tests/{file}::{test}" for promise in promises for file, test in NAMED.findall(promise)}
     [selection] = re.findall(r"-m \"(.*)\"", re.findall(r"^test:.*\n(.*)", (ROOT / "Makefile").read_text(), re.M)[0])
     files = sorted({test.partition("::")[0] for test in named})

@@ -1,4 +1,4 @@
-"""What users of the package write: `import smartbatch`, a model in a file of their own, `python my_model.py`."""
+"""The public interface: `import smartbatch`, a model in a user's file, `python my_model.py`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PREDICT = {"json": {"data": [[1, 2]]}, "headers": {"accept": "application/json"}
 
 @contextmanager
 def running(folder: Path, command: list[str], port: int, environ: Mapping[str, str] = os.environ) -> Iterator[Path]:
-    """Run a command in `folder` until the block ends, once the server it starts is ready. Yields its log."""
+    """Run a command in `folder` during the block, which starts once its server is ready. Yield its log."""
     log = folder / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=out, env=environ)

@@ -1,4 +1,4 @@
-"""README and docs are correct: their commands run as shown, and what they name exists."""
+"""README and docs are correct: their commands run as shown, and the names in them exist."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_every_subcommand_and_option_exists() -> None:
 
 
 def _command(words: list[str]) -> tuple[click.Command | None, str]:
-    """Return the command that words begin with, None if there is none, and the words behind it."""
+    """Return the command with which the words begin (None if there is none) and the words after it."""
     found: click.Command | None = cli
     context = click.Context(cli)
     while isinstance(found, click.Group) and words and re.fullmatch("[a-z]+", words[0]):

@@ -34,8 +34,8 @@ def files(functions: list[str]) -> set[str]:
 
 
 def check(traces: list[list[str]], heading: str, max_files: int) -> None:
-    """Compare what several requests entered with the list. Functions that only some of them entered belong to tasks
-    beside the request, such as one that runs every second."""
+    """Compare the functions that several requests entered with the list. Functions that only some entered belong to
+    other tasks, such as one that runs every second."""
     functions = listed(heading)
     assert files(functions) == files(sorted(set.intersection(*map(set, traces))))
     for trace in traces:
@@ -76,7 +76,7 @@ async def test_a_request_walks_through_the_gateway_as_documented(broker: Broker,
     try:
         async with gateway(settings) as port, asyncio.timeout(60):
             streams = await asyncio.open_connection("127.0.0.1", port)
-            await predict(*streams)  # waits for the worker; fills caches
+            await predict(*streams)  # waits for the worker and fills caches
             for _ in range(REQUESTS):
                 await asyncio.sleep(0.05)  # until the tasks of the model queue wait again
                 with trace.record() as entered:

@@ -1,4 +1,4 @@
-"""Which functions of a package are entered while something runs."""
+"""Record which functions of a package are entered."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 class CallTrace:
     """Records the functions of a package, as `path/of/file.py:Class.function`, in the order of their first entry.
 
-    Create it before the threads whose calls are to be seen: only they and the creating thread are traced.
+    It traces the creating thread and threads that start later.
     """
 
     def __init__(self, package: str) -> None:

@@ -1,7 +1,7 @@
-"""A real browser, Debian's Chromium, driven by Playwright. Whatever a page logs as an error, or requests from another
-address than its own server's, fails the test that looks at it.
+"""A real browser (Debian's Chromium), driven by Playwright.
 
-These tests are plain functions: Playwright's own event loop runs in this thread while there is a browser.
+A test fails if its page logs an error or sends a request to another server than its own. The tests are plain functions,
+because Playwright's event loop runs in this thread.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def browser() -> Iterator[Browser]:
 
 
 class Watched:
-    """A page and the faults that its browser logged."""
+    """A page and the errors that its browser logged."""
 
     def __init__(self, page: Page, url: str) -> None:
         self.page = page
@@ -40,22 +40,22 @@ class Watched:
         page.set_default_timeout(WAIT_MS)
         page.on("pageerror", lambda error: self.faults.append(str(error)))
         page.on("console", lambda message: self.faults.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda request: self._asked(request.url))
+        page.on("request", lambda request: self._on_request(request.url))
         self.url = url
 
-    def _asked(self, url: str) -> None:
+    def _on_request(self, url: str) -> None:
         if not url.startswith((self.url, "blob:")):
             self.faults.append(f"requested {url}")
 
     def expect_fault(self, text: str) -> None:
-        """The browser logs each response that isn't a 2xx; this one is expected."""
+        """Accept one logged error: the browser logs each response that is not 2xx."""
         assert any(text in fault for fault in self.faults), self.faults
         self.faults = [fault for fault in self.faults if text not in fault]
 
 
 @pytest.fixture
 def watch(browser: Browser) -> Iterator[Callable[..., Watched]]:
-    """`watch(url, **options)` opens the live page of a gateway in a window of its own."""
+    """`watch(url, **options)` opens the live page of a gateway in a new window."""
     opened: list[Watched] = []
 
     def open_page(url: str, **options) -> Watched:

@@ -55,13 +55,13 @@ def test_page_numbers_follow_the_load(simulated: Stack, watch: Callable[..., Wat
     page = watch(simulated.url).page
     is_live(page)
     expect(tile(page, "Answered / s")).to_have_text("0")
-    with ThreadPoolExecutor(1) as elsewhere:  # in this thread a loop runs already: Playwright's
+    with ThreadPoolExecutor(1) as elsewhere:  # Playwright's event loop runs in this one
         elsewhere.submit(asyncio.run, send_all(simulated.url, bodies(100), 16)).result()
     for _ in range(20):
         assert simulated.predict(b"x", params={"top_k": "many"}).status_code == 400
 
     def shown_once_current() -> dict | None:
-        """Return what the page shows once it agrees with /stats."""
+        """Return what the page shows once it matches /stats."""
         stats, shown = simulated.stats(), page.evaluate(SHOWN)
         if shown["outcomes"] != ["100", "0", "0", "20", "0", "0", "0"] or not stats["latency_ms"]["p50"]:
             return None
@@ -69,7 +69,7 @@ def test_page_numbers_follow_the_load(simulated: Stack, watch: Callable[..., Wat
         return shown if shown_ms == pytest.approx(list(stats["latency_ms"].values()), rel=0.01) else None
 
     shown = eventually(shown_once_current, 15, 0.1)
-    assert shown["tiles"]["Answered / s"] == "10"  # a hundred in ten seconds
+    assert shown["tiles"]["Answered / s"] == "10"  # 100 in 10 s
     assert shown["tiles"]["Rejected / s"] == "2"
     assert shown["parts"].startswith("Chart: Mean time per part of a request")
     assert float(re.findall(r"forward ([\d.]+)", shown["parts"])[0]) > 4
@@ -111,7 +111,7 @@ def test_photo_prediction_by_keyboard_only(stack: Callable[..., Stack], watch: C
     assert facts["Position"] == "1st of 1"
     assert facts["Close reason"].startswith("window: ")
     assert facts["Batch"].startswith(facts["Worker"])
-    assert page.evaluate("document.activeElement.id") == "photo"  # nothing takes the focus away
+    assert page.evaluate("document.activeElement.id") == "photo"  # updates do not move the focus
     expect(page.locator("#text-box")).to_be_hidden()
 
 
@@ -215,7 +215,7 @@ def test_page_reconnects_after_a_gateway_restart_and_stops_when_paused(
     page = watched.page
     is_live(page)
     gateway = simulated.processes[0]
-    assert gateway.stop(signal.SIGTERM, timeout_s=15) == 0  # an open stream holds nobody up
+    assert gateway.stop(signal.SIGTERM, timeout_s=15) == 0  # an open stream does not delay the shutdown
     expect(page.locator("#connection")).to_contain_text("Not live")
     expect(page.locator(".statistics").first).to_have_class(re.compile("stale"))
     simulated.gateway(PORT=simulated.url.rpartition(":")[2])
@@ -224,7 +224,7 @@ def test_page_reconnects_after_a_gateway_restart_and_stops_when_paused(
     expect(page.locator("#connection")).to_have_text("Paused")
     page.get_by_role("button", name="Pause").click()
     is_live(page)
-    watched.faults = [fault for fault in watched.faults if "ERR_" not in fault]  # while nobody listened
+    watched.faults = [fault for fault in watched.faults if "ERR_" not in fault]  # while the stream was closed
 
 
 def test_page_is_accessible_in_light_dark_and_phone_layouts(simulated: Stack, watch: Callable[..., Watched]) -> None:

@@ -1,4 +1,4 @@
-"""Evaluates the record of requests. A good run lost, duplicated or failed no request that should have succeeded."""
+"""Evaluate the record of requests. In a good run no request was lost or answered twice, and no valid one failed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tests.chaos.run import Run
 from tests.load import NO_RESPONSE, SentRequest
 
 RECOVERED_S = 5.0
-MAX_LATE = 0.005  # share of all requests; more would mean that something is stuck
-_BROKEN_S = 2.0  # a connection may break up to this long after its gateway's death
+MAX_LATE = 0.005  # share of all requests; more means that something is stuck
+_BROKEN_S = 2.0  # a connection may break this long after its gateway was killed
 
-# What may come of each kind besides a rejection (503) and a connection that broke with its gateway.
+# Permitted outcomes of each kind, besides a rejection (503) and a connection broken by its gateway's death.
 _PLAIN = {(200, "")}
 _KILLED = {(500, "dead_lettered"), (504, "deadline_exceeded")}
 ALLOWED: dict[str, set[tuple[int, str]]] = {
@@ -35,16 +35,16 @@ class Evaluation(msgspec.Struct):
     sent: int = 0
     answered: int = 0
     rejected: int = 0
-    broken: int = 0  # by the death of their gateway
+    broken: int = 0  # by the death of its gateway
     abandoned: int = 0
-    hostile: int = 0  # answered with the expected error
+    hostile: int = 0  # hostile requests that got the expected error
     late: int = 0  # 504: redelivered from one dying worker to the next until their deadline
     lost: int = 0
     wrong: int = 0
     duplicated: int = 0
     wrongly_failed: int = 0  # valid requests that got an error
     recovery_s: dict[str, list[float]] = {}
-    slowest_s: float = 0.0  # of the right answers
+    slowest_s: float = 0.0  # of correct responses
     failed_probes: int = 0
     leftovers: list[str] = []
     bad: list[SentRequest] = []
@@ -99,8 +99,10 @@ def _became(request: SentRequest, run: Run) -> str:
 
 
 def _recovery(run: Run) -> dict[str, list[float]]:
-    """From the end of each fault until the first right answer to a request that was sent after it. Faults that
-    another one ran into are left out: their recovery can't be told apart."""
+    """Return the time from the end of each fault until the first correct response to a request sent after it.
+
+    Faults that overlap with another one are excluded.
+    """
     right = sorted(((a.sent_at, a.done_at) for a in run.requests if a.right), key=lambda pair: pair[0])
     times: dict[str, list[float]] = defaultdict(list)
     for fault in run.faults:

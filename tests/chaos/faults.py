@@ -1,6 +1,6 @@
-"""Faults of processes and connections. Each returns once its cause is gone again.
+"""Faults of processes and connections. Each returns once its cause has been removed.
 
-Faults of one kind never overlap (one broker can't be killed twice at once); those of different kinds may.
+Faults of one kind never overlap (a broker cannot be killed twice at once); faults of different kinds may.
 """
 
 from __future__ import annotations

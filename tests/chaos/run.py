@@ -1,4 +1,4 @@
-"""One run: traffic and faults until the time is up; afterwards probes check that the service works."""
+"""One run: traffic and faults for a given time; afterwards probes check that the service works."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.load import Load, SentRequest
 WARM_S = 2.0
 BETWEEN_FAULTS_S = (0.5, 4.0)
 KILLER_EVERY_S = 15.0
-AFTER_S = 3.0  # of load after the last fault
+AFTER_S = 3.0  # load continues this long after the last fault
 PROBE_REQUESTS = 200
-GIVE_UP_S = 50.0  # a client waits longer than REQUEST_TIMEOUT (30 s), so whatever comes later counts as lost
+GIVE_UP_S = 50.0  # longer than REQUEST_TIMEOUT (30 s); a response after it counts as lost
 
 
 class FaultRecord(msgspec.Struct):
-    """A fault, and when it was over. Monotonic seconds."""
+    """A fault with its start and end in monotonic seconds."""
 
     name: str
     began_at: float
@@ -33,7 +33,7 @@ class FaultRecord(msgspec.Struct):
 
 
 class Run(msgspec.Struct):
-    """What a run recorded; the input of `evaluate`."""
+    """The record of a run, which `evaluate` reads."""
 
     seed: int
     seconds: float
@@ -49,7 +49,7 @@ class Run(msgspec.Struct):
 
 
 async def run(broker: Broker, name: str, folder: Path, seed: int, seconds: float, rate: float, say: Callable) -> Run:
-    """Run the system for so long. `say(text)` is called now and then with how it goes."""
+    """Run the system for this long. `say(text)` is called regularly with the progress."""
     rng = random.Random(seed)
     result = Run(seed, seconds, rate, name)
     system = System(broker, folder)
@@ -82,8 +82,7 @@ async def run(broker: Broker, name: str, folder: Path, seed: int, seconds: float
 
 
 async def _send(load: Load, rng: random.Random, rate: float, until: float, report: Callable[[], None]) -> None:
-    """Open loop: requests are sent at their time, whatever has become of those before. Killers only until `until`,
-    the rest until cancelled."""
+    """Send requests in an open loop until cancelled, those that kill workers only until `until`."""
     started = reported_at = time.monotonic()
     killer_at = started + WARM_S
     sent = 0
@@ -103,7 +102,7 @@ async def _send(load: Load, rng: random.Random, rate: float, until: float, repor
 async def _break(
     kind: tuple[faults.Fault, ...], system: System, rng: random.Random, until: float, happened: list[FaultRecord]
 ) -> None:
-    """One fault of this kind after the other. Four kinds at once would leave no time to recover in."""
+    """Inject faults of this kind one after the other. Four kinds at once would leave no time to recover."""
     await asyncio.sleep(WARM_S)
     while True:
         await asyncio.sleep(len(faults.KINDS) * rng.uniform(*BETWEEN_FAULTS_S))

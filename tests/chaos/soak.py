@@ -1,8 +1,8 @@
-"""A long steady load, while memory and open files of each process are sampled.
+"""Run a long steady load and sample the memory and open files of each process.
 
     python -m tests.chaos.soak --seconds 600 --out docs/soak.png
 
-Prints a table, writes the plot and beside it the samples as JSON; exit code 1 if anything grew or went wrong.
+It prints a table and writes a plot and the samples as JSON. The exit code is 1 if anything grew or failed.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from tests.chaos.system import System
 from tests.load import Load
 
 EVERY_S = 2.0
-SETTLED_S = 60.0  # caches, pools and the allocator's arenas have found their size by then
-GROWTH_BYTES = 8e6  # between the medians of the first and the last fifth after that
+SETTLED_S = 60.0  # by then caches, pools and the allocator's arenas have reached their size
+GROWTH_BYTES = 8e6  # between the medians of the first and the last fifth of the time after that
 GROWTH_FILES = 10
 
 
 class Series(msgspec.Struct):
-    """One process over time."""
+    """Samples of one process over time."""
 
     name: str
     seconds: list[float] = []
@@ -43,7 +43,7 @@ class Series(msgspec.Struct):
     files: list[int] = []
 
     def growth(self) -> tuple[float, float]:
-        """Of memory (bytes) and open files, from settled to the end."""
+        """Return the growth of memory (bytes) and of open files after the settling time."""
         settled = [i for i, at in enumerate(self.seconds) if at >= min(SETTLED_S, self.seconds[-1] / 3)]
         fifth = max(1, len(settled) // 5)
         first, last = settled[:fifth], settled[-fifth:]

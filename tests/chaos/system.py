@@ -1,4 +1,4 @@
-"""The system under chaos: a durable broker behind a proxy, gateways, workers, and a supervisor that restarts them."""
+"""The system under test: a durable broker behind a proxy, gateways, workers, and a supervisor that restarts them."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ RESTART_AFTER_S = 0.2
 MODEL_PATH = "simulated:base_ms=5,row_ms=0.2"
 SETTINGS = {
     "MODEL_PATH": MODEL_PATH,
-    "STALL_TIMEOUT": 3,  # a hang is noticed soon enough to see many of them
+    "STALL_TIMEOUT": 3,  # short, so that a run contains many hangs
     "REPLY_TTL": 5,
-    "GRACE_TIME": 45,  # longer than a request may take, as docker-compose.yml has it
+    "GRACE_TIME": 45,  # longer than a request may take, as in docker-compose.yml
     "LOG_LEVEL": "info",
 }
 CHAOTIC = [sys.executable, "-m", "tests.chaos.worker"]
 
 
 class System:
-    """Everything is started by `start` and ended by `close`. Faults act on `gateways`, `workers`, `broker`, `proxy`."""
+    """Starts its processes in `start`, ends them in `close`. Faults act on `gateways`, `workers`, `broker`, `proxy`."""
 
     def __init__(self, broker: Broker, folder: Path) -> None:
         self.broker = broker
@@ -50,7 +50,7 @@ class System:
         self._supervisor = asyncio.create_task(self._supervise())
 
     def urls(self) -> list[str]:
-        """The gateways that a load balancer would send to."""
+        """Return the gateways to which a load balancer would send."""
         return [gateway.url for gateway in self.gateways] or [self.stack.url]
 
     async def kill_gateway(self, rng: random.Random) -> None:
@@ -61,7 +61,7 @@ class System:
         await self._add_gateway()
 
     async def restart_gateway(self, rng: random.Random) -> None:
-        """SIGTERM, as a rolling restart does: first out of the balancer, then drained."""
+        """Restart a gateway as a rolling restart does: remove it from the balancer, then send SIGTERM."""
         gateway = rng.choice(self.gateways)
         self.gateways.remove(gateway)
         code = await asyncio.to_thread(gateway.stop, signal.SIGTERM, 60)
@@ -69,7 +69,7 @@ class System:
         await self._add_gateway()
 
     async def _add_gateway(self) -> None:
-        """Start a gateway. Without a broker it exits, so retry until it stays up."""
+        """Start a gateway. It exits if there is no broker, so retry until it keeps running."""
         while True:
             await asyncio.sleep(RESTART_AFTER_S)
             with contextlib.suppress(AssertionError):
@@ -77,7 +77,7 @@ class System:
                 return
 
     async def _supervise(self) -> None:
-        """Restart workers that ended, as compose and `smartbatch up` do."""
+        """Restart workers that ended, as docker compose and `smartbatch up` do."""
         while True:
             for worker in [worker for worker in self.workers if worker.popen.poll() is not None]:
                 self.workers.remove(worker)

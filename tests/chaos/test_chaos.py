@@ -1,4 +1,4 @@
-"""One minute of chaos, with a seed taken from the date: reproducible, and different each day."""
+"""One minute of chaos. The seed is the date, so a run is reproducible and differs each day."""
 
 from __future__ import annotations
 

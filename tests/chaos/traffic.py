@@ -1,4 +1,4 @@
-"""What clients send under chaos: mostly plain requests, with hostile, malformed and abandoned ones among them."""
+"""The requests of a chaos run: mostly plain ones, some hostile, malformed or abandoned."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from tests.load import Load
 
-LARGE_BYTES = (30_000, 100_000)  # stored as external payloads: unless sent alone, and always
+LARGE_BYTES = (30_000, 100_000)  # external payloads: unless admitted alone, and always
 KILLERS = ("exit", "segfault", "kill", "hang")  # each of these ends workers until it becomes a dead letter
 
 # kind → how often, of 1,000
@@ -36,7 +36,7 @@ def kind(rng: random.Random) -> str:
 
 
 def begin(load: Load, rng: random.Random, kind: str) -> None:
-    """Send one of this kind; `load.sent` records its outcome."""
+    """Send a request of this kind. Its outcome is recorded in `load.sent`."""
     serial = len(load.sent)
     match kind:
         case "plain":
@@ -65,7 +65,7 @@ async def _abandon(load: Load, after_s: float) -> None:
 
 
 async def _garbage(url: str, data: bytes) -> None:
-    """Send bytes that are not HTTP. Their response doesn't matter; others must still be served."""
+    """Send bytes that are not HTTP. The response does not matter, but other requests must still be served."""
     parts = urlsplit(url)
     with contextlib.suppress(OSError, TimeoutError):
         async with asyncio.timeout(2):

@@ -1,6 +1,6 @@
 """A worker whose model obeys hostile inputs: `python -m tests.chaos.worker`.
 
-It answers as the simulated accelerator does, except for bodies that begin with a deed: `!exit …`, `!segfault …`,
+Its outputs are those of the simulated model, except for bodies that begin with a command: `!exit …`, `!segfault …`,
 `!kill …`, `!hang …`, `!raise …`, `!memory …`.
 """
 
@@ -20,7 +20,7 @@ from smartbatch.shared.wire import Payload
 from smartbatch.worker import models
 from smartbatch.worker.models.simulated import Simulated
 
-FITS_ROWS = 4  # of a batch with a `!memory` row in it
+FITS_ROWS = 4  # of a batch that contains a `!memory` row
 
 
 class OutOfMemoryError(RuntimeError):

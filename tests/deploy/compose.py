@@ -1,4 +1,4 @@
-"""docker-compose.yml brought up for real: the stack, a load on it, and the mark of tests that need an engine."""
+"""Run docker-compose.yml: the stack, a load on it, and the mark of tests that need a Docker engine."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ COMPOSE = compose_command()
 needs_engine = [
     pytest.mark.docker,
     pytest.mark.timeout(1800),
-    pytest.mark.skipif(COMPOSE is None, reason="no Docker engine with compose answers here (docker info)"),
+    pytest.mark.skipif(COMPOSE is None, reason="no Docker engine with compose responds (docker info)"),
 ]
 
 
@@ -60,10 +60,10 @@ def eventually(condition: Callable[[], Any], timeout_s: float = 60.0) -> Any:
 
 
 class Stack:
-    """One compose project with names, ports and image tags of its own."""
+    """One compose project with its own names, ports and image tags."""
 
     def __init__(self, folder: Path) -> None:
-        (folder / "env").touch()  # a developer's .env is not for the tests
+        (folder / "env").touch()  # ignores a developer's .env
         first = free_ports(7)
         settings = {row[0] for row in describe()}
         self.env = {key: value for key, value in os.environ.items() if key not in settings} | {
@@ -105,10 +105,10 @@ class Stack:
 
     def ready_workers(self) -> int:
         try:
-            answer = httpx.get(f"{self.urls()[0]}/readyz", timeout=5)
+            response = httpx.get(f"{self.urls()[0]}/readyz", timeout=5)
         except httpx.TransportError:
             return 0
-        return answer.json()["ready_workers"].get("simulated", 0)
+        return response.json()["ready_workers"].get("simulated", 0)
 
     def pending(self) -> int:
         return int(self.redis("XPENDING", KEYS.requests, GROUP).split()[0])
@@ -118,7 +118,7 @@ class Stack:
 
 
 class Load:
-    """Closed-loop load: each connection sends its next request when the last is answered, and checks each answer."""
+    """Closed-loop load: each connection sends its next request after the response to the last one, and checks each."""
 
     def __init__(self, url: str) -> None:
         self.answered = 0
@@ -129,10 +129,10 @@ class Load:
 
     async def one(self, body: bytes) -> None:
         try:
-            answer = await self._client.post("/predict", content=body)
-            ok = answer.status_code == 200
-            if not ok or answer.json()["outputs"]["output"]["data"] != [pytest.approx(simulated.expected(body))]:
-                self.wrong.append(f"{answer.status_code} {answer.text[:300]}")
+            response = await self._client.post("/predict", content=body)
+            ok = response.status_code == 200
+            if not ok or response.json()["outputs"]["output"]["data"] != [pytest.approx(simulated.expected(body))]:
+                self.wrong.append(f"{response.status_code} {response.text[:300]}")
         except httpx.HTTPError as error:
             self.wrong.append(repr(error))
         async with self._progress:
@@ -160,7 +160,7 @@ class Load:
         assert load.wrong == []
 
     async def more(self, count: int) -> None:
-        """Wait until `count` more requests have been answered."""
+        """Wait for `count` more responses."""
         target = self.answered + count
         async with asyncio.timeout(60), self._progress:
             await self._progress.wait_for(lambda: self.answered >= target)

@@ -1,4 +1,4 @@
-"""What these tests share: a port that is taken, and the compose stack of those with an engine."""
+"""Fixtures of these tests: a port in use, and the compose stack for tests with a Docker engine."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.deploy.compose import Stack, eventually
 
 
 @pytest.fixture
-def taken() -> Iterator[int]:
-    """A port of loopback that somebody listens on."""
+def used_port() -> Iterator[int]:
+    """A port of loopback that is in use."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         sock.listen()
@@ -32,7 +32,7 @@ def built_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture
 def stack(built_stack: Stack) -> Stack:
-    """The stack with one gateway and one ready worker, whatever the test before left behind."""
+    """The stack with one gateway and one ready worker, whatever the previous test left behind."""
     built_stack.up()
     eventually(lambda: built_stack.ready_workers() == 1, 120)
     return built_stack

@@ -1,4 +1,4 @@
-"""The command line: errors are one line, quick, without a traceback and without secrets."""
+"""The command line: errors are one line, come quickly and contain no traceback and no secrets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NO_BROKER = {"REDIS_URL": "redis://somebody:geheim@127.0.0.1:1/0"}  # nothing li
 
 
 class Ended:
-    """A run of `smartbatch` that has ended: its exit code, the seconds it took, and its lines on each stream."""
+    """A finished run of `smartbatch`: its exit code, its duration in seconds and its lines on each stream."""
 
     def __init__(self, *arguments: str, **environ: str) -> None:
         started = time.monotonic()
@@ -47,8 +47,8 @@ class Ended:
 SETTINGS = {name for name, *_ in describe()}
 
 
-def refusal(*arguments: str, environ: Mapping[str, str] = NO_BROKER, code: int = 2, within_s: float = 5.0) -> str:
-    """Run it, and return the one line that it ends with."""
+def error_line(*arguments: str, environ: Mapping[str, str] = NO_BROKER, code: int = 2, within_s: float = 5.0) -> str:
+    """Run the command; check that it fails with a single line, and return the line."""
     ended = Ended(*arguments, **environ)
     assert ended.code == code, ended.err
     assert ended.out == []
@@ -59,8 +59,8 @@ def refusal(*arguments: str, environ: Mapping[str, str] = NO_BROKER, code: int =
 
 
 @pytest.fixture
-def stranger() -> Iterator[str]:
-    """The address of an HTTP server that isn't ours."""
+def foreign_server() -> Iterator[str]:
+    """The address of an HTTP server that is not SmartBatch."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -85,10 +85,10 @@ def stranger() -> Iterator[str]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command: str) -> None:
-    answer = CliRunner().invoke(cli, [command, "--help"])
-    assert answer.exit_code == 0
-    assert answer.output.startswith(f"Usage: cli {command} [OPTIONS]")
-    assert "--help" in answer.output
+    result = CliRunner().invoke(cli, [command, "--help"])
+    assert result.exit_code == 0
+    assert result.output.startswith(f"Usage: cli {command} [OPTIONS]")
+    assert "--help" in result.output
 
 
 def test_help_lists_every_command() -> None:
@@ -104,24 +104,24 @@ def test_unknown_command_is_rejected() -> None:
 
 
 def test_help_of_an_option_names_its_variable_and_default() -> None:
-    answer = CliRunner().invoke(cli, ["worker", "--help"], terminal_width=200)
-    assert "Maximum rows per batch. [MAX_BATCH_SIZE=32]" in " ".join(answer.output.split())
+    result = CliRunner().invoke(cli, ["worker", "--help"], terminal_width=200)
+    assert "Maximum rows per batch. [MAX_BATCH_SIZE=32]" in " ".join(result.output.split())
 
 
 # --- ports
 
 
 @pytest.mark.parametrize("command", ["gateway", "up"])
-def test_port_in_use_is_reported_at_once(command: str, taken: int) -> None:
-    assert refusal(command, "--port", str(taken), "--model", "simulated") == (
-        f"smartbatch: can't listen on 127.0.0.1:{taken}: Address already in use. Choose another port (PORT, --port)"
+def test_port_in_use_is_reported_at_once(command: str, used_port: int) -> None:
+    assert error_line(command, "--port", str(used_port), "--model", "simulated") == (
+        f"smartbatch: can't listen on 127.0.0.1:{used_port}: Address already in use. Choose another port (PORT, --port)"
     )
 
 
-def test_metrics_port_in_use_ends_the_worker(broker: Broker, taken: int) -> None:
-    ended = Ended("worker", "--model", "simulated", REDIS_URL=broker.url, METRICS_PORT=str(taken))
+def test_metrics_port_in_use_ends_the_worker(broker: Broker, used_port: int) -> None:
+    ended = Ended("worker", "--model", "simulated", REDIS_URL=broker.url, METRICS_PORT=str(used_port))
     assert ended.code == 2
-    assert ended.err[-1] == f"smartbatch: METRICS_PORT: can't listen on 127.0.0.1:{taken}: Address already in use"
+    assert ended.err[-1] == f"smartbatch: METRICS_PORT: can't listen on 127.0.0.1:{used_port}: Address already in use"
     assert not any("Traceback" in line for line in ended.err)
 
 
@@ -130,7 +130,7 @@ def test_metrics_port_in_use_ends_the_worker(broker: Broker, taken: int) -> None
 
 @pytest.mark.parametrize("command", ["gateway", "worker", "up", "queue"])
 def test_unreachable_broker_is_reported_within_seconds(command: str) -> None:
-    line = refusal(command, environ={"MODEL_PATH": "simulated", "PORT": "0", **NO_BROKER})
+    line = error_line(command, environ={"MODEL_PATH": "simulated", "PORT": "0", **NO_BROKER})
     assert line.startswith("smartbatch: the broker can't be reached or can't answer: ")
     assert "127.0.0.1:1" in line
 
@@ -139,9 +139,9 @@ def test_models_lists_what_can_be_served_without_a_broker(monkeypatch: pytest.Mo
     monkeypatch.setenv("REDIS_URL", NO_BROKER["REDIS_URL"])
     names = [("efficientnet_lite0", "image classifier"), ("resnet18", "torchvision image classifier")]
     monkeypatch.setattr("smartbatch.worker.models.listing", lambda: names)
-    answer = CliRunner().invoke(cli, ["models"])
-    assert (answer.exit_code, answer.stderr) == (0, "")
-    lines = [" ".join(line.split()) for line in answer.stdout.splitlines()]
+    result = CliRunner().invoke(cli, ["models"])
+    assert (result.exit_code, result.stderr) == (0, "")
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     assert lines[0] == "can't list served models: the broker is unavailable (REDIS_URL)"
     assert "efficientnet_lite0 image classifier" in lines
     assert "… and 1 more torchvision image classifiers (--all)" in lines
@@ -156,7 +156,7 @@ def test_queue_reports_that_no_model_is_announced(broker: Broker) -> None:
 
 
 def test_unknown_model_is_rejected_with_similar_names(broker: Broker) -> None:
-    line = refusal("worker", "--model", "resnet8", environ={"REDIS_URL": broker.url}, within_s=30)
+    line = error_line("worker", "--model", "resnet8", environ={"REDIS_URL": broker.url}, within_s=30)
     assert line.startswith("smartbatch: there is no model 'resnet8'; did you mean resnet18 or ")
     assert "MODEL_PATH is" in line
 
@@ -169,13 +169,13 @@ def test_unknown_model_is_rejected_with_similar_names(broker: Broker) -> None:
     ],
 )
 def test_model_that_cannot_be_created_is_rejected_by_name(broker: Broker, model: str, text: str) -> None:
-    line = refusal("worker", "--model", model, environ={"REDIS_URL": broker.url}, within_s=30)
+    line = error_line("worker", "--model", model, environ={"REDIS_URL": broker.url}, within_s=30)
     assert line.startswith("smartbatch: ")
     assert text in line
 
 
 def last_line(*arguments: str, **environ: str) -> str:
-    """For a worker that has logged by then: check that it ended without a traceback, and return its last line."""
+    """Run a worker that logs before it fails. Check that it ends without a traceback; return its last line."""
     ended = Ended(*arguments, LOG_LEVEL="warning", **environ)
     assert ended.code == 2, ended.err
     assert [line for line in ended.err if "smartbatch: " in line] == ended.err[-1:]
@@ -212,18 +212,18 @@ def test_unavailable_weights_end_the_worker_and_name_the_alternatives(broker: Br
 def test_invalid_setting_is_rejected_with_expected_and_actual_value(
     command: str, variable: str, value: str, expected: str
 ) -> None:
-    line = refusal(command, environ={variable: value, **NO_BROKER})
+    line = error_line(command, environ={variable: value, **NO_BROKER})
     assert line.startswith(f"smartbatch: {variable}: {expected}")
     assert line.endswith(f"got {value!r}")
 
 
 def test_option_overrides_the_environment_and_is_validated() -> None:
-    line = refusal("gateway", "--port", "70000", environ={"PORT": "8000", **NO_BROKER})
+    line = error_line("gateway", "--port", "70000", environ={"PORT": "8000", **NO_BROKER})
     assert line == "smartbatch: PORT: Expected `int` <= 65535, got '70000'"
 
 
 def test_workers_option_of_a_gateway_sets_its_processes() -> None:
-    line = refusal("gateway", "--workers", "0", environ=NO_BROKER)
+    line = error_line("gateway", "--workers", "0", environ=NO_BROKER)
     assert line == "smartbatch: GATEWAY_PROCESSES: Expected `int` >= 1, got '0'"
 
 
@@ -245,7 +245,7 @@ def test_settings_lists_every_variable_with_its_value_and_no_password() -> None:
 
 @pytest.mark.parametrize("command", ["gateway", "settings"])
 def test_redis_url_of_another_scheme_is_rejected_without_its_password(command: str) -> None:
-    line = refusal(command, environ={"REDIS_URL": "http://somebody:geheim@h:99"})
+    line = error_line(command, environ={"REDIS_URL": "http://somebody:geheim@h:99"})
     assert line.startswith("smartbatch: REDIS_URL: expected redis://")
     assert line.endswith("got 'http://somebody:***@h:99'")
 
@@ -257,22 +257,22 @@ def test_predict_without_a_server_names_the_address(tmp_path: Path) -> None:
     file = tmp_path / "cat.jpg"
     file.write_bytes(b"x")
     port = free_port()
-    line = refusal("predict", str(file), "--url", f"http://127.0.0.1:{port}", code=1)
+    line = error_line("predict", str(file), "--url", f"http://127.0.0.1:{port}", code=1)
     assert line.startswith(f"{file}: can't reach http://127.0.0.1:{port}/predict: ")
 
 
-def test_predict_detects_a_foreign_server(tmp_path: Path, stranger: str) -> None:
+def test_predict_detects_a_foreign_server(tmp_path: Path, foreign_server: str) -> None:
     file = tmp_path / "cat.jpg"
     file.write_bytes(b"x")
-    line = refusal("predict", str(file), "--url", stranger, code=1)
-    assert line.startswith(f"{file}: {stranger}/predict is not a SmartBatch server: ")
+    line = error_line("predict", str(file), "--url", foreign_server, code=1)
+    assert line.startswith(f"{file}: {foreign_server}/predict is not a SmartBatch server: ")
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://h", "file:///etc/passwd"])
 def test_predict_accepts_http_addresses_only(tmp_path: Path, url: str) -> None:
     file = tmp_path / "cat.jpg"
     file.write_bytes(b"x")
-    assert "--url: expected http:// or https://, got " in refusal("predict", str(file), "--url", url, code=1)
+    assert "--url: expected http:// or https://, got " in error_line("predict", str(file), "--url", url, code=1)
 
 
 def test_predict_of_a_missing_file_is_rejected() -> None:

@@ -1,6 +1,6 @@
-"""docker-compose.yml brought up for real, where a Docker engine runs; test_compose_file.py reads the file.
+"""Run docker-compose.yml if there is a Docker engine; test_compose_file.py reads the file.
 
-Builds both images, so the first run takes minutes. The worker serves the simulated model: no weights.
+Both images are built, so the first run takes minutes. The worker serves the simulated model.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ async def test_a_reply_has_its_own_key_with_a_time_to_live(stack):
     (gateway,), (worker,) = stack.containers("gateway"), stack.containers("worker")
     load = Load(stack.urls()[0])
     async with load._client:
-        run("docker", "pause", worker)  # so that the request is still on the stream when the gateway stands still
+        run("docker", "pause", worker)  # so that the request is still on the stream when the gateway is paused
         request = asyncio.create_task(load.one(b"the paused one"))
         try:
             await asyncio.to_thread(eventually, lambda: stack.waiting() == 1)
@@ -138,7 +138,7 @@ async def test_stopping_completes_requests_in_flight_and_every_process_ends_clea
         requests = [asyncio.create_task(load.one(b"%d in flight" % n)) for n in range(16)]
         await asyncio.to_thread(eventually, lambda: stack.waiting() == 16)
         stopping = asyncio.create_task(asyncio.to_thread(stack.compose, "stop"))
-        await asyncio.to_thread(eventually, lambda: not ready(str(load._client.base_url)))  # it accepts no more
+        await asyncio.to_thread(eventually, lambda: not ready(str(load._client.base_url)))  # it stops accepting
         run("docker", "unpause", worker)
         await asyncio.gather(*requests, stopping)
     assert load.wrong == []
@@ -146,10 +146,10 @@ async def test_stopping_completes_requests_in_flight_and_every_process_ends_clea
 
 
 def paused_while_holding_entries(stack: Stack, worker: str) -> bool:
-    """Freeze the worker; if it holds nothing just then, let it go on and return False."""
+    """Pause the worker. If it holds no entries at that moment, resume it and return False."""
     run("docker", "pause", worker)
     consumers = stack.redis("XPENDING", KEYS.requests, GROUP)
-    if worker[:12] in consumers:  # a worker's id starts with its host name, which is the container's short id
+    if worker[:12] in consumers:  # a worker's id starts with its host name, the container's short id
         return True
     run("docker", "unpause", worker)
     return False

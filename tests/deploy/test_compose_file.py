@@ -1,4 +1,4 @@
-"""What docker-compose.yml promises, read from the file."""
+"""The guarantees of docker-compose.yml, read from the file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IMAGES = ("gateway", "worker", "loadtest")
 
 
 def load(name: str = "docker-compose.yml") -> dict[str, Any]:
-    """Return the file with every ${VARIABLE:-default} at its default."""
+    """Return the file with every ${VARIABLE:-default} replaced by its default."""
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
     return yaml.safe_load(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", (ROOT / name).read_text()))
 
@@ -40,7 +40,7 @@ def test_every_service_restarts_and_holds_no_privileges(services):
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert "healthcheck" in service
-        assert "container_name" not in service  # would make --scale impossible
+        assert "container_name" not in service  # it would prevent --scale
 
 
 def test_redis_persists_rejects_when_full_and_is_not_published(services):
@@ -59,7 +59,7 @@ def test_redis_persists_rejects_when_full_and_is_not_published(services):
 def test_gateway_is_published_to_this_machine_only(services):
     assert services["gateway"]["ports"] == ["127.0.0.1:8000:8000"]
     assert services["grpc"]["ports"] == ["127.0.0.1:8001:8001"]
-    assert services["grpc"]["profiles"] == ["grpc"]  # only where it is asked for
+    assert services["grpc"]["profiles"] == ["grpc"]  # only if requested
     assert "ports" not in services["worker"]
 
 
@@ -79,7 +79,7 @@ def test_gateways_stop_before_workers(services):
 
 def test_every_setting_can_be_set_and_defaults_do_not_drift(services):
     deliberate = {"REDIS_URL", "HOST", "MANAGEMENT_HOST", "METRICS_HOST", "METRICS_PORT", "GRACE_TIME", "LOG_FORMAT"}
-    deliberate.add("MANAGEMENT_PORT")  # of grpc alone
+    deliberate.add("MANAGEMENT_PORT")  # only of grpc
     assert services["gateway"]["environment"]["MANAGEMENT_PORT"] is None
     given = {key: value for name in PYTHON_SERVICES for key, value in services[name]["environment"].items()}
     for variable, _, default, _ in describe():
@@ -93,7 +93,7 @@ def test_trace_settings_apply_to_gateways_and_workers(services):
         given = services[name]["environment"]
         page = (ROOT / "docs/tracing.md").read_text()
         assert set(re.findall(r"\bOTEL_\w+", page)) <= set(given)
-        assert not any(given[variable] for variable in given if variable.startswith("OTEL_"))  # off unless asked for
+        assert not any(given[variable] for variable in given if variable.startswith("OTEL_"))  # off unless set
 
 
 def test_gpu_overlay_only_reserves_one_gpu_for_the_worker():
@@ -108,8 +108,8 @@ def test_locust_is_optional_and_finds_the_gateway(services):
     locust, worker = services["locust"], services["locust-worker"]
     assert locust["profiles"] == worker["profiles"] == ["loadtest"]
     assert locust["image"] == worker["image"]
-    assert locust["ports"] == ["127.0.0.1:8089:8089"]  # whoever reaches the page can start a load
-    assert "ports" not in worker  # so that there may be many
+    assert locust["ports"] == ["127.0.0.1:8089:8089"]  # anybody who reaches the page can start a load
+    assert "ports" not in worker  # so that it can be scaled
     port = services["gateway"]["environment"]["PORT"]
     assert locust["command"] == ["--master", "--host", f"http://gateway:{port}"]
     assert worker["command"] == ["--worker", "--master-host", "locust"]
@@ -121,7 +121,7 @@ def test_prometheus_and_grafana_are_optional_and_find_their_files(services):
     assert prometheus["ports"] == ["127.0.0.1:9090:9090"]
     assert grafana["ports"] == ["127.0.0.1:3000:3000"]
     for service in (prometheus, grafana):
-        assert re.fullmatch(r"[\w/]+:v?\d+\.\d+\.\d+", service["image"])  # a version, not whatever is the latest
+        assert re.fullmatch(r"[\w/]+:v?\d+\.\d+\.\d+", service["image"])  # a fixed version
         sources = [volume.split(":")[0] for volume in service["volumes"] if volume.startswith("./")]
         assert sources and all((ROOT / source).exists() for source in sources)
         assert all(volume.endswith(":ro") for volume in service["volumes"] if volume.startswith("./"))
@@ -176,4 +176,4 @@ def test_images_run_as_a_numbered_user_and_name_no_registry(name):
     assert re.findall(r"^USER (\d+):\d+$", dockerfile, re.M)[-1] != "0"
     assert "http" not in dockerfile
     first = dockerfile.index("COPY gateway" if name in PYTHON_SERVICES else "COPY loadtest")
-    assert dockerfile.index("pip install") < first  # code changes install nothing again
+    assert dockerfile.index("pip install") < first  # so that a change of code does not reinstall packages

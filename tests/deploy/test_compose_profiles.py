@@ -1,4 +1,4 @@
-"""The profiles of docker-compose.yml next to the stack: gRPC, load, Prometheus."""
+"""The profiles of docker-compose.yml: gRPC, load, Prometheus."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.deploy.test_compose_file import load
 
 @real
 def test_prometheus_finds_every_gateway_and_worker_and_loads_the_rules(stack):
-    """Grafana is left out: its image can't be had where only package registries are. system/test_prometheus.py runs
-    what it would ask."""
+    """Grafana is not started, because its image is not available everywhere. system/test_prometheus.py runs the
+    dashboard's queries."""
     image = load()["services"]["prometheus"]["image"]
     if not run("docker", "image", "inspect", image, check=False) and not run("docker", "pull", image, check=False):
         pytest.skip(f"{image} can't be had here")
@@ -64,8 +64,8 @@ def test_the_loadtest_profile_loads_the_stack_and_finds_every_response_correct(s
         stack.compose(*profile, "up", "-d", "--no-build", "--scale", "locust-worker=2", "locust", "locust-worker")
         page = f"http://{stack.env['LOCUST_PORTS']}"
         eventually(lambda: len(statistics(page).get("workers", [])) == 2)
-        asked = {"user_count": 8, "spawn_rate": 8, "host": "http://gateway:8000"}
-        assert httpx.post(f"{page}/swarm", data=asked).json()["success"]
+        form = {"user_count": 8, "spawn_rate": 8, "host": "http://gateway:8000"}
+        assert httpx.post(f"{page}/swarm", data=form).json()["success"]
         eventually(lambda: total_of(page)["num_requests"] > 100)
         httpx.get(f"{page}/stop")
         assert total_of(page)["num_failures"] == 0
@@ -91,7 +91,7 @@ def value_of(url: str, query: str) -> float | None:
         response = httpx.get(f"{url}/query", params={"query": query}, timeout=5)
     except httpx.TransportError:
         return None
-    if response.status_code == 503:  # it listens, and is still starting
+    if response.status_code == 503:  # it listens, but is still starting
         return None
     answer = response.json()
     return next((float(series["value"][1]) for series in answer["data"]["result"]), None)

@@ -1,4 +1,4 @@
-"""`smartbatch dead` as a person or a script runs it."""
+"""`smartbatch dead` as users and scripts run it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TAKEN = "ended 3 workers, 2 of them while it ran alone (MAX_DELIVERIES is 3)"
 
 
 class Letters:
-    """Dead letters of a model on an empty broker, and the command."""
+    """Dead letters of a model on an empty broker, and a runner of the command."""
 
     def __init__(self, broker: Broker, model: str = "m") -> None:
         self.broker = broker
@@ -231,14 +231,14 @@ def test_drop_removes_a_letter_and_its_payload(letters: Letters) -> None:
 def test_drop_of_all_letters_asks_for_confirmation(letters: Letters) -> None:
     letters.add(raw())
     letters.add(raw(), died_ms=1795433558400)
-    ended = letters.run("drop", "--all", code=1)  # nobody answers
+    ended = letters.run("drop", "--all", code=1)  # no confirmation is given
     assert "Delete 2 dead letters? [y/N]" in "\n".join(ended.out + ended.err)
     assert letters.count == 2
     assert letters.run("drop", "--all", "--yes").out == ["deleted 2 dead letters"]
     assert letters.count == 0
 
 
-# --- what was mistyped
+# --- wrong ids
 
 
 @pytest.mark.parametrize(

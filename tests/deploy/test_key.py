@@ -36,7 +36,7 @@ def test_without_a_file_the_table_is_also_printed() -> None:
     lines = CliRunner().invoke(cli, ["key", "new", "app"]).output.splitlines()
     key = lines[0].split()[-1]
     assert lines[2:] == ["[keys.app]", f'sha256 = "{hashlib.sha256(key.encode()).hexdigest()}"']
-    assert from_file("\n".join(lines).encode(), "").keys() == {"app"}  # may be appended as it is
+    assert from_file("\n".join(lines).encode(), "").keys() == {"app"}  # can be appended unchanged
 
 
 @pytest.mark.parametrize(
@@ -56,12 +56,12 @@ def test_an_invalid_name_leaves_the_file_unchanged(
     assert file.read_bytes() == before
 
 
-class Wants(BaseHTTPRequestHandler):
-    """Says what it was sent as authorization."""
+class EchoAuthorization(BaseHTTPRequestHandler):
+    """Responds with the Authorization header that it received."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
-        content = f'{{"detail": "came: {self.headers["authorization"]}"}}'.encode()
+        content = f'{{"detail": "got: {self.headers["authorization"]}"}}'.encode()
         self.send_response(401)
         self.send_header("content-length", str(len(content)))
         self.end_headers()
@@ -72,7 +72,7 @@ class Wants(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), Wants)
+    server = HTTPServer(("127.0.0.1", 0), EchoAuthorization)
     threading.Thread(target=server.serve_forever).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -80,14 +80,14 @@ def server() -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("words", "environ", "came"),
+    ("words", "environ", "received"),
     [
-        ([], {}, "came: None"),
-        ([], {"SMARTBATCH_API_KEY": "sb_x\n"}, "came: Bearer sb_x"),
-        (["--api-key", "sb_y"], {"SMARTBATCH_API_KEY": "sb_x"}, "came: Bearer sb_y"),
+        ([], {}, "got: None"),
+        ([], {"SMARTBATCH_API_KEY": "sb_x\n"}, "got: Bearer sb_x"),
+        (["--api-key", "sb_y"], {"SMARTBATCH_API_KEY": "sb_x"}, "got: Bearer sb_y"),
     ],
 )
-def test_predict_sends_the_key(server: str, words: list[str], environ: dict[str, str], came: str) -> None:
+def test_predict_sends_the_key(server: str, words: list[str], environ: dict[str, str], received: str) -> None:
     done = CliRunner().invoke(cli, ["predict", __file__, "--url", server, *words], env=environ)
     assert done.exit_code == 1
-    assert f"401 Unauthorized: {came}" in done.output
+    assert f"401 Unauthorized: {received}" in done.output

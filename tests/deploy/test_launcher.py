@@ -1,4 +1,4 @@
-"""`smartbatch up` as a person runs it: one real process that starts, watches, restarts and drains the others."""
+"""`smartbatch up` as a user runs it: one real process that starts, watches, restarts and drains the others."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Sleeper:
 
 
 class Up:
-    """One launcher and all that it started."""
+    """One launcher and the processes that it started."""
 
     def __init__(self, log: Path, *options: str, **environ: str) -> None:
         self.port = free_port()
@@ -62,11 +62,11 @@ class Up:
         return self._log.read_text().splitlines()
 
     def ready(self) -> Up:
-        def said_so() -> bool:
+        def has_printed() -> bool:
             assert self.popen.poll() is None, self.lines
             return any(line.startswith("ready ") for line in self.lines)
 
-        eventually(said_so, 30)
+        eventually(has_printed, 30)
         self.children()
         return self
 
@@ -94,7 +94,7 @@ class Up:
     def predict(self, text: str = "hello") -> httpx.Response:
         return self.client.post("/predict", json={"data": [text]})
 
-    def answers(self) -> bool:
+    def serves(self) -> bool:
         try:
             return self.predict().status_code == 200
         except httpx.TransportError:
@@ -141,8 +141,8 @@ def test_up_prints_its_address_and_a_working_command(up: Callable[..., Up]) -> N
     assert f"ready     {system.url}  model simulated, 2 workers" in system.lines
     command = next(line for line in system.lines if line.startswith("try ")).split(maxsplit=1)[1]
     assert command == f"curl -d hello {system.url}/predict"
-    answer = subprocess.run([*command.split(), "-sS"], capture_output=True, check=True)
-    assert b'"outputs"' in answer.stdout
+    response = subprocess.run([*command.split(), "-sS"], capture_output=True, check=True)
+    assert b'"outputs"' in response.stdout
     assert (len(system.children("valkey-server")), len(system.children("gateway"))) == (1, 1)
     assert len(system.children("worker")) == 2
 
@@ -199,8 +199,8 @@ def test_wedged_worker_is_ended_and_restarted_while_another_serves(up: Callable[
     with ThreadPoolExecutor(1) as pool:
         hanging = pool.submit(system.client.post, "/predict", content=b"hang")
         eventually(system.running)
-        answers = [system.client.post("/predict", content=b"good").status_code for _ in range(20)]
-        assert (answers, hanging.done()) == ([200] * 20, False)
+        statuses = [system.client.post("/predict", content=b"good").status_code for _ in range(20)]
+        assert (statuses, hanging.done()) == ([200] * 20, False)
         assert (hanging.result().status_code, hanging.result().json()["code"]) == (500, "dead_lettered")
     lines = [line for line in system.lines if re.fullmatch(r"worker \d exited with code 70; restarting .*", line)]
     assert len(lines) == 2
@@ -220,7 +220,7 @@ def test_killed_broker_is_restarted_and_requests_succeed_again(up: Callable[...,
     (broker,) = system.children("valkey-server")
     broker.kill()
     broker.wait()
-    eventually(system.answers, 20)
+    eventually(system.serves, 20)
     (again,) = system.children("valkey-server")
     assert (again.pid != broker.pid, system.broker_port) == (True, port)
     assert {process.pid for process in system.children("worker")} == workers
@@ -229,11 +229,11 @@ def test_killed_broker_is_restarted_and_requests_succeed_again(up: Callable[...,
 def test_broker_and_worker_killed_together_are_both_restarted(up: Callable[..., Up]) -> None:
     system = up("--model", "simulated:base_ms=5").ready()
     (broker,), (worker,) = system.children("valkey-server"), system.children("worker")
-    broker.suspend()  # its port is taken and silent: a worker that starts now can't reach it
+    broker.suspend()  # its port stays open but silent, so a worker that starts now cannot reach it
     worker.kill()
     eventually(lambda: any("worker exited with code 2" in line for line in system.lines), 20)
     broker.kill()
-    eventually(system.answers, 20)
+    eventually(system.serves, 20)
     assert system.popen.poll() is None
 
 

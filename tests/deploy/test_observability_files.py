@@ -1,4 +1,4 @@
-"""What is generated is up to date, and the dashboard, the alerts and their pages speak of what there is."""
+"""Generated files are up to date; dashboard, alerts and their pages refer to existing metrics."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def test_every_metric_and_every_triton_name_is_on_the_page() -> None:
 def test_panels_have_unique_ids_and_do_not_overlap() -> None:
     assert len({panel["id"] for panel in panels()}) == len(panels()) > 40
     for panel in panels():
-        place = panel["gridPos"]
-        assert place["w"] > 0 and place["h"] > 0 and place["x"] >= 0 and place["x"] + place["w"] <= 24
+        position = panel["gridPos"]
+        assert position["w"] > 0 and position["h"] > 0 and position["x"] >= 0 and position["x"] + position["w"] <= 24
     for one, other in itertools.combinations([panel["gridPos"] for panel in panels()], 2):
-        apart = (one["x"] + one["w"] <= other["x"], other["x"] + other["w"] <= one["x"])
-        apart += (one["y"] + one["h"] <= other["y"], other["y"] + other["h"] <= one["y"])
-        assert any(apart), (one, other)
+        disjoint = (one["x"] + one["w"] <= other["x"], other["x"] + other["w"] <= one["x"])
+        disjoint += (one["y"] + one["h"] <= other["y"], other["y"] + other["h"] <= one["y"])
+        assert any(disjoint), (one, other)
 
 
 def test_every_panel_has_a_description_and_one_data_source() -> None:
@@ -78,10 +78,10 @@ def test_every_panel_has_a_description_and_one_data_source() -> None:
 def test_queried_metrics_are_declared(where: str) -> None:
     page = METRICS_PAGE.split("<!--")[0]
     text = {"dashboard": "\n".join(queries()), "alerts": RULES, "triton": TRITON, "page": page}[where]
-    asked = set(re.findall(r"\bsmartbatch_[a-z_]+[a-z]\b", text))
+    queried = set(re.findall(r"\bsmartbatch_[a-z_]+[a-z]\b", text))
     histograms = {name + suffix for name, kind in SAMPLES.items() if kind == "histogram" for suffix in _SUFFIXES}
-    assert len(asked) > 5
-    assert asked - {name for name, kind in SAMPLES.items() if kind != "histogram"} - histograms == set()
+    assert len(queried) > 5
+    assert queried - {name for name, kind in SAMPLES.items() if kind != "histogram"} - histograms == set()
 
 
 _SUFFIXES = ("_bucket", "_sum", "_count")
@@ -93,15 +93,15 @@ def test_queried_label_values_are_declared() -> None:
         if metric.values:
             by_label.setdefault(metric.labels[-1], set()).update(metric.values)
     text = "\n".join([*queries(), RULES, TRITON])
-    asked = re.findall(r'\b(\w+)(?:=~|!=|=)"([\w|]+)"', text)
-    told = [(label, value) for label, values in asked if label in by_label for value in values.split("|")]
-    assert len(told) > 10
-    assert [(label, value) for label, value in told if value not in by_label[label]] == []
+    queried = re.findall(r'\b(\w+)(?:=~|!=|=)"([\w|]+)"', text)
+    pairs = [(label, value) for label, values in queried if label in by_label for value in values.split("|")]
+    assert len(pairs) > 10
+    assert [(label, value) for label, value in pairs if value not in by_label[label]] == []
 
 
 def test_rejections_are_all_errors_of_missing_capacity() -> None:
-    refused = set(re.findall(r'code=~"([^"]+)"', RULES + "\n".join(queries())))
-    assert refused == {"|".join(sorted(errors.codes_of(errors.Unavailable)))}
+    codes = set(re.findall(r'code=~"([^"]+)"', RULES + "\n".join(queries())))
+    assert codes == {"|".join(sorted(errors.codes_of(errors.Unavailable)))}
 
 
 def test_each_failure_code_has_a_triton_reason() -> None:
@@ -109,7 +109,7 @@ def test_each_failure_code_has_a_triton_reason() -> None:
         reason: set(codes.split("|")) for codes, reason in re.findall(r'code!?=?~"(.*?)".*?reason: (\w+)', TRITON, re.S)
     }
     *stated, other = named.values()
-    assert list(named) == ["REJECTED", "CANCELED", "BACKEND", "OTHER"]  # the last: all but these
+    assert list(named) == ["REJECTED", "CANCELED", "BACKEND", "OTHER"]  # the last one: all except these
     denied = {errors.Unauthenticated.code, errors.Forbidden.code}
     assert sorted(other) == sorted(itertools.chain(denied, *stated))
     unavailable = errors.codes_of(errors.Unavailable) | errors.codes_of(errors.LimitReached)

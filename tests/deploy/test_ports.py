@@ -1,4 +1,4 @@
-"""A free port stays free until the server that gets it has started."""
+"""A port that was chosen stays free until its server has started."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from smartbatch.deploy.ports import free_port, free_ports
 from smartbatch.shared.errors import StartupError
 
 
-def test_the_preferred_port_is_chosen_if_it_is_free(taken: int) -> None:
+def test_the_preferred_port_is_chosen_if_it_is_free(used_port: int) -> None:
     free = free_port()
     assert free_port(preferred=free) == free
-    assert free_port(preferred=taken) != taken
+    assert free_port(preferred=used_port) != used_port
 
 
-def test_no_outgoing_connection_uses_a_chosen_port(taken: int) -> None:
+def test_no_outgoing_connection_uses_a_chosen_port(used_port: int) -> None:
     chosen = {free_port() for _ in range(200)}
-    assert len(chosen) > 150  # two that look at once seldom choose the same
-    with socket.create_connection(("127.0.0.1", taken)) as client:
+    assert len(chosen) > 150  # two searches at the same time seldom choose the same port
+    with socket.create_connection(("127.0.0.1", used_port)) as client:
         assert max(chosen) < client.getsockname()[1]
 
 

@@ -1,4 +1,4 @@
-"""`smartbatch queue` as a person or a script runs it, on entries that a gateway's own code admitted."""
+"""`smartbatch queue` as users and scripts run it, on entries that the gateway's code admitted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.deploy.test_cli import Ended
 
 
 class Stream:
-    """A model's stream on an empty broker, and the command."""
+    """A model's stream on an empty broker, and a runner of the command."""
 
     def __init__(self, broker: Broker, model: str) -> None:
         self.broker = broker
@@ -90,15 +90,15 @@ async def test_a_long_stream_is_read_in_pieces(stream: Stream, monkeypatch: pyte
     call, read = stream.client.call, list[int]()
 
     async def counted(commands: Sequence[Command], **how: bool) -> list[Any]:
-        answers = await call(commands, **how)
-        rows = zip(commands, answers, strict=True)
-        read.append(sum(len(answer) for command, answer in rows if command[0] in ("XRANGE", "XPENDING")))
-        return answers
+        results = await call(commands, **how)
+        rows = zip(commands, results, strict=True)
+        read.append(sum(len(result) for command, result in rows if command[0] in ("XRANGE", "XPENDING")))
+        return results
 
     monkeypatch.setattr(stream.client, "call", counted)
-    seen = await Entries(stream.client, "m").look(1000)
-    assert [each.entry.id for each in seen] == [f"r-{n}" for n in range(5 * PIECE)]
-    assert [bool(each.worker) for each in seen].count(True) == 2 * PIECE + 1
+    entries_read = await Entries(stream.client, "m").look(1000)
+    assert [each.entry.id for each in entries_read] == [f"r-{n}" for n in range(5 * PIECE)]
+    assert [bool(each.worker) for each in entries_read].count(True) == 2 * PIECE + 1
     assert max(read) == PIECE
     assert len(await Entries(stream.client, "m").look(PIECE + 1)) == 2 * (PIECE + 1)
 
@@ -156,10 +156,10 @@ async def test_cancel_replies_to_the_client_and_leaves_nothing_behind(stream: St
 async def test_cancel_reports_a_request_that_is_already_finished(stream: Stream) -> None:
     await stream.admit("hello")
     entries = Entries(stream.client, "m")
-    [seen] = await entries.find(["r-0"])
-    assert seen is not None
-    assert await entries.cancel(seen, 60)
-    assert not await entries.cancel(seen, 60)
+    [entry] = await entries.find(["r-0"])
+    assert entry is not None
+    assert await entries.cancel(entry, 60)
+    assert not await entries.cancel(entry, 60)
 
 
 async def test_malformed_entries_are_shown_and_can_be_removed(stream: Stream) -> None:

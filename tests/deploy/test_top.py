@@ -1,4 +1,4 @@
-"""`smartbatch top` as a person or a script runs it."""
+"""`smartbatch top` as users and scripts run it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_top_reports_a_missing_model_and_ends_without_a_broker(broker: Broker) -
 
 
 class Terminal:
-    """`smartbatch top` on a terminal of its own."""
+    """`smartbatch top` on its own terminal."""
 
     def __init__(self, broker: Broker) -> None:
         self.master, self._slave = pty.openpty()
@@ -106,7 +106,7 @@ def terminal(broker: Broker) -> Iterator[Terminal]:
 @pytest.mark.parametrize("how", ["q", "Ctrl-C"])
 def test_a_key_quits_top_and_restores_the_terminal(terminal: Terminal, how: str) -> None:
     eventually(lambda: terminal.shows("no model has been announced yet"), 20)
-    assert terminal.attributes != terminal.before  # a key counts without Enter
+    assert terminal.attributes != terminal.before  # a key works without Enter
     if how == "q":
         os.write(terminal.master, b"xq")
     else:

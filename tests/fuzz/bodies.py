@@ -1,4 +1,4 @@
-"""One body against every kind of model: it is read or refused as a client's error, and what is read is whole."""
+"""Parse one body for every kind of model: it is rejected as a client error, or its payload is complete."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from smartbatch.shared.wire import pack_payload, unpack_payload
 
 MAX_ROWS = 8
 
-# the specs that make most of the difference to what is read of a body
+# the input specs on which the parsing of a body depends most
 INFOS = (
     None,
     ModelInfo("m", "m", InputSpec(("image", "tensor"), "float32", (3, 4, 4)), MAX_ROWS),
@@ -25,9 +25,9 @@ def read(body: bytes, content_type: str) -> None:
     for info in INFOS:
         try:
             payload = formats.parse(body, content_type, info, max_rows=MAX_ROWS)
-        except ClientError as refused:
-            str(refused).encode("utf-8", "replace")
+        except ClientError as error:
+            str(error).encode("utf-8", "replace")
             continue
         assert 1 <= payload.rows <= MAX_ROWS
         assert info is None or payload.kind in info.input.kinds
-        assert unpack_payload(pack_payload(payload)).rows == payload.rows  # a worker can read what is passed on
+        assert unpack_payload(pack_payload(payload)).rows == payload.rows  # a worker can read the payload

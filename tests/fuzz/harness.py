@@ -1,10 +1,10 @@
-"""What the fuzzers share: one body a call, and its permitted outcomes.
+"""Common parts of the fuzzers: each call gets one body and may raise only the target's errors.
 
     python -m tests.fuzz.json_body -max_total_time=60
 
-Only what a target names as its errors may be raised, within TIME_S and MEMORY_MB; everything else is a finding, and
-libFuzzer writes the input that made it to the working directory. Other options are libFuzzer's (`-help=1`). The seeds
-are made in code: `seeds()` of each fuzzer.
+A call must end within TIME_S and MEMORY_MB and raise only errors that the target names. Anything else is a finding, and
+libFuzzer writes its input to the working directory. Further options are libFuzzer's (`-help=1`). `seeds()` of each
+fuzzer makes the seeds.
 """
 
 from __future__ import annotations
@@ -15,19 +15,21 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-TIME_S = 5  # for inputs of MAX_BYTES; a loaded machine takes a few times what an idle one does
+TIME_S = 5  # for inputs of MAX_BYTES; a busy machine takes several times as long as an idle one
 MEMORY_MB = 1024  # resident, with torch loaded
 MAX_BYTES = 64 * 1024
 
 
 def guided_by(*modules: str) -> AbstractContextManager[None]:
-    """Import what is fuzzed within this: the branches taken there guide the search. Nothing is done without atheris,
-    so that tests can import a fuzzer for its seeds."""
+    """Import the fuzzed modules inside this block, so that their branches guide the search.
+
+    Without atheris it does nothing, so that tests can import a fuzzer for its seeds.
+    """
     if not _fuzzing():
         return nullcontext()
     import atheris
 
-    # it makes this name when it is imported
+    # importing it defines this name
     return atheris.instrument_imports(include=list(modules))  # type: ignore[attr-defined]
 
 
@@ -44,5 +46,5 @@ def fuzz(one: Callable[[bytes], None], seeds: Iterable[bytes]) -> None:
 
 
 def _fuzzing() -> bool:
-    """Whether this process is `python -m tests.fuzz.…`."""
+    """Return whether this process is `python -m tests.fuzz.…`."""
     return getattr(sys.modules["__main__"], "__package__", None) == __package__

@@ -58,15 +58,15 @@ def one(data: bytes) -> None:
     for preset in PRESETS:
         try:
             [row] = decode_images([data], preset, MAX_PIXELS)
-        except InvalidInput as refused:
-            assert str(refused).startswith("expected "), refused
+        except InvalidInput as error:
+            assert str(error).startswith("expected "), error
             return
         assert row.shape == (3, preset.crop, preset.crop)
         assert row.dtype == torch.uint8
 
 
 def _with_right_checksums(data: bytes) -> bytes:
-    """Without them PIL rejects nearly every mutation at once."""
+    """Correct the checksums, without which PIL rejects nearly every mutation at once."""
     whole, at = bytearray(data), 8
     while len(data) - at >= 12:
         end = at + 8 + int.from_bytes(data[at : at + 4], "big")

@@ -1,4 +1,4 @@
-"""multipart/form-data. The content type comes first, up to the first line end: clients choose that, too."""
+"""multipart/form-data. The input's first line is the content type, which clients choose as well."""
 
 from __future__ import annotations
 

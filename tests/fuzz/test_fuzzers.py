@@ -1,4 +1,4 @@
-"""Each fuzzer for a few seconds, so that it keeps working, and finds what a change breaks in the first minute."""
+"""Run each fuzzer for a few seconds, so that it keeps working and finds new bugs early."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_seed_inputs_pass_without_atheris(name: str) -> None:
 @pytest.mark.parametrize("name", RUNS)
 def test_fuzzer_finds_nothing_in_a_few_seconds(name: str, tmp_path: Path) -> None:
     pytest.importorskip("atheris", reason="atheris has no wheel for this Python or platform")
-    # The most that a process ever had resident is handed on to its children, and libFuzzer goes by that.
+    # libFuzzer reads the peak of resident memory, which a child inherits from its parent.
     inherited_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     limit = f"-rss_limit_mb={MEMORY_MB + inherited_mb}"
     options = [limit, f"-runs={RUNS[name]}", "-max_total_time=10", "-seed=1", f"-artifact_prefix={tmp_path}/"]
@@ -49,4 +49,4 @@ def test_fuzzer_finds_nothing_in_a_few_seconds(name: str, tmp_path: Path) -> Non
     found = [path.read_bytes()[:1000] for path in tmp_path.iterdir()]
     assert (ended.returncode, found) == (0, []), ended.stderr[-5000:]
     assert "Done " in ended.stderr
-    assert "corp: " in ended.stderr  # it was guided: inputs were kept for the branches they reached
+    assert "corp: " in ended.stderr  # inputs were kept for their branches: the search was guided

@@ -1,4 +1,4 @@
-"""shared/wire.py: payloads as workers read them and replies as gateways do. Reading what was read gives the same."""
+"""shared/wire.py: payloads as workers read them, replies as gateways do. What was read survives a round trip."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A gateway's process, as whoever stops it sees it."""
+"""Signals to a gateway's process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The baseline responds as the product does, so that the comparison is of queues, not of models."""
+"""The baseline's responses equal the product's, so that the benchmark compares only queues and batches."""
 
 from __future__ import annotations
 

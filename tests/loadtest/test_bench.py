@@ -1,4 +1,4 @@
-"""`make bench` measures what it claims to; no test here depends on how fast anything was."""
+"""`make bench` measures what it claims to. No test here depends on speed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_one_queue_closes_a_batch_by_its_window() -> None:
-    # 10 ms from the first: three, then two
+    # within 10 ms of the first there are three, then two
     arrivals = [0.000, 0.004, 0.010, 0.011, 0.020]
     assert mean_batch(arrivals, devices=8, base_s=0.04, row_s=0.002, max_rows=32, window_s=0.010) == 2.5
 
@@ -26,9 +26,9 @@ def test_one_queue_closes_a_batch_by_its_window() -> None:
 def test_one_queue_closes_a_full_batch_at_once_and_fills_it_while_no_device_is_free() -> None:
     burst = [0.0] * 8
     assert mean_batch(burst, devices=1, base_s=1.0, row_s=0.0, max_rows=4, window_s=0.010) == 4
-    # one device, busy with the first from 0.01 to 1.01: the other three are one batch
+    # the only device runs the first from 0.01 to 1.01, so the other three are one batch
     assert mean_batch([0.0, 0.1, 0.5, 1.0], devices=1, base_s=1.0, row_s=0.0, max_rows=4, window_s=0.010) == 2
-    # with two devices the second batch needn't wait for them
+    # with two devices the second batch does not wait
     assert mean_batch([0.0, 0.1, 0.5, 1.0], devices=2, base_s=1.0, row_s=0.0, max_rows=4, window_s=0.010) == 4 / 3
 
 

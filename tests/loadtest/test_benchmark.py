@@ -1,4 +1,4 @@
-"""The benchmark: a short run on real servers, interrupted and resumed."""
+"""The benchmark: a short run with real servers that is interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_its_plots_are_images_and_its_report_is_self_contained(run: tuple[Path, 
         path = folder / f"production_{name}.png"
         with Image.open(path) as image:
             tones = image.convert("L").histogram()
-            assert image.width > 1000 and image.height > 400 and sum(tones[:128]) > 1000  # drawn on
+            assert image.width > 1000 and image.height > 400 and sum(tones[:128]) > 1000  # not empty
         assert str(path) in stdout
     page = (folder / "report.html").read_text()
     assert page.count('<img src="data:image/png;base64,') == len(PLOTS)

@@ -1,4 +1,4 @@
-"""Value formats of the commands' options."""
+"""Formats of the commands' option values."""
 
 from __future__ import annotations
 

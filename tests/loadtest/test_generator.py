@@ -1,4 +1,4 @@
-"""The load generator: every request is counted once, whatever becomes of it, and timed from its intended start."""
+"""The load generator: every request is counted once, whatever its outcome, and timed from its intended start."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from smartbatch.deploy.ports import free_port
 OK = b'{"values": ["right"]}'
 RESPONSE = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 REJECTION = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
-Answer = Callable[[int], bytes | None]
+Respond = Callable[[int], bytes | None]
 
 
 def response(status: int = 200, content: bytes = OK, *headers: str) -> bytes:
@@ -40,7 +40,7 @@ def response(status: int = 200, content: bytes = OK, *headers: str) -> bytes:
 
 @contextlib.asynccontextmanager
 async def served(handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[int]:
-    """A server on a free port, which is yielded. All its connections are closed afterwards."""
+    """Run a server on a free port and yield the port. Close its connections afterwards."""
     open_here: set[asyncio.StreamWriter] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -55,7 +55,7 @@ async def served(handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     yield server.sockets[0].getsockname()[1]
     async with asyncio.timeout(20):
-        for _ in range(10):  # a connection that is being accepted just when the server closes is never closed
+        for _ in range(10):  # a connection that is accepted just as the server closes would stay open
             await asyncio.sleep(0.01)
             while open_here:
                 await asyncio.sleep(0.01)
@@ -63,7 +63,7 @@ async def served(handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], 
 
 
 async def run_until(loop: LoadLoop, finished: Callable[[], bool], timeout_s: float | None = None) -> None:
-    """Run a loop in a thread until `finished`, with `expire(timeout_s)` now and then."""
+    """Run a loop in a thread until `finished()`, calling `expire(timeout_s)` repeatedly."""
 
     def run() -> None:
         while not finished():
@@ -75,19 +75,19 @@ async def run_until(loop: LoadLoop, finished: Callable[[], bool], timeout_s: flo
     await asyncio.to_thread(run)
 
 
-async def counted(kind: str, amount: float, answer: Answer, *, until: int) -> tuple[dict, int, list[float]]:
-    """Load a server that answers request number n (from 0) with `answer(n)`, or hangs up, until so many have come.
+async def counted(kind: str, amount: float, respond: Respond, *, until: int) -> tuple[dict, int, list[float]]:
+    """Load a server until it has received `until` requests. It sends `respond(n)` to request n, or hangs up if None.
 
-    Returns the counts, how many came, and for how long the requests without a response had waited.
+    Return the counts, the number of requests received, and how long each request without a response has waited.
     """
-    came = 0
+    received = 0
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal came
+        nonlocal received
         while await reader.readuntil(b"\r\n\r\n"):
             await reader.readexactly(1)
-            number, came = came, came + 1
-            text = answer(number)
+            number, received = received, received + 1
+            text = respond(number)
             if text is None:
                 break
             writer.write(text)
@@ -99,12 +99,12 @@ async def counted(kind: str, amount: float, answer: Answer, *, until: int) -> tu
             loop = ClosedLoop(port, requests, counters, int(amount))
         else:
             loop = OpenLoop(port, requests, counters, poisson(amount))
-        await run_until(loop, lambda: came >= until)
+        await run_until(loop, lambda: received >= until)
         ages = [loop.now() - start for start in loop.in_flight()]
         counts = counters.read_and_reset()
         loop.close()
     assert counts["sent"] == counts["ok"] + counts["rejected"] + sum(counts["errors"].values()) + len(ages)
-    return counts, came, ages
+    return counts, received, ages
 
 
 @pytest.mark.parametrize(("kind", "amount"), [("closed", 4), ("open", 300)])
@@ -134,9 +134,9 @@ async def test_a_closed_loop_has_as_many_requests_in_flight_as_users() -> None:
 
 
 async def test_an_open_loop_does_not_wait_for_responses() -> None:
-    counts, came, ages = await counted("open", 500, lambda number: b"", until=40)  # never a response
+    counts, received, ages = await counted("open", 500, lambda number: b"", until=40)  # sends no response
     assert counts["ok"] == 0
-    assert len(ages) >= came >= 40
+    assert len(ages) >= received >= 40
     assert max(ages) > 0
 
 
@@ -150,7 +150,7 @@ async def test_a_rejected_user_of_a_closed_loop_retries_after_retry_after() -> N
     await counted("closed", 1, reject, until=2)
     assert arrived[1] - arrived[0] >= 0.99
     seconds = Counters([None], 1).ended(_ended(response(503, b"{}", "Retry-After: 3600")), 0.0, 0.0)
-    assert seconds == 30.0  # at the most
+    assert seconds == 30.0  # the maximum
 
 
 def _ended(text: bytes) -> Connection:
@@ -184,7 +184,7 @@ async def test_a_request_without_a_response_expires(kind: str) -> None:
         requests = [request_bytes(port, b"x")]
         if kind == "closed":
             loop: LoadLoop = ClosedLoop(port, requests, counters, 1)
-        else:  # two of them wait for the one connection
+        else:  # two of them wait for the only connection
             loop = OpenLoop(port, requests, counters, iter([0.0, 0.0, 0.0]), connections=1)
         await run_until(loop, lambda: counters.errors["no response"] >= (1 if kind == "closed" else 3), timeout_s=0.0)
         assert kind == "closed" or loop.done
@@ -197,7 +197,7 @@ async def test_a_request_without_a_response_expires(kind: str) -> None:
 
 @contextlib.contextmanager
 def served_by(serve: Callable[[socket.socket], None], *, after_s: float = 0.0) -> Iterator[int]:
-    """Have a thread serve a listening socket, which is there `after_s` from now. Yields the port."""
+    """Have a thread listen `after_s` from now and call `serve` with its socket. Yield the port."""
     port = free_port()
     listening = threading.Event()
 
@@ -216,8 +216,8 @@ def served_by(serve: Callable[[socket.socket], None], *, after_s: float = 0.0) -
     assert not thread.is_alive()
 
 
-def answer_all(server: socket.socket) -> None:
-    """On the next connection."""
+def respond_to_all(server: socket.socket) -> None:
+    """Accept a connection and respond to everything received on it."""
     peer, _ = server.accept()
     with peer:
         while peer.recv(65536):
@@ -243,7 +243,7 @@ def test_a_stall_counts_for_every_request_due_meanwhile() -> None:
     assert all(0.49 <= end <= took for _, _, end, _ in trace.lines)  # no response before the stall is over
     latencies = sorted(end - start for start, _, end, _ in trace.lines)
     assert trace.latencies(200) == latencies and latencies[-1] >= 0.49
-    assert trace.lateness()[-1] >= 0.39  # four of them waited for the one connection
+    assert trace.lateness()[-1] >= 0.39  # four of them waited for the only connection
 
 
 def test_a_broken_connection_is_counted() -> None:
@@ -262,7 +262,7 @@ def test_a_broken_connection_is_counted() -> None:
 def test_request_and_response_may_be_sent_in_pieces() -> None:
     body = b"x" * 8_000_000  # more than the kernel buffers
 
-    def take_all_and_answer_slowly(server: socket.socket) -> None:
+    def receive_all_and_respond_slowly(server: socket.socket) -> None:
         peer, _ = server.accept()
         with peer:
             left = len(request)
@@ -272,7 +272,7 @@ def test_request_and_response_may_be_sent_in_pieces() -> None:
                 peer.sendall(piece)
                 time.sleep(0.02)
 
-    with served_by(take_all_and_answer_slowly) as port:
+    with served_by(receive_all_and_respond_slowly) as port:
         request = request_bytes(port, body)
         trace = run_open_loop(port, request, [0.0], connections=1)
     assert trace.statuses() == {"200": 1}
@@ -280,19 +280,19 @@ def test_request_and_response_may_be_sent_in_pieces() -> None:
 
 
 def test_requests_wait_until_the_server_listens() -> None:
-    with served_by(answer_all, after_s=0.3) as port:
+    with served_by(respond_to_all, after_s=0.3) as port:
         trace = run_open_loop(port, request_bytes(port, b"x"), [0.0, 0.1], connections=1)
     assert trace.statuses() == {"200": 2}
 
 
 def test_data_on_an_idle_connection_is_not_a_response() -> None:
-    def turn_the_first_away(server: socket.socket) -> None:
+    def send_before_any_request(server: socket.socket) -> None:
         peer, _ = server.accept()
         with peer:
             peer.sendall(REJECTION)
-            answer_all(server)
+            respond_to_all(server)
 
-    with served_by(turn_the_first_away) as port:
+    with served_by(send_before_any_request) as port:
         trace = run_open_loop(port, request_bytes(port, b"x"), [0.2, 0.3], connections=1)
     assert trace.statuses() == {"200": 2}
 
@@ -325,7 +325,7 @@ async def test_a_closed_loop_has_a_summary_with_and_without_wrk(wrk: bool, monke
 
     async with served(handle) as port:
         result = await asyncio.to_thread(run_closed_loop, port, b"x", 4, 1.0)
-    assert 0 <= len(statuses) - result["requests"] <= 4  # those in flight at the end
+    assert 0 <= len(statuses) - result["requests"] <= 4  # in flight at the end
     assert abs(result["errors"] - result["requests"] / 4) <= 4
     assert result["requests_per_s"] == pytest.approx((result["requests"] - result["errors"]) / result["seconds"], 0.01)
     assert len(result["latency_ms"]) == len(PERCENTILES) and result["latency_ms"] == sorted(result["latency_ms"])

@@ -1,4 +1,4 @@
-"""python -m loadtest.gpu, on the CPU: it counts what really ran, however fast the machine is."""
+"""python -m loadtest.gpu on the CPU: its counts are exact at any speed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_bare_and_engine_are_measured_on_any_device(tmp_path: Path) -> None:
     assert len(measured) == 4
     for size, rate in [*measured, *((1, rate) for rate in result["jpegs"].values())]:
         assert rate["items"] > 0 and rate["items"] % size == 0
-        assert rate["seconds"] >= 1.0  # a quick run's second, and what was under way when it ended
+        assert rate["seconds"] >= 1.0  # a quick run's second, plus the batches in progress at its end
         assert rate["per_s"] == pytest.approx(rate["items"] / rate["seconds"], rel=0.01, abs=0.1)
 
 
@@ -61,7 +61,7 @@ def test_the_engine_counts_the_batches_that_ran_and_is_no_faster_than_its_device
     assert set(sizes) == {4}
     assert 0 < rate.items <= 4 * len(sizes) and rate.items % 4 == 0
     assert rate.seconds >= 0.25
-    assert rate.items <= 4 * (rate.seconds / 0.005 + IN_FLIGHT)  # some may have run before the time began
+    assert rate.items <= 4 * (rate.seconds / 0.005 + IN_FLIGHT)  # some may have run before the measurement
 
 
 def test_a_repeated_step_is_counted_until_the_time_is_over() -> None:

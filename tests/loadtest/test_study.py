@@ -1,4 +1,4 @@
-"""The parameter study: a short one of a real system, and the parts of the search."""
+"""The parameter study: a short study of a real system, and the parts of the search."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def reached(users: int, rate: float, p99_ms: float, **more: int) -> Level:
 
 
 def climbed(*levels: Level) -> list[float]:
-    """The loads among these that are measured for an objective of 100 ms."""
+    """Return the loads that `climb` measures for an objective of 100 ms."""
     by_users = {each.load: each for each in levels}
     ladder = tuple(int(users) for users in by_users)
     return [each.load for each in climb(ladder, lambda users: by_users[users], 100.0, lambda each: None)]
@@ -70,14 +70,14 @@ def test_the_pareto_front_has_the_points_that_no_other_beats_in_both() -> None:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """One trial, the defaults, then another with the same command."""
+    """Run one trial (the defaults), then a second one with the same command."""
     folder = tmp_path_factory.mktemp("study")
     for trials in ("1", "2"):
         command = [*COMMAND, "--trials", trials, "--out", str(folder)]
         ended = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=110)
         assert ended.returncode == 0, ended.stderr
     assert "resuming: 1 of 2 settings were tried before" in ended.stderr
-    assert ended.stderr.count("starting 1 worker(s)") == 1  # batch sizes change without loading the model again
+    assert ended.stderr.count("starting 1 worker(s)") == 1  # the batch size changes without a restart
     return folder, ended.stdout
 
 

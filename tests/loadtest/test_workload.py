@@ -1,4 +1,4 @@
-"""What clients send, which responses are correct, and how many clients there are over time."""
+"""Bodies, the check of responses, and load shapes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def ranking(*pairs: tuple[int, float]) -> list[list[dict]]:
 @pytest.mark.parametrize(
     ("expected", "got"),
     [
-        ([1.0, 100.0], [1.9, 100.0]),  # within a hundredth of the largest
+        ([1.0, 100.0], [1.9, 100.0]),  # within 1 % of the largest
         (ranking((1, 0.5), (2, 0.300), (3, 0.299)), ranking((1, 0.501), (3, 0.3), (2, 0.299))),  # changed places
         ({"output": {"dtype": "float32", "data": [[0.5]]}}, {"output": {"dtype": "float32", "data": [[0.5]]}}),
         ([{"species": "setosa", "probability": 0.9}], [{"species": "setosa", "probability": 0.901}]),
@@ -102,7 +102,7 @@ def test_a_result_is_read_from_a_response() -> None:
 
 
 def users(shape: str, run_s: float | None = 100.0) -> list[int]:
-    """Users of 100 at a few moments of a run."""
+    """Return the number of users, of 100, at some times of a run."""
     moments = (0.0, 15.0, 35.0, 50.0, 75.0, 99.0)
     return [now[0] for at_s in moments if (now := users_at(shape, at_s, 100, 10, run_s))]
 

@@ -1,4 +1,4 @@
-"""The broker's URL: what it may hold, and what is made of it."""
+"""Parsing of the broker's URL."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_url_is_parsed(url: str, expected: BrokerUrl) -> None:
         ("unix://?db=1", "path"),
         ("redis://h:port", "Port"),
         ("redis://h/name", "name"),
-        ("redis://h?ssl_ca_certs=ca.pem", "rediss:// only"),  # who writes this expects TLS
+        ("redis://h?ssl_ca_certs=ca.pem", "rediss:// only"),  # whoever sets this expects TLS
         ("rediss://h?ssl_cert_reqs=maybe", "none, optional, required"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Settings: what the environment says, checked, with one line for what is wrong."""
+"""Settings from the environment: validated, with one line for an error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from smartbatch.shared.settings import Settings, default_model_name, describe, f
 CHARACTERS = st.characters(min_codepoint=33, max_codepoint=126)
 
 
-def refused(**environ: str) -> str:
+def error_of(**environ: str) -> str:
     with pytest.raises(SettingsError) as caught:
         from_environment(environ)
     text = str(caught.value)
@@ -21,7 +21,7 @@ def refused(**environ: str) -> str:
     return text
 
 
-# --- reading
+# --- values
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -53,7 +53,7 @@ def test_settings_are_immutable() -> None:
         Settings().port = 1  # type: ignore[misc] # what a type checker refuses is tried
 
 
-# --- refusing
+# --- errors
 
 
 @pytest.mark.parametrize(
@@ -75,29 +75,29 @@ def test_settings_are_immutable() -> None:
 def test_an_error_names_the_variable_and_the_expected_and_actual_value(
     variable: str, value: str, expected: str
 ) -> None:
-    text = refused(**{variable: value})
+    text = error_of(**{variable: value})
     assert text.startswith(f"{variable}: Expected {expected}")
     assert text.endswith(f"got {value!r}")
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_a_duration_is_a_finite_number(value: str) -> None:
-    assert refused(MAX_WAIT_TIME=value).startswith("MAX_WAIT_TIME: ")
-    assert refused(REQUEST_TIMEOUT=value).startswith("REQUEST_TIMEOUT: ")
+    assert error_of(MAX_WAIT_TIME=value).startswith("MAX_WAIT_TIME: ")
+    assert error_of(REQUEST_TIMEOUT=value).startswith("REQUEST_TIMEOUT: ")
 
 
 @pytest.mark.parametrize(
     ("variable", "choice"), [("LOG_FORMAT", "human"), ("LOG_LEVEL", "warning"), ("DTYPE", "bfloat16")]
 )
 def test_an_error_of_a_choice_names_the_choices(variable: str, choice: str) -> None:
-    text = refused(**{variable: "xml"})
+    text = error_of(**{variable: "xml"})
     assert text.startswith(f"{variable}: ")
     assert choice in text
     assert text.endswith("got 'xml'")
 
 
 def test_a_number_for_a_choice_is_rejected() -> None:
-    assert refused(LOG_LEVEL="10").startswith("LOG_LEVEL: ")
+    assert error_of(LOG_LEVEL="10").startswith("LOG_LEVEL: ")
 
 
 # --- REDIS_URL
@@ -109,7 +109,7 @@ def test_redis_url_accepts_every_form_of_redis(url: str) -> None:
 
 
 def test_redis_url_of_another_scheme_is_rejected_without_its_password() -> None:
-    text = refused(REDIS_URL="http://u:geheim@h:99")
+    text = error_of(REDIS_URL="http://u:geheim@h:99")
     assert text.startswith("REDIS_URL: expected redis://user:password@host:port/db (or rediss://, unix://; ")
     assert text.endswith("got 'http://u:***@h:99'")
 
@@ -124,7 +124,7 @@ def test_redis_url_of_another_scheme_is_rejected_without_its_password() -> None:
     ],
 )
 def test_invalid_redis_url_is_rejected_without_its_password(url: str) -> None:
-    text = refused(REDIS_URL=url)
+    text = error_of(REDIS_URL=url)
     assert text.startswith("REDIS_URL: ")
     assert "heim" not in text
 
@@ -171,7 +171,7 @@ def test_public_settings_name_the_api_keys_and_mask_their_digests() -> None:
 
 
 def test_an_unknown_url_option_is_rejected_by_name() -> None:
-    text = refused(REDIS_URL="rediss://u:geheim@h:1/0?ssl_ca_cert=ca.pem&x=geheim")
+    text = error_of(REDIS_URL="rediss://u:geheim@h:1/0?ssl_ca_cert=ca.pem&x=geheim")
     assert text.startswith(
         "REDIS_URL: unknown option 'ssl_ca_cert'; known options are db, password, password_file, ssl_ca_"
     )
@@ -192,7 +192,7 @@ def test_the_broker_url_includes_the_password_file(url: str, with_file: str) -> 
 
 @pytest.mark.parametrize("url", ["redis://u:geheim@h:1/0", "redis://h:1/0?password=geheim"])
 def test_a_password_in_two_places_is_rejected(url: str) -> None:
-    text = refused(REDIS_URL=url, REDIS_PASSWORD_FILE="/run/secret")
+    text = error_of(REDIS_URL=url, REDIS_PASSWORD_FILE="/run/secret")
     assert text.startswith("REDIS_PASSWORD_FILE: ")
     assert "geheim" not in text
 

@@ -1,4 +1,4 @@
-"""The wire: exact bytes of known values, and the same value after a round trip. test_wire_refusals.py has the rest."""
+"""The wire format: exact bytes of known values, and round trips. test_wire_rejections.py has invalid values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from smartbatch.shared.wire import (
 )
 from tests.shared.wire_values import batches, names, parts, payloads, results, tensors
 
-# --- precise examples
+# --- exact bytes
 
 
 def test_payload_of_images_has_these_bytes() -> None:
@@ -47,9 +47,9 @@ def test_payload_of_a_tensor_has_these_bytes() -> None:
 
 def test_fortran_order_is_written_and_c_order_is_not() -> None:
     written: list[tuple[Any, dict[str, str]]] = [("F", {"order": "F"}), ("C", {})]
-    for order, said in written:
+    for order, written_order in written:
         packed = pack_payload(Payload("tensor", Tensor("bool", (1,), b"\1", order)))
-        assert msgpack.unpackb(packed)["content"] == {"dtype": "bool", "shape": [1], "data": b"\1", **said}
+        assert msgpack.unpackb(packed)["content"] == {"dtype": "bool", "shape": [1], "data": b"\1", **written_order}
 
 
 def test_reply_with_classes_has_these_bytes() -> None:
@@ -92,7 +92,7 @@ def test_reply_without_result_and_error_is_never_written() -> None:
 
 
 class Label(str):
-    """As lxml and Beautiful Soup have them."""
+    """A subclass of str, as lxml and Beautiful Soup return."""
 
 
 class Share(float):

@@ -1,4 +1,4 @@
-"""Values of the wire: whatever may be packed, drawn at random."""
+"""Random values of the wire format, for property tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The simulated broker against the real scripts: the same random calls give the same results."""
+"""Compare the simulated broker with the real scripts: equal random calls give equal results."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from smartbatch.shared.keys import Keys
 from tests.brokers import Client
 
 KEYS = Keys("m")
-LONG_MS = 100_000  # not over during the test, which takes no virtual time
+LONG_MS = 100_000  # does not end during the test, which takes no virtual time
 
 
 class Gateway:
-    """The attributes that the simulated broker uses."""
+    """The attributes of a gateway that the simulated broker uses."""
 
     def __init__(self) -> None:
         self.inbox: list[Entry] = []
@@ -49,7 +49,7 @@ async def test_the_simulated_broker_matches_the_scripts(client: Client, seed: in
             await workers[name].release()
             simulated.release(name)
         elif what == "finish":
-            if ours:  # there is no call without entries
+            if ours:  # a call always has entries
                 assert await workers[name].finish([Outcome(entry, b"reply") for entry in ours]) == len(theirs)
                 simulated.finish(theirs)
             held[name] = ([], [])

@@ -1,4 +1,4 @@
-"""The comparison with measured runs."""
+"""The comparison of the simulation with measured runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _run(rate: float, p50_ms: float, gateway_s: float) -> dict:
 
 
 def test_each_load_has_a_row_with_its_median_run_and_the_simulations_deviation() -> None:
-    fast, slow = 0.1, 0.6  # with 0.6 ms a request one gateway passes 1,667 a second
+    fast, slow = 0.1, 0.6  # at 0.6 ms per request a gateway serves 1,667 per second
     rounds = {
         "64": [_run(3000.0, 21.0, fast), _run(1.0, 1.0, slow), _run(9999.0, 1.0, slow)],
         "256": [_run(1650.0, 155.0, slow)] * 3,

@@ -1,4 +1,4 @@
-"""The simulated system: its invariants, and formulas from queueing theory that it must agree with."""
+"""The simulated system: its invariants, and agreement with formulas of queueing theory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
 
 
 def test_a_device_that_is_slower_in_full_batches_still_meets_deadlines() -> None:
-    """As a busy CPU does. If small batches were taken for its capacity, all admitted requests would be late."""
+    """A busy CPU behaves so. If small batches determined its capacity, all admitted requests would be late."""
     curve = measured({1: 70, 8: 500, 32: 3200})  # 16 rows/s in batches of 8, 10 in full ones
     crowd = Scenario(curve=curve, pattern="closed", clients=1000, think_s=1.5, timeout_s=30)
     result = simulate(msgspec.structs.replace(crowd, warm_up_s=60, measured_s=60))

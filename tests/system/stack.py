@@ -86,7 +86,7 @@ class Stack:
             return lines[-1].split("gateway on ")[1].split(",")[0] if lines else ""
 
         self.url = process.url = eventually(address, 20)
-        eventually(self._answers, 20)
+        eventually(self._responds, 20)
         return process
 
     def grpc_gateway(self, *, ready: bool = True, **settings: object) -> Process:
@@ -208,7 +208,7 @@ class Stack:
         self.processes.append(process)
         return process
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
         try:
             return self.client.get(f"{self.url}/healthz").status_code == 200
         except httpx.TransportError:

@@ -1,4 +1,4 @@
-"""Keys as text: what is taken, what is refused, and that no refusal quotes what may be a secret."""
+"""Parsing of API keys: what is accepted and rejected. No error quotes a possible secret."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from smartbatch.shared.errors import SettingsError
 A, B = hashlib.sha256(b"a").hexdigest(), hashlib.sha256(b"b").hexdigest()
 
 
-def refused(text: str) -> str:
+def rejection(text: str) -> str:
     with pytest.raises(SettingsError) as caught:
         from_file(text.encode(), "keys.toml")
     return str(caught.value)
@@ -62,8 +62,8 @@ def test_variable_holds_names_and_digests() -> None:
     ],
 )
 def test_invalid_file_is_rejected_by_name_and_never_quoted(text: str, parsed: str) -> None:
-    assert refused(text).startswith(parsed)
-    assert "my-plain-secret" not in refused(text)
+    assert rejection(text).startswith(parsed)
+    assert "my-plain-secret" not in rejection(text)
 
 
 def test_file_that_is_not_text_is_rejected() -> None:

@@ -1,4 +1,4 @@
-"""One key's limits in one process, on a clock of the test's own."""
+"""One key's limits in one process, in virtual time."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_burst_is_allowed_and_then_the_rate(clock: Clock) -> None:
     clock.now = 0.1
     assert let_through(one, 100) == 1
     clock.now = 1.1
-    assert let_through(one, 100) == 5  # never more than the burst, however long it was quiet
+    assert let_through(one, 100) == 5  # never more than the burst, however long the pause
 
 
 def test_the_rejection_says_when_the_next_request_is_allowed(clock: Clock) -> None:
@@ -105,7 +105,9 @@ def test_usage_of_other_processes_counts_from_the_next_report(clock: Clock) -> N
     assert one.take_usage() == UsageDelta(2, 2)
     one.authorize("m")  # while the usage call is in progress
     one.settle(tokens=2.0, counted=98)
-    assert let_through(one, 10) == 1  # two tokens, less the one that Redis hadn't heard of; and the hundredth of today
+    assert (
+        let_through(one, 10) == 1
+    )  # two tokens less the one not yet reported to Redis; and the hundredth request of the day
     clock.now = 1.0
     assert let_through(one, 10) == 0
 

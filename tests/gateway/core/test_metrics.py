@@ -1,4 +1,4 @@
-"""Metrics of a model, as Prometheus reads them."""
+"""Metrics of a model as Prometheus reads them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TIMING_MS = {"admit": 1.0, "queue": 2.0, "decode": 0.0, "batch_wait": 1.0, "forw
 
 
 def test_series_exist_before_the_first_request() -> None:
-    """A rate has nothing to start from where a series begins with what was already counted."""
+    """Prometheus computes no rate from a series that starts at a value above zero."""
     metrics = GatewayMetrics()
     metrics.of("m")
     metrics.settle()

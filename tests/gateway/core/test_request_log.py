@@ -1,4 +1,4 @@
-"""One line for each request that failed, and a bound on them."""
+"""The request log: one line for each failed request, up to a limit."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def test_lines_of_each_code_are_limited_and_the_rest_counted(caplog: pytest.LogC
     for number in range(1000):
         written = lines.write(QueueFull("full"), lambda: {"request_id": started.append(1) or "r"})
         assert written == (number < LINES_PER_S)
-    assert lines.write(DeadlineExceeded("late"), dict)  # another kind has lines of its own
-    assert len(started) == LINES_PER_S  # what makes no line costs next to nothing
+    assert lines.write(DeadlineExceeded("late"), dict)  # another code has its own limit
+    assert len(started) == LINES_PER_S  # a request without a line costs little
     lines.settle()
     assert caplog.messages[-1] == "queue_full: 990 more requests in this second"
     assert vars(caplog.records[-1])["left_out"] == 990

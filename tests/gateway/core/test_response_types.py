@@ -26,10 +26,10 @@ def test_every_response_has_its_documented_type(result: Result, member: str, exp
     reply = Reply(result=result, batch=BatchInfo("b-1", 2, 1, "full", "w-1"), ms={"queue": 1.0})
     timing = render.timing_ms(reply, admit_ms=1.0, reply_ms=2.0, total_ms=4.0)
     body = render.render(Format.JSON, reply, model="m", request_id="r-1", timing=timing)
-    answer = msgspec.json.decode(body, type=Answer)  # which allows no other members
-    assert getattr(answer, member) == expected
-    assert [name for name in ("predictions", "outputs", "values") if getattr(answer, name) is not msgspec.UNSET] == [
+    response = msgspec.json.decode(body, type=Answer)  # the type forbids other members
+    assert getattr(response, member) == expected
+    assert [name for name in ("predictions", "outputs", "values") if getattr(response, name) is not msgspec.UNSET] == [
         member
     ]
-    assert answer.batch == Batch("b-1", 2, 1, 1, "full", "w-1")
-    assert answer.timing_ms == {"admit": 1.0, "queue": 1.0, "reply": 2.0, "total": 4.0}
+    assert response.batch == Batch("b-1", 2, 1, 1, "full", "w-1")
+    assert response.timing_ms == {"admit": 1.0, "queue": 1.0, "reply": 2.0, "total": 4.0}

@@ -62,7 +62,7 @@ def test_rows_follow_the_shape_of_the_models_row(row, body, shape):
 
 
 @pytest.mark.parametrize(
-    ("row", "body", "expected", "came"),
+    ("row", "body", "expected", "actual"),
     [
         ((3, 224, 224), {"data": [0] * 10}, "150528", "10"),
         ((2, 2), {"data": [[1, 2, 3]]}, "[2, 2]", "[1, 3]"),
@@ -72,11 +72,11 @@ def test_rows_follow_the_shape_of_the_models_row(row, body, shape):
         ((2,), {"data": [[[1, 2]]]}, "[2]", "[1, 1, 2]"),
     ],
 )
-def test_wrong_shape_is_rejected_with_expected_and_actual_shape(row, body, expected, came):
-    with pytest.raises(InvalidInput) as refused:
+def test_wrong_shape_is_rejected_with_expected_and_actual_shape(row, body, expected, actual):
+    with pytest.raises(InvalidInput) as rejected:
         read(body, model(shape=row))
-    assert expected in refused.value.detail
-    assert came in refused.value.detail
+    assert expected in rejected.value.detail
+    assert actual in rejected.value.detail
 
 
 @pytest.mark.parametrize(
@@ -121,9 +121,9 @@ def test_each_dtype_is_packed_as_its_bytes(dtype, values, packed):
     ],
 )
 def test_number_that_the_dtype_cannot_hold_is_named_by_its_position(dtype, values, text):
-    with pytest.raises(InvalidInput) as refused:
+    with pytest.raises(InvalidInput) as rejected:
         read({"data": values, "dtype": dtype})
-    assert text in refused.value.detail
+    assert text in rejected.value.detail
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_dtype_defaults_to_the_models():
 
 
 @pytest.mark.parametrize(
-    ("takes", "kinds", "came", "passes"),
+    ("dtype_of_model", "kinds", "actual", "passes"),
     [
         ("float32", ("tensor",), "float64", True),
         ("float32", ("tensor",), "bfloat16", True),
@@ -212,13 +212,13 @@ def test_dtype_defaults_to_the_models():
         ("bool", ("tensor",), "uint8", False),
     ],
 )
-def test_dtypes_of_the_same_kind_are_accepted(takes, kinds, came, passes):
-    info = model(*kinds, dtype=takes)
+def test_dtypes_of_the_same_kind_are_accepted(dtype_of_model, kinds, actual, passes):
+    info = model(*kinds, dtype=dtype_of_model)
     if passes:
-        assert tensor({"data": [1], "dtype": came}, info).dtype == came
+        assert tensor({"data": [1], "dtype": actual}, info).dtype == actual
     else:
-        with pytest.raises(InvalidInput, match=f"{takes}.*got {came}"):
-            read({"data": [1], "dtype": came}, info)
+        with pytest.raises(InvalidInput, match=f"{dtype_of_model}.*got {actual}"):
+            read({"data": [1], "dtype": actual}, info)
 
 
 @pytest.mark.parametrize("body", [b'{"prompt":"hi"}', b"[1,2]", b"3"])
@@ -271,7 +271,7 @@ json_like = st.recursive(
 def test_any_json_is_parsed_or_rejected_with_a_known_error(body, info):
     try:
         payload = read(body, info)
-    except SmartBatchError as refused:
-        assert isinstance(refused, (InvalidInput, MalformedBody, TooManyRows, UnsupportedMedia))
+    except SmartBatchError as rejected:
+        assert isinstance(rejected, (InvalidInput, MalformedBody, TooManyRows, UnsupportedMedia))
     else:
         assert 1 <= payload.rows <= 8

@@ -1,4 +1,4 @@
-"""Lists of numbers and texts in JSON and MessagePack: what is read, which element an error names, how long they are."""
+"""Long lists in JSON and MessagePack: their values, the element that an error names, and their limits."""
 
 from __future__ import annotations
 

@@ -15,12 +15,12 @@ from smartbatch.gateway.formats.render import Format, render, response_headers, 
 from smartbatch.shared.errors import NotAcceptable, WireError
 from smartbatch.shared.wire import BatchInfo, Reply, Result, Tensor
 
-RIDE = BatchInfo("b-1", 8, 5, "full", "w-1", 1, 2)
+BATCH = BatchInfo("b-1", 8, 5, "full", "w-1", 1, 2)
 STAGES = {"forward": 4.00049, "queue": 0.1, "decode": 2.5, "batch_wait": 1.25}
 CLASSES = Result(classes=[[(281, "tabby", 0.75), (282, "tiger cat", 0.25)], [(1, "goldfish", 1.0)]])
 
 
-def answer(result: Result, chosen: Format = Format.JSON, batch: BatchInfo | None = RIDE) -> tuple[str, bytes]:
+def rendered(result: Result, chosen: Format = Format.JSON, batch: BatchInfo | None = BATCH) -> tuple[str, bytes]:
     reply = Reply(result, batch=batch, ms=STAGES)
     timing = timing_ms(reply, admit_ms=0.41249, reply_ms=0.5, total_ms=9)
     name, media_type = chosen.header
@@ -33,7 +33,7 @@ def outputs(array: np.ndarray, name: str = "logits") -> dict[str, Tensor]:
 
 
 def test_classes_as_json():
-    content_type, body = answer(CLASSES)
+    content_type, body = rendered(CLASSES)
     assert content_type == "application/json"
     assert json.loads(body) == {
         "model": "m",
@@ -59,28 +59,28 @@ def test_classes_as_json():
 
 
 def test_outputs_as_json_are_nested_lists():
-    body = json.loads(answer(Result(outputs=outputs(np.array([[1.5, -2.0]], np.float32))))[1])
+    body = json.loads(rendered(Result(outputs=outputs(np.array([[1.5, -2.0]], np.float32))))[1])
     assert body["outputs"] == {"logits": {"dtype": "float32", "shape": [1, 2], "data": [[1.5, -2.0]]}}
 
 
 def test_values_as_json_and_msgpack():
     result = Result(values=[{"text": "ä"}, None])
-    assert json.loads(answer(result, batch=None)[1])["values"] == [{"text": "ä"}, None]
-    assert "batch" not in json.loads(answer(result, batch=None)[1])
-    content_type, body = answer(result, Format.MSGPACK)
+    assert json.loads(rendered(result, batch=None)[1])["values"] == [{"text": "ä"}, None]
+    assert "batch" not in json.loads(rendered(result, batch=None)[1])
+    content_type, body = rendered(result, Format.MSGPACK)
     assert content_type == "application/msgpack"
     assert msgpack.unpackb(body)["values"] == [{"text": "ä"}, None]
 
 
 def test_msgpack_has_the_fields_of_json_and_tensors_as_bytes():
     array = np.array([[1, 2]], np.int64)
-    body = msgpack.unpackb(answer(Result(outputs=outputs(array)), Format.MSGPACK)[1])
+    body = msgpack.unpackb(rendered(Result(outputs=outputs(array)), Format.MSGPACK)[1])
     assert body["outputs"] == {"logits": {"dtype": "int64", "shape": [1, 2], "data": array.tobytes()}}
-    assert msgpack.unpackb(answer(CLASSES, Format.MSGPACK)[1]) == json.loads(answer(CLASSES)[1])
+    assert msgpack.unpackb(rendered(CLASSES, Format.MSGPACK)[1]) == json.loads(rendered(CLASSES)[1])
 
 
 def test_one_output_as_npy():
-    content_type, body = answer(Result(outputs=outputs(np.eye(2, dtype=np.float16))), Format.NPY)
+    content_type, body = rendered(Result(outputs=outputs(np.eye(2, dtype=np.float16))), Format.NPY)
     assert content_type == "application/x-npy"
     assert np.load(io.BytesIO(body)).tolist() == [[1.0, 0.0], [0.0, 1.0]]
 
@@ -91,23 +91,23 @@ def test_one_output_as_npy():
 )
 def test_several_or_no_tensors_cannot_be_npy(result):
     with pytest.raises(NotAcceptable, match="npy"):
-        answer(result, Format.NPY)
+        rendered(result, Format.NPY)
 
 
 def test_nan_and_infinity_are_text_in_json_and_unchanged_elsewhere():
     array = np.array([[math.nan, math.inf, -math.inf, 1.0]], np.float32)
-    assert json.loads(answer(Result(outputs=outputs(array)))[1])["outputs"]["logits"]["data"] == [
+    assert json.loads(rendered(Result(outputs=outputs(array)))[1])["outputs"]["logits"]["data"] == [
         ["NaN", "Infinity", "-Infinity", 1.0]
     ]
     row = [(0, "a", math.nan)]
-    assert json.loads(answer(Result(classes=[row]))[1])["predictions"][0][0]["probability"] == "NaN"
+    assert json.loads(rendered(Result(classes=[row]))[1])["predictions"][0][0]["probability"] == "NaN"
     own = {"a": [None, math.inf, (math.nan, -math.inf)], "b": "null"}
-    assert json.loads(answer(Result(values=[own]))[1])["values"] == [
+    assert json.loads(rendered(Result(values=[own]))[1])["values"] == [
         {"a": [None, "Infinity", ["NaN", "-Infinity"]], "b": "null"}
     ]
-    kept = msgpack.unpackb(answer(Result(classes=[row]), Format.MSGPACK)[1])
+    kept = msgpack.unpackb(rendered(Result(classes=[row]), Format.MSGPACK)[1])
     assert math.isnan(kept["predictions"][0][0]["probability"])
-    saved = np.load(io.BytesIO(answer(Result(outputs=outputs(array)), Format.NPY)[1]))
+    saved = np.load(io.BytesIO(rendered(Result(outputs=outputs(array)), Format.NPY)[1]))
     assert np.array_equal(saved, array, equal_nan=True)
 
 
@@ -121,25 +121,25 @@ def test_nan_and_infinity_are_text_in_json_and_unchanged_elsewhere():
     )
 )
 def test_json_data_equals_numpys_view_of_the_bytes(array):
-    assert json.loads(answer(Result(outputs=outputs(array)))[1])["outputs"]["logits"]["data"] == array.tolist()
+    assert json.loads(rendered(Result(outputs=outputs(array)))[1])["outputs"]["logits"]["data"] == array.tolist()
 
 
 def test_bfloat16_is_widened():
     result = Result(outputs={"x": Tensor("bfloat16", (1, 2), b"\x80\x3f\x00\xc0")})
-    assert json.loads(answer(result)[1])["outputs"]["x"]["data"] == [[1.0, -2.0]]
+    assert json.loads(rendered(result)[1])["outputs"]["x"]["data"] == [[1.0, -2.0]]
 
 
 @pytest.mark.parametrize("chosen", [Format.JSON, Format.MSGPACK])
 def test_fortran_order_in_a_reply_is_a_wire_error(chosen):
     tensor = Tensor("uint8", (2, 2), b"1234", "F")
     with pytest.raises(WireError):
-        answer(Result(outputs={"x": tensor}), chosen)
+        rendered(Result(outputs={"x": tensor}), chosen)
 
 
 def test_headers_have_the_parts_of_the_time():
-    reply = Reply(CLASSES, batch=RIDE, ms={"queue": 0.1})
+    reply = Reply(CLASSES, batch=BATCH, ms={"queue": 0.1})
     timing = timing_ms(reply, admit_ms=0.412, reply_ms=0.5, total_ms=1.012)
-    assert response_headers("r-1", RIDE, timing) == [
+    assert response_headers("r-1", BATCH, timing) == [
         (b"x-request-id", b"r-1"),
         (b"server-timing", b"admit;dur=0.412, queue;dur=0.1, reply;dur=0.5, total;dur=1.012"),
         (b"x-batch-rows", b"8"),
@@ -154,5 +154,5 @@ def test_an_unknown_part_is_in_no_header():
 
 
 def test_json_starts_with_model_and_result():
-    _, body = answer(CLASSES)
+    _, body = rendered(CLASSES)
     assert list(json.loads(body)) == ["model", "request_id", "predictions", "batch", "timing_ms"]

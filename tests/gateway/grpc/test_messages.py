@@ -1,4 +1,4 @@
-"""The messages of gRPC are those of the file they are made from, and those that clients have."""
+"""The gRPC messages match the .proto file and the messages of Triton's client."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_committed_messages_match_the_proto_file(tmp_path: Path) -> None:
 
 
 def _plain(file: descriptor_pb2.FileDescriptorProto) -> bytes:
-    """The same whether or not the compiler wrote the JSON names, which follow from the names."""
+    """Remove the JSON names, which follow from the names and which not every compiler writes."""
     messages = list(file.message_type)
     while messages:
         message = messages.pop()

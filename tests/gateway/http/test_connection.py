@@ -1,4 +1,4 @@
-"""Connections on a real uvicorn in this process, with an application of the test's own and times that are short."""
+"""Connections on a real uvicorn in this process, with a small application and short timeouts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ POST = b"POST /echo HTTP/1.1\r\nhost: x\r\n"
 
 
 class Site:
-    """`/echo` answers with the body, `/wait` once `go` is set, `/large` with 64 MB, others with their path."""
+    """`/echo` responds with the body, `/wait` once `go` is set, `/large` with 64 MB, other paths with their path."""
 
     def __init__(self, server: uvicorn.Server, port: int) -> None:
         self.server, self.port = server, port
@@ -54,7 +54,7 @@ class Site:
         await send({"type": "http.response.body", "body": body})
 
     async def ask(self, data: bytes) -> bytes:
-        """Send, and return all that comes until the server closes."""
+        """Send bytes and return all bytes until the server closes."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         with contextlib.closing(writer):
             writer.write(data)
@@ -106,15 +106,15 @@ def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "LINGER_S", 0.3)
 
 
-def statuses(answer: bytes) -> list[int]:
-    return [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]]
+def statuses(response: bytes) -> list[int]:
+    return [int(part[:3]) for part in response.split(b"HTTP/1.1 ")[1:]]
 
 
 async def test_an_incomplete_head_gets_a_408():
     async with site() as server:
         assert statuses(await server.ask(b"GET / HTTP/1.1\r\na: b")) == [408]
         assert statuses(await server.ask(HELLO + b"GET / HTTP/1.1\r\na: b")) == [200, 408]
-        assert statuses(await server.ask(b"GET /\r\n")) == [408]  # HTTP/0.9, which has no headers to wait for
+        assert statuses(await server.ask(b"GET /\r\n")) == [408]  # HTTP/0.9 has no headers
         assert server.counted == ["head_timeout"] * 3
 
 
@@ -147,7 +147,7 @@ async def test_an_idle_connection_makes_room_for_a_new_one():
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(HELLO)
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
-        with contextlib.suppress(ConnectionResetError):  # the oldest had to go
+        with contextlib.suppress(ConnectionResetError):  # the oldest was evicted
             assert await asyncio.wait_for(idle[0][0].read(), 5) == b""
         assert server.counted[0] == "idle"
         for _, each in [*idle, (reader, writer)]:
@@ -162,9 +162,9 @@ async def test_when_all_connections_are_busy_a_new_one_gets_retry_after():
         ]
         while len(server.server.server_state.tasks) < 3:
             await asyncio.sleep(0.01)
-        refused = await server.ask(b"")
-        assert statuses(refused) == [503]
-        assert b"retry-after: 1\r\n" in refused
+        rejected = await server.ask(b"")
+        assert statuses(rejected) == [503]
+        assert b"retry-after: 1\r\n" in rejected
         server.go.set()
         assert [statuses(await each) for each in waiting] == [[200]] * 3
 
@@ -189,11 +189,11 @@ async def test_when_all_connections_are_busy_a_new_one_gets_retry_after():
 )
 async def test_a_head_without_version_or_with_other_than_one_host_is_rejected(request_head: bytes, detail: str):
     async with site() as server:
-        answer = await server.ask(request_head + b"\r\n\r\n")
+        response = await server.ask(request_head + b"\r\n\r\n")
         second = await server.ask(HELLO + request_head + b"\r\n\r\n" + HELLO)
         assert server.counted == ["malformed_request"] * 2
-    head, _, content = answer.partition(b"\r\n\r\n")
-    assert statuses(answer) == [400]
+    head, _, content = response.partition(b"\r\n\r\n")
+    assert statuses(response) == [400]
     assert b"connection: close" in head
     assert json.loads(content)["detail"] == detail
     assert statuses(second) == [200, 400]
@@ -207,25 +207,25 @@ async def test_http_1_0_needs_no_host():
 async def test_trailers_do_not_become_headers():
     request = b"POST /headers HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
     async with site() as server:
-        answer = await server.ask(request + b"1\r\na\r\n0\r\nx-request-timeout: 9\r\n\r\n")
-    assert answer.endswith(b'["host", "connection", "transfer-encoding"]')
+        response = await server.ask(request + b"1\r\na\r\n0\r\nx-request-timeout: 9\r\n\r\n")
+    assert response.endswith(b'["host", "connection", "transfer-encoding"]')
 
 
 async def test_pipelined_requests_get_responses_in_order_up_to_a_limit():
     requests = b"".join(b"GET /%03d HTTP/1.1\r\nhost: x\r\n\r\n" % n for n in range(200))
     async with site() as server:
-        answer = await server.ask(requests)
-    bodies = [part[-4:] for part in answer.split(b"HTTP/1.1 200 OK")[1:]]
+        response = await server.ask(requests)
+    bodies = [part[-4:] for part in response.split(b"HTTP/1.1 200 OK")[1:]]
     assert bodies == [b"/%03d" % n for n in range(65)]
-    assert answer.count(b"connection: close") == 1
+    assert response.count(b"connection: close") == 1
 
 
 async def test_an_application_error_becomes_a_problem_without_details(caplog):
     async with site() as server:
-        answer = await server.ask(b"GET /broken HTTP/1.1\r\nhost: x\r\n\r\n")
-    assert statuses(answer) == [500]
-    assert b"application/problem+json" in answer
-    assert b"secret" not in answer
+        response = await server.ask(b"GET /broken HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert statuses(response) == [500]
+    assert b"application/problem+json" in response
+    assert b"secret" not in response
     assert "secret" in caplog.text
 
 
@@ -255,7 +255,7 @@ async def test_a_drain_cuts_incomplete_requests_and_completes_the_others():
     async with site() as server:
         half = asyncio.create_task(server.ask(POST + b"content-length: 9\r\n\r\nab"))
         head = asyncio.create_task(server.ask(HELLO + b"GET /hel"))
-        whole = asyncio.create_task(server.ask(b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n" + HELLO))
+        complete = asyncio.create_task(server.ask(b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n" + HELLO))
         while server.server.server_state.total_requests < 1 or len(server.server.server_state.tasks) < 2:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.05)
@@ -265,6 +265,6 @@ async def test_a_drain_cuts_incomplete_requests_and_completes_the_others():
         await head
         assert 0.8 < time.monotonic() - begun_at < 20
         server.go.set()
-        answer = await whole
-        assert statuses(answer) == [200, 200]
-        assert answer.count(b"connection: close") == 1
+        response = await complete
+        assert statuses(response) == [200, 200]
+        assert response.count(b"connection: close") == 1

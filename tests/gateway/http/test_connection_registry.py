@@ -30,7 +30,7 @@ def test_the_open_files_limit_is_raised_and_bounds_connections(soft: int, hard: 
 
 
 class Idle:
-    """A connection with nothing to do."""
+    """An idle connection."""
 
     idle = True
     closed = False
@@ -41,7 +41,7 @@ class Idle:
 
 
 class Interrupted(Idle):
-    """One that takes long to look at, though it costs nothing, as on a machine where others want the processor."""
+    """A connection whose inspection takes long, as when the search is interrupted on a busy machine."""
 
     @property
     def idle(self) -> bool:
@@ -60,7 +60,7 @@ def test_the_connection_used_last_is_evicted_last():
     connection_registry = ConnectionRegistry(16, 30.0, lambda reason: None, lambda error: None)
     connections: list[Any] = [Idle() for _ in range(16)]
     assert all(connection_registry.admit(connection) for connection in connections)
-    connections[0].last_used = 1  # the oldest, and the only one with a response
+    connections[0].last_used = 1  # the oldest one that has had a response
     newer: list[Any] = [Idle() for _ in range(15)]
     assert all(connection_registry.admit(connection) for connection in newer)
     assert [connection.closed for connection in connections] == [False] + [True] * 15

@@ -26,7 +26,7 @@ GONE = {"type": "http.disconnect"}
 
 
 class Client:
-    """Sends the chunks as ASGI messages; None hangs up."""
+    """Sends the chunks as ASGI messages; None disconnects."""
 
     def __init__(self, *chunks: bytes | None) -> None:
         self.messages = [
@@ -188,7 +188,7 @@ def test_any_bytes_inflate_or_are_rejected(body, coding):
 
 
 class Slow(Client):
-    """Sends a chunk every 50 ms, for ever."""
+    """Sends a chunk every 50 ms without end."""
 
     async def __call__(self):
         self.started += 1

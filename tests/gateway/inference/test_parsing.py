@@ -1,4 +1,4 @@
-"""Compressed bodies inflate to MAX_BODY_BYTES at most, however small that is."""
+"""Compressed bodies inflate to at most MAX_BODY_BYTES, however small that is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from smartbatch.shared.settings import from_environment
 
 
 class AnyBody:
-    """Accepts any body, in the place of an InferenceRequest."""
+    """Stands in for an InferenceRequest and accepts any body."""
 
     bytes = 0
 

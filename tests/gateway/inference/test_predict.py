@@ -1,4 +1,4 @@
-"""Headers and query of /predict: strict numbers, nothing unknown, and no client's text in a key or a header."""
+"""Headers and query of /predict: numbers are strict, unknown parameters rejected, client text kept out of keys."""
 
 from __future__ import annotations
 

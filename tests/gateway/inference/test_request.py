@@ -1,4 +1,4 @@
-"""One request, step by step: its response, its count and its log line if it is rejected, and what it holds."""
+"""One request, step by step: its response, its metrics and log line if it is rejected, and its references."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def with_settings(settings) -> AsyncIterator[GatewayServices]:
 
 
 def close_admission(services: GatewayServices) -> None:
-    """The broker has rejected a request since the queue is full."""
+    """Tell admission control that the broker has rejected a request because the queue is full."""
     entry = NewEntry("r", 30_000, 1, "raw", b"x")
     services.default_queue._admission_control.update(AdmitResult(1, 2, [AdmitStatus.FULL]), [(entry, AdmitStatus.FULL)])
 
@@ -108,7 +108,7 @@ async def test_the_shortest_timeout_counts_and_request_timeout_is_the_longest(se
 
 
 class Entry(NewEntry, weakref=True):
-    """An entry of which one can say whether it still exists."""
+    """An entry that supports weak references, which show whether it still exists."""
 
 
 @pytest.mark.parametrize("end", [lambda request: request.end(b"reply"), lambda request: request.release()])

@@ -1,4 +1,4 @@
-"""What gateway processes tell of themselves, also when some of them have ended."""
+"""Metrics of several gateway processes, some of which have ended."""
 
 from __future__ import annotations
 

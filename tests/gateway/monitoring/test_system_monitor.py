@@ -1,4 +1,4 @@
-"""What a gateway sees of the system, whatever stands on the broker."""
+"""The system monitor with unexpected data on the broker."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def test_invalid_reports_hide_no_other_worker(client: Client, monitor: Sys
 async def test_a_model_with_keys_of_another_type_hides_no_other(client: Client, monitor: SystemMonitor) -> None:
     await _worker(client, GOOD, "w1")
     await client.set(BAD.leases, "no sorted set")
-    monitor._queues = cast(Any, {"bad": None})  # only its name is read
+    monitor._queues = cast(Any, {"bad": None})  # only its name is used
     await monitor._read()
     assert set(monitor.snapshots) == {"good"}
     assert monitor.fresh

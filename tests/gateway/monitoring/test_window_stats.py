@@ -11,7 +11,7 @@ from smartbatch.shared.telemetry.counts import encode
 
 
 class Worker:
-    """A worker's counts, as it reports them."""
+    """The counts that a worker reports."""
 
     def __init__(self, started_ms: int = 0) -> None:
         self._started_ms = started_ms
@@ -33,23 +33,25 @@ def gateway(answered: int, started_ms: int = 0, **parts: float) -> dict:
     return {"started_ms": str(started_ms), "counts": encode({"total": {"answered": answered}, "part": parts})}
 
 
-def look(now_ms: int, workers: dict[str, Worker] | None = None, gateways: dict[str, dict] | None = None) -> Snapshot:
+def snapshot(
+    now_ms: int, workers: dict[str, Worker] | None = None, gateways: dict[str, dict] | None = None
+) -> Snapshot:
     return Snapshot("m", now_ms, workers={w: x.report for w, x in (workers or {}).items()}, gateways=gateways or {})
 
 
-def some(counts: dict[str, int]) -> dict[str, int]:
+def non_zero(counts: dict[str, int]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
 def test_counts_before_the_first_snapshot_are_outside_the_window() -> None:
     looks, worker = Looks(), Worker().ran(8).ran(3)
-    last = looks.add(look(50_000, {"w": worker}, {"g": gateway(5, queue=1.0)}))
+    last = looks.add(snapshot(50_000, {"w": worker}, {"g": gateway(5, queue=1.0)}))
     assert last == Last(0.0, 0, {}, last.rows_at_most, last.closed, {"w": WorkerLast(0, 0, 0.0)})
-    assert some(last.rows_at_most) == some(last.closed) == {}
+    assert non_zero(last.rows_at_most) == non_zero(last.closed) == {}
     worker.ran(8, seconds=0.5).ran(2, "window", 0.25)
-    last = looks.add(look(51_000, {"w": worker}, {"g": gateway(9, queue=1.4, forward=0.2)}))
-    assert some(last.rows_at_most) == {"8": 1, "2": 1}
-    assert some(last.closed) == {"full": 1, "window": 1}
+    last = looks.add(snapshot(51_000, {"w": worker}, {"g": gateway(9, queue=1.4, forward=0.2)}))
+    assert non_zero(last.rows_at_most) == {"8": 1, "2": 1}
+    assert non_zero(last.closed) == {"full": 1, "window": 1}
     assert (last.window_s, last.answered, last.parts_ms) == (1.0, 4, {"queue": 100.0, "forward": 50.0})
     assert last.workers == {"w": WorkerLast(2, 10, 0.75)}
 
@@ -57,27 +59,28 @@ def test_counts_before_the_first_snapshot_are_outside_the_window() -> None:
 def test_old_counts_leave_the_window() -> None:
     looks, worker = Looks(), Worker()
     for second in range(100, 130):
-        last = looks.add(look(second * 1000, {"w": worker.ran(1)}))
+        last = looks.add(snapshot(second * 1000, {"w": worker.ran(1)}))
     assert (last.window_s, last.closed["full"]) == (WINDOW_S, WINDOW_S)
 
 
 def test_starting_and_ending_processes_are_counted_correctly() -> None:
     looks, old = Looks(), Worker().ran(8)
-    looks.add(look(100_000, {"old": old}, {"a": gateway(100, queue=1.0)}))
+    looks.add(snapshot(100_000, {"old": old}, {"a": gateway(100, queue=1.0)}))
     new, known_late = Worker(started_ms=100_500).ran(4), Worker(started_ms=7).ran(2)
     both = {"new": new, "known late": known_late}
-    last = looks.add(look(101_000, both, {"a": gateway(101, queue=1.5)}))
-    assert some(last.rows_at_most) == {"4": 1}  # all of the one that has just started, nothing of who was out of sight
+    last = looks.add(snapshot(101_000, both, {"a": gateway(101, queue=1.5)}))
+    # all batches of the worker that has just started, none of the one without an earlier report
+    assert non_zero(last.rows_at_most) == {"4": 1}
     assert list(last.workers) == ["new", "known late"]
-    last = looks.add(look(102_000, {"known late": known_late.ran(2)}))
-    assert some(last.rows_at_most) == {"2": 1}
+    last = looks.add(snapshot(102_000, {"known late": known_late.ran(2)}))
+    assert non_zero(last.rows_at_most) == {"2": 1}
     assert last.answered == 0
 
 
 def test_a_repeated_snapshot_counts_once_and_never_divides_by_zero() -> None:
     looks, worker = Looks(), Worker()
     for _ in range(3):
-        assert looks.add(look(100_000, {"w": worker})).window_s == 0.0
+        assert looks.add(snapshot(100_000, {"w": worker})).window_s == 0.0
 
 
 def test_a_report_without_counts_has_no_stats() -> None:

@@ -1,4 +1,4 @@
-"""A request in a model queue, as its InferenceRequest would be."""
+"""A request in a model queue that stands in for an InferenceRequest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a gateway refuses by itself, in virtual time."""
+"""What admission control rejects, in virtual time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def full(admission_control: AdmissionControl) -> None:
     admission_control.update(AdmitResult(100, 120, [AdmitStatus.FULL]), [(request(), AdmitStatus.FULL)])
 
 
-def refused(admission_control: AdmissionControl, timeout_ms: int = 5000) -> bool:
+def is_rejected(admission_control: AdmissionControl, timeout_ms: int = 5000) -> bool:
     try:
         admission_control.check(timeout_ms)
     except (QueueFull, DeadlineUnattainable):
@@ -43,39 +43,39 @@ def refused(admission_control: AdmissionControl, timeout_ms: int = 5000) -> bool
 
 
 def test_requests_are_admitted_until_redis_rejects_one(admission_control: AdmissionControl) -> None:
-    assert not refused(admission_control)
+    assert not is_rejected(admission_control)
     full(admission_control)
-    assert refused(admission_control)
+    assert is_rejected(admission_control)
 
 
 def test_as_many_requests_pass_as_places_become_free(admission_control: AdmissionControl, clock: Clock) -> None:
     full(admission_control)
     clock.now += 0.125  # six rows at 50 a second, and a quarter
-    assert [refused(admission_control) for _ in range(8)] == [False] * 6 + [True] * 2
+    assert [is_rejected(admission_control) for _ in range(8)] == [False] * 6 + [True] * 2
 
 
 def test_it_reopens_once_redis_shows_room_and_not_at_each_free_place(admission_control: AdmissionControl) -> None:
     full(admission_control)
     admission_control.update(AdmitResult(96, 120, [AdmitStatus.ADMITTED]), [])
-    assert refused(admission_control)
+    assert is_rejected(admission_control)
     admission_control.update(AdmitResult(94, 120, [AdmitStatus.ADMITTED]), [])
-    assert not refused(admission_control)
+    assert not is_rejected(admission_control)
 
 
 def test_old_rejections_are_forgotten(admission_control: AdmissionControl, clock: Clock) -> None:
     full(admission_control)
     clock.now += 0.3
-    assert [refused(admission_control) for _ in range(100)] == [False] * 100
+    assert [is_rejected(admission_control) for _ in range(100)] == [False] * 100
 
 
 def test_a_request_rejected_for_its_bytes_rejects_no_other(admission_control: AdmissionControl) -> None:
     admission_control.update(AdmitResult(3, 3, [AdmitStatus.FULL]), [(request(), AdmitStatus.FULL)])
-    assert not refused(admission_control)
+    assert not is_rejected(admission_control)
 
 
 def test_only_timeouts_as_short_as_the_unattainable_one_are_rejected(admission_control: AdmissionControl) -> None:
     admission_control.update(AdmitResult(90, 100, [AdmitStatus.TOO_LATE]), [(request(2000), AdmitStatus.TOO_LATE)])
-    assert [refused(admission_control, timeout_ms) for timeout_ms in (1000, 2000, 2001, 30000)] == [
+    assert [is_rejected(admission_control, timeout_ms) for timeout_ms in (1000, 2000, 2001, 30000)] == [
         True,
         True,
         False,
@@ -88,17 +88,17 @@ def test_short_timeouts_are_admitted_again_once_the_wait_is_well_below_them(
 ) -> None:
     admission_control.update(AdmitResult(90, 100, [AdmitStatus.TOO_LATE]), [(request(2000), AdmitStatus.TOO_LATE)])
     admission_control.update(AdmitResult(80, 85, [AdmitStatus.ADMITTED]), [])  # (85 + 1) / 50 + 0.2 = 1.92 s
-    assert refused(admission_control, 2000)
-    admission_control.update(AdmitResult(80, 83, [AdmitStatus.ADMITTED]), [])  # with its own row 1.88 s
-    assert not refused(admission_control, 2000)
+    assert is_rejected(admission_control, 2000)
+    admission_control.update(AdmitResult(80, 83, [AdmitStatus.ADMITTED]), [])  # (83 + 1) / 50 + 0.2 = 1.88 s
+    assert not is_rejected(admission_control, 2000)
 
 
 def test_an_unattainable_request_of_many_rows_rejects_no_small_one(admission_control: AdmissionControl) -> None:
-    wide = NewEntry("r", 2000, 60, "raw", b"x")
+    many_rows = NewEntry("r", 2000, 60, "raw", b"x")
     admission_control.update(
-        AdmitResult(40, 50, [AdmitStatus.TOO_LATE]), [(wide, AdmitStatus.TOO_LATE)]
+        AdmitResult(40, 50, [AdmitStatus.TOO_LATE]), [(many_rows, AdmitStatus.TOO_LATE)]
     )  # 60 more rows are; one more isn't
-    assert not refused(admission_control, 2000)
+    assert not is_rejected(admission_control, 2000)
     text = str(admission_control.rejection(AdmitStatus.TOO_LATE, 2000, rows=60))
     assert text == "50 rows are ahead in the queue and take about 2.4 s with the 60 of this request; the timeout is 2 s"
 
@@ -106,7 +106,7 @@ def test_an_unattainable_request_of_many_rows_rejects_no_small_one(admission_con
 def test_nothing_is_rejected_while_the_rate_is_unknown(clock: Clock) -> None:
     admission_control = AdmissionControl(100, Capacity, clock)
     full(admission_control)
-    assert not refused(admission_control)
+    assert not is_rejected(admission_control)
 
 
 def test_retry_after_is_the_time_to_finish_what_is_inflight_with_jitter(admission_control: AdmissionControl) -> None:
@@ -139,12 +139,12 @@ def test_requests_rejected_together_retry_one_after_the_other(
     full(admission_control)  # 120 rows at 50 a second
     times = sorted(admission_control.rejection(AdmitStatus.FULL, 5000).retry_after_s or 0.0 for _ in range(300))
     assert times[0] >= 2.4
-    assert 3.0 <= times[150] <= 4.5  # most have to wait until those before them have had their places: at most 6 s
+    assert 3.0 <= times[150] <= 4.5  # most retry after those before them: after at most 6 s
     assert 5.5 <= times[-1] <= 7.5
     clock.now += 6.0
     assert (
         admission_control.rejection(AdmitStatus.FULL, 5000).retry_after_s or 0.0
-    ) <= 2.4 * 1.42  # they have come, or never will
+    ) <= 2.4 * 1.42  # by then they have retried or never will
 
 
 def test_retries_of_a_flood_are_spread_over_seconds(admission_control: AdmissionControl) -> None:

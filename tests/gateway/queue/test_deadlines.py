@@ -1,4 +1,4 @@
-"""Deadlines: in time, by one timer, and with a bounded number of checks whatever clients ask for."""
+"""Deadlines end requests in time, with one timer and a bounded number of checks."""
 
 from __future__ import annotations
 
@@ -59,4 +59,4 @@ async def test_many_short_timeouts_cause_a_bounded_number_of_checks() -> None:
         watch(deadlines, outstanding, 0, 1).future.add_done_callback(lambda future: future.exception())
         await asyncio.sleep(0.0005)
     deadlines.close()
-    assert checks <= 2 * (0.3 / DEADLINE_INTERVAL_S + 3)  # two walks a check
+    assert checks <= 2 * (0.3 / DEADLINE_INTERVAL_S + 3)  # each check iterates twice

@@ -1,4 +1,4 @@
-"""A model queue against a real broker: gathering, resending, reconciling."""
+"""A model queue with a real broker: flushes, retries, reconciliation."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def test_a_lost_notice_is_found_by_the_reconciler(queue: ModelQueue, worke
     await admitted(request)
     [entry] = await claim(worker)
     stray = Outcome(entry, b"reply")
-    stray.entry.gateway = "somebody-else"  # the wake-up goes astray, the reply stands
+    stray.entry.gateway = "somebody-else"  # the notice is lost, but the reply exists
     await worker.finish([stray])
     async with asyncio.timeout(4):
         assert await request.future == b"reply"

@@ -1,4 +1,4 @@
-"""Each condition of `admit` and `cancel`: which requests are admitted, and what the sums of `inflight` are then."""
+"""Each condition of `admit` and `cancel`: which requests are admitted, and the resulting sums in `inflight`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from smartbatch.shared.keys import GROUP
 from tests.brokers import Client
 from tests.shared.broker.test_protocol import ADMITTED, FULL, KEYS, TOO_LATE, admission, claim, request
 
-SLOW = Capacity(rows_per_s=0.1, batch_s=60)  # whatever waits behind another is late
+SLOW = Capacity(rows_per_s=0.1, batch_s=60)  # a request behind another one cannot be in time
 
 
 async def inflight_ids(client: Client) -> list[bytes]:
@@ -17,15 +17,15 @@ async def inflight_ids(client: Client) -> list[bytes]:
 async def test_bytes_inflight_count_whoever_admitted_them(client: Client) -> None:
     three = admission(client, max_bytes=300)
     assert (await three.admit([request(1), request(2)])).statuses == [ADMITTED, ADMITTED]
-    assert (await three.admit([request(3)])).statuses == [ADMITTED]  # just full
+    assert (await three.admit([request(3)])).statuses == [ADMITTED]  # exactly full
     assert (await three.admit([request(4)])).statuses == [FULL]
     assert await client.hget(KEYS.inflight, "#bytes") == b"300"
 
 
 async def test_as_much_of_a_too_large_flush_is_admitted_as_fits(client: Client) -> None:
     flush = [request(number) for number in range(4)]
-    answer = await admission(client, max_bytes=300).admit(flush)
-    assert answer == AdmitResult(3, 3, [ADMITTED, ADMITTED, ADMITTED, FULL])
+    result = await admission(client, max_bytes=300).admit(flush)
+    assert result == AdmitResult(3, 3, [ADMITTED, ADMITTED, ADMITTED, FULL])
 
 
 async def test_entries_may_fill_the_queue_exactly(client: Client) -> None:
@@ -34,10 +34,10 @@ async def test_entries_may_fill_the_queue_exactly(client: Client) -> None:
 
 
 async def test_a_request_that_can_just_be_in_time_is_admitted(client: Client) -> None:
-    """Each has 5 s, which is what 40 rows at ten a second and a batch of 1 s take."""
+    """Each has a timeout of 5 s, as long as 40 rows at ten per second plus a batch of 1 s."""
     ten_a_second = Capacity(rows_per_s=10, batch_s=1)
-    answer = await admission(client).admit([request(1, rows=39), request(2)], capacity=ten_a_second)
-    assert answer.statuses == [ADMITTED, ADMITTED]
+    result = await admission(client).admit([request(1, rows=39), request(2)], capacity=ten_a_second)
+    assert result.statuses == [ADMITTED, ADMITTED]
     assert (await admission(client).admit([request(3)], capacity=ten_a_second)).statuses == [TOO_LATE]
 
 

@@ -1,5 +1,5 @@
-"""Each condition of `claim` and `release`: what is claimed, who holds the fill lock afterwards, and whether an idle
-worker is woken."""
+"""Each condition of `claim` and `release`: the claimed entries, the holder of the fill lock, and whether an idle worker
+is woken."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ async def stream_ids(client: Client) -> list[str]:
 
 
 async def fill(client: Client, worker_id: str) -> None:
-    """Give the worker the fill lock: it claims the only entry and may wait for more."""
+    """Give the worker the fill lock: it claims the only entry and can wait for more."""
     await admit(client, 0)
     await claim(client, worker_id)
     assert await client.get(KEYS.fill_lock) == worker_id.encode()
 
 
-async def left_behind(client: Client, count: int) -> None:
-    """Add entries that count as waiting and that no claim can read: acknowledged, but never deleted."""
+async def add_unreadable(client: Client, count: int) -> None:
+    """Add entries that count as waiting but that no claim can read: acknowledged, never deleted."""
     for _ in range(count):
         await client.xadd(KEYS.requests, entry_fields())
     streams = await client.xreadgroup(GROUP, "gone", {KEYS.requests: ">"}, count=count)
     await client.xack(KEYS.requests, GROUP, *[entry_id for entry_id, _ in streams[0][1]])
 
 
-# --- what waits
+# --- waiting entries
 
 
 async def test_another_consumer_group_on_the_stream_is_ignored(client: Client) -> None:
@@ -58,8 +58,8 @@ async def test_another_consumer_group_on_the_stream_is_ignored(client: Client) -
 async def test_claimed_entries_are_inflight_and_no_longer_waiting(client: Client) -> None:
     await admit(client, 1, 2, 3)
     await claim(client, room_rows=2)
-    answer = await admission(client).admit([request(4)])
-    assert (answer.waiting, answer.open_rows) == (2, 4)
+    result = await admission(client).admit([request(4)])
+    assert (result.waiting, result.open_rows) == (2, 4)
     assert (await claim(client, room_rows=1)).waiting == 1
 
 
@@ -81,11 +81,11 @@ async def test_a_malformed_entry_counts_as_one_row_and_one_byte(
 
 async def test_waiting_entries_that_cannot_be_read_do_not_fail_a_claim(client: Client) -> None:
     await fill(client, "w1")
-    await left_behind(client, 32)
+    await add_unreadable(client, 32)
     claimed = await claim(client, "w2")
     assert (claimed.kind, ids(claimed), claimed.waiting) == ("batch", [], 32)
     assert claimed.last_id == (await stream_ids(client))[-1]
-    assert await client.get(KEYS.fill_lock) == b"w1"  # w2 has no full batch: w1 keeps the lock
+    assert await client.get(KEYS.fill_lock) == b"w1"  # w2 cannot claim a full batch, so w1 keeps the lock
 
 
 async def test_a_claim_renews_the_lease(client: Client) -> None:
@@ -144,7 +144,7 @@ async def test_a_full_batch_is_claimed_ahead_however_long_the_device_is_busy(
 
 
 async def dead(client: Client, *numbers: int) -> DeadWorker:
-    """A worker that claimed these requests, with the score of its lease."""
+    """Make a worker that claimed these requests; return the score of its lease."""
     await admit(client, *numbers)
     await claim(client, "dead")
     await client.delete(KEYS.fill_lock)
@@ -234,11 +234,11 @@ async def test_a_worker_that_holds_rows_and_finds_a_full_batch_leaves_no_fill_lo
     assert not await client.exists(KEYS.fill_lock)
 
 
-# --- how much
+# --- rows and bytes
 
 
 @pytest.mark.parametrize(
-    ("room", "taken"),
+    ("room", "count"),
     [
         pytest.param({"room_rows": 3}, 3, id="rows"),
         pytest.param({"room_rows": 3, "room_bytes": 450}, 3, id="rows, where bytes are short"),
@@ -247,16 +247,16 @@ async def test_a_worker_that_holds_rows_and_finds_a_full_batch_leaves_no_fill_lo
         pytest.param({"room_bytes": 500}, 5, id="all"),
     ],
 )
-async def test_a_claim_ends_at_its_rows_or_its_bytes(client: Client, room: dict[str, Any], taken: int) -> None:
+async def test_a_claim_ends_at_its_rows_or_its_bytes(client: Client, room: dict[str, Any], count: int) -> None:
     await admit(client, *range(5))
     claimed = await claim(client, **room)
-    assert ids(claimed) == [f"r{n}" for n in range(taken)]
-    assert claimed.last_id == (await stream_ids(client))[taken - 1]
-    assert (claimed.waiting, claimed.next_too_large) == (5 - taken, False)
+    assert ids(claimed) == [f"r{n}" for n in range(count)]
+    assert claimed.last_id == (await stream_ids(client))[count - 1]
+    assert (claimed.waiting, claimed.next_too_large) == (5 - count, False)
 
 
 @pytest.mark.parametrize(
-    ("rows", "room", "reads", "looks"),
+    ("rows", "room", "reads", "inspections"),
     [
         pytest.param(1, {}, 1, 0, id="everything inflight fits"),
         pytest.param(1, {"room_bytes": 500}, 1, 0, id="it fits exactly"),
@@ -265,14 +265,14 @@ async def test_a_claim_ends_at_its_rows_or_its_bytes(client: Client, room: dict[
     ],
 )
 async def test_one_read_claims_a_batch_unless_entries_must_be_inspected(
-    client: Client, rows: int, room: dict[str, Any], reads: int, looks: int
+    client: Client, rows: int, room: dict[str, Any], reads: int, inspections: int
 ) -> None:
-    await claim(client)  # makes the group
+    await claim(client)  # creates the group
     await admission(client).admit([request(n, rows=rows if n == 2 else 1) for n in range(5)])
     await client.config_resetstat()
     assert len((await claim(client, **room)).entries) == 5
     calls = {name: stat["calls"] for name, stat in (await client.info("commandstats")).items()}
-    assert (calls.get("cmdstat_xreadgroup", 0), calls.get("cmdstat_xrange", 0)) == (reads, looks)
+    assert (calls.get("cmdstat_xreadgroup", 0), calls.get("cmdstat_xrange", 0)) == (reads, inspections)
 
 
 async def test_a_request_with_more_rows_than_room_stays_for_the_next_batch(client: Client) -> None:

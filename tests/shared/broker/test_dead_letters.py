@@ -1,4 +1,4 @@
-"""Dead letters on real brokers: what is kept, what putting one back changes, and that nothing is left behind."""
+"""Dead letters on real brokers: their content, requeueing, and that nothing is left behind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ANSWER = pack_reply(Reply(Result(values=["well"])))
 
 
 async def dead_lettered(client: Client, *payloads: bytes, reason: str = "ended 3 workers") -> list[DeadLetter]:
-    """Have a request per payload admitted, claimed and put aside. Returns the letters, the oldest first."""
+    """Admit a request per payload, claim it and make it a dead letter. Return the letters, oldest first."""
     await admission(client).admit([request(n, payload=payload) for n, payload in enumerate(payloads)])
     claimed = await claim(client, hold_ms=0)
     await claims(client).finish([Outcome(entry, b"sorry", reason) for entry in claimed.entries])
@@ -39,7 +39,7 @@ def requeue(client: Client, blocking: Client, max_entries: int = 100) -> Requeue
 
 
 async def work(client: Client, reply: bytes = ANSWER, dead_reason: str = "") -> Entry:
-    """Be the worker for one entry."""
+    """Act as the worker for one entry."""
     while not (claimed := await claim(client, "w2")).entries:
         await asyncio.sleep(0.01)
     [entry] = claimed.entries
@@ -50,7 +50,7 @@ async def work(client: Client, reply: bytes = ANSWER, dead_reason: str = "") -> 
 
 
 async def is_empty(client: Client) -> bool:
-    """Nothing but empty streams, the leases and the wakeup is left."""
+    """Return whether only empty streams, the leases and the wakeup are left."""
     kept = (KEYS.requests, KEYS.dead, KEYS.leases, KEYS.fill_lock, KEYS.wakeup)
     left = set(await client.keys("*")) - {key.encode() for key in kept}
     return left == set() and await client.xlen(KEYS.requests) == await client.xlen(KEYS.dead) == 0

@@ -1,4 +1,4 @@
-"""External payloads: which payloads are, and that they are deleted with their requests."""
+"""External payloads: which payloads are external, and that they are deleted with their requests."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.shared.broker.test_protocol import ADMITTED, FULL, KEYS, admission, c
 
 async def test_bytes_over_the_limit_are_rejected_and_leave_no_payload(client: Client) -> None:
     large = b"y" * 100_000
-    answer = await admission(client, max_bytes=150_000).admit([request(n, payload=large) for n in (1, 2)])
-    assert answer.statuses == [ADMITTED, FULL]
+    result = await admission(client, max_bytes=150_000).admit([request(n, payload=large) for n in (1, 2)])
+    assert result.statuses == [ADMITTED, FULL]
     assert await client.keys("*body*") == [KEYS.body("r1").encode()]
 
 
@@ -29,9 +29,7 @@ async def test_payloads_of_a_flush_are_external_at_a_smaller_size_than_a_single_
     assert [entry.id for entry in entries if entry.external] == ["r2", "r4", "r5"]
     assert [len(entry.payload) for entry in entries] == [len(photo), 0, len(photo) - 1, 0, 0]
     assert set(await client.keys("*body*")) == {KEYS.body(name).encode() for name in ("r2", "r4", "r5")}
-    monkeypatch.setattr(
-        WorkerQueue, "_finish", None
-    )  # `finish_plain` does: a batch like others, whose bodies go with it
+    monkeypatch.setattr(WorkerQueue, "_finish", None)  # by `finish_plain`
     assert await claims(client).finish([Outcome(entry, b"done") for entry in entries]) == 5
     assert await client.keys("*body*") == []
 
@@ -39,7 +37,7 @@ async def test_payloads_of_a_flush_are_external_at_a_smaller_size_than_a_single_
 async def test_external_payloads_are_removed_even_if_an_entry_was_cancelled(client: Client) -> None:
     photo = b"p" * (INLINE_BYTES + 1)
     flush = [request(1, payload=photo), request(2), request(3, payload=photo)]
-    for _ in range(2):  # as after a lost answer
+    for _ in range(2):  # as after a lost reply
         await admission(client).admit(flush)
     entries = (await claim(client)).entries
     await admission(client).cancel(["r2"])

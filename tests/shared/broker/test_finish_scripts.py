@@ -1,4 +1,4 @@
-"""Each condition of `finish` and `finish_plain`: which requests are closed, and what is published."""
+"""Each condition of `finish` and `finish_plain`: which requests are finished, and what is published."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def inbox(client: Client) -> Inbox:
 
 
 async def admitted(client: Client, *numbers: int, rows: int = 1) -> list[Entry]:
-    """Requests that were admitted and claimed."""
+    """Admit and claim requests; return their entries."""
     await admission(client).admit([request(number, rows=rows) for number in numbers])
     return (await claim(client, hold_ms=0)).entries
 
 
 async def admitted_again(client: Client) -> tuple[Entry, Entry]:
-    """A request that Redis lost and its gateway admitted again, while a worker has its first entry. Returns both
+    """Make a request that was lost by Redis and admitted again while a worker holds its first entry. Return both
     entries."""
     [first] = await admitted(client, 1)
     await client.delete(KEYS.requests, KEYS.inflight)
-    await asyncio.sleep(0.002)  # else the new stream could give the same entry id again
+    await asyncio.sleep(0.002)  # otherwise the new stream could assign the same entry id
     [second] = await admitted(client, 1)
     assert (first.id, first.entry_id != second.entry_id) == (second.id, True)
     return first, second
@@ -66,7 +66,7 @@ async def test_one_late_entry_in_a_batch_does_not_affect_the_others(client: Clie
 
 
 async def test_a_late_dead_letter_of_a_request_admitted_again_sends_no_reply(client: Client) -> None:
-    """Its first entry is gone from the stream, so there is nothing to keep either."""
+    """The first entry is no longer on the stream, so no dead letter is written either."""
     first, _ = await admitted_again(client)
     assert await claims(client).finish([Outcome(first, b"sorry", "ended 3 workers")]) == 0
     assert not await client.exists(KEYS.dead, KEYS.reply("r1"), KEYS.inbox(GATEWAY))
@@ -134,7 +134,7 @@ async def test_a_missing_large_reply_is_no_error_for_an_entry_that_is_not_inflig
 
 
 async def finish_unwritten(client: Client, entries: list[Entry]) -> int:
-    """Send `finish` for large replies, without the SETs that leave before it."""
+    """Send `finish` for large replies without the SETs that normally precede it."""
     keys = [KEYS.requests, KEYS.inflight, KEYS.dead, KEYS.inbox(GATEWAY), *[KEYS.reply(entry.id) for entry in entries]]
     args = [part for entry in entries for part in (entry.entry_id, entry.id, b"", "1|40000|0|")]
     return await FINISH.call(client, keys, [GROUP, 60_000, 60_000, 1000, CARRIED_BYTES, 1, *args])
@@ -214,7 +214,7 @@ async def test_about_the_last_thousand_dead_letters_are_kept(client: Client) -> 
         await pipe.execute()
     [entry] = await admitted(client, 1)
     await claims(client).finish([Outcome(entry, b"sorry", "ended 3 workers")])
-    assert 1000 <= await client.xlen(KEYS.dead) <= 1200  # whole nodes of the stream are dropped
+    assert 1000 <= await client.xlen(KEYS.dead) <= 1200  # the stream is trimmed by whole nodes
     [(_, last)] = await client.xrevrange(KEYS.dead, count=1)
     assert last[b"id"] == b"r1"
 

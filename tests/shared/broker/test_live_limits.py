@@ -1,4 +1,4 @@
-"""Limits that are changed while workers serve: what a heartbeat brings back, whatever stands on Redis."""
+"""Live limits: what a heartbeat returns, whatever is stored in Redis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Entries that no gateway wrote, or that were damaged since: dead-lettered, reported, and in nobody else's way."""
+"""Malformed and damaged entries become dead letters, get an error reply and affect no other entry."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def test_malformed_entries_are_claimed_along_with_others(client: Client, e
     first, *malformed, last = entries
     assert all(entry.malformed for entry in malformed)
     assert {entry.rows for entry in malformed} == {0}
-    # put aside, all at once and twice, as after a lost answer
+    # finished together and twice, as after a lost reply
     outcomes = [Outcome(entry, b"error", f"malformed: {entry.malformed}") for entry in malformed]
     for _ in range(2):
         assert await claims(client).finish(outcomes) == 0
@@ -79,7 +79,7 @@ ODD_NOTICES = [b"", b"|", b"r1", b"r1|", b"r1|x", b"r1|x|y", b"\xff|1", b"r1|" +
 async def test_a_malformed_notice_does_not_stop_the_inbox(client: Client, notice: bytes) -> None:
     await client.rpush(KEYS.inbox(GATEWAY), notice, b"r2|7", b"r3|5|a|b|c")
     odd, *others = await Inbox(client, KEYS, GATEWAY).pop([])
-    assert odd.reply is None  # nobody is answered with it
+    assert odd.reply is None  # no client receives it
     assert others == [("r2", 7, None), ("r3", 5, b"a|b|c")]
 
 

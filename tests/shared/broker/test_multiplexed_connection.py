@@ -1,4 +1,4 @@
-"""The connection to Redis: login, order, bounded waiting, what is lost and what isn't."""
+"""The connection to Redis: login, order, timeouts, and behavior when a connection is lost."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ async def test_nothing_is_sent_before_it_is_logged_in(broker: Broker, tmp_path: 
     with pytest.raises(BrokerUnavailable, match="No such file"):
         await connection.execute("PING")
     password.write_text("wrong")
-    answers = await asyncio.gather(*(connection.execute("INCR", "n") for _ in range(3)), return_exceptions=True)
-    assert all("WRONGPASS" in str(answer) for answer in answers)
+    results = await asyncio.gather(*(connection.execute("INCR", "n") for _ in range(3)), return_exceptions=True)
+    assert all("WRONGPASS" in str(result) for result in results)
     assert broker.sync.get("n") is None
     assert connection.generation == 0
     password.write_text("right")
@@ -100,8 +100,8 @@ async def test_an_error_is_raised_and_other_commands_get_their_replies(connectio
 
 async def test_a_transaction_stays_atomic(connection: MultiplexedConnection) -> None:
     commands = [("MULTI",), ("INCR", "n"), ("INCR", "n"), ("EXEC",)]
-    answers = await asyncio.gather(*(connection.call(commands) for _ in range(3)))
-    assert [answer for *_, answer in answers] == [[1, 2], [3, 4], [5, 6]]
+    results = await asyncio.gather(*(connection.call(commands) for _ in range(3)))
+    assert [result for *_, result in results] == [[1, 2], [3, 4], [5, 6]]
 
 
 async def test_an_empty_call_sends_nothing(connection: MultiplexedConnection) -> None:
@@ -142,10 +142,10 @@ async def test_a_cancelled_blocking_read_consumes_nothing(any_broker: Broker) ->
 async def test_a_cancelled_call_of_a_shared_connection_disturbs_no_other(connection: MultiplexedConnection) -> None:
     await connection.execute("PING")
     calls = [asyncio.create_task(connection.execute("ECHO", str(n))) for n in range(10)]
-    await asyncio.sleep(0)  # sent, not answered
+    await asyncio.sleep(0)  # sent, without a reply
     calls[4].cancel()
-    answers = await asyncio.gather(*calls, return_exceptions=True)
-    assert [n for n, answer in enumerate(answers) if answer == str(n).encode()] == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert [n for n, result in enumerate(results) if result == str(n).encode()] == [0, 1, 2, 3, 5, 6, 7, 8, 9]
     await _only_connection(connection)
 
 
@@ -155,9 +155,9 @@ async def test_a_silent_server_times_out() -> None:
 
     async with _server(mute) as connection:
         started = asyncio.get_running_loop().time()
-        answers = await asyncio.gather(*(connection.execute("PING") for _ in range(2)), return_exceptions=True)
-        assert {type(answer) for answer in answers} == {BrokerUnavailable}
-        assert {str(answer).rpartition(": ")[2] for answer in answers} == {"no answer within 0.3 s"}
+        results = await asyncio.gather(*(connection.execute("PING") for _ in range(2)), return_exceptions=True)
+        assert {type(result) for result in results} == {BrokerUnavailable}
+        assert {str(result).rpartition(": ")[2] for result in results} == {"no answer within 0.3 s"}
         assert 0.3 <= asyncio.get_running_loop().time() - started < 10
 
 
@@ -177,12 +177,12 @@ async def test_a_slow_but_steady_reply_does_not_time_out() -> None:
 
 @pytest.mark.parametrize(("others", "tls"), [(False, False), (True, False), (True, True)])
 async def test_a_slow_but_steady_send_does_not_time_out(others: bool, tls: bool, tmp_path: Path) -> None:
-    size = 20_000_000  # several times what the kernel takes at once
+    size = 20_000_000  # several times the kernel's buffer
 
     async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        came = 0
-        while came < size:
-            came += len(await reader.read(128 * 1024))
+        received = 0
+        while received < size:
+            received += len(await reader.read(128 * 1024))
             await asyncio.sleep(0.01)
         writer.write(b"+OK\r\n")
         await reader.read()
@@ -236,8 +236,8 @@ async def test_invalid_protocol_data_ends_the_connection() -> None:
 
 async def test_a_failed_connect_fails_every_waiting_call(unused_tcp_port: int) -> None:
     connection = MultiplexedConnection(f"redis://127.0.0.1:{unused_tcp_port}/0")
-    answers = await asyncio.gather(*(connection.execute("PING") for _ in range(20)), return_exceptions=True)
-    assert {type(answer) for answer in answers} == {BrokerUnavailable}
+    results = await asyncio.gather(*(connection.execute("PING") for _ in range(20)), return_exceptions=True)
+    assert {type(result) for result in results} == {BrokerUnavailable}
     connection.close()
 
 
@@ -268,7 +268,7 @@ async def _until_blocked(broker: Broker, blocked: bool) -> None:
 
 
 async def _only_connection(connection: MultiplexedConnection) -> bytes:
-    """Return what Redis tells of the only connection with our name; those of earlier tests may still be closing."""
+    """Return Redis's description of the only connection with our name. Those of earlier tests may still be closing."""
     async with asyncio.timeout(10):
         while True:
             listed: bytes = await connection.execute("CLIENT", "LIST")
@@ -282,7 +282,7 @@ async def _only_connection(connection: MultiplexedConnection) -> bytes:
 async def _server(
     serve: Serve, timeout_s: float = 0.3, tls_folder: Path | None = None
 ) -> AsyncIterator[MultiplexedConnection]:
-    """Connect to something that says OK to the login and then does what `serve` does, over TLS with a folder for its
+    """Connect to a server that accepts the login and then runs `serve`; over TLS if there is a folder for its
     certificate."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""The scripts against real brokers: what each promises, by what is on Redis afterwards."""
+"""The scripts on real brokers: the guarantees of each, checked by the resulting data."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ async def test_an_admitted_request_is_on_the_stream_and_inflight(client: Client)
     [(entry_id, fields)] = await client.xrange(KEYS.requests)
     assert list(fields) == [b"id", b"header", b"payload"]
     assert re.fullmatch(rb"gw\|\d{13}\|100\|1\|5000\|raw\|", fields[b"header"])
-    open_requests = await client.hgetall(KEYS.inflight)
-    assert open_requests.pop(b"#about").startswith(b"requests admitted")
-    assert open_requests == {b"r1": entry_id + b"|100|1", b"#bytes": b"100"}
-    assert await client.object("encoding", KEYS.inflight) == b"hashtable"  # whose fields are found without a search
+    inflight = await client.hgetall(KEYS.inflight)
+    assert inflight.pop(b"#about").startswith(b"requests admitted")
+    assert inflight == {b"r1": entry_id + b"|100|1", b"#bytes": b"100"}
+    assert await client.object("encoding", KEYS.inflight) == b"hashtable"  # a hash table instead of a list
 
 
 async def test_admitting_again_under_the_same_id_changes_nothing(client: Client) -> None:
@@ -55,15 +55,15 @@ async def test_admitting_again_under_the_same_id_changes_nothing(client: Client)
 
 
 async def test_entries_over_the_limit_are_rejected_individually(client: Client) -> None:
-    answer = await admission(client, max_entries=2).admit([request(n) for n in range(4)])
-    assert answer == AdmitResult(2, 2, [ADMITTED, ADMITTED, FULL, FULL])
+    result = await admission(client, max_entries=2).admit([request(n) for n in range(4)])
+    assert result == AdmitResult(2, 2, [ADMITTED, ADMITTED, FULL, FULL])
 
 
 async def test_a_flush_with_known_requests_and_too_little_room_is_decided_individually(client: Client) -> None:
     await admission(client).admit([request(1), request(2, rows=3)])
     flush = [request(3, rows=2), request(1), request(4), request(2, rows=3), request(5)]
-    answer = await admission(client, max_entries=4).admit(flush)
-    assert answer == AdmitResult(4, 7, [ADMITTED, ADMITTED, ADMITTED, ADMITTED, FULL])
+    result = await admission(client, max_entries=4).admit(flush)
+    assert result == AdmitResult(4, 7, [ADMITTED, ADMITTED, ADMITTED, ADMITTED, FULL])
     sums = await client.hmget(KEYS.inflight, ["#bytes", "#extra_rows"])
     assert sums == [b"400", b"3"]
     assert [fields[b"id"] for _, fields in await client.xrange(KEYS.requests)] == [b"r1", b"r2", b"r3", b"r4"]
@@ -71,30 +71,32 @@ async def test_a_flush_with_known_requests_and_too_little_room_is_decided_indivi
 
 async def test_a_forced_admission_ignores_every_limit(client: Client) -> None:
     both = [request(1), request(2)]
-    answer = await admission(client, max_entries=1).admit(both, force=True, capacity=Capacity(0.01, 10))
-    assert answer.statuses == [ADMITTED, ADMITTED]
+    result = await admission(client, max_entries=1).admit(both, force=True, capacity=Capacity(0.01, 10))
+    assert result.statuses == [ADMITTED, ADMITTED]
 
 
 async def test_an_unattainable_deadline_is_rejected_by_all_rows_ahead(client: Client) -> None:
     ten_a_second = Capacity(rows_per_s=10, batch_s=0.5)
     extra_rows = [request(1, rows=30), request(2, rows=14), request(3), request(4)]  # each has 5 s
-    answer = await admission(client).admit(extra_rows, capacity=ten_a_second)
+    result = await admission(client).admit(extra_rows, capacity=ten_a_second)
     # 30 rows with nothing waiting; 44 would take 4.4 s and a batch; 45 take 4.5 s and a batch, 46 are too many.
-    assert answer == AdmitResult(3, 45, [ADMITTED, ADMITTED, ADMITTED, TOO_LATE])
+    assert result == AdmitResult(3, 45, [ADMITTED, ADMITTED, ADMITTED, TOO_LATE])
     await claim(client, room_rows=1)
-    assert (await admission(client).admit([request(5)], capacity=ten_a_second)).statuses == [TOO_LATE]  # running counts
+    assert (await admission(client).admit([request(5)], capacity=ten_a_second)).statuses == [
+        TOO_LATE
+    ]  # running rows count
     assert (await admission(client).admit([request(6)])).statuses == [ADMITTED]  # capacity unknown
 
 
 async def test_with_nothing_waiting_any_timeout_is_admitted(client: Client) -> None:
-    answer = await admission(client).admit([request(1)], capacity=Capacity(0.1, 60))
-    assert answer.statuses == [ADMITTED]
+    result = await admission(client).admit([request(1)], capacity=Capacity(0.1, 60))
+    assert result.statuses == [ADMITTED]
 
 
 async def test_a_full_redis_rejects_admissions_and_still_finishes_work(client: Client) -> None:
     await admission(client).admit([request(n) for n in range(4)])
     first, small, middling, large = (await claim(client)).entries
-    assert await claims(client).finish([Outcome(first, b"f" * 10_000)]) == 1  # Redis knows `finish` from now on
+    assert await claims(client).finish([Outcome(first, b"f" * 10_000)]) == 1  # loads `finish` into Redis
     await client.config_set("maxmemory", "1mb")
     try:
         with pytest.raises(BrokerFull):
@@ -113,7 +115,7 @@ async def test_a_claim_takes_rows_not_entries_and_leaves_what_does_not_fit(clien
     assert [entry.id for entry in claimed.entries] == ["r1", "r2"]
     assert claimed.next_too_large
     assert claimed.waiting == 1
-    assert await client.exists(KEYS.fill_lock) == 0  # closed: the fill lock is free for the next
+    assert await client.exists(KEYS.fill_lock) == 0  # the batch is closed, so the fill lock is free
 
 
 async def test_the_first_entry_is_claimed_even_if_it_exceeds_the_batch(client: Client) -> None:
@@ -160,7 +162,7 @@ async def test_nothing_is_claimed_ahead_while_another_worker_is_idle(client: Cli
 async def test_entries_are_claimed_ahead_if_no_worker_takes_the_wakeup(client: Client) -> None:
     await admission(client).admit([request(1)])
     assert await client.llen(KEYS.wakeup) == 1
-    assert (await claim(client, "w1", "ahead", hold_ms=0)).kind == "empty"  # too little, and there is time
+    assert (await claim(client, "w1", "ahead", hold_ms=0)).kind == "empty"  # too few rows, and there is time
     assert (await claim(client, "w1", "ahead", soon=True, hold_ms=0)).kind == "batch"
 
 
@@ -169,7 +171,7 @@ async def test_release_wakes_a_worker_for_waiting_entries(client: Client) -> Non
     await claim(client, "w1")
     await client.delete(KEYS.wakeup)
     await admission(client).admit([request(2)])
-    assert await client.llen(KEYS.wakeup) == 0  # the filler is awake
+    assert await client.llen(KEYS.wakeup) == 0  # the filling worker is awake
     await claims(client, "w1").release()
     assert await client.llen(KEYS.wakeup) == 1
 
@@ -184,7 +186,7 @@ async def test_finish_publishes_once_and_leaves_nothing_behind(client: Client) -
     assert await claims(client).finish(outcomes) == 2
     assert await claims(client).finish(outcomes) == 0
     inbox = Inbox(client, KEYS, GATEWAY)
-    assert await inbox.pop([]) == [("r1", 3, b"one"), ("r2", 40_000, None)]  # the small one came along
+    assert await inbox.pop([]) == [("r1", 3, b"one"), ("r2", 40_000, None)]  # the small reply is part of its notice
     assert await inbox.read(["r1", "r2"]) == [b"one", b"t" * 40_000]
     await inbox.pop(["r1", "r2"])
     left = set(await client.keys("*"))
@@ -319,7 +321,7 @@ async def test_a_lease_is_valid_until_its_score_has_passed(client: Client) -> No
 
 async def test_leaving_releases_the_fill_lock_and_the_lease_and_wakes_a_worker(client: Client) -> None:
     await Leases(client, KEYS, "w2").heartbeat({"state": "ready"})
-    await claim(client, "w1", held_rows=1)  # it waits for more
+    await claim(client, "w1", held_rows=1)  # it waits for more entries
     assert await client.get(KEYS.fill_lock) == b"w1"
     await admission(client).admit([request(1)])
     assert await client.llen(KEYS.wakeup) == 0

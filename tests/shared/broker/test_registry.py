@@ -1,4 +1,4 @@
-"""The snapshot: what gateways, `top` and alerts are told of a model's queue, read from brokers as they are."""
+"""The snapshot of a model's queue that gateways, `top` and alerts use, on real brokers."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from tests.shared.broker.test_protocol import KEYS, admission, claim, request
 
 
 async def test_an_unused_model_has_an_empty_snapshot(client: Client) -> None:
-    looked = await snapshot(client, KEYS.model)
-    assert looked == Snapshot(KEYS.model, looked.now_ms)
+    seen = await snapshot(client, KEYS.model)
+    assert seen == Snapshot(KEYS.model, seen.now_ms)
 
 
 async def test_it_counts_waiting_and_running_entries(client: Client) -> None:
     await admission(client).admit([request(n, rows=n) for n in (1, 2, 3)])
     assert len((await claim(client, room_rows=3)).entries) == 2
-    looked = await snapshot(client, KEYS.model)
-    assert (looked.waiting, looked.running, looked.open_requests, looked.open_bytes) == (1, 2, 3, 300)
+    seen = await snapshot(client, KEYS.model)
+    assert (seen.waiting, seen.running, seen.open_requests, seen.open_bytes) == (1, 2, 3, 300)
 
 
 async def test_the_oldest_wait_is_that_of_the_next_entry_to_claim(client: Client) -> None:
     for number in range(3):
         await admission(client).admit([request(number)])
-        await asyncio.sleep(0.005)  # so that they have waited differently long
+        await asyncio.sleep(0.005)  # so that their waits differ
     entries = [parse_entry(found) for found in await client.execute("XRANGE", KEYS.requests, "-", "+")]
     assert entries[0].t_ms < entries[1].t_ms < entries[2].t_ms
     for entry in entries:
-        looked = await snapshot(client, KEYS.model)
-        assert looked.oldest_wait_s == (looked.now_ms - entry.t_ms) / 1000 > 0
+        seen = await snapshot(client, KEYS.model)
+        assert seen.oldest_wait_s == (seen.now_ms - entry.t_ms) / 1000 > 0
         await claim(client, room_rows=1)
     assert (await snapshot(client, KEYS.model)).oldest_wait_s == 0
 
 
 async def test_a_malformed_entry_has_no_known_wait(client: Client) -> None:
     await client.xadd(KEYS.requests, entry_fields(t="long ago"))
-    looked = await snapshot(client, KEYS.model)
-    assert (looked.waiting, looked.oldest_wait_s) == (1, 0.0)
+    seen = await snapshot(client, KEYS.model)
+    assert (seen.waiting, seen.oldest_wait_s) == (1, 0.0)

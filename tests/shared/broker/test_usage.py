@@ -1,4 +1,4 @@
-"""The shared account of API keys, on both brokers."""
+"""The shared usage of API keys, on both brokers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def test_a_call_that_is_sent_again_counts_once(client: Any) -> None:
     line = [Line("app", 0.001, 10, 4, 4)]
     for _ in range(3):
         assert await usage.settle(7, DAY, 0, line) == [(pytest.approx(6, abs=0.01), 4)]
-    assert await usage.settle(6, DAY, 0, line) == [(pytest.approx(6, abs=0.01), 4)]  # a copy that was under way longer
+    assert await usage.settle(6, DAY, 0, line) == [(pytest.approx(6, abs=0.01), 4)]  # a delayed copy
     assert await usage.settle(7, DAY, 0, line) == [(pytest.approx(6, abs=0.01), 4)]
 
 
@@ -34,14 +34,14 @@ async def test_a_bucket_can_be_in_debt_and_refills(client: Any) -> None:
     usage = Usage(client, "g1")
     [(left, _)] = await usage.settle(1, DAY, 0, [Line("app", 100, 10, 25, 0)])
     assert left == pytest.approx(-15, abs=0.01)
-    asked_at = time.monotonic()
+    started_at = time.monotonic()
     while left < 10:
         [(left, _)] = await usage.settle(2, DAY, 0, [Line("app", 100, 10, 0, 0)])
-    assert 0.2 < time.monotonic() - asked_at < 10  # 25 tokens at 100 a second
+    assert 0.2 < time.monotonic() - started_at < 10  # 25 tokens at 100 a second
 
 
 async def test_a_long_pause_does_not_compensate_later_usage(client: Any, any_broker: Broker) -> None:
-    """The bucket was full long ago; the burst came in the last second, and only that second fills it again."""
+    """The bucket has been full for long. The burst was in the last second, and only that second refills it."""
     usage = Usage(client, "g1")
     await usage.settle(1, DAY, 1000, [Line("app", 5, 100, 1, 0)])
     tokens, at = any_broker.sync.hget(BUCKETS, "app").decode().split("|")
@@ -56,13 +56,13 @@ async def test_days_are_counted_separately_and_expire(client: Any, any_broker: B
     assert await usage.settle(2, "2030-01-03", 0, [Line("app", 0, 1, 1, 1)]) == [(1.0, 1)]
     assert await usage.settle(3, DAY, 0, []) == []
     assert 0 < any_broker.sync.ttl(counts(DAY)) <= 48 * 3600
-    assert any_broker.sync.exists(BUCKETS) == 0  # no rate, no bucket
+    assert any_broker.sync.exists(BUCKETS) == 0  # without a rate there is no bucket
 
 
 async def test_a_thousand_keys_need_one_call(client: Any) -> None:
     usage = Usage(client, "g1")
-    answers = await usage.settle(1, DAY, 0, [Line(f"k{n}", 0.001, 10, 1, n) for n in range(1000)])
-    assert [counted for _, counted in answers] == list(range(1000))
+    results = await usage.settle(1, DAY, 0, [Line(f"k{n}", 0.001, 10, 1, n) for n in range(1000)])
+    assert [counted for _, counted in results] == list(range(1000))
 
 
 async def test_report_numbers_are_kept_as_long_as_a_report_may_be_resent(client: Any, any_broker: Broker) -> None:
@@ -87,7 +87,7 @@ async def test_no_usage_writes_nothing(client: Any, any_broker: Broker) -> None:
         pytest.param("40", 600, 10, 30, 80, id="it is full before, and fills again while it is spent from"),
         pytest.param("40", 600, 0, 0, 100, id="it holds no more than its burst"),
         pytest.param("95", 10, 10, 1, 100, id="nor after it was spent from"),
-        pytest.param("40", 10, 600, 30, 20, id="it fills only since it was looked at last"),
+        pytest.param("40", 10, 600, 30, 20, id="it fills only since the last report"),
         pytest.param("40", -600, 10, 30, 10, id="a clock that stepped back fills nothing"),
         pytest.param("-40", 20, 20, 30, -50, id="debt is paid first"),
         pytest.param("rubbish", 20, 20, 30, 90, id="it is full where no number stands"),
@@ -96,8 +96,8 @@ async def test_no_usage_writes_nothing(client: Any, any_broker: Broker) -> None:
 async def test_a_bucket_fills_at_its_rate_up_to_its_burst(
     client: Any, any_broker: Broker, held: str, before_s: int, since_s: int, spent: int, left: float
 ) -> None:
-    """One token a second, a hundred at the most."""
+    """The rate is one token per second, the burst a hundred."""
     at_s, _ = any_broker.sync.time()
     any_broker.sync.hset(BUCKETS, "app", f"{held}|{(at_s - before_s) * 1000}")
     [(found, _)] = await Usage(client, "g1").settle(1, DAY, since_s * 1000, [Line("app", 1, 100, spent, 0)])
-    assert left <= found < left + 6  # seconds that the call may have taken
+    assert left <= found < left + 6  # the call may take seconds

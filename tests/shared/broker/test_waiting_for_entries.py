@@ -1,4 +1,4 @@
-"""A claim that waits for more: it ends in time, and wakes nobody else."""
+"""A claim that waits for more entries ends in time and unblocks no other client."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from tests.shared.broker.test_protocol import KEYS
 
 @pytest.fixture(autouse=True)
 def slack(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Redis itself ends a wait only long after a test would have failed."""
+    """Make Redis's own timeout so long that a test fails before it."""
     monkeypatch.setattr(claims, "UNBLOCK_SLACK_MS", 20_000)
 
 
 async def test_the_end_of_a_window_unblocks_no_other_client_after_a_reconnect(any_broker: Broker) -> None:
-    """A broker that began anew gives the same ids again, to others."""
+    """A restarted broker assigns the same client ids to other connections."""
     blocking, command = Client(any_broker.url, block_s=60.0), Client(any_broker.url)
     try:
         mine = WorkerQueue(blocking, command, KEYS, "w1", lease_ms=2000, reply_ttl_s=60)
         await mine.claim("idle", room_rows=32, room_bytes=1 << 30, after_entry=("0-0", 20))
-        mine._blocking_id = await command.execute("CLIENT", "ID")  # somebody's, by now
+        mine._blocking_id = await command.execute("CLIENT", "ID")  # now another connection's
         await command.client_kill_filter(_id=str(await blocking.execute("CLIENT", "ID")))
-        while blocking.generation:  # until it is noticed, with nothing under way
+        while blocking.generation:  # until the idle connection is seen to be lost
             await asyncio.sleep(0.001)
         async with asyncio.timeout(10):
             await mine.claim("idle", room_rows=32, room_bytes=1 << 30, after_entry=("0-0", 20))

@@ -1,4 +1,4 @@
-"""Log lines that no client writes."""
+"""Clients cannot forge log lines."""
 
 from __future__ import annotations
 

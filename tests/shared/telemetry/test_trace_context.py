@@ -1,4 +1,4 @@
-"""W3C Trace Context, read strictly, and what crosses the broker of it."""
+"""W3C Trace Context: strict parsing, and its form in an entry."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def read(parent: str, state: str | None = None) -> TraceContext | None:
         (GOOD, True),
         (f" {GOOD}\t", True),
         (f"00-{TRACE}-{SPAN}-00", False),
-        (f"00-{TRACE}-{SPAN}-03", True),  # other flags are for others to know
+        (f"00-{TRACE}-{SPAN}-03", True),  # other flags are ignored
         (f"00-{TRACE}-{SPAN}-02", False),
-        (f"cc-{TRACE}-{SPAN}-01", True),  # a later version, read as this one
+        (f"cc-{TRACE}-{SPAN}-01", True),  # a later version is parsed like this one
         (f"cc-{TRACE}-{SPAN}-01-what the future brings", True),
     ],
 )
@@ -48,7 +48,7 @@ def test_a_valid_traceparent_is_accepted(header: str, sampled: bool) -> None:
         f"00-{TRACE[:-1]}g-{SPAN}-01",
         f"00-{TRACE}-{SPAN}-0x",
         f"cc-{TRACE}-{SPAN}-01more",
-        f"{GOOD}, {GOOD}",  # the header came twice
+        f"{GOOD}, {GOOD}",  # a repeated header
         GOOD + "\n",
         GOOD.replace("0", "٠"),
     ],

@@ -1,4 +1,4 @@
-"""Whether, and what, is traced: by the standard's variables."""
+"""The standard environment variables decide whether and what is traced."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from smartbatch.shared.telemetry.trace_context import TraceContext
 from smartbatch.shared.telemetry.tracing import Sampling, sampling, wanted
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h:4318"}
-LOW, HIGH = 1, 2**64 - 1  # trace ids, by which shares are taken
+LOW, HIGH = 1, 2**64 - 1  # trace ids, by which ratio samplers decide
 UPSTREAM = TraceContext("0" * 31 + "1", "0" * 15 + "1", True)
 
 
@@ -41,7 +41,7 @@ def test_tracing_is_on_where_the_standards_variables_say_so(environ: dict[str, s
         ("parentbased_traceidratio", "0.25", (True, 0.25)),
         ("traceidratio", ".5", (False, 0.5)),
         ("traceidratio", "", (False, 1.0)),
-        ("always_on", "nonsense", (False, 1.0)),  # an argument that it has no use for
+        ("always_on", "nonsense", (False, 1.0)),  # an argument that this sampler ignores
         ("always_off", "", (False, 0.0)),
     ],
 )
@@ -73,7 +73,7 @@ def test_only_parent_based_samplers_follow_the_parent() -> None:
 def test_ratio_samplers_decide_by_the_trace_id() -> None:
     half = Sampling(False, 0.5)
     assert half.takes(LOW, None)
-    assert half.takes(LOW + (HIGH << 64), None)  # the lower half of it counts
+    assert half.takes(LOW + (HIGH << 64), None)  # only the lower half is used
     assert not half.takes(HIGH, None)
     assert Sampling(False, 1.0).takes(HIGH, None)
     assert not Sampling(False, 0.0).takes(0, None)

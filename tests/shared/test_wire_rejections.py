@@ -1,4 +1,4 @@
-"""The wire: WireError, and nothing else, for anything that is no value of ours."""
+"""The wire format: invalid data raises WireError and nothing else."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_another_version_is_rejected_by_name(unpack: Any, version: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tensor", "said"),
+    ("tensor", "text"),
     [
         ({"dtype": "float31"}, "unknown dtype 'float31'; known: bool, uint8"),
         ({"dtype": "float32", "shape": [2], "data": b"1234"}, "float32 of shape [2] needs 8 bytes, got 4"),
@@ -61,11 +61,11 @@ def test_another_version_is_rejected_by_name(unpack: Any, version: Any) -> None:
         ({"order": "X"}, "not a valid value of wire version 1: Invalid enum value 'X' - at `$.content.order`"),
     ],
 )
-def test_inconsistent_tensor_is_rejected(tensor: dict, said: str) -> None:
+def test_inconsistent_tensor_is_rejected(tensor: dict, text: str) -> None:
     content = {"dtype": "uint8", "shape": [1], "data": b"1"} | tensor
     with pytest.raises(WireError) as caught:
         unpack_payload(packed({"v": 1, "kind": "tensor", "content": content, "options": {}}))
-    assert str(caught.value).startswith(said)
+    assert str(caught.value).startswith(text)
 
 
 @pytest.mark.parametrize(
