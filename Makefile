@@ -1,17 +1,17 @@
 # make up          run everything on this machine (PORT=8000 WORKERS=1 MODEL=efficientnet_lite0)
-# make test        the tests that show every promise once, in a few minutes: one broker, nothing long, no browser
-# make test-all    all tests: both brokers, long runs, fuzzers, browser, Prometheus
-# make test-docker the tests that bring up docker-compose.yml (a Docker engine is needed)
-# make chaos       everything goes wrong at random, under load: SECONDS=60 SEED= RATE=400 BROKER=valkey
-# make soak        steady load for SECONDS=600, and whether anything grows
-# make bench       measures every goal on this machine: ONLY=E,S ARGS=--quick; docs/performance.md says how
-# make benchmark   what batching buys: a baseline beside SmartBatch, MODEL=resnet18 ARGS='--users 200 --duration 10m'
-# make study       which settings serve most within a latency: MODEL=resnet18 P99=200ms ARGS='--trials 50'
-# make locust      load on a running server, HOST=http://127.0.0.1:8000, from Locust's page; ARGS=--headless without it
+# make test        run the tests that cover every promise once, in a few minutes: one broker, no browser
+# make test-all    run all tests: both brokers, long runs, fuzzers, browser, Prometheus
+# make test-docker run the tests of docker-compose.yml (needs a Docker engine)
+# make chaos       inject random faults under load: SECONDS=60 SEED= RATE=400 BROKER=valkey
+# make soak        run a steady load for SECONDS=600 and check that nothing grows
+# make bench       measure every goal on this machine: ONLY=E,S ARGS=--quick; see docs/performance.md
+# make benchmark   compare SmartBatch with a server without batching: MODEL=resnet18 ARGS='--users 200 --duration 10m'
+# make study       find the settings with the most throughput within a latency: MODEL=resnet18 P99=200ms ARGS='--trials 50'
+# make locust      send load to a running server, HOST=http://127.0.0.1:8000; ARGS=--headless without Locust's web page
 # make check       format, lint, types
-# make docs        the documentation as a site, in site/; make docs-serve shows it on http://127.0.0.1:8008
-# make generated   the dashboard, the reference pages and the tables of docs/metrics.md, from the code
-# make protocol    the messages of gRPC, from gateway/grpc/inference.proto
+# make docs        build the documentation into site/; make docs-serve shows it on http://127.0.0.1:8008
+# make generated   write the dashboard, the reference pages and the tables of docs/metrics.md from the code
+# make protocol    compile the gRPC messages of gateway/grpc/inference.proto
 PORT ?= 8000
 WORKERS ?= 1
 MODEL ?= efficientnet_lite0
@@ -79,7 +79,7 @@ generated: $(DEV)
 	$(BIN)/python -m smartbatch.deploy.observability
 	$(BIN)/python docs/generate.py
 
-# In a pool of descriptors of its own, so that a program may load another package's copy of the same messages too.
+# The messages use their own descriptor pool, so that a program can also load another package's copy of them.
 protocol: $(DEV)
 	$(BIN)/python -m grpc_tools.protoc -I gateway/grpc --python_out=pyi_out:gateway/grpc gateway/grpc/inference.proto
 	sed -i 's/_descriptor_pool.Default()/_descriptor_pool.DescriptorPool()/' gateway/grpc/inference_pb2.py
@@ -90,7 +90,7 @@ $(VENV)/bin/python:
 	@echo "creating the environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 
-# The pins are exact. pip's output is shown only if it fails.
+# Versions are pinned exactly. pip's output is shown only if it fails.
 $(READY): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing SmartBatch and PyTorch into $(VENV) (once; takes a minute or two)"
 	@deploy/install.sh $(BIN)/python -e '.[$(EXTRAS)]'

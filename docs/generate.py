@@ -1,7 +1,7 @@
 """Write the reference pages that are made from the code: settings.md, cli.md, errors.md, http.md.
 
-`make generated` runs this after every change to a setting, an option, an error or an endpoint; tests/test_docs.py
-compares the pages with what it makes.
+Run `make generated` after every change to a setting, an option, an error or an endpoint; tests/test_readme.py checks
+that the pages are up to date.
 """
 
 from __future__ import annotations
