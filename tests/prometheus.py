@@ -44,9 +44,9 @@ class Prometheus:
 
     def query(self, expression: str) -> list[tuple[Labels, float]]:
         """Return labels and current value of each series. Fails the test if Prometheus rejects the expression."""
-        answer = self._client.get("/api/v1/query", params={"query": expression})
-        assert answer.status_code == 200, f"{expression}: {answer.text}"
-        return [(series["metric"], float(series["value"][1])) for series in answer.json()["data"]["result"]]
+        response = self._client.get("/api/v1/query", params={"query": expression})
+        assert response.status_code == 200, f"{expression}: {response.text}"
+        return [(series["metric"], float(series["value"][1])) for series in response.json()["data"]["result"]]
 
     def value(self, expression: str) -> float | None:
         """Return the value of the only series; None if there is none."""

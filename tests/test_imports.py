@@ -69,8 +69,8 @@ def top_names(path: Path) -> set[str]:
 def fresh_import(*modules: str) -> tuple[float, set[str]]:
     """Import in a new interpreter. Return the CPU seconds and every top-level name that was loaded."""
     code = IMPORTED_IN.format(modules=", ".join(modules))
-    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    seconds, loaded = answer.stdout.splitlines()
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    seconds, loaded = ended.stdout.splitlines()
     return float(seconds), set(loaded.split())
 
 

@@ -102,9 +102,9 @@ def test_a_class_in_a_file_is_a_server_by_itself(tmp_path: Path) -> None:
     port = free_port()
     (tmp_path / "my_model.py").write_text(DOUBLER.replace("PORT", str(port)))
     with running(tmp_path, [sys.executable, "my_model.py"], port):
-        answer = httpx.post(f"http://127.0.0.1:{port}/predict", **PREDICT).json()
-        assert answer["model"] == "Doubler"
-        assert answer["outputs"]["output"]["data"] == [[2.0, 4.0]]
+        response = httpx.post(f"http://127.0.0.1:{port}/predict", **PREDICT).json()
+        assert response["model"] == "Doubler"
+        assert response["outputs"]["output"]["data"] == [[2.0, 4.0]]
         workers = httpx.get(f"http://127.0.0.1:{port}/stats").json()["models"]["Doubler"]["workers"]
         assert [worker["max_batch_size"] for worker in workers.values()] == [7]
 

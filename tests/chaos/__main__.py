@@ -73,12 +73,12 @@ def show(console: Console, result: Run, evaluation: Evaluation, elapsed_s: float
     ):
         table.add_row(meaning, f"{getattr(evaluation, name):,}", style="bold" if name in ("lost", "duplicated") else "")
     console.print(table)
-    recovery = Table("fault", "times alone", "typical s", "longest s", title="until the next right answer")
+    recovery = Table("fault", "times alone", "typical s", "longest s", title="until the next correct response")
     for name, times in sorted(evaluation.recovery_s.items()):
         middle = sorted(times)[len(times) // 2]
         recovery.add_row(name.replace("_", " "), str(len(times)), f"{middle:.2f}", f"{max(times):.2f}")
     console.print(recovery)
-    console.print(f"slowest right answer: {evaluation.slowest_s:.1f} s")
+    console.print(f"slowest correct response: {evaluation.slowest_s:.1f} s")
     console.print(f"workers started again: {result.restarts}; dead workers detected: {result.dead_workers:g}")
     console.print(
         f"afterwards: {len(result.probes) - evaluation.failed_probes} of {len(result.probes)} requests answered right"

@@ -163,8 +163,8 @@ def test_the_locust_image_holds_everything_that_the_locustfile_imports(tmp_path)
             copied.parent.mkdir(parents=True, exist_ok=True)
             origin = ROOT / source
             shutil.copytree(origin, copied) if origin.is_dir() else shutil.copy(origin, copied)
-    asked = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--list"]
-    listed = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    requested = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--list"]
+    listed = subprocess.run(requested, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert listed.returncode == 0, listed.stderr
     assert "SmartBatchUser" in listed.stdout
     assert not re.search(r"loadtest/(bench|generator|servers)", dockerfile)

@@ -47,9 +47,9 @@ def test_the_grpc_profile_serves_a_triton_client(stack):
             eventually(client.is_server_ready)
             sent = InferInput("input", [1], "BYTES")
             sent.set_data_from_numpy(np.array([b"by gRPC"], np.object_))
-            answer = client.infer("simulated", [sent])
-        assert answer is not None
-        output = answer.as_numpy("output")
+            result = client.infer("simulated", [sent])
+        assert result is not None
+        output = result.as_numpy("output")
         assert output is not None
         assert output.ravel().tolist() == pytest.approx(simulated.expected(b"by gRPC"))
     finally:
@@ -93,5 +93,5 @@ def value_of(url: str, query: str) -> float | None:
         return None
     if response.status_code == 503:  # it listens, but is still starting
         return None
-    answer = response.json()
-    return next((float(series["value"][1]) for series in answer["data"]["result"]), None)
+    result = response.json()
+    return next((float(series["value"][1]) for series in result["data"]["result"]), None)

@@ -241,10 +241,10 @@ def test_ctrl_c_drains_and_leaves_nothing(up: Callable[..., Up]) -> None:
     system = up("--workers", "2", "--model", "simulated:base_ms=800", MAX_BATCH_SIZE="1").ready()
     port = system.broker_port
     with ThreadPoolExecutor(1) as pool:
-        asking = pool.submit(system.predict)
+        pending = pool.submit(system.predict)
         eventually(system.running)
         system.interrupt()
-        assert asking.result().status_code == 200
+        assert pending.result().status_code == 200
     assert system.popen.wait(10) == 0
     assert system.left == []
     assert not listens(port)
@@ -256,7 +256,7 @@ def test_second_ctrl_c_ends_a_long_forward_at_once(up: Callable[..., Up], tmp_pa
     environ = {"PYTHONPATH": str(tmp_path), "MAX_BATCH_SIZE": "1", "GATEWAY_PROCESSES": "2"}
     system = up("--model", "sleeper:Sleeper", **environ).ready()
     with ThreadPoolExecutor(1) as pool:
-        asking = pool.submit(system.predict, "long")
+        pending = pool.submit(system.predict, "long")
         eventually(system.running)
         system.children()
         system.interrupt()
@@ -267,7 +267,7 @@ def test_second_ctrl_c_ends_a_long_forward_at_once(up: Callable[..., Up], tmp_pa
         assert system.popen.wait(10) == 0
         assert time.monotonic() - interrupted_at < 10  # the forward takes 20 s
         with pytest.raises(httpx.TransportError):
-            asking.result()
+            pending.result()
     eventually(lambda: system.left == [], 2)
 
 

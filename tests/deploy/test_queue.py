@@ -49,7 +49,7 @@ class Stream:
     async def json(self, *arguments: str, code: int = 0) -> Any:
         return json.loads("\n".join((await self.run(*arguments, "--json", code=code)).out))
 
-    async def refusal(self, *arguments: str) -> str:
+    async def rejection(self, *arguments: str) -> str:
         [line] = (await self.run(*arguments, code=2)).err
         return line.removeprefix("smartbatch: ")
 
@@ -124,14 +124,13 @@ async def test_an_unknown_or_ambiguous_id_is_rejected(stream: Stream, broker: Br
     await stream.admit("hello")
     for id_ in ("no-such", "1795433558335-0"):
         text = f"no entry {id_} in any model; `smartbatch queue` lists what exists"
-        assert await stream.refusal("show", id_) == text
-        assert await stream.refusal("cancel", "r-0", id_) == text
+        assert await stream.rejection("show", id_) == text
+        assert await stream.rejection("cancel", "r-0", id_) == text
     assert await stream.reply("r-0") is None  # nothing was changed
     other = Stream(broker, "other")
     await other.admit("hello")
-    assert (
-        await stream.refusal("cancel", "r-0") == "entry r-0 exists in several models (m, other); select one with --name"
-    )
+    text = "entry r-0 exists in several models (m, other); select one with --name"
+    assert await stream.rejection("cancel", "r-0") == text
     [shown] = await stream.json("cancel", "r-0", "--name", "other")
     assert (shown["model"], shown["cancelled"]) == ("other", True)
     await other.client.aclose()

@@ -103,8 +103,8 @@ def test_a_result_is_read_from_a_response() -> None:
 
 def users(shape: str, run_s: float | None = 100.0) -> list[int]:
     """Return the number of users, of 100, at some times of a run."""
-    moments = (0.0, 15.0, 35.0, 50.0, 75.0, 99.0)
-    return [now[0] for at_s in moments if (now := users_at(shape, at_s, 100, 10, run_s))]
+    times = (0.0, 15.0, 35.0, 50.0, 75.0, 99.0)
+    return [now[0] for at_s in times if (now := users_at(shape, at_s, 100, 10, run_s))]
 
 
 def test_shapes() -> None:

@@ -41,10 +41,10 @@ async def test_the_simulated_broker_matches_the_scripts(client: Client, seed: in
         what: Any = draw.choice(["admit", "idle", "idle", "top", "ahead", "release", "finish"])
         if what == "admit":
             ids = [next(numbers) for _ in range(draw.randint(1, 12))]
-            answer = await admission.admit([NewEntry(f"r{n}", 5000, 1, "raw", b"x") for n in ids])
+            actual = await admission.admit([NewEntry(f"r{n}", 5000, 1, "raw", b"x") for n in ids])
             entries = [Entry(gateway, float(n)) for n in ids]
-            assert simulated.admit(entries, 5000, 0.0, 0.0) == [int(status) for status in answer.statuses]
-            assert (len(simulated.stream), simulated.inflight_rows) == (answer.waiting, answer.open_rows)
+            assert simulated.admit(entries, 5000, 0.0, 0.0) == [int(status) for status in actual.statuses]
+            assert (len(simulated.stream), simulated.inflight_rows) == (actual.waiting, actual.open_rows)
         elif what == "release":
             await workers[name].release()
             simulated.release(name)
@@ -57,11 +57,11 @@ async def test_the_simulated_broker_matches_the_scripts(client: Client, seed: in
             rows = draw.randint(0, 3)
             how: dict[str, Any] = {"held_rows": rows, "room_rows": 8 - rows, "hold_ms": draw.choice([0, LONG_MS])}
             how["soon"] = draw.random() < 0.5
-            answer = await workers[name].claim(what, room_bytes=1 << 30, **how)
+            actual = await workers[name].claim(what, room_bytes=1 << 30, **how)
             expected = simulated.claim(name, what, **how)
-            assert (expected.kind, expected.waiting) == (answer.kind, answer.waiting)
-            assert [f"r{entry.arrived_at:.0f}" for entry in expected.entries] == [e.id for e in answer.entries]
-            ours += answer.entries
+            assert (expected.kind, expected.waiting) == (actual.kind, actual.waiting)
+            assert [f"r{entry.arrived_at:.0f}" for entry in expected.entries] == [e.id for e in actual.entries]
+            ours += actual.entries
             theirs += expected.entries
         holder = await client.get(KEYS.fill_lock)
         assert simulated.lock_holder() == (holder or b"").decode()

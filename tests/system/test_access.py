@@ -106,9 +106,9 @@ def test_key_limited_to_models_learns_nothing_of_others(stack: Callable[..., Sta
     system.worker(MODEL_NAME="second")
     second = {"params": {"model": "second"}, "headers": bearer(APP)}
     eventually(lambda: system.predict(b"x", **second).status_code == 200, 30)
-    answers = [system.predict(b"x", params={"model": m}, headers=bearer(APP)) for m in ("simulated", "no-such")]
-    assert [answer.status_code for answer in answers] == [403, 403]
-    assert {answer.json()["detail"] for answer in answers} == {"this API key may not use this model"}
+    responses = [system.predict(b"x", params={"model": m}, headers=bearer(APP)) for m in ("simulated", "no-such")]
+    assert [response.status_code for response in responses] == [403, 403]
+    assert {response.json()["detail"] for response in responses} == {"this API key may not use this model"}
 
 
 def test_keys_are_revoked_and_added_while_the_gateway_runs(stack: Callable[..., Stack], tmp_path: Path) -> None:
@@ -152,9 +152,9 @@ def test_unauthorized_request_is_rejected_before_its_body(shared: Callable[..., 
     for head in ("content-length: 1000000000", "transfer-encoding: chunked", "content-length: 100"):
         with socket.create_connection((host, int(port)), 5) as client:
             client.sendall(f"POST /predict HTTP/1.1\r\nhost: x\r\n{head}\r\n\r\n".encode())  # and no byte of the body
-            answer = client.recv(65536)
-            assert b" 401 " in answer.splitlines()[0]
-            assert (b"connection: close" in answer.lower()) == (head != "content-length: 100")
+            response = client.recv(65536)
+            assert b" 401 " in response.splitlines()[0]
+            assert (b"connection: close" in response.lower()) == (head != "content-length: 100")
 
 
 def test_connection_stays_open_after_a_short_body_was_rejected(shared: Callable[..., Stack], keys: Path) -> None:
@@ -163,10 +163,10 @@ def test_connection_stays_open_after_a_short_body_was_rejected(shared: Callable[
     with socket.create_connection((host, int(port)), 5) as client:
         for _ in range(3):
             client.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello")
-            answer = b""
-            while b'"unauthenticated"' not in answer:
-                answer += client.recv(65536)
-            assert b" 401 " in answer.splitlines()[0]
+            response = b""
+            while b'"unauthenticated"' not in response:
+                response += client.recv(65536)
+            assert b" 401 " in response.splitlines()[0]
 
 
 def test_flood_without_a_key_never_reaches_the_broker_and_is_rate_limited_in_the_log(
@@ -260,9 +260,9 @@ async def test_quota_is_shared_by_gateways_and_survives_their_restart(
     system.gateway()
     statuses = [system.predict(b"x", headers=bearer(APP)).status_code for _ in range(12)]
     assert statuses == [200] * 10 + [429] * 2
-    refused = system.predict(b"x", headers=bearer(APP))
-    assert refused.json()["code"] == "quota_exceeded"
-    assert 1 <= int(refused.headers["retry-after"]) <= 86400
+    rejected = system.predict(b"x", headers=bearer(APP))
+    assert rejected.json()["code"] == "quota_exceeded"
+    assert 1 <= int(rejected.headers["retry-after"]) <= 86400
 
 
 def test_server_failures_are_not_charged_to_the_quota(stack: Callable[..., Stack], tmp_path: Path) -> None:
@@ -308,10 +308,10 @@ def test_management_has_its_own_port(stack: Callable[..., Stack], keys: Path, pr
 
 
 def test_management_port_in_use_is_reported_in_one_line(stack: Callable[..., Stack]) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        process = stack(MODEL_PATH="simulated", MANAGEMENT_PORT=taken.getsockname()[1]).start("gateway", {})
+    with socket.socket() as used:
+        used.bind(("127.0.0.1", 0))
+        used.listen()
+        process = stack(MODEL_PATH="simulated", MANAGEMENT_PORT=used.getsockname()[1]).start("gateway", {})
         assert process.popen.wait(20) == 2
     assert "MANAGEMENT_PORT" in process.log.read_text()
     assert len(process.log.read_text().splitlines()) == 1

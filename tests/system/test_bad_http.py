@@ -62,8 +62,8 @@ def read_all(client: socket.socket) -> bytes:
     return b"".join(iter(lambda: client.recv(65536), b""))
 
 
-def statuses(answer: bytes) -> list[int]:
-    return [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]]
+def statuses(response: bytes) -> list[int]:
+    return [int(part[:3]) for part in response.split(b"HTTP/1.1 ")[1:]]
 
 
 @contextlib.contextmanager
@@ -147,9 +147,9 @@ def test_invalid_http_gets_an_error_and_the_connection_is_closed(
     system: Stack, data: bytes, expected: list[int]
 ) -> None:
     with unharmed(system):
-        answer = exchange(system, data)
-    assert statuses(answer) == expected
-    last = answer[answer.rindex(b"HTTP/1.1 ") :]
+        response = exchange(system, data)
+    assert statuses(response) == expected
+    last = response[response.rindex(b"HTTP/1.1 ") :]
     assert b"\r\nconnection: close\r\n" in last
     assert b"\r\nx-content-type-options: nosniff\r\n" in last
     if expected[-1] >= 400:
@@ -179,10 +179,10 @@ def test_invalid_http_gets_an_error_and_the_connection_is_closed(
 def test_unusual_but_valid_http_is_served_and_the_connection_stays_open(
     system: Stack, data: bytes, expected: int
 ) -> None:
-    answer = exchange(system, data + LAST)
-    assert statuses(answer) == ([100, 200, 200] if expected == 100 else [expected, 200])
+    response = exchange(system, data + LAST)
+    assert statuses(response) == ([100, 200, 200] if expected == 100 else [expected, 200])
     if expected == 405:
-        assert b"\r\nallow: POST\r\n" in answer
+        assert b"\r\nallow: POST\r\n" in response
 
 
 def test_upgrade_request_sent_byte_by_byte_is_served(system: Stack) -> None:
@@ -194,9 +194,9 @@ def test_upgrade_request_sent_byte_by_byte_is_served(system: Stack) -> None:
 
 
 def test_http_1_0_is_answered_and_closed(system: Stack) -> None:
-    answer = exchange(system, b"POST /predict HTTP/1.0\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\nab")
-    assert statuses(answer) == [200]
-    assert b"transfer-encoding" not in answer
+    response = exchange(system, b"POST /predict HTTP/1.0\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\nab")
+    assert statuses(response) == [200]
+    assert b"transfer-encoding" not in response
 
 
 @pytest.mark.extended
@@ -217,9 +217,9 @@ def test_slow_clients_are_disconnected(system: Stack) -> None:
                         client.send(b"x")
                         dripping = True
             time.sleep(1)
-        answers = [statuses(read_all(client)) for client in clients]
+        responses = [statuses(read_all(client)) for client in clients]
         assert time.monotonic() - begun_at < 30
-    assert answers == [[408], [408], [408], [408], []] * 60
+    assert responses == [[408], [408], [408], [408], []] * 60
 
 
 def test_idle_connections_are_evicted_for_new_ones(stack: Callable[..., Stack]) -> None:
@@ -250,11 +250,11 @@ def test_total_memory_of_bodies_being_received_is_limited(stack: Callable[..., S
             with contextlib.suppress(ConnectionError):
                 client.sendall(POST + b"content-length: 2000000\r\n\r\n" + bytes(1_900_000))
         with ThreadPoolExecutor(10) as pool:  # those that were taken run into REQUEST_TIMEOUT
-            answers = list(pool.map(read_all, clients))
-    assert {status for answer in answers for status in statuses(answer)} <= {408, 503}
-    refused = [answer for answer in answers if statuses(answer) == [503]]
-    assert len(refused) >= 7
-    assert all(b"receiving_full" in answer and b"retry-after: 1" in answer for answer in refused)
+            responses = list(pool.map(read_all, clients))
+    assert {status for response in responses for status in statuses(response)} <= {408, 503}
+    rejected = [response for response in responses if statuses(response) == [503]]
+    assert len(rejected) >= 7
+    assert all(b"receiving_full" in response and b"retry-after: 1" in response for response in rejected)
 
 
 def test_drain_does_not_wait_for_incomplete_requests(stack: Callable[..., Stack]) -> None:
@@ -281,9 +281,9 @@ def test_requests_that_outlive_the_grace_time_get_a_response(stack: Callable[...
         client.sendall((POST + b"content-length: 1\r\n\r\na") * 2)  # there is no worker
         eventually(lambda: system.broker.sync.xlen("smartbatch:{other}:requests") == 1)
         gateway.popen.send_signal(signal.SIGTERM)
-        answer = read_all(client)
-    assert statuses(answer) == [503, 503]
-    assert b"GRACE_TIME" in answer
+        response = read_all(client)
+    assert statuses(response) == [503, 503]
+    assert b"GRACE_TIME" in response
     assert gateway.popen.wait(10) == 0
     assert "Traceback" not in gateway.log.read_text()
 
@@ -300,7 +300,7 @@ def test_each_request_gets_its_own_response_however_its_bytes_are_split(system: 
     """Heads that repeat and change, split across reads or not, rejected before they are complete or not, several in
     one read, some too large for the event loop."""
     chance = random.Random(seed)
-    with connect(system) as client, client.makefile("rb") as answers:
+    with connect(system) as client, client.makefile("rb") as responses:
         for _ in range(150):
             requests, sent = [], b""
             for _ in range(chance.choice((1, 1, 1, 2, 3))):
@@ -324,30 +324,30 @@ def test_each_request_gets_its_own_response_however_its_bytes_are_split(system: 
                 if end is not None:
                     time.sleep(chance.choice((0.0, 0.002)))  # so that it is read, and perhaps answered, by itself
             for target, content in requests:
-                status, answer = read_one(answers)
+                status, response = read_one(responses)
                 if target == b"/predict":
-                    assert (status, answer["outputs"]["output"]["data"]) == (200, [expected(content)])
+                    assert (status, response["outputs"]["output"]["data"]) == (200, [expected(content)])
                 elif target == INFER:
-                    assert (status, answer["outputs"][0]["data"]) == (200, expected(content))
+                    assert (status, response["outputs"][0]["data"]) == (200, expected(content))
                 else:
-                    assert (status, answer["code"], "request_id" in answer) == (400, "bad_request", True)
+                    assert (status, response["code"], "request_id" in response) == (400, "bad_request", True)
 
 
 def test_unread_body_of_a_rejected_request_is_not_parsed_as_the_next(system: Stack) -> None:
     head = b"POST /predict?top_k=many HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n"
-    with connect(system) as client, client.makefile("rb") as answers:
+    with connect(system) as client, client.makefile("rb") as responses:
         for _ in range(4):
             for sent in (head, b"x" + head + b"x"):
                 client.sendall(sent)
-                status, answer = read_one(answers)
-                assert (status, answer["code"], "request_id" in answer) == (400, "bad_request", True)
+                status, response = read_one(responses)
+                assert (status, response["code"], "request_id" in response) == (400, "bad_request", True)
 
 
-def read_one(answers: BinaryIO) -> tuple[int, dict[str, Any]]:
+def read_one(responses: BinaryIO) -> tuple[int, dict[str, Any]]:
     """Read one of several responses on a connection."""
-    status = int(answers.readline().split()[1])
+    status = int(responses.readline().split()[1])
     length = 0
-    while (line := answers.readline()) != b"\r\n":
+    while (line := responses.readline()) != b"\r\n":
         name, _, value = line.partition(b":")
         length = int(value) if name.lower() == b"content-length" else length
-    return status, json.loads(answers.read(length))
+    return status, json.loads(responses.read(length))

@@ -22,8 +22,8 @@ async def test_running_and_waiting_requests_are_cancelled(stack: Callable[..., S
 
         async def send(number: int) -> tuple[int, str, str]:
             async with client.post(f"{system.url}/predict", data=b"%d" % number) as response:
-                answer = await response.json()
-                return response.status, answer.get("code", "ok"), answer["request_id"]
+                content = await response.json()
+                return response.status, content.get("code", "ok"), content["request_id"]
 
         sending = [asyncio.create_task(send(number)) for number in range(6)]
         await asyncio.to_thread(eventually, lambda: system.waiting() == 6 and 0 < system.running() < 6, every_s=0.001)
@@ -35,14 +35,14 @@ async def test_running_and_waiting_requests_are_cancelled(stack: Callable[..., S
             return json.loads("\n".join(ended.out))
 
         entries = (await asyncio.to_thread(queue))[0]["entries"]
-        taken = [entries[0]["request"], entries[-1]["request"]]
+        cancelled = [entries[0]["request"], entries[-1]["request"]]
         assert bool(entries[0]["worker"]) and not entries[-1]["worker"]
-        await asyncio.to_thread(queue, "cancel", *taken)
+        await asyncio.to_thread(queue, "cancel", *cancelled)
         first = {request_id for _, _, request_id in (await next(iter(asyncio.as_completed(sending))),)}
-        assert first < set(taken)  # while the worker stands still
+        assert first < set(cancelled)  # while the worker stands still
         worker.popen.send_signal(signal.SIGCONT)
-        answers = await asyncio.gather(*sending)
-    assert sorted(answer[:2] for answer in answers) == [(200, "ok")] * 4 + [(500, "cancelled_by_operator")] * 2
-    assert {request_id for status, _, request_id in answers if status == 500} == set(taken)
+        responses = await asyncio.gather(*sending)
+    assert sorted(outcome[:2] for outcome in responses) == [(200, "ok")] * 4 + [(500, "cancelled_by_operator")] * 2
+    assert {request_id for status, _, request_id in responses if status == 500} == set(cancelled)
     assert system.counter("smartbatch_requests_total", 'outcome="cancelled"') == 2
     await asyncio.to_thread(system.until_clean, 1)

@@ -31,8 +31,8 @@ async def test_requeued_dead_letter_succeeds_once_its_cause_is_gone(
     row = f"exit if {cause}"
     system = hostile(stack, MAX_BATCH_SIZE=4, MAX_DELIVERIES=2)
     with Supervised(system, 2) as workers:
-        [answer] = await send_rows(system, [row])
-        assert (answer.status, answer.code) == (500, "dead_lettered")
+        [response] = await send_rows(system, [row])
+        assert (response.status, response.code) == (500, "dead_lettered")
         [letter] = dead(system, "list")
         assert (letter["model"], letter["kind"], letter["deliveries"]) == ("hostile", "raw", 2)
         eventually(lambda: system.counter("smartbatch_dead_letters") == 1)

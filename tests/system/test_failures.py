@@ -23,10 +23,10 @@ async def test_worker_killed_in_mid_batch_loses_no_request(stack: Callable[..., 
     system.worker()
     victim.kill()
     killed_at = time.monotonic()
-    answers = await sending
+    responses = await sending
     # The dead worker is detected, then twelve forwards run one by one: 6 s on an idle machine.
     assert time.monotonic() - killed_at < 20
-    assert {answer["batch"]["closed"] for answer in answers} == {"isolated"}
+    assert {response["batch"]["closed"] for response in responses} == {"isolated"}
 
 
 async def test_sigterm_drains_a_worker_without_a_failed_request(stack: Callable[..., Stack]) -> None:

@@ -23,10 +23,10 @@ async def test_hang_ends_the_worker_and_other_requests_succeed(stack: Callable[.
     system = hostile(stack, MAX_BATCH_SIZE=8, STALL_TIMEOUT=2, MAX_DELIVERIES=2)
     with Supervised(system, 2) as workers:
         good = [f"good {number}" for number in range(7)]
-        answers = await send_rows(system, [row, *good])
+        responses = await send_rows(system, [row, *good])
         eventually(lambda: is_empty(system))
-    assert (answers[0].status, answers[0].code) == (500, "dead_lettered")
-    assert [answer.value for answer in answers[1:]] == good
+    assert (responses[0].status, responses[0].code) == (500, "dead_lettered")
+    assert [response.value for response in responses[1:]] == good
     assert workers.exits == [70, 70]
     assert workers.count_in_logs(f"{who} made no progress for 2 s (STALL_TIMEOUT)") == 2
 
@@ -40,6 +40,6 @@ async def test_hang_of_a_disconnected_client_blocks_others_no_longer_than_the_st
             f"{system.url}/predict", content=b"hang in decode", headers={"x-request-timeout": "0.5"}
         )
         assert hanging.status_code == 504
-        answers = await send_rows(system, ["good"])  # its only decode thread still hangs
-        assert [answer.value for answer in answers] == ["good"]
+        responses = await send_rows(system, ["good"])  # its only decode thread still hangs
+        assert [response.value for response in responses] == ["good"]
     assert workers.exits == [70]

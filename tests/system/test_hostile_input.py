@@ -136,16 +136,16 @@ def wrongly_answered(system: Stack, cases: list[tuple[str, bytes, int, str]]) ->
 def _wrong(system: Stack, what: str, body: bytes, status: int, text: str) -> str:
     query, content_type = (what, JSON) if what.startswith("?") else ("", what)
     headers = [(b"content-type", content_type.encode("latin-1"))]
-    answer = system.client.post(f"{system.url}/predict{query}", content=body, headers=headers)
-    problem = answer.json()
+    response = system.client.post(f"{system.url}/predict{query}", content=body, headers=headers)
+    problem = response.json()
     right = (
-        answer.headers["content-type"] == "application/problem+json"
-        and (answer.status_code, problem["status"]) == (status, status)
+        response.headers["content-type"] == "application/problem+json"
+        and (response.status_code, problem["status"]) == (status, status)
         and text in problem["detail"]
         and 15 < len(problem["detail"]) <= 1000
-        and answer.elapsed.total_seconds() < 10
+        and response.elapsed.total_seconds() < 10
     )
-    return "" if right else f"{what!r} {body[:60]!r} → {status} {text!r}: {answer.elapsed} {answer.text[:300]}"
+    return "" if right else f"{what!r} {body[:60]!r} → {status} {text!r}: {response.elapsed} {response.text[:300]}"
 
 
 def unharmed(system: Stack) -> None:
@@ -178,7 +178,7 @@ def test_hostile_images_are_rejected_without_affecting_others(shared: Callable[.
     for harmless in (png_with((b"eXIf", exif(2000, 500_000))), png_with((b"zTXt", b"x\0\0" + bytes(9)), 900)):
         assert system.predict(harmless, headers={"content-type": "image/png"}).status_code == 200
     again = system.predict(cat, headers={"content-type": "image/jpeg"}).json()["predictions"]
-    assert [guess["label"] for guess in again[0]] == [guess["label"] for guess in right[0]]
+    assert [score["label"] for score in again[0]] == [score["label"] for score in right[0]]
     assert right[0][0]["label"] == "Egyptian cat"
     unharmed(system)
 
@@ -190,13 +190,13 @@ def test_nan_and_infinity_affect_only_their_own_row(shared: Callable[..., Stack]
     alone = system.predict(npy(rows), headers={"content-type": NPY, "accept": NPY})
     rows[1, 0, 100, 100] = np.nan
     spoilt = system.predict(npy(rows), headers={"content-type": NPY, "accept": NPY})
-    whole, with_nan = (np.load(io.BytesIO(answer.content)) for answer in (alone, spoilt))
+    whole, with_nan = (np.load(io.BytesIO(response.content)) for response in (alone, spoilt))
     np.testing.assert_allclose(with_nan[[0, 2]], whole[[0, 2]], atol=1e-4)
     assert np.isnan(with_nan[1]).all()
-    answer = system.predict(npy(rows), headers={"content-type": NPY})
-    predictions = json.loads(answer.content, parse_constant=pytest.fail)["predictions"]
-    assert [guess["probability"] for guess in predictions[1]] == ["NaN"] * 5
-    assert sum(guess["probability"] for guess in predictions[0]) <= 1
+    response = system.predict(npy(rows), headers={"content-type": NPY})
+    predictions = json.loads(response.content, parse_constant=pytest.fail)["predictions"]
+    assert [score["probability"] for score in predictions[1]] == ["NaN"] * 5
+    assert sum(score["probability"] for score in predictions[0]) <= 1
     unharmed(system)
 
 
@@ -235,9 +235,9 @@ def test_others_are_served_while_a_large_body_is_parsed(stack: Callable[..., Sta
     system = stack(MODEL_PATH="simulated:base_ms=1,row_ms=0", MODEL_NAME="any")
     system.gateway()
     body = b'{"data": [' + b"1.23456, " * 1_499_999 + b"1]}"
-    answers: list[httpx.Response] = []
+    responses: list[httpx.Response] = []
     busy = threading.Thread(
-        target=lambda: answers.append(
+        target=lambda: responses.append(
             system.client.post(
                 f"{system.url}/predict", content=body, headers={"content-type": JSON, "x-request-timeout": "5"}
             )
@@ -250,6 +250,6 @@ def test_others_are_served_while_a_large_body_is_parsed(stack: Callable[..., Sta
         while busy.is_alive():
             waits.append(client.get(f"{system.url}/healthz").elapsed.total_seconds())
     busy.join()
-    assert [answer.status_code for answer in answers] == [504]
+    assert [response.status_code for response in responses] == [504]
     assert len(waits) > 20
     assert sorted(waits)[-2] < 0.25, sorted(waits)[-5:]  # 0.1 s on an idle machine

@@ -36,20 +36,20 @@ async def test_live_limits_apply_without_a_restart_and_can_be_reset(stack: Calla
     (worker_id,) = system.stats()["workers"]
     assert limits(system, "--max-batch-size", "4", "--max-wait-time", "0").returncode == 0
     eventually(lambda: batching(system) == (4, 0.0))
-    answers = await send_all(system.url, bodies(64), 32)
-    assert max(answer["batch"]["rows"] for answer in answers) == 4
+    responses = await send_all(system.url, bodies(64), 32)
+    assert max(response["batch"]["rows"] for response in responses) == 4
     assert "MAX_BATCH_SIZE" in limits(system).stdout
     assert limits(system, "--max-batch-size", "1000").returncode == 0  # no more than it was started with
     eventually(lambda: batching(system) == (16, 0.0))
     assert limits(system, "--reset").returncode == 0
     eventually(lambda: batching(system) == (16, 0.02))
-    answers = await send_all(system.url, bodies(64), 32)
-    assert max(answer["batch"]["rows"] for answer in answers) > 4
+    responses = await send_all(system.url, bodies(64), 32)
+    assert max(response["batch"]["rows"] for response in responses) > 4
     assert list(system.stats()["workers"]) == [worker_id]
 
 
 def test_invalid_limits_are_rejected(stack: Callable[..., Stack]) -> None:
     system = stack()
     for arguments in (["--max-batch-size", "0"], ["--max-wait-time", "-1"], ["--reset", "--max-batch-size", "4"]):
-        refused = limits(system, *arguments)
-        assert refused.returncode == 2 and "Error" in refused.stderr
+        rejected = limits(system, *arguments)
+        assert rejected.returncode == 2 and "Error" in rejected.stderr

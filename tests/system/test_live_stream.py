@@ -17,7 +17,7 @@ from tests.system.stack import Stack
 
 
 @contextmanager
-def moments(url: str) -> Iterator[Iterator[dict]]:
+def live_events(url: str) -> Iterator[Iterator[dict]]:
     with httpx.stream("GET", f"{url}/live/events", timeout=10) as response:
         assert response.status_code == 200
         assert response.headers["content-type"].startswith("text/event-stream")
@@ -31,7 +31,7 @@ def test_live_event_covers_the_whole_system_from_any_process(stack: Callable[...
     for number in range(20):
         with httpx.Client() as client:  # a connection each: the kernel hands them to either process
             assert client.post(f"{system.url}/predict", content=b"%d" % number).status_code == 200
-    with moments(system.url) as events:
+    with live_events(system.url) as events:
         moment = next(m for m in events if m["models"]["simulated"]["stats"]["outcomes"].get("ok") == 20)
     model = moment["models"]["simulated"]
     assert (moment["broker"], moment["default"], moment["predicts"]) == ("up", "simulated", True)
@@ -44,7 +44,7 @@ def test_live_event_covers_the_whole_system_from_any_process(stack: Callable[...
 def test_timing_parts_add_up_to_the_latency(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=20,row_ms=0")
     system.up()
-    with moments(system.url) as events:
+    with live_events(system.url) as events:
         next(m for m in events if m["models"]["simulated"]["stats"]["gateways"])
         totals = [system.predict(b"%d" % number).json()["timing_ms"] for number in range(10)]
         last = next(m for m in (m["models"]["simulated"]["last"] for m in events) if m["answered"] == 10)
@@ -57,10 +57,10 @@ def test_one_viewer_too_many_gets_retry_after(stack: Callable[..., Stack]) -> No
     system = stack(MODEL_PATH="simulated")
     gateway = system.gateway()
     with contextlib.ExitStack() as open_streams:
-        events = [open_streams.enter_context(moments(system.url)) for _ in range(MAX_VIEWERS)]
-        refused = system.client.get(f"{system.url}/live/events")
-        assert (refused.status_code, refused.headers["retry-after"]) == (503, "10")
-        assert "viewers of the live page" in refused.json()["detail"]
+        events = [open_streams.enter_context(live_events(system.url)) for _ in range(MAX_VIEWERS)]
+        rejected = system.client.get(f"{system.url}/live/events")
+        assert (rejected.status_code, rejected.headers["retry-after"]) == (503, "10")
+        assert "viewers of the live page" in rejected.json()["detail"]
         assert next(events[-1])["default"] == "simulated"
         assert system.client.head(f"{system.url}/live/events").status_code == 503
         # They are open when SIGTERM arrives and don't delay the shutdown.

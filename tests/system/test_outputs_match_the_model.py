@@ -52,7 +52,7 @@ async def test_every_photo_gets_its_own_correct_response(stack: Callable[..., St
     system = stack(MODEL_PATH="efficientnet_lite0", TORCH_THREADS=1, MAX_BATCH_SIZE=16, OPTIMIZE="auto")
     system.up()
     views = jpegs()
-    answers: dict[int, np.ndarray] = {}
+    responses: dict[int, np.ndarray] = {}
     rows: list[int] = []
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=40)) as client:
 
@@ -60,13 +60,13 @@ async def test_every_photo_gets_its_own_correct_response(stack: Callable[..., St
             headers = {"accept": "application/x-npy"}
             async with client.post(f"{system.url}/predict", data=views[number], headers=headers) as response:
                 assert response.status == 200, await response.text()
-                answers[number] = np.load(io.BytesIO(await response.read()))
+                responses[number] = np.load(io.BytesIO(await response.read()))
                 rows.append(int(response.headers["x-batch-rows"]))
 
         await asyncio.gather(*(send(number) for number in range(PHOTOS)))
     assert max(rows) == 16  # they did share batches
     expected = direct(views)
-    worst = max(float(np.abs(answers[n][0] - expected[n]).max()) for n in range(PHOTOS))
+    worst = max(float(np.abs(responses[n][0] - expected[n]).max()) for n in range(PHOTOS))
     assert worst < TOLERANCE
     apart = min(float(np.abs(expected[a] - expected[b]).max()) for a in range(PHOTOS) for b in range(a))
     assert apart > 100 * TOLERANCE  # so a mix-up would be detected
@@ -77,13 +77,13 @@ def test_cat_photo_is_classified_with_default_settings(stack: Callable[..., Stac
     system.up()
     cat = encoded(pixels("chelsea"))
     curl = {"content-type": "application/x-www-form-urlencoded"}  # what `curl --data-binary` sends
-    answer = system.predict(cat, headers=curl).json()
-    best = answer["predictions"][0][0]
+    response = system.predict(cat, headers=curl).json()
+    best = response["predictions"][0][0]
     assert (best["label"], best["class_id"]) == ("Egyptian cat", 285)
     assert best["probability"] == pytest.approx(0.75, abs=0.02)
     two = {"cat": ("cat.png", cat), "again": ("cat.png", cat)}
-    answer = system.client.post(f"{system.url}/predict?top_k=2", files=two).json()
-    assert [[guess["class_id"] for guess in row] for row in answer["predictions"]] == [[285, 282]] * 2
+    response = system.client.post(f"{system.url}/predict?top_k=2", files=two).json()
+    assert [[score["class_id"] for score in row] for row in response["predictions"]] == [[285, 282]] * 2
     half = system.predict(cat[:20000])
     assert half.status_code == 422
     assert half.json()["code"] == "invalid_input"

@@ -55,14 +55,14 @@ async def test_overload_admits_only_what_meets_its_deadline_and_keeps_the_device
         took = await healthy
         requests = load.sent
     answered = [request for request in requests if request.status == 200]
-    refused = [request for request in requests if request.status == 503]
+    rejected = [request for request in requests if request.status == 503]
     assert all(request.right for request in answered)
-    assert len(answered) + len(refused) >= 0.995 * len(requests), load.statuses()  # almost no 504
+    assert len(answered) + len(rejected) >= 0.995 * len(requests), load.statuses()  # almost no 504
     assert percentile((request.seconds for request in answered), 99) < 2.2
     assert len(answered) > 0.85 * CAPACITY * seconds
-    assert {request.code for request in refused} <= {"deadline_unattainable", "queue_full"}
-    assert all(request.retry_after and request.retry_after >= 1 for request in refused)
-    assert percentile((request.seconds for request in refused), 95) < 0.1
+    assert {request.code for request in rejected} <= {"deadline_unattainable", "queue_full"}
+    assert all(request.retry_after and request.retry_after >= 1 for request in rejected)
+    assert percentile((request.seconds for request in rejected), 95) < 0.1
     assert percentile(took, 95) < 0.1, took
     assert process.memory_info().rss - before < 20e6
 

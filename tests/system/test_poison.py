@@ -44,19 +44,19 @@ async def test_row_that_raises_fails_alone(
 ) -> None:
     entries, ran = total_entries(one_worker), total_forwards(one_worker)
     rows = rows_with(bad, 16 - len(bad)) if len(bad) < 16 else bad
-    answers = await send_rows(one_worker, rows)
-    assert [answer.status for row, answer in zip(rows, answers, strict=True) if row in bad] == statuses
-    for row, answer in zip(rows, answers, strict=True):
-        assert (row in bad) or (answer.status, answer.value) == (200, row)
-    assert {answer.body["batch"]["rows"] for answer in answers if answer.status == 200} <= {16}
+    responses = await send_rows(one_worker, rows)
+    assert [response.status for row, response in zip(rows, responses, strict=True) if row in bad] == statuses
+    for row, response in zip(rows, responses, strict=True):
+        assert (row in bad) or (response.status, response.value) == (200, row)
+    assert {response.body["batch"]["rows"] for response in responses if response.status == 200} <= {16}
     eventually(lambda: total_entries(one_worker) == entries + 16)
     # those that fail alone are neither
     assert total_forwards(one_worker) - ran + sum(status != 200 for status in statuses) == forwards
 
 
 async def test_row_with_nan_output_gets_a_response(one_worker: Stack) -> None:
-    answers = await send_rows(one_worker, ["nan", *GOOD])
-    assert [answer.value for answer in answers] == ["NaN", *GOOD]
+    responses = await send_rows(one_worker, ["nan", *GOOD])
+    assert [response.value for response in responses] == ["NaN", *GOOD]
 
 
 @pytest.fixture
@@ -88,13 +88,13 @@ async def test_row_that_kills_workers_becomes_a_dead_letter_and_its_batch_mates_
     system = hostile(stack, MAX_BATCH_SIZE=16)
     with Supervised(system, 2) as workers:
         started = time.monotonic()
-        answers = await send_rows(system, rows_with([poison], 15))
+        responses = await send_rows(system, rows_with([poison], 15))
         seconds = time.monotonic() - started
         eventually(lambda: is_empty(system))
-    bad = [answer for answer in answers if answer.status != 200]
-    assert [(answer.status, answer.code) for answer in bad] == [(500, "dead_lettered")]
+    bad = [response for response in responses if response.status != 200]
+    assert [(response.status, response.code) for response in bad] == [(500, "dead_lettered")]
     assert "ended 3 workers, 2 of them while it ran alone" in bad[0].body["detail"]
-    assert [answer.value for answer in answers if answer.status == 200] == GOOD
+    assert [response.value for response in responses if response.status == 200] == GOOD
     assert len(workers.exits) == 3
     assert workers.exits[0] == {"exit": 1, "segfault": -11, "kill": -9, "exit in decode": 1}[poison]
     [letter] = dead_letters(system)
@@ -112,8 +112,8 @@ async def test_first_kill_is_counted_against_no_entry(
 ) -> None:
     system = hostile(stack, MAX_BATCH_SIZE=16, MAX_DELIVERIES=max_deliveries)
     with Supervised(system, 2) as workers:
-        answers = await send_rows(system, rows_with(["kill"], 15))
-    assert sorted(answer.code for answer in answers) == ["dead_lettered", *["ok"] * 15]
+        responses = await send_rows(system, rows_with(["kill"], 15))
+    assert sorted(response.code for response in responses) == ["dead_lettered", *["ok"] * 15]
     assert workers.exits == [-9] * kills
     assert len(dead_letters(system)) == 1
 
@@ -124,8 +124,8 @@ async def test_isolated_entry_is_not_blamed_for_the_kill_of_the_next(stack: Call
         good = asyncio.create_task(send_rows(system, ["slow to encode"]))
         # So it is the first to run isolated.
         await asyncio.to_thread(eventually, lambda: system.running("hostile") == 1)
-        answers = await send_rows(system, ["kill"]) + await good
-    assert [answer.code for answer in answers] == ["dead_lettered", "ok"]
+        responses = await send_rows(system, ["kill"]) + await good
+    assert [response.code for response in responses] == ["dead_lettered", "ok"]
     assert workers.exits == [-9, -9]
 
 
@@ -133,13 +133,13 @@ async def test_several_poison_entries_fail_no_healthy_entry(stack: Callable[...,
     system = hostile(stack, MAX_BATCH_SIZE=65, MAX_DELIVERIES=2)
     rows = rows_with(["kill", "exit", "segfault", "kill", "exit"], 60)
     with Supervised(system, 3) as workers:
-        answers = await send_rows(system, rows)
+        responses = await send_rows(system, rows)
         eventually(lambda: is_empty(system))
-    for row, answer in zip(rows, answers, strict=True):
+    for row, response in zip(rows, responses, strict=True):
         if row.startswith("good"):
-            assert (answer.status, answer.value) == (200, row)
+            assert (response.status, response.value) == (200, row)
         else:
-            assert (answer.status, answer.code) == (500, "dead_lettered")
+            assert (response.status, response.code) == (500, "dead_lettered")
     assert len(dead_letters(system)) == 5
     assert len(workers.exits) == 6  # one in a shared batch, then each isolated
 
@@ -153,8 +153,8 @@ async def test_entries_claimed_ahead_of_a_kill_succeed_with_max_deliveries_two(
         await asyncio.to_thread(eventually, lambda: system.running("hostile") == 8)
         ahead = asyncio.create_task(send_rows(system, GOOD[:8]))
         await asyncio.to_thread(eventually, lambda: system.running("hostile") == 16 or workers.exits)
-        answers = await running + await ahead
-    assert sorted(answer.code for answer in answers) == ["dead_lettered", *["ok"] * 15]
+        responses = await running + await ahead
+    assert sorted(response.code for response in responses) == ["dead_lettered", *["ok"] * 15]
     assert workers.exits == [-9, -9]
 
 
@@ -165,8 +165,8 @@ async def test_out_of_memory_shrinks_batches_and_fails_no_request(stack: Callabl
     system = hostile(stack, MAX_BATCH_SIZE=32)
     with Supervised(system, 1, HOSTILE_ROWS_THAT_FIT=10) as workers:
         rows = [f"good {number}" for number in range(320)]
-        answers = await send_rows(system, rows)
-        assert [answer.value for answer in answers] == rows
+        responses = await send_rows(system, rows)
+        assert [response.value for response in responses] == rows
         eventually(lambda: system.counter("smartbatch_memory_batch_limit_rows") == 8)
         assert system.counter("smartbatch_out_of_memory_total") >= 1
         [report] = system.stats("hostile")["workers"].values()
@@ -177,7 +177,7 @@ async def test_out_of_memory_shrinks_batches_and_fails_no_request(stack: Callabl
 async def test_lost_device_ends_its_worker_and_others_run_its_entries(stack: Callable[..., Stack]) -> None:
     system = hostile(stack, MAX_BATCH_SIZE=16, MAX_DELIVERIES=2)
     with Supervised(system, 2) as workers:
-        answers = await send_rows(system, rows_with(["lost device"], 15))
-    assert sorted(answer.code for answer in answers) == ["dead_lettered", *["ok"] * 15]
+        responses = await send_rows(system, rows_with(["lost device"], 15))
+    assert sorted(response.code for response in responses) == ["dead_lettered", *["ok"] * 15]
     assert workers.exits == [71, 71]
     assert workers.count_in_logs("the device is lost: RuntimeError: CUDA error: device-side assert triggered") == 2

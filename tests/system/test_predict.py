@@ -21,9 +21,9 @@ def test_rows_of_one_request_come_back_in_order(stack: Callable[..., Stack]) -> 
     system = stack(MODEL_PATH="examples.tabular:Iris", MODEL_NAME="iris")
     system.up()
     flowers = [[5.1, 3.5, 1.4, 0.2], [6.7, 3.0, 5.2, 2.3], [5.7, 2.8, 4.5, 1.3]]
-    answer = system.client.post(f"{system.url}/predict", json={"data": flowers}).json()
-    assert [value["species"] for value in answer["values"]] == ["setosa", "virginica", "versicolor"]
-    assert (answer["batch"]["rows"], answer["batch"]["requests"]) == (3, 1)
+    response = system.client.post(f"{system.url}/predict", json={"data": flowers}).json()
+    assert [value["species"] for value in response["values"]] == ["setosa", "virginica", "versicolor"]
+    assert (response["batch"]["rows"], response["batch"]["requests"]) == (3, 1)
     too_many = system.client.post(f"{system.url}/predict", json={"data": flowers * 11})
     assert too_many.status_code == 413
     assert "32" in too_many.json()["detail"]
@@ -39,10 +39,10 @@ async def test_requests_of_several_rows_never_overfill_a_batch(stack: Callable[.
         async def send(rows: int) -> int:
             data = [[5.0 + 0.01 * n, 3.0, 1.4, 0.2] for n in range(rows)]
             async with client.post(f"{system.url}/predict", json={"data": data}) as response:
-                answer = await response.json()
-                assert response.status == 200, answer
-                assert len(answer["values"]) == rows
-                return answer["batch"]["rows"]
+                result = await response.json()
+                assert response.status == 200, result
+                assert len(result["values"]) == rows
+                return result["batch"]["rows"]
 
         batches = await asyncio.gather(*(send(1 + n % 8) for n in range(200)))
     assert max(batches) == 8
@@ -52,8 +52,8 @@ def test_one_request_holds_texts_of_different_lengths(stack: Callable[..., Stack
     system = stack(MODEL_PATH="examples.text_embedding:TextEmbedding", MODEL_NAME="text", TORCH_THREADS=1)
     system.up()
     texts = ["a cat", "a small cat sat on a mat in the warm sun of the afternoon", "the stock market fell"]
-    answer = system.client.post(f"{system.url}/predict", json={"data": texts}).json()
-    [output] = answer["outputs"].values()
+    response = system.client.post(f"{system.url}/predict", json={"data": texts}).json()
+    [output] = response["outputs"].values()
     cat, long_cat, market = np.asarray(output["data"])
     assert output["shape"] == [3, 384]
     assert cat @ long_cat > cat @ market + 0.2
@@ -76,8 +76,8 @@ def test_an_exported_program_is_served(stack: Callable[..., Stack], tmp_path: Pa
         direct = net(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(served, direct, atol=1e-6)
     packed = msgpack.packb({"data": x.tobytes(), "shape": [5, 6], "dtype": "float32"}) or b""
-    answer = system.predict(packed, headers={"content-type": "application/msgpack", "accept": "application/msgpack"})
-    [output] = msgpack.unpackb(answer.content)["outputs"].values()
+    response = system.predict(packed, headers={"content-type": "application/msgpack", "accept": "application/msgpack"})
+    [output] = msgpack.unpackb(response.content)["outputs"].values()
     np.testing.assert_array_equal(np.frombuffer(output["data"], np.float32).reshape(5, 4), served)
 
 
@@ -91,10 +91,10 @@ def test_body_over_the_limit_is_rejected_while_it_is_read(stack: Callable[..., S
     ):
         with socket.create_connection((host, int(port)), 5) as client:
             client.sendall(f"POST /predict HTTP/1.1\r\nhost: x\r\n{head}\r\n\r\n".encode() + sent)
-            answer = b"".join(iter(lambda: client.recv(65536), b""))  # until the server closes
-            assert b" 413 " in answer.splitlines()[0]
-            assert b"MAX_BODY_BYTES" in answer
-            assert b"connection: close" in answer.lower()
+            response = b"".join(iter(lambda: client.recv(65536), b""))  # until the server closes
+            assert b" 413 " in response.splitlines()[0]
+            assert b"MAX_BODY_BYTES" in response
+            assert b"connection: close" in response.lower()
 
 
 def test_body_that_never_arrives_times_out(stack: Callable[..., Stack]) -> None:
@@ -103,9 +103,9 @@ def test_body_that_never_arrives_times_out(stack: Callable[..., Stack]) -> None:
     host, port = system.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), 5) as client:
         client.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nab")
-        answer = b"".join(iter(lambda: client.recv(65536), b""))
-    assert b" 408 " in answer.splitlines()[0]
-    assert b"body_timeout" in answer
+        response = b"".join(iter(lambda: client.recv(65536), b""))
+    assert b" 408 " in response.splitlines()[0]
+    assert b"body_timeout" in response
 
 
 @pytest.mark.parametrize(("path", "method", "status"), [("/predict", "GET", 405), ("/nothing", "GET", 404)])
@@ -140,9 +140,9 @@ def test_pipelined_requests_are_answered_in_order(stack: Callable[..., Stack]) -
         connection.sendall(b"".join(sent))
         while piece := connection.recv(65536):
             came += piece
-    answers = came.split(b"HTTP/1.1 ")[1:]
-    assert [int(answer[:3]) for answer in answers] == [status for *_, status in requests]
-    for number, (answer, (head, holds, _)) in enumerate(zip(answers, requests, strict=True)):
-        assert holds in answer
-        assert (b"x-request-id: r-%d\r\n" % number in answer) is (b"/predict" in head)
-    assert b"connection: close" in answers[-1]
+    responses = came.split(b"HTTP/1.1 ")[1:]
+    assert [int(result[:3]) for result in responses] == [status for *_, status in requests]
+    for number, (result, (head, holds, _)) in enumerate(zip(responses, requests, strict=True)):
+        assert holds in result
+        assert (b"x-request-id: r-%d\r\n" % number in result) is (b"/predict" in head)
+    assert b"connection: close" in responses[-1]

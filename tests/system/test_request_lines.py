@@ -95,8 +95,8 @@ async def test_a_redelivered_request_has_one_line_on_the_worker_that_runs_it_aga
         await asyncio.to_thread(eventually, lambda: system.held_by(victim))
         victim.kill()
         second = await asyncio.to_thread(system.worker)
-        answer = await sending
-    (line,) = about(second, answer.json()["request_id"])
+        response = await sending
+    (line,) = about(second, response.json()["request_id"])
     assert line["level"] == "warning"
     assert line["message"].startswith("redelivered")
     assert (line["trace_id"], line["deliveries"], line["rows"]) == (trace_id, 2, 1)
@@ -144,11 +144,11 @@ async def test_overload_at_five_times_capacity_leaves_the_log_small(stack: Calla
         began = time.monotonic()
         await load.open_loop(500, 4.0)
         seconds = time.monotonic() - began
-    refused = load.statuses()[503]
-    assert refused > 800
+    rejected = load.statuses()[503]
+    assert rejected > 800
     # The current second has not been summarized yet.
     await asyncio.to_thread(
-        eventually, lambda: sum(line.get("left_out", 1) for line in request_lines(gateway)) == refused
+        eventually, lambda: sum(line.get("left_out", 1) for line in request_lines(gateway)) == rejected
     )
     lines = request_lines(gateway)
     codes = {line["code"] for line in lines}

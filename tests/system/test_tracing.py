@@ -56,7 +56,7 @@ def test_a_request_is_one_trace_from_the_client_to_its_reply(stack: Callable[...
     came = time.time_ns()
     spans = collector.trace(trace_id, ["POST /predict", *PARTS])
     server = spans["POST /predict"]
-    answer = response.json()
+    result = response.json()
     assert server.parent_id == client_span
     assert server.kind == SERVER
     assert server.attributes == {
@@ -66,14 +66,14 @@ def test_a_request_is_one_trace_from_the_client_to_its_reply(stack: Callable[...
         "url.path": "/predict",
         "url.scheme": "http",
         "user_agent.original": "me/1",
-        "smartbatch.request_id": answer["request_id"],
+        "smartbatch.request_id": result["request_id"],
         "smartbatch.model": "simulated",
         "smartbatch.rows": 1,
-        "smartbatch.batch.id": answer["batch"]["id"],
+        "smartbatch.batch.id": result["batch"]["id"],
         "smartbatch.batch.rows": 1,
         "smartbatch.batch.requests": 1,
-        "smartbatch.batch.closed": answer["batch"]["closed"],
-        "smartbatch.worker": answer["batch"]["worker"],
+        "smartbatch.batch.closed": result["batch"]["closed"],
+        "smartbatch.worker": result["batch"]["worker"],
         "smartbatch.deliveries": 1,
     }
     assert not server.failed
@@ -84,13 +84,13 @@ def test_a_request_is_one_trace_from_the_client_to_its_reply(stack: Callable[...
     assert [part for part in PARTS if spans[part].start] == sorted(PARTS, key=lambda part: spans[part].start)
     for part in PARTS:
         assert server.start - 2e6 <= spans[part].start <= spans[part].end <= server.end + 2e6
-        assert spans[part].ms == pytest.approx(answer["timing_ms"][part], abs=2.1)  # Redis has milliseconds
+        assert spans[part].ms == pytest.approx(result["timing_ms"][part], abs=2.1)  # Redis has milliseconds
     assert sum(spans[part].ms for part in PARTS) == pytest.approx(server.ms, abs=5)
     assert spans["forward"].ms >= 60
     # The resource
     roles = {part: spans[part].resource["service.name"] for part in PARTS}
     assert roles == dict.fromkeys(PARTS, "smartbatch-worker") | dict.fromkeys(("admit", "reply"), "smartbatch-gateway")
-    assert spans["queue"].resource["service.instance.id"] == answer["batch"]["worker"]
+    assert spans["queue"].resource["service.instance.id"] == result["batch"]["worker"]
     # The batch, in a trace of its own
     eventually(lambda: collector.named("batch simulated"))
     (batch,) = collector.named("batch simulated")
@@ -99,7 +99,7 @@ def test_a_request_is_one_trace_from_the_client_to_its_reply(stack: Callable[...
     assert batch.kind == CONSUMER
     assert batch.trace_id != trace_id
     assert {span.name for span in collector.of(batch.trace_id)} == {"batch simulated", "forward", "encode"}
-    assert batch.attributes["smartbatch.batch.id"] == answer["batch"]["id"]
+    assert batch.attributes["smartbatch.batch.id"] == result["batch"]["id"]
     assert batch.attributes["smartbatch.device"] == "simulated"
     assert "secret" not in repr(collector.spans)
 
@@ -109,15 +109,15 @@ async def test_requests_of_one_batch_are_linked_by_one_span(stack: Callable[...,
     ids = [parent() for _ in range(2)]
     ids.append(parent(sampled=False))
     async with httpx.AsyncClient() as client:
-        answers = await asyncio.gather(
+        responses = await asyncio.gather(
             *(client.post(f"{system.url}/predict", content=b"x", headers={"traceparent": each[2]}) for each in ids)
         )
-    assert {answer.json()["batch"]["requests"] for answer in answers} == {3}
+    assert {response.json()["batch"]["requests"] for response in responses} == {3}
     traces = [await asyncio.to_thread(collector.trace, each[0], ["POST /predict", *PARTS]) for each in ids[:2]]
     (batch,) = await asyncio.to_thread(eventually, lambda: collector.named("batch simulated"))
     assert sorted(batch.links) == sorted(spans["POST /predict"].id for spans in traces)
     assert batch.attributes["messaging.batch.message_count"] == 3
-    assert batch.attributes["smartbatch.batch.closed"] == answers[0].json()["batch"]["closed"]
+    assert batch.attributes["smartbatch.batch.closed"] == responses[0].json()["batch"]["closed"]
     assert collector.of(ids[2][0]) == []
 
 
@@ -140,8 +140,8 @@ def test_trace_begins_at_the_gateway_without_a_valid_traceparent(
 ) -> None:
     system = traced(stack, collector)
     system.gateway()
-    refused = system.predict(b"x", params={"model": "none"}, headers={"traceparent": header, "tracestate": "a=b"})
-    assert refused.status_code == 404
+    rejected = system.predict(b"x", params={"model": "none"}, headers={"traceparent": header, "tracestate": "a=b"})
+    assert rejected.status_code == 404
     (server,) = eventually(lambda: collector.named("POST /predict"))
     assert (server.parent_id, server.state) == ("", "")
     assert server.attributes["http.response.status_code"] == 404
@@ -167,16 +167,16 @@ def test_inference_by_rest_and_by_grpc_is_traced_too(stack: Callable[..., Stack]
     rest, _, rest_header = parent()
     body = {"inputs": [{"name": "input", "datatype": "BYTES", "shape": [1], "data": ["x"]}]}
     path = "/v2/models/simulated/infer"
-    answer = system.client.post(f"{system.url}{path}", json=body, headers={"traceparent": rest_header})
+    response = system.client.post(f"{system.url}{path}", json=body, headers={"traceparent": rest_header})
     server = collector.trace(
-        rest, [f"POST {path}".replace("simulated", "{model}"), *PARTS] if answer.is_success else []
+        rest, [f"POST {path}".replace("simulated", "{model}"), *PARTS] if response.is_success else []
     )
     first = next(span for name, span in server.items() if name.startswith("POST"))
     assert first.attributes["url.path"] == path
     assert first.attributes["http.route"] == "/v2/models/{model}/infer"
 
     rpc, client_span, rpc_header = parent()
-    refused, _, refused_header = parent()
+    rejected, _, refused_header = parent()
     name = "inference.GRPCInferenceService/ModelInfer"
     with grpc.insecure_channel(system.grpc_gateway().url) as channel:
         infer = channel.unary_unary(
@@ -194,7 +194,7 @@ def test_inference_by_rest_and_by_grpc_is_traced_too(stack: Callable[..., Stack]
     assert spans[name].attributes["rpc.system.name"] == "grpc"
     assert spans[name].attributes["rpc.method"] == name
     assert spans[name].attributes["rpc.response.status_code"] == "OK"
-    assert collector.trace(refused, [name])[name].attributes["rpc.response.status_code"] == "NOT_FOUND"
+    assert collector.trace(rejected, [name])[name].attributes["rpc.response.status_code"] == "NOT_FOUND"
 
 
 async def test_redelivery_is_recorded_in_the_trace(stack: Callable[..., Stack], collector: Collector) -> None:
@@ -208,8 +208,8 @@ async def test_redelivery_is_recorded_in_the_trace(stack: Callable[..., Stack], 
         await asyncio.to_thread(eventually, lambda: system.held_by(victim))
         victim.kill()
         await asyncio.to_thread(system.worker)
-        answer = await sending
-    assert answer.status_code == 200
+        response = await sending
+    assert response.status_code == 200
     spans = await asyncio.to_thread(collector.trace, trace_id, ["POST /predict", *PARTS])
     assert spans["POST /predict"].attributes["smartbatch.deliveries"] == 2
     assert spans["queue"].attributes["smartbatch.deliveries"] == 2

@@ -26,8 +26,8 @@ def row(run: Run) -> Outcome:
         data = photo()
         Path(file.name).write_bytes(data)
         run.log(f"R, a bare process, batches of {', '.join(map(str, SIZES))}")
-        sweep = _bare_rates(file.name, run.seconds(3), SIZES)
-        best = max(SIZES, key=lambda size: sweep[str(size)])
+        rates = _bare_rates(file.name, run.seconds(3), SIZES)
+        best = max(SIZES, key=lambda size: rates[str(size)])
         bare, served = [], []
         settings = {"MODEL_WEIGHTS": "random", "TORCH_THREADS": 1, "DECODE_THREADS": 1, "MAX_BATCH_SIZE": best}
         settings["OPTIMIZE"] = "none" if run.quick else "auto"
@@ -45,7 +45,7 @@ def row(run: Run) -> Outcome:
         Figure("of the bare process", rate, "req/s", round(SHARE * median(bare), 2)),
         Figure("throughput", rate, "req/s", REQUESTS_PER_S),
     ]
-    details = {"photo_bytes": len(data), "bare_sweep": sweep, "best_size": best, "bare": bare, "smartbatch": served}
+    details = {"photo_bytes": len(data), "bare_rates": rates, "best_size": best, "bare": bare, "smartbatch": served}
     return Outcome(figures, details)
 
 

@@ -249,10 +249,10 @@ async def test_a_dead_workers_entries_are_claimed_one_by_one_with_their_deliveri
     score = str(int((await client.zscore(KEYS.leases, "dead")) or 0)).encode()
     dead_worker = DeadWorker("dead", score)
     for expected in ("r1", "r2"):
-        solo = await claim(client, "w1", dead_worker=dead_worker)
-        assert (solo.kind, [entry.id for entry in solo.entries]) == ("isolated", [expected])
-        assert solo.entries[0].deliveries == 2
-        await claims(client).finish([Outcome(solo.entries[0], b"ok")])
+        isolated = await claim(client, "w1", dead_worker=dead_worker)
+        assert (isolated.kind, [entry.id for entry in isolated.entries]) == ("isolated", [expected])
+        assert isolated.entries[0].deliveries == 2
+        await claims(client).finish([Outcome(isolated.entries[0], b"ok")])
     assert (await claim(client, "w1", dead_worker=dead_worker)).kind == "empty"
     assert await client.zscore(KEYS.leases, "dead") is None
     assert [c["name"] for c in await client.xinfo_consumers(KEYS.requests, GROUP)] == [b"w1"]

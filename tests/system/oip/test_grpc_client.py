@@ -88,16 +88,16 @@ def test_server_and_model_metadata(client: Client, system: Stack) -> None:
 
 @pytest.mark.parametrize("datatype", TYPES)
 def test_every_datatype_makes_the_round_trip(client: Client, datatype: str) -> None:
-    answer = client.infer("echo", [tensor("input", TYPES[datatype], datatype)]).as_numpy("output")
-    assert answer is not None and answer.dtype == TYPES[datatype].dtype
-    np.testing.assert_array_equal(answer, TYPES[datatype])
+    reply = client.infer("echo", [tensor("input", TYPES[datatype], datatype)]).as_numpy("output")
+    assert reply is not None and reply.dtype == TYPES[datatype].dtype
+    np.testing.assert_array_equal(reply, TYPES[datatype])
 
 
 def test_bytes_photos_and_classes(client: Client, cat: bytes) -> None:
     sent = texts("Käse".encode(), b"", b"x" * 300_000)
     assert client.infer("echo", [tensor("text", sent, "BYTES")]).as_numpy("output").tolist() == list(sent)
-    answer = client.infer("simulated", [tensor("input", texts(b"hello"), "BYTES")]).as_numpy("output")
-    assert answer.tolist() == [expected(b"hello")]
+    reply = client.infer("simulated", [tensor("input", texts(b"hello"), "BYTES")]).as_numpy("output")
+    assert reply.tolist() == [expected(b"hello")]
     wanted = [sync_grpc.InferRequestedOutput("logits", class_count=2)]
     photo = client.infer("efficientnet_lite0", [tensor("image", texts(cat), "BYTES")], outputs=wanted)
     assert photo.as_numpy("logits")[0, 0].endswith(b":285:Egyptian cat")
@@ -106,7 +106,7 @@ def test_bytes_photos_and_classes(client: Client, cat: bytes) -> None:
 @pytest.mark.parametrize("coding", [None, "gzip", "deflate"])
 def test_outputs_ids_and_compression(client: Client, coding: str | None) -> None:
     wanted = [sync_grpc.InferRequestedOutput("positive"), sync_grpc.InferRequestedOutput("half")]
-    answer = client.infer(
+    reply = client.infer(
         "arithmetic",
         [tensor("x", X, "FP32")],
         model_version="1",
@@ -117,10 +117,10 @@ def test_outputs_ids_and_compression(client: Client, coding: str | None) -> None
         compression_algorithm=coding,
         parameters={"mine": "yes"},
     )
-    response = answer.get_response()
+    response = reply.get_response()
     assert (response.id, response.model_name, response.model_version) == ("my id", "arithmetic", "1")
     assert [output.name for output in response.outputs] == ["positive", "half"]
-    assert answer.as_numpy("half").tolist() == [[0.5, -1.0], [1.5, 2.0]]
+    assert reply.as_numpy("half").tolist() == [[0.5, -1.0], [1.5, 2.0]]
 
 
 def test_numbers_as_typed_contents(channel: grpc.Channel) -> None:
@@ -152,27 +152,27 @@ def test_numbers_as_typed_contents(channel: grpc.Channel) -> None:
 
 
 def test_errors_have_a_status_code_and_a_detail(client: Client) -> None:
-    def refused(model: str, *inputs: sync_grpc.InferInput, code: str, text: str, **how) -> None:
+    def rejected(model: str, *inputs: sync_grpc.InferInput, code: str, text: str, **how) -> None:
         with pytest.raises(InferenceServerException) as caught:
             client.infer(model, list(inputs), **how)
         assert caught.value.status() == f"StatusCode.{code}"
         assert text in caught.value.message()
 
     x = tensor("x", X, "FP32")
-    refused("nope", x, code="NOT_FOUND", text="model 'nope' not found; available: arithmetic, echo")
-    refused("arithmetic", x, model_version="2", code="NOT_FOUND", text="no version '2'")
+    rejected("nope", x, code="NOT_FOUND", text="model 'nope' not found; available: arithmetic, echo")
+    rejected("arithmetic", x, model_version="2", code="NOT_FOUND", text="no version '2'")
     invalid = "INVALID_ARGUMENT"
-    refused("arithmetic", tensor("y", X, "FP32"), code=invalid, text="unknown input 'y'")
-    refused("arithmetic", x, x, code=invalid, text="one input, got 2")
-    refused("arithmetic", tensor("x", X[:, :1], "FP32"), code=invalid, text="takes shape [-1, 2]")
-    refused("arithmetic", tensor("x", np.zeros((9, 2), np.float32), "FP32"), code=invalid, text="at most 8 rows")
-    refused("arithmetic", x, sequence_id=7, code=invalid, text="keep no state")
-    refused("arithmetic", x, outputs=[sync_grpc.InferRequestedOutput("z")], code=invalid, text="unknown output 'z'")
-    refused("arithmetic", x, timeout=-1, code=invalid, text="0 or more microseconds")
-    refused(
+    rejected("arithmetic", tensor("y", X, "FP32"), code=invalid, text="unknown input 'y'")
+    rejected("arithmetic", x, x, code=invalid, text="one input, got 2")
+    rejected("arithmetic", tensor("x", X[:, :1], "FP32"), code=invalid, text="takes shape [-1, 2]")
+    rejected("arithmetic", tensor("x", np.zeros((9, 2), np.float32), "FP32"), code=invalid, text="at most 8 rows")
+    rejected("arithmetic", x, sequence_id=7, code=invalid, text="keep no state")
+    rejected("arithmetic", x, outputs=[sync_grpc.InferRequestedOutput("z")], code=invalid, text="unknown output 'z'")
+    rejected("arithmetic", x, timeout=-1, code=invalid, text="0 or more microseconds")
+    rejected(
         "echo", tensor("input", np.zeros((1, 17_000_000), np.uint8), "UINT8"), code="RESOURCE_EXHAUSTED", text="larger"
     )
-    refused(
+    rejected(
         "arithmetic", tensor("x", SLOW, "FP32"), timeout=50_000, code="DEADLINE_EXCEEDED", text="not answered within"
     )
     with pytest.raises(InferenceServerException, match="model 'nope' not found"):
@@ -222,10 +222,10 @@ def test_response_has_timings(channel: grpc.Channel) -> None:
 async def test_asyncio_client(aio_client: Client, cat: bytes) -> None:
     assert await aio_client.is_server_live() and await aio_client.is_server_ready()
     assert await aio_client.is_model_ready("echo")
-    answers = await asyncio.gather(
+    responses = await asyncio.gather(
         *(aio_client.infer("arithmetic", [tensor("x", X * n, "FP32")], request_id=str(n)) for n in range(20))
     )
-    assert [answer.as_numpy("double")[0, 0] for answer in answers] == [2 * n for n in range(20)]
+    assert [reply.as_numpy("double")[0, 0] for reply in responses] == [2 * n for n in range(20)]
     photo = await aio_client.infer("efficientnet_lite0", [tensor("image", texts(cat), "BYTES")])
     assert photo.as_numpy("logits").argmax() == 285
     statistics = await aio_client.get_inference_statistics("arithmetic")

@@ -105,32 +105,32 @@ def test_every_datatype_makes_the_round_trip(client: Client, datatype: str, bina
     if not binary_in and datatype.startswith("FP"):
         array = array[:, :2]  # JSON has no word for the rest
     wanted = [sync_http.InferRequestedOutput("output", binary_data=binary_out)]
-    answer = client.infer("echo", [tensor("input", array, datatype, binary=binary_in)], outputs=wanted).as_numpy(
+    result = client.infer("echo", [tensor("input", array, datatype, binary=binary_in)], outputs=wanted).as_numpy(
         "output"
     )
-    assert answer is not None and answer.dtype == array.dtype
-    np.testing.assert_array_equal(answer, array)
+    assert result is not None and result.dtype == array.dtype
+    np.testing.assert_array_equal(result, array)
 
 
 @pytest.mark.parametrize("binary", [True, False])
 def test_texts_are_bytes_tensors(client: Client, binary: bool) -> None:
     sent = texts("Käse".encode(), b"", b"x" * 300_000)
-    answer = client.infer(
+    result = client.infer(
         "echo",
         [tensor("text", sent, "BYTES", binary=binary)],
         outputs=[sync_http.InferRequestedOutput("output", binary_data=binary)],
     )
-    assert [bytes(text) if binary else str(text).encode() for text in answer.as_numpy("output")] == list(sent)
+    assert [bytes(text) if binary else str(text).encode() for text in result.as_numpy("output")] == list(sent)
 
 
 def test_non_tensor_outputs_are_json_in_bytes_tensors(client: Client) -> None:
-    answer = client.infer("echo", [tensor("raw", texts(b"\x00\xff\x00"), "BYTES")])
-    assert answer.as_numpy("output").tolist() == [b'{"length":3}']
+    result = client.infer("echo", [tensor("raw", texts(b"\x00\xff\x00"), "BYTES")])
+    assert result.as_numpy("output").tolist() == [b'{"length":3}']
 
 
 def test_any_body_is_one_bytes_element_for_a_raw_model(client: Client) -> None:
-    answer = client.infer("simulated", [tensor("input", texts(b"hello"), "BYTES")]).as_numpy("output")
-    assert answer.tolist() == [expected(b"hello")]
+    result = client.infer("simulated", [tensor("input", texts(b"hello"), "BYTES")]).as_numpy("output")
+    assert result.tolist() == [expected(b"hello")]
 
 
 def test_only_requested_outputs_are_returned_in_the_requested_encoding(client: Client) -> None:
@@ -138,13 +138,13 @@ def test_only_requested_outputs_are_returned_in_the_requested_encoding(client: C
         sync_http.InferRequestedOutput("positive", binary_data=False),
         sync_http.InferRequestedOutput("half", binary_data=True),
     ]
-    answer = client.infer("arithmetic", [tensor("x", X, "FP32")], outputs=wanted, request_id="my id")
-    response = answer.get_response()
+    result = client.infer("arithmetic", [tensor("x", X, "FP32")], outputs=wanted, request_id="my id")
+    response = result.get_response()
     assert response["id"] == "my id"
     assert [output["name"] for output in response["outputs"]] == ["positive", "half"]
     assert response["outputs"][0]["data"] == [True, False, True, True]
     assert response["outputs"][1]["parameters"] == {"binary_data_size": 8}
-    assert answer.as_numpy("half").tolist() == [[0.5, -1.0], [1.5, 2.0]]
+    assert result.as_numpy("half").tolist() == [[0.5, -1.0], [1.5, 2.0]]
     all_of_them = client.infer("arithmetic", [tensor("x", X, "FP32")])
     assert [output["name"] for output in all_of_them.get_response()["outputs"]] == ["double", "half", "positive"]
 
@@ -153,20 +153,20 @@ def test_only_requested_outputs_are_returned_in_the_requested_encoding(client: C
 @pytest.mark.parametrize("binary", [True, False])
 def test_compressed_requests_and_responses(client: Client, coding: str, binary: bool) -> None:
     array = np.arange(60_000, dtype=np.int32).reshape(2, 30_000)
-    answer = client.infer(
+    result = client.infer(
         "echo",
         [tensor("input", array, "INT32", binary=binary)],
         outputs=[sync_http.InferRequestedOutput("output", binary_data=binary)],
         request_compression_algorithm=coding,
         response_compression_algorithm=coding,
     )
-    np.testing.assert_array_equal(answer.as_numpy("output"), array)
+    np.testing.assert_array_equal(result.as_numpy("output"), array)
 
 
 def test_photo_is_a_bytes_element_and_classes_have_labels(client: Client, cat: bytes) -> None:
     wanted = [sync_http.InferRequestedOutput("logits", class_count=2)]
-    answer = client.infer("efficientnet_lite0", [tensor("image", texts(cat, cat), "BYTES")], outputs=wanted)
-    classes = answer.as_numpy("logits")
+    result = client.infer("efficientnet_lite0", [tensor("image", texts(cat, cat), "BYTES")], outputs=wanted)
+    classes = result.as_numpy("logits")
     assert classes.shape == (2, 2)
     probability, index, label = classes[1][0].decode().split(":")
     assert (index, label) == ("285", "Egyptian cat") and 0.7 < float(probability) < 0.8
@@ -175,10 +175,10 @@ def test_photo_is_a_bytes_element_and_classes_have_labels(client: Client, cat: b
 
 
 def test_priority_timeout_and_custom_parameters_are_accepted(client: Client) -> None:
-    answer = client.infer(
+    result = client.infer(
         "arithmetic", [tensor("x", X, "FP32")], priority=3, timeout=5_000_000, parameters={"mine": "yes"}
     )
-    assert answer.as_numpy("double").tolist() == [[2, -4], [6, 8]]
+    assert result.as_numpy("double").tolist() == [[2, -4], [6, 8]]
 
 
 def test_timeout_in_microseconds_is_enforced(client: Client) -> None:
@@ -221,33 +221,33 @@ def test_statistics_count_requests_and_rows(client: Client) -> None:
 
 
 def test_errors_raise_exceptions_with_a_detail(client: Client) -> None:
-    def refused(model: str, *inputs: sync_http.InferInput, status: str, text: str, **how) -> None:
+    def rejected(model: str, *inputs: sync_http.InferInput, status: str, text: str, **how) -> None:
         with pytest.raises(InferenceServerException) as caught:
             client.infer(model, list(inputs), **how)
         assert (caught.value.status(), text in str(caught.value.message())) == (status, True), caught.value
 
     x = tensor("x", X, "FP32")
-    refused("nope", x, status="404", text="model 'nope' not found; available: arithmetic, echo")
-    refused(
+    rejected("nope", x, status="404", text="model 'nope' not found; available: arithmetic, echo")
+    rejected(
         "arithmetic",
         x,
         model_version="2",
         status="404",
         text="model 'arithmetic' has no version '2'; its only version is 1",
     )
-    refused("arithmetic", tensor("y", X, "FP32"), status="422", text="unknown input 'y'; the model takes 'x' (FP32)")
-    refused("arithmetic", x, x, status="422", text="one input, got 2 (x, x)")
-    refused("arithmetic", tensor("x", texts(b"a"), "BYTES"), status="422", text="'x' takes FP32, got 'BYTES'")
-    refused("arithmetic", tensor("x", X.astype(np.int32), "INT32"), status="422", text="floats of any width")
-    refused(
+    rejected("arithmetic", tensor("y", X, "FP32"), status="422", text="unknown input 'y'; the model takes 'x' (FP32)")
+    rejected("arithmetic", x, x, status="422", text="one input, got 2 (x, x)")
+    rejected("arithmetic", tensor("x", texts(b"a"), "BYTES"), status="422", text="'x' takes FP32, got 'BYTES'")
+    rejected("arithmetic", tensor("x", X.astype(np.int32), "INT32"), status="422", text="floats of any width")
+    rejected(
         "arithmetic",
         tensor("x", X[:, :1], "FP32"),
         status="422",
         text="takes shape [-1, 2] (-1: any length), got [2, 1]",
     )
-    refused("arithmetic", tensor("x", np.zeros((9, 2), np.float32), "FP32"), status="413", text="at most 8 rows")
+    rejected("arithmetic", tensor("x", np.zeros((9, 2), np.float32), "FP32"), status="413", text="at most 8 rows")
     wanted = [sync_http.InferRequestedOutput("third")]
-    refused(
+    rejected(
         "arithmetic",
         x,
         outputs=wanted,
@@ -255,13 +255,13 @@ def test_errors_raise_exceptions_with_a_detail(client: Client) -> None:
         text="unknown output 'third'; the model has double, half, positive",
     )
     classes = [sync_http.InferRequestedOutput("double", class_count=3)]
-    refused("arithmetic", x, outputs=classes, status="422", text="this model is not one")
-    refused("arithmetic", x, sequence_id=7, status="422", text="keep no state")
-    refused(
+    rejected("arithmetic", x, outputs=classes, status="422", text="this model is not one")
+    rejected("arithmetic", x, sequence_id=7, status="422", text="keep no state")
+    rejected(
         "efficientnet_lite0", tensor("image", texts(b"GIF89a"), "BYTES"), status="422", text="not JPEG, PNG or WebP"
     )
     echoed = [sync_http.InferRequestedOutput("other")]
-    refused(
+    rejected(
         "echo",
         tensor("input", X, "FP32"),
         outputs=echoed,
@@ -291,11 +291,11 @@ async def test_asyncio_client(aio_client: Client, cat: bytes) -> None:
     assert (await aio_client.get_model_config("arithmetic"))["max_batch_size"] == 8
     assert len(await aio_client.get_model_repository_index()) == 4
     assert len((await aio_client.get_inference_statistics())["model_stats"]) == 4
-    answers = await asyncio.gather(
+    responses = await asyncio.gather(
         *(aio_client.infer("arithmetic", [tensor("x", X * n, "FP32")], request_id=str(n)) for n in range(20))
     )
-    assert [answer.as_numpy("double")[0, 0] for answer in answers] == [2 * n for n in range(20)]
-    assert [answer.get_response()["id"] for answer in answers] == [str(n) for n in range(20)]
+    assert [result.as_numpy("double")[0, 0] for result in responses] == [2 * n for n in range(20)]
+    assert [result.get_response()["id"] for result in responses] == [str(n) for n in range(20)]
     big = await aio_client.infer(
         "echo",
         [tensor("input", np.zeros((1, 100_000), np.float32), "FP32")],

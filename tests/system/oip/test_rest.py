@@ -32,7 +32,7 @@ def post(
     return system.client.post(url, content=text + behind, headers={**length, **(headers or {})})
 
 
-def refused(response: httpx.Response, status: int, text: str) -> None:
+def rejected(response: httpx.Response, status: int, text: str) -> None:
     """Every error is JSON as clients of the protocol expect it."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/json"
@@ -41,58 +41,60 @@ def refused(response: httpx.Response, status: int, text: str) -> None:
 
 @pytest.mark.parametrize("data", [[1, 2, 3, 4], [[1, 2], [3, 4]], [[[1], [2]], [[3], [4]]]], ids=["flat", "2", "3"])
 def test_data_may_be_flat_or_nested(system: Stack, data: list) -> None:
-    answer = post(system, "arithmetic", {"inputs": [{**ONES, "shape": [2, 2], "data": data}]})
-    assert answer.json()["outputs"][0] == {
+    response = post(system, "arithmetic", {"inputs": [{**ONES, "shape": [2, 2], "data": data}]})
+    assert response.json()["outputs"][0] == {
         "name": "double",
         "datatype": "FP32",
         "shape": [2, 2],
         "data": [2.0, 4.0, 6.0, 8.0],
     }
-    assert answer.json()["model_version"] == "1" and "id" not in answer.json()
+    assert response.json()["model_version"] == "1" and "id" not in response.json()
 
 
 def test_half_precision_both_ways(system: Stack) -> None:
     half = np.array([1.5, -2], np.float16)
     tensor = {"name": "x", "shape": [1, 2], "datatype": "FP16", "parameters": {"binary_data_size": 4}}
-    answer = post(system, "arithmetic", {"inputs": [tensor], "outputs": [{"name": "half"}]}, half.tobytes())
-    assert answer.json()["outputs"][0] == {"name": "half", "datatype": "FP16", "shape": [1, 2], "data": [0.75, -1.0]}
+    response = post(system, "arithmetic", {"inputs": [tensor], "outputs": [{"name": "half"}]}, half.tobytes())
+    assert response.json()["outputs"][0] == {"name": "half", "datatype": "FP16", "shape": [1, 2], "data": [0.75, -1.0]}
     brain = b"".join(struct.pack("<f", number)[2:] for number in (1.5, -2))
     tensor["datatype"] = "BF16"
-    answer = post(system, "arithmetic", {"inputs": [tensor]}, brain)
-    assert answer.json()["outputs"][0]["data"] == [3.0, -4.0]
+    response = post(system, "arithmetic", {"inputs": [tensor]}, brain)
+    assert response.json()["outputs"][0]["data"] == [3.0, -4.0]
 
 
 def test_nan_and_infinity_are_text_in_json(system: Stack) -> None:
     tensor = {"name": "input", "shape": [1, 3], "datatype": "FP32", "parameters": {"binary_data_size": 12}}
-    answer = post(system, "echo", {"inputs": [tensor]}, struct.pack("<3f", np.nan, np.inf, -np.inf))
-    assert answer.json()["outputs"][0]["data"] == ["NaN", "Infinity", "-Infinity"]
+    response = post(system, "echo", {"inputs": [tensor]}, struct.pack("<3f", np.nan, np.inf, -np.inf))
+    assert response.json()["outputs"][0]["data"] == ["NaN", "Infinity", "-Infinity"]
 
 
 def test_body_without_json_header_is_the_raw_input(system: Stack, cat: bytes) -> None:
-    answer = post(system, "arithmetic", struct.pack("<4f", 1, 2, 3, 4), headers={LENGTH: "0"})
-    head = json.loads(answer.content[: int(answer.headers[LENGTH])])
+    response = post(system, "arithmetic", struct.pack("<4f", 1, 2, 3, 4), headers={LENGTH: "0"})
+    head = json.loads(response.content[: int(response.headers[LENGTH])])
     assert (head["outputs"][0]["name"], head["outputs"][0]["shape"]) == ("double", [2, 2])
-    assert answer.content[int(answer.headers[LENGTH]) :][:16] == struct.pack("<4f", 2, 4, 6, 8)
+    assert response.content[int(response.headers[LENGTH]) :][:16] == struct.pack("<4f", 2, 4, 6, 8)
     photo = post(system, "efficientnet_lite0", cat, headers={LENGTH: "0"})
     logits = np.frombuffer(photo.content[int(photo.headers[LENGTH]) :], np.float32)
     assert logits.argmax() == 285
-    refused(post(system, "arithmetic", b"12345", headers={LENGTH: "0"}), 422, "takes 8 bytes per row (FP32 [2]), got 5")
-    refused(post(system, "echo", b"1234", headers={LENGTH: "0"}), 422, "which the byte count doesn't determine")
-    refused(post(system, "arithmetic", b"", headers={LENGTH: "0"}), 400, "the body is empty")
+    rejected(
+        post(system, "arithmetic", b"12345", headers={LENGTH: "0"}), 422, "takes 8 bytes per row (FP32 [2]), got 5"
+    )
+    rejected(post(system, "echo", b"1234", headers={LENGTH: "0"}), 422, "which the byte count doesn't determine")
+    rejected(post(system, "arithmetic", b"", headers={LENGTH: "0"}), 400, "the body is empty")
 
 
 def test_base64_in_json(system: Stack) -> None:
     tensor = {"name": "raw", "shape": [1], "datatype": "BYTES", "parameters": {"content_type": "base64"}}
-    answer = post(system, "echo", {"inputs": [{**tensor, "data": ["AP8A"]}]})
-    assert answer.json()["outputs"][0]["data"] == ['{"length":3}']
-    refused(post(system, "echo", {"inputs": [{**tensor, "data": ["%"]}]}), 422, "element 0 is not base64")
+    response = post(system, "echo", {"inputs": [{**tensor, "data": ["AP8A"]}]})
+    assert response.json()["outputs"][0]["data"] == ['{"length":3}']
+    rejected(post(system, "echo", {"inputs": [{**tensor, "data": ["%"]}]}), 422, "element 0 is not base64")
 
 
 def test_responses_have_timings(system: Stack) -> None:
-    answer = post(system, "arithmetic", {"id": "a", "inputs": [ONES]}, headers={"X-Request-Id": "mine"})
-    assert answer.headers["x-request-id"] == "mine"
-    assert "forward;dur=" in answer.headers["server-timing"]
-    assert answer.headers["x-batch-rows"] == "1"
+    response = post(system, "arithmetic", {"id": "a", "inputs": [ONES]}, headers={"X-Request-Id": "mine"})
+    assert response.headers["x-request-id"] == "mine"
+    assert "forward;dur=" in response.headers["server-timing"]
+    assert response.headers["x-batch-rows"] == "1"
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,7 @@ def test_responses_have_timings(system: Stack) -> None:
     ],
 )
 def test_invalid_body_is_rejected_with_a_detail(system: Stack, body: object, status: int, text: str) -> None:
-    refused(post(system, "arithmetic", body), status, text)
+    rejected(post(system, "arithmetic", body), status, text)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +151,7 @@ def test_invalid_bytes_elements_are_rejected_with_a_detail(
 ) -> None:
     parameters = {"binary_data_size": len(behind)} if behind else {}
     tensor = {"name": "text", "shape": shape, "datatype": "BYTES", "parameters": parameters}
-    refused(post(system, "echo", {"inputs": [tensor]}, behind), status, text)
+    rejected(post(system, "echo", {"inputs": [tensor]}, behind), status, text)
 
 
 def test_header_length_must_match_the_json(system: Stack) -> None:
@@ -161,17 +163,17 @@ def test_header_length_must_match_the_json(system: Stack) -> None:
         return system.client.post(url, content=text + behind, headers={LENGTH: length})
 
     assert send(str(len(text))).status_code == 200
-    refused(send(str(len(text) + 9)), 400, f"is {len(text) + 9}, but the body has {len(text) + 8} bytes")
-    refused(send(str(len(text)), bytes(9)), 400, "a binary_data_size of 8, but 9 bytes follow")
-    refused(send("-1"), 400, "a number of bytes, got '-1'")
-    refused(send("9" * 400), 400, "a number of bytes")
-    refused(post(system, "arithmetic", {"inputs": [ONES]}, b"behind"), 400, "6 bytes follow the JSON")
+    rejected(send(str(len(text) + 9)), 400, f"is {len(text) + 9}, but the body has {len(text) + 8} bytes")
+    rejected(send(str(len(text)), bytes(9)), 400, "a binary_data_size of 8, but 9 bytes follow")
+    rejected(send("-1"), 400, "a number of bytes, got '-1'")
+    rejected(send("9" * 400), 400, "a number of bytes")
+    rejected(post(system, "arithmetic", {"inputs": [ONES]}, b"behind"), 400, "6 bytes follow the JSON")
 
 
 def test_decompressed_body_size_is_limited(system: Stack) -> None:
     bomb = gzip.compress(b" " * 17_000_000)
-    refused(post(system, "arithmetic", bomb, headers={"content-encoding": "gzip"}), 413, "larger than 16777216")
-    refused(post(system, "arithmetic", b"x", headers={"content-encoding": "gzip"}), 400, "truncated")
+    rejected(post(system, "arithmetic", bomb, headers={"content-encoding": "gzip"}), 413, "larger than 16777216")
+    rejected(post(system, "arithmetic", b"x", headers={"content-encoding": "gzip"}), 400, "truncated")
 
 
 def test_response_is_compressed_only_if_it_gets_shorter(system: Stack) -> None:
@@ -185,22 +187,22 @@ def test_response_is_compressed_only_if_it_gets_shorter(system: Stack) -> None:
         head = f"POST /v2/models/echo/infer HTTP/1.1\r\nhost: x\r\naccept-encoding: gzip\r\n{LENGTH}: {len(text)}\r\n"
         return b"%b\r\n" % f"{head}content-length: {len(text) + array.nbytes}\r\n".encode() + text + array.tobytes()
 
-    def check(answers: BinaryIO, array: np.ndarray) -> None:
-        assert answers.readline().split()[1] == b"200"
-        headers = http.client.parse_headers(answers)
-        content = answers.read(int(headers["content-length"]))
+    def check(responses: BinaryIO, array: np.ndarray) -> None:
+        assert responses.readline().split()[1] == b"200"
+        headers = http.client.parse_headers(responses)
+        content = responses.read(int(headers["content-length"]))
         assert headers["content-encoding"] == (None if array.size == 10 else "gzip")
         data = json.loads(content if array.size == 10 else gzip.decompress(content))["outputs"][0]["data"]
         assert data == array[0].tolist()
 
     host, port = system.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), 10) as client, client.makefile("rb") as answers:
+    with socket.create_connection((host, int(port)), 10) as client, client.makefile("rb") as responses:
         for array in arrays * 2:
             client.sendall(request(array))
-            check(answers, array)
+            check(responses, array)
         client.sendall(b"".join(map(request, reversed(arrays))))
         for array in reversed(arrays):
-            check(answers, array)
+            check(responses, array)
 
 
 def test_infer_needs_post_and_the_exact_path(system: Stack) -> None:
@@ -208,14 +210,14 @@ def test_infer_needs_post_and_the_exact_path(system: Stack) -> None:
     assert system.client.post(f"{system.url}/v2/models/echo/infer/", content=b"").status_code == 404
     assert system.client.post(f"{system.url}/v2/models/a%2Fb/infer", content=b"").status_code == 404
     bad_index = system.client.post(f"{system.url}/v2/repository/index", content=b'{"ready": 1}')
-    refused(bad_index, 400, 'expected {"ready": true or false}')
+    rejected(bad_index, 400, 'expected {"ready": true or false}')
 
 
 def test_shorter_of_header_and_body_timeout_applies(system: Stack) -> None:
     slow = {**ONES, "data": [1500, 0]}
     for timeout, headers in ((50_000, {}), (20_000_000, {"X-Request-Timeout": "0.05"})):
         body = {"inputs": [slow], "parameters": {"timeout": timeout}}
-        refused(post(system, "arithmetic", body, headers=headers), 504, "not answered within 0.0")
+        rejected(post(system, "arithmetic", body, headers=headers), 504, "not answered within 0.0")
 
 
 def test_api_keys_apply_to_their_models_only(stack: Callable[..., Stack]) -> None:
@@ -245,8 +247,8 @@ def test_api_keys_apply_to_their_models_only(stack: Callable[..., Stack]) -> Non
     assert [entry["name"] for entry in index] == ["simulated"]
     tensor = {"name": "input", "shape": [1], "datatype": "BYTES", "data": ["a"]}
     assert post(system, "simulated", {"inputs": [tensor]}, headers=key).status_code == 200
-    refused(post(system, "other", {"inputs": [tensor]}, headers=key), 403, "this API key may not use this model")
-    refused(post(system, "simulated", {"inputs": [tensor]}), 401, "missing API key")
+    rejected(post(system, "other", {"inputs": [tensor]}, headers=key), 403, "this API key may not use this model")
+    rejected(post(system, "simulated", {"inputs": [tensor]}), 401, "missing API key")
 
 
 def test_statistics_are_served_on_the_management_port(stack: Callable[..., Stack]) -> None:
@@ -259,5 +261,5 @@ def test_statistics_are_served_on_the_management_port(stack: Callable[..., Stack
     assert "statistics" not in system.client.get(f"{system.url}/v2").json()["extensions"]
     assert system.client.get(f"{system.url}/v2/health/ready").status_code == 503  # no worker
     early = system.client.get(f"{system.url}/v2/models/simulated")
-    refused(early, 503, "no worker of model 'simulated' has announced its inputs yet")
+    rejected(early, 503, "no worker of model 'simulated' has announced its inputs yet")
     assert int(early.headers["retry-after"]) >= 1

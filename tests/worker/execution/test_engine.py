@@ -25,13 +25,13 @@ from tests.brokers import eventually
 
 
 class Doubler(Model):
-    """Rows are numbers; doubles them. `refuse(rows)` may raise."""
+    """Rows are numbers; doubles them. `reject(rows)` may raise."""
 
     input = InputSpec(("raw",))
 
     def __init__(self) -> None:
         self.ran: list[list[int]] = []
-        self.refuse: Callable[[list[int]], None] = lambda rows: None
+        self.reject: Callable[[list[int]], None] = lambda rows: None
 
     def load(self, context: LoadContext) -> None: ...
 
@@ -49,7 +49,7 @@ class Doubler(Model):
 
     def forward(self, batch: list[int]) -> list[int]:
         self.ran.append(batch)
-        self.refuse(batch)
+        self.reject(batch)
         return [2 * row for row in batch]
 
     def separate(self, outputs: list[int], rows: int) -> list[int]:
@@ -76,11 +76,11 @@ def engine(model: Doubler) -> Iterator[Engine]:
 
 
 def fits(most: int) -> Callable[[list[int]], None]:
-    def refuse(rows: list[int]) -> None:
+    def reject(rows: list[int]) -> None:
         if len(rows) > most:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    return refuse
+    return reject
 
 
 def claimed(*rows: int, timeout_s: float = 10.0) -> ClaimedEntry:
@@ -113,11 +113,11 @@ def test_rows_that_cannot_be_stacked_run_as_sub_batches(engine: Engine, model: D
 
 
 def test_one_bad_row_in_a_batch_fails_alone(engine: Engine, model: Doubler) -> None:
-    def refuse(rows: list[int]) -> None:
+    def reject(rows: list[int]) -> None:
         if 13 in rows:
             raise RuntimeError("unlucky")
 
-    model.refuse = refuse
+    model.reject = reject
     claimed_entries = [claimed(n) for n in range(32)]
     run(engine, claimed_entries)
     assert [n for n, each in enumerate(claimed_entries) if each.error] == [13]
@@ -128,11 +128,11 @@ def test_one_bad_row_in_a_batch_fails_alone(engine: Engine, model: Doubler) -> N
 
 
 def test_a_row_rejected_with_a_value_error_is_the_clients_fault(engine: Engine, model: Doubler) -> None:
-    def refuse(rows: list[int]) -> None:
+    def reject(rows: list[int]) -> None:
         if 3 in rows:
             raise ValueError("three is not accepted")
 
-    model.refuse = refuse
+    model.reject = reject
     claimed_entries = [claimed(1), claimed(3)]
     run(engine, claimed_entries)
     assert isinstance(claimed_entries[1].error, InvalidInput)
@@ -140,7 +140,7 @@ def test_a_row_rejected_with_a_value_error_is_the_clients_fault(engine: Engine, 
 
 
 def test_a_batch_too_large_for_memory_is_halved_and_the_limit_remembered(engine: Engine, model: Doubler) -> None:
-    model.refuse = fits(10)
+    model.reject = fits(10)
     claimed_entries = [claimed(n) for n in range(32)]
     run(engine, claimed_entries)
     assert all(each.error is None for each in claimed_entries)
@@ -159,7 +159,7 @@ def test_the_memory_limit_is_probed_upward(engine: Engine, model: Doubler) -> No
 
 def test_no_row_is_skipped_when_the_limit_falls_within_a_batch(engine: Engine, model: Doubler) -> None:
     assert engine.warm_up_failed(32, MemoryError())
-    model.refuse = fits(5)
+    model.reject = fits(5)
     claimed_entries = [claimed(n) for n in range(32)]
     run(engine, claimed_entries)
     assert [each.outputs for each in claimed_entries] == [[2 * n] for n in range(32)]
@@ -167,11 +167,11 @@ def test_no_row_is_skipped_when_the_limit_falls_within_a_batch(engine: Engine, m
 
 
 def test_a_single_row_too_large_for_memory_fails_alone_and_lowers_no_limit(engine: Engine, model: Doubler) -> None:
-    def refuse(rows: list[int]) -> None:
+    def reject(rows: list[int]) -> None:
         if 13 in rows:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    model.refuse = refuse
+    model.reject = reject
     claimed_entries = [claimed(n) for n in range(32)]
     run(engine, claimed_entries)
     assert [n for n, each in enumerate(claimed_entries) if each.error] == [13]
@@ -204,11 +204,11 @@ def test_memory_is_freed_after_the_failed_batch_is_released(engine: Engine, mode
 
 @pytest.mark.parametrize(("bad", "forwards"), [({5}, 11), ({5, 20}, 19), ({0, 1, 30, 31}, 19), (set(range(32)), 63)])
 def test_bad_rows_are_found_in_few_forwards(engine: Engine, model: Doubler, bad: set[int], forwards: int) -> None:
-    def refuse(rows: list[int]) -> None:
+    def reject(rows: list[int]) -> None:
         if bad & set(rows):
             raise RuntimeError("unlucky")
 
-    model.refuse = refuse
+    model.reject = reject
     claimed_entries = [claimed(n) for n in range(32)]
     run(engine, claimed_entries)
     assert {n for n, each in enumerate(claimed_entries) if each.error} == bad
@@ -217,11 +217,11 @@ def test_bad_rows_are_found_in_few_forwards(engine: Engine, model: Doubler, bad:
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()], ids=repr)
 def test_a_row_that_would_end_the_thread_fails_alone(engine: Engine, model: Doubler, error: BaseException) -> None:
-    def refuse(rows: list[int]) -> None:
+    def reject(rows: list[int]) -> None:
         if 3 in rows:
             raise error
 
-    model.refuse = refuse
+    model.reject = reject
     claimed_entries = [claimed(1), claimed(3)]
     run(engine, claimed_entries)
     assert (claimed_entries[0].outputs, claimed_entries[0].error) == ([2], None)
@@ -237,12 +237,12 @@ def test_a_row_that_cannot_be_grouped_fails_alone(engine: Engine, model: Doubler
 
 
 def test_after_a_lost_device_nothing_more_is_run(engine: Engine, model: Doubler) -> None:
-    def refuse(rows: list[int]) -> None:
+    def reject(rows: list[int]) -> None:
         raise RuntimeError("CUDA error: device-side assert triggered")
 
     lost: list[str] = []
     engine.on_lost = lost.append
-    model.refuse = refuse
+    model.reject = reject
     run(engine, [claimed(n) for n in range(32)])
     assert lost == ["RuntimeError: CUDA error: device-side assert triggered"]
     assert len(model.ran) == 1 + model.overlaps
@@ -250,13 +250,13 @@ def test_after_a_lost_device_nothing_more_is_run(engine: Engine, model: Doubler)
 
 @pytest.mark.parametrize("works", [True, False])
 def test_an_unclear_device_error_is_judged_by_trying_the_device(engine: Engine, model: Doubler, works: bool) -> None:
-    def refuse(rows: list[int]) -> None:
+    def reject(rows: list[int]) -> None:
         if 3 in rows:
             raise RuntimeError("CUDA error: invalid configuration argument")
 
     lost: list[str] = []
     engine.on_lost = lost.append
-    model.refuse = refuse
+    model.reject = reject
     model.device_works = lambda: works
     claimed_entries = [claimed(1), claimed(3)]
     run(engine, claimed_entries)

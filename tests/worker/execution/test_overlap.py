@@ -105,11 +105,11 @@ def test_two_batches_that_do_not_fit_together_lower_no_limit(engine: Engine, mod
     done: list[Batch] = []
     engine.on_done = done.append
 
-    def refuse(rows: list[int]) -> None:
+    def reject(rows: list[int]) -> None:
         if rows == [3, 4] and not model.release.is_set():
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    model.refuse = refuse
+    model.reject = reject
     first, second = submit(engine, [1, 2], [3, 4])
     eventually(lambda: len(model.ran) == 2)
     assert not done

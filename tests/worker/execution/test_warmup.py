@@ -34,11 +34,11 @@ def test_every_size_runs_once_before_the_first_request() -> None:
 def test_a_size_that_does_not_fit_lowers_the_memory_limit() -> None:
     model = Doubler()
 
-    def refuse(rows: list[int]) -> None:
+    def reject(rows: list[int]) -> None:
         if len(rows) > 10:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    model.refuse = refuse
+    model.reject = reject
     engine, _ = warmed(model, 32)
     assert engine.memory_limit == 8
 

@@ -62,7 +62,7 @@ def _turned() -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("taken", "file"),
+    ("deferred", "file"),
     {
         "a plain one": (True, _jpeg()),
         "progressive": (False, _jpeg(progressive=True)),
@@ -75,10 +75,10 @@ def _turned() -> bytes:
         "a PNG": (False, encoded(np.zeros((8, 8, 3), np.uint8))),
     }.values(),
 )
-def test_only_plain_jpegs_of_moderate_size_are_deferred(taken: bool, file: bytes) -> None:
+def test_only_plain_jpegs_of_moderate_size_are_deferred(deferred: bool, file: bytes) -> None:
     header = read_header(file)
     assert header is not None
-    assert DeviceJpegs(CPU, PRESETS["resnet18"]).takes(header) is taken
+    assert DeviceJpegs(CPU, PRESETS["resnet18"]).takes(header) is deferred
 
 
 def test_a_broken_jpeg_raises_invalid_input() -> None:
@@ -91,10 +91,10 @@ def test_a_broken_jpeg_raises_invalid_input() -> None:
 
 
 def test_a_jpeg_that_only_the_device_rejects_is_decoded_by_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
+    def reject(*_: object, **__: object) -> None:
         raise RuntimeError("nvJPEG says no")
 
-    monkeypatch.setattr(device_jpeg, "decode_jpeg", refuse)
+    monkeypatch.setattr(device_jpeg, "decode_jpeg", reject)
     preset, file = PRESETS["resnet18"], PHOTOS[0].read_bytes()
     batch = DeviceJpegs(CPU, preset).pixels(rows_of(file))
     assert torch.equal(batch[0], decode_image(file, preset, LIMIT))
@@ -104,11 +104,11 @@ def test_one_rejected_jpeg_leaves_the_others_on_the_device(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     preset, files = PRESETS["resnet18"], [path.read_bytes() for path in PHOTOS[:2]]
-    decode, refused = device_jpeg.decode_jpeg, rows_of(files[1])[0]
+    decode, rejected = device_jpeg.decode_jpeg, rows_of(files[1])[0]
     on_cpu: list[bytes] = []
 
     def choosy(images: list[torch.Tensor], *args: Any, **options: Any) -> Any:
-        if any(torch.equal(image, refused) for image in images):
+        if any(torch.equal(image, rejected) for image in images):
             raise RuntimeError("nvJPEG says no")
         return decode(images, *args, **options)
 
@@ -128,10 +128,10 @@ def test_one_rejected_jpeg_leaves_the_others_on_the_device(
 def test_the_trial_detects_a_device_without_a_decoder(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(*_: object, **__: object) -> None:
+    def reject(*_: object, **__: object) -> None:
         raise RuntimeError("not compiled with nvJPEG")
 
-    monkeypatch.setattr(device_jpeg, "decode_jpeg", refuse)
+    monkeypatch.setattr(device_jpeg, "decode_jpeg", reject)
     assert device_jpeg.try_device(CPU, PRESETS["resnet18"], rows=1, cpu_threads=1) is None
     assert "not compiled with nvJPEG" in caplog.text
 

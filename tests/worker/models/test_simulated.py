@@ -11,7 +11,7 @@ from smartbatch.worker.models import LoadContext, resolve
 from smartbatch.worker.models.simulated import expected
 
 
-def answers(payload: Payload) -> list[list[float]]:
+def outputs(payload: Payload) -> list[list[float]]:
     model = resolve("simulated:base_ms=0,row_ms=0")
     rows = model.decode(payload)
     result = model.encode(model.separate(model.forward(model.collate(rows)), len(rows)), {})
@@ -24,11 +24,11 @@ def answers(payload: Payload) -> list[list[float]]:
 def test_outputs_depend_on_the_bytes_of_each_row():
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     want = [expected(array[0].tobytes()), expected(array[1].tobytes())]
-    assert answers(Payload("image", [b"x", b"y"])) == [expected(b"x"), expected(b"y")]
-    assert answers(Payload("text", ["ä"])) == [expected("ä".encode())]
-    assert answers(Payload("raw", Raw(b"body", "a/b"))) == [expected(b"body")]
-    assert answers(Payload("tensor", Tensor("float32", (2, 3), array.tobytes()))) == want
-    assert answers(Payload("tensor", Tensor("float32", (2, 3), array.tobytes("F"), "F"))) == want
+    assert outputs(Payload("image", [b"x", b"y"])) == [expected(b"x"), expected(b"y")]
+    assert outputs(Payload("text", ["ä"])) == [expected("ä".encode())]
+    assert outputs(Payload("raw", Raw(b"body", "a/b"))) == [expected(b"body")]
+    assert outputs(Payload("tensor", Tensor("float32", (2, 3), array.tobytes()))) == want
+    assert outputs(Payload("tensor", Tensor("float32", (2, 3), array.tobytes("F"), "F"))) == want
 
 
 def test_outputs_are_reproducible_and_differ_by_bytes():

@@ -18,9 +18,9 @@ def test_each_line_names_its_request_until_the_limit(caplog: pytest.LogCaptureFi
     for _ in range(100):
         lines.failed("the model failed on one row", RuntimeError("no"), ENTRY, "b1")
     lines.flush()
-    *told, last = caplog.records
-    assert len(told) == 10
-    for record in told:
+    *reported, last = caplog.records
+    assert len(reported) == 10
+    for record in reported:
         facts = vars(record)
         assert record.levelno == logging.WARNING
         assert record.exc_info

@@ -224,12 +224,12 @@ def test_a_wrongly_folded_convolution_is_detected(small: nn.Module, caplog) -> N
 @pytest.mark.parametrize(("name", "weights"), [("resnet18", "random"), ("efficientnet_lite0", "default")])
 def test_an_optimized_classifier_keeps_its_outputs(name: str, weights: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # compiled libraries go there
-    answers = []
+    outputs = []
     for optimize in ("none", "auto"):
         model = resolve(name)
         model.load(LoadContext("cpu", weights=weights, torch_threads=1, optimize=optimize))
         noise = torch.randn((3, 3, 224, 224), generator=torch.Generator().manual_seed(5))
-        answers.append(model.forward(model.collate(list(noise))))
+        outputs.append(model.forward(model.collate(list(noise))))
         allowed = ("none",) if optimize == "none" else ("eager", "channels_last", "folded channels_last", "winograd")
         assert model.variant.name in allowed
-    assert (answers[1] - answers[0]).abs().max() / answers[0].abs().max() < 1e-4
+    assert (outputs[1] - outputs[0]).abs().max() / outputs[0].abs().max() < 1e-4

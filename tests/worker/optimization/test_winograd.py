@@ -77,14 +77,14 @@ def test_it_matches_the_direct_convolution(
 def test_outputs_do_not_depend_on_the_number_of_threads(path: Path, generator) -> None:
     other = WinogradConv2d(nn.Conv2d(32, 32, 3, padding=1), Kernel(path))
     batch = torch.randn((2, 32, 9, 9), generator=generator)  # 18 tiles
-    threads, answers = torch.get_num_threads(), []
+    threads, outputs = torch.get_num_threads(), []
     try:
         for count in (1, 2, 3, 20):
             torch.set_num_threads(count)
-            answers.append(other(batch))
+            outputs.append(other(batch))
     finally:
         torch.set_num_threads(threads)
-    assert all(torch.equal(answer, answers[0]) for answer in answers)
+    assert all(torch.equal(output, outputs[0]) for output in outputs)
 
 
 @needs_compiler

@@ -25,12 +25,12 @@ class Broker:
     def __init__(self) -> None:
         self.bodies_held: dict[str, bytes] = {}
         self.failures = 0
-        self.asked = 0
+        self.requests = 0
 
     async def bodies(self, request_ids: Sequence[str]) -> list[bytes | None]:
-        self.asked += 1
+        self.requests += 1
         await asyncio.sleep(0)
-        if self.asked <= self.failures:
+        if self.requests <= self.failures:
             raise BrokerUnavailable("no")
         return [self.bodies_held.get(request_id) for request_id in request_ids]
 
@@ -76,7 +76,7 @@ async def test_entries_are_decoded_once_their_payloads_are_fetched(
         packed(text) for text in (b"first", b"third", b"second")
     ]
     assert all(claimed.alive and len(claimed.rows) == 1 for claimed in claimed_entries)
-    assert broker.asked == failures + 1
+    assert broker.requests == failures + 1
     assert (
         tracker.metrics.registry.get_sample_value(
             "smartbatch_worker_broker_errors_total", {"model": "m", "worker": "w"}
@@ -94,7 +94,7 @@ async def test_only_an_entry_without_a_payload_is_lost(tracker: EntryTracker, br
 async def test_an_unavailable_broker_ends_the_wait(tracker: EntryTracker, broker: Broker) -> None:
     broker.failures = 1000
     assert [claimed.lost for claimed in await decoded(tracker, [entry("a"), entry("b")])] == [True, True]
-    assert broker.asked == 3
+    assert broker.requests == 3
 
 
 async def test_fetch_time_is_a_running_mean(tracker: EntryTracker, broker: Broker) -> None:
