@@ -34,7 +34,7 @@ class SentRequest(msgspec.Struct):
     done_at: float = 0.0
     status: int = NO_RESPONSE
     code: str = ""  # of the problem, or the name of the client's error
-    right: bool = False
+    correct: bool = False
     retry_after: int | None = None
     request_id: str = ""
     closed: str = ""  # the close reason of its batch
@@ -84,7 +84,7 @@ class Load:
                     int(response.headers["retry-after"]) if "retry-after" in response.headers else None
                 )
                 if response.status == 200:
-                    request.right = is_right(content, body)
+                    request.correct = is_correct(content, body)
                     request.closed = content["batch"]["closed"]
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             request.code = type(error).__name__
@@ -136,7 +136,7 @@ class Load:
         return Counter(request.status for request in self.sent)
 
 
-def is_right(content: Mapping[str, Any], body: bytes) -> bool:
+def is_correct(content: Mapping[str, Any], body: bytes) -> bool:
     [row] = content["outputs"]["output"]["data"]
     return max(abs(a - b) for a, b in zip(row, expected(body), strict=True)) < 1e-7
 

@@ -60,7 +60,7 @@ def show(console: Console, result: Run, evaluation: Evaluation, elapsed_s: float
     table.columns[1].justify = "right"
     for name, meaning in (
         ("sent", "sent"),
-        ("answered", "answered once, and right"),
+        ("answered", "answered once, and correctly"),
         ("rejected", "rejected with a time to come back"),
         ("hostile", "hostile, answered with their error"),
         ("abandoned", "abandoned by their client"),
@@ -68,7 +68,7 @@ def show(console: Console, result: Run, evaluation: Evaluation, elapsed_s: float
         ("late", "504, redelivered until the deadline"),
         ("lost", "lost"),
         ("duplicated", "answered twice"),
-        ("wrong", "answered wrong"),
+        ("wrong", "answered wrongly"),
         ("wrongly_failed", "valid, and failed"),
     ):
         table.add_row(meaning, f"{getattr(evaluation, name):,}", style="bold" if name in ("lost", "duplicated") else "")
@@ -81,7 +81,7 @@ def show(console: Console, result: Run, evaluation: Evaluation, elapsed_s: float
     console.print(f"slowest correct response: {evaluation.slowest_s:.1f} s")
     console.print(f"workers started again: {result.restarts}; dead workers detected: {result.dead_workers:g}")
     console.print(
-        f"afterwards: {len(result.probes) - evaluation.failed_probes} of {len(result.probes)} requests answered right"
+        f"afterwards: {len(result.probes) - evaluation.failed_probes} of {len(result.probes)} were correct"
     )
     console.print(f"left behind: {', '.join(evaluation.leftovers) or 'nothing'}")
     for request in evaluation.bad[:20]:

@@ -71,11 +71,11 @@ def evaluate(run: Run) -> Evaluation:
         setattr(evaluation, what, getattr(evaluation, what) + 1)
         if what in ("lost", "wrong", "duplicated", "wrongly_failed"):
             evaluation.bad.append(request)
-    failed_probes = [request for request in run.probes if not request.right]
+    failed_probes = [request for request in run.probes if not request.correct]
     evaluation.failed_probes = len(failed_probes)
     evaluation.bad += failed_probes
     evaluation.recovery_s = _recovery(run)
-    evaluation.slowest_s = max((request.seconds for request in run.requests if request.right), default=0.0)
+    evaluation.slowest_s = max((request.seconds for request in run.requests if request.correct), default=0.0)
     return evaluation
 
 
@@ -94,7 +94,7 @@ def _became(request: SentRequest, run: Run) -> str:
     if outcome not in ALLOWED[request.kind]:
         return "late" if outcome == (504, "deadline_exceeded") else "wrongly_failed"
     if request.status == 200:
-        return "answered" if request.right else "wrong"
+        return "answered" if request.correct else "wrong"
     return "hostile"
 
 
@@ -103,11 +103,13 @@ def _recovery(run: Run) -> dict[str, list[float]]:
 
     Faults that overlap with another one are excluded.
     """
-    right = sorted(((a.sent_at, a.done_at) for a in run.requests if a.right), key=lambda pair: pair[0])
+    correct = sorted(((a.sent_at, a.done_at) for a in run.requests if a.correct), key=lambda pair: pair[0])
     times: dict[str, list[float]] = defaultdict(list)
     for fault in run.faults:
         others = [other for other in run.faults if other is not fault and other.ended_at > fault.began_at]
-        done = [done_at for sent_at, done_at in right if fault.ended_at <= sent_at <= fault.ended_at + 2 * RECOVERED_S]
+        done = [
+            done_at for sent_at, done_at in correct if fault.ended_at <= sent_at <= fault.ended_at + 2 * RECOVERED_S
+        ]
         took = min(done) - fault.ended_at if done else 2 * RECOVERED_S
         if not any(other.began_at < fault.ended_at + took for other in others):
             times[fault.name].append(took)

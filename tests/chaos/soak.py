@@ -68,7 +68,7 @@ def main(seconds: float, rate: float, out: Path) -> None:
     finally:
         server.stop()
     statuses = dict(sorted(load.statuses().items()))
-    wrong = [a for a in load.sent if a.kind in ("plain", "large") and not a.right]
+    wrong = [a for a in load.sent if a.kind in ("plain", "large") and not a.correct]
     grown = [one.name for one in series if one.growth()[0] > GROWTH_BYTES or one.growth()[1] > GROWTH_FILES]
     table = Table("process", "memory at the end", "grown by", "open files", "grown by")
     for one in series:
@@ -77,7 +77,7 @@ def main(seconds: float, rate: float, out: Path) -> None:
             one.name, f"{one.rss_bytes[-1] / 1e6:.1f} MB", f"{memory / 1e6:+.1f} MB", str(one.files[-1]), f"{files:+g}"
         )
     console.print(table)
-    console.print(f"{len(load.sent):,} requests in {seconds:g} s, by status {statuses}; {len(wrong)} not right")
+    console.print(f"{len(load.sent):,} requests in {seconds:g} s, by status {statuses}; {len(wrong)} wrong")
     _plot(series, out)
     out.with_suffix(".json").write_bytes(
         msgspec.json.encode({"seconds": seconds, "rate": rate, "statuses": statuses, "series": series})

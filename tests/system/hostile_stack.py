@@ -24,7 +24,7 @@ SETTINGS = {
 }
 
 
-class Answer:
+class RowResponse:
     def __init__(self, status: int, body: dict[str, Any]) -> None:
         self.status = status
         self.body = body
@@ -45,14 +45,14 @@ def hostile(stack: Callable[..., Stack], **settings: object) -> Stack:
     return system
 
 
-async def send_rows(system: Stack, rows: Sequence[str], timeout_s: float = 120) -> list[Answer]:
+async def send_rows(system: Stack, rows: Sequence[str], timeout_s: float = 120) -> list[RowResponse]:
     """Send every row as a request of its own, all at once."""
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(timeout_s)) as client:
 
-        async def one(row: str) -> Answer:
+        async def one(row: str) -> RowResponse:
             async with client.post(f"{system.url}/predict", data=row.encode()) as response:
-                return Answer(response.status, await response.json())
+                return RowResponse(response.status, await response.json())
 
         return list(await asyncio.gather(*(one(row) for row in rows)))
 

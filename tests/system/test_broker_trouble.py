@@ -87,7 +87,7 @@ async def full(broker: Broker, proxy: Proxy) -> None:
     broker.sync.config_set("maxmemory", 0)
 
 
-# How many of the requests may be refused at the most: those sent while Redis was away, and until that was noticed.
+# During how many seconds requests may be rejected: while Redis was unreachable and until its return was noticed.
 FAULTS: dict[Fault, float] = {
     restarted_with_its_data: 4.0,
     restarted_empty: 3.0,
@@ -115,7 +115,7 @@ async def test_no_request_is_lost_and_the_service_recovers(
         done.set()
         await sending
         requests = load.sent
-    assert all(request.right for request in requests if request.status == 200)
+    assert all(request.correct for request in requests if request.status == 200)
     others = [request for request in requests if request.status != 200]
     assert {(request.status, request.code) for request in others} <= {(503, "broker_unavailable"), (503, "broker_full")}
     assert all(request.retry_after for request in others)

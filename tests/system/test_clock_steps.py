@@ -63,7 +63,7 @@ async def test_clock_steps_kill_no_worker_and_lose_no_request(stepping: Stepping
             done.set()
             await sending
         assert load.statuses() == {200: len(load.sent)}
-        assert all(request.right for request in load.sent)
+        assert all(request.correct for request in load.sent)
         assert max(request.seconds for request in load.sent) < 10
         assert system.counter("smartbatch_dead_workers_found_total") == 0
         await asyncio.to_thread(system.until_clean, 2)

@@ -138,14 +138,14 @@ def _wrong(system: Stack, what: str, body: bytes, status: int, text: str) -> str
     headers = [(b"content-type", content_type.encode("latin-1"))]
     response = system.client.post(f"{system.url}/predict{query}", content=body, headers=headers)
     problem = response.json()
-    right = (
+    correct = (
         response.headers["content-type"] == "application/problem+json"
         and (response.status_code, problem["status"]) == (status, status)
         and text in problem["detail"]
         and 15 < len(problem["detail"]) <= 1000
         and response.elapsed.total_seconds() < 10
     )
-    return "" if right else f"{what!r} {body[:60]!r} → {status} {text!r}: {response.elapsed} {response.text[:300]}"
+    return "" if correct else f"{what!r} {body[:60]!r} → {status} {text!r}: {response.elapsed} {response.text[:300]}"
 
 
 def unharmed(system: Stack) -> None:
@@ -163,23 +163,23 @@ def unharmed(system: Stack) -> None:
 def test_hostile_tensors_are_rejected_without_affecting_others(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="examples.tabular:Iris", MODEL_NAME="iris", TORCH_THREADS=1, LOG_LEVEL="debug")
     system.up()
-    right = system.predict(FLOWER, headers={"content-type": JSON}).json()["values"]
+    correct = system.predict(FLOWER, headers={"content-type": JSON}).json()["values"]
     assert wrongly_answered(system, TENSORS) == []
-    assert system.predict(FLOWER, headers={"content-type": JSON}).json()["values"] == right
-    assert right[0]["species"] == "setosa"
+    assert system.predict(FLOWER, headers={"content-type": JSON}).json()["values"] == correct
+    assert correct[0]["species"] == "setosa"
     unharmed(system)
 
 
 def test_hostile_images_are_rejected_without_affecting_others(shared: Callable[..., Stack]) -> None:
     system = shared(MODEL_PATH="efficientnet_lite0", MODEL_NAME="lite", TORCH_THREADS=1)
     cat = encoded(pixels("chelsea"), "JPEG", quality=95)
-    right = system.predict(cat, headers={"content-type": "image/jpeg"}).json()["predictions"]
+    correct = system.predict(cat, headers={"content-type": "image/jpeg"}).json()["predictions"]
     assert wrongly_answered(system, IMAGES) == []
     for harmless in (png_with((b"eXIf", exif(2000, 500_000))), png_with((b"zTXt", b"x\0\0" + bytes(9)), 900)):
         assert system.predict(harmless, headers={"content-type": "image/png"}).status_code == 200
     again = system.predict(cat, headers={"content-type": "image/jpeg"}).json()["predictions"]
-    assert [score["label"] for score in again[0]] == [score["label"] for score in right[0]]
-    assert right[0][0]["label"] == "Egyptian cat"
+    assert [score["label"] for score in again[0]] == [score["label"] for score in correct[0]]
+    assert correct[0][0]["label"] == "Egyptian cat"
     unharmed(system)
 
 

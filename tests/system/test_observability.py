@@ -1,4 +1,4 @@
-"""/metrics, /stats, /healthz, /readyz: right with one gateway process and with several."""
+"""/metrics, /stats, /healthz, /readyz: correct with one gateway process and with several."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.system.test_batching import bodies, send_all
 
 
 def samples(text: str) -> dict[tuple[str, str], float]:
-    """(name, distinguishing labels) → value. Fails on text that Prometheus would refuse."""
+    """(name, distinguishing labels) → value. Fails on text that Prometheus would reject."""
     found: dict[tuple[str, str], float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

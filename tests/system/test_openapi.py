@@ -12,7 +12,7 @@ import pytest
 from tests.system.stack import Stack
 
 # A client may set a timeout of a millisecond, and then a 504 is correct. What the schema allows and the
-# model doesn't take (another number of columns, text) is refused by the codes here.
+# model doesn't take (another number of columns, text) is rejected with the codes here.
 EXPECTATIONS = """
 [checks]
 not_a_server_error.expected-statuses = ["2xx", "4xx", 504]

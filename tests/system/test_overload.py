@@ -56,7 +56,7 @@ async def test_overload_admits_only_what_meets_its_deadline_and_keeps_the_device
         requests = load.sent
     answered = [request for request in requests if request.status == 200]
     rejected = [request for request in requests if request.status == 503]
-    assert all(request.right for request in answered)
+    assert all(request.correct for request in answered)
     assert len(answered) + len(rejected) >= 0.995 * len(requests), load.statuses()  # almost no 504
     assert percentile((request.seconds for request in answered), 99) < 2.2
     assert len(answered) > 0.85 * CAPACITY * seconds
@@ -99,4 +99,4 @@ async def test_unattainable_timeout_is_rejected_and_a_longer_one_admitted(stack:
         patient = await load.send(headers={"x-request-timeout": "10"})
         await asyncio.gather(*backlog)
     assert (hurried.status, hurried.code) == (503, "deadline_unattainable")
-    assert (patient.status, patient.right) == (200, True)
+    assert (patient.status, patient.correct) == (200, True)

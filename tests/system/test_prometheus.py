@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.extended, pytest.mark.timeout(180)]
 
 ROOT = Path(__file__).parents[2]
 MODEL = "simulated:base_ms=2,row_ms=0.1"
-# What shows nothing here: there are no keys and no GPU, and nothing was refused by a connection.
+# These panels are empty here: there are no keys and no GPU, and no connection was rejected.
 EMPTY = {"Requests by API key", "Device memory", "Connections closed early"}
 SENT = {"first": 300, "second": 200}  # by gateway
 BAD = 40

@@ -35,7 +35,7 @@ async def test_kill_9_of_a_worker_under_load_is_over_within_five_seconds(stack: 
         done.set()
         await sending
     assert load.statuses() == {200: len(load.sent)}
-    assert all(request.right for request in load.sent)
+    assert all(request.correct for request in load.sent)
     assert len({request.request_id for request in load.sent}) == len(load.sent)
     recovered = [request for request in load.sent if request.closed == "isolated"]
     assert recovered
@@ -61,7 +61,7 @@ async def test_paused_worker_changes_no_response_when_it_resumes(stack: Callable
         done.set()
         await sending
     assert load.statuses() == {200: len(load.sent)}
-    assert all(request.right for request in load.sent)
+    assert all(request.correct for request in load.sent)
     assert system.counter("smartbatch_dead_workers_found_total") == 1
     await asyncio.to_thread(system.until_clean, 2)
     assert paused.popen.poll() is None
@@ -85,7 +85,7 @@ async def test_killed_gateway_breaks_only_its_own_connections(stack: Callable[..
     others = [request for request in load.sent if request.status != 200]
     assert {(request.status, request.url) for request in others} <= {(0, killed)}
     assert len(others) < RATE / 2
-    assert all(request.right for request in load.sent if request.status == 200)
+    assert all(request.correct for request in load.sent if request.status == 200)
     system.url = urls[0]
     await asyncio.to_thread(system.until_clean, 1)  # the dead gateway's entries have run, its replies expired
 
@@ -111,7 +111,7 @@ async def test_a_rolling_restart_fails_no_request(stack: Callable[..., Stack]) -
         done.set()
         await sending
     assert load.statuses() == {200: len(load.sent)}
-    assert all(request.right for request in load.sent)
+    assert all(request.correct for request in load.sent)
     slow = [request for request in load.sent if request.seconds > 2]
     assert not slow
     assert "isolated" not in {request.closed for request in load.sent}  # no worker was found dead
@@ -150,6 +150,6 @@ async def test_abandoned_or_timed_out_requests_never_reach_the_device(stack: Cal
         await asyncio.to_thread(eventually, lambda: system.waiting() == 0)
         system.worker()
         await asyncio.to_thread(system.ready)
-        assert (await load.send()).right
+        assert (await load.send()).correct
     await asyncio.to_thread(eventually, lambda: system.counter("smartbatch_rows_total") == 1)
     await asyncio.to_thread(system.until_clean, 1)

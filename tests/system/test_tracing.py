@@ -176,7 +176,7 @@ def test_inference_by_rest_and_by_grpc_is_traced_too(stack: Callable[..., Stack]
     assert first.attributes["http.route"] == "/v2/models/{model}/infer"
 
     rpc, client_span, rpc_header = parent()
-    rejected, _, refused_header = parent()
+    rejected, _, rejected_header = parent()
     name = "inference.GRPCInferenceService/ModelInfer"
     with grpc.insecure_channel(system.grpc_gateway().url) as channel:
         infer = channel.unary_unary(
@@ -188,7 +188,7 @@ def test_inference_by_rest_and_by_grpc_is_traced_too(stack: Callable[..., Stack]
         infer(message, metadata=(("traceparent", rpc_header),), timeout=20)
         with pytest.raises(grpc.RpcError):
             missing = pb.ModelInferRequest(model_name="none", inputs=[tensor])
-            infer(missing, metadata=(("traceparent", refused_header),), timeout=20)
+            infer(missing, metadata=(("traceparent", rejected_header),), timeout=20)
     spans = collector.trace(rpc, [name, *PARTS])
     assert spans[name].parent_id == client_span
     assert spans[name].attributes["rpc.system.name"] == "grpc"
