@@ -80,9 +80,7 @@ def show(console: Console, result: Run, evaluation: Evaluation, elapsed_s: float
     console.print(recovery)
     console.print(f"slowest correct response: {evaluation.slowest_s:.1f} s")
     console.print(f"workers started again: {result.restarts}; dead workers detected: {result.dead_workers:g}")
-    console.print(
-        f"afterwards: {len(result.probes) - evaluation.failed_probes} of {len(result.probes)} were correct"
-    )
+    console.print(f"afterwards: {len(result.probes) - evaluation.failed_probes} of {len(result.probes)} were correct")
     console.print(f"left behind: {', '.join(evaluation.leftovers) or 'nothing'}")
     for request in evaluation.bad[:20]:
         console.print(f"  {request}", style="red", markup=False)
