@@ -13,7 +13,7 @@ from smartbatch.deploy.entry_view import printable
 from smartbatch.deploy.tables import table
 from smartbatch.gateway.core.response_types import ModelStats
 from smartbatch.gateway.monitoring.model_view import ModelView
-from smartbatch.gateway.monitoring.window_stats import Last
+from smartbatch.gateway.monitoring.window_stats import WindowStats
 
 PART_COLOURS = {
     "admit": "white",
@@ -63,7 +63,7 @@ def _model(name: str, view: ModelView) -> list[RenderableType]:
     return [title, rates, depth, _parts(last), _distributions(last), _workers(view)]
 
 
-def _parts(last: Last) -> RenderableType:
+def _parts(last: WindowStats) -> RenderableType:
     """Render the mean time per part of answered requests, as numbers and as a bar."""
     total = sum(last.parts_ms.values())
     if not total:
@@ -76,7 +76,7 @@ def _parts(last: Last) -> RenderableType:
     return Group(line, bar)
 
 
-def _distributions(last: Last) -> RenderableType:
+def _distributions(last: WindowStats) -> RenderableType:
     both = Table.grid(padding=(0, 4))
     rows = {f"up to {bound}" if bound != "inf" else "more": count for bound, count in last.rows_at_most.items()}
     both.add_row(_shares("rows per batch", rows), _shares("close reason", last.closed))

@@ -1,1 +1,4 @@
-"""The clients' side: HTTP and gRPC requests become queue entries, replies become responses. No numpy."""
+"""The process that clients connect to: HTTP and gRPC requests become queue entries, replies become responses.
+
+It imports neither numpy nor torch.
+"""

@@ -32,13 +32,13 @@ from smartbatch.shared.telemetry import logs
 
 
 class App(Starlette):
-    """Passes requests that run a model directly to their endpoint, which renders its own errors. Starlette's middleware
-    and router would take a sixth of the gateway's time (`make bench ONLY=E`)."""
+    """Passes inference requests directly to their endpoint, which renders its own errors. Starlette's middleware and
+    router would use a sixth of the gateway's CPU time (`make bench ONLY=E`)."""
 
     management_port = -1
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or on_port(scope, self.management_port):  # requests there need no key
+        if scope["type"] != "http" or on_port(scope, self.management_port):  # management requests need no key
             await super().__call__(scope, receive, send)
             return
         if scope["method"] == "POST" and is_inference_path(scope["path"]):
@@ -57,7 +57,7 @@ def on_port(scope: Scope, port: int) -> bool:
 
 
 class PortRoute(Route):
-    """A route that exists on one port only: on MANAGEMENT_PORT if it is `managed`, otherwise on the other one."""
+    """A route that exists on one port only: MANAGEMENT_PORT if `managed`, otherwise PORT."""
 
     def __init__(self, path: str, endpoint: Any, *, managed: bool, port: int, methods: list[str] | None = None) -> None:
         super().__init__(path, endpoint, methods=methods)
@@ -70,12 +70,12 @@ class PortRoute(Route):
         return super().matches(scope)
 
 
-Serving = Callable[[GatewayServices], contextlib.AbstractAsyncContextManager[None]]
+ExtraServer = Callable[[GatewayServices], contextlib.AbstractAsyncContextManager[None]]
 
 
-def create_app(settings: Settings | None = None, also_serving: Serving | None = None) -> Starlette:
-    """Create the application. Without `settings` (one process of several) they come from the environment.
-    `also_serving` is entered once the services have started, and left before they close."""
+def create_app(settings: Settings | None = None, extra_server: ExtraServer | None = None) -> Starlette:
+    """Create the application. Without `settings` (one process of several), read them from the environment.
+    `extra_server` runs from the start of the services until just before they close."""
     if settings is None:
         settings = from_environment()
         parent = multiprocessing.parent_process()
@@ -88,7 +88,7 @@ def create_app(settings: Settings | None = None, also_serving: Serving | None = 
         app.state.gateway = services
         await services.start()
         try:
-            async with also_serving(services) if also_serving else contextlib.nullcontext():
+            async with extra_server(services) if extra_server else contextlib.nullcontext():
                 gc_freeze.freeze_startup_objects()
                 yield {"connection_registry": services.connection_registry, "services": services}  # for Connection
         finally:
@@ -112,21 +112,22 @@ def create_app(settings: Settings | None = None, also_serving: Serving | None = 
         lifespan=lifespan,
     )
     app.management_port = settings.management_port
-    app.router.redirect_slashes = False  # a redirect would be built from the client's own Host header
+    app.router.redirect_slashes = False  # a redirect would contain the client's Host header
     app.state.openapi = build.document(settings)
     return app
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """An unknown path or method."""
+    """Render the error for an unknown path or method."""
     assert isinstance(error, HTTPException)
     path = request.scope["path"]
     if error.status_code == 404:
-        code, detail = "not_found", f"there is no {path[:200]} here"
+        code, detail = "not_found", f"path not found: {path[:200]}"
         if path.endswith("/") and any(getattr(route, "path", None) == path.rstrip("/") for route in request.app.routes):
-            detail += f"; {path.rstrip('/')} has no slash at its end"
+            detail += f"; did you mean {path.rstrip('/')}, without the trailing slash?"
     else:
-        code, detail = "method_not_allowed", f"{path} takes {(error.headers or {}).get('Allow', 'other methods')}"
+        allowed = (error.headers or {}).get("Allow", "other methods")
+        code, detail = "method_not_allowed", f"{path} allows only {allowed}"
     status, headers, body = problem_with(error.status_code, code, detail, None)
     return Response(body, status, {**headers, **(error.headers or {})})
 

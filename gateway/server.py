@@ -1,4 +1,4 @@
-"""Processes and sockets: one uvicorn server, or several behind one port."""
+"""Processes and sockets: one uvicorn server, or several that share one port."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from smartbatch.shared.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Connections that the kernel holds until they are accepted.
+# Connections that the kernel queues until they are accepted.
 BACKLOG = 2048
-# Iterations of the event loop, and their length, between SIGTERM and the end of accepting.
+# Number and length of the event loop iterations in which connections are still accepted after SIGTERM.
 LAST_ACCEPTS = 3
 LAST_ACCEPT_S = 0.05
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, but it accepts the connections that came before SIGTERM: closing a listening socket resets those that
-    the kernel has established and nobody has accepted yet, which are many when the process was busy."""
+    """uvicorn's server, which also accepts the connections that were established before SIGTERM. Closing a listening
+    socket resets those that the process hasn't accepted yet, and a busy process leaves many."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for _ in range(LAST_ACCEPTS):
-            await asyncio.sleep(LAST_ACCEPT_S)  # in each iteration the loop accepts all there are
+            await asyncio.sleep(LAST_ACCEPT_S)  # the loop accepts all queued connections per iteration
         await super().shutdown(sockets)
 
 
 def bind(settings: Settings) -> socket.socket:
-    """Return a listening socket. Raises StartupError, with one clear line, if that fails."""
+    """Return a listening socket for PORT. Raises StartupError, with one clear line."""
     return _bind(settings.host, settings.port, "PORT, --port")
 
 
@@ -53,7 +53,7 @@ def bind_grpc(settings: Settings) -> socket.socket:
 
 
 def bind_management(settings: Settings) -> socket.socket | None:
-    """The same for MANAGEMENT_PORT, if there is one."""
+    """Return a listening socket for MANAGEMENT_PORT, or None if it isn't set."""
     if settings.management_port < 0:
         return None
     return _bind(settings.management_host, settings.management_port, "MANAGEMENT_PORT, --management-port")
@@ -65,7 +65,7 @@ def _bind(host: str, port: int, how: str) -> socket.socket:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((host, port))
-        sock.listen(BACKLOG)  # at once: with SO_REUSEADDR, others may bind the same port until somebody listens on it
+        sock.listen(BACKLOG)  # now: with SO_REUSEADDR, another process can bind the same port until one listens
     except OSError as error:
         sock.close()
         raise StartupError(f"can't listen on {host}:{port}: {error.strerror}. Choose another port ({how})") from None
@@ -74,7 +74,7 @@ def _bind(host: str, port: int, how: str) -> socket.socket:
 
 
 def serve(settings: Settings, sock: socket.socket, management: socket.socket | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; then stop accepting, finish what is in flight, return."""
+    """Serve until SIGTERM or SIGINT; then stop accepting, finish the requests in flight and return."""
     host, port = sock.getsockname()[:2]
     sockets = [sock, management] if management else [sock]
     settings = with_management_port(settings, management)
@@ -91,10 +91,10 @@ def serve(settings: Settings, sock: socket.socket, management: socket.socket | N
 
 
 def serve_grpc(settings: Settings, sock: socket.socket, management: socket.socket | None = None) -> None:
-    """Serve gRPC on the port of `sock` until SIGTERM or SIGINT; then take no more calls, finish what is in flight,
+    """Serve gRPC on the port of `sock` until SIGTERM or SIGINT; then accept no more calls, finish those in flight and
     return.
 
-    The process runs the same application as an HTTP gateway, which serves MANAGEMENT_PORT alone, if there is one.
+    The process runs the same application as an HTTP gateway, but only on MANAGEMENT_PORT, if that is set.
     """
     try:
         from smartbatch.gateway.grpc.server import serving
@@ -111,7 +111,7 @@ def serve_grpc(settings: Settings, sock: socket.socket, management: socket.socke
 
 
 def with_management_port(settings: Settings, management: socket.socket | None) -> Settings:
-    """Return the settings with the management port that was bound."""
+    """Return the settings with the bound management port, which may have been 0."""
     if management is None:
         return settings
     host, port = management.getsockname()[:2]
@@ -122,19 +122,19 @@ def with_management_port(settings: Settings, management: socket.socket | None) -
 def run(app: ASGIApp, settings: Settings, sockets: list[socket.socket]) -> None:
     """Serve one application in this process until SIGTERM or SIGINT."""
     server = Server(_config(app, settings))
-    with _signals_end(server):
+    with _end_on_signals(server):
         server.run(sockets=sockets)
 
 
 def warn_if_open(settings: Settings, port: int | None = None) -> None:
-    """Warn if anybody on the network may send requests. Raises SettingsError if the keys can't be read."""
+    """Warn if the gateway is open to anyone on the network. Raises SettingsError if the keys can't be read."""
     if KeyStore.configured(settings):
         if not KeyStore(settings).keys:
-            log.warning("API_KEYS_FILE holds no key, so every request is refused: make one with `smartbatch key new`")
+            log.warning("API_KEYS_FILE contains no keys, so every request is refused; create one: smartbatch key new")
     elif not _is_loopback(settings.host):
         log.warning(
-            "NO API KEYS: whoever reaches %s:%d may use this gateway. Make a key (`smartbatch key new NAME`) and set "
-            "API_KEYS_FILE, or listen on this machine only (HOST=127.0.0.1)",
+            "NO API KEYS: anyone who can reach %s:%d can use this gateway. Create a key (`smartbatch key new NAME`) "
+            "and set API_KEYS_FILE, or listen only on this machine (HOST=127.0.0.1)",
             settings.host,
             settings.port if port is None else port,
         )
@@ -167,22 +167,22 @@ def _config(app, settings: Settings) -> uvicorn.Config:
 
 
 def _to_environment(settings: Settings) -> None:
-    """Pass the settings, with the command line's options, to the processes that will be spawned."""
+    """Pass the settings, including the command line's options, to the processes that will be spawned."""
     for name, value in msgspec.to_builtins(settings).items():
         os.environ[name.upper()] = str(value)
 
 
 @contextlib.contextmanager
-def _signals_end(server: Server):
-    """Exit with code 0: uvicorn raises the signal that ended it again, after its shutdown. A signal that comes before
-    uvicorn handles it isn't lost."""
+def _end_on_signals(server: Server):
+    """End the server on SIGTERM and SIGINT, with exit code 0: uvicorn re-raises the signal after its shutdown. A signal
+    that arrives before uvicorn installs its own handlers isn't lost."""
 
     def end(*_: object) -> None:
         server.should_exit = True
 
-    before = {name: signal.signal(name, end) for name in (signal.SIGTERM, signal.SIGINT)}
+    previous = {name: signal.signal(name, end) for name in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        for name, handler in before.items():
+        for name, handler in previous.items():
             signal.signal(name, handler)

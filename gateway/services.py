@@ -1,7 +1,7 @@
 """The state of a gateway process: model queues, system monitor, metrics. Created and closed by the app's lifespan.
 
-Handlers don't import it. They get what they need by a narrow protocol (inference/request_services.py) or as plain
-arguments.
+Handlers don't import it. They receive what they need through a narrow protocol (inference/request_services.py) or as
+plain arguments.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ SETTLE_S = 0.5
 
 
 class GatewayServices:
-    """One per process. `gateway_id` is never reused, so that nobody else reads a dead gateway's inbox."""
+    """One per process. `gateway_id` is never reused, so that no other gateway reads a dead gateway's inbox."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.gateway_id = uuid.uuid4().hex
-        # Always made here: a client's own id never becomes part of a key. (`map` calls no Python function.)
+        # Generated here: a client's id never becomes part of a Redis key. (`map` calls no Python function.)
         self.request_ids: Iterator[str] = map(f"{self.gateway_id[:16]}-{{:x}}".format, itertools.count(1))
         self.metrics = GatewayMetrics()
         key_requests = names.KEY_REQUESTS.counter(self.metrics.registry)
@@ -96,7 +96,7 @@ class GatewayServices:
         if self.authenticator is not None:
             await self.authenticator.close()
         await self.monitor.close()
-        self.request_log.settle()
+        self.request_log.flush()
         if self.tracing is not None:
             await asyncio.to_thread(self.tracing.close)
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -104,7 +104,7 @@ class GatewayServices:
     def queue(self, model: str) -> ModelQueue:
         """Return the queue of a model. Raises UnknownModel.
 
-        The default model accepts requests before its first worker is up; they wait in the queue.
+        The default model accepts requests before its first worker is up; they wait in its queue.
         """
         queue = self.queues.get(model)
         if queue is None:
@@ -121,7 +121,7 @@ class GatewayServices:
         return queue
 
     async def in_thread(self, function: Callable[..., T], *args: Any) -> T:
-        """Run a long computation outside the event loop, one at a time so that other threads get their share."""
+        """Run a long computation outside the event loop, one at a time so that other threads get CPU time."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
 
     def watch(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -134,17 +134,17 @@ class GatewayServices:
     def _on_task_end(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            log.critical("a task of the gateway ended", exc_info=error)
+            log.critical("a gateway task ended with an error", exc_info=error)
 
     def settle_metrics(self) -> None:
-        """Hand on what has been counted, before a scrape reads it."""
+        """Pass the counted values on to Prometheus, before a scrape reads them."""
         self.metrics.settle()
-        self.process_metrics.settle()
+        self.process_metrics.update()
 
     async def _settle_metrics(self) -> None:
-        """With several processes one of them answers a scrape, from files that all have written."""
+        """Settle regularly: with several processes, one of them answers a scrape from the files of all."""
         while True:
             due = time.monotonic() + SETTLE_S
             await asyncio.sleep(SETTLE_S)
-            self.process_metrics.woke(time.monotonic() - due)
+            self.process_metrics.observe_loop_lag(time.monotonic() - due)
             self.settle_metrics()

@@ -41,7 +41,7 @@ def new(name: str, file: Path | None, **limits) -> None:
 
     secret = keys.new_key()
     key = keys.Key(sha256=keys.digest_of(secret.encode()).hex(), **limits)
-    table = keys.table_of(name, key)
+    table = keys.to_toml(name, key)
     if file is None:
         click.echo(f"# key of {name}, shown only once:  {secret}\n# add to API_KEYS_FILE:\n{table}", nl=False)
         return

@@ -82,10 +82,10 @@ async def _live(screen, updates: AsyncIterator) -> None:
 async def _updates(connection: MultiplexedConnection, name: str | None, interval: float) -> AsyncIterator:
     """Yield (models, error) every `interval` seconds: the last state that was read, and why it is out of date."""
     from smartbatch.gateway.monitoring.model_view import ModelView, describe
-    from smartbatch.gateway.monitoring.window_stats import Looks
+    from smartbatch.gateway.monitoring.window_stats import StatsWindow
     from smartbatch.shared.broker.admin import registry
 
-    looks: defaultdict[str, Looks] = defaultdict(Looks)
+    windows: defaultdict[str, StatsWindow] = defaultdict(StatsWindow)
     models: dict[str, ModelView] = {}
     while True:
         began_at, error_text = time.monotonic(), ""
@@ -93,7 +93,7 @@ async def _updates(connection: MultiplexedConnection, name: str | None, interval
             infos = await registry.models(connection)
             names = [name] if name else sorted(infos)
             seen = {each: await registry.snapshot(connection, each) for each in names}
-            models = {each: ModelView(describe(s), looks[each].add(s), infos.get(each)) for each, s in seen.items()}
+            models = {each: ModelView(describe(s), windows[each].add(s), infos.get(each)) for each, s in seen.items()}
         except BrokerUnavailable as error:
             error_text = str(error)
         yield models, error_text

@@ -1,1 +1,1 @@
-"""API keys: who sends a request, which models the key may use, and its rate limit and quota."""
+"""API keys: authentication of requests, permitted models, rate limits and quotas."""

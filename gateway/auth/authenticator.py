@@ -1,7 +1,7 @@
-"""Finds the API key that a request carries, by one lookup in a dict of digests, before the body is read.
+"""Authenticates requests by API key, with one lookup in a dict of digests, before the body is read.
 
-The lookup compares digests, not keys: its timing could only reveal something about the SHA-256 of a guess, and nobody
-can choose a guess by its digest.
+The lookup compares digests, not keys. Its timing could only reveal something about the SHA-256 of a guess, and an
+attacker can't choose a guess by its digest.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 RELOAD_S = 1.0
 
-_HOW = "missing API key: send Authorization: Bearer <key> or X-API-Key: <key>"
+_MISSING_KEY = "missing API key: send Authorization: Bearer <key> or X-API-Key: <key>"
 
 
 class Authenticator:
     """One per gateway process that has API keys; `run` is its task.
 
-    `open_paths` need no key. Paths that end with one of `monitoring_suffixes` need the role monitor or admin. Any other
-    page needs some key. `decisions` counts requests by key (metric_names.KEY_REQUESTS).
+    `open_paths` need no key. Paths that end with one of `monitoring_suffixes` need the role monitor or admin. All other
+    pages need any valid key. `decisions` counts requests by key (metric_names.KEY_REQUESTS).
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class Authenticator:
         self._update_principals()
 
     async def start(self) -> None:
-        """Read what was used before this process started, so that a restart renews no quota."""
-        await self._usage_sync.settle(self._principals.values())
+        """Read the usage from before this process started, so that a restart doesn't reset quotas."""
+        await self._usage_sync.sync(self._principals.values())
 
     async def run(self) -> None:
         """Reload the keys when their file changes, and synchronize usage with the other gateways."""
@@ -58,14 +58,14 @@ class Authenticator:
             await asyncio.sleep(RELOAD_S)
             if self._key_store.reload():
                 self._update_principals()
-            await self._usage_sync.settle(self._principals.values())
+            await self._usage_sync.sync(self._principals.values())
 
     async def close(self) -> None:
-        await self._usage_sync.settle(self._principals.values())
+        await self._usage_sync.sync(self._principals.values())
         await self._usage_sync.close()
 
     def _update_principals(self) -> None:
-        """A key whose name stays keeps its usage. One whose name is gone is refused from now on."""
+        """Apply the current keys. A key that keeps its name keeps its usage; a removed one is refused from now on."""
         principals = {}
         for name, key in self._key_store.keys.items():
             principal = self._principals.get(name)
@@ -77,23 +77,23 @@ class Authenticator:
         self._by_digest = {principal.key.digest: principal for principal in principals.values()}
 
     def identify(self, headers: Headers) -> Principal:
-        """Return the principal that a request's key belongs to. Raises Unauthenticated."""
-        bearer = own = b""
+        """Return the principal of a request's key. Raises Unauthenticated."""
+        bearer = x_api_key = b""
         for name, value in headers:
             if name == b"authorization" and value[:7].lower() == b"bearer ":
                 bearer = value[7:].strip()
             elif name == b"x-api-key":
-                own = value.strip()
-        sent = bearer or own
+                x_api_key = value.strip()
+        sent = bearer or x_api_key
         principal = self._by_digest.get(digest_of(sent)) if sent else None
         if principal is None:
             self._unauthenticated.inc()
-            raise Unauthenticated("invalid API key" if sent else _HOW)
+            raise Unauthenticated("invalid API key" if sent else _MISSING_KEY)
         return principal
 
     def refusal(self, path: str, headers: Headers) -> SmartBatchError | None:
-        """Return why a page (any path that runs no model) is refused, or None. A path that isn't known to be open needs
-        a key, so a page that is added later does too."""
+        """Return the error for a request of a page (any path that runs no model), or None if it is authorized. Paths
+        need a key unless they are listed as open, so new pages do too."""
         if path in self.open_paths:
             return None
         try:

@@ -1,4 +1,4 @@
-"""The API keys that are valid now, from the file and the environment. A file that changes is read again."""
+"""Loads the valid API keys from the file and the environment, and reloads the file when it changes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class KeyStore:
 
     def __init__(self, settings: Settings) -> None:
         self._path = Path(settings.api_keys_file) if settings.api_keys_file else None
-        self._fixed = keys.from_variable(settings.api_keys)
+        self._environment_keys = keys.from_variable(settings.api_keys)
         self._stamp: Stamp | None = None
         self._reported_error = ""
         self.keys = self._read()
@@ -31,9 +31,9 @@ class KeyStore:
         return bool(settings.api_keys_file or settings.api_keys)
 
     def reload(self) -> bool:
-        """Read the file again if it has changed. Returns whether that changed the keys.
+        """Reload the file if it has changed. Returns whether the keys changed.
 
-        A file that can't be read, or that is invalid, leaves the keys as they are and is reported once.
+        The keys stay as they are if the file can't be read or is invalid, which is logged once.
         """
         if self._path is None:
             return False
@@ -49,13 +49,13 @@ class KeyStore:
         changed = found != self.keys
         self.keys = found
         if changed or self._reported_error:
-            log.warning("API_KEYS_FILE was read again: %d keys are valid", len(found))
+            log.warning("API_KEYS_FILE was reloaded: %d valid keys", len(found))
         self._reported_error = ""
         return changed
 
     def _read(self) -> dict[str, Key]:
         if self._path is None:
-            return self._fixed
+            return self._environment_keys
         try:
             with self._path.open("rb") as file:
                 stamp = _stamp(os.fstat(file.fileno()))
@@ -64,11 +64,11 @@ class KeyStore:
             raise SettingsError(f"API_KEYS_FILE: {self._path}: {error.strerror}") from None
         self._stamp = stamp  # kept for an invalid file too, so that it isn't read every second
         found = keys.from_file(text, f"API_KEYS_FILE {self._path}")
-        both = [*self._fixed.items(), *found.items()]
+        both = [*self._environment_keys.items(), *found.items()]
         keys.check(both, "API_KEYS and API_KEYS_FILE")
         return dict(both)
 
 
-def _stamp(found: os.stat_result) -> Stamp:
-    """A replaced file has another inode, a rewritten one another time or size."""
-    return found.st_ino, found.st_mtime_ns, found.st_size
+def _stamp(stat: os.stat_result) -> Stamp:
+    """Identify a version of the file: a replaced file has another inode, a rewritten one another time or size."""
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size

@@ -1,7 +1,7 @@
-"""API keys as the file and the environment hold them. Pure: text in, keys out.
+"""Parses and writes API keys as API_KEYS_FILE and API_KEYS contain them. Pure: text in, keys out.
 
-Only digests are stored. A key is 32 random bytes, so nobody can try them all: a plain SHA-256 is as safe as a slow
-hash, which is meant for passwords that people choose, and takes half a microsecond a request.
+Only digests are stored. A key is 32 random bytes, too many to guess, so a plain SHA-256 (half a microsecond per
+request) is as safe as the slow hashes for passwords.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One key. `role`: a client predicts, a monitor reads /metrics and /stats, an admin does both."""
+    """One key. `role`: a client runs models, a monitor reads /metrics and /stats, an admin does both."""
 
     sha256: str
     role: Role = "client"
-    rate: Annotated[float, Meta(ge=0, le=1e9)] = 0.0  # requests a second; 0 = any number
+    rate: Annotated[float, Meta(ge=0, le=1e9)] = 0.0  # requests per second; 0 = unlimited
     burst: Annotated[float, Meta(ge=0, le=1e9)] = 0.0  # requests at once; 0 = as many as `rate`, at least one
-    quota: Annotated[int, Meta(ge=0, le=10**15)] = 0  # requests a day (UTC); 0 = any number
-    models: tuple[str, ...] = ()  # none named = all
+    quota: Annotated[int, Meta(ge=0, le=10**15)] = 0  # requests per day (UTC); 0 = unlimited
+    models: tuple[str, ...] = ()  # empty = all
 
     @property
     def digest(self) -> Digest:
@@ -110,10 +110,10 @@ def check(keys: Iterable[tuple[str, Key]], where: str) -> None:
         owners[key.digest] = name
 
 
-def table_of(name: str, key: Key) -> str:
+def to_toml(name: str, key: Key) -> str:
     """Return the TOML table of a key."""
     check([(name, key)], "the key")
-    quoted = f'"{name}"' if "." in name else name  # a bare dot would nest
+    quoted = f'"{name}"' if "." in name else name  # an unquoted dot would nest tables
     lines = [f"[keys.{quoted}]", f'sha256 = "{key.sha256}"']
     values: Mapping[str, object] = msgspec.to_builtins(key)
     for field in ("role", "rate", "burst", "quota", "models"):

@@ -1,7 +1,7 @@
-"""The holder of one API key in this process: what it may use, and how much of its limits is left.
+"""Applies the permissions and limits of one API key.
 
-The token bucket and the day's count are this process's own, so a request is authorized without a call to the broker.
-Once a second UsageSync reports to Redis what was used here, and sets both to what all gateways used together.
+The token bucket and the daily count are local to the process, so authorizing a request needs no call to the broker.
+Once a second, UsageSync reports the local usage to Redis and sets both to the usage of all gateways together.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ DAY_S = 86400
 
 
 class UsageDelta(msgspec.Struct):
-    """Usage that hasn't been reported to Redis. `counted` goes into the day's count."""
+    """Usage to report to Redis: tokens of the bucket, and requests of the daily count."""
 
     tokens: int = 0
     counted: int = 0
 
 
 class Principal:
-    """Used by the event loop's handlers and by UsageSync."""
+    """One per API key. Used in the event loop, by request handlers and UsageSync."""
 
     def __init__(self, name: str, key: Key, decisions) -> None:
         self.name = name
         self._decisions = {decision: decisions.labels(name, decision) for decision in KEY_DECISIONS}
         self._used = UsageDelta()
         self._sending = UsageDelta()
-        self._counted = 0  # today, by all gateways, as Redis reported last
+        self._counted = 0  # today, by all gateways, as last reported by Redis
         self._day = int(time.time()) // DAY_S
         self._refilled_at = time.monotonic()
         self.key = key
         self._tokens = key.burst_requests
 
     def change(self, key: Key) -> None:
-        """Apply other limits under the same name. The usage stays."""
+        """Replace the key and its limits. The usage stays."""
         if key.burst_requests > self.key.burst_requests:
             self._tokens += key.burst_requests - self.key.burst_requests
         self.key = key
@@ -48,14 +48,14 @@ class Principal:
         return not self.key.models or model in self.key.models
 
     def authorize(self, model: str) -> None:
-        """Let a request to `model` through and count it. Raises Forbidden, RateLimited or QuotaExceeded."""
+        """Authorize and count a request to `model`. Raises Forbidden, RateLimited or QuotaExceeded."""
         key = self.key
         if key.role == "monitor":
             self._decisions["forbidden"].inc()
             raise Forbidden("an API key with the role monitor can only read /metrics and /stats")
         if not self.may_use(model):
             self._decisions["forbidden"].inc()
-            raise Forbidden("this API key may not use this model")  # without the names of others
+            raise Forbidden("this API key may not use this model")  # names no other model
         if key.limited:
             self._charge(key)
         self._decisions["admitted"].inc()
@@ -79,7 +79,7 @@ class Principal:
         self._used.counted += 1
 
     def refund(self) -> None:
-        """Take a request off the day's count: it failed by the server's fault."""
+        """Uncount a request that failed because of the server."""
         if self.key.quota:
             self._used.counted -= 1
 
@@ -89,7 +89,7 @@ class Principal:
         self._refilled_at = now
 
     def _until_midnight(self) -> float:
-        """Return the seconds to the end of the day (UTC). A new day's count starts at zero."""
+        """Return the seconds until midnight (UTC). If a new day has begun, reset the count."""
         now = time.time()
         day = int(now) // DAY_S
         if day != self._day:
@@ -100,12 +100,12 @@ class Principal:
     # --- called by UsageSync
 
     def take_usage(self) -> UsageDelta:
-        """Return the usage to report. It counts as being sent until `settle`."""
+        """Return the usage to report. It is kept until `update_usage` confirms it."""
         self._sending, self._used = self._used, UsageDelta()
         return self._sending
 
-    def settle(self, tokens: float, counted: int) -> None:
-        """Take over the tokens left and the day's count of all gateways, which include what this one has sent."""
+    def update_usage(self, tokens: float, counted: int) -> None:
+        """Apply the remaining tokens and the daily count of all gateways, which include the usage taken here."""
         self._sending = UsageDelta()
         self._counted = counted
         self._tokens = min(self.key.burst_requests, tokens) - self._used.tokens

@@ -1,9 +1,9 @@
-"""Reports to Redis, once a second, what this gateway process's API keys used, and learns what all gateways used.
+"""Exchanges the usage of API keys with Redis once a second: reports this process's, reads that of all gateways.
 
-No request waits for it. Between two reports a process knows only its own usage, so N processes may together let
-(N - 1) x (burst + one second's rate) more through than one would; the bucket in Redis then goes below zero and is paid
-back, so that over longer times the rate holds exactly. A quota is off by what the other processes let through in one
-second, and that is not paid back.
+No request waits for it. Between two exchanges a process knows only its own usage, so N processes together may admit
+(N - 1) x (burst + one second's rate) more requests than one would. The bucket in Redis then goes below zero and is paid
+back, so the rate is exact over longer times. A quota may be exceeded by what the other processes admit in one second,
+which is not paid back.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from smartbatch.shared.errors import BrokerFull, BrokerUnavailable
 
 log = logging.getLogger(__name__)
 
-MAX_PRINCIPALS = 1000  # in one call; so many take Redis a millisecond
+MAX_PRINCIPALS = 1000  # per call; the script takes about a millisecond for so many
 
 
 class _Report(msgspec.Struct):
-    """The content of one call. It is sent again unchanged, under the same number, until Redis has answered it."""
+    """The content of one call, which is repeated unchanged, under the same number, until Redis answers."""
 
     number: int
     day: str
@@ -35,7 +35,7 @@ class _Report(msgspec.Struct):
 
 
 class UsageSync:
-    """One per gateway process; only the authenticator's task calls `settle`."""
+    """One per gateway process; only the authenticator's task calls `sync`."""
 
     def __init__(self, url: str) -> None:
         self._connection = MultiplexedConnection(url)
@@ -45,9 +45,9 @@ class UsageSync:
         self._settled_at = time.monotonic()
         self._broker_up = True
 
-    async def settle(self, principals: Iterable[Principal]) -> None:
-        """Exchange usage with Redis. While Redis is away each process applies limits to its own count, which it reports
-        later."""
+    async def sync(self, principals: Iterable[Principal]) -> None:
+        """Exchange usage with Redis. While Redis is unavailable, each process applies the limits to its own usage and
+        reports it later."""
         limited = [principal for principal in principals if principal.key.limited]
         try:
             if self._unanswered:
@@ -63,7 +63,7 @@ class UsageSync:
             self._broker_up = True
         except (BrokerUnavailable, BrokerFull) as error:
             if self._broker_up:
-                log.warning("limits of API keys hold for each gateway process by itself until Redis is back: %s", error)
+                log.warning("API key limits apply to each gateway process separately until Redis is back: %s", error)
             self._broker_up = False
 
     async def _send(self, report: _Report) -> None:
@@ -73,7 +73,7 @@ class UsageSync:
         ]
         answers = await self._usage.settle(report.number, report.day, report.since_ms, lines)
         for (principal, _), (tokens, counted) in zip(report.used, answers, strict=True):
-            principal.settle(tokens, counted)
+            principal.update_usage(tokens, counted)
         self._unanswered = None
 
     async def close(self) -> None:

@@ -1,1 +1,1 @@
-"""Shared by all folders of the gateway: response types, errors and their statuses, request log, metrics, tracing."""
+"""Used by all packages of the gateway: response types, error statuses, request log, metrics, tracing."""

@@ -1,4 +1,4 @@
-"""Bounds the memory for request bodies that are being received."""
+"""Limits the memory for request bodies that are being received."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ from smartbatch.shared.errors import ReceivingFull
 
 
 class BodyMemoryBudget:
-    """One per process. A body that comes in one piece, as most do, isn't counted."""
+    """One per process. A body that arrives in one piece, as most do, isn't counted."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self.bytes = 0
 
-    def take(self, count: int) -> None:
-        """Reserve memory for bytes that came; call `give` once the body is complete or given up. Raises ReceivingFull.
-
-        A Content-Length reserves nothing.
-        """
+    def reserve(self, count: int) -> None:
+        """Reserve memory for received bytes. Call `release` when the body is complete or abandoned. A Content-Length
+        reserves nothing. Raises ReceivingFull."""
         if self.bytes + count > self._max_bytes:
-            raise ReceivingFull("the request bodies being received reach MAX_RECEIVING_BYTES")
+            raise ReceivingFull("the request bodies being received exceed MAX_RECEIVING_BYTES")
         self.bytes += count
 
-    def give(self, count: int) -> None:
+    def release(self, count: int) -> None:
         self.bytes -= count

@@ -1,8 +1,8 @@
-"""One log line for each request that was refused or failed. If there are many, a few of each code are logged and the
-rest are counted.
+"""Logs one line for each request that was refused or failed. Each second, a few lines of each code are logged and
+further ones are counted.
 
-A line names the request, its trace and batch, and how it ended; never what the client sent. A text that may quote that
-is logged with LOG_LEVEL=debug only.
+A line contains the ids of the request, its trace and its batch, and the error, but no client input: an error text that
+may quote input is logged at LOG_LEVEL=debug only.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 Fields = dict[str, Any]
 
-_NO_QUOTES = (ClientGone, LimitReached, Unauthenticated, Forbidden)  # client errors whose text quotes no input
-SETTLE_S = 1.0
+_WITHOUT_INPUT = (ClientGone, LimitReached, Unauthenticated, Forbidden)  # client errors whose text quotes no input
+FLUSH_S = 1.0
 
 
 class RequestLog:
@@ -40,8 +40,8 @@ class RequestLog:
         self._levels: dict[str, int] = {}
 
     def write(self, error: Exception, fields: Callable[[], Fields]) -> bool:
-        """Log how a request ended. Returns False if there are too many errors of this code. `fields` is called only for
-        a line that is written."""
+        """Log a failed request. Returns False if too many errors of this code were logged already. `fields` is called
+        only if the line is written."""
         code = code_of(error)
         if not self._limit.allows(code):
             return False
@@ -54,11 +54,11 @@ class RequestLog:
 
     async def run(self) -> None:
         while True:
-            await asyncio.sleep(SETTLE_S)
-            self.settle()
+            await asyncio.sleep(FLUSH_S)
+            self.flush()
 
-    def settle(self) -> None:
-        """Log how many lines were left out, and reset the limits."""
+    def flush(self) -> None:
+        """Log the number of omitted lines of each code, and reset the limits."""
         for code, count in self._limit.left_out().items():
             extra = {"code": code, "left_out": count}
             log.log(self._levels[code], "%s: %d more requests in this second", code, count, extra=extra)
@@ -74,5 +74,5 @@ def _level(error: Exception) -> int:
 def _text(code: str, error: Exception) -> str:
     if not isinstance(error, SmartBatchError):
         return "a request failed by an unexpected error"
-    quotes = isinstance(error, ClientError) and not isinstance(error, _NO_QUOTES)
-    return code if quotes and not log.isEnabledFor(logging.DEBUG) else f"{code}: {error}"
+    quotes_input = isinstance(error, ClientError) and not isinstance(error, _WITHOUT_INPUT)
+    return code if quotes_input and not log.isEnabledFor(logging.DEBUG) else f"{code}: {error}"

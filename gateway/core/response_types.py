@@ -1,4 +1,4 @@
-"""Types of responses, which /openapi.json describes."""
+"""The types of response bodies, from which /openapi.json is generated."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ class ClassScore(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class OutputTensor(msgspec.Struct, forbid_unknown_fields=True):
-    """A tensor of all rows. `data` is nested as `shape` says; "NaN", "Infinity" and "-Infinity" are text."""
+    """A tensor of all rows. `data` is nested according to `shape`; NaN and infinities are the strings "NaN", "Infinity"
+    and "-Infinity"."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -42,7 +43,7 @@ class OutputTensor(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Batch(msgspec.Struct, forbid_unknown_fields=True):
-    """The request's batch. `position`: the request's place in it, from 1. `closed`: why the batch was closed."""
+    """The batch that contained the request. `position`: the request's position, from 1. `closed`: the close reason."""
 
     id: str
     rows: int
@@ -52,7 +53,7 @@ class Batch(msgspec.Struct, forbid_unknown_fields=True):
     worker: str
 
 
-class Answer(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class PredictResponse(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """One of `predictions` (per row, the best first), `outputs` and `values` (one per row) is present."""
 
     model: str
@@ -72,7 +73,7 @@ class Health(msgspec.Struct):
 
 
 class Readiness(msgspec.Struct):
-    """`ready_workers`: their number, by model."""
+    """`ready_workers`: the number of ready workers of each model."""
 
     ready: bool
     broker: Literal["up", "down"]
@@ -89,7 +90,8 @@ class Queue(msgspec.Struct):
 
 
 class Batches(msgspec.Struct):
-    """Batches of all live workers since they started: by rows (at most so many), and by why they were closed."""
+    """Batches of all live workers since they started. `rows_at_most`: by number of rows, as upper bounds. `closed`: by
+    close reason."""
 
     rows_at_most: dict[str, int]
     closed: dict[str, int]
@@ -99,7 +101,7 @@ Report = dict[str, int | float | str]
 
 
 class ModelStats(msgspec.Struct):
-    """One model: the last `window_s` seconds, and its present state."""
+    """One model: its last `window_s` seconds and its current state."""
 
     window_s: int
     throughput_rps: float

@@ -1,8 +1,8 @@
-"""The gateway's spans: one for each sampled request, with the children `admit` and `reply`. The worker makes the
-children between those, from the span id in the queue entry.
+"""Creates the gateway's spans: one for each sampled request, with the children `admit` and `reply`. The worker creates
+the children between those, under the span id in the queue entry.
 
-Sampling is decided here, once, when a request's headers are read. A request that isn't sampled passes its client's
-trace context on.
+Sampling is decided once, when a request's headers are read. The client's trace context of an unsampled request is
+passed on.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Tracing:
         self._spans = spans
         self._sampling = sampling
 
-    def enter(self, name: str, parent: TraceContext | None) -> tuple[TraceContext | None, ServerSpan | None]:
-        """Return the trace context that a new request passes on, and its span if it is sampled."""
+    def start_span(self, name: str, parent: TraceContext | None) -> tuple[TraceContext | None, ServerSpan | None]:
+        """Return the trace context that a new request propagates, and its span if it is sampled."""
         if parent is None:
             number = random.getrandbits(128) or 1
             if not self._sampling.takes(number, None):
@@ -58,7 +58,7 @@ class ServerSpan:
         self._parent = parent
         self.user_agent = b""
         self.admitted_at = 0.0  # monotonic; 0: not admitted
-        self.reply_s = 0.0  # from the end of its forward until now; 0: no forward
+        self.reply_s = 0.0  # from the end of the forward to the response; 0: no forward
 
     def end(
         self,
@@ -67,7 +67,7 @@ class ServerSpan:
         batch_info: BatchInfo | None,
         *,
         error: str = "",
-        ours: bool = False,
+        server_fault: bool = False,
     ) -> None:
         """Export the span, ending now. `error` is a code; `ours`: the server is at fault."""
         spans = self._spans
@@ -79,7 +79,9 @@ class ServerSpan:
         if error:
             attributes["error.type"] = error
         own = spans.place(self._context)
-        spans.add_server(self._name, own, self._parent, start_ns, now_ns, attributes, error=error if ours else "")
+        spans.add_server(
+            self._name, own, self._parent, start_ns, now_ns, attributes, error=error if server_fault else ""
+        )
         if self.admitted_at:
             spans.add(
                 "admit", spans.below(own), own, start_ns, start_ns + int((self.admitted_at - started_at) * 1e9), {}

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from smartbatch.gateway.core.response_types import Answer, Batch, ClassScore, OutputTensor
+from smartbatch.gateway.core.response_types import Batch, ClassScore, OutputTensor, PredictResponse
 from smartbatch.gateway.formats import npy_body
 from smartbatch.gateway.formats.tensor_bytes import to_lists
 from smartbatch.shared.errors import NotAcceptable, WireError
@@ -116,25 +116,25 @@ def render(chosen: Format, reply: Reply, *, model: str, request_id: str, timing:
         raise WireError("the reply has no result")
     if chosen is _NPY:
         return npy_body.write(_only_tensor(result))
-    answer = Answer(model=model, request_id=request_id, timing_ms=timing)
+    response = PredictResponse(model=model, request_id=request_id, timing_ms=timing)
     if result.classes is not None:
-        answer.predictions = [
+        response.predictions = [
             [ClassScore(label, index, probability) for index, label, probability in row] for row in result.classes
         ]
     elif result.outputs is not None:
         data_of = to_lists if chosen is _JSON else _data
-        answer.outputs = {
+        response.outputs = {
             name: OutputTensor(tensor.dtype, tensor.shape, data_of(tensor)) for name, tensor in result.outputs.items()
         }
     else:
-        answer.values = result.values or []
+        response.values = result.values or []
     if (batch := reply.batch) is not None:
-        answer.batch = Batch(batch.id, batch.rows, batch.requests, batch.position, batch.closed, batch.worker)
+        response.batch = Batch(batch.id, batch.rows, batch.requests, batch.position, batch.closed, batch.worker)
     if chosen is not _JSON:
-        return _encode_msgpack(answer)
-    encoded = _encode_json(answer)
+        return _encode_msgpack(response)
+    encoded = _encode_json(response)
     if _has_null(encoded):
-        encoded = _encode_json(finite(msgspec.to_builtins(answer)))
+        encoded = _encode_json(finite(msgspec.to_builtins(response)))
     return encoded
 
 

@@ -25,7 +25,7 @@ def tensor_payload(tensor: Tensor, info: ModelInfo | None, max_rows: int, *, fla
     spec = info.input if info is not None else None
     check_dtype(tensor.dtype, spec)
     _check_bytes(tensor)
-    tensor.shape = row_shaped(tensor.shape, spec, flat=flat)
+    tensor.shape = with_row_dimension(tensor.shape, spec, flat=flat)
     if 0 in tensor.shape:
         raise InvalidInput(f"the input is empty: its shape is {list(tensor.shape)}")
     check_rows(tensor.shape[0], max_rows)
@@ -56,13 +56,13 @@ def check_dtype(dtype: str, spec: InputSpec | None) -> None:
         raise InvalidInput(f"the model takes {expected} (its dtype is {spec.dtype}), got {dtype}")
 
 
-def row_shaped(shape: tuple[int, ...], spec: InputSpec | None, *, flat: bool = False) -> tuple[int, ...]:
+def with_row_dimension(shape: tuple[int, ...], spec: InputSpec | None, *, flat: bool = False) -> tuple[int, ...]:
     """Return the shape with rows as its first dimension."""
     row = spec.shape if spec is not None else None
     if row is None:
         return shape if len(shape) > 1 else (1, *shape)
     if flat:
-        return _cut_into_rows(shape[0], row)
+        return _split_into_rows(shape[0], row)
     if _fits(shape, row):
         return (1, *shape)
     if _fits(shape[1:], row) and shape:
@@ -76,7 +76,7 @@ def _fits(shape: tuple[int, ...], row: tuple[int, ...]) -> bool:
     return len(shape) == len(row) and all(want in (-1, came) for came, want in zip(shape, row, strict=True))
 
 
-def _cut_into_rows(count: int, row: tuple[int, ...]) -> tuple[int, ...]:
+def _split_into_rows(count: int, row: tuple[int, ...]) -> tuple[int, ...]:
     if row == (-1,):
         return (1, count)
     if -1 in row:

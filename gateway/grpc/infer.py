@@ -38,7 +38,7 @@ class GrpcCodec(Codec):
         self.timeout_s = deadline_s
 
     def parse_head(self, headers: Mapping[bytes, str], query: bytes) -> None:
-        self._message = infer_request.message_of(self._content)
+        self._message = infer_request.parse_message(self._content)
         self.model = self._message.model_name or None
 
     def check_head(self) -> None:

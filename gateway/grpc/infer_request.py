@@ -50,7 +50,7 @@ _CONTENTS = {
 }
 
 
-def message_of(content: bytes) -> pb.ModelInferRequest:
+def parse_message(content: bytes) -> pb.ModelInferRequest:
     try:
         return pb.ModelInferRequest.FromString(content)
     except DecodeError as error:

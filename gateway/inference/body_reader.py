@@ -90,7 +90,7 @@ async def _receive_all(receive: Receive, limit: int, timeout_s: float, body_memo
             while True:
                 if came + len(chunk) > limit:
                     raise _too_large(limit, came + len(chunk))
-                body_memory.take(len(chunk))
+                body_memory.reserve(len(chunk))
                 came += len(chunk)
                 chunks.append(chunk)
                 if not message.get("more_body", False):
@@ -99,7 +99,7 @@ async def _receive_all(receive: Receive, limit: int, timeout_s: float, body_memo
                 message = await _next_in_time(receive, min(until, loop.time() + BODY_STALL_S))
                 chunk = message.get("body", b"")
         finally:
-            body_memory.give(came)
+            body_memory.release(came)
     except TimeoutError:
         waited_s = loop.time() - begun_at
         raise BodyTimeout(f"only {came} bytes of the body arrived within {waited_s:.3g} s") from None

@@ -25,11 +25,11 @@ async def parse_body(services: RequestServices, request: InferenceRequest, body:
         request.parse_body(body)
         return
     size = limit if coding else len(body)
-    services.body_memory.take(size)
+    services.body_memory.reserve(size)
     try:
         async with asyncio.timeout_at(request.deadline_at):  # on the loop's clock, which is time.monotonic()
             await services.in_thread(lambda: request.parse_body(inflate(body, coding, limit) if coding else body))
     except TimeoutError:
         raise DeadlineExceeded("the timeout passed before the body was parsed") from None
     finally:
-        services.body_memory.give(size)
+        services.body_memory.release(size)

@@ -71,7 +71,7 @@ class InferenceRequest:
             self.client_id = printable(text) or self.id
         self._trace = trace_context.read_headers(found)
         if services.tracing is not None:
-            self._trace, self._span = services.tracing.enter(codec.span()[0], self._trace)
+            self._trace, self._span = services.tracing.start_span(codec.span()[0], self._trace)
             if self._span is not None:
                 self._span.user_agent = next((value for name, value in headers if name == b"user-agent"), b"")
         if services.authenticator is not None:
@@ -205,7 +205,7 @@ class InferenceRequest:
             "smartbatch.model": self.queue.keys.model,
             "smartbatch.rows": self._rows,
         }
-        span.end(self.started_at, attributes, self._batch, error=error, ours=status >= 500)
+        span.end(self.started_at, attributes, self._batch, error=error, server_fault=status >= 500)
 
     def _log_fields(self) -> dict[str, Any]:
         fields: dict[str, Any] = {"request_id": self.id}

@@ -8,7 +8,7 @@ import msgspec
 
 from smartbatch.gateway.core.metrics import WINDOW_S, Summary, merge, unpack
 from smartbatch.gateway.core.response_types import Batches, ModelStats, Queue, Report
-from smartbatch.gateway.monitoring.window_stats import Last, counts, merged
+from smartbatch.gateway.monitoring.window_stats import WindowStats, counts_by_process, sum_counts
 from smartbatch.shared.broker.admin.registry import Snapshot
 from smartbatch.shared.model_info import ModelInfo
 
@@ -19,13 +19,13 @@ class ModelView(msgspec.Struct):
     """One model as the live page and `smartbatch top` show it. `info` is None until a worker has announced it."""
 
     stats: ModelStats
-    last: Last
+    last: WindowStats
     info: ModelInfo | None
 
 
 def describe(snapshot: Snapshot) -> ModelStats:
     recent: Summary = merge(unpack(g["recent"]) for g in snapshot.gateways.values() if "recent" in g)
-    batches = merged(counts(snapshot).values())
+    batches = sum_counts(counts_by_process(snapshot).values())
     return ModelStats(
         window_s=WINDOW_S,
         throughput_rps=round(recent.answered / WINDOW_S, 2),
@@ -39,7 +39,7 @@ def describe(snapshot: Snapshot) -> ModelStats:
             oldest_wait_s=snapshot.oldest_wait_s,
             dead_letters=snapshot.dead,
         ),
-        batches=Batches(batches.whole("batch_rows"), batches.whole("closed")),
+        batches=Batches(batches.ints("batch_rows"), batches.ints("closed")),
         workers={name: _numbers(report) for name, report in snapshot.workers.items()},
         gateways={name: _numbers(report) for name, report in snapshot.gateways.items()},
     )

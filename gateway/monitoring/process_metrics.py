@@ -30,11 +30,11 @@ class ProcessMetrics:
         self._receiving_bytes = names.RECEIVING_BYTES.gauge(registry)
         self._lag = names.LOOP_LAG.histogram(registry)
 
-    def woke(self, late_s: float) -> None:
+    def observe_loop_lag(self, late_s: float) -> None:
         """The event loop was to wake, and did so this much later."""
         self._lag.observe(max(0.0, late_s))
 
-    def settle(self) -> None:
+    def update(self) -> None:
         self._cpu.inc(self._used.more_s())
         self._memory.set(resident_bytes())
         self._connections.set(self._open_connections())

@@ -15,7 +15,7 @@ from smartbatch.shared.errors import InvalidInput
 MAX_DEPTH = 2  # [rows] or [rows, 1]
 
 
-def elements_of(data: msgspec.Raw, count: int, *, base64: bool) -> list[bytes]:
+def read_elements(data: msgspec.Raw, count: int, *, base64: bool) -> list[bytes]:
     """Read `count` texts, as their UTF-8 or decoded from base64. Raises InvalidInput or BodyTooLarge."""
     depth, _ = inspect(memoryview(data))
     if not 1 <= depth <= MAX_DEPTH:

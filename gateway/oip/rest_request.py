@@ -10,7 +10,7 @@ from msgspec import Meta
 from smartbatch.gateway.formats.image_body import is_image
 from smartbatch.gateway.formats.json_body import Fields, Shape, decode, inspect, payload_of
 from smartbatch.gateway.oip import inputs, signature
-from smartbatch.gateway.oip.bytes_tensor import elements_of
+from smartbatch.gateway.oip.bytes_tensor import read_elements
 from smartbatch.gateway.oip.datatypes import BYTES, dtype_of, split_elements
 from smartbatch.gateway.oip.infer_options import (
     MAX_TOP_K,
@@ -112,7 +112,7 @@ def _payload(tensor: InferInput, behind: memoryview, info: ModelInfo | None, max
             elements = split_elements(binary, count)
         else:
             content_type = (tensor.parameters or _NO_INPUT).content_type
-            elements = elements_of(tensor.data, count, base64=content_type == "base64")
+            elements = read_elements(tensor.data, count, base64=content_type == "base64")
         return inputs.elements_payload(name, elements, info, max_rows)
     if binary is not None:
         return inputs.numbers(name, datatype, shape, binary, info, max_rows)

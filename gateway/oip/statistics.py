@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
-from smartbatch.gateway.monitoring.window_stats import counts, merged
+from smartbatch.gateway.monitoring.window_stats import counts_by_process, sum_counts
 from smartbatch.gateway.oip import VERSION
 from smartbatch.shared.broker.admin.registry import Snapshot, number
 
@@ -53,21 +53,21 @@ class Statistics(msgspec.Struct):
 def of(monitor: SystemMonitor, model: str) -> ModelStatistics:
     snapshot = monitor.snapshots.get(model) or Snapshot(model)
     last_ms = (int(number(report.get("last_batch_ms"))) for report in snapshot.workers.values())
-    counted = merged(counts(snapshot).values())
+    counted = sum_counts(counts_by_process(snapshot).values())
     requests = int(counted.one("total", "requests"))
     seconds = counted.of("seconds")
     queue, decode, forward = (
         Duration(requests, int(sum(seconds.get(part, 0.0) for part in parts) * 1e9))
         for parts in (("queue", "batch_wait"), ("decode",), ("forward",))
     )
-    entries = counted.whole("entries")
+    entries = counted.ints("entries")
     failures = sum(entries.get(outcome, 0) for outcome in ("invalid", "error", "expired", "dead"))
     return ModelStatistics(
         model,
         VERSION,
         max(last_ms, default=0),
         int(counted.one("total", "rows")),
-        sum(counted.whole("closed").values()),
+        sum(counted.ints("closed").values()),
         InferStatistics(
             success=Duration(entries.get("ok", 0), queue.ns + decode.ns + forward.ns),
             fail=Duration(failures, 0),

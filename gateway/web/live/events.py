@@ -21,7 +21,7 @@ from smartbatch.gateway.core.problems import problem
 from smartbatch.gateway.http.connection_registry import ConnectionRegistry
 from smartbatch.gateway.monitoring.model_view import ModelView, describe
 from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
-from smartbatch.gateway.monitoring.window_stats import Looks
+from smartbatch.gateway.monitoring.window_stats import StatsWindow
 from smartbatch.shared.errors import Draining, Unavailable
 
 log = logging.getLogger(__name__)
@@ -83,10 +83,10 @@ class LiveStream:
             await changed.wait()
 
     async def _run(self) -> None:
-        looks: defaultdict[str, Looks] = defaultdict(Looks)
+        windows: defaultdict[str, StatsWindow] = defaultdict(StatsWindow)
         while not self._connection_registry.draining:
             try:
-                self._event = b"data: " + msgspec.json.encode(self._make_event(looks)) + b"\n\n"
+                self._event = b"data: " + msgspec.json.encode(self._make_event(windows)) + b"\n\n"
             except Exception:  # unexpected values on the broker must not end the stream
                 log.exception("can't make the statistics of the live page")
             self._wake()
@@ -101,10 +101,10 @@ class LiveStream:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    def _make_event(self, looks: defaultdict[str, Looks]) -> LiveEvent:
+    def _make_event(self, windows: defaultdict[str, StatsWindow]) -> LiveEvent:
         monitor = self._monitor
         models = {
-            name: ModelView(describe(snapshot), looks[name].add(snapshot), monitor.models.get(name))
+            name: ModelView(describe(snapshot), windows[name].add(snapshot), monitor.models.get(name))
             for name, snapshot in monitor.snapshots.items()
         }
         broker = "up" if monitor.fresh else "down"

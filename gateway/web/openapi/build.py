@@ -10,7 +10,7 @@ import msgspec
 
 from smartbatch.gateway import formats
 from smartbatch.gateway.auth.key_store import KeyStore
-from smartbatch.gateway.core.response_types import Answer, Health, Problem, Readiness, Stats
+from smartbatch.gateway.core.response_types import Health, PredictResponse, Problem, Readiness, Stats
 from smartbatch.gateway.formats.render import Format
 from smartbatch.gateway.inference import predict
 from smartbatch.gateway.web import metrics_page
@@ -28,7 +28,7 @@ _BYTES: Json = {}
 
 def document(settings: Settings) -> bytes:
     _, components = msgspec.json.schema_components(
-        (Answer, Health, Problem, Readiness, Stats, *oip.TYPES), ref_template="#/components/schemas/{name}"
+        (PredictResponse, Health, Problem, Readiness, Stats, *oip.TYPES), ref_template="#/components/schemas/{name}"
     )
     described: Json = {
         "openapi": "3.1.0",
@@ -85,7 +85,7 @@ def _page(name: str, summary: str, contents: dict[int, Json], description: str =
 
 def _predict(settings: Settings) -> Json:
     answers = {
-        Format.JSON.value: {"schema": ref("Answer")},
+        Format.JSON.value: {"schema": ref("PredictResponse")},
         Format.MSGPACK.value: {"schema": {"description": "The same object as in JSON, with tensor data as bytes"}},
         Format.NPY.value: _BYTES,
     }

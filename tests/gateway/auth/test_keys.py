@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from smartbatch.gateway.auth.keys import Key, check, digest_of, from_file, from_variable, new_key, table_of
+from smartbatch.gateway.auth.keys import Key, check, digest_of, from_file, from_variable, new_key, to_toml
 from smartbatch.shared.errors import SettingsError
 
 A, B = hashlib.sha256(b"a").hexdigest(), hashlib.sha256(b"b").hexdigest()
@@ -94,7 +94,7 @@ def test_new_keys_are_32_random_bytes() -> None:
     "key", [Key(sha256=A), Key(sha256=A, role="admin", rate=0.5, burst=3, quota=9, models=("a", "b"))]
 )
 def test_written_keys_read_back_the_same(name: str, key: Key) -> None:
-    assert from_file(table_of(name, key).encode(), "keys.toml") == {name: key}
+    assert from_file(to_toml(name, key).encode(), "keys.toml") == {name: key}
 
 
 def test_a_digest_is_plain_sha256() -> None:

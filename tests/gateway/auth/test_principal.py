@@ -86,7 +86,7 @@ def test_a_quota_lasts_until_midnight_utc(clock: Clock) -> None:
         one.authorize("m")
     assert caught.value.retry_after_s == pytest.approx(60.0)
     one.take_usage()
-    one.settle(1, 3)
+    one.update_usage(1, 3)
     clock.now = 86_400.0
     assert let_through(one, 10) == 3
 
@@ -104,7 +104,7 @@ def test_usage_of_other_processes_counts_from_the_next_report(clock: Clock) -> N
     assert let_through(one, 2) == 2
     assert one.take_usage() == UsageDelta(2, 2)
     one.authorize("m")  # while the usage call is in progress
-    one.settle(tokens=2.0, counted=98)
+    one.update_usage(tokens=2.0, counted=98)
     assert (
         let_through(one, 10) == 1
     )  # two tokens less the one not yet reported to Redis; and the hundredth request of the day
@@ -114,7 +114,7 @@ def test_usage_of_other_processes_counts_from_the_next_report(clock: Clock) -> N
 
 def test_debt_is_paid_back_first(clock: Clock) -> None:
     one = principal(rate=10, burst=5)
-    one.settle(tokens=-20.0, counted=0)
+    one.update_usage(tokens=-20.0, counted=0)
     clock.now = 2.0
     assert let_through(one, 10) == 0
     clock.now = 2.1

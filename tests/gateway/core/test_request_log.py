@@ -26,12 +26,12 @@ def test_lines_of_each_code_are_limited_and_the_rest_counted(caplog: pytest.LogC
         assert written == (number < LINES_PER_S)
     assert lines.write(DeadlineExceeded("late"), dict)  # another code has its own limit
     assert len(started) == LINES_PER_S  # a request without a line costs little
-    lines.settle()
+    lines.flush()
     assert caplog.messages[-1] == "queue_full: 990 more requests in this second"
     assert vars(caplog.records[-1])["left_out"] == 990
     assert len(caplog.messages) == LINES_PER_S + 2
     assert lines.write(QueueFull("full"), dict)  # the next second
-    lines.settle()
+    lines.flush()
     assert len(caplog.messages) == LINES_PER_S + 3
 
 

@@ -5,7 +5,7 @@ import math
 import msgspec
 import pytest
 
-from smartbatch.gateway.core.response_types import Answer, Batch, ClassScore, OutputTensor
+from smartbatch.gateway.core.response_types import Batch, ClassScore, OutputTensor, PredictResponse
 from smartbatch.gateway.formats import render
 from smartbatch.gateway.formats.render import Format
 from smartbatch.shared.wire import BatchInfo, Reply, Result, Tensor
@@ -26,7 +26,7 @@ def test_every_response_has_its_documented_type(result: Result, member: str, exp
     reply = Reply(result=result, batch=BatchInfo("b-1", 2, 1, "full", "w-1"), ms={"queue": 1.0})
     timing = render.timing_ms(reply, admit_ms=1.0, reply_ms=2.0, total_ms=4.0)
     body = render.render(Format.JSON, reply, model="m", request_id="r-1", timing=timing)
-    response = msgspec.json.decode(body, type=Answer)  # the type forbids other members
+    response = msgspec.json.decode(body, type=PredictResponse)  # the type forbids other members
     assert getattr(response, member) == expected
     assert [name for name in ("predictions", "outputs", "values") if getattr(response, name) is not msgspec.UNSET] == [
         member

@@ -223,9 +223,9 @@ async def test_body_that_stops_in_the_middle_is_aborted(monkeypatch: pytest.Monk
 async def test_bodies_being_received_share_a_memory_budget_and_release_it():
     body_memory = BodyMemoryBudget(100)
     with pytest.raises(ReceivingFull):
-        body_memory.take(60)
-        body_memory.take(41)
-    body_memory.give(60)
+        body_memory.reserve(60)
+        body_memory.reserve(41)
+    body_memory.release(60)
     assert await read_body({"headers": []}, Client(b"x" * 60, b"y" * 40), 1000, body_memory=body_memory) == (
         b"x" * 60 + b"y" * 40,
         "",

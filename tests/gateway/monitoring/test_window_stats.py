@@ -5,7 +5,7 @@ from collections import defaultdict
 import pytest
 
 from smartbatch.gateway.core.metrics import WINDOW_S
-from smartbatch.gateway.monitoring.window_stats import Last, Looks, WorkerLast
+from smartbatch.gateway.monitoring.window_stats import StatsWindow, WindowStats, WorkerWindowStats
 from smartbatch.shared.broker.admin.registry import Snapshot
 from smartbatch.shared.telemetry.counts import encode
 
@@ -44,54 +44,54 @@ def non_zero(counts: dict[str, int]) -> dict[str, int]:
 
 
 def test_counts_before_the_first_snapshot_are_outside_the_window() -> None:
-    looks, worker = Looks(), Worker().ran(8).ran(3)
-    last = looks.add(snapshot(50_000, {"w": worker}, {"g": gateway(5, queue=1.0)}))
-    assert last == Last(0.0, 0, {}, last.rows_at_most, last.closed, {"w": WorkerLast(0, 0, 0.0)})
+    window, worker = StatsWindow(), Worker().ran(8).ran(3)
+    last = window.add(snapshot(50_000, {"w": worker}, {"g": gateway(5, queue=1.0)}))
+    assert last == WindowStats(0.0, 0, {}, last.rows_at_most, last.closed, {"w": WorkerWindowStats(0, 0, 0.0)})
     assert non_zero(last.rows_at_most) == non_zero(last.closed) == {}
     worker.ran(8, seconds=0.5).ran(2, "window", 0.25)
-    last = looks.add(snapshot(51_000, {"w": worker}, {"g": gateway(9, queue=1.4, forward=0.2)}))
+    last = window.add(snapshot(51_000, {"w": worker}, {"g": gateway(9, queue=1.4, forward=0.2)}))
     assert non_zero(last.rows_at_most) == {"8": 1, "2": 1}
     assert non_zero(last.closed) == {"full": 1, "window": 1}
     assert (last.window_s, last.answered, last.parts_ms) == (1.0, 4, {"queue": 100.0, "forward": 50.0})
-    assert last.workers == {"w": WorkerLast(2, 10, 0.75)}
+    assert last.workers == {"w": WorkerWindowStats(2, 10, 0.75)}
 
 
 def test_old_counts_leave_the_window() -> None:
-    looks, worker = Looks(), Worker()
+    window, worker = StatsWindow(), Worker()
     for second in range(100, 130):
-        last = looks.add(snapshot(second * 1000, {"w": worker.ran(1)}))
+        last = window.add(snapshot(second * 1000, {"w": worker.ran(1)}))
     assert (last.window_s, last.closed["full"]) == (WINDOW_S, WINDOW_S)
 
 
 def test_starting_and_ending_processes_are_counted_correctly() -> None:
-    looks, old = Looks(), Worker().ran(8)
-    looks.add(snapshot(100_000, {"old": old}, {"a": gateway(100, queue=1.0)}))
+    window, old = StatsWindow(), Worker().ran(8)
+    window.add(snapshot(100_000, {"old": old}, {"a": gateway(100, queue=1.0)}))
     new, known_late = Worker(started_ms=100_500).ran(4), Worker(started_ms=7).ran(2)
     both = {"new": new, "known late": known_late}
-    last = looks.add(snapshot(101_000, both, {"a": gateway(101, queue=1.5)}))
+    last = window.add(snapshot(101_000, both, {"a": gateway(101, queue=1.5)}))
     # all batches of the worker that has just started, none of the one without an earlier report
     assert non_zero(last.rows_at_most) == {"4": 1}
     assert list(last.workers) == ["new", "known late"]
-    last = looks.add(snapshot(102_000, {"known late": known_late.ran(2)}))
+    last = window.add(snapshot(102_000, {"known late": known_late.ran(2)}))
     assert non_zero(last.rows_at_most) == {"2": 1}
     assert last.answered == 0
 
 
 def test_a_repeated_snapshot_counts_once_and_never_divides_by_zero() -> None:
-    looks, worker = Looks(), Worker()
+    window, worker = StatsWindow(), Worker()
     for _ in range(3):
-        assert looks.add(snapshot(100_000, {"w": worker})).window_s == 0.0
+        assert window.add(snapshot(100_000, {"w": worker})).window_s == 0.0
 
 
 def test_a_report_without_counts_has_no_stats() -> None:
-    last = Looks().add(Snapshot("m", 1, workers={"w": {"started_ms": "0"}}, gateways={"g": {"started_ms": "0"}}))
-    assert (last.answered, last.workers) == (0, {"w": WorkerLast(0, 0, 0.0)})
+    last = StatsWindow().add(Snapshot("m", 1, workers={"w": {"started_ms": "0"}}, gateways={"g": {"started_ms": "0"}}))
+    assert (last.answered, last.workers) == (0, {"w": WorkerWindowStats(0, 0, 0.0)})
 
 
 @pytest.mark.parametrize("packed", [b"", b"\xc1", b"text", b"\x81\xa1\xff\x80", encode({"closed": {"full": -1}})])
 def test_invalid_counts_are_skipped_and_hide_no_others(packed: bytes) -> None:
-    looks, worker = Looks(), Worker()
+    window, worker = StatsWindow(), Worker()
     broken = {"started_ms": "0", "counts": packed}
     for second in (100, 101):
-        last = looks.add(Snapshot("m", second * 1000, workers={"broken": broken, "w": worker.ran(1).report}))
-    assert last.workers == {"broken": WorkerLast(0, 0, 0.0), "w": WorkerLast(1, 1, 0.0)}
+        last = window.add(Snapshot("m", second * 1000, workers={"broken": broken, "w": worker.ran(1).report}))
+    assert last.workers == {"broken": WorkerWindowStats(0, 0, 0.0), "w": WorkerWindowStats(1, 1, 0.0)}
