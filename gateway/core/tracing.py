@@ -69,7 +69,7 @@ class ServerSpan:
         error: str = "",
         server_fault: bool = False,
     ) -> None:
-        """Export the span, ending now. `error` is a code; `ours`: the server is at fault."""
+        """End the span now and export it. `error` is an error code; `server_fault`: the server caused it."""
         spans = self._spans
         now, now_ns = time.monotonic(), time.time_ns()
         start_ns = now_ns - int((now - started_at) * 1e9)
