@@ -44,8 +44,8 @@ _OCTETS = "application/octet-stream"
 def parse(body: bytes, content_type: str, info: ModelInfo | None, *, max_rows: int) -> Payload:
     """Turn a request's body into the payload for the worker.
 
-    Without `info` every well-formed body is accepted. A body of an unknown format goes to a model of kind "raw"
-    unchanged. Raises a ClientError that says what was expected and what came.
+    Without `info` every well-formed body is accepted. A model of kind "raw" receives a body of an unknown format
+    unchanged. Raises ClientError.
     """
     if info is not None and info.input.kinds == ("raw",):
         return Payload("raw", Raw(body, content_type or _OCTETS))
@@ -66,7 +66,7 @@ def parse(body: bytes, content_type: str, info: ModelInfo | None, *, max_rows: i
 
 
 def media_type(content_type: str) -> str:
-    """Return the media type without parameters, in lower case, and aliases replaced."""
+    """Return the media type in lower case, without parameters and with aliases replaced."""
     media = content_type.partition(";")[0].strip().lower()
     return _ALIASES.get(media, media)
 
@@ -87,8 +87,8 @@ def _sniff(body: bytes) -> str:
 
 
 def _as_raw(body: bytes, content_type: str, media: str, info: ModelInfo | None) -> Payload:
-    takes_raw = "raw" in info.input.kinds if info is not None else not media.startswith("image/")
-    if takes_raw:
+    accepts_raw = "raw" in info.input.kinds if info is not None else not media.startswith("image/")
+    if accepts_raw:
         return Payload("raw", Raw(body, content_type or _OCTETS))
     if not body:
         raise MalformedBody("the body is empty")

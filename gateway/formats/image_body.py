@@ -1,4 +1,4 @@
-"""image/jpeg, image/png, image/webp: one image, one row. The worker decodes it; here the first bytes are checked."""
+"""image/jpeg, image/png, image/webp: one image, one row. Only its first bytes are checked; the worker decodes it."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """application/json: `{"data": numbers or text, "shape"?: [...], "dtype"?: "..."}`. MessagePack has the same fields.
 
-msgspec decodes the body twice. The first pass finds the fields, checks the syntax and leaves `data` undecoded; the
+msgspec decodes the body twice. The first pass finds the fields, checks the syntax and leaves `data` undecoded. The
 second decodes `data` as lists of the dtype, nested as deep as its first element. So nothing is allocated before the
-whole body is known to be well-formed, an error names the position of the bad number, and the nesting depth is bounded
-before it is followed.
+whole body is known to be well-formed, errors give the position of the bad number, and the nesting depth is checked
+before lists are decoded.
 
-A call of msgspec holds the interpreter, and with it the event loop, until it returns, in whatever thread it runs.
-Therefore `inspect` refuses lists that would take longer than 100 ms to decode.
+A msgspec call holds the GIL until it returns, which blocks the event loop from any thread. Therefore `inspect` rejects
+lists that would take longer than 100 ms to decode.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from smartbatch.shared.errors import BodyTooLarge, InvalidInput, MalformedBody
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.wire import MAX_DIMENSIONS, Payload, Raw, Tensor
 
-# In one flat list they take 50 ms to decode in the slowest case: numbers of one digit, read as floats.
+# A flat list of so many takes at most 50 ms to decode (one-digit numbers, read as floats).
 MAX_ELEMENTS = 1_500_000
-# A list costs more than a number, as the garbage collector visits it several times while msgspec makes the others. With
-# MAX_ELEMENTS in as many lists, the worst case takes 85 ms to decode.
+# A list costs more than a number: the garbage collector visits it several times while msgspec creates the others.
+# MAX_ELEMENTS in so many lists take at most 85 ms to decode.
 MAX_LISTS = 131_072
 
 Length = Annotated[int, Meta(ge=0, le=2**53)]
@@ -37,7 +37,7 @@ Shape = Annotated[tuple[Length, ...], Meta(max_length=MAX_DIMENSIONS)]
 Leaf = Literal["number", "text", "bytes"]
 
 NewDecoder = Callable[[Any], Any]  # msgspec's Decoder class of the format
-# Returns how deep `data` is nested, and what its first element is. Raises BodyTooLarge.
+# Returns the nesting depth of `data` and the kind of its first element. Raises BodyTooLarge.
 Inspect = Callable[[memoryview], tuple[int, Leaf]]
 
 
@@ -90,7 +90,7 @@ def inspect(data: memoryview) -> tuple[int, Leaf]:
 
 
 def _check_counts(data: bytes, depth: int, leaf: Leaf) -> None:
-    """Refuse lists that would take too long to decode. The counts are upper bounds: texts may hold such characters."""
+    """Reject lists that would take too long to decode. The counts are upper bounds: strings may contain brackets."""
     elements = data.count(b",") + 1
     if leaf == "text":
         elements = min(elements, data.count(b'"') // 2)
@@ -120,7 +120,7 @@ def decode(decoder: Any, body: Any, *, known: str) -> Any:
 
 
 def _lone_surrogate(body: Any) -> str:
-    """Describe a lone surrogate, which msgspec reports as an unexpected end; empty if there is none."""
+    """Describe a lone surrogate, which msgspec reports as an unexpected end. Returns "" if there is none."""
     lone = next((found[1].decode() for found in _ESCAPE.finditer(body) if found[1]), None)
     return f"\\{lone} is a lone surrogate, which is half of a character" if lone else ""
 
@@ -128,7 +128,7 @@ def _lone_surrogate(body: Any) -> str:
 def payload_of(
     fields: Fields, new_decoder: NewDecoder, inspect: Inspect, info: ModelInfo | None, max_rows: int
 ) -> Payload:
-    """Turn the fields into numbers (kind tensor) or strings (kind text)."""
+    """Convert the fields to a payload of numbers (kind tensor) or strings (kind text)."""
     depth, leaf = inspect(memoryview(fields.data))
     if depth > MAX_DIMENSIONS:
         raise InvalidInput(f"data may have at most {MAX_DIMENSIONS} dimensions, got {depth}")
@@ -137,7 +137,7 @@ def payload_of(
     spec = info.input if info is not None else None
     dtype = fields.dtype or (spec.dtype if spec is not None else None) or "float32"
     if leaf == "bytes":
-        data = decode(_decoder(new_decoder, "bytes", depth), fields.data, known="")
+        data = decode(list_decoder(new_decoder, "bytes", depth), fields.data, known="")
         if fields.shape is None or fields.dtype is None:
             raise InvalidInput("data given as bytes needs shape and dtype")
         return tensor_payload(Tensor(dtype, fields.shape, data), info, max_rows)
@@ -145,7 +145,7 @@ def payload_of(
         raise InvalidInput("data must be a list of numbers or strings, got a single value")
     check_dtype(dtype, spec)  # before the numbers are decoded as of that dtype
 
-    values, shape = flatten(decode(_decoder(new_decoder, dtype, depth), fields.data, known=""), depth)
+    values, shape = flatten(decode(list_decoder(new_decoder, dtype, depth), fields.data, known=""), depth)
     count = len(values)
     if not count:
         raise InvalidInput(f"data is empty: its shape is {list(shape)}")
@@ -160,14 +160,15 @@ def _text(fields: Fields, new_decoder: NewDecoder, depth: int, max_rows: int) ->
         raise InvalidInput("shape and dtype apply to numbers, not to text")
     if depth > 1:
         raise InvalidInput("text must be a string or a list of strings, got nested lists")
-    text = decode(_decoder(new_decoder, "text", depth), fields.data, known="")
+    text = decode(list_decoder(new_decoder, "text", depth), fields.data, known="")
     rows = text if depth else [text]
     check_rows(len(rows), max_rows)
     return Payload("text", rows)
 
 
 @lru_cache(maxsize=256)
-def _decoder(new_decoder: NewDecoder, element: str, depth: int) -> Any:
+def list_decoder(new_decoder: NewDecoder, element: str, depth: int) -> Any:
+    """Return a decoder of lists nested `depth` deep. `element` is a dtype, "text" or "bytes"."""
     kind: Any = str if element == "text" else bytes if element == "bytes" else ELEMENT[element]
     for _ in range(depth):
         kind = Annotated[list[kind], Meta(max_length=MAX_ELEMENTS)]  # MessagePack checks it before it decodes

@@ -1,4 +1,4 @@
-"""application/msgpack: the fields of JSON, where data may also be bytes; or `{"image": bytes or [bytes, …]}`."""
+"""application/msgpack: the same fields as JSON, with data as lists or bytes; or `{"image": bytes or [bytes, …]}`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True):
     image: bytes | list[bytes] | UnsetType = UNSET
 
 
-# Of lists of numbers, which can't be counted without decoding them. The slowest, lists of one number each, take 100 ms.
+# Limit for lists of numbers, which can't be counted without decoding. The slowest, lists of one number, take 100 ms.
 MAX_LIST_BYTES = 1024 * 1024
 
 _BODY = msgspec.msgpack.Decoder(_Body)
@@ -40,7 +40,7 @@ def read(body: bytes, content_type: str, info: ModelInfo | None, max_rows: int) 
 
 
 def _inspect(data: memoryview) -> tuple[int, Leaf]:
-    """Read the headers of the first arrays, which are whole: a first pass went over every byte. Raises BodyTooLarge."""
+    """Read the headers of the outer arrays, which the first pass found to be complete. Raises BodyTooLarge."""
     depth = at = 0
     while depth <= MAX_DIMENSIONS and at < len(data):
         first = data[at]

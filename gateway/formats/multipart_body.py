@@ -16,7 +16,7 @@ from smartbatch.shared.errors import InvalidInput, MalformedBody, TooManyRows
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.wire import Payload
 
-logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it warns of what it raises, a line for each body
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it also logs each error that it raises
 
 
 def read(body: bytes, content_type: str, info: ModelInfo | None, max_rows: int) -> Payload:

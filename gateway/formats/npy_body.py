@@ -39,13 +39,13 @@ _DESCR = {dtype: ("|" if DTYPE_BYTES[dtype] == 1 else "<") + code for code, dtyp
 
 
 def read(body: bytes, content_type: str, info: ModelInfo | None, max_rows: int) -> Payload:
-    """The tensor's data is a view into `body`, not a copy."""
+    """Parse a .npy file. The tensor's data is a view into `body`, not a copy."""
     header, offset = _header(body)
     dtype = _dtype(header["descr"])
     order = "F" if header["fortran_order"] == "True" else "C"
     shape = _shape(header["shape"])
     if sum(n != 1 for n in shape) < 2:
-        order = "C"  # both are the same bytes, and C is the easier to read
+        order = "C"  # the bytes are the same in both orders
     return tensor_payload(Tensor(dtype, shape, memoryview(body)[offset:], order), info, max_rows)
 
 

@@ -1,7 +1,7 @@
-"""Checks tensors against a model's input and finds their rows: the same rules for every format.
+"""Checks tensors against a model's input and determines their rows, by the same rules for every format.
 
-A row is what the model calls one input. A tensor of one row's shape is one row; one dimension more in front is
-that many rows. A flat list is cut into rows where the model's row shape leaves no doubt.
+A row is one input of the model. A tensor with the shape of a row is one row; an additional first dimension is the
+number of rows. A flat list is split into rows if the model's row shape is unambiguous.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _INTS = frozenset(dtype for dtype in DTYPE_BYTES if "int" in dtype)
 def tensor_payload(tensor: Tensor, info: ModelInfo | None, max_rows: int, *, flat: bool = False) -> Payload:
     """Check the tensor against the model's input and add the dimension of rows.
 
-    `flat` says that the client gave a plain list and no shape. Raises InvalidInput, TooManyRows, or MalformedBody
-    if the bytes aren't what dtype and shape announce.
+    `flat`: the client sent a flat list without a shape. Raises InvalidInput, TooManyRows, or MalformedBody if the
+    number of bytes doesn't match dtype and shape.
     """
     spec = info.input if info is not None else None
     check_dtype(tensor.dtype, spec)
@@ -45,35 +45,35 @@ def check_dtype(dtype: str, spec: InputSpec | None) -> None:
     if spec is None or spec.dtype is None or dtype == spec.dtype:
         return
     if spec.dtype in _FLOATS:
-        takes = dtype in _FLOATS or (dtype == "uint8" and "image" in spec.kinds)
-        also = " of any width, or uint8" if "image" in spec.kinds else " of any width"
-        expected = "floats" + also
+        accepted = dtype in _FLOATS or (dtype == "uint8" and "image" in spec.kinds)
+        expected = "floats of any width" + ", or uint8" * ("image" in spec.kinds)
     elif spec.dtype in _INTS:
-        takes, expected = dtype in _INTS, "integers of any width"
+        accepted, expected = dtype in _INTS, "integers of any width"
     else:
-        takes, expected = False, spec.dtype
-    if not takes:
+        accepted, expected = False, spec.dtype
+    if not accepted:
         raise InvalidInput(f"the model takes {expected} (its dtype is {spec.dtype}), got {dtype}")
 
 
 def with_row_dimension(shape: tuple[int, ...], spec: InputSpec | None, *, flat: bool = False) -> tuple[int, ...]:
-    """Return the shape with rows as its first dimension."""
+    """Return the shape with the number of rows as its first dimension."""
     row = spec.shape if spec is not None else None
     if row is None:
         return shape if len(shape) > 1 else (1, *shape)
     if flat:
         return _split_into_rows(shape[0], row)
-    if _fits(shape, row):
+    if matches(shape, row):
         return (1, *shape)
-    if _fits(shape[1:], row) and shape:
+    if matches(shape[1:], row) and shape:
         return shape
     many = ", ".join(["rows", *map(str, row)])
     wild = " (-1: any length)" if -1 in row else ""
     raise InvalidInput(f"the model takes shape {list(row)} or [{many}]{wild}, got {list(shape)}")
 
 
-def _fits(shape: tuple[int, ...], row: tuple[int, ...]) -> bool:
-    return len(shape) == len(row) and all(want in (-1, came) for came, want in zip(shape, row, strict=True))
+def matches(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Return whether a shape is as expected, where -1 is any length."""
+    return len(shape) == len(expected) and all(want in (-1, got) for got, want in zip(shape, expected, strict=True))
 
 
 def _split_into_rows(count: int, row: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
-"""Between lists of numbers and a tensor's bytes, without numpy.
+"""Converts between lists of numbers and a tensor's bytes, without numpy.
 
-Little-endian hosts only, which are all that torch supports.
+Only for little-endian hosts, the only ones that torch supports.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from smartbatch.shared.wire import MAX_DIMENSIONS, Tensor
 
 _FLOAT32_MAX = 3.4028234663852886e38
 
-# What the decoder checks of each number, in C and with the position of the first bad one.
+# Types for the decoder, which checks each number in C and reports the position of the first bad one.
 ELEMENT: dict[str, Any] = {
     "bool": bool,
     "uint8": Annotated[int, Meta(ge=0, le=2**8 - 1)],
     "uint16": Annotated[int, Meta(ge=0, le=2**16 - 1)],
     "uint32": Annotated[int, Meta(ge=0, le=2**32 - 1)],
-    "uint64": Annotated[int, Meta(ge=0)],  # msgspec takes no bound over int64; `to_bytes` finds the rest
+    "uint64": Annotated[int, Meta(ge=0)],  # msgspec allows no bound above int64; `to_bytes` checks the rest
     "int8": Annotated[int, Meta(ge=-(2**7), le=2**7 - 1)],
     "int16": Annotated[int, Meta(ge=-(2**15), le=2**15 - 1)],
     "int32": Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)],
@@ -76,16 +76,22 @@ def to_bytes(values: list[Any], dtype: str) -> bytes:
         raise InvalidInput(f"Expected `int` <= {2**64 - 1} - element {at} of the flattened data") from None
 
 
-def to_lists(tensor: Tensor) -> Any:
-    """Return a C-order tensor as nested lists (a plain number if it has no dimensions)."""
+def in_c_order(tensor: Tensor) -> Tensor:
+    """Return an output tensor. Raises WireError if it isn't in C order."""
     if tensor.order != "C":
         raise WireError("an output tensor must be in C order")
+    return tensor
+
+
+def to_lists(tensor: Tensor) -> Any:
+    """Return an output tensor as nested lists (a plain number if it has no dimensions)."""
+    in_c_order(tensor)
     if len(tensor.shape) > MAX_DIMENSIONS:
         raise WireError(f"an output tensor may have at most {MAX_DIMENSIONS} dimensions")
-    if 0 in tensor.shape:  # memoryview.cast takes no zeros
+    if 0 in tensor.shape:  # memoryview.cast accepts no zeros
         return _empty_lists(tensor.shape)
     numbers = memoryview(tensor.data).cast("B")
-    if tensor.dtype == "float16":  # memoryview knows no "e" before Python 3.12; float32 holds every float16
+    if tensor.dtype == "float16":  # memoryview lacks "e" before Python 3.12; float32 represents every float16
         numbers = memoryview(array("f", struct.unpack(f"<{len(numbers) // 2}e", numbers))).cast("B")
     elif tensor.dtype == "bfloat16":
         numbers = memoryview(bfloat16_to_float32(numbers))
@@ -95,7 +101,7 @@ def to_lists(tensor: Tensor) -> Any:
 
 
 def bfloat16_to_float32(data: bytes | bytearray | memoryview) -> bytearray:
-    """Widen exactly: a bfloat16 is the upper half of a float32."""
+    """Widen bfloat16 to float32. This is exact: a bfloat16 is the upper half of a float32."""
     wide = bytearray(2 * len(data))
     wide[2::4] = data[0::2]
     wide[3::4] = data[1::2]
@@ -103,7 +109,7 @@ def bfloat16_to_float32(data: bytes | bytearray | memoryview) -> bytearray:
 
 
 def _float32_to_bfloat16(values: array[float]) -> bytes:
-    """Round to the nearest, ties to even, as torch does."""
+    """Round to nearest, ties to even, as torch does."""
     bits = array("I", values.tobytes())
     return array(
         "H", [(b >> 16) if b & 0x7F800000 == 0x7F800000 else (b + 0x7FFF + (b >> 16 & 1)) >> 16 for b in bits]

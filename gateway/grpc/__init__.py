@@ -1,1 +1,1 @@
-"""The Open Inference Protocol over gRPC (`smartbatch gateway --grpc`). What it shares with REST is in gateway/oip/."""
+"""The Open Inference Protocol over gRPC (`smartbatch gateway --grpc`). gateway/oip/ has the code shared with REST."""

@@ -1,4 +1,4 @@
-"""Shared by all gRPC calls: headers and errors."""
+"""Headers and errors of gRPC calls."""
 
 from __future__ import annotations
 

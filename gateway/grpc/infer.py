@@ -26,7 +26,7 @@ _METHOD = "inference.GRPCInferenceService/ModelInfer"
 
 
 class GrpcCodec(Codec):
-    """The message names the model, so it is decoded with the head. A response's headers are its trailing metadata."""
+    """The message contains the model's name, so `parse_head` decodes it. Response headers become trailing metadata."""
 
     header_names = COMMON_HEADERS
 
@@ -64,7 +64,7 @@ class GrpcCodec(Codec):
 
 
 async def infer(services: RequestServices, content: bytes, context: Context) -> bytes:
-    """Answer a ModelInferRequest. gRPC cancels the task when the client cancels the call or its deadline passes."""
+    """Handle a ModelInferRequest. gRPC cancels the task when the client cancels the call or its deadline passes."""
     deadline_s = context.time_remaining()
     request = InferenceRequest(services, GrpcCodec(content, deadline_s))
     try:

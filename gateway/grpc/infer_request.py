@@ -1,4 +1,4 @@
-"""Turns a ModelInferRequest into a payload and options."""
+"""Converts a ModelInferRequest to a payload and options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from smartbatch.gateway.oip.infer_options import (
     InferOptions,
     OutputOptions,
     check,
-    classes_of,
+    class_count,
     refuse_unsupported,
     timeout_s,
 )
@@ -27,8 +27,8 @@ from smartbatch.shared.wire import Payload
 _REGION = "shared_memory_region"
 
 
-class _Typed(NamedTuple):
-    """Which list of InferTensorContents holds a datatype, and the range of it where the list is wider."""
+class _ContentsField(NamedTuple):
+    """The field of InferTensorContents for a datatype, and the datatype's range if the field's type is wider."""
 
     field: str
     least: int = 0
@@ -36,17 +36,17 @@ class _Typed(NamedTuple):
 
 
 _CONTENTS = {
-    "BOOL": _Typed("bool_contents"),
-    "INT8": _Typed("int_contents", -(2**7), 2**7 - 1),
-    "INT16": _Typed("int_contents", -(2**15), 2**15 - 1),
-    "INT32": _Typed("int_contents"),
-    "INT64": _Typed("int64_contents"),
-    "UINT8": _Typed("uint_contents", 0, 2**8 - 1),
-    "UINT16": _Typed("uint_contents", 0, 2**16 - 1),
-    "UINT32": _Typed("uint_contents"),
-    "UINT64": _Typed("uint64_contents"),
-    "FP32": _Typed("fp32_contents"),
-    "FP64": _Typed("fp64_contents"),
+    "BOOL": _ContentsField("bool_contents"),
+    "INT8": _ContentsField("int_contents", -(2**7), 2**7 - 1),
+    "INT16": _ContentsField("int_contents", -(2**15), 2**15 - 1),
+    "INT32": _ContentsField("int_contents"),
+    "INT64": _ContentsField("int64_contents"),
+    "UINT8": _ContentsField("uint_contents", 0, 2**8 - 1),
+    "UINT16": _ContentsField("uint_contents", 0, 2**16 - 1),
+    "UINT32": _ContentsField("uint_contents"),
+    "UINT64": _ContentsField("uint64_contents"),
+    "FP32": _ContentsField("fp32_contents"),
+    "FP64": _ContentsField("fp64_contents"),
 }
 
 
@@ -58,7 +58,7 @@ def parse_message(content: bytes) -> pb.ModelInferRequest:
 
 
 def read(request: pb.ModelInferRequest, info: ModelInfo | None, max_rows: int) -> tuple[Payload, InferOptions]:
-    """Raises MalformedBody, InvalidInput or TooManyRows, saying what was expected and what came."""
+    """Return the payload and the options. Raises MalformedBody, InvalidInput or TooManyRows."""
     inputs.only([tensor.name for tensor in request.inputs])
     options = _options(request)
     payload = _payload(request, info, max_rows)
@@ -83,16 +83,16 @@ def _payload(request: pb.ModelInferRequest, info: ModelInfo | None, max_rows: in
     if raw:
         return inputs.numbers(name, datatype, shape, raw[0], info, max_rows)
     dtype = inputs.check_tensor(name, datatype, shape, info, max_rows)
-    return inputs.numbers(name, datatype, shape, _typed(tensor, dtype), info, max_rows)
+    return inputs.numbers(name, datatype, shape, _contents_bytes(tensor, dtype), info, max_rows)
 
 
-def _typed(tensor: pb.ModelInferRequest.InferInputTensor, dtype: str) -> bytes:
-    typed = _CONTENTS.get(tensor.datatype)
-    if typed is None:
+def _contents_bytes(tensor: pb.ModelInferRequest.InferInputTensor, dtype: str) -> bytes:
+    contents = _CONTENTS.get(tensor.datatype)
+    if contents is None:
         raise InvalidInput(f"{tensor.datatype} has no field in contents; use raw_input_contents")
-    values = getattr(tensor.contents, typed.field)
-    if typed.most and values and not (typed.least <= min(values) and max(values) <= typed.most):
-        raise InvalidInput(f"{tensor.datatype} values must be from {typed.least} to {typed.most}")
+    values = getattr(tensor.contents, contents.field)
+    if contents.most and values and not (contents.least <= min(values) and max(values) <= contents.most):
+        raise InvalidInput(f"{tensor.datatype} values must be from {contents.least} to {contents.most}")
     return array("f", values).tobytes() if dtype == "float32" else to_bytes(list(values), dtype)
 
 
@@ -103,7 +103,7 @@ def _options(request: pb.ModelInferRequest) -> InferOptions:
     outputs = []
     for output in request.outputs:
         classes = _whole(_values(output.parameters), "classification")
-        outputs.append(OutputOptions(output.name, classes=classes_of(classes)))
+        outputs.append(OutputOptions(output.name, classes=class_count(classes)))
     return InferOptions(request.id, outputs, timeout_s=timeout_s(_whole(parameters, "timeout")))
 
 

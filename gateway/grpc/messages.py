@@ -1,4 +1,4 @@
-"""Responses as gRPC messages; gateway/oip/ makes their content."""
+"""Converts the protocol's responses (gateway/oip/) to gRPC messages."""
 
 from __future__ import annotations
 

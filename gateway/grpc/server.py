@@ -1,4 +1,4 @@
-"""Serves gRPC calls beside the HTTP application of the same process."""
+"""Serves gRPC calls, in the process of the HTTP application that provides its services."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from smartbatch.shared.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Names, shapes and parameters around the bytes of a tensor.
+# Allowance for names, shapes and parameters in addition to a tensor's bytes.
 MESSAGE_OVERHEAD_BYTES = 64 * 1024
 
 
 @contextlib.asynccontextmanager
 async def serving(services: ServiceView, settings: Settings) -> AsyncIterator[None]:
-    """Serve on GRPC_PORT. At the end take no more calls, and finish what is in flight."""
+    """Serve on GRPC_PORT. On exit, accept no more calls and finish those in flight."""
     server = grpc.aio.server(
         options=[
-            ("grpc.so_reuseport", 0),  # otherwise a second server would silently take a part of the calls
+            ("grpc.so_reuseport", 0),  # otherwise a second server would silently receive some of the calls
             ("grpc.max_receive_message_length", settings.max_body_bytes + MESSAGE_OVERHEAD_BYTES),
             ("grpc.max_send_message_length", -1),
             ("grpc.max_metadata_size", MAX_HEAD_BYTES),

@@ -1,4 +1,4 @@
-"""The methods of the protocol's gRPC service that this server has."""
+"""The methods of the protocol's gRPC service that this server implements."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class ServiceView(RequestServices, Protocol):
 
 
 class _Method(NamedTuple):
-    """A method that runs no model. The same keys authorize it and REST's `path`."""
+    """A method that runs no model. It needs the same API key as `path` in REST."""
 
     request: type[Message]
     path: str
-    answer: Callable[[ServiceView, Principal | None, Any], Message]
+    respond: Callable[[ServiceView, Principal | None, Any], Message]
 
 
 def handlers(services: ServiceView) -> grpc.GenericRpcHandler:
@@ -64,7 +64,7 @@ def _handler(services: ServiceView, method: _Method) -> Callable[[Any, Context],
                     raise error
                 if method.path not in authenticator.open_paths:
                     principal = authenticator.identify(headers)
-            return method.answer(services, principal, request)
+            return method.respond(services, principal, request)
         except Exception as error:
             await abort(context, error, None)
 

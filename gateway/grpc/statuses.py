@@ -1,4 +1,4 @@
-"""The gRPC status of an error, by its HTTP status (gateway/core/problems.py)."""
+"""Maps an error to a gRPC status, by its HTTP status (gateway/core/problems.py)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Metadata = tuple[tuple[str, str], ...]
 
 
 def status(error: BaseException, request_id: str | None) -> tuple[StatusCode, str, Metadata]:
-    """Return code, text and trailing metadata: `error-code` is the code of REST, `retry-after` is in seconds."""
+    """Return the status, its detail and trailing metadata: `error-code` as in REST, `retry-after` in seconds."""
     code, detail = public_error(error, request_id)
     _, headers, _ = problem(error, request_id)
     metadata = [("error-code", code)]

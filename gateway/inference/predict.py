@@ -1,4 +1,4 @@
-"""POST /predict: a body in one of several formats, and a response in JSON, npy or MessagePack."""
+"""POST /predict: a body in one of several formats, a response in JSON, npy or MessagePack."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ class PredictCodec(Codec):
         return f"POST {PATH}", attributes
 
 
-_NPY = Format.NPY  # a member of an Enum takes as long to look up as a small function to call
+_NPY = Format.NPY  # looking up an Enum's member costs as much as a small function call
 
 
 def read_query(query: bytes) -> dict[str, str]:
-    """Read the query. Unknown parameters are ignored (proxies, load generators and caches add some), unless one looks
-    like a known one misspelt. Raises ClientError."""
+    """Parse the query. Unknown parameters are ignored (proxies, load generators and caches add some), unless one looks
+    like a misspelt known one. Raises ClientError."""
     try:
         pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
     except ValueError:

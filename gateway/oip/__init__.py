@@ -1,7 +1,6 @@
-"""The Open Inference Protocol, version 2 (KServe's and Triton's), with Triton's binary tensors, as REST.
+"""The REST endpoints of the Open Inference Protocol, version 2 (KServe's and Triton's), with Triton's binary tensors.
 
-https://github.com/kserve/open-inference-protocol. What REST and gRPC (gateway/grpc/) share is here too: inputs,
-outputs and metadata.
+https://github.com/kserve/open-inference-protocol. gRPC (gateway/grpc/) uses the same inputs, outputs and metadata.
 """
 
 # Every model has this one version.

@@ -32,7 +32,7 @@ _LENGTH = struct.Struct("<I")
 
 
 def dtype_of(datatype: str) -> str:
-    """Return numpy's name. Raises InvalidInput for a datatype that isn't numeric."""
+    """Return numpy's name of a datatype. Raises InvalidInput if it isn't numeric."""
     dtype = DTYPES.get(datatype)
     if dtype is None:
         raise InvalidInput(f"unknown datatype {datatype!r:.40}; known are {', '.join((*DTYPES, BYTES))}")
@@ -40,9 +40,9 @@ def dtype_of(datatype: str) -> str:
 
 
 def split_elements(data: Buffer, count: int) -> list[bytes]:
-    """Read a tensor of BYTES: `count` elements, each after its length in four bytes. Raises MalformedBody.
+    """Split a BYTES tensor into `count` elements, each of which follows its length in four bytes. Raises MalformedBody.
 
-    `count` is checked against the data before anything is made of it: a shape costs its sender nothing.
+    `count` comes from the shape, which may be any number, so it is checked against the data first.
     """
     if count * _LENGTH.size > len(data):
         raise MalformedBody(f"{count} elements of BYTES need at least {count * _LENGTH.size} bytes, got {len(data)}")

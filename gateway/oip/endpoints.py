@@ -1,4 +1,4 @@
-"""REST endpoints about the server and its models. The system monitor's last read answers all of them."""
+"""REST endpoints about the server and its models. All respond from the system monitor's last read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class SystemView(Protocol):
-    """What the endpoints need of the gateway process; the application's state holds it."""
+    """What the endpoints need of the gateway process: the application's `state.gateway`."""
 
     settings: Settings
     monitor: SystemMonitor
@@ -59,7 +59,7 @@ async def live(request: Request) -> Response:
 
 @with_json_errors
 async def ready(request: Request) -> Response:
-    """As /readyz."""
+    """Respond like /readyz."""
     is_ready = _monitor(request).ready
     return _json(Liveness(True, is_ready), 200 if is_ready else 503)
 
@@ -76,7 +76,7 @@ async def model_metadata(request: Request) -> Response:
 
 @with_json_errors
 async def model_ready(request: Request) -> Response:
-    """200 if the model has a ready worker."""
+    """Respond with 200 if the model has a ready worker, otherwise 503."""
     monitor, model = _monitor(request), _model(request)
     metadata.check_model(monitor, model)
     is_ready = metadata.model_ready(monitor, model)
@@ -91,7 +91,7 @@ async def model_config(request: Request) -> Response:
 
 @with_json_errors
 async def model_statistics(request: Request) -> Response:
-    """Authorized by its path (auth/authenticator.py), for any model."""
+    """Return one model's statistics. The path authorizes the key (auth/authenticator.py), for any model."""
     monitor, model = _monitor(request), request.path_params["model"]
     metadata.check_model(monitor, model)
     check_version(model, request.path_params.get("version", ""))
@@ -137,8 +137,7 @@ def _principal(request: Request) -> Principal | None:
 
 
 def _model(request: Request) -> str:
-    """Return the model that the path names. Raises Forbidden if the key isn't for it, UnknownModel for an unknown
-    version."""
+    """Return the model in the path. Raises Forbidden if the key may not use it, UnknownModel for an unknown version."""
     model = request.path_params["model"]
     metadata.check_access(_principal(request), model)
     check_version(model, request.path_params.get("version", ""))

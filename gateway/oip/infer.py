@@ -83,7 +83,7 @@ class OipCodec(Codec):
 
 @lru_cache(maxsize=64)
 def _target(path: str) -> tuple[str, str]:
-    """Return the model and the version that the path names; an empty version if it names none."""
+    """Return the model and the version in the path; without a version, an empty one."""
     found = PATH.fullmatch(path)
     assert found is not None, path  # only such paths are routed here
     return found[1], found[2] or ""

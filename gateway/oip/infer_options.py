@@ -14,7 +14,7 @@ from smartbatch.shared.wire import Payload
 
 
 class OutputOptions(msgspec.Struct, frozen=True):
-    """`classes`: return so many class scores, as text, in place of the numbers. `binary`: REST only."""
+    """`classes`: return this number of class scores, as text, instead of the tensor. `binary`: REST only."""
 
     name: str
     binary: bool = False
@@ -22,7 +22,7 @@ class OutputOptions(msgspec.Struct, frozen=True):
 
 
 class InferOptions(msgspec.Struct, frozen=True):
-    """Empty `outputs` mean all, binary or not as `binary` says."""
+    """Empty `outputs` means all outputs, in binary if `binary`."""
 
     id: str = ""
     outputs: Sequence[OutputOptions] = ()
@@ -35,7 +35,7 @@ class InferOptions(msgspec.Struct, frozen=True):
 
 
 def check(options: InferOptions, payload: Payload, info: ModelInfo | None) -> None:
-    """Check against the model's outputs, and pass the number of classes to the worker. Raises InvalidInput."""
+    """Check the options against the model's outputs, and set the payload's number of classes. Raises InvalidInput."""
     names = [output.name for output in options.outputs]
     if len(set(names)) < len(names):
         raise InvalidInput(f"an output is requested twice: {', '.join(names):.200}")
@@ -50,22 +50,22 @@ def check(options: InferOptions, payload: Payload, info: ModelInfo | None) -> No
         payload.options = {"top_k": options.classes}
 
 
-def classes_of(count: int) -> int:
-    """Check the number of requested classes."""
+def class_count(count: int) -> int:
+    """Return the number of requested classes. Raises InvalidInput if it is out of range."""
     if not 0 <= count <= MAX_TOP_K:
         raise InvalidInput(f"classification: expected a whole number from 0 to {MAX_TOP_K}, got {count}")
     return count
 
 
 def timeout_s(microseconds: int) -> float | None:
-    """Read `parameters.timeout`; 0 is none."""
+    """Convert `parameters.timeout` to seconds; 0 means none. Raises InvalidInput."""
     if microseconds < 0:
         raise InvalidInput(f"timeout: expected 0 or more microseconds, got {microseconds}")
     return microseconds / 1e6 or None
 
 
 def check_version(model: str, version: str) -> None:
-    """Raise UnknownModel for a version other than VERSION. An empty one means that."""
+    """Raise UnknownModel for a version other than VERSION, which is the default."""
     if version not in ("", VERSION):
         raise UnknownModel(f"model {model!r} has no version {version!r:.60}; its only version is {VERSION}")
 

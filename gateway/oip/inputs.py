@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from smartbatch.gateway.formats.image_body import images_payload, is_image
-from smartbatch.gateway.formats.row_shapes import check_rows, tensor_payload
+from smartbatch.gateway.formats.row_shapes import check_rows, matches, tensor_payload
 from smartbatch.gateway.oip.datatypes import BYTES, Buffer, dtype_of
 from smartbatch.gateway.oip.signature import TensorSignature, signature_of
 from smartbatch.shared.errors import InvalidInput
@@ -38,7 +38,7 @@ def check_tensor(name: str, datatype: str, shape: Shape, info: ModelInfo | None,
 
 
 def numbers(name: str, datatype: str, shape: Shape, data: Buffer, info: ModelInfo | None, max_rows: int) -> Payload:
-    """Return the payload of numbers given as bytes."""
+    """Return the payload of a numeric tensor whose data is bytes."""
     dtype = check_tensor(name, datatype, shape, info, max_rows)
     return tensor_payload(Tensor(dtype, shape, data), info, max_rows)
 
@@ -59,7 +59,7 @@ def check_elements(name: str, shape: Shape, info: ModelInfo | None, max_rows: in
 
 
 def elements_payload(name: str, elements: list[bytes], info: ModelInfo | None, max_rows: int) -> Payload:
-    """Return the payload of BYTES: encoded images, texts, or one body of any type."""
+    """Return the payload of a BYTES tensor: encoded images, texts, or one body of any type."""
     kind = signature_of(name, BYTES, info).kind if info is not None else _guess(elements)
     if kind == "image":
         return images_payload(elements, max_rows)
@@ -69,7 +69,7 @@ def elements_payload(name: str, elements: list[bytes], info: ModelInfo | None, m
 
 
 def _guess(elements: list[bytes]) -> str:
-    """Guess the kind, before a worker has announced the model."""
+    """Guess the kind of elements before a worker has announced the model."""
     if all(map(is_image, elements)):
         return "image"
     try:
@@ -94,15 +94,12 @@ def _check_dimensions(name: str, shape: Shape) -> None:
 
 
 def _check_shape(form: TensorSignature, shape: Shape) -> None:
-    fits = len(shape) == len(form.shape) and all(
-        want in (-1, came) for came, want in zip(shape, form.shape, strict=True)
-    )
-    if not fits:
+    if not matches(shape, form.shape):
         raise InvalidInput(f"input {form.name!r} takes shape {list(form.shape)} (-1: any length), got {list(shape)}")
 
 
 def deduced_shape(form: TensorSignature, dtype_bytes: int, size: int) -> Shape:
-    """Compute the rows of a tensor from its size in bytes. Raises InvalidInput if that is ambiguous."""
+    """Return the shape of a tensor of `size` bytes. Raises InvalidInput if the number of rows is ambiguous."""
     row = form.shape[1:]
     row_bytes = math.prod(row) * dtype_bytes
     if -1 in row or not row_bytes:

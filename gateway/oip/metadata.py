@@ -26,7 +26,7 @@ EXTENSIONS = (
 
 
 class Liveness(msgspec.Struct):
-    """One body for both endpoints: clients go by the status, and implementations disagree on the member."""
+    """The body of both health endpoints. Clients rely on the status; implementations disagree about the field."""
 
     live: bool
     ready: bool
@@ -44,7 +44,7 @@ class ServerMetadata(msgspec.Struct):
 
 
 class TensorMetadata(msgspec.Struct):
-    """`shape` is with the rows in front; -1: any length."""
+    """`shape` includes the number of rows; -1: any length."""
 
     name: str
     datatype: str
@@ -64,7 +64,7 @@ class ModelMetadata(msgspec.Struct):
 
 
 class ConfigTensor(msgspec.Struct):
-    """`dims` are without the rows if `max_batch_size` isn't 0."""
+    """`dims` excludes the number of rows unless `max_batch_size` is 0."""
 
     name: str
     data_type: str
@@ -80,8 +80,7 @@ class InstanceGroup(msgspec.Struct):
 
 
 class ModelConfig(msgspec.Struct):
-    """Triton's model configuration, as far as it applies. `dynamic_batching` is present, as requests are always
-    batched."""
+    """Triton's model configuration, as far as it applies. `dynamic_batching` is always present."""
 
     name: str
     platform: str
@@ -107,7 +106,7 @@ def server_metadata(*, with_statistics: bool) -> ServerMetadata:
 
 
 def info_of(monitor: SystemMonitor, model: str) -> ModelInfo:
-    """Return what a worker announced. Raises UnknownModel, or Unavailable before the first worker is up."""
+    """Return the announced model info. Raises UnknownModel, or Unavailable before the first worker is up."""
     check_model(monitor, model)
     info = monitor.models.get(model)
     if info is None:
@@ -121,7 +120,7 @@ def check_model(monitor: SystemMonitor, model: str) -> None:
 
 
 def check_access(principal: Principal | None, model: str) -> None:
-    """`principal` is None where no API keys are configured. Raises Forbidden."""
+    """Raise Forbidden if the principal may not use the model. It is None if no API keys are configured."""
     if principal is not None and not principal.may_use(model):
         raise Forbidden("this API key may not use this model")
 

@@ -1,12 +1,11 @@
-"""Turns a reply into tensors of the protocol."""
+"""Converts a reply to tensors of the protocol."""
 
 from __future__ import annotations
-
-import math
 
 import msgspec
 
 from smartbatch.gateway.formats.render import finite
+from smartbatch.gateway.formats.tensor_bytes import in_c_order
 from smartbatch.gateway.oip.datatypes import BYTES, DATATYPES
 from smartbatch.gateway.oip.infer_options import InferOptions, OutputOptions
 from smartbatch.shared.errors import InvalidInput, WireError
@@ -44,7 +43,7 @@ def output_tensors(reply: Reply, options: InferOptions) -> list[OutputTensor]:
 
 def _tensors(result: Result, options: InferOptions) -> dict[str, tuple[tuple[int, ...], Data]]:
     if result.outputs is not None:
-        return {name: (tensor.shape, _in_c_order(tensor)) for name, tensor in result.outputs.items()}
+        return {name: (tensor.shape, in_c_order(tensor)) for name, tensor in result.outputs.items()}
     if result.classes is not None:  # requested by name
         name = next((output.name for output in options.outputs), "output")
         width = max(map(len, result.classes), default=0)
@@ -54,22 +53,11 @@ def _tensors(result: Result, options: InferOptions) -> dict[str, tuple[tuple[int
     return {"output": ((len(values),), [_value(value) for value in values])}
 
 
-def _in_c_order(tensor: Tensor) -> Tensor:
-    if tensor.order != "C":
-        raise WireError("an output tensor must be in C order")
-    return tensor
-
-
 def _class(index: int, label: str, probability: float) -> bytes:
     """Format a class as Triton does: value, index, label."""
     return f"{probability:f}:{index}:{label}".encode()
 
 
 def _value(value: object) -> bytes:
-    """Encode a text as it is, and any other value of a user's model as JSON."""
+    """Encode a string as UTF-8, and any other value of a user's model as JSON."""
     return value.encode() if isinstance(value, str) else _encode_json(finite(value))
-
-
-def flat(tensor: Tensor) -> Tensor:
-    """Return the tensor in one dimension."""
-    return Tensor(tensor.dtype, (math.prod(tensor.shape),), tensor.data)

@@ -1,4 +1,4 @@
-"""The body of an infer request: JSON, followed by the bytes of tensors that aren't in it."""
+"""Parses the body of an infer request: JSON, followed by the bytes of binary tensors."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ Count = Annotated[int, Meta(ge=0)]
 
 
 class InputParameters(msgspec.Struct):
-    """`binary_data_size`: so many bytes behind the JSON are the tensor. `content_type`: `base64` if the texts of a
-    tensor of BYTES are to be decoded so."""
+    """`binary_data_size`: number of the tensor's bytes after the JSON. `content_type`: `base64` if the strings of a
+    BYTES tensor are base64."""
 
     binary_data_size: Count | None = None
     content_type: str = ""
@@ -38,7 +38,7 @@ class InputParameters(msgspec.Struct):
 
 
 class InferInput(msgspec.Struct):
-    """A tensor. `shape` is with the rows in front; `data` is nested or flat, and absent if the bytes follow."""
+    """A tensor. `shape` includes the number of rows. `data` is nested or flat, and absent if the bytes follow."""
 
     name: str
     shape: Shape
@@ -48,7 +48,7 @@ class InferInput(msgspec.Struct):
 
 
 class OutputParameters(msgspec.Struct):
-    """`binary_data`: send the tensor behind the JSON. `classification`: name the likeliest classes instead."""
+    """`binary_data`: send the tensor after the JSON. `classification`: return this number of top classes instead."""
 
     binary_data: bool = False
     classification: Annotated[int, Meta(ge=0, le=MAX_TOP_K)] = 0
@@ -61,7 +61,8 @@ class RequestedOutput(msgspec.Struct):
 
 
 class RequestParameters(msgspec.Struct):
-    """`timeout` is in microseconds. `priority` is read and has no effect: there is one queue, first in, first out."""
+    """`timeout` is in microseconds. `priority` is accepted and has no effect: a model has one queue, first in, first
+    out."""
 
     binary_data_output: bool = False
     timeout: Count = 0
@@ -70,7 +71,7 @@ class RequestParameters(msgspec.Struct):
 
 
 class InferRequest(msgspec.Struct):
-    """What a client sends. Members and parameters that aren't known are ignored, as the protocol has it."""
+    """The JSON of a request. Unknown fields and parameters are ignored, as the protocol requires."""
 
     inputs: list[InferInput]
     id: str = ""
@@ -83,9 +84,9 @@ _NO_INPUT, _NO_OUTPUT, _NO_REQUEST = InputParameters(), OutputParameters(), Requ
 
 
 def read(body: bytes, header_length: int | None, info: ModelInfo | None, max_rows: int) -> tuple[Payload, InferOptions]:
-    """Read a body whose first `header_length` bytes are JSON; all of it if that is None; none of it if that is 0.
+    """Parse a body whose first `header_length` bytes are JSON: all of it if None, none of it if 0.
 
-    Raises MalformedBody, InvalidInput or TooManyRows, saying what was expected and what came.
+    Raises MalformedBody, InvalidInput, TooManyRows or Unavailable.
     """
     if header_length == 0:
         return _raw(body, info, max_rows)
@@ -124,7 +125,7 @@ def _payload(tensor: InferInput, behind: memoryview, info: ModelInfo | None, max
 
 
 def _behind(tensor: InferInput, behind: memoryview) -> memoryview | None:
-    """Return the tensor's bytes behind the JSON, or None if its data are in it."""
+    """Return the tensor's bytes after the JSON, or None if its data is in the JSON."""
     size = (tensor.parameters or _NO_INPUT).binary_data_size
     in_json = len(memoryview(tensor.data)) > 0
     if size is None:
@@ -147,17 +148,17 @@ def _options(request: InferRequest) -> InferOptions:
     parameters = request.parameters or _NO_REQUEST
     outputs = [(each.name, each.parameters or _NO_OUTPUT) for each in request.outputs or ()]
     regions = [(each.parameters or _NO_INPUT).shared_memory_region for each in request.inputs]
-    refuse_unsupported(parameters.sequence_id, [*regions, *(started.shared_memory_region for _, started in outputs)])
+    refuse_unsupported(parameters.sequence_id, [*regions, *(given.shared_memory_region for _, given in outputs)])
     return InferOptions(
         request.id,
-        [OutputOptions(name, started.binary_data, started.classification) for name, started in outputs],
+        [OutputOptions(name, given.binary_data, given.classification) for name, given in outputs],
         parameters.binary_data_output,
         timeout_s(parameters.timeout),
     )
 
 
 def _raw(body: bytes, info: ModelInfo | None, max_rows: int) -> tuple[Payload, InferOptions]:
-    """No JSON at all: the body is the one input, all outputs come as bytes."""
+    """Read a body without JSON: it is the data of the one input, and all outputs are returned in binary."""
     if info is None:
         raise Unavailable("no worker has announced the model's inputs yet, so a body of raw bytes can't be interpreted")
     if not body:

@@ -1,7 +1,8 @@
-"""The body of an infer response: JSON, followed by the bytes of outputs that were requested as binary."""
+"""Renders the body of an infer response: JSON, followed by the bytes of outputs that were requested as binary."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from smartbatch.gateway.formats.render import finite
 from smartbatch.gateway.formats.tensor_bytes import to_lists
 from smartbatch.gateway.oip import VERSION
 from smartbatch.gateway.oip.datatypes import Buffer, join_elements
-from smartbatch.gateway.oip.outputs import OutputTensor, flat
+from smartbatch.gateway.oip.outputs import OutputTensor
 from smartbatch.shared.errors import NotAcceptable
 from smartbatch.shared.wire import Tensor
 
@@ -24,7 +25,8 @@ class BinarySize(msgspec.Struct):
 
 
 class InferOutput(msgspec.Struct):
-    """A tensor. `data` is flat, in C order; "NaN", "Infinity" and "-Infinity" are text. Absent if the bytes follow."""
+    """A tensor. `data` is flat, in C order, and absent if the bytes follow the JSON. NaN and infinities are the strings
+    "NaN", "Infinity" and "-Infinity"."""
 
     name: str
     datatype: str
@@ -34,7 +36,7 @@ class InferOutput(msgspec.Struct):
 
 
 class InferResponse(msgspec.Struct):
-    """`id` is the client's own."""
+    """`id` is the request's, if the client set one."""
 
     model_name: str
     model_version: str
@@ -43,32 +45,32 @@ class InferResponse(msgspec.Struct):
 
 
 def write(model: str, request_id: str, outputs: Sequence[OutputTensor]) -> tuple[int | None, bytes]:
-    """Return the length of the JSON, or None if the content is JSON only, and the content.
+    """Return the content, and before it the length of its JSON, or None if it is JSON only.
 
-    Raises NotAcceptable for an output of BYTES that isn't text and was requested as JSON.
+    Raises NotAcceptable for a BYTES output that isn't UTF-8 and was requested as JSON.
     """
-    behind: list[Buffer] = []
-    described = [_describe(output, behind) for output in outputs]
+    binary: list[Buffer] = []
+    described = [_describe(output, binary) for output in outputs]
     response = InferResponse(model, VERSION, described, request_id or UNSET)
     text = _encode(response)
     if b"null" in text:  # which msgspec writes for numbers that JSON can't express
         for output in described:
             output.data = finite(output.data)
         text = _encode(response)
-    if not behind:
+    if not binary:
         return None, text
-    return len(text), b"".join([text, *behind])
+    return len(text), b"".join([text, *binary])
 
 
-def _describe(output: OutputTensor, behind: list[Buffer]) -> InferOutput:
+def _describe(output: OutputTensor, binary: list[Buffer]) -> InferOutput:
     described = InferOutput(output.name, output.datatype, output.shape)
     data = output.data
     if output.binary:
         content = data.data if isinstance(data, Tensor) else join_elements(data)
         described.parameters = BinarySize(len(content))
-        behind.append(content)
+        binary.append(content)
     elif isinstance(data, Tensor):
-        described.data = to_lists(flat(data))
+        described.data = to_lists(Tensor(data.dtype, (math.prod(data.shape),), data.data))
     else:
         described.data = [_text(output.name, element) for element in data]
     return described

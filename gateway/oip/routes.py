@@ -14,7 +14,7 @@ VERSIONED = MODEL + "/versions/{version}"
 
 
 def routes(public: Callable[..., Route], management: Callable[..., Route], infer: Any) -> list[Route]:
-    """Return the routes; `public` and `management` create one on that port. `infer` is what runs a model."""
+    """Return the routes. `public` and `management` create a route on that port. `infer` is the inference endpoint."""
     found = [
         Route("/v2/health/live", endpoints.live),
         Route("/v2/health/ready", endpoints.ready),

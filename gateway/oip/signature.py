@@ -1,4 +1,4 @@
-"""A model's inputs and outputs in the protocol's terms: named tensors with a datatype and a shape.
+"""Describes a model's inputs and outputs as the protocol does: named tensors with a datatype and a shape.
 
 A model here takes one input, but perhaps in several forms: a tensor of numbers, encoded images, texts, any bytes. Each
 form is an input of its own name, of which a request holds one.
@@ -17,7 +17,7 @@ _IN_ORDER: tuple[Kind, ...] = ("tensor", "image", "text", "raw")
 
 
 class TensorSignature(msgspec.Struct, frozen=True):
-    """One form of a model's input. `shape` is with the rows in front; -1: any length."""
+    """One form of a model's input. `shape` includes the number of rows; -1: any length."""
 
     name: str
     kind: Kind
@@ -46,18 +46,18 @@ def _form(kind: Kind, spec: InputSpec) -> TensorSignature:
 
 
 def batched(info: ModelInfo) -> bool:
-    """Return whether a request may have several rows. A raw body is one row."""
+    """Return whether a request may have several rows. Raw bytes are always one row."""
     return info.input.kinds != ("raw",)
 
 
 def outputs(info: ModelInfo) -> list[Output]:
-    """List the announced outputs. A user's model may announce none."""
+    """Return the announced outputs. A user's model may announce none."""
     rows = -1 if batched(info) else 1
     return [Output(spec.name, DATATYPES[spec.dtype], (rows, *spec.shape)) for spec in info.outputs]
 
 
 def signature_of(name: str, datatype: str, info: ModelInfo) -> TensorSignature:
-    """Return the form that a tensor of this name and datatype is. Raises InvalidInput."""
+    """Return the form of the input with this name and datatype. Raises InvalidInput if there is none."""
     named = [form for form in forms(info) if form.name == name]
     for form in named:
         if (datatype == BYTES) == (form.datatype == BYTES):

@@ -1,4 +1,4 @@
-"""Cumulative statistics of a model, in the protocol's terms: what its live workers counted since they started."""
+"""Cumulative statistics of a model in the protocol's format: sums over its live workers since they started."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Duration(msgspec.Struct):
 
 
 class InferStatistics(msgspec.Struct):
-    """By request: `queue` is waiting, to be claimed and then for the batch to start; `compute_input` is decoding;
-    `compute_infer` is the forward, whole for each request that shared it. Encoding answers isn't timed."""
+    """Sums over requests. `queue`: waiting to be claimed, and then for the batch to start. `compute_input`: decoding.
+    `compute_infer`: the forward of the batch, counted in full for each request. Encoding isn't measured."""
 
     success: Duration
     fail: Duration
