@@ -21,7 +21,7 @@ from smartbatch.gateway.auth.key_store import KeyStore
 from smartbatch.gateway.core.body_memory import BodyMemoryBudget
 from smartbatch.gateway.core.metrics import GatewayMetrics
 from smartbatch.gateway.core.request_log import RequestLog
-from smartbatch.gateway.core.tracing import Tracing, tracing_of
+from smartbatch.gateway.core.tracing import Tracing, start_tracing
 from smartbatch.gateway.http.connection_registry import ConnectionRegistry
 from smartbatch.gateway.monitoring.process_metrics import ProcessMetrics
 from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
@@ -68,7 +68,7 @@ class GatewayServices:
         self.process_metrics = ProcessMetrics(
             self.metrics.registry, lambda: self.connection_registry.connections, self.body_memory
         )
-        self.tracing: Tracing | None = tracing_of(self.gateway_id)
+        self.tracing: Tracing | None = start_tracing(self.gateway_id)
         self.queues: dict[str, ModelQueue] = {}
         self.monitor = SystemMonitor(settings, self.gateway_id, self.queues)
         self.model_infos: dict[str, ModelInfo] = self.monitor.models

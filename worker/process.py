@@ -48,7 +48,7 @@ from smartbatch.worker.observability.metrics import WorkerMetrics
 from smartbatch.worker.observability.metrics_server import serve_metrics
 from smartbatch.worker.observability.model_error_log import ModelErrorLog
 from smartbatch.worker.observability.status_report import StatusReport
-from smartbatch.worker.observability.tracing import tracing_of
+from smartbatch.worker.observability.tracing import start_tracing
 from smartbatch.worker.queue.entry_tracker import EntryTracker
 from smartbatch.worker.queue.failure_detection import FailureDetector
 from smartbatch.worker.queue.heartbeat import Heartbeat
@@ -67,7 +67,7 @@ class Worker:
         keys = Keys(settings.model)
         max_rows = settings.max_batch_size
         self._loop = asyncio.get_running_loop()
-        self._tracing = tracing_of(settings.model, self.worker_id)
+        self._tracing = start_tracing(settings.model, self.worker_id)
         self.model = models.resolve(settings.model_path)
         self._redis = MultiplexedConnection(settings.broker_url)
         self._blocking_redis = MultiplexedConnection(settings.broker_url, block_s=BLOCK_S)
@@ -140,7 +140,7 @@ class Worker:
     async def _serve(self) -> None:
         """Claim, run and publish until told to stop. An error in one of the tasks ends the worker."""
         gc_freeze.freeze_startup_objects()
-        self.status.now("ready")
+        self.status.set_state("ready")
         self._heartbeat.on_success = self._after_heartbeat
         self._heartbeat.loop_alive = self._watchdog.loop_alive
         self._heartbeat.send_now()
@@ -156,7 +156,7 @@ class Worker:
 
     async def _drain(self) -> None:
         """Finish the entries that are held, within GRACE_TIME."""
-        self.status.now("draining")
+        self.status.set_state("draining")
         async with asyncio.timeout(self.settings.grace_time):
             await self.batcher.drain()
             await asyncio.to_thread(self.decoder.close)
@@ -198,7 +198,7 @@ class Worker:
     def _load(self) -> None:
         settings = self.settings
         started = time.monotonic()
-        self.status.now("loading", f"loading {settings.model_path}")
+        self.status.set_state("loading", f"loading {settings.model_path}")
         context = LoadContext(
             settings.device,
             settings.dtype,
@@ -221,13 +221,13 @@ class Worker:
             where = f"{type(error).__name__}: {error}"
             raise ModelLoadError(f"loading {settings.model_path} failed: {where}") from error
         self._progress(f"loaded in {time.monotonic() - started:.1f} s on {self.model.device_name}")
-        self.status.now("warming")
+        self.status.set_state("warming")
         warm_up(self.engine, self.model, settings.max_batch_size, self._progress)
         self.metrics.memory_limit.set(self.engine.memory_limit)
 
     def _progress(self, text: str) -> None:
         log.info("%s", text)
-        self.status.now(self.status.state, text)
+        self.status.set_state(self.status.state, text)
 
     def _info(self) -> ModelInfo:
         settings = self.settings

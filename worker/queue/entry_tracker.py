@@ -123,7 +123,7 @@ class EntryTracker:
         entry = claimed.entry
         log.error("dead letter: %s", reason, extra=log_fields(entry))
         if self._tracing is not None:
-            self._tracing.put_aside(entry, claimed.claimed_at, claimed.admitted_at, error)
+            self._tracing.dead_letter(entry, claimed.claimed_at, claimed.admitted_at, error)
         self.metrics.outcome("dead")
         self._publisher.put([Outcome(entry, pack_reply(Reply(error=error)), reason)])
 
