@@ -116,7 +116,7 @@ class Worker:
         self._stop_requested = asyncio.Event()
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then drain. Raises StartupError if it can't start."""
+        """Serve until SIGTERM or SIGINT, then drain. Raises StartupError if the worker can't start."""
         for name in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(name, self._stop, name)
         try:
@@ -138,7 +138,7 @@ class Worker:
         await registry.announce(self._redis, self._info())
 
     async def _serve(self) -> None:
-        """Claim, run and publish until told to stop. An error in one of the tasks ends the worker."""
+        """Claim, run and publish until a signal arrives. An error in one of the tasks ends the worker."""
         gc_freeze.freeze_startup_objects()
         self.status.set_state("ready")
         self._heartbeat.on_success = self._after_heartbeat
@@ -155,7 +155,7 @@ class Worker:
             raise SmartBatchError("a task of the worker failed; its entries go to other workers")
 
     async def _drain(self) -> None:
-        """Finish the entries that are held, within GRACE_TIME."""
+        """Finish the claimed entries within GRACE_TIME."""
         self.status.set_state("draining")
         async with asyncio.timeout(self.settings.grace_time):
             await self.batcher.drain()
@@ -178,7 +178,7 @@ class Worker:
     # --- loading, in the device thread
 
     async def _in_device_thread(self, function: Callable[[], None]) -> None:
-        """Run `function` there. Return early when told to stop: the process is about to end."""
+        """Run a function in the device thread. Returns early if a signal arrives: the process is about to end."""
         done: Future[None] = Future()
 
         def call() -> None:
@@ -242,11 +242,11 @@ class Worker:
         lost_claims = self.tracker.audit(result.pending, sent_at)
         if lost_claims:
             await self.tracker.adopt(lost_claims, result.now_ms)
-        with contextlib.suppress(BrokerFull):  # then Redis still holds the last announcement
-            await registry.announce(self._redis, self._info())  # again each time: Redis may have lost it
+        with contextlib.suppress(BrokerFull):  # Redis still has the last announcement
+            await registry.announce(self._redis, self._info())  # each time, since Redis may have lost it
 
     def _apply(self, live: LiveLimits) -> None:
-        """Apply limits that were set while serving, within those that this worker was started with."""
+        """Apply the live limits, capped by those that this worker was started with."""
         initial = self._initial_limits
         limits = msgspec.structs.replace(
             initial,
@@ -274,7 +274,7 @@ class Worker:
 
 
 def main(settings: Settings) -> None:
-    """Run a worker until it is told to stop. Raises StartupError if it can't start."""
+    """Run a worker until SIGTERM or SIGINT. Raises StartupError if it can't start."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_main(settings))
     # A device thread may still be loading. It can't be interrupted, and there is nothing left to save.
