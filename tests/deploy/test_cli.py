@@ -157,7 +157,7 @@ def test_queue_before_any_model_was_announced_says_so(broker: Broker) -> None:
 
 def test_model_nobody_knows_is_refused_with_near_matches(broker: Broker) -> None:
     line = refusal("worker", "--model", "resnet8", environ={"REDIS_URL": broker.url}, within_s=30)
-    assert line.startswith("smartbatch: there is no model 'resnet8'; did you mean resnet18 or ")
+    assert line.startswith("smartbatch: unknown model 'resnet8'; did you mean resnet18 or ")
     assert "MODEL_PATH is" in line
 
 

@@ -8,7 +8,7 @@ a batch waits
 
 There are two estimators: one for the time while clients that were just answered have not sent their next request
 (they are *returning*), the other for the time without returning clients. In a closed loop nothing arrives once the last
-client has returned: the second estimator learns that, and the batch closes at once. In an open loop both learn the same.
+client has returned: the second estimator learns that, and the batch closes at once. In an open loop both are equal.
 
 Only the time before the reply counts: a later request may be a consequence of that reply, and waiting would not have
 brought it sooner. If there are other workers, only the time before the batch closes counts: they may claim entries that
