@@ -61,7 +61,7 @@ class GatewayServices:
         self.connection_registry = ConnectionRegistry(
             settings.max_connections,
             settings.grace_time,
-            self.metrics.refused,
+            self.metrics.connection_closed,
             lambda error: self.request_log.write(error, dict),
         )
         self.body_memory = BodyMemoryBudget(max(settings.max_receiving_bytes, settings.max_body_bytes))

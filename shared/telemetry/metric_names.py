@@ -114,8 +114,8 @@ FLUSHES = Metric(
 GATEWAY_BROKER_ERRORS = Metric(
     "smartbatch_gateway_broker_errors_total", "counter", "gateway", "A gateway's calls to Redis that failed"
 )
-HTTP_REFUSED = Metric(
-    "smartbatch_http_refused_total",
+CONNECTIONS_CLOSED = Metric(
+    "smartbatch_http_connections_closed_total",
     "counter",
     "gateway",
     "Connections ended early: `idle` for want of room, `write_timeout`, else by the code of the error",

@@ -92,7 +92,7 @@ def test_every_dashboard_query_has_data_and_no_request_counts_twice(
     outcomes = total("Throughput by outcome")
     assert {name: value for name, value in outcomes.items() if value} == {"ok": ok, "invalid": BAD}
     assert total("Answered") == {"": ok}
-    assert total("Refusals and errors by reason") == {"bad_request": BAD}
+    assert total("Errors and rejections by code") == {"bad_request": BAD}
     assert total("Rows a second, and what workers could do") == {"": ok}
     batches = sum(total("Why batches were closed").values())
     assert total("Rows in a batch")["+Inf"] == batches

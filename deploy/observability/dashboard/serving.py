@@ -121,7 +121,7 @@ REQUESTS = Section(
             stacked=True,
         ),
         Panel(
-            title="Refusals and errors by reason",
+            title="Errors and rejections by code",
             description="Error codes of all requests without a result.",
             queries=[Query(f"{rate(names.REQUEST_ERRORS, 'code')} > 0", "{{code}}")],
             unit="reqps",
