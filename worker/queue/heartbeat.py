@@ -53,7 +53,7 @@ class Heartbeat:
         sent_at = time.monotonic()
         try:
             result = await self._leases.heartbeat(self._status())
-            for dead_worker in self._failure_detector.heartbeat_succeeded(result.lapsed, time.monotonic()):
+            for dead_worker in self._failure_detector.heartbeat_succeeded(result.expired, time.monotonic()):
                 self._metrics.dead_workers_found.inc()
                 log.warning("worker %s is dead; its entries run one by one", dead_worker.worker_id)
             await self.on_success(result, sent_at)

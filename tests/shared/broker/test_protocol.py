@@ -291,30 +291,30 @@ async def test_the_group_is_made_again_after_redis_lost_everything(client: Clien
     assert [entry.id for entry in (await claim(client)).entries] == ["r1"]
 
 
-async def test_a_heartbeat_returns_what_i_hold_and_whose_lease_has_lapsed(client: Client) -> None:
+async def test_a_heartbeat_returns_what_i_hold_and_whose_lease_has_expired(client: Client) -> None:
     await admission(client).admit([request(1)])
     claimed = await claim(client, "w1")
     await client.zadd(KEYS.leases, {"gone": 1000, "alive": 9e15})
     heartbeat = await Leases(client, KEYS, "w1").heartbeat({"state": "ready"})
     assert heartbeat.pending == [claimed.entries[0].entry_id]
-    assert heartbeat.lapsed == {"gone": b"1000"}
+    assert heartbeat.expired == {"gone": b"1000"}
 
 
 async def test_a_heartbeat_renews_the_lease_and_leaves_a_report_that_expires(client: Client) -> None:
     heartbeat = await Leases(client, KEYS, "w1").heartbeat({"state": "ready", "rows": 3})
-    assert (heartbeat.alive, heartbeat.pending, heartbeat.lapsed) == (1, [], {})
+    assert (heartbeat.alive, heartbeat.pending, heartbeat.expired) == (1, [], {})
     assert await client.zscore(KEYS.leases, "w1") == heartbeat.now_ms + 2000
     assert await client.hgetall(KEYS.worker("w1")) == {b"state": b"ready", b"rows": b"3"}
     assert 9_000 < await client.pttl(KEYS.worker("w1")) <= 10_000
     heartbeat = await Leases(client, KEYS, "w2").heartbeat({"state": "ready"})
-    assert (heartbeat.alive, heartbeat.lapsed) == (2, {})
+    assert (heartbeat.alive, heartbeat.expired) == (2, {})
 
 
 async def test_a_lease_holds_until_its_score_has_passed(client: Client) -> None:
     now_ms = (await Leases(client, KEYS, "w1").heartbeat({"state": "ready"})).now_ms
     await client.zadd(KEYS.leases, {"long ago": now_ms - 1, "for long": now_ms + 60_000})
     heartbeat = await Leases(client, KEYS, "w1").heartbeat({"state": "ready"})
-    assert (heartbeat.alive, heartbeat.lapsed) == (2, {"long ago": str(now_ms - 1).encode()})
+    assert (heartbeat.alive, heartbeat.expired) == (2, {"long ago": str(now_ms - 1).encode()})
 
 
 async def test_leaving_releases_the_fill_lock_and_the_lease_and_wakes_a_worker(client: Client) -> None:
