@@ -72,7 +72,7 @@ class Batcher:
         self._freed = asyncio.Event()
         self._drained = asyncio.Event()
         self._draining = False
-        self._isolated = False  # the batch being filled must run alone
+        self._isolated = False  # the batch being filled holds an entry of a dead worker
         self._claim_s = 0.001  # running mean of a claim's round trip
         self._may_hold_fill_lock = False
         self._waiting: float = math.inf  # entries on the stream after the last claim; inf once that is outdated
@@ -148,7 +148,7 @@ class Batcher:
         """Claim for an empty batch: at once if entries wait, else after the wakeup. Returns whether it got any."""
         running = sum(len(batch.claimed_entries) for batch in self._on_device)
         window_s = self._limits.window_s
-        # Without a likely arrival the fill lock is not taken, and so needs no release.
+        # Without a likely arrival don't take the fill lock: then it needs no release.
         hold_ms = self._hold_ms(window_s) if self._arrival_likely(window_s, running=running) else 0
         if dead_worker := next(iter(self._failure_detector.dead_workers), None):
             claim = await self._claim("idle", hold_ms=hold_ms, dead_worker=dead_worker)

@@ -1,8 +1,8 @@
 """Estimates of the device's speed: the latency of a forward by its rows, and the throughput from which gateways
 predict whether a deadline is attainable.
 
-Latency is learned from warm-up and from every forward since. Throughput is measured from the moment when a batch could
-start to the moment when the device was free again: waiting for slow decodes counts, having no work does not.
+Latency is measured at warm-up and with every forward. The time of a batch for the throughput lasts from when it could
+start until the device is free again: it includes waiting for slow decodes, but no time without work.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class Model(ABC):
 
     @abstractmethod
     def decode(self, payload: Payload) -> list[Row]:
-        """Turn a payload into rows. Raises InvalidInput that says what was expected and what came."""
+        """Turn a payload into rows. Raises InvalidInput that names the expected and the actual input."""
 
     @abstractmethod
     def group(self, row: Row) -> Hashable:

@@ -178,7 +178,7 @@ BATCHES = Section(
         Panel(
             title="Batches by close reason",
             description="full: MAX_BATCH_SIZE rows; window: MAX_WAIT_TIME passed; idle: no further request expected; "
-            "deadline: waiting longer would miss a deadline; isolated: alone, after a worker died.",
+            "deadline: waiting longer would miss a deadline; isolated: one entry of a dead worker.",
             queries=[Query(rate(names.BATCHES, "closed"), "{{closed}}")],
             unit="ops",
             stacked=True,
