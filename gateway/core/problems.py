@@ -55,10 +55,12 @@ Headers = dict[str, str]
 
 
 def status_of(error: BaseException) -> int:
-    for cls in type(error).__mro__:
-        if cls in STATUS:
-            return STATUS[cls]
-    return 500
+    return _status_of(type(error))
+
+
+@functools.cache
+def _status_of(kind: type[BaseException]) -> int:
+    return next((STATUS[cls] for cls in kind.__mro__ if cls in STATUS), 500)
 
 
 def code_of(error: BaseException) -> str:
@@ -97,7 +99,7 @@ def problem_with(status: int, code: str, detail: str, request_id: str | None) ->
     content, headers = _render(status, code, detail), {"content-type": CONTENT_TYPE}
     if request_id:
         headers["x-request-id"] = request_id
-        content = b'%b,"request_id":%b}' % (content[:-1], msgspec.json.encode(request_id))
+        content = b'%b,"request_id":"%b"}' % (content[:-1], request_id.encode())  # ours, so nothing is to be escaped
     return status, headers, content
 
 

@@ -84,7 +84,7 @@ class AdmissionControl:
 
     def rejection(self, status: AdmitStatus, timeout_ms: int, rows: int = 1) -> Unavailable:
         """Return the error that says why a request is rejected and when to retry."""
-        if status == AdmitStatus.TOO_LATE:
+        if status is AdmitStatus.TOO_LATE:
             wait_s, timeout_s = self._wait_s(rows), timeout_ms / 1000
             own = f" with the {rows} of this request" if rows > 1 else ""
             ahead = f"{self._open_rows} rows are ahead in the queue and take about {wait_s:.3g} s{own}"
