@@ -5,7 +5,7 @@ from __future__ import annotations
 from smartbatch.shared.broker.queue.admission import AdmitResult, Capacity
 from smartbatch.shared.keys import GROUP
 from tests.brokers import Client
-from tests.shared.broker.test_protocol import ADMITTED, FULL, KEYS, DEADLINE_UNATTAINABLE, admission, claim, request
+from tests.shared.broker.test_protocol import ADMITTED, DEADLINE_UNATTAINABLE, FULL, KEYS, admission, claim, request
 
 SLOW = Capacity(rows_per_s=0.1, batch_s=60)  # a request behind another one cannot be in time
 
