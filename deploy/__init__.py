@@ -1,1 +1,1 @@
-"""How SmartBatch is run: the command line, the local launcher, Docker, monitoring."""
+"""The command line, the local launcher, container images, and the configuration of monitoring."""

@@ -1,5 +1,5 @@
-"""A child process of the launcher, in a session of its own: Ctrl-C reaches only the launcher, which then drains the
-children in order. If the launcher is killed, the kernel terminates its children."""
+"""A child process of the launcher. It has a session of its own, so Ctrl-C reaches only the launcher, which drains its
+children in order. If the launcher is killed, the kernel terminates them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Child:
                 self._process.send_signal(name)
 
     def kill(self) -> None:
-        """Kill the process and everything it started (GATEWAY_PROCESSES): its session is one process group."""
+        """Kill the process group, which includes the processes that this one started (GATEWAY_PROCESSES)."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)

@@ -144,7 +144,7 @@ class Launcher:
         while True:
             started = loop.time()
             code = await child.wait()
-            child.kill()  # a process that it left behind would keep the port
+            child.kill()  # kills processes that it left behind, which would keep the port
             if self._stop.is_set():
                 return
             reason = startup_error.read(self._folder, child.name)
@@ -168,7 +168,7 @@ class Launcher:
     # --- progress
 
     async def _until_ready(self) -> bool:
-        """Show the progress of the workers until the gateway is ready. Returns False if stopped before."""
+        """Show the progress of the workers until the gateway is ready. Returns False if a signal came first."""
         connection = MultiplexedConnection(self._url)
         shown: dict[str, str] = {}
         try:

@@ -1,4 +1,4 @@
-"""Command-line options generated from the declarations of the settings."""
+"""Command-line options, generated from the declarations of the settings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ save_option = click.option(
 )
 
 _FLAGS = {"MODEL_PATH": "model", "MODEL_NAME": "name", "MODEL_WEIGHTS": "weights"}
-_ALSO = {"GATEWAY_PROCESSES": ["--workers"]}  # as uvicorn and gunicorn call them
+_ALIASES = {"GATEWAY_PROCESSES": ["--workers"]}  # as uvicorn and gunicorn call them
 
 
 def setting_options(*names: str) -> Callable[[Callable], Callable]:
@@ -32,7 +32,7 @@ def setting_options(*names: str) -> Callable[[Callable], Callable]:
             kind, default, meaning = declared[name]
             flag = _FLAGS.get(name, name.lower().replace("_", "-"))
             text = f"{meaning.replace('`', '')}.  [{name}={default}]"
-            flags = [f"--{flag}", *_ALSO.get(name, [])]
+            flags = [f"--{flag}", *_ALIASES.get(name, [])]
             function = click.option(
                 *flags, name.lower(), metavar=kind.replace(" ", "") if "|" in kind else kind.upper(), help=text
             )(function)

@@ -68,7 +68,7 @@ def save(payload: Payload, file: Path) -> list[Path]:
 
 
 def _image(data: bytes) -> dict[str, Any]:
-    """Read format and size from the header alone: decoding the pixels may be what ended the workers."""
+    """Read format and size from the header only: decoding the pixels may have ended the workers."""
     fields: dict[str, Any] = {"bytes": len(data)}
     try:
         from PIL import Image

@@ -1,6 +1,6 @@
-"""The reason why a child of the launcher can't start, passed through a file.
+"""Pass the reason why a child can't start to the launcher, through a file.
 
-The launcher prints it once: several workers with the same invalid model would all print it.
+The launcher prints it once: several workers with the same invalid model would each print it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Consoles and tables of the command line.
 
-Text is printed as it is: rich's markup and emoji codes are off, since names and errors may contain anything. Cells of
-tables are never truncated, as IDs differ at their ends.
+Rich's markup and emoji codes are off, since names and errors may contain anything. Cells of tables are never truncated,
+as IDs differ at their ends.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Column, Table
 
-PIPED_WIDTH = 240  # characters; piped output is read by line, so rows should not wrap
+PIPED_WIDTH = 240  # characters; rows of piped output should not wrap
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -1,4 +1,4 @@
-"""A table's rows: four measurements of a flower in, its species out.
+"""Classify rows of a table: four measurements of a flower in, its species out.
 
     pip install scikit-learn
     smartbatch up --model examples/tabular.py:Iris
@@ -7,7 +7,7 @@ or `make up MODEL=examples/tabular.py:Iris`, then
 
     curl localhost:8000/predict -H 'content-type: application/json' -d '{"data": [[5.1, 3.5, 1.4, 0.2]]}'
 
-The smallest whole example: it trains on scikit-learn's copy of the iris data when it loads, in a fraction of a second.
+The smallest complete example. When it loads, it trains on scikit-learn's copy of the iris data, in less than a second.
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ class Iris:
         self.species = [str(name) for name in data.target_names]
         x = torch.tensor(data.data, dtype=torch.float32)  # (150, 4)
         y = torch.tensor(data.target)  # (150,)
-        # From zeros, as here, training gives every worker the same weights
+        # training from zeros gives every worker the same weights
         weight = torch.zeros(MEASUREMENTS, 3, requires_grad=True)
         bias = torch.zeros(3, requires_grad=True)
         self.mean, self.std = x.mean(0).to(device), x.std(0).to(device)
@@ -41,11 +41,11 @@ class Iris:
         self.weight, self.bias = weight.detach().to(device), bias.detach().to(device)
 
     def decode(self, payload):
-        """One tensor per flower. JSON numbers come as float32 or float64; a batch needs one type."""
+        """Return one tensor per flower. JSON numbers arrive as float32 or float64; a batch needs one type."""
         tensor = payload.content
         if payload.kind != "tensor" or tuple(tensor.shape[1:]) != (MEASUREMENTS,):
-            came = list(tensor.shape) if payload.kind == "tensor" else payload.kind
-            raise InvalidInput(f"expected a tensor of shape ['rows', {MEASUREMENTS}], got {came}")
+            got = list(tensor.shape) if payload.kind == "tensor" else payload.kind
+            raise InvalidInput(f"expected a tensor of shape ['rows', {MEASUREMENTS}], got {got}")
         return list(to_torch(tensor).float())
 
     def forward(self, batch):

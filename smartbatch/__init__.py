@@ -1,6 +1,6 @@
 """SmartBatch: an inference server for PyTorch models.
 
-What is named here is the stable interface, for whoever serves a model of their own; the packages below are not.
+The names exported here are the stable interface for serving your own model. The subpackages are internal.
 """
 
 from smartbatch.model import Model, serve, to_torch

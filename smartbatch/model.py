@@ -1,4 +1,4 @@
-"""What a user writes, a model; and how it is served from Python."""
+"""The protocol of a user's model, and `serve`, which serves it from Python."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 class Model(Protocol):
     """A class that SmartBatch can serve. Only `forward` is required.
 
-    Each of these may be there too, and is called in this order (docs/models.md has examples):
+    The others are optional and called in this order (docs/models.md has examples):
 
-    - `input: InputSpec`, `outputs: tuple[OutputSpec, ...]`: announced to gateways, which then refuse other input early.
-    - `load(self, device: torch.device)`: once, in the thread that will call `forward`.
-    - `example(self)`: one row to warm up with. Default: zeros of `input`'s shape.
-    - `decode(self, payload: Payload) -> list[row]`: what a client sent → rows, in several threads at once. Raise
+    - `input: InputSpec`, `outputs: tuple[OutputSpec, ...]`: announced to gateways, which then reject other input early.
+    - `load(self, device: torch.device)`: called once, in the thread that will call `forward`.
+    - `example(self)`: returns one row to warm up with. Default: zeros of `input`'s shape.
+    - `decode(self, payload: Payload) -> list[row]`: a request's payload → rows, in several threads at once. Raise
       InvalidInput (or ValueError) with a text for the client. Default: a torch tensor per row, a str per text, bytes
       per image, the bytes of any other body.
-    - `group(self, row)`: rows of an equal key are run together. Default: tensors of one shape and dtype.
+    - `group(self, row)`: returns a key; rows with equal keys run together. Default: by shape and dtype.
     - `collate(self, rows) -> batch`: a list of rows → one batch. Default: tensors are stacked on the device.
-    - `encode(self, row_output)`: one row's output → what its client gets: a tensor, an array, or anything that JSON can
-      say; in several threads at once. Default: the output as it is.
+    - `encode(self, row_output)`: one row's output → a tensor, an array, or anything that JSON can represent, for the
+      client; in several threads at once. Default: the output unchanged.
     """
 
     def forward(self, batch: Any) -> Any:
@@ -43,10 +43,10 @@ class Model(Protocol):
 def serve(model: type[Model], *, port: int = 8000, workers: int = 1, **settings: Any) -> None:
     """Serve a class on this machine until Ctrl-C, as `smartbatch up` does: broker, gateway and workers.
 
-    Call it from the file that defines the class, behind `if __name__ == "__main__":`, as workers import that file.
-    `settings` are those of `smartbatch settings` in lower case: `max_batch_size=64, max_wait_time=0.005`. Ends the
-    process: exit code 0 after a drain, 2 with one line where something can't start. Raises SettingsError for a setting
-    that doesn't exist.
+    Call it from the file that defines the class, under `if __name__ == "__main__":`, since workers import that file.
+    `settings` are those that `smartbatch settings` lists, in lower case: `max_batch_size=64, max_wait_time=0.005`. Ends
+    the process: exit code 0 after a drain, 2 with one line if something can't start. Raises SettingsError for an
+    unknown setting.
     """
     from smartbatch.deploy.cli import main
     from smartbatch.shared.settings import Settings
@@ -61,7 +61,7 @@ def serve(model: type[Model], *, port: int = 8000, workers: int = 1, **settings:
 
 
 def to_torch(tensor: Tensor) -> torch.Tensor:
-    """Return the tensor that a payload holds as a torch tensor on the CPU, of the same shape and dtype."""
+    """Convert a payload's tensor to a torch tensor on the CPU, of the same shape and dtype."""
     from smartbatch.worker.core.tensors import to_torch as convert
 
     return convert(tensor)

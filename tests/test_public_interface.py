@@ -143,7 +143,7 @@ def test_a_model_is_loaded_from_a_file_wherever_it_is(tmp_path: Path) -> None:
     ("path", "text"),
     [
         ("{}/none.py:Net", "there is no file {}/none.py"),
-        ("{}/twice.py", "which class of the file\\? Name it: {}/twice.py:Class"),
+        ("{}/twice.py", "name the class too: {}/twice.py:Class"),
         ("{}/twice.py:Triple", "twice.py has no class 'Triple'"),
     ],
 )

@@ -48,7 +48,7 @@ from smartbatch.worker.observability.metrics import WorkerMetrics
 from smartbatch.worker.observability.metrics_server import serve_metrics
 from smartbatch.worker.observability.model_error_log import ModelErrorLog
 from smartbatch.worker.observability.status_report import StatusReport
-from smartbatch.worker.observability.tracing import tracing_of
+from smartbatch.worker.observability.tracing import start_tracing
 from smartbatch.worker.queue.entry_tracker import EntryTracker
 from smartbatch.worker.queue.failure_detection import FailureDetector
 from smartbatch.worker.queue.heartbeat import Heartbeat
@@ -67,7 +67,7 @@ class Worker:
         keys = Keys(settings.model)
         max_rows = settings.max_batch_size
         self._loop = asyncio.get_running_loop()
-        self._tracing = tracing_of(settings.model, self.worker_id)
+        self._tracing = start_tracing(settings.model, self.worker_id)
         self.model = models.resolve(settings.model_path)
         self._redis = MultiplexedConnection(settings.broker_url)
         self._blocking_redis = MultiplexedConnection(settings.broker_url, block_s=BLOCK_S)
@@ -116,7 +116,7 @@ class Worker:
         self._stop_requested = asyncio.Event()
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then drain. Raises StartupError if it can't start."""
+        """Serve until SIGTERM or SIGINT, then drain. Raises StartupError if the worker can't start."""
         for name in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(name, self._stop, name)
         try:
@@ -138,9 +138,9 @@ class Worker:
         await registry.announce(self._redis, self._info())
 
     async def _serve(self) -> None:
-        """Claim, run and publish until told to stop. An error in one of the tasks ends the worker."""
+        """Claim, run and publish until a signal arrives. An error in one of the tasks ends the worker."""
         gc_freeze.freeze_startup_objects()
-        self.status.now("ready")
+        self.status.set_state("ready")
         self._heartbeat.on_success = self._after_heartbeat
         self._heartbeat.loop_alive = self._watchdog.loop_alive
         self._heartbeat.send_now()
@@ -155,8 +155,8 @@ class Worker:
             raise SmartBatchError("a task of the worker failed; its entries go to other workers")
 
     async def _drain(self) -> None:
-        """Finish the entries that are held, within GRACE_TIME."""
-        self.status.now("draining")
+        """Finish the claimed entries within GRACE_TIME."""
+        self.status.set_state("draining")
         async with asyncio.timeout(self.settings.grace_time):
             await self.batcher.drain()
             await asyncio.to_thread(self.decoder.close)
@@ -178,7 +178,7 @@ class Worker:
     # --- loading, in the device thread
 
     async def _in_device_thread(self, function: Callable[[], None]) -> None:
-        """Run `function` there. Return early when told to stop: the process is about to end."""
+        """Run a function in the device thread. Returns early if a signal arrives: the process is about to end."""
         done: Future[None] = Future()
 
         def call() -> None:
@@ -198,7 +198,7 @@ class Worker:
     def _load(self) -> None:
         settings = self.settings
         started = time.monotonic()
-        self.status.now("loading", f"loading {settings.model_path}")
+        self.status.set_state("loading", f"loading {settings.model_path}")
         context = LoadContext(
             settings.device,
             settings.dtype,
@@ -221,13 +221,13 @@ class Worker:
             where = f"{type(error).__name__}: {error}"
             raise ModelLoadError(f"loading {settings.model_path} failed: {where}") from error
         self._progress(f"loaded in {time.monotonic() - started:.1f} s on {self.model.device_name}")
-        self.status.now("warming")
+        self.status.set_state("warming")
         warm_up(self.engine, self.model, settings.max_batch_size, self._progress)
         self.metrics.memory_limit.set(self.engine.memory_limit)
 
     def _progress(self, text: str) -> None:
         log.info("%s", text)
-        self.status.now(self.status.state, text)
+        self.status.set_state(self.status.state, text)
 
     def _info(self) -> ModelInfo:
         settings = self.settings
@@ -242,11 +242,11 @@ class Worker:
         lost_claims = self.tracker.audit(result.pending, sent_at)
         if lost_claims:
             await self.tracker.adopt(lost_claims, result.now_ms)
-        with contextlib.suppress(BrokerFull):  # then Redis still holds the last announcement
-            await registry.announce(self._redis, self._info())  # again each time: Redis may have lost it
+        with contextlib.suppress(BrokerFull):  # Redis still has the last announcement
+            await registry.announce(self._redis, self._info())  # each time, since Redis may have lost it
 
     def _apply(self, live: LiveLimits) -> None:
-        """Apply limits that were set while serving, within those that this worker was started with."""
+        """Apply the live limits, capped by those that this worker was started with."""
         initial = self._initial_limits
         limits = msgspec.structs.replace(
             initial,
@@ -274,7 +274,7 @@ class Worker:
 
 
 def main(settings: Settings) -> None:
-    """Run a worker until it is told to stop. Raises StartupError if it can't start."""
+    """Run a worker until SIGTERM or SIGINT. Raises StartupError if it can't start."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_main(settings))
     # A device thread may still be loading. It can't be interrupted, and there is nothing left to save.

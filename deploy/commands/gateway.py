@@ -35,7 +35,8 @@ from smartbatch.deploy.options import read, setting_options
 def command(grpc: bool, **options: str | None) -> None:
     """Start a gateway: it accepts requests over HTTP or gRPC, queues them in Redis and returns the replies.
 
-    MODEL selects the default model of /predict; other models are served as soon as a worker announces them.
+    The default model of /predict is that of MODEL_NAME or MODEL_PATH. A gateway serves every model that a worker
+    announces.
     """
     from smartbatch.gateway.server import bind, bind_grpc, bind_management, serve, serve_grpc
     from smartbatch.shared.broker.connection.check import check

@@ -82,6 +82,6 @@ def _show(file: Path, answer: dict) -> None:
         return
     for row in answer["predictions"]:
         table = Table(box=None, show_header=False, padding=(0, 2))
-        for guess in row:
-            table.add_row(f"{guess['probability']:7.2%}", guess["label"], Text(str(guess["class_id"]), "dim"))
+        for score in row:
+            table.add_row(f"{score['probability']:7.2%}", score["label"], Text(str(score["class_id"]), "dim"))
         screen.print(table)

@@ -75,12 +75,12 @@ async def _live(screen, updates: AsyncIterator) -> None:
             await asyncio.wait({drawing, quit_pressed}, return_when=asyncio.FIRST_COMPLETED)
             if drawing.done():
                 drawing.result()  # raises its exception
-        finally:  # Ctrl-C cancels this task, and not the other
+        finally:  # Ctrl-C cancels only this task
             await tasks.end([drawing])
 
 
 async def _updates(connection: MultiplexedConnection, name: str | None, interval: float) -> AsyncIterator:
-    """Yield (models, error) every `interval` seconds: the last state that was read, and why it is out of date."""
+    """Yield (models, error) every `interval` seconds. `error` is empty unless they are out of date."""
     from smartbatch.gateway.monitoring.model_view import ModelView, describe
     from smartbatch.gateway.monitoring.window_stats import StatsWindow
     from smartbatch.shared.broker.admin import registry

@@ -1,4 +1,4 @@
-# Locust with loadtest/locustfile.py, to put load on the stack beside it. Built from the repository's root:
+# The image of Locust with loadtest/locustfile.py, a load generator for the stack. Build it in the root of the repository:
 #   docker build -f deploy/docker/loadtest.Dockerfile -t smartbatch-loadtest .
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 FROM ${PYTHON_IMAGE}
@@ -6,7 +6,7 @@ FROM ${PYTHON_IMAGE}
 ENV PYTHONUNBUFFERED=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_ROOT_USER_ACTION=ignore
-# Further settings of pip, for a mirror: --build-arg PIP_INDEX_URL=... or PIP_EXTRA_INDEX_URL=...
+# More settings of pip, for a mirror: --build-arg PIP_INDEX_URL=... or PIP_EXTRA_INDEX_URL=...
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 
@@ -15,7 +15,7 @@ WORKDIR /src
 COPY constraints.txt ./
 RUN pip install --no-cache-dir -c constraints.txt locust msgpack
 
-# Only what the locustfile imports.
+# Only the modules that the locustfile imports.
 COPY loadtest/__init__.py loadtest/locustfile.py loadtest/
 COPY loadtest/workload loadtest/workload
 COPY loadtest/data loadtest/data

@@ -50,7 +50,7 @@ COPY deploy deploy
 RUN pip install --no-cache-dir --no-deps . \
  && rm -rf build *.egg-info
 
-# A numeric user, so that Kubernetes' runAsNonRoot can check it; with a name, which torch looks up. The user owns only the
+# A numeric user, so that Kubernetes' runAsNonRoot can check it. It has a name because torch looks it up. It owns only the
 # cache of downloaded weights (a named volume takes over the owner of its mount point).
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin smartbatch \
  && install -d -o smartbatch -g smartbatch /var/cache/torch \

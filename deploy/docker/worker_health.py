@@ -16,7 +16,7 @@ PROGRESS = "smartbatch_worker_last_progress_timestamp_seconds{"
 
 
 def main() -> str:
-    """Return what is wrong; empty if the worker is healthy."""
+    """Return the reason why the worker is unhealthy; empty if it is healthy."""
     settings = from_environment()
     url = f"http://127.0.0.1:{settings.metrics_port}/metrics"
     with urllib.request.urlopen(url, timeout=4) as response:

@@ -58,13 +58,13 @@ class GatewayMetrics:
         self._readmissions = names.READMISSIONS.counter(self.registry)
         self._flushes = names.FLUSHES.counter(self.registry)
         self._broker_errors = names.GATEWAY_BROKER_ERRORS.counter(self.registry)
-        refused = names.HTTP_REFUSED.counter(self.registry)
-        self._refused = {reason: refused.labels(reason) for reason in names.HTTP_REFUSED.values}
+        closed = names.CONNECTIONS_CLOSED.counter(self.registry)
+        self._closed = {reason: closed.labels(reason) for reason in names.CONNECTIONS_CLOSED.values}
         self._queues: list[ModelMetrics] = []
 
-    def refused(self, reason: str) -> None:
-        """Count a connection that was ended early; `reason` is one of HTTP_REFUSED's."""
-        self._refused[reason].inc()
+    def connection_closed(self, reason: str) -> None:
+        """Count a connection that the gateway closed; `reason` is one of CONNECTIONS_CLOSED.values."""
+        self._closed[reason].inc()
 
     def of(self, model: str) -> ModelMetrics:
         queue = ModelMetrics(self, model)

@@ -103,7 +103,7 @@ def _batch_attributes(batch_info: BatchInfo | None) -> dict[str, Any]:
     }
 
 
-def tracing_of(gateway_id: str) -> Tracing | None:
+def start_tracing(gateway_id: str) -> Tracing | None:
     """Return None unless tracing is configured."""
     spans = started("gateway", gateway_id)
     return None if spans is None else Tracing(spans, sampling())

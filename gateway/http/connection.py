@@ -98,7 +98,7 @@ class Connection(HttpToolsProtocol):
         if not self._registry.admit(self):
             self._discarding = True
             error = TooManyConnections("too many connections are open (MAX_CONNECTIONS)")
-            self._registry.refused(error)
+            self._registry.record_error(error)
             self.write(self._error_response(error))
             if self._registry.reject(self):
                 self._linger()
@@ -322,7 +322,7 @@ class Connection(HttpToolsProtocol):
             self.cycle.keep_alive = False
             self.cycle.fail(error)
             return
-        self._registry.refused(error)
+        self._registry.record_error(error)
         self._final_response = self._error_response(error)
         if self._running is None:
             self._send_final_response()

@@ -88,8 +88,8 @@ class ConnectionRegistry:
         self._admitted[connection] = None
         return True
 
-    def refused(self, error: SmartBatchError) -> None:
-        """Count and log bytes that became no request."""
+    def record_error(self, error: SmartBatchError) -> None:
+        """Count and log an error that no request accounts for."""
         self.count(error.code)
         self._log_error(error)
 

@@ -68,7 +68,7 @@ class AdmissionControl:
         closed += [
             (entry.timeout_ms, status)
             for entry, status in rejected
-            if status == AdmitStatus.TOO_LATE and late_ms > entry.timeout_ms
+            if status == AdmitStatus.DEADLINE_UNATTAINABLE and late_ms > entry.timeout_ms
         ]
         if closed:
             if self._closed is None:
@@ -84,7 +84,7 @@ class AdmissionControl:
 
     def rejection(self, status: AdmitStatus, timeout_ms: int, rows: int = 1) -> Unavailable:
         """Return the error that says why a request is rejected and when to retry."""
-        if status is AdmitStatus.TOO_LATE:
+        if status is AdmitStatus.DEADLINE_UNATTAINABLE:
             wait_s, timeout_s = self._wait_s(rows), timeout_ms / 1000
             own = f" with the {rows} of this request" if rows > 1 else ""
             ahead = f"{self._open_rows} rows are ahead in the queue and take about {wait_s:.3g} s{own}"

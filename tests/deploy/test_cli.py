@@ -157,7 +157,7 @@ def test_queue_reports_that_no_model_is_announced(broker: Broker) -> None:
 
 def test_unknown_model_is_rejected_with_similar_names(broker: Broker) -> None:
     line = error_line("worker", "--model", "resnet8", environ={"REDIS_URL": broker.url}, within_s=30)
-    assert line.startswith("smartbatch: there is no model 'resnet8'; did you mean resnet18 or ")
+    assert line.startswith("smartbatch: unknown model 'resnet8'; did you mean resnet18 or ")
     assert "MODEL_PATH is" in line
 
 

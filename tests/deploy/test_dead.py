@@ -21,7 +21,7 @@ from tests.deploy.test_cli import Ended
 from tests.entries import entry_fields
 from tests.system.stack import Process
 
-TAKEN = "ended 3 workers, 2 of them while it ran alone (MAX_DELIVERIES is 3)"
+TAKEN = "ended 3 workers, 2 of them while isolated (MAX_DELIVERIES is 3)"
 
 
 class Letters:

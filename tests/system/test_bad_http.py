@@ -232,7 +232,7 @@ def test_idle_connections_are_evicted_for_new_ones(stack: Callable[..., Stack]) 
             if number % 50 == 49:
                 assert statuses(exchange(system, LAST)) == [200]
     text = system.client.get(f"{system.url}/metrics").text
-    assert 'smartbatch_http_refused_total{reason="too_many_connections"} 0.0' in text
+    assert 'smartbatch_http_connections_closed_total{reason="too_many_connections"} 0.0' in text
 
 
 def test_total_memory_of_bodies_being_received_is_limited(stack: Callable[..., Stack]) -> None:

@@ -114,7 +114,7 @@ IMAGES: list[tuple[str, bytes, int, str]] = [
     ("image/png", header_only(0, 10), 422, "0x10"),
     ("image/png", png_with((b"aaAa", b""), 100_000), 422, "more chunks"),
     ("image/jpeg", jpeg_with(segment(0xE1, b"Exif\0\0x") * 100_000), 422, "more than 1000 segments"),
-    ("image/jpeg", jpeg_with(b"", scans=10_000), 422, "scans, and 100 are taken"),
+    ("image/jpeg", jpeg_with(b"", scans=10_000), 422, "scans, more than 100"),
     ("image/jpeg", jpeg_with(b"\xff" * 3_000_000), 422, "no scan follows its header"),
     ("image/gif", b"GIF89a", 415, "got 'image/gif'"),
     ("image/jpeg", b"GIF89a" * 10, 422, "not JPEG, PNG or WebP"),

@@ -93,13 +93,13 @@ async def test_row_that_kills_workers_becomes_a_dead_letter_and_its_batch_mates_
         eventually(lambda: is_empty(system))
     bad = [response for response in responses if response.status != 200]
     assert [(response.status, response.code) for response in bad] == [(500, "dead_lettered")]
-    assert "ended 3 workers, 2 of them while it ran alone" in bad[0].body["detail"]
+    assert "ended 3 workers, 2 of them while isolated" in bad[0].body["detail"]
     assert [response.value for response in responses if response.status == 200] == GOOD
     assert len(workers.exits) == 3
     assert workers.exits[0] == {"exit": 1, "segfault": -11, "kill": -9, "exit in decode": 1}[poison]
     [letter] = dead_letters(system)
     assert (letter[b"deliveries"], letter[b"header"].split(b"|")[5]) == (b"3", b"raw")
-    assert letter[b"reason"].startswith(b"ended 3 workers, 2 of them while it ran alone")
+    assert letter[b"reason"].startswith(b"ended 3 workers, 2 of them while isolated")
     assert seconds < 60  # a dead worker detected three times in 3.5 s each, two starts in between
 
 

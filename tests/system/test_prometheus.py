@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.extended, pytest.mark.timeout(180)]
 
 ROOT = Path(__file__).parents[2]
 MODEL = "simulated:base_ms=2,row_ms=0.1"
-# These panels are empty here: there are no keys and no GPU, and no connection was rejected.
+# Panels without data: there are no keys and no GPU, and no connection was closed by a gateway.
 EMPTY = {"Requests by API key", "Device memory", "Connections closed early"}
 SENT = {"first": 300, "second": 200}  # by gateway
 BAD = 40
@@ -92,13 +92,13 @@ def test_every_dashboard_query_has_data_and_no_request_counts_twice(
     outcomes = total("Throughput by outcome")
     assert {name: value for name, value in outcomes.items() if value} == {"ok": ok, "invalid": BAD}
     assert total("Answered") == {"": ok}
-    assert total("Refusals and errors by reason") == {"bad_request": BAD}
-    assert total("Rows a second, and what workers could do") == {"": ok}
-    batches = sum(total("Why batches were closed").values())
-    assert total("Rows in a batch")["+Inf"] == batches
-    assert total("Mean batch") == {"": pytest.approx(ok / batches)}
-    assert total("Mean batch", 1) == {"": pytest.approx(ok / batches)}
-    assert total("Mean batch", 2) == {"": 32}
+    assert total("Errors and rejections by code") == {"bad_request": BAD}
+    assert total("Rows per second and capacity") == {"": ok}
+    batches = sum(total("Batches by close reason").values())
+    assert total("Rows per batch")["+Inf"] == batches
+    assert total("Mean batch size") == {"": pytest.approx(ok / batches)}
+    assert total("Mean batch size", 1) == {"": pytest.approx(ok / batches)}
+    assert total("Mean batch size", 2) == {"": 32}
     assert {name: value for name, value in total("Workers by state").items() if value} == {"ready": 2}
     assert total("Ready workers") == {"": 2}
     assert len(total("Device busy")) == 2

@@ -1,8 +1,8 @@
 """The batcher claims entries from the stream, fills batches and submits them to the engine.
 
     device free    claim, or wait for the wakeup and claim; fill until the policy closes the batch; submit it
-    device busy    claim ahead what no idle worker could take, one batch at most. Nothing is claimed behind a batch that
-                   is very short, or that no other arrival is likely to follow: the next claim leaves as it ends
+    device busy    claim ahead entries that no idle worker could claim, one batch at most. During a very short batch, or
+                   one that no other arrival is likely to follow, claim nothing: the next claim is sent when it ends
     worker dead    claim one entry of a dead worker at a time and run it isolated
 
 Only the holder of the fill lock fills a batch, so idle workers never tear one batch into several small ones.
@@ -30,13 +30,15 @@ from smartbatch.worker.queue.failure_detection import FailureDetector
 log = logging.getLogger(__name__)
 
 WAKEUP_S = 0.5  # longest wait for a wakeup: a worker that crashed with the fill lock delays others no longer
-FILL_LOCK_SLACK_MS = 100  # by which the fill lock outlasts the window
+FILL_LOCK_SLACK_MS = 100  # how long the fill lock outlasts the window
 MIN_AHEAD_POLL_S = 0.002
 AHEAD_POLLS = 4  # polls for a batch to claim ahead, during one forward
-# Lead of the next claim over the end of a batch that no arrival is likely to follow, if no other worker could take what
-# comes: only the replies are left to do then, and Redis is awake for them. (asyncio's timers count whole milliseconds.)
+# The sole worker sends the next claim this long before the end of a batch that no arrival is likely to follow, so that
+# only the replies are left to do afterwards. (asyncio's timers count whole milliseconds.)
 EARLY_S = 0.001
-SHORT = 4  # a forward shorter than a claim's round trip by this factor ends before a claim made meanwhile returns
+SHORT_FACTOR = (
+    4  # a forward this many times shorter than a claim's round trip ends before a claim made meanwhile returns
+)
 RETRY_S = (0.02, 0.1, 0.25, 0.5)
 
 
@@ -70,7 +72,7 @@ class Batcher:
         self._freed = asyncio.Event()
         self._drained = asyncio.Event()
         self._draining = False
-        self._isolated = False  # the batch being filled must run alone
+        self._isolated = False  # the batch being filled holds an entry of a dead worker
         self._claim_s = 0.001  # running mean of a claim's round trip
         self._may_hold_fill_lock = False
         self._waiting: float = math.inf  # entries on the stream after the last claim; inf once that is outdated
@@ -81,7 +83,7 @@ class Batcher:
     # --- called by others
 
     async def drain(self) -> None:
-        """Stop claiming; return when all that is held has run."""
+        """Stop claiming. Returns when all claimed entries have run."""
         self._draining = True
         self._freed.set()
         await self._drained.wait()
@@ -91,12 +93,12 @@ class Batcher:
         return self._limits
 
     def set_limits(self, limits: Limits) -> None:
-        """Apply from the next decision on. The batch being filled may exceed them already."""
+        """Change the limits from the next decision on. The batch being filled may already exceed them."""
         self._limits = limits
         self._throughput.max_rows = limits.max_rows
 
     def device_freed(self, batch: Batch, at: float) -> None:
-        """Take note that a batch left the device, and wake the task for the next one."""
+        """Record that a batch left the device, and wake the task for the next one."""
         self._on_device.remove(batch)
         if batch.closed != "isolated":
             backlog = batch.closed in ("full", "bytes")
@@ -143,10 +145,10 @@ class Batcher:
             await self._fill()
 
     async def _claim_first(self) -> bool:
-        """Claim for an empty batch, at once if entries wait, else after the wakeup. Returns whether any came."""
-        running = sum(len(batch.claimed_entries) for batch in self._on_device)  # the next likely comes after their end
+        """Claim for an empty batch: at once if entries wait, else after the wakeup. Returns whether it got any."""
+        running = sum(len(batch.claimed_entries) for batch in self._on_device)
         window_s = self._limits.window_s
-        # Without a likely arrival the fill lock is not taken, and so needs no release.
+        # Without a likely arrival don't take the fill lock: then it needs no release.
         hold_ms = self._hold_ms(window_s) if self._arrival_likely(window_s, running=running) else 0
         if dead_worker := next(iter(self._failure_detector.dead_workers), None):
             claim = await self._claim("idle", hold_ms=hold_ms, dead_worker=dead_worker)
@@ -159,8 +161,8 @@ class Batcher:
         return bool(self._builder)
 
     async def _run_isolated(self) -> None:
-        """Run one entry of a dead worker alone, and wait until Redis has its outcome: if the next one kills this
-        worker, this one must not count as a suspect too."""
+        """Run one entry of a dead worker in a batch of its own, and wait until Redis has its outcome: if the next entry
+        kills this worker, this one must not be suspected too."""
         claimed_entries = self._builder.claimed_entries
         self._submit("isolated")
         await self._until_free()
@@ -188,7 +190,7 @@ class Batcher:
             wait = (builder.last_id, math.ceil(left_s * 1000))
             claim = await self._claim("top", hold_ms=self._hold_ms(left_s), after_entry=wait)
             if claim.kind == "empty" and claim.waiting:
-                break  # another worker holds the fill lock now: what waits is for its batch
+                break  # another worker holds the fill lock now: the waiting entries are for its batch
         if decision.reason not in ("full", "bytes") and self._may_hold_fill_lock:
             self._release_fill_lock()
         self._submit(decision.reason or "window")
@@ -215,9 +217,9 @@ class Batcher:
     # --- device busy
 
     async def _while_busy(self) -> None:
-        """Claim ahead once, or wait for the device, whichever is due.
+        """Claim ahead once, or wait for the device.
 
-        Look for a whole batch while batches come whole; claim whatever waits when the device is nearly free.
+        Under a backlog claim only a full batch; once the device is nearly free, claim whatever waits.
         """
         if len(self._on_device) > 1 or self._failure_detector.dead_workers or self._tracker.has_suspects:
             await self._until_freed(None)
@@ -232,12 +234,12 @@ class Batcher:
             return
         lead_s = self._claim_s + self._tracker.fetch_s + self._tracker.decoder.mean_s * self._limits.max_rows
         soon = remaining_s <= lead_s
-        if soon and self.sole_worker and self._last_id:  # no other worker could make a fuller batch of what comes now
+        if soon and self.sole_worker and self._last_id:  # no other worker could make a fuller batch of these
             wait_ms = math.ceil(max(MIN_AHEAD_POLL_S, remaining_s) * 1000)
             claim = await self._claim_ahead(soon=True, after_entry=(self._last_id, wait_ms))
             if claim.entries or not claim.waiting:
                 return
-            self._waiting = 0  # what waits was left to another worker, so there is one: look again, but don't wait
+            self._waiting = 0  # the entries were left to another worker, so there is one: poll from now on
         wanted = 1 if soon else self._limits.max_rows - self._builder.rows if backlog else math.inf
         if self._waiting >= wanted:
             await self._claim_ahead(soon=soon)
@@ -249,7 +251,7 @@ class Batcher:
         await self._until_freed(poll_s)
 
     async def _await_end(self, forward_s: float, remaining_s: float) -> None:
-        """Wait for the end of a batch that no arrival is likely to follow; claim EARLY_S before it if that is safe."""
+        """Wait for the end of a batch that no arrival is likely to follow; the sole worker claims EARLY_S before it."""
         early_s = remaining_s - self._claim_s - EARLY_S
         if not self.sole_worker or forward_s < 2 * EARLY_S:
             await self._until_freed(None)
@@ -263,7 +265,7 @@ class Batcher:
         claim = await self._claim("ahead", hold_ms=0, **how)
         state = self._builder.state()
         if not self._on_device:
-            pass  # freed meanwhile: the batch is topped up first
+            pass  # the device became free meanwhile: top the batch up first
         elif state.rows >= self._limits.max_rows or state.next_too_large:
             self._submit("full")
         elif state.bytes >= self._limits.max_bytes:
@@ -292,7 +294,7 @@ class Batcher:
     # --- claim and submit
 
     async def _claim(self, mode: Mode, *, hold_ms: int, **how) -> Claim:
-        """Claim into the batch being filled, within the room that it has left."""
+        """Claim as many entries as the batch being filled has room for."""
         builder = self._builder
         if mode != "ahead" and hold_ms > 0:
             self._may_hold_fill_lock = True
@@ -325,7 +327,7 @@ class Batcher:
         self._builder = BatchBuilder()
         batch.on_device_at = now
         last = closed == "idle" and not self._arrival_likely(self._run_s(batch.rows))
-        batch.run_inline = last or SHORT * self._latency.estimate(batch.rows) < self._claim_s
+        batch.run_inline = last or SHORT_FACTOR * self._latency.estimate(batch.rows) < self._claim_s
         if self._free_since is not None and closed in ("full", "bytes"):
             complete_at = max(claimed.admitted_at for claimed in batch.claimed_entries)
             self._tracker.metrics.starved.inc(max(0.0, now - max(self._free_since, complete_at)))
@@ -335,7 +337,7 @@ class Batcher:
         self._engine.submit(batch)
 
     def _release_fill_lock(self) -> None:
-        """Release it without waiting for the answer. If the call gets lost, the lock expires by itself."""
+        """Release the lock without waiting for the reply. If the call gets lost, the lock expires by itself."""
         task = asyncio.create_task(self._try_release())
         self._releases.add(task)
         task.add_done_callback(self._releases.discard)

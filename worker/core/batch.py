@@ -1,4 +1,4 @@
-"""Claimed entries and batches of them: the data that the worker's stages hand to each other.
+"""Claimed entries and batches, which the worker's stages pass to each other.
 
 Times are monotonic seconds of this process.
 """
@@ -17,7 +17,7 @@ from smartbatch.shared.telemetry.trace_context import trace_id_of
 
 CloseReason = Literal["full", "bytes", "window", "idle", "deadline", "drain", "isolated"]
 """Why a batch was closed. `idle`: no other arrival is likely within the window. `isolated`: it holds one entry of a
-dead worker, which must run alone."""
+dead worker, which must not share a batch."""
 
 _NOT_STARTED: Future[None] = Future()  # never resolved, never waited for
 
@@ -73,8 +73,8 @@ class ClaimedEntry:
         self.rows: list[Any] = []
         self.outputs: list[Any] = []
         self.error: SmartBatchError | None = None
-        self.cancelled = False  # nobody waits for it: don't run it, don't reply
-        self.lost = False  # its payload is gone from Redis: give it up, its gateway admits it again
+        self.cancelled = False  # no client waits for it: don't run it, don't reply
+        self.lost = False  # its payload is gone from Redis: drop it, its gateway admits it again
 
     @property
     def alive(self) -> bool:
@@ -90,7 +90,7 @@ class Batch:
         self.id = batch_id
         self.claimed_entries = claimed_entries
         self.closed: CloseReason = closed
-        self.run_inline = False  # no batch follows closely: the device thread waits for its outputs itself
+        self.run_inline = False  # no batch follows closely: the device thread itself waits for the outputs
         self.on_device_at = 0.0  # estimated start on the device; the batcher times its next claim by it
         self.started_at = 0.0
         self.forward_s = 0.0

@@ -1,4 +1,4 @@
-"""The batch sizes that are prepared at start: warmed up, timed, recorded as CUDA graphs."""
+"""The batch sizes that are warmed up, timed and recorded as CUDA graphs before the worker is ready."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether an error of a model comes from the device. Pure: judged by the error's type and text, without torch.
+"""Tell device errors from errors of a model, by their type and text. Pure: never imports torch.
 
 Sources of the texts: torch's c10/cuda/CUDAException.cpp ("CUDA error: " and the text of cudaGetErrorString), ATen's
 cuBLAS and cuDNN handle pools, c10/core/impl/alloc_cpu.cpp, and the MPS allocator. HIP uses the same texts.
@@ -52,7 +52,7 @@ def is_lost(error: BaseException) -> bool:
 
 
 def may_be_lost(error: BaseException) -> bool:
-    """Return whether the error came from the device at all: then the caller should try the device."""
+    """Return whether the error came from the device, which the caller should then test."""
     return any(_from_device(each) for each in _causes(error))
 
 

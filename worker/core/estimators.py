@@ -1,12 +1,13 @@
-"""Estimates of the device's speed: the latency of a forward by its rows, and the throughput that gateways promise by.
+"""Estimates of the device's speed: the latency of a forward by its rows, and the throughput from which gateways
+predict whether a deadline is attainable.
 
-Latency is learned from warm-up and from every forward since. Throughput is measured from the moment when a batch could
-start to the moment when the device was free again: waiting for slow decodes counts, having no work does not.
+Latency is measured at warm-up and with every forward. The time of a batch for the throughput lasts from when it could
+start until the device is free again: it includes waiting for slow decodes, but no time without work.
 """
 
 from __future__ import annotations
 
-OUTLIER = 3.0  # a batch counts for at most so many times its expected duration
+OUTLIER = 3.0  # the duration of a batch is capped at this multiple of the expected one
 _WEIGHT = 0.2  # of the newest measurement in a running mean
 
 
@@ -45,8 +46,8 @@ class LatencyEstimator:
 class ThroughputEstimator:
     """Rows a second. Written by the batcher, read by the status report, both in the event loop.
 
-    Under a backlog it is the rate of the batches that were served. Without one it is the best rate measured for any
-    batch size, and never less: a worker that was slow once would be sent no requests to show that it has recovered.
+    Under a backlog this is the rate of the batches that were served. Otherwise it is the best rate measured for any
+    batch size: with a lower one, a worker that was slow once would get no requests with which to recover.
     """
 
     def __init__(self, latency: LatencyEstimator, max_rows: int) -> None:
@@ -58,8 +59,8 @@ class ThroughputEstimator:
     def record(self, rows: int, seconds: float, *, backlog: bool) -> None:
         """Add a batch. `backlog`: it was closed because it was full, so other entries waited behind it.
 
-        A batch without rows says nothing. A batch that took far longer than those before (the process was paused, an
-        input was slow to decode) counts for OUTLIER times the expected duration.
+        A batch without rows is ignored. The duration of one that took far longer than expected (the process was paused,
+        an input was slow to decode) is capped at OUTLIER times the expected one.
         """
         if not rows:
             return

@@ -1,14 +1,14 @@
-"""The model interface: what the worker asks of a model, in the order in which it asks.
+"""The model interface. The worker calls its methods in this order:
 
     load       once, in the device thread; may take minutes, so it reports progress
-    example    once, for warm-up: a row like those that requests will have
+    example    once, for warm-up: a row like those of requests
     decode     per request, in a decode thread, while the batch is still filling
     group      per row: rows with equal keys can be collated
     collate    per batch, in the device thread
     forward    per batch, in the device thread; may return before the device is done, if the model `overlaps`
     separate   per batch, in the device thread, or in the completion thread if the model `overlaps`: waits for the
                outputs, copies them to the host and cuts them into one per row
-    encode     per request, in a decode thread, or in the thread that has the outputs
+    encode     per request, in a decode thread or one of the device's threads
 
 A row is whatever `decode` returns and `collate` accepts. Rows know nothing about the batch that they run in.
 """
@@ -59,8 +59,8 @@ class ChosenVariant(msgspec.Struct, frozen=True):
 class Model(ABC):
     """One loaded model, owned by the engine.
 
-    `decode`, `group` and `encode` must be safe in several threads at once. Only the device thread calls the rest, but
-    for `separate` of a model that `overlaps`.
+    `decode`, `group` and `encode` must be safe in several threads at once. Only the device thread calls the
+    others, except `separate` of a model that `overlaps`.
     """
 
     overlaps: bool = False  # the next forward may be launched before the outputs of this one were waited for
@@ -71,7 +71,7 @@ class Model(ABC):
     device_name: str = "cpu"
 
     def info(self, name: str, path: str, max_batch_size: int) -> ModelInfo:
-        """Return what gateways are told about the loaded model."""
+        """Return the description of the loaded model that is announced to gateways."""
         return ModelInfo(name, path, self.input, max_batch_size, self.outputs, self.classifier, self.platform)
 
     @property
@@ -85,15 +85,15 @@ class Model(ABC):
 
     @abstractmethod
     def example(self) -> Row | None:
-        """Return a row for warm-up, or None: then there is no warm-up."""
+        """Return a row for warm-up, or None for no warm-up."""
 
     @abstractmethod
     def decode(self, payload: Payload) -> list[Row]:
-        """Turn a payload into rows. Raises InvalidInput that says what was expected and what came."""
+        """Turn a payload into rows. Raises InvalidInput that names the expected and the actual input."""
 
     @abstractmethod
     def group(self, row: Row) -> Hashable:
-        """Return a key that is equal for rows that can be collated with each other."""
+        """Return a key. Rows with equal keys can be collated."""
 
     @abstractmethod
     def collate(self, rows: Sequence[Row]) -> Batch:
@@ -110,12 +110,12 @@ class Model(ABC):
         """Return cached device memory; called after the device ran out of it."""
 
     def device_memory(self) -> dict[str, int]:
-        """Return bytes of device memory by state (DEVICE_MEMORY's), or nothing where they are unknown. Any thread may
+        """Return bytes of device memory by state (one of DEVICE_MEMORY.values); empty where unknown. Any thread may
         call it at any time."""
         return {}
 
     def device_works(self) -> bool:
-        """Try the device after an error that came from it. Returns False if it can't be used any more."""
+        """Test the device after an error that came from it. Returns False if it can't be used any more."""
         return True
 
     @abstractmethod

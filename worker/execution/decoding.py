@@ -18,9 +18,9 @@ from smartbatch.worker.observability.model_error_log import ModelErrorLog
 
 log = logging.getLogger(__name__)
 
-CHUNK_S = 0.001  # entries that decode faster than this together are handed to a thread together
-# Entries that decode faster than this together are left to the device thread, which is woken for the batch anyway:
-# handing them to another thread takes about as long.
+CHUNK_S = 0.001  # approximate time to decode the entries that are handed to a thread at once
+# Entries that take less than this in all are left to the device thread, which is woken for the batch anyway: handing
+# them to another thread takes about as long.
 QUICK_S = 0.0002
 _WEIGHT = 0.1  # of the newest measurement in a running mean
 
@@ -34,16 +34,16 @@ class Chunk(Future[None]):
         super().__init__()
         self.claimed_entries = claimed_entries
         self._decode = decode
-        self._taken = threading.Lock()
+        self._begun = threading.Lock()
 
     @property
     def pending(self) -> bool:
-        """Whether a thread still has to start decoding it."""
-        return not self._taken.locked() and not all(claimed.cancelled for claimed in self.claimed_entries)
+        """Whether no thread has begun to decode it, and one still has to."""
+        return not self._begun.locked() and not all(claimed.cancelled for claimed in self.claimed_entries)
 
     def begin(self) -> None:
-        """Decode in this thread, unless one has begun already."""
-        if self._taken.acquire(blocking=False):
+        """Decode in this thread, unless another thread has begun."""
+        if self._begun.acquire(blocking=False):
             try:
                 self._decode(self.claimed_entries)
             finally:
@@ -51,7 +51,7 @@ class Chunk(Future[None]):
                 self.set_result(None)
 
     def result(self, timeout: float | None = None) -> None:
-        """Decode in this thread if none has begun, else wait. Raises TimeoutError."""
+        """Decode in this thread, or wait for the thread that has begun. Raises TimeoutError."""
         self.begin()
         return super().result(timeout)
 
@@ -68,7 +68,7 @@ class Decoder:
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
         self._since: dict[int, float] = {}  # by thread: start of its present work, monotonic
         self.mean_s = 0.0  # running mean per entry
-        self._deferred: list[Chunk] = []  # left to the device thread; only the event loop uses this list
+        self._deferred: list[Chunk] = []  # left to the device thread; used only in the event loop
 
     def decode(self, claimed_entries: Sequence[ClaimedEntry]) -> None:
         """Start decoding. Each entry's `decoded` resolves once its rows or its error are set."""
@@ -93,7 +93,7 @@ class Decoder:
         return [claimed_entries[start : start + size] for start in range(0, len(claimed_entries), size)]
 
     def _is_quick(self, entries: int) -> bool:
-        """Return whether the device thread may decode them besides what is left to it already."""
+        """Return whether the device thread can decode this many more entries, besides the deferred ones."""
         self._deferred = [chunk for chunk in self._deferred if chunk.pending]
         entries += sum(len(chunk.claimed_entries) for chunk in self._deferred)
         return 0.0 < self.mean_s * entries < QUICK_S

@@ -1,5 +1,5 @@
-"""Encoding: the outputs of a batch become replies, in a decode thread while the device computes the next batch, or at
-once in the device's own thread if it has nothing else to do."""
+"""Encode the outputs of a batch into replies: in a decode thread while the device computes the next batch, or in the
+device's own thread if no batch waits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WEIGHT = 0.1  # of the newest measurement in a running mean
 
 
 class EncodedBatch(NamedTuple):
-    """The outcomes of a batch's entries, and their number by the values of the metric ENTRIES."""
+    """The outcomes of a batch's entries, and their number by outcome (ENTRIES.values)."""
 
     outcomes: list[Outcome]
     counts: Counter[str]
@@ -35,7 +35,7 @@ class EncodingStage:
     """Takes batches from the engine, encodes their replies and hands them to the event loop.
 
     The event loop gets `on_encoded(batch, outcomes)` first; `on_freed(batch, at)` and the metrics follow two iterations
-    later: the first iteration wakes the publisher, and at the end of the second the replies have left.
+    later: the first iteration wakes the publisher, and by the end of the second the replies have been sent.
     """
 
     def __init__(
@@ -52,10 +52,8 @@ class EncodingStage:
         engine.on_done = self.batch_done
 
     def batch_done(self, batch: Batch) -> None:
-        """Encode, then report the device free. Called in the device's threads.
-
-        In this order, since a drain closes the decoder once the device is free.
-        """
+        """Encode, then report the device free; in this order, since a drain closes the decoder once the device is free.
+        Called by the device's threads."""
         if self._engine.idle and self._encoder.is_quick(batch):
             self._decoder.run_watched(self._encode, batch, True)
         else:
@@ -69,7 +67,7 @@ class EncodingStage:
         if self._tracing is None:
             return
         span = (batch, self._engine.device_name, started_at, time.monotonic())
-        if in_device_thread:  # keep it free for the next batch
+        if in_device_thread:  # the next batch may need this thread
             self._decoder.submit(self._tracing.batch, *span)
         else:
             self._tracing.batch(*span)
@@ -79,7 +77,7 @@ class EncodingStage:
         self._after_iterations(2, self._metrics.batch, batch, encoded.counts)
 
     def _after_iterations(self, iterations: int, function: Callable[..., None], *args: Any) -> None:
-        """Call a function so many iterations of the event loop later."""
+        """Call a function after this many iterations of the event loop."""
         if iterations:
             self._loop.call_soon(self._after_iterations, iterations - 1, function, *args)
         else:
@@ -100,7 +98,7 @@ class ReplyEncoder:
         return self._mean_s * len(batch.claimed_entries) < QUICK_S
 
     def encode(self, batch: Batch) -> EncodedBatch:
-        """Make an outcome for each entry that still is this worker's (a cancelled one isn't)."""
+        """Make an outcome for each entry, except cancelled ones, which this worker no longer holds."""
         started = time.monotonic()
         encoded = self._encode(batch)
         self._mean_s += _WEIGHT * ((time.monotonic() - started) / len(batch.claimed_entries) - self._mean_s)
@@ -118,8 +116,8 @@ class ReplyEncoder:
                 counts["lost"] += 1
                 outcomes.append(Outcome(claimed.entry))
             elif isinstance(claimed.error, DeadlineExceeded):
-                # No reply: the gateway's own clock has reported 504 or is about to. If it was Redis's clock that
-                # stepped, the gateway's reconciler misses the entry and admits it again.
+                # No reply: the gateway reports 504 by its own clock. If Redis's clock stepped instead, the gateway's
+                # reconciler finds the entry missing and admits it again.
                 counts["expired"] += 1
                 outcomes.append(Outcome(claimed.entry))
             else:

@@ -1,10 +1,10 @@
 """The engine runs batches on the device, in two threads: one launches them, the other completes them. Neither reaches
 the network.
 
-It takes a batch and returns it with `outputs` or `error` on every entry. While the device computes one batch, the next
-one is launched, if the model allows it (`Model.overlaps`). After any failure a batch runs again exclusively: it is
-halved until the failing row is alone. A batch too large for the device's memory is halved too, and the size remembered.
-After an error that leaves the device useless the process ends, and other workers run what it held.
+It sets `outputs` or `error` on every entry of a batch. While the device computes one batch, the next one is launched,
+if the model allows it (`Model.overlaps`). A batch that failed runs again exclusively: it is halved until only the
+failing row fails. A batch too large for the device's memory is halved too, and the size remembered. If an error leaves
+the device unusable, the process ends and other workers run its entries.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class Engine:
 
     @property
     def memory_limit(self) -> int:
-        """Rows that fit the device's memory, as far as is known."""
+        """Rows that fit the device's memory, as learned so far."""
         return self._memory_limit.rows
 
     def start(self) -> None:
@@ -152,11 +152,11 @@ class Engine:
         self._work.put(batch)
 
     def call(self, function: Callable[[], None]) -> None:
-        """Run a function in the device thread, after all batches submitted so far: load, warm-up."""
+        """Run a function in the device thread, after all batches submitted so far."""
         self._work.put(function)
 
     def between_batches(self, function: Callable[[], None]) -> None:
-        """As `call`, for a function that uses the device while serving; the watchdog observes it like a batch."""
+        """As `call`, while serving: the watchdog observes the function like a batch."""
 
         def watched() -> None:
             self._working_since = time.monotonic()
@@ -236,7 +236,7 @@ class Engine:
         batch.forward_s = time.monotonic() - batch.started_at
 
     def _run_rows(self, row_refs: list[RowRef]) -> None:
-        """Run rows of one group; on failure halve them until the failing row is alone. Raises DeviceLost."""
+        """Run rows of one group; on failure halve them until only the failing row fails. Raises DeviceLost."""
         row_refs = [ref for ref in row_refs if ref[0].alive]  # one failed row fails its whole entry
         if not row_refs:
             return
@@ -244,7 +244,7 @@ class Engine:
         self._working_since = time.monotonic()
         try:
             outputs = self.forward(rows)
-        except BaseException as error:  # SystemExit too: a row that calls sys.exit() fails alone
+        except BaseException as error:  # SystemExit too: only the row that calls sys.exit() fails
             too_large = self._failures.classify(row_refs, error, self._running)
         else:
             self._store_outputs(row_refs, outputs)
@@ -295,14 +295,14 @@ class Engine:
                 continue
             self._launched.completed()
             self.on_done(batch)
-            del launched, outputs  # frees memory: the next batch may be long in coming
+            del launched, outputs  # frees memory: the next batch may come much later
 
     # --- both threads
 
     def _drop_late(self, batch: Batch) -> None:
         """Wait until every entry is decoded, or its deadline has passed: then it gets DeadlineExceeded."""
         done, now = None, time.monotonic()
-        # Reversed: if this thread decodes some itself, let it be those that the decode threads come to last.
+        # Reversed: this thread then decodes the entries that the decode threads would reach last.
         for claimed in reversed(batch.claimed_entries):
             if claimed.cancelled:
                 continue

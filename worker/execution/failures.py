@@ -1,4 +1,4 @@
-"""What an error of a forward means: too little memory, a lost device, or one row that the model fails on."""
+"""Classify errors of a forward: out of memory, a lost device, or a row on which the model fails."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ RowRef = tuple[ClaimedEntry, int]  # an entry and the index of one of its rows
 
 
 class DeviceLost(Exception):
-    """This process can't use the device any more. It says nothing about any row."""
+    """This process can't use the device any more. No row is at fault."""
 
 
 class FailureClassifier:
-    """Owned by the engine, called by its device thread; `row_error` by any thread."""
+    """Owned by the engine and called by its device thread. Any thread may call `row_error`."""
 
     def __init__(
         self, model: Model, memory_limit: MemoryBatchLimit, metrics: WorkerMetrics, error_log: ModelErrorLog
@@ -35,18 +35,18 @@ class FailureClassifier:
         self.row_too_large = False  # a single row did not fit the memory; the engine resets it
 
     def classify(self, row_refs: Sequence[RowRef], error: BaseException, batch: Batch | None) -> bool:
-        """Fail the entry if its row was alone. Returns whether memory was the cause. Raises DeviceLost."""
-        alone = len(row_refs) == 1
+        """Fail the entry if there was a single row. Returns whether memory was the cause. Raises DeviceLost."""
+        single = len(row_refs) == 1
         too_large = is_out_of_memory(error)
         if too_large:
             self.out_of_memory(len(row_refs))
-            self.row_too_large = self.row_too_large or alone
+            self.row_too_large = self.row_too_large or single
         elif is_lost(error) or (may_be_lost(error) and not self._model.device_works()):
             raise DeviceLost(_one_line(error)) from error
-        elif not alone:
+        elif not single:
             self._metrics.bisections.inc()
             log.info("a batch of %d rows failed and is halved: %s", len(row_refs), type(error).__name__)
-        if alone:
+        if single:
             claimed = row_refs[0][0]
             claimed.error = self.row_error(error, claimed, batch)
         return too_large
@@ -59,20 +59,20 @@ class FailureClassifier:
         log.warning("out of device memory at %d rows; batches are limited to %d rows", rows, self._memory_limit.rows)
 
     def restore_limit(self, rows: int) -> None:
-        """Undo a lowering that a single row caused: its size says nothing about the number of rows."""
+        """Undo a change that a single row caused: the limit is on the number of rows, not on their size."""
         if self._memory_limit.rows < rows:
             self._memory_limit.restore(rows)
             self._metrics.memory_limit.set(rows)
             log.info("a single row was too large: batches of up to %d rows again", rows)
 
     def row_error(self, error: BaseException, claimed: ClaimedEntry, batch: Batch | None) -> SmartBatchError:
-        """Return the error that the client gets; log what is the model's fault."""
+        """Return the error for the client; log it if the model is at fault."""
         if isinstance(error, SmartBatchError):
             return error.with_traceback(None)  # its frames hold the batch
         if is_out_of_memory(error):
             return ModelFailed("the device has not enough memory for this one row")
         if isinstance(error, ValueError | TypeError):
-            return InvalidInput(f"the model refused this input: {str(error)[:300]}")
+            return InvalidInput(f"the model rejected this input: {str(error)[:300]}")
         self._error_log.failed("the model failed on one row", error, claimed.entry, batch.id if batch else "")
         return ModelFailed(f"the model failed on this input ({type(error).__name__})")
 

@@ -1,7 +1,7 @@
-"""How many rows fit the device's memory, as far as is known.
+"""The number of rows that fit the device's memory, learned from out-of-memory errors.
 
-The limit is lowered when a batch does not fit and probed upward again, since another process may have held the memory
-for a while. A failed probe costs the halving of that one batch, and the next one waits twice as long.
+The limit is lowered when a batch does not fit. Later it is probed upward again, since another process may have held the
+memory for a while. A failed probe costs the halving of one batch, and the next probe waits twice as long.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class MemoryBatchLimit:
     def __init__(self, max_rows: int) -> None:
         self._max_rows = max_rows
         self.rows = max_rows
-        self.exceeded = False  # whether any batch did not fit; before that `fitted` has nothing to do
+        self.exceeded = False  # whether any batch did not fit; until then `fitted` need not be called
         self._full_batches = 0  # at the present limit
         self._probe_after = PROBE_AFTER_BATCHES
         self._proven = 0  # the limit before the present probe; 0 without one
@@ -32,7 +32,7 @@ class MemoryBatchLimit:
         self._proven = self._full_batches = 0
 
     def fitted(self, rows: int) -> bool:
-        """Count a batch of `rows` that ran. Returns True if a probe begins, so that the next batches may be larger."""
+        """Count a batch of `rows` that ran. Returns True if a probe begins: the next batches may be larger."""
         if rows > self._proven > 0:
             self._proven = 0
             self._probe_after = PROBE_AFTER_BATCHES

@@ -1,6 +1,6 @@
-"""Warm-up: run every batch size that will occur before the worker reports ready.
+"""Warm-up: run every batch size once before the worker reports ready.
 
-It times each size too, so the first deadlines are judged by measured forwards.
+The times are recorded, so that the first deadlines are judged by measured forwards.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def warm_up(engine: Engine, model: Model, max_rows: int, progress: Callable[[str
     """
     row = model.example()
     if row is None:
-        progress("no warm-up: the model gives no example row")
+        progress("no warm-up: the model has no example row")
         return
     for number, size in enumerate(all_sizes := sizes(max_rows), 1):
         if size > engine.memory_limit:

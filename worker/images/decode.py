@@ -35,7 +35,7 @@ _READERS = {"JPEG": JpegImageFile, "PNG": PngImageFile, "WEBP": WebPImageFile}
 
 _OTHERS = {b"GIF8": "a GIF", b"BM": "a BMP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"%PDF": "a PDF"}
 
-# what the three readers raise on broken files
+# raised by the three readers for broken files
 _BROKEN = (
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, MemoryError, AttributeError, SystemError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
@@ -51,7 +51,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-MAX_ASPECT = 16  # a longer strip loses its ends first: 10000x1 would otherwise be resized to 2560000x256
+MAX_ASPECT = 16  # a longer strip is cropped first: 10000x1 would otherwise be resized to 2560000x256
 
 # Memory of all decode threads together for large images, per pixel of MAX_IMAGE_PIXELS (600 MB by default). A PNG takes
 # 4 bytes a pixel, a progressive JPEG 7, a WebP 16 or 24: the largest WebP has half of MAX_IMAGE_PIXELS.
@@ -79,7 +79,7 @@ class Preset(msgspec.Struct, frozen=True):
 def decode_images(
     images: Sequence[bytes], preset: Preset, max_pixels: int, defer: Deferred = lambda header: None
 ) -> list[torch.Tensor]:
-    """Return (3, crop, crop) uint8 for each image, or what `defer` returns for those that are decoded later.
+    """Return (3, crop, crop) uint8 for each image, or the result of `defer` for one that is decoded later.
 
     Raises InvalidInput: not an image, broken, or more than `max_pixels` in all of them together (judged by the headers,
     before any image is decoded).
@@ -126,7 +126,7 @@ def _check_sizes(headers: Sequence[Header], max_pixels: int) -> None:
         if image.decode_bytes > max(SMALL_BYTES, max_pixels * BUDGET_BYTES_PER_PIXEL):
             raise InvalidInput(
                 f"expected an image that decodes within {max_pixels * BUDGET_BYTES_PER_PIXEL // 1_000_000} MB, got a "
-                f"{image.format} of {image.width}x{image.height}, which takes {image.decode_bytes // 1_000_000}"
+                f"{image.format} of {image.width}x{image.height}, which needs {image.decode_bytes // 1_000_000}"
             )
 
 
@@ -143,7 +143,7 @@ class _MemoryBudget:
     def __init__(self) -> None:
         self._used = 0
         self._freed = threading.Condition()
-        self._first_in_line = threading.Lock()  # held by the thread that waits longest, so that none starves
+        self._first_in_line = threading.Lock()  # held by the longest-waiting thread, so that none starves
 
     @contextmanager
     def reserved(self, size: int, limit: int) -> Iterator[None]:
@@ -206,7 +206,7 @@ def _resize(image: Image.Image, box: tuple[int, int, int, int], size: tuple[int,
     """Return the box as RGB of the given size, with the same pixels as converting the whole box first.
 
     Other modes are converted in bands of rows, each with as many rows beyond its edges as the filter reads: a
-    conversion makes several copies, which for a large image would be gigabytes.
+    conversion makes several copies, gigabytes for a large image.
     """
     left, top, right, bottom = box
     if box != (0, 0, *image.size):

@@ -1,7 +1,7 @@
-"""JPEGs that the device decodes, all of a batch at once (nvJPEG on CUDA), if that is correct and faster.
+"""Decode the JPEGs of a batch on the device (nvJPEG on CUDA), if that is correct and faster.
 
-Only plain JPEGs of moderate size; the CPU decodes the others (decode.py), and all of them if the trial at load fails. A
-row that the device will decode is a tensor of the file's bytes.
+The device decodes only plain JPEGs of moderate size. The CPU decodes all other images (decode.py), and every JPEG if
+the trial at load fails. A row that the device will decode is a tensor of the file's bytes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from smartbatch.worker.images.header import Header
 
 log = logging.getLogger(__name__)
 
-MAX_PIXELS = 4_000_000  # beyond, a CPU is faster: it decodes at an eighth of the size; and 32 of them take 400 MB
+MAX_PIXELS = 4_000_000  # for larger ones a CPU, which decodes at an eighth of the size, is faster; 32 need 400 MB
 TOLERANCE = 3.0  # of 255: mean deviation of the pixels in the trial
 _MODES = {Resample.BILINEAR: "bilinear", Resample.BICUBIC: "bicubic"}
 _TRIAL_SIZE = (640, 480)
@@ -35,13 +35,13 @@ _ROUNDS = 3
 
 
 class DeviceJpegs:
-    """Any thread may call `takes` and `row`, only the device thread the others."""
+    """Any thread may call `supports` and `row`; only the device thread calls the others."""
 
     def __init__(self, device: torch.device, preset: Preset) -> None:
         self._device = device
         self._preset = preset
 
-    def takes(self, header: Header) -> bool:
+    def supports(self, header: Header) -> bool:
         short, long = sorted((header.width, header.height))
         return header.plain and header.orientation == 1 and long * short <= MAX_PIXELS and long <= MAX_ASPECT * short
 
@@ -52,7 +52,7 @@ class DeviceJpegs:
     def pixels(self, rows: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return (rows, 3, crop, crop) uint8 on the device. Raises InvalidInput if one is broken.
 
-        An image that the device refuses is found by halving and decoded here by the CPU, which reports what is wrong.
+        If the device rejects an image, it is found by halving, and the CPU decodes it or reports what is wrong.
         """
         try:
             return self.on_device(rows)
@@ -67,7 +67,7 @@ class DeviceJpegs:
         return decode_image(rows[0].numpy().tobytes(), self._preset, MAX_PIXELS)[None].to(self._device)
 
     def on_device(self, rows: Sequence[torch.Tensor]) -> torch.Tensor:
-        """As `pixels`, without the CPU. Raises RuntimeError if the device refuses an image."""
+        """As `pixels`, but raise RuntimeError if the device rejects an image."""
         decoded = decode_jpeg(list(rows), ImageReadMode.RGB, device=self._device)
         return torch.stack([self._fit(image) for image in decoded])
 
@@ -85,7 +85,7 @@ class DeviceJpegs:
 
 
 def try_device(device: torch.device, preset: Preset, rows: int, cpu_threads: int) -> DeviceJpegs | None:
-    """Return a decoder for the device, if its pixels match the CPU's and it is faster than `cpu_threads` of the CPU.
+    """Return a decoder for the device if its pixels match those of the CPU and it is faster than `cpu_threads` threads.
 
     Logs the choice and its reason.
     """

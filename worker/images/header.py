@@ -27,14 +27,14 @@ _FILL = re.compile(rb"\xff{1,64}([^\xff])", re.DOTALL)
 _START_OF_SCAN, _APP0, _APP1, _APP14 = 0xDA, 0xE0, 0xE1, 0xEE
 _BARE = frozenset({0x00, 0x01, *range(0xD0, 0xD8)})  # markers without data; libjpeg skips them too
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-# what libjpeg needs: frames, tables, and the two segments that distinguish YCbCr, RGB and CMYK
+# the segments that libjpeg needs: frames, tables, and the two segments that distinguish YCbCr, RGB and CMYK
 _JPEG_KEPT = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDD, _APP0, _APP14}
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by color type
 
 
 class BrokenImage(Exception):
-    """The header is broken; the text says where."""
+    """The header is broken; the message says how."""
 
 
 class Header(NamedTuple):
@@ -46,7 +46,7 @@ class Header(NamedTuple):
     orientation: int  # EXIF's, 1 to 8
     data: bytes
     decode_bytes: int
-    plain: bool = False  # a complete JPEG with one scan of 8-bit YCbCr, like nearly all: every decoder takes it
+    plain: bool = False  # a complete JPEG with one scan of 8-bit YCbCr, as nearly all are: every decoder accepts it
 
 
 def read_header(data: bytes) -> Header | None:
@@ -97,7 +97,7 @@ def _jpeg(data: bytes) -> Header:
     if frame is None:
         raise BrokenImage("no frame comes before its first scan")
     if (scans := 1 + data.count(b"\xff\xda", start)) > _MAX_SCANS:
-        raise BrokenImage(f"it has {scans} scans, and {_MAX_SCANS} are taken")
+        raise BrokenImage(f"it has {scans} scans, more than {_MAX_SCANS}")
     kept.append(data[start - 2 :])
     marker, depth, height, width, components = frame
     # One scan is decoded while reading; several need a 16-bit coefficient per sample. The pixels have reduced size.
@@ -154,7 +154,7 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 
 
 def _webp(data: bytes) -> Header:
-    """Read the size here: PIL would have libwebp allocate canvases of the full size to find it out."""
+    """Read the size here: PIL would make libwebp allocate canvases of the full size first."""
     kind = data[12:16]
     if data[8:12] != b"WEBP":
         raise BrokenImage("it is a RIFF file of another kind")
@@ -173,7 +173,7 @@ def _webp(data: bytes) -> Header:
 
 
 def _riff_chunk(data: bytes, name: bytes) -> bytes:
-    """Return the chunk's data; empty if it isn't among the first chunks."""
+    """Return the chunk's data; empty if none of the first _MAX_SEGMENTS chunks has this name."""
     at = 12
     for _ in range(_MAX_SEGMENTS):
         if len(data) - at < 8:
@@ -189,7 +189,7 @@ def _riff_chunk(data: bytes, name: bytes) -> bytes:
 
 
 def _orientation(exif: bytes) -> int:
-    """Return the orientation; 1 (upright) if it is missing or damaged, which is no reason to reject the pixels."""
+    """Return the orientation; 1 (upright) if it is missing or damaged: the image is accepted anyway."""
     tiff = exif.removeprefix(b"Exif\0\0")
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:

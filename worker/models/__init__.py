@@ -1,6 +1,6 @@
-"""The kinds of models that a worker can serve, and how MODEL_PATH names them.
+"""Find the model that MODEL_PATH names.
 
-Each kind is imported only when it is named: a worker that serves `simulated` never imports torch.
+A kind of model is imported only when it is used: a worker that serves `simulated` never imports torch.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ def _from_torchvision(name: str) -> Model:
     from smartbatch.worker.models.vision import VisionClassifier, names
 
     if name.endswith(".py"):
-        raise ModelLoadError(f"MODEL_PATH={name}: which class of the file? Name it: {name}:Class")
+        raise ModelLoadError(f"MODEL_PATH={name}: name the class too: {name}:Class")
     known = names()
     if name in known:
         return VisionClassifier(name)
     near = difflib.get_close_matches(name, [*known, EFFICIENTNET, SIMULATED], n=3)
     hint = f"; did you mean {' or '.join(near)}?" if near else ";"
-    raise ModelLoadError(f"there is no model {name!r}{hint} {CHOICES}")
+    raise ModelLoadError(f"unknown model {name!r}{hint} {CHOICES}")
 
 
 def listing() -> list[tuple[str, str]]:
@@ -64,7 +64,7 @@ def listing() -> list[tuple[str, str]]:
         (EFFICIENTNET, "image classifier, ImageNet weights from a pip package: no download"),
         (f"{SIMULATED}:base_ms=4,row_ms=0.2", "accelerator stand-in that sleeps base + rows × row"),
         ("file.py:Class", "your own class, in a file"),
-        ("module:Class", "your own class, in a module that Python finds"),
+        ("module:Class", "your own class, in an importable module"),
         ("file.pt2", "a program saved by torch.export"),
         *((name, "torchvision image classifier") for name in names()),
     ]

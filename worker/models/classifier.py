@@ -1,4 +1,4 @@
-"""What all image classifiers share: images or tensors in, logits or labelled classes out.
+"""The base of all image classifiers: images or tensors in, logits or labelled classes out.
 
 A row is a (3, H, W) tensor: uint8 pixels, normalized on the device, or float32 that the client normalized. The two run
 in separate forwards. Or a row is a (bytes,) uint8 tensor: a JPEG that the device decodes into pixels.
@@ -37,7 +37,7 @@ FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 
 class Classifier(Model):
-    """A subclass provides the preset and builds the network."""
+    """Subclasses provide the preset and build the network."""
 
     classifier = True
 
@@ -99,7 +99,7 @@ class Classifier(Model):
         context.progress(f"serving as {self._selector.choice}")
 
     def _try_inductor(self, network: nn.Module, selector: VariantSelector, context: LoadContext) -> None:
-        """Try what was compiled at an earlier start; otherwise compile it while serving."""
+        """Try the library that an earlier start compiled; if there is none, compile it while serving."""
         if self._device.type not in inductor.DEVICES or not context.model_path:
             return
         try:
@@ -120,7 +120,7 @@ class Classifier(Model):
             compiled.compile_in_background(context.in_device_thread)
 
     def noise(self, rows: int) -> torch.Tensor:
-        """Return the batch on which variants are compared: always the same, with no two values alike."""
+        """Return the batch on which variants are compared: reproducible, with distinct values."""
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn((rows, 3, self._preset.crop, self._preset.crop), generator=generator)
         return noise.to(self._device, self._dtype)  # (rows, 3, H, W)
@@ -143,7 +143,7 @@ class Classifier(Model):
     def _defer_to_device(self, header: Header) -> torch.Tensor | None:
         """Return the row of a JPEG that the device decodes, or None for other images."""
         jpegs = self._jpegs
-        return jpegs.row(header) if jpegs is not None and jpegs.takes(header) else None
+        return jpegs.row(header) if jpegs is not None and jpegs.supports(header) else None
 
     def _decode_tensor(self, tensor: Tensor) -> list[torch.Tensor]:
         row = (3, self._preset.crop, self._preset.crop)

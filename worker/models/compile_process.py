@@ -1,6 +1,6 @@
 """The process that compiles a network, started by optimization/inductor.py with a CompileJob.
 
-Only one process at a time compiles the same network. It leaves the complete library or nothing.
+A lock prevents two processes from compiling the same network. The library appears complete or not at all.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from smartbatch.worker.optimization.inductor import LIBRARY, CompileJob
 EXAMPLE_ROWS = 4
 MAX_ROWS = 65536
 
-_work_folders: list[Path] = []  # removed when the worker ends
+_work_folders: list[Path] = []  # deleted when the worker ends
 
 
 def main() -> None:
     job = msgspec.json.decode(sys.argv[1], type=CompileJob)
-    os.setsid()  # a process group with the compilers that it starts, so that all end at once
+    os.setsid()  # a process group of its own, which includes the compilers that it starts
     os.nice(19)
     threading.Thread(target=_end_with_the_worker, daemon=True).start()
     folder = Path(job.folder)

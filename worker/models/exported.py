@@ -53,7 +53,7 @@ class Exported(Model):
         self.device_name = devices.device_name(self._device)
         if self._smallest > 1 or self._largest < context.max_batch_size:
             context.progress(
-                f"{self._path} takes {self._smallest} to {self._largest} rows: batches are split and padded to fit"
+                f"{self._path} accepts {self._smallest} to {self._largest} rows: batches are split and padded to fit"
             )
 
     def _read_input(self, program: torch.export.ExportedProgram) -> None:
@@ -62,7 +62,7 @@ class Exported(Model):
         if len(values) != 1 or not isinstance(values[0], torch.Tensor) or not values[0].dim():
             raise ModelLoadError(
                 f"expected a program with one input, a tensor whose first dimension is the batch, but {self._path} "
-                f"takes {len(names)}: {', '.join(map(str, names))}"
+                f"has {len(names)}: {', '.join(map(str, names))}"
             )
         batch, *row = values[0].shape
         self._smallest, self._largest = _bounds(program, batch)
@@ -82,7 +82,7 @@ class Exported(Model):
             raise InvalidInput(f"expected a tensor, got {payload.kind}")
         rows = to_torch(content)  # (rows, …)
         if self._dtype.is_floating_point and rows.dtype.is_floating_point:
-            rows = rows.to(self._dtype)  # numbers in JSON have no width
+            rows = rows.to(self._dtype)  # JSON numbers have no precision of their own
         if rows.dtype != self._dtype:
             raise InvalidInput(f"expected a tensor of dtype {self.input.dtype}, got {content.dtype}")
         shape = tuple(rows.shape[1:])
@@ -132,7 +132,7 @@ def _named(outputs: Any) -> dict[str, torch.Tensor]:
 
 
 def _bounds(program: torch.export.ExportedProgram, batch: Any) -> tuple[int, int]:
-    """Return the smallest and the largest number of rows that the program takes."""
+    """Return the smallest and the largest number of rows that the program accepts."""
     if isinstance(batch, int):
         return batch, batch
     bounds = program.range_constraints.get(batch.node.expr)

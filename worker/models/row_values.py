@@ -28,20 +28,24 @@ def split_rows(outputs: Any, rows: int) -> list[Any]:
     if isinstance(outputs, torch.Tensor):
         outputs = to_numpy(outputs)
     if isinstance(outputs, np.ndarray | np.generic) and not outputs.ndim:
-        raise RuntimeError(f"forward gave one number for {rows} rows; the first dimension of an output is the rows")
+        raise RuntimeError(
+            f"forward returned one number for {rows} rows; the first dimension of an output must be the rows"
+        )
     if isinstance(outputs, np.ndarray):
         parts: list[Any] = list(outputs)
     elif isinstance(outputs, list):
         parts = [to_numpy(part) if isinstance(part, torch.Tensor) else part for part in outputs]
     else:
-        raise RuntimeError(f"forward gave a {type(outputs).__name__}; expected a tensor, array, dict, tuple or list")
+        raise RuntimeError(
+            f"forward returned a {type(outputs).__name__}; expected a tensor, array, dict, tuple or list"
+        )
     if len(parts) != rows:
-        raise RuntimeError(f"forward gave {len(parts)} outputs for {rows} rows")
+        raise RuntimeError(f"forward returned {len(parts)} outputs for {rows} rows")
     return parts
 
 
 def from_row_outputs(rows: Sequence[Any]) -> Result:
-    """Make the result of one request's rows. Raises TypeError for values that neither a tensor nor JSON can hold."""
+    """Make the result of one request's rows. Raises TypeError for values that no tensor and no JSON can represent."""
     columns = _columns(rows)
     if columns is not None:
         return Result(outputs={name: from_numpy(np.stack(column)) for name, column in columns.items()})
@@ -75,7 +79,7 @@ def _named_arrays(row: Any) -> dict[str, np.ndarray] | None:
 def _plain(value: Any) -> Any:
     """Return a value as JSON types, arrays as nested lists."""
     if value is None or isinstance(value, str | bool | int | float):
-        # np.float64 is a float and np.str_ a str, but msgpack takes neither
+        # np.float64 is a float and np.str_ a str, but msgpack rejects both
         return value.item() if isinstance(value, np.generic) else value
     if isinstance(value, dict):
         return {str(name): _plain(part) for name, part in value.items()}
@@ -85,4 +89,4 @@ def _plain(value: Any) -> Any:
         value = to_numpy(value)
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufU":
         return value.tolist()
-    raise TypeError(f"encode gave a {type(value).__name__}, which neither a tensor nor JSON can hold")
+    raise TypeError(f"encode returned a {type(value).__name__}, which neither a tensor nor JSON can represent")

@@ -1,7 +1,6 @@
 """A simulated accelerator, to test and measure the system without a device: a batch takes base + rows × row.
 
-Batches run one after the other. The output depends on the row's bytes alone, so tests can check it. Never imports
-torch.
+Batches run one after the other. The output is a function of the row's bytes, so tests can check it. Imports no torch.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ def expected(data: bytes) -> list[float]:
 
 
 def _digest(data: Any) -> bytes:
-    return hashlib.sha256(data).digest()  # processors have instructions for it: 600 KB take a third of a millisecond
+    return hashlib.sha256(data).digest()  # 600 KB take 0.3 ms: processors have instructions for it
 
 
 def _floats(digests: Sequence[bytes]) -> np.ndarray:
-    """Make floats of three bytes each, the lowest first: 24 bits are exact in float32."""
+    """Make each float from three bytes, lowest first: 24 bits are exact in float32."""
     digits = np.frombuffer(b"".join(digests), np.uint8).reshape(len(digests), -1)[:, : 3 * WIDTH]
     return digits.reshape(-1, WIDTH, 3) @ _PLACES  # (rows, WIDTH) float32
 
@@ -58,7 +57,7 @@ class Simulated(Model):
         self._base_s = values["base_ms"] / 1000
         self._row_s = values["row_ms"] / 1000
         self._load_s = values["load_ms"] / 1000
-        self._free_at = 0.0  # when the device will be done with all launched batches, monotonic
+        self._free_at = 0.0  # when all launched batches will have ended, monotonic
         self._thread = threading.local()
 
     def load(self, context: LoadContext) -> None:
@@ -82,7 +81,7 @@ class Simulated(Model):
         return _floats(rows)  # (rows, WIDTH) float32
 
     def forward(self, batch: np.ndarray) -> tuple[np.ndarray, float]:
-        """Start at once, or when the batches launched before are done."""
+        """Start at once, or when the batches launched earlier have ended."""
         self._free_at = max(time.monotonic(), self._free_at) + self._base_s + len(batch) * self._row_s
         return batch, self._free_at
 
@@ -104,7 +103,7 @@ class Simulated(Model):
 
 
 def _set_exact_timer() -> bool:
-    """Let the kernel end this thread's sleeps in time, not up to 50 µs late. Returns False where it can't."""
+    """Make the kernel end this thread's sleeps on time, not up to 50 µs late. Returns False if it can't."""
     pr_set_timerslack = 29
     try:
         return ctypes.CDLL(None).prctl(pr_set_timerslack, 1, 0, 0, 0) == 0

@@ -178,7 +178,7 @@ def _find_class(path: str) -> type:
 
 
 def _import_file(file: Path) -> ModuleType:
-    """Import a file as a module of its stem, whatever else has that name."""
+    """Import a file as a module named after its stem, even if another module has that name."""
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None and spec.loader is not None, file
     module = importlib.util.module_from_spec(spec)

@@ -22,7 +22,7 @@ _RESAMPLE = {
     InterpolationMode.BICUBIC: Resample.BICUBIC,
 }
 
-# Initializing these two takes half a minute and prints a warning; their published weights need transformed inputs.
+# Initializing these two would take half a minute and print a warning. Their published weights need transformed inputs.
 _INCEPTION = {"init_weights": False, "transform_input": True}
 _ARGUMENTS: dict[str, dict[str, Any]] = {"googlenet": _INCEPTION, "inception_v3": _INCEPTION}
 

@@ -1,1 +1,1 @@
-"""What a worker reports: metrics, status, error logs, spans."""
+"""The worker's metrics, status report, error log and spans."""

@@ -1,5 +1,5 @@
-"""What a worker counts: for Prometheus, as shared/telemetry/metric_names.py declares it, and in the few plain numbers
-that its heartbeat carries (shared/telemetry/counts.py)."""
+"""A worker's metrics: for Prometheus (declared in shared/telemetry/metric_names.py), and the few counts that its
+heartbeat carries (shared/telemetry/counts.py)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BOUNDS = (*names.ROWS_BUCKETS, math.inf)
 
 
 class WorkerMetrics:
-    """One worker's metrics, in a registry of their own. Any thread may count."""
+    """One per process, with a registry of its own. Any thread may call it."""
 
     def __init__(self, model: str, worker_id: str) -> None:
         self.registry = CollectorRegistry()
@@ -51,7 +51,7 @@ class WorkerMetrics:
         self._window = names.WINDOW.gauge(self.registry).labels(**label)
         self._capacity = names.CAPACITY.gauge(self.registry).labels(**label)
         self._device_memory = names.DEVICE_MEMORY.gauge(self.registry)
-        self._used = CpuTime()
+        self._cpu_time = CpuTime()
         self._cpu = names.WORKER_CPU.counter(self.registry).labels(**label)
         self._memory = names.WORKER_MEMORY.gauge(self.registry).labels(**label)
         names.WORKER_START.gauge(self.registry).labels(**label).set(time.time())
@@ -69,7 +69,7 @@ class WorkerMetrics:
         }
 
     def report(self) -> dict[str, Any]:
-        """What the heartbeat carries of this: totals that people can read, and all counts packed."""
+        """Return the fields for the heartbeat: a few readable totals, and all counts packed."""
         entries = self._counts["entries"]
         return {
             "batches": sum(self._counts["closed"].values()),
@@ -85,25 +85,27 @@ class WorkerMetrics:
         self._busy.inc(seconds)
         self._counts["seconds"]["busy"] += seconds
 
-    def look(self, model: Model, settings: Settings, limits: Limits, rows_per_s: float) -> None:
-        """Take in what isn't counted: how the worker serves just now, and what it uses of its machine."""
+    def sample(self, model: Model, settings: Settings, limits: Limits, rows_per_s: float) -> None:
+        """Update the gauges: variant, limits, capacity, and use of CPU and memory."""
         variant = model.variant
-        for replaced in (self._speedup, self._info):
-            replaced.clear()  # what was so before is no longer shown
+        for gauge in (self._speedup, self._info):
+            gauge.clear()  # drops the series of labels that no longer apply
         self._speedup.labels(variant=variant.name, **self._label).set(variant.gain)
-        serves = {"model_path": settings.model_path, "device": model.device_name, "dtype": settings.dtype}
-        self._info.labels(version=__version__, **serves, **self._label).set(1)
+        labels = {"model_path": settings.model_path, "device": model.device_name, "dtype": settings.dtype}
+        self._info.labels(version=__version__, **labels, **self._label).set(1)
         self._batch_limit.set(limits.max_rows)
         self._window.set(limits.window_s)
         self._capacity.set(rows_per_s)
         for state, size in model.device_memory().items():
             self._device_memory.labels(state=state, **self._label).set(size)
-        self._cpu.inc(self._used.more_s())
+        self._cpu.inc(self._cpu_time.more_s())
         self._memory.set(resident_bytes())
 
     def batch(self, batch: Batch, outcomes: Mapping[str, int]) -> None:
-        """Count a batch that is through, and how its entries ended. One of which nothing reached the device was none,
-        but they have waited all the same."""
+        """Record a finished batch and the outcomes of its entries.
+
+        A batch of which no row reached the device is not counted, but the queue wait of its entries is.
+        """
         for outcome, entries in outcomes.items():
             self.outcome(outcome, entries)
         total, seconds = self._counts["total"], self._counts["seconds"]
@@ -134,6 +136,6 @@ class WorkerMetrics:
         self._last_batch_ms = int(time.time() * 1000)
 
     def outcome(self, outcome: str, entries: int = 1) -> None:
-        """Count entries by what became of them: one of ENTRIES'."""
+        """Count entries with this outcome, one of ENTRIES.values."""
         self._entries[outcome].inc(entries)
         self._counts["entries"][outcome] += entries

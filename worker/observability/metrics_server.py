@@ -1,4 +1,4 @@
-"""A worker's /metrics: for Prometheus, and for health checks."""
+"""The worker's /metrics endpoint, for Prometheus and health checks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def serve_metrics(registry: CollectorRegistry, settings: Settings) -> int:
-    """Serve in a thread. Returns the port, or -1 for none. Raises StartupError if the port is taken."""
+    """Serve in a thread. Returns the port, or -1 for METRICS_PORT=-1. Raises StartupError if the port is in use."""
     if settings.metrics_port < 0:
         return -1
     try:

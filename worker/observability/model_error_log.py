@@ -1,5 +1,5 @@
-"""Log what a model's code raises for single requests: a few lines with tracebacks, then a count, so that a model that
-fails on every request does not fill the disk."""
+"""Log exceptions of a model's code: a few with their tracebacks, then only their number, so that a model that fails on
+every request does not fill the disk."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class ModelErrorLog:
     def __init__(self) -> None:
         self._limit = LogRateLimiter()
 
-    def failed(self, what: str, error: BaseException, entry: Entry, batch_id: str = "") -> None:
-        if self._limit.allows(what):
-            log.warning("%s", what, exc_info=error, extra=log_fields(entry, batch_id))
+    def failed(self, message: str, error: BaseException, entry: Entry, batch_id: str = "") -> None:
+        if self._limit.allows(message):
+            log.warning("%s", message, exc_info=error, extra=log_fields(entry, batch_id))
 
     def flush(self) -> None:
-        """Log how many lines were left out. Called about once a second."""
-        for what, count in self._limit.left_out().items():
-            log.warning("%s: %d more requests", what, count, extra={"left_out": count})
+        """Log how many lines were suppressed. Called about once a second."""
+        for message, count in self._limit.left_out().items():
+            log.warning("%s: %d more requests", message, count, extra={"left_out": count})

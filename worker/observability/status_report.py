@@ -1,4 +1,4 @@
-"""What a worker reports of itself: a hash on Redis that expires soon after its last heartbeat."""
+"""The status that a worker publishes with each heartbeat: a Redis hash that expires soon after the last one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from smartbatch.worker.observability.metrics import WorkerMetrics
 
 
 class DeviceStatus(Protocol):
-    """What the report reads of the engine."""
+    """The part of the engine that the report reads."""
 
     @property
     def running(self) -> Batch | None: ...
@@ -29,35 +29,36 @@ class DeviceStatus(Protocol):
 
 
 class StatusReport:
-    """Built at each heartbeat. `now` may be called by any thread."""
+    """Built at each heartbeat. Any thread may call `set_state`."""
 
     def __init__(
         self,
         settings: Settings,
         model: Model,
         engine: DeviceStatus,
-        service: ThroughputEstimator,
-        worker_metrics: WorkerMetrics,
+        throughput: ThroughputEstimator,
+        metrics: WorkerMetrics,
         limits: Limits,
     ) -> None:
         self._settings = settings
         self._model = model
         self._engine = engine
-        self._service = service
-        self._worker_metrics = worker_metrics
+        self._throughput = throughput
+        self._metrics = metrics
         self._started_ms = int(time.time() * 1000)
         self.metrics_port = -1
-        self.limits = limits  # as they are now
+        self.limits = limits
         self.state = "starting"
         self._progress = ""
 
-    def now(self, state: str, progress: str = "") -> None:
+    def set_state(self, state: str, progress: str = "") -> None:
         self.state, self._progress = state, progress
 
     def fields(self) -> dict[str, Argument]:
         now = time.monotonic()
-        self._worker_metrics.last_progress.set(time.time() - self._stalled_s(now))
-        self._worker_metrics.look(self._model, self._settings, self.limits, self._service.rows_per_s())
+        rows_per_s = self._throughput.rows_per_s()
+        self._metrics.last_progress.set(time.time() - self._batch_s(now))
+        self._metrics.sample(self._model, self._settings, self.limits, rows_per_s)
         running = self._engine.running
         return {
             "state": self.state,
@@ -73,16 +74,16 @@ class StatusReport:
             "batch": running.id if running else "",
             "batch_rows": running.rows if running else 0,
             "batch_requests": len(running.claimed_entries) if running else 0,
-            "batch_s": f"{self._stalled_s(now):.3f}",
+            "batch_s": f"{self._batch_s(now):.3f}",
             "max_batch_size": self.limits.max_rows,
             "max_wait_time": f"{self.limits.window_s:g}",
             "memory_limit_rows": self._engine.memory_limit,
-            "capacity_rows_per_s": f"{self._service.rows_per_s():.3f}",
-            "batch_full_s": f"{self._service.batch_full_s():.4f}",
-            **self._worker_metrics.report(),
+            "capacity_rows_per_s": f"{rows_per_s:.3f}",
+            "batch_full_s": f"{self._throughput.batch_full_s():.4f}",
+            **self._metrics.report(),
         }
 
-    def _stalled_s(self, now: float) -> float:
-        """How long the running batch has been on the device."""
+    def _batch_s(self, now: float) -> float:
+        """Return how long the running batch has been on the device; 0 while idle."""
         since = self._engine.working_since
         return now - since if since else 0.0

@@ -1,13 +1,12 @@
-"""The worker's spans: one for each batch, which links its requests; and for each sampled request
-`queue`, `decode`, `batch_wait` and `forward`, below the span that its gateway makes.
+"""The worker's spans: one for each batch, with links to its requests; and for each sampled request `queue`, `decode`,
+`batch_wait` and `forward`, as children of the gateway's span.
 
-A batch belongs to no request's trace, so it has one of its own. All spans are made when a batch is through, from the
-times that entries carry anyway; they stand on this host's wall clock.
+A batch has a trace of its own, since it belongs to no single request. All spans are created after the batch has ended,
+from times that were measured anyway, on this host's wall clock.
 """
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,10 +20,10 @@ from smartbatch.worker.core.batch import Batch, ClaimedEntry
 if TYPE_CHECKING:
     from smartbatch.shared.telemetry.spans import SpanContext, Spans
 
-# Clocks of two hosts that differ by more are taken to be wrong, and not an entry's time on Redis to be imprecise (it is
-# known to a millisecond, and taken when a flush arrives).
-CLOCKS_DIFFER_NS = 20_000_000
-SKEW_S = 60.0  # for so long, to twice as long, a difference counts
+# A larger difference between two hosts' clocks is corrected. A smaller one may be the error of the measurement: the
+# admission is known to a millisecond, and happens when a flush arrives.
+MIN_SKEW_NS = 20_000_000
+SKEW_WINDOW_S = 60.0  # a measured skew is used for one to two of these
 
 
 class Tracing:
@@ -34,18 +33,17 @@ class Tracing:
         self._spans = spans
         self._model = model
         self._worker_id = worker_id
-        self._skews = Skews()
+        self._skews = ClockSkews()
 
     def batch(self, batch: Batch, device: str, encoding_at: float, encoded_at: float) -> None:
-        """Make the spans of a batch that is through. `encoding_at` and `encoded_at`, monotonic: when its replies were
-        being made."""
+        """Export the spans of a batch. Its replies were encoded from `encoding_at` to `encoded_at`, monotonic."""
         sampled = _sampled(batch.claimed_entries)
         if not sampled:
             return
         spans, clock = self._spans, _Clock()
         own = spans.place(TraceContext(new_trace_id(), new_span_id(), True))
         links = [spans.link(context, {"smartbatch.request_id": claimed.entry.id}) for claimed, context in sampled]
-        facts = {
+        attributes = {
             "messaging.system": "redis_streams",
             "messaging.operation.type": "process",
             "messaging.batch.message_count": len(batch.claimed_entries),
@@ -54,10 +52,10 @@ class Tracing:
             "smartbatch.device": device,
             "smartbatch.rows_run": batch.rows_run,
             "smartbatch.deliveries": max(claimed.entry.deliveries for claimed in batch.claimed_entries),
-            **_facts(batch),
+            **_batch_attributes(batch),
         }
         claimed_at = min(claimed.claimed_at for claimed in batch.claimed_entries)
-        spans.add_batch(f"batch {self._model}", own, clock.ns(claimed_at), clock.ns(encoded_at), facts, links)
+        spans.add_batch(f"batch {self._model}", own, clock.ns(claimed_at), clock.ns(encoded_at), attributes, links)
         if batch.started_at:
             begin, end = clock.ns(batch.started_at), clock.ns(batch.started_at + batch.forward_s)
             spans.add("forward", spans.below(own), own, begin, end, {"smartbatch.rows": batch.rows_run})
@@ -65,15 +63,15 @@ class Tracing:
         for claimed, context in sampled:
             self._add_entry_spans(claimed, context, batch, own, clock)
 
-    def put_aside(self, entry: Entry, claimed_at: float, admitted_at: float, error: SmartBatchError) -> None:
-        """Make the span of an entry that became a dead letter without being run."""
+    def dead_letter(self, entry: Entry, claimed_at: float, admitted_at: float, error: SmartBatchError) -> None:
+        """Export the span of an entry that became a dead letter without being run."""
         context = read_field(entry.trace)
         if context is not None and context.sampled:
             parent, clock = self._spans.place(context, remote=True), _Clock()
-            clock.follow(context, admitted_at, self._skews.of(entry.gateway))
-            facts = {**self._delivery(entry), "error.type": error.code}
+            self._correct(clock, context, entry.gateway, admitted_at)
+            attributes = {**self._delivery(entry), "error.type": error.code}
             begin, end = clock.ns(admitted_at), clock.ns(claimed_at)
-            self._spans.add("queue", self._spans.below(parent), parent, begin, end, facts, error=error.code)
+            self._spans.add("queue", self._spans.below(parent), parent, begin, end, attributes, error=error.code)
 
     def close(self) -> None:
         self._spans.close()
@@ -81,76 +79,74 @@ class Tracing:
     def _delivery(self, entry: Entry) -> dict[str, Any]:
         return {"smartbatch.deliveries": entry.deliveries, "smartbatch.worker": self._worker_id}
 
+    def _correct(self, clock: _Clock, context: TraceContext, gateway: str, admitted_at: float) -> None:
+        """Set the clock to that of the gateway that sent this request, if it differs from this host's."""
+        clock.skew_ns = 0
+        if context.sent_us:
+            skew_ns = self._skews.update(gateway, clock.ns(admitted_at) - context.sent_us * 1000)
+            clock.skew_ns = skew_ns if abs(skew_ns) > MIN_SKEW_NS else 0
+
     def _add_entry_spans(
         self, claimed: ClaimedEntry, context: TraceContext, batch: Batch, own: SpanContext, clock: _Clock
     ) -> None:
-        clock.follow(context, claimed.admitted_at, self._skews.of(claimed.entry.gateway))
+        self._correct(clock, context, claimed.entry.gateway, claimed.admitted_at)
         stages = _stages(claimed, batch)
         spans, parent = self._spans, self._spans.place(context, remote=True)
         last = stages[-1][0]
         for name, begin, end in stages:
-            facts: dict[str, Any] = {}
+            attributes: dict[str, Any] = {}
             links, events = (), ()
             if name == "queue":
-                facts = self._delivery(claimed.entry)
+                attributes = self._delivery(claimed.entry)
                 if claimed.entry.deliveries > 1:
-                    events = (("redelivered", clock.ns(end), facts),)
+                    events = (("redelivered", clock.ns(end), attributes),)
             elif name == "forward":
-                facts, links = _facts(batch), (spans.to(own),)
-            ended = _ended(claimed) if name == last else ""
-            if ended:
-                facts = {**facts, "error.type": ended}
-            ours = "" if claimed.cancelled or isinstance(claimed.error, ClientError) else ended
+                attributes, links = _batch_attributes(batch), (spans.to(own),)
+            error_type = _error_type(claimed) if name == last else ""
+            if error_type:
+                attributes = {**attributes, "error.type": error_type}
+            at_fault = not (claimed.cancelled or isinstance(claimed.error, ClientError))
             spans.add(
                 name,
                 spans.below(parent),
                 parent,
                 clock.ns(begin),
                 clock.ns(end),
-                facts,
+                attributes,
                 links=links,
                 events=events,
-                error=ours,
+                error=error_type if at_fault else "",
             )
 
 
-class Skews:
-    """How far this host's clock is ahead of each gateway's: the least that was seen lately between a request's sending
-    and its admission, since being slow on the way only adds to it."""
+class ClockSkews:
+    """How far this host's clock is ahead of each gateway's: the smallest recent difference between the time of sending
+    and that of admission. A slow transmission only increases the difference."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._least: dict[str, int] = {}
-        self._before: dict[str, int] = {}  # of the minute before
-        self._until = 0.0
+        self._smallest: dict[str, int] = {}  # by gateway, in the present window
+        self._previous: dict[str, int] = {}  # in the window before
+        self._window_end = 0.0
 
-    def of(self, gateway: str) -> Callable[[int], int]:
-        return functools.partial(self._take, gateway)
-
-    def _take(self, gateway: str, seen_ns: int) -> int:
-        if self._clock() > self._until:
-            self._before, self._least, self._until = self._least, {}, self._clock() + SKEW_S
-        self._least[gateway] = least = min(seen_ns, self._least.get(gateway, seen_ns))
-        return min(least, self._before.get(gateway, least))
+    def update(self, gateway: str, measured_ns: int) -> int:
+        """Add a measurement and return the gateway's skew."""
+        if self._clock() > self._window_end:
+            self._previous, self._smallest = self._smallest, {}
+            self._window_end = self._clock() + SKEW_WINDOW_S
+        self._smallest[gateway] = smallest = min(measured_ns, self._smallest.get(gateway, measured_ns))
+        return min(smallest, self._previous.get(gateway, smallest))
 
 
 class _Clock:
-    """Monotonic times as those of a wall clock: this host's, or that of a request's gateway if the two differ."""
+    """Converts monotonic times to wall clock times of this host, or of a gateway whose clock is `skew_ns` behind."""
 
     def __init__(self) -> None:
-        self._here_ns = time.time_ns() - time.monotonic_ns()
-        self._offset_ns = self._here_ns
-
-    def follow(self, context: TraceContext, admitted_at: float, least: Callable[[int], int]) -> None:
-        """Stand by the clock of the gateway that sent this request."""
-        self._offset_ns = self._here_ns
-        if context.sent_us:
-            skew_ns = least(self.ns(admitted_at) - context.sent_us * 1000)
-            if abs(skew_ns) > CLOCKS_DIFFER_NS:
-                self._offset_ns -= skew_ns
+        self._offset_ns = time.time_ns() - time.monotonic_ns()
+        self.skew_ns = 0
 
     def ns(self, at: float) -> int:
-        return self._offset_ns + int(at * 1e9)
+        return self._offset_ns - self.skew_ns + int(at * 1e9)
 
 
 def _sampled(claimed_entries: Sequence[ClaimedEntry]) -> list[tuple[ClaimedEntry, TraceContext]]:
@@ -159,7 +155,7 @@ def _sampled(claimed_entries: Sequence[ClaimedEntry]) -> list[tuple[ClaimedEntry
 
 
 def _stages(claimed: ClaimedEntry, batch: Batch) -> list[tuple[str, float, float]]:
-    """What became of it here, one after the other: name, begin and end, monotonic."""
+    """Return the stages that the entry passed in this worker, in order: name, begin and end, monotonic."""
     stages = [("queue", claimed.admitted_at, claimed.claimed_at)]
     if claimed.decode_s:
         stages.append(("decode", claimed.decoded_at - claimed.decode_s, claimed.decoded_at))
@@ -171,8 +167,8 @@ def _stages(claimed: ClaimedEntry, batch: Batch) -> list[tuple[str, float, float
     return stages
 
 
-def _ended(claimed: ClaimedEntry) -> str:
-    """Why it has no result of this batch; empty if it has."""
+def _error_type(claimed: ClaimedEntry) -> str:
+    """Return why the entry has no result; empty if it has one."""
     if claimed.error is not None:
         return claimed.error.code
     if claimed.cancelled:
@@ -180,7 +176,7 @@ def _ended(claimed: ClaimedEntry) -> str:
     return "lost" if claimed.lost else ""
 
 
-def _facts(batch: Batch) -> dict[str, Any]:
+def _batch_attributes(batch: Batch) -> dict[str, Any]:
     return {
         "smartbatch.batch.id": batch.id,
         "smartbatch.batch.rows": batch.rows,
@@ -189,7 +185,7 @@ def _facts(batch: Batch) -> dict[str, Any]:
     }
 
 
-def tracing_of(model: str, worker_id: str) -> Tracing | None:
-    """None, and at no cost, unless tracing is asked for."""
+def start_tracing(model: str, worker_id: str) -> Tracing | None:
+    """Return None, without importing OpenTelemetry, unless tracing is configured."""
     spans = started("worker", worker_id)
     return None if spans is None else Tracing(spans, model, worker_id)

@@ -1,4 +1,4 @@
-"""Cheap variants of a network: channels_last memory order, batch norms folded into convolutions."""
+"""Variants that cost nothing to build: channels_last memory order, batch norms folded into convolutions."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def weights_channels_last(network: nn.Module) -> nn.Module:
 def fold_batch_norms(network: nn.Module, batch: torch.Tensor) -> nn.Module:
     """Return a copy in which each convolution includes the batch norm that follows it.
 
-    The pairs are observed in a forward, not read from the code, so subclasses of nn.Conv2d are found too. A convolution
-    whose output has other consumers is folded wrongly; the comparison with the eager network rejects that variant.
+    Pairs are found by running a forward, so subclasses of nn.Conv2d are included. A convolution whose output has other
+    consumers is folded wrongly; the comparison with the eager network rejects that variant.
     """
     copied = copy.deepcopy(network)
     for convolution, name in _convolution_norm_pairs(copied, batch).items():

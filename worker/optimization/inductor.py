@@ -60,7 +60,7 @@ def cache_folder() -> Path:
 
 
 def key(network: nn.Module, dtype: str, device: torch.device) -> str:
-    """Return a hash of all that compiled code depends on: the CPU or GPU, the number of threads, the network."""
+    """Return a hash of everything that compiled code depends on: CPU or GPU, number of threads, network."""
     digest = hashlib.sha256()
     machine = f"{platform.machine()} {cpu_flags()}"
     if device.type == "cuda":
@@ -82,7 +82,7 @@ def cpu_flags() -> str:
 
 
 def load(folder: Path, device: torch.device) -> Network:
-    """Load a compiled network. Raises what torch's loader raises."""
+    """Load a compiled network. Torch's loader may raise anything."""
     library = str(folder / LIBRARY)
     core: Any = torch._C
     runners = core._aoti  # the package loader unpacks to /tmp, which may be mounted noexec, and never cleans up
@@ -94,9 +94,9 @@ def load(folder: Path, device: torch.device) -> Network:
 
 
 class Inductor:
-    """Offers the compiled variant of one network to its selector: at once if it is cached, else once it is compiled.
+    """Compiles one network, or loads it from the cache, and adds it to the variants of the selector.
 
-    Created in the device thread while loading; a thread of its own waits for the compiling process.
+    Created in the device thread while loading. A thread of its own waits for the compiling process.
     """
 
     def __init__(self, selector: VariantSelector, job: CompileJob, device: torch.device) -> None:
@@ -110,7 +110,7 @@ class Inductor:
         return (self._folder / LIBRARY).is_file()
 
     def consider(self) -> Generator[None, None, None]:
-        """Check and time the cached library. It is kept even if it fails: a new one might fail at each start too."""
+        """Check and time the cached library. Keep it even if it fails: a new one might fail at each start too."""
         failed = yield from self._selector.consider(NAME, lambda: load(self._folder, self._device), compiled=True)
         if failed:
             log.warning("OPTIMIZE: delete %s to compile it again at the next start", self._folder)
@@ -157,7 +157,7 @@ def compiler() -> str:
 
 
 def has_compiler(variant: str) -> bool:
-    """Return whether there is a C++ compiler; log that the variant is skipped if there is none."""
+    """Return whether there is a C++ compiler. If not, log that the variant is skipped."""
     if shutil.which(compiler()):
         return True
     log.info("OPTIMIZE: %s is skipped: there is no C++ compiler %s (docs/performance.md)", variant, compiler())

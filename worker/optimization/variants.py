@@ -27,7 +27,7 @@ TIMED_ROWS_CPU = 4  # on a CPU the time grows with the rows, and timing delays t
 # Relative to the largest output. float32 is what docs promise; the others are about eight roundings of the type.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 8e-3, torch.bfloat16: 6e-2}
 
-ROUNDS = 3  # measurements, of which the shortest counts
+ROUNDS = 3  # measurements of each network; the shortest counts
 SLOW_ROW_S = 0.25  # slower networks are timed with a single row, because loading waits for it
 
 
@@ -53,7 +53,7 @@ class VariantSelector:
         return self._run_compiled(batch, self._fallback)
 
     def _run_compiled(self, batch: torch.Tensor, fallback: Network) -> torch.Tensor:
-        """Run the compiled variant. If it raises and the eager network doesn't, that one serves from then on."""
+        """Run the compiled variant. If it raises and the eager network does not, use the eager network from then on."""
         try:
             return self._serving(batch)
         except Exception as error:
@@ -70,9 +70,9 @@ class VariantSelector:
     def consider(
         self, name: str, make: Callable[[], Network], *, compiled: bool = False
     ) -> Generator[None, None, bool]:
-        """Serve with what `make` returns from now on, if its outputs match and it is faster. Yields between forwards.
+        """Select the network that `make` returns if its outputs match and it is faster. Yields between forwards.
 
-        Returns whether it failed (not whether it was slower).
+        Returns whether it failed; a slower one has not failed.
         """
         try:
             candidate = make()
@@ -125,7 +125,7 @@ class VariantSelector:
         return error
 
     def _race(self, *networks: Network) -> Generator[None, None, list[float]]:
-        """Return the shortest time of each network. They take turns, so a slow moment of the machine affects all."""
+        """Return the shortest time of each network. They take turns, so a slowdown of the machine affects all."""
         batch = self._example(self._timed_rows())
         shortest_s = dict.fromkeys(networks, float("inf"))  # the serving network may be the eager one
         for _ in range(ROUNDS):
@@ -137,7 +137,7 @@ class VariantSelector:
 
 def seconds(network: Network, batch: torch.Tensor) -> float:
     """Time one forward."""
-    # on a CPU this thread's CPU time: wall time would include other processes
+    # on a CPU the CPU time of this thread, since wall time would include other processes
     clock = time.thread_time if batch.device.type == "cpu" else time.perf_counter
     started = clock()
     network(batch).cpu()  # waits for the device

@@ -49,7 +49,7 @@ TO_POINTS = [
 
 
 def library() -> Path:
-    """Return the path of the kernel for this machine, compiled or not. Raises what cache_folder() raises."""
+    """Return the path of the kernel for this machine, compiled or not. Raises OSError as cache_folder() does."""
     digest = hashlib.sha256(SOURCE.read_bytes())
     for part in (compiler(), *FLAGS, sys.platform, platform.machine(), cpu_flags()):
         digest.update(f"{part}\n".encode())
@@ -57,7 +57,7 @@ def library() -> Path:
 
 
 def possible(network: nn.Module) -> bool:
-    """Return whether the network has convolutions for the kernel, and there is a kernel or a compiler (else log it)."""
+    """Return whether the network has convolutions for the kernel and the kernel exists or can be compiled."""
     if not any(map(is_supported, network.modules())):
         return False
     try:
@@ -97,7 +97,7 @@ class Kernel:
         self._convolve.argtypes, self._convolve.restype = [size] * 6 + [pointer] * 5, None
         self._scratch = torch.empty(0)
 
-    def takes(self, channels: int, outputs: int) -> bool:
+    def supports(self, channels: int, outputs: int) -> bool:
         return channels % self.width == 0 and outputs % self.panel == 0
 
     def pack(self, weight: torch.Tensor) -> torch.Tensor:
@@ -141,7 +141,7 @@ class WinogradConv2d(nn.Module):
 
 
 def is_supported(module: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Return whether the kernel can replace the module, except for its number of channels (Kernel.takes)."""
+    """Return whether the kernel can replace the module, except for its number of channels (Kernel.supports)."""
     return (
         isinstance(module, nn.Conv2d)
         and type(module).forward is nn.Conv2d.forward
@@ -158,9 +158,9 @@ def is_supported(module: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 
 def winograd(network: nn.Module, batch: torch.Tensor) -> Network:
-    """Return a copy in channels_last, with batch norms folded and those convolutions replaced that gain on this batch.
+    """Return a copy in channels_last, with batch norms folded and convolutions replaced where that is faster.
 
-    Raises ValueError if none gains, and what library() and compile_kernel() raise.
+    `batch` is the one to time. Raises ValueError if no convolution gains, and as library() and compile_kernel() do.
     """
     path = library()
     if not path.is_file():
@@ -182,14 +182,14 @@ def _in_pieces(network: nn.Module, batch: torch.Tensor) -> torch.Tensor:
 
 
 def _faster(network: nn.Module, kernel: Kernel, batch: torch.Tensor) -> dict[nn.Module, WinogradConv2d]:
-    """Run the batch. Returns the replacements of those convolutions that took longer than their replacement."""
+    """Run the batch. Returns the convolutions that were slower than their replacements, with these."""
     replacements: dict[nn.Module, WinogradConv2d] = {}
     gains_s: dict[nn.Module, float] = {}
 
     def after_convolution(module: nn.Module, inputs: tuple[torch.Tensor, ...], _: object) -> None:
         assert isinstance(module, nn.Conv2d)
         replacement = replacements.setdefault(module, WinogradConv2d(module, kernel))
-        replacement(inputs[0])  # the first run is slow, and the module has had its own
+        replacement(inputs[0])  # warm-up, as the module has just had
         direct_s = min(seconds(module.forward, inputs[0]) for _ in range(2))
         winograd_s = min(seconds(replacement.forward, inputs[0]) for _ in range(2))
         gains_s[module] = gains_s.get(module, 0.0) + direct_s - winograd_s
@@ -197,7 +197,7 @@ def _faster(network: nn.Module, kernel: Kernel, batch: torch.Tensor) -> dict[nn.
     hooks = [
         module.register_forward_hook(after_convolution)
         for module in network.modules()
-        if is_supported(module) and kernel.takes(module.in_channels, module.out_channels)
+        if is_supported(module) and kernel.supports(module.in_channels, module.out_channels)
     ]
     try:
         network(batch)

@@ -1,8 +1,8 @@
 """The tracker knows every entry that this worker holds, from its claim until Redis has its outcome.
 
 It fetches payloads that are stored outside the stream and starts decoding. Each heartbeat compares what it holds with
-what Redis lists as pending: an entry that only Redis knows of was claimed by a call whose answer got lost; one that
-only the tracker knows of was cancelled.
+what Redis lists as pending: an entry that only Redis knows was claimed by a call whose reply got lost; one that only
+the tracker knows was cancelled.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class EntryTracker:
     def receive(
         self, entries: Sequence[Entry], redis_now_ms: int, now: float, *, isolated: bool = False
     ) -> list[ClaimedEntry]:
-        """Track claimed entries, start decoding them and return them. Malformed entries and those that have ended too
-        many workers become dead letters and are left out."""
+        """Track claimed entries, start decoding them and return them. Malformed entries, and those that have ended too
+        many workers, become dead letters and are not returned."""
         if isolated:
             self.metrics.redeliveries.inc(len(entries))
         claimed_entries = []
@@ -91,7 +91,7 @@ class EntryTracker:
                 self._forget(claimed.entry)
 
     async def until_finished(self, claimed_entries: Sequence[ClaimedEntry]) -> None:
-        """Return when Redis has the outcomes of all these entries, or they are no longer this worker's."""
+        """Wait until Redis has the outcomes of all these entries, or they were cancelled."""
         while any(claimed.entry.entry_id in self._held for claimed in claimed_entries):
             self._forgotten.clear()
             await self._forgotten.wait()
@@ -107,11 +107,9 @@ class EntryTracker:
     # --- dead letters
 
     def _dead_letter_poison(self, claimed: ClaimedEntry) -> None:
-        ended = claimed.entry.deliveries - 1
-        reason = (
-            f"ended {ended} workers, {ended - 1} of them while it ran alone (MAX_DELIVERIES is {self._max_deliveries})"
-        )
-        self._dead_letter(claimed, reason, DeadLettered(f"this request {reason} and was put aside as a dead letter"))
+        ended, limit = claimed.entry.deliveries - 1, self._max_deliveries
+        reason = f"ended {ended} workers, {ended - 1} of them while isolated (MAX_DELIVERIES is {limit})"
+        self._dead_letter(claimed, reason, DeadLettered(f"this request {reason} and is now a dead letter"))
 
     def _dead_letter_malformed(self, claimed: ClaimedEntry) -> None:
         malformed = claimed.entry.malformed
@@ -123,7 +121,7 @@ class EntryTracker:
         entry = claimed.entry
         log.error("dead letter: %s", reason, extra=log_fields(entry))
         if self._tracing is not None:
-            self._tracing.put_aside(entry, claimed.claimed_at, claimed.admitted_at, error)
+            self._tracing.dead_letter(entry, claimed.claimed_at, claimed.admitted_at, error)
         self.metrics.outcome("dead")
         self._publisher.put([Outcome(entry, pack_reply(Reply(error=error)), reason)])
 
@@ -149,8 +147,8 @@ class EntryTracker:
         self.decoder.decode_fetched(fetched)
 
     async def _payloads(self, claimed_entries: Sequence[ClaimedEntry]) -> list[bytes | None]:
-        """Return the payload of each entry. All are None if the broker stays unavailable: the gateways admit again
-        those that are still in time."""
+        """Return the payload of each entry. All are None if the broker stays unavailable: the gateways then readmit the
+        entries whose deadline has not passed."""
         for wait_s in RETRY_S:
             started = time.monotonic()
             try:

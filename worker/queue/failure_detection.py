@@ -12,19 +12,19 @@ from collections.abc import Mapping
 from smartbatch.shared.broker.queue.claims import DeadWorker
 
 DEAD_AFTER_S = 1.0
-MAX_GAP_S = 1.5  # between two own heartbeats; after a longer one this process was paused and knows nothing
+MAX_GAP_S = 1.5  # between two own heartbeats; a longer gap means that this process was paused: start over
 
 
 class FailureDetector:
     """One worker's view of the others. Called by the heartbeat; the batcher reads and shortens `dead_workers`."""
 
     def __init__(self) -> None:
-        self._suspects: dict[str, tuple[bytes, float]] = {}  # score of the expired lease, and since when it is seen
+        self._suspects: dict[str, tuple[bytes, float]] = {}  # score of the expired lease, time of its first observation
         self._last_success_at: float | None = None
         self.dead_workers: list[DeadWorker] = []
 
     def heartbeat_succeeded(self, expired: Mapping[str, bytes], now: float) -> list[DeadWorker]:
-        """Add an observation: the expired leases and their scores, at `now` (monotonic). Returns newly dead workers."""
+        """Add an observation: expired leases with their scores, at `now` (monotonic). Returns newly dead workers."""
         if self._last_success_at is not None and now - self._last_success_at > MAX_GAP_S:
             self._suspects.clear()
         self._last_success_at = now

@@ -21,7 +21,7 @@ INTERVAL_S = 0.5
 
 
 class Heartbeat:
-    """One long-lived task. It awaits `on_success(result, sent_at)` after each heartbeat that succeeded."""
+    """One long-lived task. It awaits `on_success(result, sent_at)` after each successful heartbeat."""
 
     def __init__(
         self, leases: Leases, failure_detector: FailureDetector, metrics: WorkerMetrics, status: Callable[[], Mapping]
@@ -32,10 +32,10 @@ class Heartbeat:
         self._status = status
         self._now = asyncio.Event()
         self.on_success: Callable[[HeartbeatResult, float], Awaitable[None]] = _ignore
-        self.loop_alive: Callable[[], None] = lambda: None  # called at every interval, whether Redis answered or not
+        self.loop_alive: Callable[[], None] = lambda: None  # called at every interval, even if the heartbeat failed
 
     def send_now(self) -> None:
-        """Send one without waiting for the interval, so that a change of state is visible at once."""
+        """Send a heartbeat without waiting for the interval, so that a change of state is visible at once."""
         self._now.set()
 
     async def run(self) -> None:
@@ -53,7 +53,7 @@ class Heartbeat:
         sent_at = time.monotonic()
         try:
             result = await self._leases.heartbeat(self._status())
-            for dead_worker in self._failure_detector.heartbeat_succeeded(result.lapsed, time.monotonic()):
+            for dead_worker in self._failure_detector.heartbeat_succeeded(result.expired, time.monotonic()):
                 self._metrics.dead_workers_found.inc()
                 log.warning("worker %s is dead; its entries run one by one", dead_worker.worker_id)
             await self.on_success(result, sent_at)

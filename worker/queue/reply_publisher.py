@@ -1,6 +1,6 @@
-"""The publisher sends outcomes to Redis: all that have gathered, in one call.
+"""The publisher sends outcomes to Redis, many in one call.
 
-It gives up no reply that a client may still wait for. A failed call is repeated, which is harmless.
+It retries a failed call, which is harmless, for as long as a client may wait for the reply.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 MAX_CALL_ENTRIES = 256
 MAX_CALL_BYTES = 1024 * 1024
 RETRY_S = (0.02, 0.1, 0.25, 0.5)
-UNPUBLISHABLE = 3  # failed calls of a single reply, with successful calls of others in between
+MAX_FAILURES = 3  # calls for a single reply that failed although calls for others succeeded in between
 
 
 class PublishCall(msgspec.Struct):
@@ -32,7 +32,7 @@ class PublishCall(msgspec.Struct):
 
     outcomes: list[Outcome]
     first_tried_at: float = 0.0
-    failures: int = 0  # of a single reply, counted only if other calls succeeded in between
+    failures: int = 0  # of a single reply; see MAX_FAILURES
     successes_before: int = 0  # successful calls at the time of the last failure
 
 
@@ -56,7 +56,7 @@ class ReplyPublisher:
         self._wake.set()
 
     async def drain(self) -> None:
-        """Return when everything put so far has been published."""
+        """Wait until everything put so far has been published."""
         self._idle.clear()
         self._wake.set()
         await self._idle.wait()
@@ -73,7 +73,7 @@ class ReplyPublisher:
             self._idle.set()
 
     def _take(self) -> list[Outcome]:
-        """Remove and return as many waiting outcomes as one call takes."""
+        """Remove and return as many waiting outcomes as fit into one call."""
         size = 0
         for count, outcome in enumerate(self._waiting):
             size += len(outcome.reply)
@@ -85,8 +85,8 @@ class ReplyPublisher:
         return taken
 
     async def _publish(self, call: PublishCall) -> None:
-        """Try once. A failed call goes to the back of the retries in two halves: a reply that Redis refuses (because of
-        its limits, or because the connection is too slow for it) is soon alone and delays no other."""
+        """Try once. A failed call is split into halves that are retried last: a reply that Redis rejects (for its
+        limits, or because the connection is too slow for it) soon has a call of its own and delays no other."""
         call.first_tried_at = call.first_tried_at or time.monotonic()
         try:
             await self._queue.finish(call.outcomes)
@@ -114,14 +114,14 @@ class ReplyPublisher:
         if self._successes > call.successes_before:
             call.failures += 1
             call.successes_before = self._successes
-        if call.failures >= UNPUBLISHABLE:
+        if call.failures >= MAX_FAILURES:
             call.outcomes = [_unpublishable(outcomes[0])]
         self._retries.append(call)
 
 
 def _unpublishable(outcome: Outcome) -> Outcome:
-    """Replace a reply that the broker refuses by an error."""
+    """Replace a reply that the broker rejects by an error."""
     size = len(outcome.reply)
     log.error("a reply of %d bytes can't be published", size, extra=log_fields(outcome.entry))
-    error = ModelFailed(f"the reply of {size} bytes exceeds what the broker takes")
+    error = ModelFailed(f"the reply of {size} bytes exceeds the broker's limits")
     return Outcome(outcome.entry, pack_reply(Reply(error=error)), outcome.dead_reason)

@@ -1,5 +1,5 @@
-"""PromQL queries that count nothing twice: counters of gateways and workers are summed, and values from Redis, which
-every gateway exports, are taken once."""
+"""PromQL queries. Counters of gateways and workers are summed. Values from Redis, which every gateway exports, are
+counted once, by their maximum."""
 
 from __future__ import annotations
 

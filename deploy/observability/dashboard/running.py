@@ -155,7 +155,7 @@ FAILURES = Section(
         Panel(
             title="Connections closed early",
             description="Connections closed by the gateway: no capacity, too slow, or not HTTP.",
-            queries=[Query(f"sum by (reason) (rate({names.HTTP_REFUSED.name}{PER})) > 0", "{{reason}}")],
+            queries=[Query(f"sum by (reason) (rate({names.CONNECTIONS_CLOSED.name}{PER})) > 0", "{{reason}}")],
             unit="ops",
         ),
     ],

@@ -121,7 +121,7 @@ REQUESTS = Section(
             stacked=True,
         ),
         Panel(
-            title="Refusals and errors by reason",
+            title="Errors and rejections by code",
             description="Error codes of all requests without a result.",
             queries=[Query(f"{rate(names.REQUEST_ERRORS, 'code')} > 0", "{{code}}")],
             unit="reqps",
@@ -178,7 +178,7 @@ BATCHES = Section(
         Panel(
             title="Batches by close reason",
             description="full: MAX_BATCH_SIZE rows; window: MAX_WAIT_TIME passed; idle: no further request expected; "
-            "deadline: waiting longer would miss a deadline; isolated: alone, after a worker died.",
+            "deadline: waiting longer would miss a deadline; isolated: one entry of a dead worker.",
             queries=[Query(rate(names.BATCHES, "closed"), "{{closed}}")],
             unit="ops",
             stacked=True,

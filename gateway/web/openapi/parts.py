@@ -38,8 +38,8 @@ def page(
 ) -> Json:
     """Describe an operation that runs no model. `codes` are the errors it may have besides those of any request."""
     access = [] if path in PROBES else [errors.Unauthenticated.code, errors.Forbidden.code]
-    refusals = [code for code in names.HTTP_REFUSED.values if code in errors.by_code()]
-    responses = problems([*access, *refusals, *codes, errors.INTERNAL], {}, content_type)
+    closing = [code for code in names.CONNECTIONS_CLOSED.values if code in errors.by_code()]
+    responses = problems([*access, *closing, *codes, errors.INTERNAL], {}, content_type)
     for status, content in contents.items():
         known = responses.get(str(status), {"description": summary, "content": {}})
         responses[str(status)] = {**known, "content": {**known["content"], **content}}
@@ -72,8 +72,8 @@ def running(settings: Settings, content_type: str = CONTENT_TYPE) -> tuple[list[
         "X-Batch-Rows": header("integer", "Rows in the request's batch"),
         "X-Batch-Closed": header("string", "Why the batch was closed"),
     }
-    refused = {"X-Request-Id": header("string", "ID of the request in the server's log")}
-    return parameters, headers, problems(_all_codes(), refused, content_type)
+    error_headers = {"X-Request-Id": header("string", "ID of the request in the server's log")}
+    return parameters, headers, problems(_all_codes(), error_headers, content_type)
 
 
 def limits(settings: Settings) -> str:

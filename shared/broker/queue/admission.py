@@ -27,7 +27,7 @@ class AdmitStatus(IntEnum):
 
     FULL = 0
     ADMITTED = 1
-    TOO_LATE = 2
+    DEADLINE_UNATTAINABLE = 2
 
 
 _STATUSES = tuple(AdmitStatus)  # the script's codes are their places; making one of a code takes ten times as long

@@ -16,12 +16,12 @@ REPORT_TTL_MS = 10_000
 
 
 class HeartbeatResult(msgspec.Struct):
-    """What Redis knows: the entries I am held to have, the workers, and the live limits."""
+    """The reply to a heartbeat: this worker's pending entries, the leases of all workers, and the live limits."""
 
     now_ms: int
     pending: list[str]
-    alive: int  # workers whose lease holds, with me
-    lapsed: dict[str, bytes]  # worker id -> score, as text
+    alive: int  # workers with a valid lease, this one included
+    expired: dict[str, bytes]  # worker id -> score of its expired lease, as text
     limits: LiveLimits = LiveLimits()
 
 
@@ -39,13 +39,13 @@ class Leases:
         for field, value in report.items():
             args += (field, value)
         script_keys = [keys.leases, keys.requests, keys.worker(self._worker_id), keys.limits]
-        now, pending, alive, lapsed, live = await HEARTBEAT.call(self._connection, script_keys, args)
-        scores = dict(zip([name.decode() for name in lapsed[::2]], lapsed[1::2], strict=True))
+        now, pending, alive, expired, live = await HEARTBEAT.call(self._connection, script_keys, args)
+        scores = dict(zip([name.decode() for name in expired[::2]], expired[1::2], strict=True))
         scores.pop(self._worker_id, None)
         return HeartbeatResult(now, [entry_id.decode() for entry_id in pending], alive, scores, from_redis(*live))
 
     async def leave(self) -> int:
-        """Return how many entries were still held; 0 means that no trace is left."""
+        """Deregister. Returns the number of entries still pending; without any the lease is deleted too."""
         keys = self._keys
         script_keys = [keys.requests, keys.fill_lock, keys.wakeup, keys.leases, keys.worker(self._worker_id)]
         return await LEAVE.call(self._connection, script_keys, [GROUP, self._worker_id])

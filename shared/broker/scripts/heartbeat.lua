@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- Renew a worker's lease and report; learn what it is held to have, how many live, whose lease has lapsed, and the live
--- limits.
+-- Renew a worker's lease and its status report. Returns its pending entries, the number of live workers, the expired
+-- leases, and the live limits.
 -- KEYS leases requests worker limits   ARGV group me lease_ms report_ttl_ms, then field value …
 -- Returns {now, {my pending entry ids}, workers alive, {worker, score, …}, {max_batch_size, max_wait_time}}; scores are
 -- compared as text, never as numbers
@@ -18,6 +18,6 @@ if not pending.err then
 end
 local from = string.format('%.0f', now)
 local alive = redis.call('ZCOUNT', leases, from, '+inf')
-local lapsed = redis.call('ZRANGEBYSCORE', leases, '-inf', '(' .. from, 'WITHSCORES')
+local expired = redis.call('ZRANGEBYSCORE', leases, '-inf', '(' .. from, 'WITHSCORES')
 local live = redis.pcall('HMGET', limits, 'max_batch_size', 'max_wait_time')
-return {now, mine, alive, lapsed, live.err and {false, false} or live}
+return {now, mine, alive, expired, live.err and {false, false} or live}

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- A worker leaves: release the fill lock, and leave no trace if it holds nothing. What it still holds stays pending
--- under its lapsing lease, for others to recover.
+-- Deregister a worker: release the fill lock, and delete its lease if it has no pending entries. Otherwise they stay pending
+-- until the lease expires and another worker recovers them.
 -- KEYS requests fill_lock wakeup leases worker   ARGV group me
--- Returns how many entries it still held.
+-- Returns the number of pending entries.
 --#include _group
 local requests, fill_lock, wakeup, leases, worker = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local group, me = ARGV[1], ARGV[2]

@@ -74,7 +74,9 @@ def test_a_request_rejected_for_its_bytes_rejects_no_other(admission_control: Ad
 
 
 def test_only_timeouts_as_short_as_the_unattainable_one_are_rejected(admission_control: AdmissionControl) -> None:
-    admission_control.update(AdmitResult(90, 100, [AdmitStatus.TOO_LATE]), [(request(2000), AdmitStatus.TOO_LATE)])
+    admission_control.update(
+        AdmitResult(90, 100, [AdmitStatus.DEADLINE_UNATTAINABLE]), [(request(2000), AdmitStatus.DEADLINE_UNATTAINABLE)]
+    )
     assert [is_rejected(admission_control, timeout_ms) for timeout_ms in (1000, 2000, 2001, 30000)] == [
         True,
         True,
@@ -86,7 +88,9 @@ def test_only_timeouts_as_short_as_the_unattainable_one_are_rejected(admission_c
 def test_short_timeouts_are_admitted_again_once_the_wait_is_well_below_them(
     admission_control: AdmissionControl,
 ) -> None:
-    admission_control.update(AdmitResult(90, 100, [AdmitStatus.TOO_LATE]), [(request(2000), AdmitStatus.TOO_LATE)])
+    admission_control.update(
+        AdmitResult(90, 100, [AdmitStatus.DEADLINE_UNATTAINABLE]), [(request(2000), AdmitStatus.DEADLINE_UNATTAINABLE)]
+    )
     admission_control.update(AdmitResult(80, 85, [AdmitStatus.ADMITTED]), [])  # (85 + 1) / 50 + 0.2 = 1.92 s
     assert is_rejected(admission_control, 2000)
     admission_control.update(AdmitResult(80, 83, [AdmitStatus.ADMITTED]), [])  # (83 + 1) / 50 + 0.2 = 1.88 s
@@ -96,10 +100,10 @@ def test_short_timeouts_are_admitted_again_once_the_wait_is_well_below_them(
 def test_an_unattainable_request_of_many_rows_rejects_no_small_one(admission_control: AdmissionControl) -> None:
     many_rows = NewEntry("r", 2000, 60, "raw", b"x")
     admission_control.update(
-        AdmitResult(40, 50, [AdmitStatus.TOO_LATE]), [(many_rows, AdmitStatus.TOO_LATE)]
+        AdmitResult(40, 50, [AdmitStatus.DEADLINE_UNATTAINABLE]), [(many_rows, AdmitStatus.DEADLINE_UNATTAINABLE)]
     )  # 60 more rows are; one more isn't
     assert not is_rejected(admission_control, 2000)
-    text = str(admission_control.rejection(AdmitStatus.TOO_LATE, 2000, rows=60))
+    text = str(admission_control.rejection(AdmitStatus.DEADLINE_UNATTAINABLE, 2000, rows=60))
     assert text == "50 rows are ahead in the queue and take about 2.4 s with the 60 of this request; the timeout is 2 s"
 
 
@@ -125,7 +129,10 @@ def test_short_retry_times_are_spread_over_a_second(admission_control: Admission
 
 
 def test_an_unattainable_request_is_told_when_its_timeout_would_suffice(admission_control: AdmissionControl) -> None:
-    admission_control.update(AdmitResult(500, 1000, [AdmitStatus.TOO_LATE]), [(request(2000), AdmitStatus.TOO_LATE)])
+    admission_control.update(
+        AdmitResult(500, 1000, [AdmitStatus.DEADLINE_UNATTAINABLE]),
+        [(request(2000), AdmitStatus.DEADLINE_UNATTAINABLE)],
+    )
     with pytest.raises(
         DeadlineUnattainable, match=r"1000 rows are ahead in the queue and take about 20.2 s; the timeout is 2 s"
     ) as caught:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from smartbatch.shared.broker.queue.admission import AdmitResult, Capacity
 from smartbatch.shared.keys import GROUP
 from tests.brokers import Client
-from tests.shared.broker.test_protocol import ADMITTED, FULL, KEYS, TOO_LATE, admission, claim, request
+from tests.shared.broker.test_protocol import ADMITTED, DEADLINE_UNATTAINABLE, FULL, KEYS, admission, claim, request
 
 SLOW = Capacity(rows_per_s=0.1, batch_s=60)  # a request behind another one cannot be in time
 
@@ -38,11 +38,11 @@ async def test_a_request_that_can_just_be_in_time_is_admitted(client: Client) ->
     ten_a_second = Capacity(rows_per_s=10, batch_s=1)
     result = await admission(client).admit([request(1, rows=39), request(2)], capacity=ten_a_second)
     assert result.statuses == [ADMITTED, ADMITTED]
-    assert (await admission(client).admit([request(3)], capacity=ten_a_second)).statuses == [TOO_LATE]
+    assert (await admission(client).admit([request(3)], capacity=ten_a_second)).statuses == [DEADLINE_UNATTAINABLE]
 
 
 async def test_an_unattainable_deadline_behind_one_waiting_entry_is_rejected(client: Client) -> None:
-    for number, status in ((1, ADMITTED), (2, TOO_LATE)):
+    for number, status in ((1, ADMITTED), (2, DEADLINE_UNATTAINABLE)):
         assert (await admission(client).admit([request(number)], capacity=SLOW)).statuses == [status]
 
 
@@ -61,7 +61,10 @@ async def test_no_limit_rejects_what_is_inflight_already(client: Client) -> None
     await admission(client).admit([request(1), request(2)])
     for full in (admission(client, max_entries=1), admission(client, max_bytes=1)):
         assert (await full.admit([request(1), request(2), request(3)])).statuses == [ADMITTED, ADMITTED, FULL]
-    assert (await admission(client).admit([request(1), request(3)], capacity=SLOW)).statuses == [ADMITTED, TOO_LATE]
+    assert (await admission(client).admit([request(1), request(3)], capacity=SLOW)).statuses == [
+        ADMITTED,
+        DEADLINE_UNATTAINABLE,
+    ]
     assert await client.xlen(KEYS.requests) == 2
 
 

@@ -16,7 +16,7 @@ from smartbatch.shared.keys import GROUP, Keys
 from tests.brokers import Broker, Client, eventually
 
 KEYS = Keys("m")
-FULL, ADMITTED, TOO_LATE = AdmitStatus
+FULL, ADMITTED, DEADLINE_UNATTAINABLE = AdmitStatus
 GATEWAY = "gw"
 
 
@@ -80,10 +80,10 @@ async def test_an_unattainable_deadline_is_rejected_by_all_rows_ahead(client: Cl
     extra_rows = [request(1, rows=30), request(2, rows=14), request(3), request(4)]  # each has 5 s
     result = await admission(client).admit(extra_rows, capacity=ten_a_second)
     # 30 rows with nothing waiting; 44 would take 4.4 s and a batch; 45 take 4.5 s and a batch, 46 are too many.
-    assert result == AdmitResult(3, 45, [ADMITTED, ADMITTED, ADMITTED, TOO_LATE])
+    assert result == AdmitResult(3, 45, [ADMITTED, ADMITTED, ADMITTED, DEADLINE_UNATTAINABLE])
     await claim(client, room_rows=1)
     assert (await admission(client).admit([request(5)], capacity=ten_a_second)).statuses == [
-        TOO_LATE
+        DEADLINE_UNATTAINABLE
     ]  # running rows count
     assert (await admission(client).admit([request(6)])).statuses == [ADMITTED]  # capacity unknown
 
@@ -293,30 +293,30 @@ async def test_the_consumer_group_is_created_again_after_data_loss(client: Clien
     assert [entry.id for entry in (await claim(client)).entries] == ["r1"]
 
 
-async def test_a_heartbeat_returns_pending_entries_and_lapsed_leases(client: Client) -> None:
+async def test_a_heartbeat_returns_pending_entries_and_expired_leases(client: Client) -> None:
     await admission(client).admit([request(1)])
     claimed = await claim(client, "w1")
     await client.zadd(KEYS.leases, {"gone": 1000, "alive": 9e15})
     heartbeat = await Leases(client, KEYS, "w1").heartbeat({"state": "ready"})
     assert heartbeat.pending == [claimed.entries[0].entry_id]
-    assert heartbeat.lapsed == {"gone": b"1000"}
+    assert heartbeat.expired == {"gone": b"1000"}
 
 
 async def test_a_heartbeat_renews_the_lease_and_writes_a_status_that_expires(client: Client) -> None:
     heartbeat = await Leases(client, KEYS, "w1").heartbeat({"state": "ready", "rows": 3})
-    assert (heartbeat.alive, heartbeat.pending, heartbeat.lapsed) == (1, [], {})
+    assert (heartbeat.alive, heartbeat.pending, heartbeat.expired) == (1, [], {})
     assert await client.zscore(KEYS.leases, "w1") == heartbeat.now_ms + 2000
     assert await client.hgetall(KEYS.worker("w1")) == {b"state": b"ready", b"rows": b"3"}
     assert 9_000 < await client.pttl(KEYS.worker("w1")) <= 10_000
     heartbeat = await Leases(client, KEYS, "w2").heartbeat({"state": "ready"})
-    assert (heartbeat.alive, heartbeat.lapsed) == (2, {})
+    assert (heartbeat.alive, heartbeat.expired) == (2, {})
 
 
 async def test_a_lease_is_valid_until_its_score_has_passed(client: Client) -> None:
     now_ms = (await Leases(client, KEYS, "w1").heartbeat({"state": "ready"})).now_ms
     await client.zadd(KEYS.leases, {"long ago": now_ms - 1, "for long": now_ms + 60_000})
     heartbeat = await Leases(client, KEYS, "w1").heartbeat({"state": "ready"})
-    assert (heartbeat.alive, heartbeat.lapsed) == (2, {"long ago": str(now_ms - 1).encode()})
+    assert (heartbeat.alive, heartbeat.expired) == (2, {"long ago": str(now_ms - 1).encode()})
 
 
 async def test_leaving_releases_the_fill_lock_and_the_lease_and_wakes_a_worker(client: Client) -> None:

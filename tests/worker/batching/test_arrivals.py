@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from smartbatch.worker.batching.arrivals import EXPLORE_AT_LEAST_EVERY, EXPLORE_EVERY, ArrivalPredictor
+from smartbatch.worker.batching.arrivals import EXPLORE_EVERY, MAX_EXPLORE_EVERY, ArrivalPredictor
 
 WINDOW_S = 0.010
 
@@ -157,7 +157,7 @@ def test_next_to_other_workers_only_time_before_the_close_counts(sole_worker: bo
 
 def test_exploration_gets_rarer_while_nothing_arrives() -> None:
     arrivals, explored = ArrivalPredictor(), []
-    for number in range(10 * EXPLORE_AT_LEAST_EVERY):
+    for number in range(10 * MAX_EXPLORE_EVERY):
         if arrivals.should_explore():
             explored.append(number)
         arrivals.batch_closed(100.0, sole_worker=True)

@@ -48,4 +48,4 @@ def test_a_model_without_an_example_serves_without_warm_up() -> None:
     model.example = lambda: None  # pyright: ignore[reportAttributeAccessIssue]
     _, progress = warmed(model, 32)
     assert model.ran == []
-    assert progress == ["no warm-up: the model gives no example row"]
+    assert progress == ["no warm-up: the model has no example row"]

@@ -178,7 +178,7 @@ def test_a_webp_with_a_false_size_is_rejected():
         (png_with((b"IDAT", b""), 20_000), "more chunks than 1000 and one per KiB"),
         (jpeg_with(segment(0xE1, b"Exif\0\0x") * 20_000), "more than 1000 segments"),
         (jpeg_with(b"\xff" * 1_000_000), "no scan follows"),
-        (jpeg_with(b"", scans=101), "111 scans, and 100 are taken"),
+        (jpeg_with(b"", scans=101), "111 scans, more than 100"),
         (jpeg_with(segment(0xC0, struct.pack(">BHHB", 8, 8, 8, 1))), "two frames"),
         (jpeg_with(segment(0xE1, b"")[:-1] + b"\0"), "cut short"),
     ],
@@ -224,7 +224,7 @@ def test_a_webp_beyond_the_memory_budget_is_rejected(lossless: bool, most: int):
         encoded(np.zeros((1000, width, 3), np.uint8), "WEBP", lossless=lossless) for width in (most, most + 1)
     )
     assert decode_image(fits, EXACT, limit).sum() == 0
-    with pytest.raises(InvalidInput, match=rf"within 24 MB, got a WEBP of {most + 1}x1000, which takes 24"):
+    with pytest.raises(InvalidInput, match=rf"within 24 MB, got a WEBP of {most + 1}x1000, which needs 24"):
         decode_image(too_large, EXACT, limit)
 
 

@@ -62,7 +62,7 @@ def _turned() -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("deferred", "file"),
+    ("supported", "file"),
     {
         "a plain one": (True, _jpeg()),
         "progressive": (False, _jpeg(progressive=True)),
@@ -75,10 +75,10 @@ def _turned() -> bytes:
         "a PNG": (False, encoded(np.zeros((8, 8, 3), np.uint8))),
     }.values(),
 )
-def test_only_plain_jpegs_of_moderate_size_are_deferred(deferred: bool, file: bytes) -> None:
+def test_only_plain_jpegs_of_moderate_size_are_deferred(supported: bool, file: bytes) -> None:
     header = read_header(file)
     assert header is not None
-    assert DeviceJpegs(CPU, PRESETS["resnet18"]).takes(header) is deferred
+    assert DeviceJpegs(CPU, PRESETS["resnet18"]).supports(header) is supported
 
 
 def test_a_broken_jpeg_raises_invalid_input() -> None:

@@ -56,7 +56,7 @@ def test_program_with_a_free_batch_runs_any_number_of_rows(tmp_path):
 @pytest.mark.parametrize("rows", [1, 4, 6, 9])
 def test_program_of_fixed_batch_size_gets_batches_split_and_padded(tmp_path, rows):
     model, progress = exported(tmp_path, Scale(), torch.zeros(4, 3), dynamic=False)
-    assert "takes 4 to 4 rows: batches are split and padded" in progress[0]
+    assert "accepts 4 to 4 rows: batches are split and padded" in progress[0]
     array = np.arange(rows * 3, dtype=np.float32).reshape(rows, 3)
     assert run(model, array) == {"output": (array * 2 + 1).tolist()}
 
@@ -73,7 +73,7 @@ def test_tuple_outputs_are_numbered(tmp_path):
 
 
 def test_program_with_two_inputs_is_rejected(tmp_path):
-    with pytest.raises(ModelLoadError, match=r"expected a program with one input.*takes 2: x, y"):
+    with pytest.raises(ModelLoadError, match=r"expected a program with one input.*has 2: x, y"):
         exported(tmp_path, Two(), torch.zeros(4, 3), torch.zeros(4, 3))
 
 

@@ -92,7 +92,7 @@ def test_encode_may_return_anything_json_can_represent(serve):
 
 def test_encode_that_returns_something_else_is_the_models_failure(serve):
     model = serve("class Mine:\n    def forward(self, b): return b\n    def encode(self, row): return object()")
-    with pytest.raises(ModelFailed, match="encode gave a object"):
+    with pytest.raises(ModelFailed, match="encode returned a object"):
         run(model, floats([1]))
 
 
@@ -170,11 +170,11 @@ def test_missing_module_is_one_clear_line():
 
 def test_too_few_outputs_are_the_models_failure(serve):
     model = serve("class Mine:\n    def forward(self, batch): return batch[:1]")
-    with pytest.raises(RuntimeError, match="forward gave 1 outputs for 2 rows"):
+    with pytest.raises(RuntimeError, match="forward returned 1 outputs for 2 rows"):
         run(model, floats([1], [2]))
 
 
 def test_an_output_without_a_dimension_of_rows_is_the_models_failure(serve):
     model = serve("class Mine:\n    def forward(self, batch): return batch.sum()")
-    with pytest.raises(RuntimeError, match="forward gave one number for 2 rows; the first dimension of an output"):
+    with pytest.raises(RuntimeError, match="forward returned one number for 2 rows; the first dimension of an output"):
         run(model, floats([1], [2]))

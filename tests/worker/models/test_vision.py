@@ -130,7 +130,7 @@ def test_missing_device_is_one_clear_line():
 
 
 def test_unknown_model_names_similar_ones_and_the_choices():
-    with pytest.raises(ModelLoadError, match=r"no model 'resnet81'; did you mean resnet.*module:Class.*\.pt2"):
+    with pytest.raises(ModelLoadError, match=r"unknown model 'resnet81'; did you mean resnet.*module:Class.*\.pt2"):
         resolve("resnet81")
 
 

@@ -10,27 +10,27 @@ import pytest
 from smartbatch.shared.broker.queue.claims import Entry
 from smartbatch.shared.telemetry.trace_context import TraceContext, new_span_id, new_trace_id, write_field
 from smartbatch.worker.core.batch import Batch, ClaimedEntry
-from smartbatch.worker.observability.tracing import SKEW_S, Skews, Tracing
+from smartbatch.worker.observability.tracing import SKEW_WINDOW_S, ClockSkews, Tracing
 
 
-class Noted:
-    """Stands for Spans: notes name, begin and end of what is added."""
+class FakeSpans:
+    """Stands for Spans: records name, begin and end of each span."""
 
     def __init__(self) -> None:
         self.spans: dict[str, tuple[int, int]] = {}
 
-    def add(self, name: str, own: Any, parent: Any, start_ns: int, end_ns: int, facts: Any, **more: Any) -> None:
+    def add(self, name: str, own: Any, parent: Any, start_ns: int, end_ns: int, attributes: Any, **more: Any) -> None:
         if parent != "batch":
             self.spans[name] = (start_ns, end_ns)
 
-    def add_batch(self, name: str, own: Any, start_ns: int, end_ns: int, facts: Any, links: Any) -> None:
+    def add_batch(self, name: str, own: Any, start_ns: int, end_ns: int, attributes: Any, links: Any) -> None:
         self.spans["batch"] = (start_ns, end_ns)
 
     def place(self, context: TraceContext, *, remote: bool = False) -> str:
         return "request" if remote else "batch"
 
     def below(self, parent: Any) -> None: ...
-    def link(self, context: TraceContext, facts: Any) -> None: ...
+    def link(self, context: TraceContext, attributes: Any) -> None: ...
     def to(self, own: Any) -> None: ...
 
 
@@ -48,10 +48,10 @@ def test_spans_use_the_gateways_clock_if_the_clocks_differ(ahead_s: float, moved
     claimed.decode_s, claimed.decoded_at, claimed.rows, claimed.outputs = 0.05, now - 0.2, [1], [1]
     batch = Batch("b1", [claimed], "full")
     batch.started_at, batch.forward_s = now - 0.15, 0.1
-    noted = Noted()
-    Tracing(cast(Any, noted), "m", "w").batch(batch, "cpu", now - 0.04, now)
+    spans = FakeSpans()
+    Tracing(cast(Any, spans), "m", "w").batch(batch, "cpu", now - 0.04, now)
     shift_s = ahead_s if moved else 0.0
-    begins = {name: (begin / 1000 - wall_us) / 1e6 - shift_s for name, (begin, _) in noted.spans.items()}
+    begins = {name: (begin / 1000 - wall_us) / 1e6 - shift_s for name, (begin, _) in spans.spans.items()}
     assert begins["queue"] == pytest.approx(-0.5, abs=0.03)
     assert begins["decode"] == pytest.approx(-0.25, abs=0.03)
     assert begins["batch_wait"] == pytest.approx(-0.2, abs=0.03)
@@ -68,12 +68,12 @@ class Clock:
 
 def test_slow_admissions_do_not_look_like_clock_skew() -> None:
     clock = Clock()
-    skews = Skews(clock)
-    assert [skews.of("g1")(seen) for seen in (500_000, 300_000_000, 100_000)] == [500_000, 500_000, 100_000]
-    assert skews.of("g2")(300_000_000) == 300_000_000  # another gateway, another clock
-    clock.now += SKEW_S + 1
-    assert skews.of("g1")(40_000_000) == 100_000  # of the minute before
-    clock.now += SKEW_S + 1
-    assert skews.of("g1")(50_000_000) == 40_000_000
-    clock.now += SKEW_S + 1
-    assert skews.of("g1")(50_000_000) == 50_000_000  # it may have been set since
+    skews = ClockSkews(clock)
+    assert [skews.update("g1", seen) for seen in (500_000, 300_000_000, 100_000)] == [500_000, 500_000, 100_000]
+    assert skews.update("g2", 300_000_000) == 300_000_000  # another gateway, another clock
+    clock.now += SKEW_WINDOW_S + 1
+    assert skews.update("g1", 40_000_000) == 100_000  # from the window before
+    clock.now += SKEW_WINDOW_S + 1
+    assert skews.update("g1", 50_000_000) == 40_000_000
+    clock.now += SKEW_WINDOW_S + 1
+    assert skews.update("g1", 50_000_000) == 50_000_000  # a clock may have been set meanwhile

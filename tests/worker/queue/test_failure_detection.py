@@ -11,11 +11,11 @@ DEAD = {"w2": b"1000"}
 def observe(beats: list[tuple[float, dict[str, bytes] | None]]) -> FailureDetector:
     """Feed heartbeats of (time, expired leases), None for one that failed."""
     failure_detector = FailureDetector()
-    for now, lapsed in beats:
-        if lapsed is None:
+    for now, expired in beats:
+        if expired is None:
             failure_detector.heartbeat_failed()
         else:
-            failure_detector.heartbeat_succeeded(lapsed, now)
+            failure_detector.heartbeat_succeeded(expired, now)
     return failure_detector
 
 

@@ -75,7 +75,7 @@ async def test_a_reply_that_the_broker_rejects_delays_no_other_and_becomes_an_er
         await publisher.drain()
     assert len(broker.published) == 51
     error = unpack_reply(broker.published["large"]).error
-    assert str(error) == "the reply of 2000 bytes exceeds what the broker takes"
+    assert str(error) == "the reply of 2000 bytes exceeds the broker's limits"
 
 
 async def test_an_outage_turns_no_reply_into_an_error(publisher: ReplyPublisher, broker: Broker) -> None:
