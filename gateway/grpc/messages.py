@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from smartbatch.gateway.grpc import inference_pb2 as pb
 from smartbatch.gateway.oip import VERSION
 from smartbatch.gateway.oip.datatypes import join_elements
-from smartbatch.gateway.oip.metadata import (
-    ConfigTensor,
-    IndexEntry,
-    ModelConfig,
-    ModelMetadata,
-    ServerMetadata,
-    TensorMetadata,
-)
+from smartbatch.gateway.oip.metadata import IndexEntry, ModelConfig, ModelMetadata, ServerMetadata
 from smartbatch.gateway.oip.outputs import OutputTensor
-from smartbatch.gateway.oip.statistics import Duration, ModelStatistics
+from smartbatch.gateway.oip.statistics import ModelStatistics
 from smartbatch.shared.wire import Tensor
 
-_PARTS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss")
+_fields = msgspec.to_builtins  # nested messages may be given as dicts of their fields
 
 
 def infer_response(model: str, request_id: str, outputs: Sequence[OutputTensor]) -> pb.ModelInferResponse:
@@ -32,7 +27,7 @@ def infer_response(model: str, request_id: str, outputs: Sequence[OutputTensor])
 
 
 def server_metadata(server: ServerMetadata) -> pb.ServerMetadataResponse:
-    return pb.ServerMetadataResponse(name=server.name, version=server.version, extensions=server.extensions)
+    return pb.ServerMetadataResponse(**_fields(server))
 
 
 def model_metadata(model: ModelMetadata) -> pb.ModelMetadataResponse:
@@ -40,13 +35,9 @@ def model_metadata(model: ModelMetadata) -> pb.ModelMetadataResponse:
         name=model.name,
         versions=model.versions,
         platform=model.platform,
-        inputs=map(_tensor, model.inputs),
-        outputs=map(_tensor, model.outputs),
+        inputs=_fields(model.inputs),
+        outputs=_fields(model.outputs),
     )
-
-
-def _tensor(tensor: TensorMetadata) -> pb.ModelMetadataResponse.TensorMetadata:
-    return pb.ModelMetadataResponse.TensorMetadata(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
 
 
 def model_config(config: ModelConfig) -> pb.ModelConfigResponse:
@@ -55,41 +46,28 @@ def model_config(config: ModelConfig) -> pb.ModelConfigResponse:
         platform=config.platform,
         backend=config.backend,
         max_batch_size=config.max_batch_size,
-        input=[pb.ModelInput(**_config_tensor(tensor)) for tensor in config.input],
-        output=[pb.ModelOutput(**_config_tensor(tensor)) for tensor in config.output],
+        input=_fields(config.input),
+        output=_fields(config.output),
+        instance_group=_fields(config.instance_group),
         version_policy=pb.ModelVersionPolicy(latest=pb.ModelVersionPolicy.Latest(num_versions=1)),
         dynamic_batching=pb.ModelDynamicBatching(),
     )
-    for group in config.instance_group:
-        message.instance_group.add(name=group.name, count=group.count, kind=group.kind)
     return pb.ModelConfigResponse(config=message)
-
-
-def _config_tensor(tensor: ConfigTensor) -> dict:
-    return {"name": tensor.name, "data_type": tensor.data_type, "dims": tensor.dims}
 
 
 def statistics(models: Sequence[ModelStatistics]) -> pb.ModelStatisticsResponse:
     response = pb.ModelStatisticsResponse()
     for model in models:
-        parts = {part: _duration(getattr(model.inference_stats, part)) for part in _PARTS}
         response.model_stats.add(
             name=model.name,
             version=model.version,
             last_inference=model.last_inference,
             inference_count=model.inference_count,
             execution_count=model.execution_count,
-            inference_stats=pb.InferStatistics(**parts),
+            inference_stats=pb.InferStatistics(**_fields(model.inference_stats)),
         )
     return response
 
 
-def _duration(duration: Duration) -> pb.StatisticDuration:
-    return pb.StatisticDuration(count=duration.count, ns=duration.ns)
-
-
 def index(entries: Sequence[IndexEntry]) -> pb.RepositoryIndexResponse:
-    response = pb.RepositoryIndexResponse()
-    for entry in entries:
-        response.models.add(name=entry.name, version=entry.version, state=entry.state, reason=entry.reason)
-    return response
+    return pb.RepositoryIndexResponse(models=_fields(entries))

@@ -1,1 +1,1 @@
-"""The life of an inference request: parse, submit, respond."""
+"""Inference requests, independent of the protocol: parse, submit, respond."""

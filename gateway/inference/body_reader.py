@@ -1,7 +1,7 @@
-"""Reads a request's body from ASGI, bounded while it is read.
+"""Reads a request's body from ASGI and enforces its limits meanwhile.
 
-Nothing beyond the limit is held: a Content-Length beyond it is refused before the first byte, a chunked body at the
-chunk that exceeds it, a compressed body at the byte that would inflate beyond it.
+No bytes beyond the limit are kept: a larger Content-Length is refused before the first byte, a chunked body at the
+chunk that exceeds the limit, a compressed body at the byte that would inflate beyond it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from smartbatch.shared.errors import BodyTimeout, BodyTooLarge, ClientGone, Malf
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
-# A body may take up to REQUEST_TIMEOUT, but only if it comes at this rate after the first seconds. The slowest mobile
-# networks reach it; a client that is slower on purpose holds its memory for seconds, not minutes.
+# A body may take up to REQUEST_TIMEOUT, but only if it arrives at this rate after the first seconds. The slowest mobile
+# networks reach it. A client that is slow on purpose occupies memory for seconds, not minutes.
 BODY_GRACE_S = 5.0
 MIN_BODY_BYTES_PER_S = 4096
 BODY_STALL_S = 10.0  # without any byte
-PAUSED_S = 0.25  # a timeout that is noticed so late is this process's fault
+PAUSED_S = 0.25  # a timeout noticed this late means that this process was paused
 
-# Window bits for zlib: +16 takes a gzip wrapper, the plain value a zlib one, the negative a bare deflate stream.
+# Window bits for zlib: +16 means a gzip wrapper, the plain value a zlib wrapper, the negative one a raw stream.
 _GZIP = 16 + zlib.MAX_WBITS
 
 
@@ -34,7 +34,7 @@ async def read_body(
     timeout_s: float = 30.0,
     body_memory: BodyMemoryBudget | None = None,
 ) -> tuple[bytes, str]:
-    """Return the body as it came, and its coding: "gzip", "deflate" or "". `limit` is MAX_BODY_BYTES.
+    """Return the body as received, and its coding: "gzip", "deflate" or "". `limit` is MAX_BODY_BYTES.
 
     Raises BodyTooLarge, BodyTimeout, ReceivingFull, MalformedBody, UnsupportedMedia (another Content-Encoding) or
     ClientGone.
@@ -55,13 +55,13 @@ async def read_body(
 def inflate(body: bytes, coding: str, limit: int) -> bytes:
     """Decompress a `gzip` or `deflate` body that may inflate to `limit` bytes.
 
-    Only one gzip member is accepted: each further one costs a copy of all bytes after it, so many tiny ones would be an
-    attack.
+    Only one gzip member is accepted: each further one costs a copy of all bytes after it, which many tiny members could
+    abuse.
     """
     if coding == "gzip":
         inflater = zlib.decompressobj(_GZIP)
     else:
-        # RFC 9110 means a zlib stream by "deflate", but many clients send a bare one.
+        # In RFC 9110 "deflate" is a zlib stream, but many clients send a raw one.
         inflater = zlib.decompressobj(zlib.MAX_WBITS if _has_zlib_header(body) else -zlib.MAX_WBITS)
     try:
         plain = inflater.decompress(body, limit + 1)
@@ -78,46 +78,44 @@ def inflate(body: bytes, coding: str, limit: int) -> bytes:
 
 async def _receive_all(receive: Receive, limit: int, timeout_s: float, body_memory: BodyMemoryBudget) -> bytes:
     loop = asyncio.get_running_loop()
-    begun_at = loop.time()
-    came = 0
+    started_at = loop.time()
+    received = 0
     try:
-        message = await _next_in_time(receive, begun_at + min(timeout_s, BODY_GRACE_S))
+        message = await _next_in_time(receive, started_at + min(timeout_s, BODY_GRACE_S))
         chunk = message.get("body", b"")
         if not message.get("more_body", False) and len(chunk) <= limit:
             return chunk  # the common case: one message, not copied
         chunks = []
         try:
             while True:
-                if came + len(chunk) > limit:
-                    raise _too_large(limit, came + len(chunk))
+                if received + len(chunk) > limit:
+                    raise BodyTooLarge(
+                        f"a body may have at most {limit} bytes (MAX_BODY_BYTES), got {received + len(chunk)} or more"
+                    )
                 body_memory.reserve(len(chunk))
-                came += len(chunk)
+                received += len(chunk)
                 chunks.append(chunk)
                 if not message.get("more_body", False):
                     return b"".join(chunks)
-                until = begun_at + min(timeout_s, BODY_GRACE_S + came / MIN_BODY_BYTES_PER_S)
+                until = started_at + min(timeout_s, BODY_GRACE_S + received / MIN_BODY_BYTES_PER_S)
                 message = await _next_in_time(receive, min(until, loop.time() + BODY_STALL_S))
                 chunk = message.get("body", b"")
         finally:
-            body_memory.release(came)
+            body_memory.release(received)
     except TimeoutError:
-        waited_s = loop.time() - begun_at
-        raise BodyTimeout(f"only {came} bytes of the body arrived within {waited_s:.3g} s") from None
-
-
-def _too_large(limit: int, came: int) -> BodyTooLarge:
-    return BodyTooLarge(f"a body may have at most {limit} bytes (MAX_BODY_BYTES), got {came} or more")
+        waited_s = loop.time() - started_at
+        raise BodyTimeout(f"only {received} bytes of the body arrived within {waited_s:.3g} s") from None
 
 
 async def _next_in_time(receive: Receive, until: float) -> MutableMapping[str, Any]:
-    """Wait for a message until a time on the loop's clock. Raises TimeoutError."""
+    """Return the next message. Raises TimeoutError at `until`, a time on the loop's clock."""
     try:
         async with asyncio.timeout_at(until):
             return await _next_message(receive)
     except TimeoutError:
         if asyncio.get_running_loop().time() - until < PAUSED_S:
             raise
-        # This process was paused, and the kernel holds what came meanwhile: read once more.
+        # This process was paused, and the kernel has buffered what arrived meanwhile: read once more.
         async with asyncio.timeout(PAUSED_S):
             return await _next_message(receive)
 
@@ -133,7 +131,7 @@ def _content_length(value: bytes, seen: int | None, limit: int) -> int:
     digits = value.strip()
     if not digits.isdigit():
         raise MalformedBody(f"Content-Length: expected a number of bytes, got {value[:40].decode('latin-1')!r}")
-    if len(digits) > 18:  # int() of thousands of digits is slow, and of more than 4300 an error
+    if len(digits) > 18:  # int() of thousands of digits is slow, and fails from 4301 on
         raise BodyTooLarge(f"a body may have at most {limit} bytes (MAX_BODY_BYTES), got {len(digits)} digits")
     length = int(digits)
     if seen is not None and seen != length:

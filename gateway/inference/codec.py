@@ -1,4 +1,4 @@
-"""What an inference request needs of its protocol. Each protocol implements a Codec."""
+"""The part of an inference request that depends on its protocol. Each protocol implements a Codec."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from smartbatch.shared.wire import Payload, Reply
 
 Headers = list[tuple[bytes, bytes]]
 
-# Read by InferenceRequest, whatever the protocol.
+# Read by InferenceRequest, for every protocol.
 COMMON_HEADERS = frozenset((b"x-request-id", b"x-request-timeout", *trace_context.HEADERS))
 
 
 class Response(NamedTuple):
-    """`headers` are without Content-Length, which is the length of `content`."""
+    """`headers` don't include Content-Length."""
 
     status: int
     headers: Headers
@@ -27,22 +27,22 @@ class Response(NamedTuple):
 
 
 class Codec(ABC):
-    """Reads one request and renders its response. The methods are called in the order of their definition."""
+    """Parses one request and renders its response. The methods are called in the order of their definition."""
 
-    header_names: ClassVar[frozenset[bytes]]  # the headers that `parse_head` gets, COMMON_HEADERS among them
+    header_names: ClassVar[frozenset[bytes]]  # the headers passed to `parse_head`, including COMMON_HEADERS
 
     # Set by `parse_head`.
     model: str | None = None  # None: the default model
-    timeout_s: float | None = None  # asked for otherwise than by X-Request-Timeout; `parse_body` may set it too
-    content_coding = ""  # with which the client accepts the content compressed; empty for none
+    timeout_s: float | None = None  # from the protocol, in addition to X-Request-Timeout; `parse_body` may set it too
+    content_coding = ""  # "gzip" or "deflate" if the client accepts compressed content
 
     @abstractmethod
     def parse_head(self, headers: Mapping[bytes, str], query: bytes) -> None:
-        """Read headers and query. Raises ClientError."""
+        """Parse headers and query. Raises ClientError."""
 
     @abstractmethod
     def check_head(self) -> None:
-        """Refuse what the head asks for and the server doesn't offer. Called once the client is authorized."""
+        """Refuse options of the head that the server doesn't support. Called after authorization."""
 
     @abstractmethod
     def parse_body(self, body: bytes, info: ModelInfo | None, max_rows: int) -> Payload:
@@ -52,7 +52,7 @@ class Codec(ABC):
     def render_reply(
         self, reply: Reply, timing_ms: dict[str, float], *, model: str, request_id: str, client_id: str
     ) -> Response:
-        """Render a reply that holds a result. `client_id` is the request's id as the client named it."""
+        """Render a reply's result. `client_id` is the client's own request id, or the server's if it sent none."""
 
     def render_error(self, error: Exception, *, request_id: str, client_id: str) -> Response:
         """Render an error as RFC 9457 problem details."""
@@ -68,8 +68,8 @@ class Codec(ABC):
 
     @abstractmethod
     def span(self) -> tuple[str, Mapping[str, Any]]:
-        """Return the span's name and attributes, by OpenTelemetry's semantic conventions."""
+        """Return the span's name and attributes, according to OpenTelemetry's semantic conventions."""
 
     def response_attributes(self, status: int) -> Mapping[str, Any]:
-        """Return further attributes, for a response with this HTTP status."""
+        """Return additional attributes for a response with this HTTP status."""
         return {"http.response.status_code": status}

@@ -10,16 +10,16 @@ from smartbatch.gateway.inference.codec import Response
 from smartbatch.gateway.inference.parsing import LARGE_BYTES
 from smartbatch.gateway.inference.request_services import RequestServices
 
-MIN_BYTES = 1024  # a shorter response fits a packet either way
-LEVEL = 1  # higher levels hardly make numbers shorter
+MIN_BYTES = 1024  # a shorter response fits into one packet anyway
+LEVEL = 1  # higher levels hardly improve the compression of numbers
 
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}  # deflate is a zlib stream (RFC 9110, 8.4.1.2)
 _REFUSED = re.compile(r"q=0(\.0*)?$")
 
 
-@lru_cache(maxsize=64)  # clients send few different ones
+@lru_cache(maxsize=64)  # clients send few different headers
 def choose(accept_encoding: str) -> str:
-    """Return "gzip", "deflate" or "" for neither. If the client accepts both, the first wins."""
+    """Return "gzip", "deflate" or "" for neither. If the client accepts both, the first one listed wins."""
     for part in accept_encoding.lower().split(","):
         coding, *parameters = (piece.strip() for piece in part.split(";"))
         if coding in _WINDOW_BITS and not any(map(_REFUSED.match, parameters)):
@@ -32,7 +32,7 @@ def is_worthwhile(response: Response) -> bool:
 
 
 async def compress(services: RequestServices, response: Response, coding: str) -> Response:
-    """Compress a response if that makes it shorter; a long one in a thread."""
+    """Compress a response, a long one in a thread. Returns it unchanged if compression doesn't make it shorter."""
     content = response.content
     if len(content) > LARGE_BYTES:
         shorter = await services.in_thread(_compress, content, coding)

@@ -1,4 +1,4 @@
-"""Parses the body of a request whose driver can await: a large one in a thread, so that other requests are served
+"""Parses request bodies for drivers that can await: large ones in a thread, so that other requests are served
 meanwhile."""
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ LARGE_BYTES = 128 * 1024  # a longer body or response is processed in a thread
 
 
 async def parse_body(services: RequestServices, request: InferenceRequest, body: bytes, coding: str) -> None:
-    """Parse a body that may be compressed. A large one counts against the memory for bodies, and is given up at the
-    request's deadline. Raises ReceivingFull, DeadlineExceeded, or ClientError."""
+    """Parse a body that may be compressed. A large one counts against the memory for bodies, and is abandoned at the
+    request's deadline. Raises ReceivingFull, DeadlineExceeded or ClientError."""
     limit = services.settings.max_body_bytes
     if coding:
         with contextlib.suppress(BodyTooLarge):

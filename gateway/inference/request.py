@@ -1,6 +1,6 @@
 """One request that runs a model, from its head to its response, for every protocol.
 
-Two drivers call its steps: the fast path (http/fast_path.py) and the endpoints that await (http/endpoint.py,
+The drivers call its steps: the fast path (http/fast_path.py) and the endpoints that await (http/endpoint.py and
 grpc/infer.py).
 """
 
@@ -34,10 +34,10 @@ _DECIMAL = re.compile(r"[0-9]{1,9}(?:\.[0-9]{0,20})?|\.[0-9]{1,20}")
 
 class InferenceRequest:
     """The steps are `parse_head`, `parse_body`, `submit` (or `reply`) and `finish`. Each may raise, and the driver
-    passes the error to `fail`. So every request ends in exactly one response, and is counted and released once. If it
-    is traced it ends in one span, if it failed in one log line.
+    passes the error to `fail`. So every request ends in exactly one response, and is counted and released once. A
+    traced request ends in one span, a failed one in one log line.
 
-    It is what waits in the model queue, too: a QueuedRequest.
+    It implements QueuedRequest: the model queue contains the same object.
     """
 
     # Class attributes are the defaults, since one instance is created for each request.
@@ -66,7 +66,7 @@ class InferenceRequest:
         """Read headers and query, and refuse what can be refused before the body is read."""
         services, codec = self._services, self.codec
         found = read_headers(headers, codec.header_names)
-        # First the id and the trace: a refusal shows them too.
+        # The id and the trace first: error responses and logs contain them.
         if text := found.get(b"x-request-id"):
             self.client_id = printable(text) or self.id
         self._trace = trace_context.read_headers(found)
@@ -132,13 +132,13 @@ class InferenceRequest:
             on_outcome(outcome)
 
     def finish(self, packed: bytes) -> Response:
-        """Render the response of a packed reply. Raises the error that the reply holds."""
+        """Render the response to a packed reply. Raises the reply's error, if it has one."""
         reply = unpack_reply(packed)
         self._queued = False
         self.queue.release(self, answered=True)
         total_ms = (time.monotonic() - self.started_at) * 1000
         gateway_ms = max(0.0, total_ms - sum(reply.ms.values()))
-        # A worker may begin before this process has read that the request was admitted.
+        # A worker may start before this process has read that the request was admitted.
         admit_ms = min((self.admitted_at - self.started_at) * 1000, gateway_ms)
         reply_ms = gateway_ms - admit_ms
         if self._span is not None:
@@ -170,27 +170,27 @@ class InferenceRequest:
         logged = self._services.request_log.write(error, self._log_fields)
         if (span := self._span) is not None:
             span.admitted_at = self.admitted_at
-            if logged or span.admitted_at:  # errors too many to be logged get no span either
+            if logged or span.admitted_at:  # errors beyond the log's rate limit get no span either
                 self._end_span(status_of(error), code_of(error))
         if self.principal is not None and self._is_refunded(error):
             self.principal.refund()
 
     def release(self) -> None:
-        """Leave the model queue without a reply. Harmless at any time, and to repeat."""
+        """Leave the model queue without a reply. May be called at any time, and repeatedly."""
         self.waiting, self._on_outcome = False, None
         if self._queued:
             self._queued = False
             self.queue.release(self, answered=False)
 
     def _shorten_timeout(self, seconds: float) -> None:
-        """Apply a timeout that the client asked for. REQUEST_TIMEOUT is the longest."""
+        """Apply a timeout that the client requested. REQUEST_TIMEOUT is the maximum."""
         self._client_timeout = True
         self.timeout_ms = max(1, min(self.timeout_ms, int(seconds * 1000)))
         self.deadline_at = self.started_at + self.timeout_ms / 1000
 
     def _is_refunded(self, error: Exception) -> bool:
-        """Whether the request doesn't count against its key's quota, since the failure is the server's. A poison input
-        counts, and so does a timeout of the client's choice: otherwise either would be free."""
+        """Return whether the request doesn't count against its key's quota because the server failed. Poison inputs and
+        timeouts chosen by the client do count; otherwise they would be free."""
         if isinstance(error, DeadlineExceeded):
             return not self._client_timeout
         return isinstance(error, Unavailable) or not isinstance(error, SmartBatchError)
@@ -220,7 +220,7 @@ class InferenceRequest:
 
 
 def read_headers(headers: Iterable[tuple[bytes, bytes]], names: Container[bytes]) -> dict[bytes, str]:
-    """Return the headers of these names as text."""
+    """Return the headers with these names as text."""
     found: dict[bytes, str] = {}
     for name, value in headers:
         if name in names:
@@ -230,7 +230,7 @@ def read_headers(headers: Iterable[tuple[bytes, bytes]], names: Container[bytes]
 
 
 def read_timeout(text: str) -> float:
-    """Read X-Request-Timeout, in seconds. Raises ClientError."""
+    """Parse X-Request-Timeout, in seconds. Raises ClientError."""
     value = float(text) if _DECIMAL.fullmatch(text.strip()) else -1.0
     if not MIN_TIMEOUT_S <= value <= MAX_TIMEOUT_S:
         least, most = f"{MIN_TIMEOUT_S:g}", f"{MAX_TIMEOUT_S:g}"
@@ -239,5 +239,5 @@ def read_timeout(text: str) -> float:
 
 
 def printable(text: str) -> str:
-    """Return a client's text if it may be echoed and logged, else an empty one."""
+    """Return a client's text if it is safe to echo and log, otherwise an empty one."""
     return text if len(text) <= MAX_ID_CHARS and text.isascii() and text.isprintable() else ""

@@ -1,4 +1,4 @@
-"""What handlers of inference requests need of the gateway process."""
+"""The services of the gateway process that inference requests use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RequestServices(Protocol):
 
     settings: Settings
     request_ids: Iterator[str]  # unique over all gateways
-    model_infos: dict[str, ModelInfo]  # as workers announced them; a model without a worker yet is missing
+    model_infos: dict[str, ModelInfo]  # announced by workers; a model is missing until its first worker is up
     default_queue: ModelQueue
     authenticator: Authenticator | None  # None: no API keys are configured, and everybody is authorized
     tracing: Tracing | None

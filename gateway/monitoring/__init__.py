@@ -1,1 +1,1 @@
-"""The state of the whole system, read from Redis, and views of it."""
+"""Reads the state of the whole system from Redis, and computes the statistics that are shown."""

@@ -1,4 +1,4 @@
-"""A model's snapshot in the form of /stats, the live page and `smartbatch top`."""
+"""Converts a model's snapshot to the statistics of /stats, the live page and `smartbatch top`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NOT_SHOWN = ("counts", "recent")  # shown elsewhere
 
 
 class ModelView(msgspec.Struct):
-    """One model as the live page and `smartbatch top` show it. `info` is None until a worker has announced it."""
+    """A model's data for the live page and `smartbatch top`. `info` is None until a worker has announced it."""
 
     stats: ModelStats
     last: WindowStats
@@ -46,7 +46,7 @@ def describe(snapshot: Snapshot) -> ModelStats:
 
 
 def _numbers(report: dict[str, Any]) -> Report:
-    """Return a report with its numbers converted from text."""
+    """Return a report's fields, with numbers converted from text."""
     return {name: _number(value) for name, value in report.items() if name not in _NOT_SHOWN}
 
 

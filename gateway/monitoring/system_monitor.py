@@ -1,7 +1,6 @@
 """Reads the state of the whole system from Redis every half second, and reports this gateway's own state.
 
-/readyz, /stats and /metrics answer from the last read, so scrapes add no load to the broker and no handler waits for
-Redis.
+/readyz, /stats and /metrics use the last read, so scrapes add no load to the broker and no handler waits for Redis.
 """
 
 from __future__ import annotations
@@ -41,14 +40,14 @@ class SystemMonitor:
         self._queues = queues
         self._started_ms = int(time.time() * 1000)
         self._read_at = 0.0
-        self.models: dict[str, ModelInfo] = {}  # as workers announced them
+        self.models: dict[str, ModelInfo] = {}  # announced by workers
         self.snapshots: dict[str, Snapshot] = {}
-        self.capacities: dict[str, Capacity] = {}  # what each model's ready workers can do together
+        self.capacities: dict[str, Capacity] = {}  # of each model's ready workers together
         self._unreadable: set[str] = set()
 
     @property
     def fresh(self) -> bool:
-        """Whether Redis answered lately."""
+        """Whether Redis has answered within the last STALE_S."""
         return time.monotonic() - self._read_at < STALE_S
 
     @property
@@ -57,7 +56,7 @@ class SystemMonitor:
 
     @property
     def model_names(self) -> list[str]:
-        """The models that are served, whether or not a worker of theirs is ready."""
+        """The known models, whether or not they have a ready worker."""
         return sorted({self._default, *self.models})
 
     @property
@@ -81,7 +80,7 @@ class SystemMonitor:
                 reads += 1
             except BrokerUnavailable as error:
                 log.warning("reading the system's state failed: %s", error)
-            except Exception:  # what others wrote to the broker must not end it
+            except Exception:  # unexpected data on the broker must not end this task
                 log.exception("reading the system's state failed")
             await asyncio.sleep(INTERVAL_S)
 
@@ -91,11 +90,11 @@ class SystemMonitor:
         self.snapshots = snapshots = await self._snapshots(sorted(names))
         self.capacities.clear()
         self.capacities.update((name, _capacity(snapshot)) for name, snapshot in snapshots.items())
-        self.models |= models  # a model that Redis lost is announced again with the next heartbeat; it stays known
+        self.models |= models  # a model that Redis lost stays known; the next heartbeat announces it again
         self._read_at = time.monotonic()
 
     async def _snapshots(self, models: Sequence[str]) -> dict[str, Snapshot]:
-        """A model whose keys can't be read is left out, and hides no other."""
+        """Read the snapshot of each model. A model whose keys can't be read is left out."""
         snapshots, failed = {}, None
         for model in models:
             try:

@@ -1,4 +1,4 @@
-"""What workers and gateways have counted since they started, and how much of that was in the last seconds."""
+"""Computes statistics of the last seconds from the counts that workers and gateways report since their start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from smartbatch.shared.telemetry.counts import FIELD, decode
 
 
 class Counts(dict[tuple[str, str], float]):
-    """(what, which) → how many, as shared/telemetry/counts.py names them."""
+    """(what, which) → number, with the names of shared/telemetry/counts.py."""
 
     def of(self, what: str) -> dict[str, float]:
         return {which: value for (kind, which), value in self.items() if kind == what}
@@ -21,7 +21,7 @@ class Counts(dict[tuple[str, str], float]):
     def ints(self, what: str) -> dict[str, int]:
         return {which: int(value) for which, value in self.of(what).items()}
 
-    def one(self, what: str, which: str) -> float:
+    def value(self, what: str, which: str) -> float:
         return self.get((what, which), 0.0)
 
     def since(self, before: Counts) -> Counts:
@@ -29,7 +29,7 @@ class Counts(dict[tuple[str, str], float]):
 
 
 class WorkerWindowStats(msgspec.Struct):
-    """`busy`: the share of the time that the device was in forwards."""
+    """`busy`: the share of time in which the device ran forwards."""
 
     batches: int
     rows: int
@@ -37,9 +37,9 @@ class WorkerWindowStats(msgspec.Struct):
 
 
 class WindowStats(msgspec.Struct):
-    """One model's last `window_s` seconds: less than WINDOW_S while looking has only begun.
+    """One model's last `window_s` seconds, which are fewer than WINDOW_S after the start.
 
-    `parts_ms`: where an answered request's time went, on average. `rows_at_most`: batches by rows.
+    `parts_ms`: mean time of each part of an answered request. `rows_at_most`: batches by rows, as upper bounds.
     """
 
     window_s: float
@@ -57,13 +57,13 @@ class _Sample(msgspec.Struct):
 
 
 class StatsWindow:
-    """The samples at one model within the window. Owned by whoever samples, about once a second."""
+    """The samples of one model's counts within the window. Its owner adds one about once a second."""
 
     def __init__(self) -> None:
         self._samples: deque[_Sample] = deque()
 
     def add(self, snapshot: Snapshot) -> WindowStats:
-        """Take in a snapshot and return what happened since the oldest one in the window."""
+        """Add a snapshot, and return the difference to the oldest one in the window."""
         samples = self._samples
         if not samples or snapshot.now_ms != samples[-1].now_ms:
             reports = {**snapshot.workers, **snapshot.gateways}
@@ -74,7 +74,7 @@ class StatsWindow:
         window_s = (samples[-1].now_ms - samples[0].now_ms) / 1000
         each = {process: self._since_oldest(process) for process in samples[-1].counts}
         together = sum_counts(each.values())
-        answered = together.one("total", "answered")
+        answered = together.value("total", "answered")
         return WindowStats(
             window_s=round(window_s, 1),
             answered=int(answered),
@@ -87,8 +87,8 @@ class StatsWindow:
         )
 
     def _since_oldest(self, process: str) -> Counts:
-        """What a process has counted since the oldest sample; since it was first seen, if it isn't in that one; since
-        its start, if that was later."""
+        """Return what a process has counted since the oldest sample. If that doesn't contain it, count from its start
+        if it started later, otherwise from the first sample that does."""
         newest, oldest = self._samples[-1], self._samples[0]
         now = newest.counts[process]
         if process not in oldest.counts and newest.started_ms[process] >= oldest.now_ms:
@@ -104,8 +104,8 @@ def counts_by_process(snapshot: Snapshot) -> dict[str, Counts]:
 
 def sum_counts(each: Iterable[Counts]) -> Counts:
     total = Counts()
-    for one in each:
-        for key, value in one.items():
+    for counts in each:
+        for key, value in counts.items():
             total[key] = total.get(key, 0.0) + value
     return total
 
@@ -115,6 +115,6 @@ def _read(packed: bytes) -> Counts:
 
 
 def _worker(counted: Counts, window_s: float) -> WorkerWindowStats:
-    busy = counted.one("seconds", "busy") / window_s if window_s else 0.0
+    busy = counted.value("seconds", "busy") / window_s if window_s else 0.0
     batches = int(sum(counted.of("closed").values()))
-    return WorkerWindowStats(batches, int(counted.one("total", "rows")), round(min(1.0, busy), 3))
+    return WorkerWindowStats(batches, int(counted.value("total", "rows")), round(min(1.0, busy), 3))

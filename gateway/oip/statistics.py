@@ -54,7 +54,7 @@ def of(monitor: SystemMonitor, model: str) -> ModelStatistics:
     snapshot = monitor.snapshots.get(model) or Snapshot(model)
     last_ms = (int(number(report.get("last_batch_ms"))) for report in snapshot.workers.values())
     counted = sum_counts(counts_by_process(snapshot).values())
-    requests = int(counted.one("total", "requests"))
+    requests = int(counted.value("total", "requests"))
     seconds = counted.of("seconds")
     queue, decode, forward = (
         Duration(requests, int(sum(seconds.get(part, 0.0) for part in parts) * 1e9))
@@ -66,7 +66,7 @@ def of(monitor: SystemMonitor, model: str) -> ModelStatistics:
         model,
         VERSION,
         max(last_ms, default=0),
-        int(counted.one("total", "rows")),
+        int(counted.value("total", "rows")),
         sum(counted.ints("closed").values()),
         InferStatistics(
             success=Duration(entries.get("ok", 0), queue.ns + decode.ns + forward.ns),

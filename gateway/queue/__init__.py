@@ -1,1 +1,1 @@
-"""The gateway's side of a model's queue: admission, submitting, replies, deadlines, reconciliation."""
+"""The gateway's side of a model's queue: admission control, submission, replies, deadlines, reconciliation."""

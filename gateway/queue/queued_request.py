@@ -1,4 +1,4 @@
-"""What a model queue holds: a request from its submission to its outcome."""
+"""The interface of a request in a model queue, from its submission to its outcome."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Protocol
 
 from smartbatch.shared.broker.queue.admission import NewEntry
 
-Outcome = bytes | Exception  # the packed reply, or why there is none
+Outcome = bytes | Exception  # the packed reply, or the error that ended the request
 
 
 class QueuedRequest(Protocol):
@@ -19,6 +19,6 @@ class QueuedRequest(Protocol):
     waiting: bool  # submitted, and neither ended nor abandoned
 
     def end(self, outcome: Outcome) -> None:
-        """Pass on the outcome. The first call counts: the reply router's, the reconciler's, the deadline's or that of
-        the connection."""
+        """End the request. Only the first call has an effect: of the reply router, the reconciler, the deadline or the
+        connection."""
         ...

@@ -1,7 +1,7 @@
-"""Compares requests that have been outstanding for long with the broker, every second, and repairs what got lost.
+"""Compares requests that have been outstanding for over a second with the broker, and recovers lost ones.
 
-A request that is neither open nor answered was lost by Redis (restarted without its data, failed over, flushed):
-it is admitted again, under the same id. The gateway is the durable party.
+A request that is neither inflight nor answered was lost by Redis (restarted without its data, failed over, flushed).
+It is admitted again, under the same id: the gateway keeps every request until it is answered.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Reconciler:
         self._wake = asyncio.Event()
 
     def run_now(self) -> None:
-        """Reconcile at once: the connection was lost and is back."""
+        """Reconcile now, because the connection was lost and is back."""
         self._wake.set()
 
     async def run(self) -> None:
@@ -58,8 +58,8 @@ class Reconciler:
             await self._check(old[start : start + MAX_CHECKED])
 
     async def _check(self, requests: list[QueuedRequest]) -> None:
-        # Open entries first, then replies: the second call finds a request that finishes in between. In the other
-        # order it would be in neither and seem lost.
+        # Inflight entries first, then replies: the second call finds a request that finishes in between. In the other
+        # order, neither call would find it, and it would seem lost.
         still_open = await self._admission.still_open([request.entry.id for request in requests])
         absent = [request for request, is_open in zip(requests, still_open, strict=True) if not is_open]
         if not absent:
@@ -78,12 +78,12 @@ class Reconciler:
             await self._inbox.discard(found)
 
     async def _admit_again(self, lost: list[QueuedRequest]) -> None:
-        log.warning("admitting %d requests again that the broker lost", len(lost))
+        log.warning("readmitting %d requests that the broker lost", len(lost))
         self._metrics.readmissions.inc(len(lost))
         call: list[QueuedRequest] = []
         size = 0
         for request in lost:
-            if not request.waiting:  # it ended meanwhile, and its cancel may have been sent before
+            if not request.waiting:  # it ended during an earlier call, and its cancel may already have been sent
                 continue
             payload_bytes = len(request.entry.payload)
             if len(call) == MAX_CALL_REQUESTS or (call and size + payload_bytes > MAX_CALL_BYTES):

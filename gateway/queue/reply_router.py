@@ -1,7 +1,7 @@
 """Waits for the notices in this gateway's inbox and ends each request with its reply.
 
-The reply's key is authoritative; the inbox wakes the router and carries a copy of small replies. The reconciler finds
-what either of them loses.
+The reply's key is authoritative. The inbox wakes the router and contains copies of small replies. The reconciler finds
+replies whose notice was lost.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ RETRY_S = (0.02, 0.1, 0.25, 0.5)
 
 
 class ReplyRouter:
-    """One long-lived task per model queue, cancelled only when the queue closes: a cancelled pop would lose what it
-    took."""
+    """One long-lived task per model queue. It is cancelled only when the queue closes: a cancelled pop may lose
+    notices."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class ReplyRouter:
                     self._end(request_id, reply, now)
                 for ids in chunks(notice for notice in notices if notice.reply is None):
                     await self._read(ids)
-                # uvloop sends at the end of an iteration: the responses leave before more replies are awaited.
+                # uvloop sends at the end of an iteration, so the responses are sent before more replies are awaited.
                 await asyncio.sleep(0)
                 self._on_broker_state(True)
                 failures = 0
@@ -70,6 +70,6 @@ class ReplyRouter:
     def _end(self, request_id: str, reply: bytes | None, now: float) -> None:
         request = self._outstanding.get(request_id)
         if request is not None and reply is not None:
-            if not request.admitted_at:  # the reply may overtake the answer to `admit`
+            if not request.admitted_at:  # the reply may arrive before the answer to `admit`
                 request.admitted_at = now
             request.end(reply)

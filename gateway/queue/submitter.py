@@ -1,4 +1,4 @@
-"""Sends a model's requests to the broker: what arrives while one call is in flight leaves together in the next.
+"""Sends a model's requests to the broker. Requests that arrive while a call is in flight are sent in the next one.
 
 No request handler awaits Redis, so a client that disconnects can't cancel a call half-way.
 """
@@ -38,7 +38,7 @@ class Submitter:
         self._wake.set()
 
     def cancel(self, request: QueuedRequest) -> None:
-        """Free the queue's place of a request that has no reply. One that has not been sent yet is not sent."""
+        """Cancel a request that has no reply, which makes room in the queue. If it hasn't been sent, it never is."""
         if request.admitted_at:
             self._cancels.append(request.entry.id)
             self._wake.set()
@@ -54,7 +54,7 @@ class Submitter:
                     await self._send(flush)
 
     def _next_flush(self) -> list[QueuedRequest]:
-        """Take as many requests as fit one call. Those that have ended meanwhile are dropped."""
+        """Take as many requests as fit into one call. Drop those that have ended."""
         flush: list[QueuedRequest] = []
         size = 0
         taken = 0
@@ -70,23 +70,25 @@ class Submitter:
         return flush
 
     async def _send(self, flush: list[QueuedRequest]) -> None:
-        """Admit, and send again while the broker doesn't answer, which is harmless. Afterwards every request of `flush`
-        is admitted or has ended."""
-        give_up_at = time.monotonic() + RESEND_FOR_S
+        """Admit the requests; repeat the call while the broker doesn't answer, which is safe. Afterwards every request
+        of `flush` is admitted or has ended."""
+        resend_until = time.monotonic() + RESEND_FOR_S
         entries = [request.entry for request in flush]
         while True:
             try:
                 result = await self._admission.admit(entries, capacity=self._admission_control.capacity())
                 break
             except BrokerFull as error:
-                self._cancels += [entry.id for entry in entries]  # a body was refused, and its entry perhaps not
+                self._cancels += [
+                    entry.id for entry in entries
+                ]  # an external payload was refused, but entries may have been admitted
                 self._fail(flush, BrokerFull(error.detail, self._admission_control.retry_after_s()))
                 return
             except BrokerUnavailable as error:
                 self.broker_up = False
                 self._metrics.broker_errors.inc()
                 log.warning("admitting %d requests failed: %s", len(flush), error)
-                if time.monotonic() >= give_up_at:
+                if time.monotonic() >= resend_until:
                     self._cancels += [entry.id for entry in entries]  # the call may have reached the broker
                     self._fail(flush, error)
                     return
@@ -113,7 +115,7 @@ class Submitter:
         try:
             await self._admission.cancel(cancels)
         except BrokerUnavailable as error:
-            # Not sent again: running them and letting their replies expire costs less.
+            # Not repeated: it costs less to run the requests and let their replies expire.
             log.warning("cancelling %d requests failed: %s", len(cancels), error)
 
     def _fail(self, flush: list[QueuedRequest], error: BrokerUnavailable) -> None:

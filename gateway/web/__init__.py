@@ -1,1 +1,1 @@
-"""Pages of the gateway: health, metrics, OpenAPI, API documentation, the live page."""
+"""The gateway's pages: health, metrics, OpenAPI, API documentation, the live page."""

@@ -1,7 +1,7 @@
-"""GET /metrics: the metrics of this gateway (all its processes), and the state of Redis.
+"""GET /metrics: the metrics of this gateway (all its processes), and the state of the system in Redis.
 
-The latter comes from the latest snapshots of the system monitor, so a scrape never waits for Redis. While Redis is
-unavailable it is left out: a constant value would look like an idle system.
+The state comes from the latest snapshots of the system monitor, so a scrape never waits for Redis. It is left out while
+Redis is unavailable, since constant values would look like an idle system.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class MetricsSource(Protocol):
-    """What the page needs of the gateway process."""
+    """The part of GatewayServices that the page uses."""
 
     settings: Settings
     metrics: GatewayMetrics
@@ -44,11 +44,11 @@ class MetricsSource(Protocol):
 
 
 async def metrics(request: Request) -> Response:
-    """Return the metrics of this gateway, and the system's from Redis, in Prometheus' text format."""
+    """Return the metrics in Prometheus' text format."""
     gateway: MetricsSource = request.app.state.gateway
     gateway.settle_metrics()
     snapshots = list(gateway.monitor.snapshots.values()) if gateway.monitor.fresh else []
-    # In a thread: with several processes the files of all are read, which would block the event loop.
+    # In a thread: with several processes it reads the files of all, which would block the event loop.
     text = await asyncio.to_thread(_text, gateway, gateway.monitor.broker_up, snapshots)
     return Response(text, media_type=PROMETHEUS)
 
@@ -58,7 +58,7 @@ def _text(gateway: MetricsSource, broker_up: bool, snapshots: list[Snapshot]) ->
 
 
 class _Families(list[Family]):
-    """A registry that prometheus_client renders."""
+    """A registry as prometheus_client expects it."""
 
     def collect(self) -> list[Family]:
         return self
@@ -74,7 +74,7 @@ def _own(gateway: MetricsSource) -> Iterable[Family]:
 
 
 def _constants(gateway: MetricsSource, broker_up: bool) -> Iterator[Family]:
-    """Yield constants: the version, and the limits that other metrics are compared with."""
+    """Yield the version, whether the broker is up, and the limits that other metrics are compared with."""
     settings = gateway.settings
     build = GaugeMetricFamily(names.BUILD_INFO.name, names.BUILD_INFO.help, labels=names.BUILD_INFO.labels)
     build.add_metric((__version__, platform.python_version()), 1)
@@ -91,7 +91,7 @@ def _constants(gateway: MetricsSource, broker_up: bool) -> Iterator[Family]:
 
 
 def _system(snapshots: list[Snapshot]) -> Iterator[Family]:
-    """Yield the state of Redis from the system monitor's snapshots."""
+    """Yield the state of each model from the system monitor's snapshots."""
     values: dict[names.Metric, Callable[[Snapshot], float]] = {
         names.QUEUE_DEPTH: lambda s: s.waiting,
         names.RUNNING: lambda s: s.running,

@@ -1,7 +1,7 @@
 """The stream of statistics for the live page, as server-sent events.
 
-An event is made once a second for all viewers of a process together, from the latest snapshots of the system monitor;
-without viewers none is made. A slow viewer misses events. Draining ends all streams at once.
+Once a second, each process creates one event for all its viewers, from the latest snapshots of the system monitor.
+Without viewers it creates none. A slow viewer misses events. Draining ends all streams immediately.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}  # proxies m
 
 
 class LiveEvent(msgspec.Struct):
-    """One event. `predicts` says whether this port serves /predict too."""
+    """One event. `predicts`: whether this port also serves /predict."""
 
     at_ms: int
     broker: Literal["up", "down"]
@@ -75,7 +75,7 @@ class LiveStream:
             self._event = b""
 
     async def events(self) -> AsyncIterator[bytes]:
-        """Yield each event, the current one at once, until the process drains."""
+        """Yield the current event, and then each new one until the process drains."""
         while not self._connection_registry.draining:
             changed = self._changed
             if self._event:

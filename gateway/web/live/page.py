@@ -44,7 +44,7 @@ _HEADERS = {
 
 
 def routes(route: Callable[..., BaseRoute]) -> list[BaseRoute]:
-    """Return the routes of the page and its stream; `route` makes one on the management side."""
+    """Return the routes of the page and its stream. `route` creates one on the management port."""
     return [*(route(path, file) for path in FILES), route(EVENTS, Events(), methods=["GET"])]
 
 

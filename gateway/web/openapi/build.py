@@ -1,7 +1,7 @@
 """GET /openapi.json: the description of the API, generated from the code that serves it.
 
-Schemas come from the types of responses, statuses from the error table, limits from the settings, media types from the
-body formats. The document is made once, with the application.
+Schemas come from the response types, statuses from the error table, limits from the settings, media types from the body
+formats. The document is generated once, with the application.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def document(settings: Settings) -> bytes:
                 "stats",
                 "Statistics",
                 {200: json_content("Stats")},
-                "The last seconds, queue, workers and gateways of every model.",
+                "Recent statistics, queue, workers and gateways of every model.",
             ),
             "/openapi.json": _page("openapi", "OpenAPI document", {200: {JSON: schema("object")}}),
             **oip.paths(settings),
@@ -84,12 +84,13 @@ def _page(name: str, summary: str, contents: dict[int, Json], description: str =
 
 
 def _predict(settings: Settings) -> Json:
-    answers = {
+    contents = {
         Format.JSON.value: {"schema": ref("PredictResponse")},
         Format.MSGPACK.value: {"schema": {"description": "The same object as in JSON, with tensor data as bytes"}},
         Format.NPY.value: _BYTES,
     }
     shared_parameters, headers, refusals = running(settings)
+    accepted = {media: INPUTS.get(media, _BYTES) for media in formats.accepted_media_types(None)}
     body = f"{limits(settings)} Each model accepts some of these types; a model of kind `raw` accepts any body."
     parameters = [
         parameter(
@@ -110,17 +111,13 @@ def _predict(settings: Settings) -> Json:
         "operationId": "predict",
         "summary": "Run a model on one or more rows",
         "parameters": parameters,
-        "requestBody": {"required": True, "description": body, "content": _request_content()},
+        "requestBody": {"required": True, "description": body, "content": accepted},
         "responses": {
             "200": {
                 "description": "The result of each row, in the order of the request",
                 "headers": headers,
-                "content": answers,
+                "content": contents,
             },
             **refusals,
         },
     }
-
-
-def _request_content() -> Json:
-    return {media: INPUTS.get(media, _BYTES) for media in formats.accepted_media_types(None)}

@@ -1,4 +1,4 @@
-"""Descriptions of the request bodies of POST /predict, which gateway/formats/ parses."""
+"""Describes the request bodies of POST /predict, which gateway/formats/ parses."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def _nested(leaf: Json, depth: int) -> Json:
     return {"anyOf": [leaf, {"type": "array", "items": _nested(leaf, depth - 1)}]} if depth else leaf
 
 
-# JSON Schema can't express that nested lists have equal lengths, nor the number of rows. Deeper nesting would only make
-# the document longer.
+# JSON Schema can express neither that nested lists have equal lengths nor the number of rows. Deeper nesting would only
+# make the document longer.
 _SHOWN_DEPTH = 3
 
 # By canonical media type. Types that are missing here are plain bytes.

@@ -36,7 +36,7 @@ def page(
     content_type: str = CONTENT_TYPE,
     description: str = "",
 ) -> Json:
-    """Describe an operation that runs no model. `codes` are the errors it may have besides those of any request."""
+    """Describe an operation that runs no model. `codes` are its errors, in addition to those of any request."""
     access = [] if path in PROBES else [errors.Unauthenticated.code, errors.Forbidden.code]
     closing = [code for code in names.CONNECTIONS_CLOSED.values if code in errors.by_code()]
     responses = problems([*access, *closing, *codes, errors.INTERNAL], {}, content_type)
@@ -72,8 +72,9 @@ def running(settings: Settings, content_type: str = CONTENT_TYPE) -> tuple[list[
         "X-Batch-Rows": header("integer", "Rows in the request's batch"),
         "X-Batch-Closed": header("string", "Why the batch was closed"),
     }
+    codes = [code for code, cls in errors.by_code().items() if not issubclass(cls, _NOT_SENT)] + [errors.INTERNAL]
     error_headers = {"X-Request-Id": header("string", "ID of the request in the server's log")}
-    return parameters, headers, problems(_all_codes(), error_headers, content_type)
+    return parameters, headers, problems(codes, error_headers, content_type)
 
 
 def limits(settings: Settings) -> str:
@@ -81,11 +82,6 @@ def limits(settings: Settings) -> str:
         f"At most {settings.max_body_bytes} bytes (MAX_BODY_BYTES) and {settings.max_batch_size} rows "
         "(the worker's MAX_BATCH_SIZE). Content-Encoding may be gzip or deflate."
     )
-
-
-def _all_codes() -> list[str]:
-    tree = errors.by_code().items()
-    return [code for code, cls in tree if not issubclass(cls, _NOT_SENT)] + [errors.INTERNAL]
 
 
 def problems(codes: Iterable[str], headers: Json, content_type: str) -> Json:

@@ -12,7 +12,7 @@ const TABLE_STEP_S = 10;
 
 const sum = (outcomes, names) => names.reduce((total, name) => total + (outcomes[name] ?? 0), 0);
 
-// `value(view)` takes one model's view of an event. `colour` is a variable of page.css.
+// `value(view)` returns a series' value, given one model's view of an event. `colour` is a variable of page.css.
 const CHARTS = [
   {
     title: "Requests per second",

@@ -1,4 +1,4 @@
-// The page: shows the selected model's part of each event of the stream.
+// Shows the selected model's part of each event of the stream.
 
 import { Charts, KEPT } from "./charts.js";
 import { PredictForm } from "./predict.js";
