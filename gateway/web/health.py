@@ -28,7 +28,7 @@ async def readyz(request: Request) -> Response:
 
 
 async def stats(request: Request) -> Response:
-    """Return the recent statistics, queue, workers and gateways of every model as JSON."""
+    """Return rates, latencies, queue, workers and gateways of every model as JSON."""
     monitor: SystemMonitor = request.app.state.gateway.monitor
     models = {model: describe(snapshot) for model, snapshot in monitor.snapshots.items()}
     body = Stats("up" if monitor.fresh else "down", models)

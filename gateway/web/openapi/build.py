@@ -51,7 +51,7 @@ def document(settings: Settings) -> bytes:
                 "stats",
                 "Statistics",
                 {200: json_content("Stats")},
-                "Recent statistics, queue, workers and gateways of every model.",
+                "Rates, latencies, queue, workers and gateways of every model.",
             ),
             "/openapi.json": _page("openapi", "OpenAPI document", {200: {JSON: schema("object")}}),
             **oip.paths(settings),
