@@ -150,6 +150,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_image_pixels: Annotated[
         int, Meta(ge=1, description="Maximum pixels of a request's images; more are rejected before decoding")
     ] = 50_000_000
+    debug_errors: Annotated[
+        bool,
+        Meta(
+            description="Whether clients see the text of an error of the model's code, and its place in the code; "
+            "`smartbatch up` turns it on where only this machine can connect"
+        ),
+    ] = False
     stall_timeout: Annotated[
         float, Meta(gt=0, le=86400, description="A worker that makes no progress for this long exits")
     ] = 30.0

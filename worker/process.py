@@ -40,6 +40,7 @@ from smartbatch.worker.batching.batcher import Batcher
 from smartbatch.worker.core.batch import Limits
 from smartbatch.worker.core.estimators import LatencyEstimator, ThroughputEstimator
 from smartbatch.worker.core.model import LoadContext
+from smartbatch.worker.core.user_traceback import describe
 from smartbatch.worker.execution.decoding import Decoder
 from smartbatch.worker.execution.encoding import EncodingStage, ReplyEncoder
 from smartbatch.worker.execution.engine import Engine
@@ -87,7 +88,7 @@ class Worker:
             max_rows, settings.max_batch_bytes, settings.max_wait_time, settings.window == "adaptive"
         )
         self.metrics = WorkerMetrics(settings.model, self.worker_id)
-        self._error_log = ModelErrorLog()
+        self._error_log = ModelErrorLog(show_errors=settings.debug_errors)
         self.engine = Engine(self.model, max_rows, latency, self.metrics, self._error_log)
         self.decoder = Decoder(self.model, max_rows, settings.decode_threads, self._error_log)
         self.publisher = ReplyPublisher(queue, self.metrics, settings.request_timeout + settings.reply_ttl)
@@ -218,8 +219,7 @@ class Worker:
             raise
         except Exception as error:
             log.debug("loading failed", exc_info=True)
-            where = f"{type(error).__name__}: {error}"
-            raise ModelLoadError(f"loading {settings.model_path} failed: {where}") from error
+            raise ModelLoadError(f"loading {settings.model_path} failed: {describe(error)}") from error
         self._progress(f"loaded in {time.monotonic() - started:.1f} s on {self.model.device_name}")
         self.status.now("warming")
         warm_up(self.engine, self.model, settings.max_batch_size, self._progress)

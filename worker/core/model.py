@@ -69,6 +69,7 @@ class Model(ABC):
     classifier: bool = False
     platform: str = "pytorch"
     device_name: str = "cpu"
+    compute_dtype: str = "float32"  # the least precise one
 
     def info(self, name: str, path: str, max_batch_size: int) -> ModelInfo:
         """Return what gateways are told about the loaded model."""

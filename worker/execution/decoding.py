@@ -148,8 +148,7 @@ class Decoder:
         except SmartBatchError as error:
             claimed.error = error
         except BaseException as error:  # a user's model may raise anything, SystemExit too
-            self._error_log.failed("decode failed", error, claimed.entry)
-            claimed.error = InvalidInput("the model could not decode this input")
+            claimed.error = self._error_log.failed("the model failed to decode this input", error, claimed.entry)
 
     def close(self) -> None:
         """Wait for all submitted work, then end the threads."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from smartbatch.shared.broker.queue.claims import Outcome
-from smartbatch.shared.errors import ClientError, DeadlineExceeded, ModelFailed, SmartBatchError, from_wire
+from smartbatch.shared.errors import ClientError, DeadlineExceeded, SmartBatchError, from_wire
 from smartbatch.shared.wire import BatchInfo, Reply, pack_reply
 from smartbatch.worker.core.batch import Batch, ClaimedEntry
 from smartbatch.worker.core.model import Model
@@ -144,8 +144,9 @@ class ReplyEncoder:
             except SmartBatchError as raised:
                 error = raised
             except BaseException as raised:  # a user's model may raise anything, SystemExit too
-                self._error_log.failed("encode failed", raised, claimed.entry, info.id)
-                error = ModelFailed("the model's output could not be encoded")
+                error = self._error_log.failed(
+                    "the model's output could not be encoded", raised, claimed.entry, info.id
+                )
         try:
             return pack_reply(Reply(None, error, info, ms)), error
         except (UnicodeEncodeError, TypeError):  # the text may quote what a client sent, such as a lone surrogate
