@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import http.client
+import ipaddress
 import os
 import signal
 import sys

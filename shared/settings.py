@@ -157,6 +157,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "`smartbatch up` turns it on where only this machine can connect"
         ),
     ] = False
+    replace: Annotated[
+        bool,
+        Meta(description="Serve this model in place of a different one that is being served under its name"),
+    ] = False
     stall_timeout: Annotated[
         float, Meta(gt=0, le=86400, description="A worker that makes no progress for this long exits")
     ] = 30.0

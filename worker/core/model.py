@@ -71,9 +71,13 @@ class Model(ABC):
     device_name: str = "cpu"
     compute_dtype: str = "float32"  # the least precise one
 
-    def info(self, name: str, path: str, max_batch_size: int) -> ModelInfo:
+    files: tuple[str, ...] = ()  # the code or weights that make this model another one if they change
+
+    def info(self, name: str, path: str, max_batch_size: int, fingerprint: str = "") -> ModelInfo:
         """Return what gateways are told about the loaded model."""
-        return ModelInfo(name, path, self.input, max_batch_size, self.outputs, self.classifier, self.platform)
+        return ModelInfo(
+            name, path, self.input, max_batch_size, self.outputs, self.classifier, self.platform, fingerprint
+        )
 
     @property
     def variant(self) -> ChosenVariant:

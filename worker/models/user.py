@@ -62,7 +62,9 @@ class UserModel(Model):
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._user: Any = _instantiate(path, _find_class(path))
+        found = _find_class(path)
+        self.files = (inspect.getfile(found),)
+        self._user: Any = _instantiate(path, found)
         self._forward = self._user if isinstance(self._user, nn.Module) else self._user.forward  # with a module's hooks
         self._collate = self._method("collate")
         self._group = self._method("group")

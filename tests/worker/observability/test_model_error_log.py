@@ -62,4 +62,6 @@ def serve_error(tmp_path) -> Exception:
     model.load(LoadContext(device="cpu"))
     with pytest.raises(ValueError, match="invalid literal") as caught:
         model.forward([])
-    return caught.value
+    traceback = caught.value.__traceback__
+    assert traceback is not None
+    return caught.value.with_traceback(traceback.tb_next)  # without this function's frame
