@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from smartbatch.shared.errors import InvalidInput, SmartBatchError, TooManyRows
+from smartbatch.shared.errors import InvalidInput, ModelFailed, SmartBatchError, TooManyRows
 from smartbatch.shared.wire import Payload, unpack_payload
 from smartbatch.worker.core.batch import ClaimedEntry
 from smartbatch.worker.core.model import Model
@@ -148,7 +148,9 @@ class Decoder:
             self._check_rows(claimed)
         except BaseException as error:  # a user's model may raise anything, SystemExit too
             error = self._error_of(error, claimed)
-            if payload.rows == 1:
+            if not isinstance(error, InvalidInput | ModelFailed):
+                claimed.error = error  # the request's, not a row's
+            elif payload.rows == 1:
                 claimed.rows = [None]
                 claimed.fail_row(0, error)
             else:
