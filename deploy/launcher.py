@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import ipaddress
 import os
 import signal
 import sys
@@ -106,6 +107,7 @@ class Launcher:
             "PORT": str(settings.port),
             "MANAGEMENT_PORT": str(settings.management_port),
             "LOG_LEVEL": os.environ.get("LOG_LEVEL", "warning"),
+            "DEBUG_ERRORS": os.environ.get("DEBUG_ERRORS") or str(_is_loopback(settings.host)).lower(),
         }
         if not settings.torch_threads:
             environ["TORCH_THREADS"] = str(max(1, (os.cpu_count() or 1) // self._workers))
@@ -276,3 +278,10 @@ async def launch(settings: Settings, workers: int, broker_given: bool, *, grpc: 
     if workers < 1:
         raise StartupError(f"--workers: expected at least 1, got {workers}")
     return await Launcher(settings, workers, broker_given, grpc=grpc).run()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -33,9 +33,10 @@ def setting_options(*names: str) -> Callable[[Callable], Callable]:
             flag = _FLAGS.get(name, name.lower().replace("_", "-"))
             text = f"{meaning.replace('`', '')}.  [{name}={default}]"
             flags = [f"--{flag}", *_ALIASES.get(name, [])]
-            function = click.option(
-                *flags, name.lower(), metavar=kind.replace(" ", "") if "|" in kind else kind.upper(), help=text
-            )(function)
+            how: dict[str, Any] = {"metavar": kind.replace(" ", "") if "|" in kind else kind.upper()}
+            if kind == "bool":
+                how = {"is_flag": True, "flag_value": "true", "default": None}
+            function = click.option(*flags, name.lower(), help=text, **how)(function)
         return function
 
     return decorate

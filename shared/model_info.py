@@ -37,6 +37,7 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     outputs: tuple[OutputSpec, ...] = ()
     classifier: bool = False
     platform: str = "pytorch"
+    fingerprint: str = ""  # equal for workers that give the same answers: a hash of code, weights, input and outputs
 
 
 encode = msgspec.json.Encoder().encode

@@ -121,6 +121,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, Meta(ge=1024, description="Maximum payload bytes in flight per model; more are rejected")
     ] = 512 * 1024 * 1024
     max_body_bytes: Annotated[int, Meta(ge=1, description="Maximum size of a request body")] = 16 * 1024 * 1024
+    max_request_rows: Annotated[
+        int,
+        Meta(ge=1, le=65536, description="Maximum rows of a request; more than MAX_BATCH_SIZE run in several batches"),
+    ] = 4096
     max_receiving_bytes: Annotated[
         int,
         Meta(ge=1, description="Maximum bytes of bodies that a gateway process receives at once; more are rejected"),
@@ -150,6 +154,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_image_pixels: Annotated[
         int, Meta(ge=1, description="Maximum pixels of a request's images; more are rejected before decoding")
     ] = 50_000_000
+    debug_errors: Annotated[
+        bool,
+        Meta(
+            description="Whether clients see the text of an error of the model's code, and its place in the code; "
+            "`smartbatch up` turns it on where only this machine can connect"
+        ),
+    ] = False
+    replace: Annotated[
+        bool,
+        Meta(description="Serve this model in place of a different one that is being served under its name"),
+    ] = False
     stall_timeout: Annotated[
         float, Meta(gt=0, le=86400, description="A worker that makes no progress for this long exits")
     ] = 30.0

@@ -41,11 +41,15 @@ async def _served(screen: Console, url: str) -> None:
     with closing(MultiplexedConnection(url)) as connection:
         models = await registry.models(connection)
         snapshots = {name: await registry.snapshot(connection, name) for name in models}
-    served = table("name", "MODEL_PATH", "inputs", "row", "ready workers", "variant", title="served models")
+    served = table(
+        "name", "MODEL_PATH", "inputs", "row", "ready workers", "variant", "fingerprint", title="served models"
+    )
     for name, info in models.items():
         spec = info.input
         row = f"{spec.dtype or ''} {list(spec.shape) if spec.shape else ''}".strip() or "any"
         ready = snapshots[name].ready_workers
         variants = {snapshots[name].workers[worker_id].get("variant", "none") for worker_id in ready}
-        served.add_row(name, info.path, ", ".join(spec.kinds), row, str(len(ready)), ", ".join(sorted(variants)))
+        served.add_row(
+            name, info.path, ", ".join(spec.kinds), row, str(len(ready)), ", ".join(sorted(variants)), info.fingerprint
+        )
     screen.print(served)

@@ -12,6 +12,7 @@ from smartbatch.deploy.options import read, setting_options
     "MODEL_PATH",
     "MODEL_NAME",
     "MODEL_WEIGHTS",
+    "REPLACE",
     "DEVICE",
     "DTYPE",
     "OPTIMIZE",

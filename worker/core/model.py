@@ -69,10 +69,15 @@ class Model(ABC):
     classifier: bool = False
     platform: str = "pytorch"
     device_name: str = "cpu"
+    compute_dtype: str = "float32"  # the least precise one
 
-    def info(self, name: str, path: str, max_batch_size: int) -> ModelInfo:
+    files: tuple[str, ...] = ()  # the code or weights that make this model another one if they change
+
+    def info(self, name: str, path: str, max_batch_size: int, fingerprint: str = "") -> ModelInfo:
         """Return the description of the loaded model that is announced to gateways."""
-        return ModelInfo(name, path, self.input, max_batch_size, self.outputs, self.classifier, self.platform)
+        return ModelInfo(
+            name, path, self.input, max_batch_size, self.outputs, self.classifier, self.platform, fingerprint
+        )
 
     @property
     def variant(self) -> ChosenVariant:

@@ -1,17 +1,25 @@
 """Warm-up: run every batch size once before the worker reports ready.
 
-The times are recorded, so that the first deadlines are judged by measured forwards.
+The times are recorded, so that the first deadlines are judged by measured forwards. The example's outputs among other
+rows are compared with those that it has alone.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
 from smartbatch.shared.errors import ModelLoadError
 from smartbatch.worker.core.batch_sizes import sizes
+from smartbatch.worker.core.device_errors import is_out_of_memory
 from smartbatch.worker.core.model import Model
+from smartbatch.worker.core.user_traceback import describe
+from smartbatch.worker.execution.batch_mates import Comparison, mates
 from smartbatch.worker.execution.engine import Engine
+
+log = logging.getLogger(__name__)
 
 
 def warm_up(engine: Engine, model: Model, max_rows: int, progress: Callable[[str], None]) -> None:
@@ -23,6 +31,7 @@ def warm_up(engine: Engine, model: Model, max_rows: int, progress: Callable[[str
     if row is None:
         progress("no warm-up: the model has no example row")
         return
+    comparison = Comparison(model.compute_dtype)
     for number, size in enumerate(all_sizes := sizes(max_rows), 1):
         if size > engine.memory_limit:
             break
@@ -30,14 +39,32 @@ def warm_up(engine: Engine, model: Model, max_rows: int, progress: Callable[[str
         started = time.monotonic()
         too_large = False
         try:
-            engine.forward([row] * size, warm_up=True)
+            comparison.add(_run(engine, model, row, size), size)
         except Exception as error:
             if size == 1 or not engine.warm_up_failed(size, error):
                 where = f"its own example, {size} row{'s' * (size > 1)}"
-                raise ModelLoadError(f"the model failed on {where}: {type(error).__name__}: {error}") from error
+                raise ModelLoadError(f"the model failed on {where}: {describe(error)}") from error
             too_large = True
         if too_large:  # only here is the error released, and with its traceback the device memory that it held
             model.free_memory()
             break
         seconds = time.monotonic() - started
         progress(f"warmed up {number}/{len(all_sizes)}: {size} rows in {seconds * 1000:.1f} ms")
+    if comparison.differs:
+        again = Comparison(model.compute_dtype)
+        for _ in range(2):
+            again.add(engine.forward([row], warm_up=True)[0], 1)
+        log.warning("%s", again.warning or comparison.warning)
+
+
+def _run(engine: Engine, model: Model, row: Any, size: int) -> Any:
+    """Run the example among other rows, or among copies of itself if others are refused. Returns its output."""
+    rows = [row, *mates(row, size - 1)]
+    try:
+        if len({model.group(each) for each in rows}) == 1:
+            return engine.forward(rows, warm_up=True)[0]
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        log.debug("warm-up with random rows failed", exc_info=True)
+    return engine.forward([row] * size, warm_up=True)[0]

@@ -28,6 +28,7 @@ class Exported(Model):
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self.files = (path,)
 
     def load(self, context: LoadContext) -> None:
         self._device = devices.open_device(context)

@@ -8,7 +8,8 @@ A module is imported like any other; the working directory is searched too. Only
 
 The other methods have defaults and are called in this order:
 
-    load(self, device)      once: read weights, move them to `device` (a torch.device). `load(self)` works too.
+    load(self, device)      once: read weights, move them to `device` (a torch.device). `load(self)` works too, and
+                            `load(self, device, weights)`, which gets MODEL_WEIGHTS (None for `default`).
     decode(self, payload)   a request's payload → a list of rows. `payload.kind` is "tensor", "text", "image" or
                             "raw", `payload.content` its content (shared/wire.py). Raise ValueError with a text
                             for the client if the input is wrong. Runs in several threads at once.
@@ -24,6 +25,9 @@ Rows of different shapes or dtypes run in separate forwards unless the class has
 `group(self, row)` may return a key that is equal for rows that can be collated. `input` (an InputSpec) and `outputs`
 (OutputSpecs) are announced to gateways, which then reject other input early; `example(self)` returns a row for
 warm-up. An instance belongs to one worker; `load` and `forward` run in its one device thread.
+
+The class may be an `nn.Module` itself, or hold modules in its attributes. After `load` they are put into evaluation
+mode and, if they are on the CPU, moved to the device. With `train_mode = True` in the class they keep their mode.
 """
 
 from __future__ import annotations
@@ -31,14 +35,16 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import itertools
 import sys
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from smartbatch.shared.errors import InvalidInput, ModelFailed, ModelLoadError, SmartBatchError
 from smartbatch.shared.model_info import InputSpec, OutputSpec
@@ -46,7 +52,8 @@ from smartbatch.shared.wire import Payload, Result
 from smartbatch.worker.core import device as devices
 from smartbatch.worker.core.model import LoadContext, Model
 from smartbatch.worker.core.tensors import to_torch
-from smartbatch.worker.core.weights import one_line
+from smartbatch.worker.core.user_traceback import describe
+from smartbatch.worker.core.weights import fill, one_line, read_state_dict
 from smartbatch.worker.models.row_values import from_row_outputs, split_rows
 
 
@@ -55,7 +62,10 @@ class UserModel(Model):
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._user: Any = _instantiate(path, _find_class(path))
+        found = _find_class(path)
+        self.files = (inspect.getfile(found),)
+        self._user: Any = _instantiate(path, found)
+        self._forward = self._user if isinstance(self._user, nn.Module) else self._user.forward  # with a module's hooks
         self._collate = self._method("collate")
         self._group = self._method("group")
         self._decode = self._method("decode")
@@ -73,18 +83,48 @@ class UserModel(Model):
 
     def load(self, context: LoadContext) -> None:
         self._device = devices.open_device(context)
-        load = self._method("load")
-        if load is not None:
-            try:
-                load(self._device) if inspect.signature(load).parameters else load()
-            except SmartBatchError:
-                raise
-            except Exception as error:  # the user's code may raise anything
-                raise ModelLoadError(f"{self._path}: load failed, {type(error).__name__}: {one_line(error)}") from error
+        if context.dtype != "float32":
+            raise ModelLoadError(f"DTYPE={context.dtype} doesn't apply to {self._path}: choose the type in its load()")
+        self._call_load(context.weights)
+        for module in _modules(self._user):
+            self._prepare(module)
         # a class may know these only after load()
         self.input = getattr(self._user, "input", None) or self.input
         self.outputs = self._user_outputs()
         self.device_name = devices.device_name(self._device)
+
+    def _call_load(self, weights: str) -> None:
+        """Call the class's `load` with as many arguments as it takes; read MODEL_WEIGHTS for a module without one."""
+        load = self._method("load")
+        takes = inspect.signature(load).parameters if load else {}
+        if weights != "default" and "weights" not in takes:
+            if load is not None or not isinstance(self._user, nn.Module):
+                raise ModelLoadError(
+                    f"MODEL_WEIGHTS={weights} doesn't apply to {self._path}: it has no load(self, device, weights)"
+                )
+            if weights != "random":
+                fill(self._user, read_state_dict(weights), weights, self._path)
+        if load is None:
+            return
+        arguments: dict[str, Any] = {"weights": None if weights == "default" else weights} if "weights" in takes else {}
+        try:
+            load(self._device, **arguments) if takes.keys() - {"weights"} else load(**arguments)
+        except SmartBatchError:
+            raise
+        except Exception as error:  # the user's code may raise anything
+            raise ModelLoadError(f"{self._path}: load failed, {describe(error)}") from error
+
+    def _prepare(self, module: nn.Module) -> None:
+        """Move a module to the device and let it compute what it does at inference."""
+        tensors = list(itertools.chain(module.parameters(), module.buffers()))
+        if all(tensor.device.type == "cpu" for tensor in tensors):  # otherwise load() has placed it
+            module.to(self._device)
+        module.requires_grad_(False)
+        if not (getattr(self._user, "train_mode", False) or getattr(module, "train_mode", False)):
+            module.eval()
+        floats = [tensor.dtype for tensor in tensors if tensor.dtype.is_floating_point]
+        if floats:
+            self.compute_dtype = str(min(floats, key=lambda dtype: dtype.itemsize)).removeprefix("torch.")
 
     def example(self) -> Any:
         """Return the class's example, else zeros of its announced shape, else None."""
@@ -101,7 +141,7 @@ class UserModel(Model):
             return _default_rows(payload)
         try:
             return list(self._decode(payload))
-        except (ValueError, TypeError) as error:
+        except ValueError as error:  # by convention a text for the client
             raise InvalidInput(one_line(error)) from error
 
     def group(self, row: Any) -> Hashable:
@@ -122,7 +162,7 @@ class UserModel(Model):
 
     @torch.inference_mode()
     def forward(self, batch: Any) -> Any:
-        return self._user.forward(batch)
+        return self._forward(batch)
 
     def separate(self, outputs: Any, rows: int) -> list[Any]:
         return split_rows(outputs, rows)
@@ -142,6 +182,16 @@ class UserModel(Model):
             return from_row_outputs(list(encoded))
         except TypeError as error:
             raise ModelFailed(str(error)) from None
+
+
+def _modules(user: Any) -> Iterator[nn.Module]:
+    """Find a user's modules: the object itself, its attributes, and lists, tuples and dicts of modules in these."""
+    if isinstance(user, nn.Module):
+        yield user
+        return
+    for value in getattr(user, "__dict__", {}).values():
+        values = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else (value,)
+        yield from (module for module in values if isinstance(module, nn.Module))
 
 
 def _default_rows(payload: Payload) -> list[Any]:
@@ -166,9 +216,7 @@ def _find_class(path: str) -> type:
             raise ModelLoadError(f"MODEL_PATH={path}: no module {error.name!r}, not in {directory} either") from None
         raise ModelLoadError(f"MODEL_PATH={path}: {module_name} requires {error.name!r}, not installed") from error
     except Exception as error:  # the user's code may raise anything
-        raise ModelLoadError(
-            f"MODEL_PATH={path}: importing {module_name} failed, {type(error).__name__}: {one_line(error)}"
-        ) from error
+        raise ModelLoadError(f"MODEL_PATH={path}: importing {module_name} failed, {describe(error)}") from error
     found = getattr(module, class_name, None)
     if not inspect.isclass(found):
         raise ModelLoadError(f"MODEL_PATH={path}: {module_name} has no class {class_name!r}")
@@ -191,6 +239,4 @@ def _instantiate(path: str, found: type) -> Any:
     try:
         return found()
     except Exception as error:  # the user's code may raise anything
-        raise ModelLoadError(
-            f"MODEL_PATH={path}: {path.partition(':')[2]}() failed, {type(error).__name__}: {one_line(error)}"
-        ) from error
+        raise ModelLoadError(f"MODEL_PATH={path}: {path.rpartition(':')[2]}() failed, {describe(error)}") from error

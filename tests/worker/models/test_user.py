@@ -16,7 +16,7 @@ def serve(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
 
-    def serve(source: str, name: str = "Mine"):
+    def serve(source: str, name: str = "Mine", **settings: str):
         monkeypatch.delitem(sys.modules, "their_model", raising=False)
         (tmp_path / "their_model.py").write_text("import numpy as np, torch\n" + textwrap.dedent(source))
         sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
@@ -24,7 +24,7 @@ def serve(tmp_path, monkeypatch):
             model = resolve(f"their_model:{name}")
         finally:
             sys.dont_write_bytecode = before
-        model.load(LoadContext(device="cpu"))
+        model.load(LoadContext(device="cpu", **settings))
         return model
 
     yield serve
@@ -96,7 +96,7 @@ def test_encode_that_returns_something_else_is_the_models_failure(serve):
         run(model, floats([1]))
 
 
-@pytest.mark.parametrize("error", ["ValueError('too short')", "TypeError('too short')", "InvalidInput('too short')"])
+@pytest.mark.parametrize("error", ["ValueError('too short')", "InvalidInput('too short')"])
 def test_a_value_error_of_decode_is_the_clients_fault(serve, error):
     model = serve(
         f"""
@@ -178,3 +178,74 @@ def test_an_output_without_a_dimension_of_rows_is_the_models_failure(serve):
     model = serve("class Mine:\n    def forward(self, batch): return batch.sum()")
     with pytest.raises(RuntimeError, match="forward returned one number for 2 rows; the first dimension of an output"):
         run(model, floats([1], [2]))
+
+
+MODULE = """
+    class Mine(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.drop = torch.nn.Linear(2, 2), torch.nn.Dropout(0.5)
+        def forward(self, batch): return self.drop(self.layer(batch))
+"""
+HOLDERS = """
+    class Mine:
+        def load(self, device):
+            self.one, self.many = torch.nn.Dropout(0.5), [torch.nn.Linear(2, 2)]
+            self.named = {"c": torch.nn.BatchNorm1d(2)}
+        def forward(self, batch): return self.named["c"](self.many[0](self.one(batch)))
+"""
+
+
+def test_a_module_serves_in_evaluation_mode_without_gradients(serve):
+    user = serve(MODULE)._user
+    assert not any(module.training for module in user.modules())
+    assert not any(parameter.requires_grad for parameter in user.parameters())
+
+
+def test_modules_in_attributes_serve_in_evaluation_mode(serve):
+    user = serve(HOLDERS)._user
+    assert not any(module.training for module in (user.one, *user.many, *user.named.values()))
+
+
+def test_train_mode_keeps_a_modules_mode(serve):
+    user = serve(HOLDERS.replace("class Mine:", "class Mine:\n        train_mode = True"))._user
+    assert user.one.training
+
+
+def test_modules_on_the_cpu_are_moved_to_the_device(serve, monkeypatch):
+    monkeypatch.setattr("smartbatch.worker.core.device.open_device", lambda context: torch.device("meta"))
+    user = serve(MODULE)._user
+    assert user.layer.weight.device.type == "meta"
+
+
+def test_weights_fill_a_module(serve, tmp_path):
+    torch.save({"layer.weight": torch.eye(2), "layer.bias": torch.ones(2)}, tmp_path / "w.pt")
+    model = serve(MODULE, weights=str(tmp_path / "w.pt"))
+    assert listed(run(model, floats([1, 2])).outputs["output"]) == [[2, 3]]
+
+
+def test_load_gets_the_weights_that_it_asks_for(serve):
+    source = """
+        class Mine:
+            def load(self, device, weights): self.weights = weights
+            def forward(self, batch): return [self.weights] * len(batch)
+    """
+    assert run(serve(source, weights="some.pt"), floats([1])).values == ["some.pt"]
+    assert run(serve(source), floats([1])).values == [None]
+
+
+@pytest.mark.parametrize("load", ["", "    def load(self, device): pass"])
+def test_weights_that_nothing_reads_are_an_error(serve, load):
+    with pytest.raises(ModelLoadError, match=r"MODEL_WEIGHTS=some.pt doesn't apply to their_model:Mine"):
+        serve(f"class Mine:\n    def forward(self, batch): return batch\n{load}", weights="some.pt")
+
+
+def test_a_dtype_that_nothing_reads_is_an_error(serve):
+    with pytest.raises(ModelLoadError, match="DTYPE=bfloat16 doesn't apply"):
+        serve("class Mine:\n    def forward(self, batch): return batch", dtype="bfloat16")
+
+
+def test_an_error_of_load_names_the_line_of_the_users_code(serve):
+    source = "class Mine:\n    def load(self): torch.load('nowhere.pt')\n    def forward(self, batch): return batch"
+    with pytest.raises(ModelLoadError, match=r"FileNotFoundError: .*nowhere.pt.*their_model\.py, line 3\)$"):
+        serve(source)
