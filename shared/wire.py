@@ -82,20 +82,21 @@ class Tensor(msgspec.Struct, omit_defaults=True):
             raise WireError("a bool must be a byte of 0 or 1")
 
     def split(self, rows: int) -> list[Tensor]:
-        """Return tensors of up to so many rows each, in C order. `check` has been called."""
-        size = DTYPE_BYTES[self.dtype] * math.prod(self.shape[1:])
-        data = memoryview(self.data)
-        if self.order != "C":
-            import numpy as np
-
-            elements = np.frombuffer(data, f"V{DTYPE_BYTES[self.dtype]}").reshape(self.shape, order="F")
-            data = memoryview(elements.tobytes("C"))
-        starts = range(0, self.shape[0], rows)
-        counts = [min(rows, self.shape[0] - start) for start in starts]
-        return [
-            Tensor(self.dtype, (count, *self.shape[1:]), data[start * size : (start + count) * size])
-            for start, count in zip(starts, counts, strict=True)
-        ]
+        """Return tensors of up to so many rows each, in the same order. `check` has been called."""
+        total, *row = self.shape
+        data, element, per_row = memoryview(self.data), DTYPE_BYTES[self.dtype], math.prod(row)
+        parts = []
+        for first in range(0, total, rows):
+            last = min(first + rows, total)
+            if self.order == "C":
+                part: Data = data[first * per_row * element : last * per_row * element]
+            else:  # the rows' elements at one place follow each other
+                part = b"".join(
+                    data[(start + first) * element : (start + last) * element]
+                    for start in range(0, total * per_row, total)
+                )
+            parts.append(Tensor(self.dtype, (last - first, *row), part, self.order))
+        return parts
 
 
 class Raw(msgspec.Struct):

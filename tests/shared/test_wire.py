@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgpack
 import numpy as np
@@ -159,13 +159,14 @@ def test_tensor_is_written_from_any_buffer(tensor: Tensor, buffer: Any) -> None:
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_a_tensor_is_split_by_rows_into_c_order(order):
+def test_a_tensor_is_split_by_rows(order: Literal["C", "F"]):
     array = np.arange(15, dtype=np.int16).reshape(5, 3)
     parts = Payload("tensor", Tensor("int16", (5, 3), array.tobytes(order), order), {"top_k": 1}).split(2)
     assert [part.options for part in parts] == [{"top_k": 1}] * 3
-    tensors = [part.content for part in parts]
-    assert [(tensor.shape, tensor.order) for tensor in tensors] == [((2, 3), "C"), ((2, 3), "C"), ((1, 3), "C")]
-    assert b"".join(bytes(tensor.data) for tensor in tensors) == array.tobytes()
+    tensors = [part.content for part in parts if isinstance(part.content, Tensor)]
+    assert [(tensor.shape, tensor.order) for tensor in tensors] == [((2, 3), order), ((2, 3), order), ((1, 3), order)]
+    rows = [np.frombuffer(tensor.data, np.int16).reshape(tensor.shape, order=order) for tensor in tensors]
+    assert np.concatenate(rows).tolist() == array.tolist()
 
 
 def test_lists_are_split_by_rows_and_raw_bodies_are_not():

@@ -6,8 +6,6 @@ import os
 import sysconfig
 from types import TracebackType
 
-from smartbatch.worker.core.weights import one_line
-
 _STDLIB = sysconfig.get_path("stdlib") + os.sep
 _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
@@ -18,6 +16,10 @@ def without_callers(error: BaseException) -> TracebackType | None:
     while found is not None and not _is_users(found):
         found = found.tb_next
     return found or error.__traceback__
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def describe(error: BaseException) -> str:

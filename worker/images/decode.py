@@ -81,7 +81,7 @@ def decode_images(
 ) -> list[torch.Tensor]:
     """Return (3, crop, crop) uint8 for each image, or the result of `defer` for one that is decoded later.
 
-    Raises InvalidInput: not an image, broken, or too large; or BodyTooLarge if they have more than `max_pixels` together
+    Raises InvalidInput: not an image, broken, or too large; or BodyTooLarge: more than `max_pixels` in all of them
     (judged by the headers, before any image is decoded).
     """
     headers = [_read_header(data) for data in images]

@@ -18,7 +18,7 @@ from smartbatch.shared.wire import Payload, Result
 from smartbatch.worker.core import device as devices
 from smartbatch.worker.core.model import LoadContext, Model
 from smartbatch.worker.core.tensors import from_numpy, to_numpy, to_torch
-from smartbatch.worker.core.weights import one_line
+from smartbatch.worker.core.user_traceback import one_line
 
 RowOutput = dict[str, np.ndarray]
 

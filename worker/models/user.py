@@ -52,8 +52,8 @@ from smartbatch.shared.wire import Payload, Result
 from smartbatch.worker.core import device as devices
 from smartbatch.worker.core.model import LoadContext, Model
 from smartbatch.worker.core.tensors import to_torch
-from smartbatch.worker.core.user_traceback import describe
-from smartbatch.worker.core.weights import fill, one_line, read_state_dict
+from smartbatch.worker.core.user_traceback import describe, one_line
+from smartbatch.worker.core.weights import fill, read_state_dict
 from smartbatch.worker.models.row_values import from_row_outputs, split_rows
 
 

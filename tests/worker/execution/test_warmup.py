@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,14 +60,14 @@ def test_a_model_without_an_example_serves_without_warm_up() -> None:
 class Rows(Doubler):
     """Rows are tensors, run by a function of the test's own."""
 
-    def __init__(self, function) -> None:
+    def __init__(self, function: Any) -> None:
         super().__init__()
         self.function = function
 
     def example(self):
         return torch.zeros(4)
 
-    def group(self, row):
+    def group(self, row: Any):
         return row.shape
 
     def collate(self, rows):
@@ -75,7 +76,7 @@ class Rows(Doubler):
     def forward(self, batch):
         return self.function(batch)
 
-    def separate(self, outputs, rows):
+    def separate(self, outputs: Any, rows: int):
         return list(outputs.numpy())
 
 

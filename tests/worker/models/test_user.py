@@ -1,5 +1,6 @@
 import sys
 import textwrap
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ def serve(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
 
-    def serve(source: str, name: str = "Mine", **settings: str):
+    def serve(source: str, name: str = "Mine", **settings: Any):
         monkeypatch.delitem(sys.modules, "their_model", raising=False)
         (tmp_path / "their_model.py").write_text("import numpy as np, torch\n" + textwrap.dedent(source))
         sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
