@@ -36,6 +36,8 @@ def inputs_payload(values: Mapping[str, T], info: ModelInfo | None, read: Callab
             if payload.kind not in spec.kinds:
                 raise InvalidInput(f"the model takes {' or '.join(spec.kinds)}, got {payload.kind}")
         except ClientError as error:
+            if f"input {spec.name!r}" in str(error):
+                raise
             raise type(error)(f"input {spec.name!r}: {error}") from None
     check_equal_rows(inputs, InvalidInput)
     return Payload("inputs", inputs)
