@@ -19,6 +19,9 @@ def mates(row: Any, count: int) -> list[Any]:
     Where a row's values are all alike, floats are drawn from [0, 1), since even an index made of one is 0. Of other
     values nothing is known then, and copies are returned; so they are for a row that isn't a tensor or an array.
     """
+    if isinstance(row, dict) and row:
+        columns = [mates(value, count) for value in row.values()]
+        return [dict(zip(row, values, strict=True)) for values in zip(*columns, strict=True)]
     if isinstance(row, np.ndarray) and row.dtype.kind in "biuf":
         return [mate.numpy() for mate in mates(torch.from_numpy(row), count)]
     if not isinstance(row, torch.Tensor) or row.is_complex() or not row.numel():
