@@ -85,7 +85,7 @@ def input_schemas() -> Json:
             "properties": {
                 "inputs": {
                     "type": "object",
-                    "description": "By name: what `data` would be, or an object with it; images and raw bytes in base64",
+                    "description": "By name: what `data` would be, or an object with it. Images, raw bytes: base64",
                     "additionalProperties": {"anyOf": [_JSON_INPUT, {"type": ["array", "string"]}]},
                     "minProperties": 1,
                     "maxProperties": MAX_INPUTS,
