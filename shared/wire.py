@@ -160,11 +160,12 @@ def pack_payload(payload: Payload) -> bytes:
 def unpack_payload(data: bytes) -> Payload:
     """Raises WireError, which names the field, for anything that `pack_payload` does not write."""
     wire = _unpack(_PAYLOAD, data)
-    if isinstance(wire, _TensorPayload):
+    kind = _KINDS[type(wire)]
+    if kind == "tensor":
         _check_tensor(wire.content)
-    elif isinstance(wire, _InputsPayload):
-        return Payload("inputs", _read_inputs(wire), wire.options)
-    return Payload(_KINDS[type(wire)], wire.content, wire.options)
+    elif kind == "inputs":
+        wire.content = _read_inputs(wire.content)
+    return Payload(kind, wire.content, wire.options)
 
 
 class BatchInfo(msgspec.Struct):
@@ -309,6 +310,7 @@ _KINDS: dict[type[_Payload], Kind] = {
     _TextPayload: "text",
     _TensorPayload: "tensor",
     _RawPayload: "raw",
+    _InputsPayload: "inputs",
 }
 
 
@@ -343,11 +345,11 @@ def _check_tensor(tensor: Tensor) -> None:
         raise WireError("the first dimension of a payload's tensor is its rows, so its shape can't be []")
 
 
-def _read_inputs(wire: _InputsPayload) -> dict[str, Payload]:
-    for part in wire.content.values():
+def _read_inputs(content: Mapping[str, _Input]) -> dict[str, Payload]:
+    for part in content.values():
         if isinstance(part, _TensorPayload):
             _check_tensor(part.content)
-    inputs = {name: Payload(_KINDS[type(part)], part.content, part.options) for name, part in wire.content.items()}
+    inputs = {name: Payload(_KINDS[type(part)], part.content, part.options) for name, part in content.items()}
     check_equal_rows(inputs, WireError)
     return inputs
 

@@ -21,6 +21,8 @@ class Model(Protocol):
     Each of these may be there too, and is called in this order (docs/models.md has examples):
 
     - `input: InputSpec`, `outputs: tuple[OutputSpec, ...]`: announced to gateways, which then refuse other input early.
+      With a dict of InputSpecs by name `decode` gets a dict of payloads, a row is a dict by default, and `forward` gets
+      a dict of batches, or these as keyword arguments if it has one of each name.
     - `load(self, device: torch.device)`: once, in the thread that will call `forward`.
     - `example(self)`: one row to warm up with. Default: zeros of `input`'s shape.
     - `decode(self, payload: Payload) -> list[row]`: what a client sent → rows, in several threads at once. Raise
