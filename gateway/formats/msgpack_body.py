@@ -67,8 +67,8 @@ def _payload(fields: _Body, info: ModelInfo | None, max_rows: int) -> Payload:
         return images_payload(images, max_rows)
     if fields.data is UNSET:
         raise InvalidInput(f"expected data or image; known fields are {_KNOWN}")
-    fields = Fields(fields.data, fields.shape, fields.dtype)
-    return payload_of(fields, msgspec.msgpack.Decoder, _inspect, info, max_rows)
+    given = Fields(fields.data, fields.shape, fields.dtype)
+    return payload_of(given, msgspec.msgpack.Decoder, _inspect, info, max_rows)
 
 
 def _inspect(data: memoryview) -> tuple[int, Leaf]:

@@ -131,8 +131,8 @@ def test_metadata_and_config_list_all_inputs(system: Stack, grpc_gateway: Proces
         ("numbers", "TYPE_FP32", [3]),
     ]
     with sync_grpc.InferenceServerClient(grpc_gateway.url) as client:
-        inputs = client.get_model_metadata(MODEL).inputs
-    assert [(each.name, each.datatype, list(each.shape)) for each in inputs] == [
+        metadata: Any = client.get_model_metadata(MODEL)
+    assert [(each.name, each.datatype, list(each.shape)) for each in metadata.inputs] == [
         ("photo", "BYTES", [-1, 1]),
         ("numbers", "FP32", [-1, 3]),
     ]

@@ -50,7 +50,7 @@ class Exported(Model):
 
             program = move_to_device_pass(program, self._device)
         self._network = program.module()
-        self._structure = program.call_spec.in_spec
+        self._structure: Any = program.call_spec.in_spec
         outputs = self.separate(self.forward(self.collate([self.example()])), 1)[0]
         self.outputs = tuple(OutputSpec(name, str(row.dtype), row.shape) for name, row in outputs.items())
         self.device_name = devices.device_name(self._device)
@@ -62,9 +62,9 @@ class Exported(Model):
     def _read_input(self, program: torch.export.ExportedProgram) -> None:
         names = program.graph_signature.user_inputs
         nodes = {node.name: node.meta.get("val") for node in program.graph.nodes}
-        values = [nodes.get(name) for name in names]
-        batches = {str(value.shape[0]) for value in values if isinstance(value, torch.Tensor) and value.dim()}
-        if len(batches) != 1 or not all(isinstance(value, torch.Tensor) and value.dim() for value in values):
+        values: list[Any] = [nodes.get(str(name)) for name in names]
+        are_tensors = all(isinstance(value, torch.Tensor) and value.dim() for value in values)
+        if not are_tensors or len({str(value.shape[0]) for value in values}) != 1:
             raise ModelLoadError(
                 "expected a program of tensors whose first dimension is the batch, one and the same for all, but "
                 f"{self._path} takes {', '.join(map(_described, names, values))}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,7 +124,7 @@ def test_other_rows_stay_in_the_range_of_the_examples_values(row, low, high) -> 
 
 
 def test_other_rows_of_several_inputs_have_random_values_in_each() -> None:
-    row = {"a": torch.arange(4.0), "b": np.arange(2), "words": "text"}
+    row: dict[str, Any] = {"a": torch.arange(4.0), "b": np.arange(2), "words": "text"}
     for mate in mates(row, 3):
         assert list(mate) == ["a", "b", "words"] and mate["words"] == "text"
         assert not torch.equal(mate["a"], row["a"]) and 0 <= mate["a"].min() < mate["a"].max() <= 3
