@@ -16,7 +16,7 @@ save_option = click.option(
     "--save",
     "file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Save the payload to this file: the image, a .npy, the raw body, or JSON for texts.",
+    help="Save the payload to this file: image, .npy, raw body, JSON for texts, or MessagePack for several inputs.",
 )
 
 _FLAGS = {"MODEL_PATH": "model", "MODEL_NAME": "name", "MODEL_WEIGHTS": "weights"}

@@ -10,6 +10,7 @@ Payload  {v, kind, content, options}
     tensor   {dtype, shape, data}                     the first dimension is rows
     text     [str, …]                                 one row each
     raw      {data, content_type}                     one row
+    inputs   {name: payload of another kind, …}       of a model with several inputs; all have as many rows
     options  {top_k: n}, and other options of the model
 
 Reply    {v, result, batch, ms} or {v, error: {code, detail}, batch, ms}
@@ -24,6 +25,7 @@ Reply    {v, result, batch, ms} or {v, error: {code, detail}, batch, ms}
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import msgspec
@@ -33,7 +35,7 @@ from smartbatch.shared.errors import SmartBatchError, WireError, from_wire
 
 VERSION = 1
 
-Kind = Literal["image", "tensor", "text", "raw"]
+Kind = Literal["image", "tensor", "text", "raw", "inputs"]
 Order = Literal["C", "F"]
 
 # dtype names of numpy, sizes in bytes
@@ -54,6 +56,10 @@ DTYPE_BYTES = {
 }
 
 MAX_DIMENSIONS = 32
+MAX_INPUTS = 64
+
+INPUT_NAME = r"^[A-Za-z][A-Za-z0-9_]{0,63}\Z"  # it may be the name of an argument, or part of a file's name
+InputName = Annotated[str, Meta(pattern=INPUT_NAME)]
 
 Shape = Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(max_length=MAX_DIMENSIONS)]
 if TYPE_CHECKING:
@@ -106,21 +112,21 @@ class Raw(msgspec.Struct):
     content_type: str
 
 
-Content = list[bytes] | Tensor | list[str] | Raw
-
-
 class Payload(msgspec.Struct):
-    """The input of a request."""
+    """The input of a request, or its several inputs by name: kind inputs."""
 
     kind: Kind
-    content: Content
+    content: list[bytes] | Tensor | list[str] | Raw | dict[str, Payload]
     options: dict[str, Any] = {}
 
     @property
     def rows(self) -> int:
-        if isinstance(self.content, Tensor):
-            return self.content.shape[0]
-        return 1 if isinstance(self.content, Raw) else len(self.content)
+        content = self.content
+        if isinstance(content, Tensor):
+            return content.shape[0]
+        if isinstance(content, list):
+            return len(content)
+        return 1 if isinstance(content, Raw) else next(iter(content.values())).rows
 
     @property
     def partial(self) -> bool:
@@ -140,6 +146,9 @@ class Payload(msgspec.Struct):
             return [self]
         if isinstance(content, Tensor):
             parts: list[Any] = content.split(rows)
+        elif isinstance(content, dict):
+            columns = [each.split(rows) for each in content.values()]
+            parts = [dict(zip(content, each, strict=True)) for each in zip(*columns, strict=True)]
         else:
             parts = [content[start : start + rows] for start in range(0, len(content), rows)]
         return [Payload(self.kind, part, self.options) for part in parts]
@@ -152,11 +161,12 @@ def pack_payload(payload: Payload) -> bytes:
 def unpack_payload(data: bytes) -> Payload:
     """Raises WireError, which names the field, for anything that `pack_payload` does not write."""
     wire = _unpack(_PAYLOAD, data)
-    if isinstance(wire, _TensorPayload):
-        wire.content.check()
-        if not wire.content.shape:
-            raise WireError("the first dimension of a payload's tensor is its rows, so its shape can't be []")
-    return Payload(_KINDS[type(wire)], wire.content, wire.options)
+    kind = _KINDS[type(wire)]
+    if kind == "tensor":
+        _check_tensor(wire.content)
+    elif kind == "inputs":
+        wire.content = _read_inputs(wire.content)
+    return Payload(kind, wire.content, wire.options)
 
 
 class BatchInfo(msgspec.Struct):
@@ -253,7 +263,7 @@ _encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
 class _PackedPayload(msgspec.Struct):
     v: int
     kind: Kind
-    content: Content
+    content: Any
     options: dict[str, Any]
 
 
@@ -269,7 +279,7 @@ class _PackedReply(msgspec.Struct, omit_defaults=True):
 
 
 class _Payload(msgspec.Struct, tag_field="kind", kw_only=True):
-    v: int
+    v: int = 0  # one of several inputs has none
     options: dict[str, Any]
 
 
@@ -289,11 +299,19 @@ class _RawPayload(_Payload, tag="raw"):
     content: Raw
 
 
+_Input = _ImagePayload | _TextPayload | _TensorPayload | _RawPayload
+
+
+class _InputsPayload(_Payload, tag="inputs"):
+    content: Annotated[dict[InputName, _Input], Meta(min_length=1, max_length=MAX_INPUTS)]
+
+
 _KINDS: dict[type[_Payload], Kind] = {
     _ImagePayload: "image",
     _TextPayload: "text",
     _TensorPayload: "tensor",
     _RawPayload: "raw",
+    _InputsPayload: "inputs",
 }
 
 
@@ -317,9 +335,35 @@ def _decoder(form: Any) -> msgspec.msgpack.Decoder[Any]:
     return msgspec.msgpack.Decoder(form, ext_hook=_no_extension)
 
 
-_PAYLOAD = _decoder(_ImagePayload | _TextPayload | _TensorPayload | _RawPayload)
+_PAYLOAD = _decoder(_Input | _InputsPayload)
 _REPLY = _decoder(_ReplyWire)
 _VERSION = _decoder(_Version)
+
+
+def _check_tensor(tensor: Tensor) -> None:
+    tensor.check()
+    if not tensor.shape:
+        raise WireError("the first dimension of a payload's tensor is its rows, so its shape can't be []")
+
+
+def _read_inputs(content: Mapping[str, _Input]) -> dict[str, Payload]:
+    for part in content.values():
+        if isinstance(part, _TensorPayload):
+            _check_tensor(part.content)
+    inputs = {name: Payload(_KINDS[type(part)], part.content, part.options) for name, part in content.items()}
+    check_equal_rows(inputs, WireError)
+    return inputs
+
+
+def check_equal_rows(inputs: Mapping[str, Payload], error: type[SmartBatchError]) -> None:
+    """Raise `error` unless all inputs of a request have as many rows."""
+    first, *others = inputs
+    for name in others:
+        if inputs[name].rows != inputs[first].rows:
+            raise error(
+                f"all inputs of a request must have as many rows, but {first!r} has {inputs[first].rows} "
+                f"and {name!r} has {inputs[name].rows}"
+            )
 
 
 def _unpack(decoder: msgspec.msgpack.Decoder[Any], data: bytes) -> Any:

@@ -13,6 +13,7 @@ from smartbatch.deploy.tables import console, table
 from smartbatch.shared.broker.admin import registry
 from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnection
 from smartbatch.shared.errors import BrokerUnavailable
+from smartbatch.shared.model_info import InputSpec, ModelInfo
 
 
 @click.command("models")
@@ -45,11 +46,17 @@ async def _served(screen: Console, url: str) -> None:
         "name", "MODEL_PATH", "inputs", "row", "ready workers", "variant", "fingerprint", title="served models"
     )
     for name, info in models.items():
-        spec = info.input
-        row = f"{spec.dtype or ''} {list(spec.shape) if spec.shape else ''}".strip() or "any"
+        takes = "; ".join(_named(spec, info, ", ".join(spec.kinds)) for spec in info.inputs or (info.input,))
+        row = "; ".join(_named(spec, info, _row(spec)) for spec in info.inputs or (info.input,))
         ready = snapshots[name].ready_workers
         variants = {snapshots[name].workers[worker_id].get("variant", "none") for worker_id in ready}
-        served.add_row(
-            name, info.path, ", ".join(spec.kinds), row, str(len(ready)), ", ".join(sorted(variants)), info.fingerprint
-        )
+        served.add_row(name, info.path, takes, row, str(len(ready)), ", ".join(sorted(variants)), info.fingerprint)
     screen.print(served)
+
+
+def _named(spec: InputSpec, info: ModelInfo, text: str) -> str:
+    return f"{spec.name}: {text}" if info.inputs else text
+
+
+def _row(spec: InputSpec) -> str:
+    return f"{spec.dtype or ''} {list(spec.shape) if spec.shape else ''}".strip() or "any"

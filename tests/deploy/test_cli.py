@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from smartbatch.deploy.cli import COMMANDS, cli
 from smartbatch.deploy.ports import free_port
+from smartbatch.shared.model_info import InputSpec, ModelInfo, encode
 from smartbatch.shared.settings import describe
 from tests.brokers import Broker
 
@@ -153,6 +154,17 @@ def test_queue_reports_that_no_model_is_announced(broker: Broker) -> None:
 
 
 # --- models
+
+
+def test_models_lists_each_of_several_inputs(broker: Broker) -> None:
+    specs = (InputSpec(("image", "tensor"), name="photo"), InputSpec(("tensor",), "float32", (3,), "numbers"))
+    several = ModelInfo("mixed", "x.py:X", InputSpec(("inputs",)), 8, inputs=specs)
+    single = ModelInfo("iris", "y.py:Y", InputSpec(("tensor",), "float32", (4,)), 8)
+    for info in (several, single):
+        broker.sync.hset("smartbatch:models", info.name, encode(info))
+    lines = [" ".join(line.split()) for line in Ended("models", REDIS_URL=broker.url).out]
+    assert "mixed x.py:X photo: image, tensor; numbers: tensor photo: any; numbers: float32 [3] 0" in lines
+    assert "iris y.py:Y tensor float32 [4] 0" in lines
 
 
 def test_unknown_model_is_rejected_with_similar_names(broker: Broker) -> None:

@@ -46,6 +46,26 @@ def test_payload_of_a_tensor_has_these_bytes() -> None:
     )
 
 
+def test_payload_of_several_inputs_holds_a_payload_of_each() -> None:
+    inputs = {"words": Payload("text", ["a", "b"]), "x": Payload("tensor", Tensor("uint8", (2, 1), b"12"))}
+    payload = Payload("inputs", inputs, {"top_k": 5})
+    assert msgpack.unpackb(pack_payload(payload)) == {
+        "v": 1,
+        "kind": "inputs",
+        "content": {
+            "words": {"kind": "text", "content": ["a", "b"], "options": {}},
+            "x": {"kind": "tensor", "content": {"dtype": "uint8", "shape": [2, 1], "data": b"12"}, "options": {}},
+        },
+        "options": {"top_k": 5},
+    }
+    first, second = payload.split(1)
+    assert (first.options, second.rows) == ({"top_k": 5}, 1)
+    assert second.content == {
+        "words": Payload("text", ["b"]),
+        "x": Payload("tensor", Tensor("uint8", (1, 1), b"2")),
+    }
+
+
 def test_fortran_order_is_written_and_c_order_is_not() -> None:
     written: list[tuple[Any, dict[str, str]]] = [("F", {"order": "F"}), ("C", {})]
     for order, written_order in written:
@@ -122,6 +142,7 @@ def test_invalid_result_is_never_written() -> None:
         (Payload("text", ["a"]), 1),
         (Payload("tensor", Tensor("uint8", (3, 2), bytes(6))), 3),
         (Payload("raw", Raw(b"abc", "text/plain")), 1),
+        (Payload("inputs", {"a": Payload("text", ["x", "y"]), "b": Payload("image", [b"1", b"2"])}), 2),
     ],
 )
 def test_payload_of_each_kind_knows_its_rows(payload: Payload, rows: int) -> None:

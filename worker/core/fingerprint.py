@@ -14,7 +14,7 @@ DIGITS = 12
 
 def fingerprint(model: Model, model_path: str, weights: str) -> str:
     """Hash the model's files, weights, inputs and outputs. Their folder doesn't count: it may differ between hosts."""
-    described = (PurePath(model_path).name, model.input, model.outputs)
+    described = (PurePath(model_path).name, model.inputs or model.input, model.outputs)
     digest = hashlib.sha256(msgspec.json.encode(described))
     files = list(model.files)
     if Path(weights).is_file():

@@ -28,6 +28,8 @@ Row = Any
 Batch = Any
 RowOutput = Any
 
+INPUTS = InputSpec(("inputs",))
+
 
 class LoadContext(msgspec.Struct):
     """What a model needs to load. `progress(text)` reports what it is doing."""
@@ -65,6 +67,7 @@ class Model(ABC):
 
     overlaps: bool = False  # the next forward may be launched before the outputs of this one were waited for
     input: InputSpec
+    inputs: tuple[InputSpec, ...] = ()  # of a model that takes several, by name; then `input` is INPUTS
     outputs: tuple[OutputSpec, ...] = ()
     classifier: bool = False
     platform: str = "pytorch"
@@ -76,7 +79,15 @@ class Model(ABC):
     def info(self, name: str, path: str, max_batch_size: int, fingerprint: str = "") -> ModelInfo:
         """Return the description of the loaded model that is announced to gateways."""
         return ModelInfo(
-            name, path, self.input, max_batch_size, self.outputs, self.classifier, self.platform, fingerprint
+            name,
+            path,
+            self.input,
+            max_batch_size,
+            self.outputs,
+            self.classifier,
+            self.platform,
+            fingerprint,
+            self.inputs,
         )
 
     @property

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 
 # By compute dtype, of the largest output. Kernels round differently for other batch sizes: ResNet50 on a CPU by 1e-6
 # of the largest output in float32.
@@ -19,21 +19,28 @@ def mates(row: Any, count: int) -> list[Any]:
     Where a row's values are all alike, floats are drawn from [0, 1), since even an index made of one is 0. Of other
     values nothing is known then, and copies are returned; so they are for a row that isn't a tensor or an array.
     """
-    if isinstance(row, np.ndarray) and row.dtype.kind in "biuf":
-        return [mate.numpy() for mate in mates(torch.from_numpy(row), count)]
-    if not isinstance(row, torch.Tensor) or row.is_complex() or not row.numel():
+    if isinstance(row, dict) and row:
+        columns = [mates(value, count) for value in row.values()]
+        return [dict(zip(row, values, strict=True)) for values in zip(*columns, strict=True)]
+    torch = sys.modules.get("torch")  # before it is imported no row is a tensor
+    if torch is not None and isinstance(row, torch.Tensor):
+        kind = "f" if row.is_floating_point() else "c" if row.is_complex() else "i"
+    else:
+        kind = row.dtype.kind if isinstance(row, np.ndarray) else ""
+    if kind not in ("b", "i", "u", "f") or 0 in row.shape:
         return [row] * count
     low, high = row.min().item(), row.max().item()
-    if low == high and not row.is_floating_point():
+    if low == high and kind != "f":
         return [row] * count
     low, high = (low, high) if low < high else (0, 1)
-    generator = torch.Generator().manual_seed(0)
-    shape = (count, *row.shape)
-    if row.is_floating_point():
-        drawn = torch.rand(shape, generator=generator).mul_(high - low).add_(low)
+    random, shape = np.random.default_rng(0), (count, *row.shape)
+    if kind == "f":
+        drawn = random.random(shape, np.float32) * (high - low) + low
     else:
-        drawn = torch.randint(int(low), int(high) + 1, shape, generator=generator)
-    return list(drawn.to(row.device, row.dtype))
+        drawn = random.integers(int(low), int(high), shape, endpoint=True)
+    if isinstance(row, np.ndarray):
+        return list(drawn.astype(row.dtype))
+    return list(row.new_tensor(drawn))
 
 
 class Comparison:
@@ -101,7 +108,7 @@ def _arrays(output: Any) -> Iterator[np.ndarray]:
     if isinstance(output, list | tuple):
         for part in output:
             yield from _arrays(part)
-    elif isinstance(output, torch.Tensor):
+    elif hasattr(output, "detach"):  # a tensor of torch
         yield output.detach().float().cpu().numpy()
     elif isinstance(output, np.ndarray | np.generic | bool | int | float):
         yield np.asarray(output)

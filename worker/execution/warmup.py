@@ -59,8 +59,8 @@ def warm_up(engine: Engine, model: Model, max_rows: int, progress: Callable[[str
 
 def _run(engine: Engine, model: Model, row: Any, size: int) -> Any:
     """Run the example among other rows, or among copies of itself if others are refused. Returns its output."""
-    rows = [row, *mates(row, size - 1)]
     try:
+        rows = [row, *mates(row, size - 1)]
         if len({model.group(each) for each in rows}) == 1:
             return engine.forward(rows, warm_up=True)[0]
     except Exception as error:

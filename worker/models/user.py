@@ -26,6 +26,10 @@ Rows of different shapes or dtypes run in separate forwards unless the class has
 (OutputSpecs) are announced to gateways, which then reject other input early; `example(self)` returns a row for
 warm-up. An instance belongs to one worker; `load` and `forward` run in its one device thread.
 
+If `input` is a dict of InputSpecs by name, `decode` gets a dict of payloads by name, and by default a row is a dict of
+values, and a batch one of what is stacked or listed. `forward` gets it as that dict, or as keyword arguments if it has
+an argument for each input.
+
 The class may be an `nn.Module` itself, or hold modules in its attributes. After `load` they are put into evaluation
 mode and, if they are on the CPU, moved to the device. With `train_mode = True` in the class they keep their mode.
 """
@@ -50,10 +54,11 @@ from smartbatch.shared.errors import InvalidInput, ModelFailed, ModelLoadError, 
 from smartbatch.shared.model_info import InputSpec, OutputSpec
 from smartbatch.shared.wire import Payload, Result
 from smartbatch.worker.core import device as devices
-from smartbatch.worker.core.model import LoadContext, Model
+from smartbatch.worker.core.model import INPUTS, LoadContext, Model
 from smartbatch.worker.core.tensors import to_torch
 from smartbatch.worker.core.user_traceback import describe, one_line
 from smartbatch.worker.core.weights import fill, read_state_dict
+from smartbatch.worker.models.named_inputs import content_of, join, specs_of
 from smartbatch.worker.models.row_values import from_row_outputs, split_rows
 
 
@@ -70,16 +75,24 @@ class UserModel(Model):
         self._group = self._method("group")
         self._decode = self._method("decode")
         self._encode = self._method("encode")
-        self.input = getattr(self._user, "input", None) or InputSpec(("image", "tensor", "text", "raw"))
-        self.outputs = self._user_outputs()
+        self.input = InputSpec(("image", "tensor", "text", "raw"))
+        self._read_specs()
         self._device = torch.device("cpu")
 
     def _method(self, name: str) -> Callable[..., Any] | None:
         method = getattr(self._user, name, None)
         return method if callable(method) else None
 
-    def _user_outputs(self) -> tuple[OutputSpec, ...]:
-        return tuple(getattr(self._user, "outputs", ()))
+    def _read_specs(self) -> None:
+        """Read what the class announces, which it may know only after load()."""
+        announced = getattr(self._user, "input", None)
+        if isinstance(announced, dict):
+            self.input, self.inputs = INPUTS, specs_of(announced, self._path)
+        elif announced is not None:
+            self.input = announced
+        parameters = inspect.signature(self._user.forward).parameters if self.inputs else {}
+        self._by_name = bool(parameters) and all(spec.name in parameters for spec in self.inputs)
+        self.outputs: tuple[OutputSpec, ...] = tuple(getattr(self._user, "outputs", ()))
 
     def load(self, context: LoadContext) -> None:
         self._device = devices.open_device(context)
@@ -88,9 +101,7 @@ class UserModel(Model):
         self._call_load(context.weights)
         for module in _modules(self._user):
             self._prepare(module)
-        # a class may know these only after load()
-        self.input = getattr(self._user, "input", None) or self.input
-        self.outputs = self._user_outputs()
+        self._read_specs()
         self.device_name = devices.device_name(self._device)
 
     def _call_load(self, weights: str) -> None:
@@ -127,20 +138,25 @@ class UserModel(Model):
             self.compute_dtype = str(min(floats, key=lambda dtype: dtype.itemsize)).removeprefix("torch.")
 
     def example(self) -> Any:
-        """Return the class's example, else zeros of its announced shape, else None."""
+        """Return the class's example, else zeros of its announced shapes, else None."""
         example = self._method("example")
         if example is not None:
             return example()
-        if self.input.shape is None or self.input.dtype is None:
-            return None
-        shape = [max(size, 1) for size in self.input.shape]
-        return torch.zeros(shape, dtype=getattr(torch, self.input.dtype))
+        if not self.inputs:
+            return _zeros(self.input)
+        row = {spec.name: _zeros(spec) for spec in self.inputs}
+        return None if any(value is None for value in row.values()) else row
 
     def decode(self, payload: Payload) -> list[Any]:
+        content: Any = payload
+        if self.inputs:
+            content = content_of(payload, self.inputs)
+        elif payload.kind == "inputs":
+            raise InvalidInput(f"expected {' or '.join(self.input.kinds)}, got several inputs")
         if self._decode is None:
-            return _default_rows(payload)
+            return _default_rows(content)
         try:
-            return list(self._decode(payload))
+            return list(self._decode(content))
         except ValueError as error:  # by convention a text for the client
             raise InvalidInput(one_line(error)) from error
 
@@ -149,11 +165,18 @@ class UserModel(Model):
             return self._group(row)
         if self._collate is None and isinstance(row, torch.Tensor | np.ndarray):
             return str(row.dtype), tuple(row.shape)
+        if self._collate is None and self.inputs and isinstance(row, dict):
+            return tuple((name, _shape_of(value)) for name, value in row.items())
         return None
 
     def collate(self, rows: Sequence[Any]) -> Any:
         if self._collate is not None:
             return self._collate(list(rows))
+        if self.inputs and all(isinstance(row, dict) for row in rows):
+            return {name: self._stack([row[name] for row in rows]) for name in rows[0]}
+        return self._stack(rows)
+
+    def _stack(self, rows: Sequence[Any]) -> Any:
         if all(isinstance(row, np.ndarray) for row in rows):
             return torch.from_numpy(np.stack(rows)).to(self._device)
         if all(isinstance(row, torch.Tensor) for row in rows):
@@ -162,7 +185,7 @@ class UserModel(Model):
 
     @torch.inference_mode()
     def forward(self, batch: Any) -> Any:
-        return self._forward(batch)
+        return self._forward(**batch) if self._by_name else self._forward(batch)
 
     def separate(self, outputs: Any, rows: int) -> list[Any]:
         return split_rows(outputs, rows)
@@ -194,7 +217,19 @@ def _modules(user: Any) -> Iterator[nn.Module]:
         yield from (module for module in values if isinstance(module, nn.Module))
 
 
-def _default_rows(payload: Payload) -> list[Any]:
+def _zeros(spec: InputSpec) -> torch.Tensor | None:
+    if spec.shape is None or spec.dtype is None:
+        return None
+    return torch.zeros([max(size, 1) for size in spec.shape], dtype=getattr(torch, spec.dtype))
+
+
+def _shape_of(value: Any) -> Hashable:
+    return (str(value.dtype), tuple(value.shape)) if isinstance(value, torch.Tensor | np.ndarray) else None
+
+
+def _default_rows(payload: Payload | dict[str, Payload]) -> list[Any]:
+    if isinstance(payload, dict):
+        return join({name: _default_rows(each) for name, each in payload.items()})
     content: Any = payload.content
     if payload.kind == "tensor":
         return list(to_torch(content))

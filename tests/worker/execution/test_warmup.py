@@ -123,6 +123,14 @@ def test_other_rows_stay_in_the_range_of_the_examples_values(row, low, high) -> 
         assert low <= mate.min() < mate.max() <= high
 
 
+def test_other_rows_of_several_inputs_have_random_values_in_each() -> None:
+    row: dict[str, Any] = {"a": torch.arange(4.0), "b": np.arange(2), "words": "text"}
+    for mate in mates(row, 3):
+        assert list(mate) == ["a", "b", "words"] and mate["words"] == "text"
+        assert not torch.equal(mate["a"], row["a"]) and 0 <= mate["a"].min() < mate["a"].max() <= 3
+        assert set(mate["b"]) <= {0, 1}
+
+
 @pytest.mark.parametrize("row", ["text", b"bytes", torch.zeros(3, dtype=torch.int64), torch.ones(0)])
 def test_rows_of_unknown_values_are_copied(row) -> None:
     assert all(mate is row for mate in mates(row, 3))

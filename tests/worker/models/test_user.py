@@ -132,6 +132,105 @@ def test_load_may_take_the_device_or_not(serve, signature):
     assert listed(run(model, floats([1])).outputs["output"]) == [[3]]
 
 
+# --- several inputs
+
+TWO = """
+    from smartbatch.shared.model_info import InputSpec
+    class Mine(torch.nn.Module):
+        input = {"photo": InputSpec(("image",)), "numbers": InputSpec(("tensor",), "float32", (-1,))}
+        def forward(self, %s
+"""
+
+
+def photos_and_numbers(*rows):
+    return Payload("inputs", {"photo": Payload("image", [b"ab"] * len(rows)), "numbers": floats(*rows)})
+
+
+def test_several_inputs_are_stacked_by_name_and_forward_gets_them_as_its_arguments(serve):
+    model = serve(TWO % "numbers, photo, scale=10): return numbers * scale + len(photo[0])")
+    assert [(spec.name, spec.kinds) for spec in model.inputs] == [("photo", ("image",)), ("numbers", ("tensor",))]
+    assert listed(run(model, photos_and_numbers([1, 2], [3, 4])).outputs["output"]) == [[12, 22], [32, 42]]
+
+
+def test_forward_without_an_argument_for_each_gets_a_dict(serve):
+    model = serve(TWO % "batch): return [len(a) + float(b.sum()) for a, b in zip(batch['photo'], batch['numbers'])]")
+    assert run(model, photos_and_numbers([1, 2], [3, 4])).values == [5.0, 9.0]
+
+
+def test_rows_group_by_the_shapes_of_all_their_inputs(serve):
+    model = serve(TWO % "batch): return batch")
+    one, two = model.decode(photos_and_numbers([1, 2], [3, 4]))
+    [longer] = model.decode(photos_and_numbers([1, 2, 3]))
+    assert model.group(one) == model.group(two) != model.group(longer)
+
+
+def test_decode_gets_the_payload_of_each_input(serve):
+    model = serve(
+        """
+        from smartbatch.shared.model_info import InputSpec
+        class Mine:
+            input = {"words": InputSpec(("text",)), "numbers": InputSpec(("tensor",))}
+            def decode(self, inputs):
+                assert list(inputs) == ["words", "numbers"], inputs
+                return [(word, inputs["numbers"].content.dtype) for word in inputs["words"].content]
+            def forward(self, rows): return [f"{word} {dtype}" for word, dtype in rows]
+        """
+    )
+    payload = Payload("inputs", {"numbers": floats([1], [2]), "words": Payload("text", ["a", "b"])})
+    assert run(model, payload).values == ["a float32", "b float32"]
+    with pytest.raises(InvalidInput, match="the input 'numbers' is missing; the model takes words, numbers"):
+        model.decode(Payload("inputs", {"words": Payload("text", ["a"])}))
+    with pytest.raises(InvalidInput, match="input 'words': expected text, got tensor"):
+        model.decode(Payload("inputs", {"words": floats([1]), "numbers": floats([1])}))
+    with pytest.raises(InvalidInput, match="expected the inputs words, numbers by name, got tensor"):
+        model.decode(floats([1]))
+
+
+def test_model_of_one_input_refuses_several(serve):
+    model = serve("class Mine:\n    def forward(self, batch): return batch")
+    with pytest.raises(InvalidInput, match="expected image or tensor or text or raw, got several inputs"):
+        model.decode(photos_and_numbers([1]))
+
+
+def test_example_of_several_inputs_is_zeros_of_each(serve):
+    source = """
+        from smartbatch.shared.model_info import InputSpec
+        class Mine:
+            input = {"a": InputSpec(("tensor",), "float32", (2, -1)), "b": InputSpec(("tensor",), "int64", ())}
+            def forward(self, batch): return batch["a"]
+    """
+    row = serve(source).example()
+    assert {name: (value.dtype, tuple(value.shape)) for name, value in row.items()} == {
+        "a": (torch.float32, (2, 1)),
+        "b": (torch.int64, ()),
+    }
+    assert serve(source.replace('"int64", ', "None, ")).example() is None
+
+
+@pytest.mark.parametrize(
+    ("inputs", "text"),
+    [
+        ("{}", "a model has 1 to 64 inputs, got 0"),
+        ("{'../a': InputSpec(('text',))}", "an input's name must be letters, digits and _"),
+        ("{'a': InputSpec(('inputs',))}", "input 'a' must be an InputSpec of tensor, text, image or raw"),
+        ("{'a': 'text'}", "input 'a' must be an InputSpec"),
+    ],
+)
+def test_inputs_that_cannot_be_are_refused_at_the_start(serve, inputs, text):
+    with pytest.raises(ModelLoadError, match=text):
+        serve(
+            f"""
+            from smartbatch.shared.model_info import InputSpec
+            class Mine:
+                input = {inputs}
+                def forward(self, batch): return batch
+            """
+        )
+
+
+# --- what is announced
+
+
 def test_example_comes_from_the_announced_input(serve):
     model = serve(
         """
