@@ -312,7 +312,7 @@ def test_the_trace_is_passed_on(server: Server, client: Client) -> None:
     none, current, last = (headers.get("traceparent") for headers in server.headers)
     context = span.get_span_context()
     assert none is None
-    assert current == f"00-{context.trace_id:032x}-{context.span_id:016x}-01"
+    assert current == f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
     assert last == given
 
 
