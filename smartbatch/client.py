@@ -179,7 +179,7 @@ def _error(response: httpx.Response) -> errors.SmartBatchError:
     with contextlib.suppress(ValueError, TypeError):
         problem |= response.json()
     other = _BY_STATUS.get(status, errors.ClientError if status < 500 else errors.SmartBatchError)
-    error = errors.by_code().get(problem["code"], other)(problem["detail"])
+    error = (errors.by_code().get(problem["code"]) or other)(problem["detail"])
     error.code, error.request_id = problem["code"] or error.code, problem["request_id"]
     if isinstance(error, errors.Unavailable | errors.LimitReached):
         error.retry_after_s = float(retry_after) if retry_after.isdigit() else 1.0
