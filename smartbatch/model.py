@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Model(Protocol):
     """A class that SmartBatch can serve. Only `forward` is required.
 
-    Each of these may be there too, and is called in this order (docs/models.md has examples):
+    Each of these may be there too, and is called in this order (docs/your-model.md has examples):
 
     - `input: InputSpec`, `outputs: tuple[OutputSpec, ...]`: announced to gateways, which then refuse other input early.
     - `load(self, device: torch.device)`: once, in the thread that will call `forward`.
