@@ -121,6 +121,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, Meta(ge=1024, description="Maximum payload bytes in flight per model; more are rejected")
     ] = 512 * 1024 * 1024
     max_body_bytes: Annotated[int, Meta(ge=1, description="Maximum size of a request body")] = 16 * 1024 * 1024
+    max_request_rows: Annotated[
+        int,
+        Meta(ge=1, le=65536, description="Maximum rows of a request; more than MAX_BATCH_SIZE run in several batches"),
+    ] = 4096
     max_receiving_bytes: Annotated[
         int,
         Meta(ge=1, description="Maximum bytes of bodies that a gateway process receives at once; more are rejected"),

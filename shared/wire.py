@@ -16,6 +16,7 @@ Reply    {v, result, batch, ms} or {v, error: {code, detail}, batch, ms}
     result   {classes: [[(index, label, probability), …] per row]}
              {outputs: {name: tensor}}                the first dimension is rows
              {values: [anything per row]}
+             and errors: {row: {code, detail}} of a partial result; the other fields then hold the other rows only
     batch    {id, rows, requests, closed, worker, deliveries, position}; absent if the entry was in no batch
     ms       {queue, decode, batch_wait, forward}
 """
@@ -80,6 +81,22 @@ class Tensor(msgspec.Struct, omit_defaults=True):
         if self.dtype == "bool" and bytes(self.data).translate(None, b"\x00\x01"):
             raise WireError("a bool must be a byte of 0 or 1")
 
+    def split(self, rows: int) -> list[Tensor]:
+        """Return tensors of up to so many rows each, in C order. `check` has been called."""
+        size = DTYPE_BYTES[self.dtype] * math.prod(self.shape[1:])
+        data = memoryview(self.data)
+        if self.order != "C":
+            import numpy as np
+
+            elements = np.frombuffer(data, f"V{DTYPE_BYTES[self.dtype]}").reshape(self.shape, order="F")
+            data = memoryview(elements.tobytes("C"))
+        starts = range(0, self.shape[0], rows)
+        counts = [min(rows, self.shape[0] - start) for start in starts]
+        return [
+            Tensor(self.dtype, (count, *self.shape[1:]), data[start * size : (start + count) * size])
+            for start, count in zip(starts, counts, strict=True)
+        ]
+
 
 class Raw(msgspec.Struct):
     """A request body, unchanged."""
@@ -103,6 +120,28 @@ class Payload(msgspec.Struct):
         if isinstance(self.content, Tensor):
             return self.content.shape[0]
         return 1 if isinstance(self.content, Raw) else len(self.content)
+
+    @property
+    def partial(self) -> bool:
+        """Whether rows that fail may be left out of the result, and the others be in it."""
+        return self.options.get("partial") is True
+
+    @property
+    def first_row(self) -> int | None:
+        """The place of its first row in the request, if this is a part of one."""
+        row = self.options.get("first_row")
+        return row if isinstance(row, int) else None
+
+    def split(self, rows: int) -> list[Payload]:
+        """Return payloads of up to so many rows each, in order, with the same options."""
+        content = self.content
+        if isinstance(content, Raw):
+            return [self]
+        if isinstance(content, Tensor):
+            parts: list[Any] = content.split(rows)
+        else:
+            parts = [content[start : start + rows] for start in range(0, len(content), rows)]
+        return [Payload(self.kind, part, self.options) for part in parts]
 
 
 def pack_payload(payload: Payload) -> bytes:
@@ -134,12 +173,23 @@ class BatchInfo(msgspec.Struct):
     position: int = 1
 
 
+class ErrorInfo(msgspec.Struct):
+    """An error, as it crosses the wire."""
+
+    code: str
+    detail: str
+
+
 class Result(msgspec.Struct, omit_defaults=True):
-    """The model's result for one request; exactly one of the three fields is set."""
+    """The model's result for one request; exactly one of the first three fields is set.
+
+    `errors` is empty but for a partial result: there it has the rows, from 0, that are in no other field.
+    """
 
     classes: list[list[tuple[int, str, float]]] | None = None
     outputs: dict[str, Tensor] | None = None
     values: list[Any] | None = None
+    errors: dict[int, ErrorInfo] = {}
 
 
 class Reply(msgspec.Struct):
@@ -153,7 +203,7 @@ class Reply(msgspec.Struct):
 
 def pack_reply(reply: Reply) -> bytes:
     if reply.error is not None:
-        error = _ErrorWire(reply.error.code, reply.error.detail)
+        error = ErrorInfo(reply.error.code, reply.error.detail)
         return _encode(_PackedReply(VERSION, reply.ms, reply.batch, error))
     if reply.result is None:
         raise WireError("a reply must have a result or an error")
@@ -210,7 +260,7 @@ class _PackedReply(msgspec.Struct, omit_defaults=True):
     v: int
     ms: dict[str, float]
     batch: BatchInfo | None = None
-    error: _ErrorWire | None = None
+    error: ErrorInfo | None = None
     result: Result | None = None
 
 
@@ -246,16 +296,11 @@ _KINDS: dict[type[_Payload], Kind] = {
 }
 
 
-class _ErrorWire(msgspec.Struct):
-    code: str
-    detail: str
-
-
 class _ReplyWire(msgspec.Struct):
     v: int
     ms: dict[str, float]
     result: Result | None = None
-    error: _ErrorWire | None = None
+    error: ErrorInfo | None = None
     batch: BatchInfo | None = None
 
 

@@ -67,7 +67,7 @@ class _Parts:
 
     def begin(self) -> None:
         if len(self.files) == self._max_rows:
-            raise TooManyRows(f"a request may have at most {self._max_rows} rows (MAX_BATCH_SIZE), got more files")
+            raise TooManyRows(f"a request may have at most {self._max_rows} rows (MAX_REQUEST_ROWS), got more files")
         self._disposition = b""
         self._chunks = []
 

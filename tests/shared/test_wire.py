@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgpack
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -155,3 +156,19 @@ def test_reply_with_an_error_reads_back_as_it_was_written(
 def test_tensor_is_written_from_any_buffer(tensor: Tensor, buffer: Any) -> None:
     given_as = Tensor(tensor.dtype, tensor.shape, buffer(tensor.data), tensor.order)
     assert unpack_payload(pack_payload(Payload("tensor", given_as))).content == tensor
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_tensor_is_split_by_rows_into_c_order(order):
+    array = np.arange(15, dtype=np.int16).reshape(5, 3)
+    parts = Payload("tensor", Tensor("int16", (5, 3), array.tobytes(order), order), {"top_k": 1}).split(2)
+    assert [part.options for part in parts] == [{"top_k": 1}] * 3
+    tensors = [part.content for part in parts]
+    assert [(tensor.shape, tensor.order) for tensor in tensors] == [((2, 3), "C"), ((2, 3), "C"), ((1, 3), "C")]
+    assert b"".join(bytes(tensor.data) for tensor in tensors) == array.tobytes()
+
+
+def test_lists_are_split_by_rows_and_raw_bodies_are_not():
+    assert [part.content for part in Payload("text", ["a", "b", "c"]).split(2)] == [["a", "b"], ["c"]]
+    raw = Payload("raw", Raw(b"x", "a/b"))
+    assert raw.split(1) == [raw]

@@ -78,6 +78,7 @@ def test_the_document_names_limits_media_types_and_every_error(stack: Callable[.
     assert {parameter["name"] for parameter in predict["parameters"]} == {
         "model",
         "top_k",
+        "partial",
         "X-Request-Timeout",
         "X-Request-Id",
         "Traceparent",

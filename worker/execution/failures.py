@@ -47,8 +47,8 @@ class FailureClassifier:
             self._metrics.bisections.inc()
             log.info("a batch of %d rows failed and is halved: %s", len(row_refs), type(error).__name__)
         if alone:
-            claimed = row_refs[0][0]
-            claimed.error = self.row_error(error, claimed, batch)
+            claimed, index = row_refs[0]
+            claimed.fail_row(index, self.row_error(error, claimed, batch))
         return too_large
 
     def out_of_memory(self, rows: int) -> None:

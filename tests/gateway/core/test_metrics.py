@@ -27,7 +27,7 @@ def test_what_answers_count_in_is_shown_before_the_first_answer() -> None:
 def test_an_answer_counts_once_however_often_it_is_looked_for() -> None:
     metrics = GatewayMetrics()
     queue = metrics.of("m")
-    queue.answered(TIMING_MS, rows=3, batch_info=None)
+    queue.answered(TIMING_MS, rows=3)
     part_s = {part: pytest.approx(ms / 1000) for part, ms in TIMING_MS.items() if part != "total"}
     assert queue.counts() == {"total": {"answered": 1}, "part": part_s}
     metrics.settle()

@@ -189,8 +189,8 @@ def test_text_for_a_model_of_tensors_is_unsupported_and_names_what_it_takes():
 
 
 @pytest.mark.parametrize("body", [{"data": [[1], [2], [3]]}, {"data": ["a", "b", "c"]}])
-def test_more_rows_than_a_batch_holds_are_refused_by_the_settings_name(body):
-    with pytest.raises(TooManyRows, match=r"2 rows \(MAX_BATCH_SIZE\), got 3"):
+def test_more_rows_than_a_request_may_have_are_refused_by_the_settings_name(body):
+    with pytest.raises(TooManyRows, match=r"2 rows \(MAX_REQUEST_ROWS\), got 3"):
         read(body, max_rows=2)
 
 
