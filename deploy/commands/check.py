@@ -61,7 +61,7 @@ def command(model_path: str, files: tuple[Path, ...], **options: str | None) -> 
     model = models.resolve(model_path)
     info = _load(model, settings)
     engine = Engine(model, settings.max_batch_size, LatencyEstimator(), WorkerMetrics(info.name, "check"))
-    rows = [row for file in files for row in _run_file(file, model, engine, info, screen)]
+    rows = [row for file in files for row in _run_file(file, model, engine, info, settings.max_request_rows, screen)]
     if not files:
         rows = [row] if (row := _call("example()", model.example)) is not None else []
     if not rows:
@@ -94,13 +94,13 @@ def _load(model: Any, settings: Settings) -> ModelInfo:
     return model.info(settings.model, settings.model_path, settings.max_batch_size)
 
 
-def _run_file(file: Path, model: Any, engine: Any, info: ModelInfo, screen: Console) -> list[Any]:
+def _run_file(file: Path, model: Any, engine: Any, info: ModelInfo, max_rows: int, screen: Console) -> list[Any]:
     """Run a file as one request, print what went in and came out, and return its rows."""
     from smartbatch.gateway import formats
 
     content_type = CONTENT_TYPES.get(file.suffix, "")
     try:
-        payload = formats.parse(file.read_bytes(), content_type, info, max_rows=info.max_batch_size)
+        payload = formats.parse(file.read_bytes(), content_type, info, max_rows=max_rows)
         payload = unpack_payload(pack_payload(payload))  # as the worker gets it
         rows = _call(f"decode of {file}", lambda: model.decode(payload))
         if not rows:

@@ -34,16 +34,28 @@ def test_numbers_that_json_has_not_come_back(client: Client) -> None:
     assert client.predict(rows).array.tobytes() == rows.tobytes()
 
 
-def test_more_rows_than_a_batch_come_back_in_order(client: Client) -> None:
+@pytest.fixture(scope="module")
+def strict(system: Stack) -> Iterator[Client]:
+    """A client of a gateway that takes little at once."""
+    url = system.url
+    gateway = system.gateway(MAX_REQUEST_ROWS=7, MAX_BODY_BYTES=3_000_000)
+    system.url = url
+    with Client(gateway.url, model="echo") as client:
+        yield client
+
+
+def test_more_rows_than_the_server_takes_come_back_in_order(strict: Client) -> None:
     rows = np.arange(200, dtype=np.float32).reshape(100, 2)
-    prediction = client.predict(rows)
+    prediction = strict.predict(rows)
     assert prediction.array.tolist() == rows.tolist()
-    assert all(response["batch"]["rows"] <= 8 for response in prediction.responses)
+    assert len(prediction.responses) == 15  # of 7 rows each: 100, 50, 25 and 13 were too many
+    assert strict.predict([str(number) for number in range(20)]).values == [str(number) for number in range(20)]
 
 
-def test_a_body_beyond_the_servers_limit_is_sent_in_parts(client: Client) -> None:
-    rows = np.random.default_rng(0).random((6, 1024, 1024), np.float32)  # 24 MiB
-    assert np.array_equal(client.predict(rows).array, rows)
+def test_a_body_beyond_the_servers_limit_is_sent_in_parts(client: Client, strict: Client) -> None:
+    rows = np.random.default_rng(0).random((6, 512, 1024), np.float32)  # 12 MiB
+    assert np.array_equal(strict.predict(rows).array, rows)
+    assert np.array_equal(client.predict(np.concatenate([rows, rows])).array[6:], rows)
 
 
 def test_several_outputs_have_their_names_and_types(client: Client) -> None:
@@ -70,7 +82,7 @@ def test_texts_and_bytes_give_values(client: Client) -> None:
 def test_images_give_predictions(client: Client, image: bytes | Path) -> None:
     one = client.predict(image, model="efficientnet_lite0", top_k=1)
     assert [[guess["label"] for guess in row] for row in one.predictions] == [["Egyptian cat"]]
-    many = client.predict([image] * 12, model="efficientnet_lite0", top_k=0)  # 12 rows: two parts
+    many = client.predict([image] * 12, model="efficientnet_lite0", top_k=0)
     assert many.array.shape == (12, 1000)
     assert set(many.array.argmax(1).tolist()) == {285}
 
