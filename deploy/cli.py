@@ -16,6 +16,7 @@ COMMANDS = {
     "up": "Start a broker, a gateway and workers on this machine",
     "gateway": "Start a gateway",
     "worker": "Start a worker",
+    "check": "Try a model of your own without a server",
     "predict": "Send files to a server and print its responses",
     "key": "Create API keys",
     "top": "Show live statistics of all models",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Model(Protocol):
     """A class that SmartBatch can serve. Only `forward` is required.
 
-    The others are optional and called in this order (docs/models.md has examples):
+    The others are optional and called in this order (docs/your-model.md has examples):
 
     - `input: InputSpec`, `outputs: tuple[OutputSpec, ...]`: announced to gateways, which then reject other input early.
       With a dict of InputSpecs by name `decode` gets a dict of payloads, a row is a dict by default, and `forward` gets

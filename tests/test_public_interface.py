@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 import smartbatch
+from smartbatch import client
 from smartbatch.deploy.ports import free_port
 from smartbatch.shared.errors import ModelLoadError, SettingsError
 from smartbatch.worker.models import LoadContext, resolve
@@ -76,6 +77,7 @@ def test_the_interface_is_these_names() -> None:
     ]
     assert smartbatch.__all__ == names
     assert all(hasattr(smartbatch, name) for name in names)
+    assert client.__all__ == ["AsyncClient", "Client", "Options", "Prediction", "errors"]
 
 
 def test_examples_import_only_the_public_interface() -> None:

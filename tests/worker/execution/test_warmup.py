@@ -96,6 +96,19 @@ def test_a_batch_that_changes_its_rows_results_is_warned_of(caplog) -> None:
     assert "by up to 0." in text
 
 
+def test_given_rows_are_the_batch_mates_of_the_first() -> None:
+    batches: list[torch.Tensor] = []
+
+    def mean(batch):
+        batches.append(batch)
+        return batch - batch.mean(0)
+
+    model, rows = Rows(mean), [torch.full((4,), float(number)) for number in (1, 2, 3)]
+    engine = Engine(model, 4, LatencyEstimator(), WorkerMetrics("m", "w"))
+    assert warm_up(engine, model, 4, lambda text: None, rows).startswith("OTHER REQUESTS CHANGE")
+    assert [batch[:, 0].tolist() for batch in batches[:3]] == [[1], [1, 2], [1, 2, 3, 2]]
+
+
 def test_a_model_that_draws_random_numbers_is_warned_of(caplog) -> None:
     assert warning(caplog, Rows(torch.rand_like)).startswith("THE MODEL'S OUTPUT IS RANDOM")
 
