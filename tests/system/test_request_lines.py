@@ -110,7 +110,7 @@ def test_text_log_format_has_the_same_fields(stack: Callable[..., Stack]) -> Non
     response = system.predict(b"x", params={"model": "none"}, headers=headers)
     (line,) = [line for line in gateway.log.read_text().splitlines() if "request_id=" in line]
     request_id = response.json()["request_id"]
-    wanted = rf"\d\d:\d\d:\d\d gateway INFO unknown_model  \[request_id={request_id} trace_id={trace_id} "
+    wanted = rf"\d\d:\d\d:\d\d gateway WARNING unknown_model  \[request_id={request_id} trace_id={trace_id} "
     assert re.fullmatch(rf"{wanted}model=simulated rows=0 duration_ms=[\d.]+ code=unknown_model status=404\]", line)
 
 
