@@ -233,9 +233,7 @@ class Launcher:
         example = _example_request(settings, self._base_url)
         self._print(Text.assemble("try       ", (example, "green")))
         if not self._broker_given:
-            self._print(
-                Text.assemble("more      ", (f"export REDIS_URL={self._url}", "green"), " before other commands")
-            )
+            self._print(Text.assemble("join      ", (f"export REDIS_URL={self._url}", "green"), " for more workers"))
         self._print("stop      Ctrl-C drains, a second Ctrl-C stops at once")
 
     @property

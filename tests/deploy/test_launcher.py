@@ -340,7 +340,7 @@ def test_commands_find_the_broker_on_whatever_port(up: Callable[..., Up], tmp_pa
     url = f"redis://127.0.0.1:{second.broker_port}/0"
     assert files[1].read_text() == url
     assert [oct(path.stat().st_mode & 0o777) for path in (folder, *files)] == ["0o700", "0o600", "0o600"]
-    assert f"more      export REDIS_URL={url} before other commands" in second.lines
+    assert f"join      export REDIS_URL={url} for more workers" in second.lines
 
     def shows(*command: str, **environ: str) -> str:
         environ = {**{k: v for k, v in os.environ.items() if k not in SETTINGS}, **environ}

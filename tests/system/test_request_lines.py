@@ -39,8 +39,8 @@ def test_refused_and_failed_requests_have_one_line_each(stack: Callable[..., Sta
     system = stack(MODEL_PATH="simulated:base_ms=400,row_ms=0", LOG_FORMAT="json")
     gateway, worker = system.up().processes
     cases = {
-        "unknown_model": ({"params": {"model": "none"}}, 404, "info"),
-        "bad_request": ({"params": {"top_k": "a secret"}}, 400, "info"),
+        "unknown_model": ({"params": {"model": "none"}}, 404, "warning"),
+        "bad_request": ({"params": {"top_k": "a secret"}}, 400, "warning"),
         "deadline_exceeded": ({"headers": {"x-request-timeout": "0.1"}}, 504, "warning"),
     }
     for code, (how, status, level) in cases.items():
