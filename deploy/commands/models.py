@@ -8,7 +8,7 @@ from contextlib import closing
 import click
 from rich.console import Console
 
-from smartbatch.deploy.options import read, setting_options
+from smartbatch.deploy.options import read_for_operator, setting_options
 from smartbatch.deploy.tables import console, table
 from smartbatch.shared.broker.admin import registry
 from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnection
@@ -23,7 +23,7 @@ def command(everything: bool, **options: str | None) -> None:
     """List the models that are served and the values that MODEL_PATH accepts."""
     screen = console()
     try:
-        asyncio.run(_served(screen, read(options).broker_url))
+        asyncio.run(_served(screen, read_for_operator(options).broker_url))
     except BrokerUnavailable:
         screen.print("can't list served models: the broker is unavailable (REDIS_URL)", style="dim")
     from smartbatch.worker.models import listing

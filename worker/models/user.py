@@ -241,6 +241,8 @@ def _find_class(path: str) -> type:
     file = Path(module_name).absolute() if module_name.endswith(".py") else None
     if file and not file.is_file():
         raise ModelLoadError(f"MODEL_PATH={path}: there is no file {file}")
+    if not file and "/" in module_name:
+        raise ModelLoadError(f"MODEL_PATH={path}: a file is named with its ending: {module_name}.py:{class_name}")
     directory = str(file.parent if file else Path.cwd())
     if directory not in sys.path and (file or "" not in sys.path):
         sys.path.insert(0, directory)
@@ -254,10 +256,29 @@ def _find_class(path: str) -> type:
         raise ModelLoadError(f"MODEL_PATH={path}: importing {module_name} failed, {describe(error)}") from error
     found = getattr(module, class_name, None)
     if not inspect.isclass(found):
-        raise ModelLoadError(f"MODEL_PATH={path}: {module_name} has no class {class_name!r}")
+        raise ModelLoadError(f"MODEL_PATH={path}: {_no_class(module, module_name, class_name)}")
     if not callable(getattr(found, "forward", None)):
         raise ModelLoadError(f"MODEL_PATH={path}: {class_name} has no method forward(self, batch)")
     return found
+
+
+def _no_class(module: ModuleType, module_name: str, name: str) -> str:
+    """Say what a module has under a name that is not a class's, and how to name a class."""
+    classes = [
+        each
+        for each, value in vars(module).items()
+        if inspect.isclass(value) and value.__module__ == module.__name__ and callable(getattr(value, "forward", None))
+    ]
+    hint = f"; classes with a forward: {', '.join(classes)}" if classes else "; it has no class with a forward either"
+    found = getattr(module, name, None)
+    if inspect.isfunction(found):
+        return (
+            f"{name} is a function, and a model is a class; make one that calls it: "
+            f"class Model: forward = staticmethod({name}){hint if classes else ''}"
+        )
+    if found is not None:
+        return f"{name} is an object of class {type(found).__name__}, and a model is named by its class{hint}"
+    return f"{module_name} has no class {name!r}{hint}"
 
 
 def _import_file(file: Path) -> ModuleType:
