@@ -80,7 +80,7 @@ def test_a_row_that_fails_is_found_on_both_sides_by_the_same_ids(stack: Callable
         (there,) = [found for process in workers for found in about(process, request_id)]
         assert line["trace_id"] == there["trace_id"] == trace_id
         assert line["batch_id"] == there["batch_id"]
-        assert there["message"] == "the model failed on one row"
+        assert there["message"] == "the model failed on this input"
         assert "exception" in there
 
 

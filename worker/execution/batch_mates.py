@@ -22,7 +22,7 @@ def mates(row: Any, count: int) -> list[Any]:
     if isinstance(row, dict) and row:
         columns = [mates(value, count) for value in row.values()]
         return [dict(zip(row, values, strict=True)) for values in zip(*columns, strict=True)]
-    torch = sys.modules.get("torch")  # before it is imported no row is a tensor
+    torch: Any = sys.modules.get("torch")  # before it is imported no row is a tensor
     if torch is not None and isinstance(row, torch.Tensor):
         kind = "f" if row.is_floating_point() else "c" if row.is_complex() else "i"
     else:

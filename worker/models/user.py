@@ -108,13 +108,12 @@ class UserModel(Model):
         """Call the class's `load` with as many arguments as it takes; read MODEL_WEIGHTS for a module without one."""
         load = self._method("load")
         takes = inspect.signature(load).parameters if load else {}
-        if weights != "default" and "weights" not in takes:
+        if weights not in ("default", "random") and "weights" not in takes:
             if load is not None or not isinstance(self._user, nn.Module):
                 raise ModelLoadError(
                     f"MODEL_WEIGHTS={weights} doesn't apply to {self._path}: it has no load(self, device, weights)"
                 )
-            if weights != "random":
-                fill(self._user, read_state_dict(weights), weights, self._path)
+            fill(self._user, read_state_dict(weights), weights, self._path)
         if load is None:
             return
         arguments: dict[str, Any] = {"weights": None if weights == "default" else weights} if "weights" in takes else {}
