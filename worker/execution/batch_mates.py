@@ -22,25 +22,26 @@ def mates(row: Any, count: int) -> list[Any]:
     if isinstance(row, dict) and row:
         columns = [mates(value, count) for value in row.values()]
         return [dict(zip(row, values, strict=True)) for values in zip(*columns, strict=True)]
+    array: Any = row
     torch: Any = sys.modules.get("torch")  # before it is imported no row is a tensor
     if torch is not None and isinstance(row, torch.Tensor):
-        kind = "f" if row.is_floating_point() else "c" if row.is_complex() else "i"
+        kind = "f" if array.is_floating_point() else "c" if array.is_complex() else "i"
     else:
         kind = row.dtype.kind if isinstance(row, np.ndarray) else ""
-    if kind not in ("b", "i", "u", "f") or 0 in row.shape:
+    if kind not in ("b", "i", "u", "f") or 0 in array.shape:
         return [row] * count
-    low, high = row.min().item(), row.max().item()
+    low, high = array.min().item(), array.max().item()
     if low == high and kind != "f":
         return [row] * count
     low, high = (low, high) if low < high else (0, 1)
-    random, shape = np.random.default_rng(0), (count, *row.shape)
+    random, shape = np.random.default_rng(0), (count, *array.shape)
     if kind == "f":
         drawn = random.random(shape, np.float32) * (high - low) + low
     else:
         drawn = random.integers(int(low), int(high), shape, endpoint=True)
     if isinstance(row, np.ndarray):
         return list(drawn.astype(row.dtype))
-    return list(row.new_tensor(drawn))
+    return list(array.new_tensor(drawn))
 
 
 class Comparison:
