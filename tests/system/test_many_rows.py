@@ -12,14 +12,13 @@ import pytest
 from tests.system.stack import Stack
 
 MODEL = """
-import torch
-from smartbatch import InputSpec, InvalidInput
+from smartbatch import InputSpec, InvalidInput, to_torch
 
 class Doubler:
     input = InputSpec(("tensor",), "float32", (2,))
 
     def decode(self, payload):
-        rows = list(torch.frombuffer(bytearray(payload.content.data), dtype=torch.float32).reshape(-1, 2))
+        rows = list(to_torch(payload.content))
         if any(row[0] == -1 for row in rows):
             raise ValueError("-1 is not accepted")
         return rows
