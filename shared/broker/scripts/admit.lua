@@ -64,6 +64,6 @@ else
     end
   end
 end
-if #opened > 0 then change_inflight(inflight, found, bytes_in, extra_in, opened, {}) end
+change_inflight(inflight, found, bytes_in, extra_in, opened, {})
 wake(waiting, fill_lock, wakeup)
 return {waiting, open_rows, unpack(codes)}
