@@ -2,7 +2,7 @@
 -- Returns waiting (a count), the group's last-delivered-id or nil where there is no such group, and all entries.
 local function waiting_in(requests, group)
   local length = redis.call('XLEN', requests)
-  for _, fields in ipairs(redis.pcall('XINFO', 'GROUPS', requests)) do -- an error, without a stream, has no items
+  for _, fields in ipairs(redis.pcall('XINFO', 'GROUPS', requests)) do -- an error (no stream) has no items
     local found = {}
     for i = 1, #fields, 2 do found[fields[i]] = fields[i + 1] end
     if found['name'] == group then
