@@ -1,7 +1,7 @@
 """Describes a model's inputs and outputs as the protocol does: named tensors with a datatype and a shape.
 
-A model here takes one input, but perhaps in several forms: a tensor of numbers, encoded images, texts, any bytes. Each
-form is an input of its own name, of which a request holds one.
+An input may have several forms: a tensor of numbers, encoded images, texts, any bytes. If the model has one input, each
+form has a name of its own, and a request contains one of them. If it has several, an input's forms share its name.
 """
 
 from __future__ import annotations
@@ -31,14 +31,19 @@ class Output(msgspec.Struct, frozen=True):
     shape: tuple[int, ...]
 
 
+def inputs(info: ModelInfo) -> list[list[TensorSignature]]:
+    """Return the forms of each input."""
+    return [forms(info.of_input(spec)) for spec in info.inputs] or [forms(info)]
+
+
 def forms(info: ModelInfo) -> list[TensorSignature]:
-    """List the forms, the tensor first: tools generate data for that one."""
-    spec = info.input
-    return [_form(kind, spec) for kind in _IN_ORDER if kind in spec.kinds]
+    """Return the forms of the model's one input, the tensor first, for which tools generate data."""
+    spec, named = info.input, bool(info.inputs)
+    return [_form(kind, spec, named) for kind in _IN_ORDER if kind in spec.kinds]
 
 
-def _form(kind: Kind, spec: InputSpec) -> TensorSignature:
-    name = spec.name if kind == "tensor" or len(spec.kinds) == 1 else kind
+def _form(kind: Kind, spec: InputSpec, named: bool) -> TensorSignature:
+    name = spec.name if named or kind == "tensor" or len(spec.kinds) == 1 else kind
     if kind == "tensor":
         row = (-1,) if spec.shape is None else spec.shape
         return TensorSignature(name, kind, DATATYPES[spec.dtype or "float32"], (-1, *row))
@@ -47,7 +52,7 @@ def _form(kind: Kind, spec: InputSpec) -> TensorSignature:
 
 def batched(info: ModelInfo) -> bool:
     """Return whether a request may have several rows. Raw bytes are always one row."""
-    return info.input.kinds != ("raw",)
+    return all(spec.kinds != ("raw",) for spec in info.inputs or (info.input,))
 
 
 def outputs(info: ModelInfo) -> list[Output]:

@@ -105,6 +105,12 @@ def _predict(settings: Settings) -> Json:
             schema("integer", minimum=0, maximum=predict.MAX_TOP_K, default=predict.DEFAULT_TOP_K),
             "Number of classes per row that a classifier returns; 0 for the raw outputs",
         ),
+        parameter(
+            "query",
+            "partial",
+            schema("boolean", default=False),
+            "Whether to return the other rows, and `errors`, if some rows fail",
+        ),
         *shared_parameters,
     ]
     return {

@@ -245,7 +245,7 @@ def test_errors_raise_exceptions_with_a_detail(client: Client) -> None:
         status="422",
         text="takes shape [-1, 2] (-1: any length), got [2, 1]",
     )
-    rejected("arithmetic", tensor("x", np.zeros((9, 2), np.float32), "FP32"), status="413", text="at most 8 rows")
+    rejected("arithmetic", tensor("x", np.zeros((4097, 2), np.float32), "FP32"), status="413", text="at most 4096 rows")
     wanted = [sync_http.InferRequestedOutput("third")]
     rejected(
         "arithmetic",
