@@ -6,7 +6,7 @@ LINES_PER_S = 10
 
 
 class LogRateLimiter:
-    """Counts by kind. `left_out` is called about once a second and begins a new one. Kinds are few: they are codes."""
+    """Counts by kind. x. Kinds are few: they are codes."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
@@ -16,7 +16,7 @@ class LogRateLimiter:
         self._counts[kind] = count
         return count <= LINES_PER_S
 
-    def left_out(self) -> dict[str, int]:
+    def take_suppressed(self) -> dict[str, int]:
         """Return how many of each kind had no line since this was called last."""
         counts, self._counts = self._counts, {}
         return {kind: count - LINES_PER_S for kind, count in counts.items() if count > LINES_PER_S}

@@ -15,7 +15,7 @@ class CpuTime:
     def __init__(self) -> None:
         self._reported_s = 0.0
 
-    def more_s(self) -> float:
+    def delta_s(self) -> float:
         """Return the seconds since the last call; at the first, since the process began."""
         now_s = time.process_time()
         more_s, self._reported_s = now_s - self._reported_s, now_s

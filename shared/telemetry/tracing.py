@@ -24,7 +24,7 @@ _SHARE = re.compile(r"0(?:\.[0-9]*)?|1(?:\.0*)?|\.[0-9]+", re.A)
 _PACKAGES = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 
 
-def wanted(environ: Mapping[str, str] = os.environ) -> str:
+def configured_exporter(environ: Mapping[str, str] = os.environ) -> str:
     """Return which exporter is to be used: otlp, console, or "" for none. Raises SettingsError for what isn't known.
 
     Tracing is on where an endpoint is named, or OTEL_TRACES_EXPORTER says so.
@@ -49,7 +49,7 @@ class Sampling(NamedTuple):
     by_parent: bool = True
     share: float = 1.0
 
-    def takes(self, trace_id: int, parent: TraceContext | None) -> bool:
+    def samples(self, trace_id: int, parent: TraceContext | None) -> bool:
         """By the trace's id, as every sampler of the standard does it: so all of a trace's services agree."""
         if self.by_parent and parent is not None:
             return parent.sampled
@@ -75,7 +75,7 @@ def sampling(environ: Mapping[str, str] = os.environ) -> Sampling:
 
 def check(environ: Mapping[str, str] = os.environ) -> None:
     """Raise StartupError, with one clear line, if tracing is asked for and its packages aren't there."""
-    if not wanted(environ):
+    if not configured_exporter(environ):
         return
     sampling(environ)
     for package in _PACKAGES:
@@ -89,9 +89,9 @@ def check(environ: Mapping[str, str] = os.environ) -> None:
             )
 
 
-def started(role: str, instance: str) -> Spans | None:
+def start_spans(role: str, instance: str) -> Spans | None:
     """Begin to export the spans of this process, if that is wanted. `role`: gateway or worker; `instance`: its id."""
-    exporter = wanted()
+    exporter = configured_exporter()
     if not exporter:
         return None
     check()

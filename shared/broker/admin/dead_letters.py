@@ -21,7 +21,7 @@ from smartbatch.shared.keys import Keys
 from smartbatch.shared.wire import Reply, unpack_reply
 
 GATEWAY = "dead-requeue"
-LATE_S = 2.0  # by which a reply may come after its request's timeout: the worker says that it was too late
+REPLY_GRACE_S = 2.0  # by which a reply may come after its request's timeout: the worker says that it was too late
 
 
 class DeadLetter(msgspec.Struct):
@@ -110,7 +110,7 @@ class Requeue:
             connection, keys, gateway_id, max_entries=max_entries, max_bytes=max_bytes, body_ttl_s=reply_ttl_s
         )
 
-    async def put_back(self, letter: DeadLetter, timeout_s: float) -> str:
+    async def submit(self, letter: DeadLetter, timeout_s: float) -> str:
         """Admit it anew and return its new request id. The letter stays. Raises QueueFull, or SmartBatchError if
         its body has expired."""
         payload = await self._letters.payload(letter)
@@ -125,9 +125,9 @@ class Requeue:
             raise QueueFull(f"{letter.id}: the queue is full ({answer.waiting} waiting); it stays a dead letter")
         return request_id
 
-    async def outcome(self, request_id: str, timeout_s: float) -> Reply | None:
+    async def wait_for_reply(self, request_id: str, timeout_s: float) -> Reply | None:
         """Wait for the reply. None: not run in time (it is cancelled), or Redis lost it."""
-        until = time.monotonic() + timeout_s + LATE_S
+        until = time.monotonic() + timeout_s + REPLY_GRACE_S
         reply = None
         while reply is None and time.monotonic() < until:
             [still_open] = await self._admission.still_open([request_id])

@@ -75,7 +75,7 @@ async def report_gateway(
     )
 
 
-async def forget_gateway(connection: MultiplexedConnection, keys: Keys, gateway_id: str) -> None:
+async def remove_gateway(connection: MultiplexedConnection, keys: Keys, gateway_id: str) -> None:
     await connection.call([("DEL", keys.gateway(gateway_id)), ("SREM", keys.gateways, gateway_id)])
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from smartbatch.shared.broker.connection.multiplexed import Argument, Command, MultiplexedConnection
 from smartbatch.shared.broker.connection.script import CLAIM, FINISH, FINISH_PLAIN, RELEASE
-from smartbatch.shared.broker.queue.replies import CARRIED_BYTES
+from smartbatch.shared.broker.queue.replies import NOTICE_REPLY_BYTES
 from smartbatch.shared.errors import BrokerFull, BrokerUnavailable
 from smartbatch.shared.keys import GROUP, Keys
 
@@ -127,7 +127,7 @@ def _malformed(entry_id: bytes, fields: Sequence[bytes], deliveries: int, reason
 def _plain(outcomes: Sequence[Outcome]) -> bool:
     """Whether `finish_plain` can: each has a reply that its notice can carry, none is a dead letter or comes twice."""
     for outcome in outcomes:
-        if not 0 < len(outcome.reply) <= CARRIED_BYTES or outcome.entry.malformed or outcome.dead_reason:
+        if not 0 < len(outcome.reply) <= NOTICE_REPLY_BYTES or outcome.entry.malformed or outcome.dead_reason:
             return False
     return len({outcome.entry.id for outcome in outcomes}) == len(outcomes)
 
@@ -325,5 +325,5 @@ class WorkerQueue:
                 note = f"{inbox}|{len(reply)}|{body}|{outcome.dead_reason}"
             args += (entry.entry_id, entry.id, b"" if large else reply, note)
         script_keys = [keys.requests, keys.inflight, keys.dead, *map(keys.inbox, inboxes), *replies, *bodies]
-        limits = (GROUP, self._reply_ttl_ms, DEAD_BODY_TTL_MS, DEAD_MAX, CARRIED_BYTES, len(inboxes))
+        limits = (GROUP, self._reply_ttl_ms, DEAD_BODY_TTL_MS, DEAD_MAX, NOTICE_REPLY_BYTES, len(inboxes))
         return await FINISH.call(self._command, script_keys, [*limits, *args], before=sets)

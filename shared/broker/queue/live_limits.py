@@ -13,7 +13,7 @@ from smartbatch.shared.broker.connection.multiplexed import Argument, Multiplexe
 from smartbatch.shared.keys import Keys
 
 FIELDS = ("max_batch_size", "max_wait_time")
-MOST_WAIT_S = 60.0
+MAX_WAIT_S = 60.0
 
 
 class LiveLimits(msgspec.Struct, frozen=True):
@@ -48,4 +48,4 @@ def _seconds(text: bytes) -> float | None:
         seconds = float(text)
     except ValueError:
         return None
-    return seconds if math.isfinite(seconds) and 0 <= seconds <= MOST_WAIT_S else None
+    return seconds if math.isfinite(seconds) and 0 <= seconds <= MAX_WAIT_S else None

@@ -8,10 +8,10 @@ from typing import NamedTuple
 from smartbatch.shared.broker.connection.multiplexed import BLOCK_S, Command, MultiplexedConnection
 from smartbatch.shared.keys import Keys
 
-POP = 256
+POP_COUNT = 256
 MAX_READ_BYTES = 4 * 1024 * 1024
-CARRIED_BYTES = (
-    2048  # its notice carries a reply up to this size: no second round trip, and a full POP is half a megabyte
+NOTICE_REPLY_BYTES = (
+    2048  # its notice carries a reply up to this size: no second round trip, and a full POP_COUNT is half a megabyte
 )
 
 
@@ -33,7 +33,7 @@ class Inbox:
 
     async def pop(self, done: Sequence[str]) -> list[Notice]:
         """Delete the replies of `done`, then wait up to BLOCK_S for more."""
-        commands: list[Command] = [("BLMPOP", BLOCK_S, 1, self.key, "LEFT", "COUNT", POP)]
+        commands: list[Command] = [("BLMPOP", BLOCK_S, 1, self.key, "LEFT", "COUNT", POP_COUNT)]
         if done:
             commands.insert(0, ("UNLINK", *[self._keys.reply(request_id) for request_id in done]))
         *_, popped = await self._connection.call(commands)

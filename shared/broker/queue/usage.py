@@ -15,7 +15,7 @@ COUNTS_TTL_MS = 48 * 3600 * 1000
 SEEN_TTL_MS = 3600 * 1000
 
 
-class Line(msgspec.Struct):
+class KeyUsage(msgspec.Struct):
     """One key's limits, and what a gateway process let through under it since its last call."""
 
     name: str
@@ -32,7 +32,9 @@ class Usage:
         self._connection = connection
         self._gateway_id = gateway_id
 
-    async def settle(self, number: int, day: str, since_ms: int, lines: Sequence[Line]) -> list[tuple[float, int]]:
+    async def exchange(
+        self, number: int, day: str, since_ms: int, lines: Sequence[KeyUsage]
+    ) -> list[tuple[float, int]]:
         """Tell what was spent in the last `since_ms`. Returns (tokens left, counted that day) of each, of all gateways.
 
         Numbers rise. The call may be repeated under its number: it is counted once.

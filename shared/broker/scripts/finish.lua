@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
 -- Publish the replies of a batch and remove its entries. Sending it again is harmless.
 -- KEYS requests inflight dead, then the inboxes, then per entry its reply key, then bodies
--- ARGV group reply_ttl_ms dead_body_ttl_ms dead_max carried_bytes inboxes, then per entry: entry_id id value note
---   value: the reply; up to carried_bytes its notice in the inbox carries it, too
+-- ARGV group reply_ttl_ms dead_body_ttl_ms dead_max notice_reply_bytes inboxes, then per entry: entry_id id value note
+--   value: the reply; up to notice_reply_bytes its notice in the inbox carries it, too
 --   note:  the number of its inbox; or, where there is more to say, inbox|size|body|dead_reason
 --     size  with value '': of the reply key, which was written before this call, because it is large; or 0: no reply,
 --           the request is given up (its client is gone or its body was lost). A full Redis refuses to write that key:
@@ -13,7 +13,7 @@
 --#include _inflight
 local requests, inflight, dead = KEYS[1], KEYS[2], KEYS[3]
 local group, reply_ttl, dead_body_ttl, dead_max = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local carried_bytes, inboxes = tonumber(ARGV[5]), tonumber(ARGV[6])
+local notice_reply_bytes, inboxes = tonumber(ARGV[5]), tonumber(ARGV[6])
 
 local entry_ids, ids = {}, {}
 for i = 7, #ARGV, 4 do
@@ -70,7 +70,7 @@ for n, id in ipairs(ids) do
       local notice = id .. '|' .. (value ~= '' and #value or size)
       if value ~= '' then
         redis.call('SET', KEYS[first_reply + n], value, 'PX', reply_ttl)
-        if #value <= carried_bytes then notice = notice .. '|' .. value end
+        if #value <= notice_reply_bytes then notice = notice .. '|' .. value end
       end
       notices[inbox] = notices[inbox] or {}
       table.insert(notices[inbox], notice)
