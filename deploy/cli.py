@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -11,13 +12,15 @@ import click
 from smartbatch.deploy import startup_error
 from smartbatch.shared import __version__
 from smartbatch.shared.errors import SmartBatchError
+from smartbatch.shared.telemetry import logs
 
 COMMANDS = {
     "up": "Start a broker, a gateway and workers on this machine",
     "gateway": "Start a gateway",
     "worker": "Start a worker",
+    "check": "Try a model of your own without a server",
     "predict": "Send files to a server and print its responses",
-    "key": "Create API keys",
+    "key": "Create, list and revoke API keys",
     "top": "Show live statistics of all models",
     "queue": "List, inspect and cancel queued requests",
     "dead": "List, inspect, requeue and delete dead letters",
@@ -55,12 +58,17 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line with `arguments`, by default those of the process.
 
-    A SmartBatchError is printed as one line, with exit code 2; only a bug shows a traceback.
+    A SmartBatchError is printed as one line, with exit code 2; only a bug shows a traceback. The line is JSON if the
+    process's log is.
     """
     try:
         cli(arguments, prog_name="smartbatch", standalone_mode=True)
     except SmartBatchError as error:
-        if not startup_error.report(str(error)):
+        if startup_error.report(str(error)):
+            pass
+        elif logs.is_json():
+            logging.getLogger(__name__).critical("%s", error)
+        else:
             click.secho(f"smartbatch: {error}", fg="red", err=True)
         sys.exit(2)
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
+import ipaddress
+import logging
 import os
 import signal
 import sys
 import tempfile
 import urllib.request
 
+from rich.status import Status
 from rich.text import Text
 
-from smartbatch.deploy import embedded_broker, startup_error
+from smartbatch.deploy import broker_file, embedded_broker, startup_error
 from smartbatch.deploy.child import Child
 from smartbatch.deploy.ports import free_port
 from smartbatch.deploy.tables import console
@@ -23,11 +27,14 @@ from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnectio
 from smartbatch.shared.errors import BrokerUnavailable, StartupError
 from smartbatch.shared.settings import Settings, mask_url
 
+log = logging.getLogger(__name__)
+
 POLL_S = 0.2
 BROKER_START_S = 10.0
 STARTUP_EXIT = 2  # exit code of a child that can't start and has reported why
 RESTART_S = (0.2, 1.0, 2.0, 5.0)  # pause before the first restart, the second, …; the last is for all later ones
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # http_proxy does not apply to the local gateway
+STYLES = {logging.WARNING: "yellow", logging.ERROR: "red"}
 STABLE_S = 30.0  # a child that ran this long is restarted with the first pause again
 
 
@@ -52,10 +59,12 @@ class Launcher:
         loop = asyncio.get_running_loop()
         for name in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(name, self._on_signal)
-        with tempfile.TemporaryDirectory(prefix="smartbatch-") as folder:
+        with tempfile.TemporaryDirectory(prefix="smartbatch-") as folder, contextlib.ExitStack() as until_end:
             self._folder = folder
             try:
                 await self._start_broker(folder)
+                if not self._broker_given:
+                    until_end.enter_context(broker_file.written(self._url))
                 await self._start_processes()
                 if await self._until_ready():
                     self._ready = True
@@ -67,20 +76,27 @@ class Launcher:
             self._print_error(text)
         return STARTUP_EXIT if self._error else 0
 
+    def _print(self, text: str | Text, level: int = logging.INFO) -> None:
+        """Print a line for people, or log it where lines are JSON."""
+        if self._settings.log_format == "json":
+            log.log(level, "%s", " ".join(str(text).split()))
+        else:
+            self._console.print(text, style=STYLES.get(level), soft_wrap=True)
+
     def _print_error(self, text: str) -> None:
-        self._console.print(f"smartbatch: {text}", style="red", soft_wrap=True)
+        self._print(f"smartbatch: {text}", logging.ERROR)
 
     # --- start
 
     async def _start_broker(self, folder: str) -> None:
         if self._broker_given:
             version = await check(self._url)
-            self._console.print(f"broker    {version} at {mask_url(self._settings.redis_url)} (REDIS_URL)")
+            self._print(f"broker    {version} at {mask_url(self._settings.redis_url)} (REDIS_URL)")
             return
         port = free_port(embedded_broker.PREFERRED_PORT)
         self._url = f"redis://127.0.0.1:{port}/0"
         await self._add(Child("broker", embedded_broker.arguments(port, folder), {}, quiet=True))
-        self._console.print(f"broker    {await self._embedded_version()}, embedded, at {self._url}")
+        self._print(f"broker    {await self._embedded_version()}, embedded, at {self._url}")
 
     async def _embedded_version(self) -> str:
         """Wait until the embedded broker answers, and return its name and version."""
@@ -104,8 +120,15 @@ class Launcher:
             "MODEL_WEIGHTS": settings.model_weights,
             "HOST": settings.host,
             "PORT": str(settings.port),
+            "API_KEYS_FILE": settings.api_keys_file,
+            "DEVICE": settings.device,
+            "DTYPE": settings.dtype,
+            "OPTIMIZE": settings.optimize,
+            "MAX_BATCH_SIZE": str(settings.max_batch_size),
+            "MAX_WAIT_TIME": str(settings.max_wait_time),
             "MANAGEMENT_PORT": str(settings.management_port),
             "LOG_LEVEL": os.environ.get("LOG_LEVEL", "warning"),
+            "DEBUG_ERRORS": os.environ.get("DEBUG_ERRORS") or str(_is_loopback(settings.host)).lower(),
         }
         if not settings.torch_threads:
             environ["TORCH_THREADS"] = str(max(1, (os.cpu_count() or 1) // self._workers))
@@ -159,7 +182,7 @@ class Launcher:
             pause_s = RESTART_S[min(failures, len(RESTART_S) - 1)]
             failures += 1
             event = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
-            self._console.print(f"{child.name} {event}; restarting in {pause_s:g} s", style="yellow")
+            self._print(f"{child.name} {event}; restarting in {pause_s:g} s", logging.WARNING)
             await asyncio.sleep(pause_s)
             if self._stop.is_set():
                 return
@@ -172,13 +195,14 @@ class Launcher:
         connection = MultiplexedConnection(self._url)
         shown: dict[str, str] = {}
         try:
-            with self._console.status("starting") as status:
+            with self._status() as status:
                 while not self._stop.is_set():
                     try:
                         snapshot = await registry.snapshot(connection, self._settings.model)
                         self._show_progress(snapshot, shown, status)
                     except BrokerUnavailable as error:
-                        status.update(Text(str(error)))
+                        if status:
+                            status.update(Text(str(error)))
                     if await asyncio.to_thread(_is_ok, f"{self._management_url}/readyz"):
                         return True
                     await asyncio.sleep(POLL_S)
@@ -186,26 +210,31 @@ class Launcher:
             connection.close()
         return False
 
-    def _show_progress(self, snapshot: Snapshot, shown: dict[str, str], status) -> None:
+    def _status(self) -> contextlib.AbstractContextManager[Status | None]:
+        """Return the line that changes while the system starts; None where lines are read by a program."""
+        interactive = self._console.is_terminal and self._settings.log_format != "json"
+        return self._console.status("starting") if interactive else contextlib.nullcontext()
+
+    def _show_progress(self, snapshot: Snapshot, shown: dict[str, str], status: Status | None) -> None:
         for number, (worker_id, report) in enumerate(snapshot.workers.items(), 1):
             text = report.get("progress") or report.get("state", "")
             if text and shown.get(worker_id) != text:
                 shown[worker_id] = text
                 line = f"worker {number}  {text}" if self._workers > 1 else f"worker    {text}"
-                status.update(Text(line)) if self._console.is_terminal else self._console.print(line)
+                status.update(Text(line)) if status else self._print(line)
 
     def _print_ready(self) -> None:
         settings = self._settings
         model = settings.model
         workers = f"{self._workers} worker{'s' * (self._workers > 1)}"
-        self._console.print(
-            Text.assemble("ready     ", (self._base_url, "bold"), "  model ", (model, "bold"), f", {workers}")
-        )
+        self._print(Text.assemble("ready     ", (self._base_url, "bold"), "  model ", (model, "bold"), f", {workers}"))
         if self._grpc:
-            self._console.print(f"gRPC      {settings.host}:{settings.grpc_port}")
+            self._print(f"gRPC      {settings.host}:{settings.grpc_port}")
         example = _example_request(settings, self._base_url)
-        self._console.print(Text.assemble("try       ", (example, "green")), soft_wrap=True)
-        self._console.print("stop      Ctrl-C drains, a second Ctrl-C stops at once")
+        self._print(Text.assemble("try       ", (example, "green")))
+        if not self._broker_given:
+            self._print(Text.assemble("join      ", (f"export REDIS_URL={self._url}", "green"), " for more workers"))
+        self._print("stop      Ctrl-C drains, a second Ctrl-C stops at once")
 
     @property
     def _base_url(self) -> str:
@@ -222,7 +251,7 @@ class Launcher:
 
     def _on_signal(self) -> None:
         if self._stop.is_set():
-            self._console.print("stopping at once")
+            self._print("stopping at once")
             for child in self._children:
                 child.kill()
         else:
@@ -232,7 +261,7 @@ class Launcher:
         """Stop the gateways first, so that no new requests arrive, then the workers, then the broker."""
         self._stop.set()
         if any(child.running for child in self._children):
-            self._console.print("draining", style="dim")
+            self._print("draining")
         order = {"gateway": 0, "grpc": 0, "broker": 2}
         for stage in (0, 1, 2):
             children = [child for child in self._children if order.get(child.name, 1) == stage]
@@ -276,3 +305,10 @@ async def launch(settings: Settings, workers: int, broker_given: bool, *, grpc: 
     if workers < 1:
         raise StartupError(f"--workers: expected at least 1, got {workers}")
     return await Launcher(settings, workers, broker_given, grpc=grpc).run()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

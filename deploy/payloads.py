@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from smartbatch.shared.errors import SmartBatchError
 from smartbatch.shared.wire import Payload, Raw, Tensor, unpack_payload
 
@@ -32,6 +34,15 @@ def payload_fields(packed: bytes | None, file: Path | None, missing: str) -> dic
 def describe(payload: Payload) -> dict[str, Any]:
     """Return the kind, shapes and sizes of a payload, without its data."""
     content: Any = payload.content
+    if payload.kind == "inputs":
+        fields = {"inputs": {name: _described(each) for name, each in content.items()}}
+    else:
+        fields = _described(payload)
+    return {"kind": payload.kind, **fields, "options": payload.options}
+
+
+def _described(payload: Payload) -> dict[str, Any]:
+    content: Any = payload.content
     if payload.kind == "tensor":
         fields = {"dtype": content.dtype, "shape": list(content.shape)}
     elif payload.kind == "raw":
@@ -40,19 +51,20 @@ def describe(payload: Payload) -> dict[str, Any]:
         fields = {"images": [_image(image) for image in content]}
     else:
         fields = {"texts": [text[:MAX_TEXT_CHARS] for text in content]}
-    return {"kind": payload.kind, **fields, "options": payload.options}
+    return fields
 
 
 def save(payload: Payload, file: Path) -> list[Path]:
     """Save a payload in a format that `smartbatch predict` accepts, and return the paths.
 
-    That is the image, a .npy, the raw body, or JSON for texts. Several images become FILE-1, FILE-2, ….
+    That is the image, a .npy, the raw body, JSON for texts, or MessagePack for several inputs. Several images become
+    FILE-1, FILE-2, ….
     """
     content: Any = payload.content
-    if isinstance(content, Tensor):
-        from smartbatch.gateway.formats import npy_body
-
-        contents = [npy_body.write(content)]
+    if payload.kind == "inputs":
+        contents = [msgspec.msgpack.encode({"inputs": {name: _value(each) for name, each in content.items()}})]
+    elif isinstance(content, Tensor):
+        contents = [_npy(content)]
     elif isinstance(content, Raw):
         contents = [content.data]
     elif payload.kind == "image":
@@ -65,6 +77,19 @@ def save(payload: Payload, file: Path) -> list[Path]:
     for path, data in zip(paths, contents, strict=True):
         path.write_bytes(data)
     return paths
+
+
+def _value(payload: Payload) -> Any:
+    content: Any = payload.content
+    if isinstance(content, Tensor):
+        return _npy(content)
+    return content.data if isinstance(content, Raw) else content
+
+
+def _npy(tensor: Tensor) -> bytes:
+    from smartbatch.gateway.formats import npy_body
+
+    return npy_body.write(tensor)
 
 
 def _image(data: bytes) -> dict[str, Any]:

@@ -15,6 +15,11 @@ def environ(folder: str, name: str) -> dict[str, str]:
     return {VARIABLE: str(_path(folder, name))}
 
 
+def has_launcher() -> bool:
+    """Whether this process was started by a launcher, which has told the user everything about the environment."""
+    return bool(os.environ.get(VARIABLE))
+
+
 def report(text: str) -> bool:
     """Write `text` for the launcher. Returns False if no launcher started this process."""
     path = os.environ.get(VARIABLE)

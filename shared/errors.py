@@ -16,8 +16,9 @@ INTERNAL = "internal_error"
 class SmartBatchError(Exception):
     """Base of all errors that are raised on purpose."""
 
-    code: ClassVar[str] = "error"
+    code: str = "error"
     retryable: ClassVar[bool] = False
+    request_id: str = ""  # set by smartbatch.client
 
     @property
     def detail(self) -> str:

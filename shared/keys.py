@@ -13,6 +13,7 @@
     smartbatch:{M}:gateways       set, TTL                  IDs of gateway processes
     smartbatch:{M}:dead           stream                    dead letters
     smartbatch:{M}:limits         hash                      batch limits, changed while workers run
+    smartbatch:{M}:served         string, TTL               description of the model that may use the name
     smartbatch:models             hash                      model -> description (no hash tag)
     smartbatch:access:{usage}:buckets       hash, TTL       API key -> tokens|ms, its rate limit's bucket
     smartbatch:access:{usage}:counts:<day>  hash, TTL       API key -> requests of that day
@@ -62,6 +63,7 @@ class Keys:
         self.leases = tag + "leases"
         self.dead = tag + "dead"
         self.limits = tag + "limits"
+        self.served = tag + "served"
         self.gateways = tag + "gateways"
         self._body = tag + "body:"
         self._reply = tag + "reply:"

@@ -5,6 +5,7 @@ The declaration of a setting is the source of its default, its validation, the c
 
 from __future__ import annotations
 
+import difflib
 import functools
 import os
 import re
@@ -19,6 +20,8 @@ from msgspec import Meta
 from smartbatch.shared.errors import SettingsError
 from smartbatch.shared.keys import check_model_name
 from smartbatch.shared.redis_url import PASSWORD_FILE, URL_OPTIONS, parse_url
+
+NEAR = 0.87  # difflib's ratio of MAX_BATCHSIZE is 0.96; terminals set WINDOWID, which has 0.857
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,9 +98,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     grpc_port: Annotated[
         int, Meta(ge=0, le=65535, description="Port that a gRPC gateway listens on (`smartbatch gateway --grpc`)")
     ] = 8001
-    gateway_processes: Annotated[
-        int, Meta(ge=1, le=256, description="Number of gateway processes that share the port")
-    ] = 1
+    gateway_processes: Annotated[int, Meta(ge=1, le=256, description="Number of gateway processes that share PORT")] = 1
     management_port: Annotated[
         int,
         Meta(
@@ -121,6 +122,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, Meta(ge=1024, description="Maximum payload bytes in flight per model; more are rejected")
     ] = 512 * 1024 * 1024
     max_body_bytes: Annotated[int, Meta(ge=1, description="Maximum size of a request body")] = 16 * 1024 * 1024
+    max_request_rows: Annotated[
+        int,
+        Meta(ge=1, le=65536, description="Maximum rows of a request; more than MAX_BATCH_SIZE run in several batches"),
+    ] = 4096
     max_receiving_bytes: Annotated[
         int,
         Meta(ge=1, description="Maximum bytes of bodies that a gateway process receives at once; more are rejected"),
@@ -150,6 +155,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_image_pixels: Annotated[
         int, Meta(ge=1, description="Maximum pixels of a request's images; more are rejected before decoding")
     ] = 50_000_000
+    debug_errors: Annotated[
+        bool,
+        Meta(
+            description="Whether clients see the text of an error of the model's code, and its place in the code; "
+            "`smartbatch up` turns it on where only this machine can connect"
+        ),
+    ] = False
+    replace: Annotated[
+        bool,
+        Meta(description="Serve this model in place of a different one that is being served under its name"),
+    ] = False
     stall_timeout: Annotated[
         float, Meta(gt=0, le=86400, description="A worker that makes no progress for this long exits")
     ] = 30.0
@@ -208,10 +224,8 @@ def from_environment(environ: Mapping[str, str] | None = None, **overrides: Any)
     for field, raw in values.items():
         try:
             msgspec.convert({field: raw}, Settings, strict=False)
-        except msgspec.ValidationError as error:
-            choices = _choices(field)
-            expected = f"Expected {' or '.join(choices)}" if choices else str(error).partition(" - at ")[0]
-            raise SettingsError(f"{field.upper()}: {expected}, got {raw!r}") from None
+        except msgspec.ValidationError:
+            raise SettingsError(f"{field.upper()}: expected {_expected(field)}, got {raw!r}") from None
     settings = msgspec.convert(values, Settings, strict=False)
     _check_redis_url(settings.redis_url)
     if settings.redis_password_file and (urlsplit(settings.redis_url).password or "password=" in settings.redis_url):
@@ -219,10 +233,28 @@ def from_environment(environ: Mapping[str, str] | None = None, **overrides: Any)
     return settings
 
 
-def _choices(field: str) -> tuple[str, ...]:
-    """Return the allowed values of a Literal setting; empty for others."""
-    kind = get_args(get_type_hints(Settings, include_extras=True)[field])[0]
-    return get_args(kind) if get_origin(kind) is Literal else ()
+def _expected(field: str) -> str:
+    """Describe the values that a setting takes, with their unit."""
+    kind, meta = get_args(get_type_hints(Settings, include_extras=True)[field])[:2]
+    if get_origin(kind) is Literal:
+        *others, last = get_args(kind)
+        return f"{', '.join(others)} or {last}"
+    what = {
+        bool: "true or false",
+        float: "a number of seconds",
+        int: "a whole number" + (" of bytes" if field.endswith("_bytes") else ""),
+        str: "a text",
+    }[kind]
+    low = f" above {meta.gt} and up" if meta.gt is not None else "" if meta.ge is None else f" from {meta.ge}"
+    return what + low + ("" if meta.le is None else f" to {meta.le}")
+
+
+def near_misses(environ: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the variables that are probably misspelt settings, each with the setting that it resembles."""
+    known = [field.upper() for field in Settings.__struct_fields__]
+    unknown = sorted(name for name in environ if name == name.upper() and name not in known)
+    found = [(name, difflib.get_close_matches(name, known, n=1, cutoff=NEAR)) for name in unknown]
+    return [(name, near[0]) for name, near in found if near]
 
 
 def describe() -> list[tuple[str, str, Any, str]]:

@@ -10,12 +10,14 @@ Payload  {v, kind, content, options}
     tensor   {dtype, shape, data}                     the first dimension is rows
     text     [str, …]                                 one row each
     raw      {data, content_type}                     one row
+    inputs   {name: payload of another kind, …}       of a model with several inputs; all have as many rows
     options  {top_k: n}, and other options of the model
 
 Reply    {v, result, batch, ms} or {v, error: {code, detail}, batch, ms}
     result   {classes: [[(index, label, probability), …] per row]}
              {outputs: {name: tensor}}                the first dimension is rows
              {values: [anything per row]}
+             and errors: {row: {code, detail}} of a partial result; the other fields then hold the other rows only
     batch    {id, rows, requests, closed, worker, deliveries, position}; absent if the entry was in no batch
     ms       {queue, decode, batch_wait, forward}
 """
@@ -23,6 +25,7 @@ Reply    {v, result, batch, ms} or {v, error: {code, detail}, batch, ms}
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import msgspec
@@ -32,7 +35,7 @@ from smartbatch.shared.errors import SmartBatchError, WireError, from_wire
 
 VERSION = 1
 
-Kind = Literal["image", "tensor", "text", "raw"]
+Kind = Literal["image", "tensor", "text", "raw", "inputs"]
 Order = Literal["C", "F"]
 
 # dtype names of numpy, sizes in bytes
@@ -53,6 +56,10 @@ DTYPE_BYTES = {
 }
 
 MAX_DIMENSIONS = 32
+MAX_INPUTS = 64
+
+INPUT_NAME = r"^[A-Za-z][A-Za-z0-9_]{0,63}\Z"  # it may be the name of an argument, or part of a file's name
+InputName = Annotated[str, Meta(pattern=INPUT_NAME)]
 
 Shape = Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(max_length=MAX_DIMENSIONS)]
 if TYPE_CHECKING:
@@ -80,6 +87,23 @@ class Tensor(msgspec.Struct, omit_defaults=True):
         if self.dtype == "bool" and bytes(self.data).translate(None, b"\x00\x01"):
             raise WireError("a bool must be a byte of 0 or 1")
 
+    def split(self, rows: int) -> list[Tensor]:
+        """Return tensors of up to so many rows each, in the same order. `check` has been called."""
+        total, *row = self.shape
+        data, element, per_row = memoryview(self.data), DTYPE_BYTES[self.dtype], math.prod(row)
+        parts = []
+        for first in range(0, total, rows):
+            last = min(first + rows, total)
+            if self.order == "C":
+                part: Data = data[first * per_row * element : last * per_row * element]
+            else:  # the rows' elements at one place follow each other
+                part = b"".join(
+                    data[(start + first) * element : (start + last) * element]
+                    for start in range(0, total * per_row, total)
+                )
+            parts.append(Tensor(self.dtype, (last - first, *row), part, self.order))
+        return parts
+
 
 class Raw(msgspec.Struct):
     """A request body, unchanged."""
@@ -88,21 +112,46 @@ class Raw(msgspec.Struct):
     content_type: str
 
 
-Content = list[bytes] | Tensor | list[str] | Raw
-
-
 class Payload(msgspec.Struct):
-    """The input of a request."""
+    """The input of a request, or its several inputs by name: kind inputs."""
 
     kind: Kind
-    content: Content
+    content: list[bytes] | Tensor | list[str] | Raw | dict[str, Payload]
     options: dict[str, Any] = {}
 
     @property
     def rows(self) -> int:
-        if isinstance(self.content, Tensor):
-            return self.content.shape[0]
-        return 1 if isinstance(self.content, Raw) else len(self.content)
+        content = self.content
+        if isinstance(content, Tensor):
+            return content.shape[0]
+        if isinstance(content, list):
+            return len(content)
+        return 1 if isinstance(content, Raw) else next(iter(content.values())).rows
+
+    @property
+    def partial(self) -> bool:
+        """Whether rows that fail may be left out of the result, and the others be in it."""
+        return self.options.get("partial") is True
+
+    @property
+    def first_row(self) -> int | None:
+        """The place of its first row in the request, if this is a part of one."""
+        row = self.options.get("first_row")
+        return row if isinstance(row, int) else None
+
+    def split(self, rows: int) -> list[Payload]:
+        """Return payloads of up to so many rows each, in order, with the same options."""
+        content = self.content
+        if isinstance(content, Raw):
+            return [self]
+        if isinstance(content, Tensor):
+            parts: list[Any] = content.split(rows)
+        elif isinstance(content, dict):
+            columns = [each.split(rows) for each in content.values()]
+            parts = [dict(zip(content, each, strict=True)) for each in zip(*columns, strict=True)]
+        else:
+            parts = [content[start : start + rows] for start in range(0, len(content), rows)]
+        return [Payload(self.kind, part, self.options) for part in parts]
 
 
 def pack_payload(payload: Payload) -> bytes:
@@ -112,11 +161,12 @@ def pack_payload(payload: Payload) -> bytes:
 def unpack_payload(data: bytes) -> Payload:
     """Raises WireError, which names the field, for anything that `pack_payload` does not write."""
     wire = _unpack(_PAYLOAD, data)
-    if isinstance(wire, _TensorPayload):
-        wire.content.check()
-        if not wire.content.shape:
-            raise WireError("the first dimension of a payload's tensor is its rows, so its shape can't be []")
-    return Payload(_KINDS[type(wire)], wire.content, wire.options)
+    kind = _KINDS[type(wire)]
+    if kind == "tensor":
+        _check_tensor(wire.content)
+    elif kind == "inputs":
+        wire.content = _read_inputs(wire.content)
+    return Payload(kind, wire.content, wire.options)
 
 
 class BatchInfo(msgspec.Struct):
@@ -134,12 +184,23 @@ class BatchInfo(msgspec.Struct):
     position: int = 1
 
 
+class ErrorInfo(msgspec.Struct):
+    """An error, as it crosses the wire."""
+
+    code: str
+    detail: str
+
+
 class Result(msgspec.Struct, omit_defaults=True):
-    """The model's result for one request; exactly one of the three fields is set."""
+    """The model's result for one request; exactly one of the first three fields is set.
+
+    `errors` is empty but for a partial result: there it has the rows, from 0, that are in no other field.
+    """
 
     classes: list[list[tuple[int, str, float]]] | None = None
     outputs: dict[str, Tensor] | None = None
     values: list[Any] | None = None
+    errors: dict[int, ErrorInfo] = {}
 
 
 class Reply(msgspec.Struct):
@@ -153,7 +214,7 @@ class Reply(msgspec.Struct):
 
 def pack_reply(reply: Reply) -> bytes:
     if reply.error is not None:
-        error = _ErrorWire(reply.error.code, reply.error.detail)
+        error = ErrorInfo(reply.error.code, reply.error.detail)
         return _encode(_PackedReply(VERSION, reply.ms, reply.batch, error))
     if reply.result is None:
         raise WireError("a reply must have a result or an error")
@@ -202,7 +263,7 @@ _encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
 class _PackedPayload(msgspec.Struct):
     v: int
     kind: Kind
-    content: Content
+    content: Any
     options: dict[str, Any]
 
 
@@ -210,7 +271,7 @@ class _PackedReply(msgspec.Struct, omit_defaults=True):
     v: int
     ms: dict[str, float]
     batch: BatchInfo | None = None
-    error: _ErrorWire | None = None
+    error: ErrorInfo | None = None
     result: Result | None = None
 
 
@@ -218,7 +279,7 @@ class _PackedReply(msgspec.Struct, omit_defaults=True):
 
 
 class _Payload(msgspec.Struct, tag_field="kind", kw_only=True):
-    v: int
+    v: int = 0  # one of several inputs has none
     options: dict[str, Any]
 
 
@@ -238,24 +299,27 @@ class _RawPayload(_Payload, tag="raw"):
     content: Raw
 
 
+_Input = _ImagePayload | _TextPayload | _TensorPayload | _RawPayload
+
+
+class _InputsPayload(_Payload, tag="inputs"):
+    content: Annotated[dict[InputName, _Input], Meta(min_length=1, max_length=MAX_INPUTS)]
+
+
 _KINDS: dict[type[_Payload], Kind] = {
     _ImagePayload: "image",
     _TextPayload: "text",
     _TensorPayload: "tensor",
     _RawPayload: "raw",
+    _InputsPayload: "inputs",
 }
-
-
-class _ErrorWire(msgspec.Struct):
-    code: str
-    detail: str
 
 
 class _ReplyWire(msgspec.Struct):
     v: int
     ms: dict[str, float]
     result: Result | None = None
-    error: _ErrorWire | None = None
+    error: ErrorInfo | None = None
     batch: BatchInfo | None = None
 
 
@@ -271,9 +335,35 @@ def _decoder(form: Any) -> msgspec.msgpack.Decoder[Any]:
     return msgspec.msgpack.Decoder(form, ext_hook=_no_extension)
 
 
-_PAYLOAD = _decoder(_ImagePayload | _TextPayload | _TensorPayload | _RawPayload)
+_PAYLOAD = _decoder(_Input | _InputsPayload)
 _REPLY = _decoder(_ReplyWire)
 _VERSION = _decoder(_Version)
+
+
+def _check_tensor(tensor: Tensor) -> None:
+    tensor.check()
+    if not tensor.shape:
+        raise WireError("the first dimension of a payload's tensor is its rows, so its shape can't be []")
+
+
+def _read_inputs(content: Mapping[str, _Input]) -> dict[str, Payload]:
+    for part in content.values():
+        if isinstance(part, _TensorPayload):
+            _check_tensor(part.content)
+    inputs = {name: Payload(_KINDS[type(part)], part.content, part.options) for name, part in content.items()}
+    check_equal_rows(inputs, WireError)
+    return inputs
+
+
+def check_equal_rows(inputs: Mapping[str, Payload], error: type[SmartBatchError]) -> None:
+    """Raise `error` unless all inputs of a request have as many rows."""
+    first, *others = inputs
+    for name in others:
+        if inputs[name].rows != inputs[first].rows:
+            raise error(
+                f"all inputs of a request must have as many rows, but {first!r} has {inputs[first].rows} "
+                f"and {name!r} has {inputs[name].rows}"
+            )
 
 
 def _unpack(decoder: msgspec.msgpack.Decoder[Any], data: bytes) -> Any:

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 class Model(Protocol):
     """A class that SmartBatch can serve. Only `forward` is required.
 
-    The others are optional and called in this order (docs/models.md has examples):
+    The others are optional and called in this order (docs/your-model.md has examples):
 
     - `input: InputSpec`, `outputs: tuple[OutputSpec, ...]`: announced to gateways, which then reject other input early.
+      With a dict of InputSpecs by name `decode` gets a dict of payloads, a row is a dict by default, and `forward` gets
+      a dict of batches, or these as keyword arguments if it has one of each name.
     - `load(self, device: torch.device)`: called once, in the thread that will call `forward`.
     - `example(self)`: returns one row to warm up with. Default: zeros of `input`'s shape.
     - `decode(self, payload: Payload) -> list[row]`: a request's payload → rows, in several threads at once. Raise

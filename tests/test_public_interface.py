@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 import smartbatch
+from smartbatch import client
 from smartbatch.deploy.ports import free_port
 from smartbatch.shared.errors import ModelLoadError, SettingsError
 from smartbatch.worker.models import LoadContext, resolve
@@ -76,6 +77,7 @@ def test_the_interface_is_these_names() -> None:
     ]
     assert smartbatch.__all__ == names
     assert all(hasattr(smartbatch, name) for name in names)
+    assert client.__all__ == ["AsyncClient", "Client", "Options", "Prediction", "errors"]
 
 
 def test_examples_import_only_the_public_interface() -> None:
@@ -143,14 +145,20 @@ def test_a_model_is_loaded_from_a_file_wherever_it_is(tmp_path: Path) -> None:
     ("path", "text"),
     [
         ("{}/none.py:Net", "there is no file {}/none.py"),
-        ("{}/twice.py", "name the class too: {}/twice.py:Class"),
-        ("{}/twice.py:Triple", "twice.py has no class 'Triple'"),
+        ("{}/twice.py", "which class of the file\\? Name it: {}/twice.py:Class"),
+        ("{}/twice", "which class of {}/twice.py\\? Name it: {}/twice.py:Class"),
+        ("{}/twice.py:Triple", "twice.py has no class 'Triple'; classes with a forward: Doubler$"),
+        ("{}/twice.py:double", "double is a function, .* class Model: forward = staticmethod\\(double\\)"),
+        ("{}/twice.py:net", "net is an object of class Doubler, .*; classes with a forward: Doubler$"),
+        ("{}/twice:Doubler", "a file is named with its ending: {}/twice.py:Doubler"),
+        ("net.pt", "--model my_model.py:Net --weights net.pt"),
+        ("{}/net.safetensors", "save the model with torch.export"),
     ],
 )
 def test_a_model_file_that_cannot_be_loaded_says_why(tmp_path: Path, path: str, text: str) -> None:
-    (tmp_path / "twice.py").write_text(DOUBLER)
-    with pytest.raises(ModelLoadError, match=text.format(tmp_path)):
-        resolve(path.format(tmp_path))
+    (tmp_path / "twice.py").write_text(f"{DOUBLER}\n\ndef double(batch): ...\n\n\nnet = Doubler()\n")
+    with pytest.raises(ModelLoadError, match=text.replace("{}", str(tmp_path))):
+        resolve(path.replace("{}", str(tmp_path)))
 
 
 def test_markup_in_a_models_name_is_shown_as_it_is(tmp_path: Path) -> None:

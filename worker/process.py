@@ -30,7 +30,7 @@ from smartbatch.shared.broker.connection.multiplexed import BLOCK_S, Multiplexed
 from smartbatch.shared.broker.queue.claims import WorkerQueue
 from smartbatch.shared.broker.queue.leases import LEASE_MS, HeartbeatResult, Leases
 from smartbatch.shared.broker.queue.live_limits import LiveLimits
-from smartbatch.shared.errors import BrokerFull, ModelLoadError, SmartBatchError
+from smartbatch.shared.errors import BrokerFull, ModelLoadError, SmartBatchError, StartupError
 from smartbatch.shared.keys import Keys
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.process import gc_freeze, tasks
@@ -39,7 +39,9 @@ from smartbatch.worker import models
 from smartbatch.worker.batching.batcher import Batcher
 from smartbatch.worker.core.batch import Limits
 from smartbatch.worker.core.estimators import LatencyEstimator, ThroughputEstimator
+from smartbatch.worker.core.fingerprint import fingerprint
 from smartbatch.worker.core.model import LoadContext
+from smartbatch.worker.core.user_traceback import describe
 from smartbatch.worker.execution.decoding import Decoder
 from smartbatch.worker.execution.encoding import EncodingStage, ReplyEncoder
 from smartbatch.worker.execution.engine import Engine
@@ -87,7 +89,7 @@ class Worker:
             max_rows, settings.max_batch_bytes, settings.max_wait_time, settings.window == "adaptive"
         )
         self.metrics = WorkerMetrics(settings.model, self.worker_id)
-        self._error_log = ModelErrorLog()
+        self._error_log = ModelErrorLog(show_errors=settings.debug_errors)
         self.engine = Engine(self.model, max_rows, latency, self.metrics, self._error_log)
         self.decoder = Decoder(self.model, max_rows, settings.decode_threads, self._error_log)
         self.publisher = ReplyPublisher(queue, self.metrics, settings.request_timeout + settings.reply_ttl)
@@ -112,6 +114,7 @@ class Worker:
         self._leases = Leases(self._lease_redis, keys, self.worker_id)
         self._heartbeat = Heartbeat(self._leases, failure_detector, self.metrics, self.status.fields)
         self._watchdog = Watchdog(self.engine, self.decoder, settings.stall_timeout)
+        self._info: ModelInfo  # once loaded
         self._tasks: set[asyncio.Task[None]] = set()
         self._stop_requested = asyncio.Event()
 
@@ -135,7 +138,25 @@ class Worker:
         self.engine.start()
         self._spawn(self._heartbeat.run())
         await self._in_device_thread(self._load)
-        await registry.announce(self._redis, self._info())
+        if not self._stop_requested.is_set():
+            await self._take_name()
+
+    async def _take_name(self) -> None:
+        """Announce the model. Raises StartupError if other workers serve a different one under its name."""
+        other = await self._announce(replace=self.settings.replace)
+        if other is not None:
+            raise StartupError(
+                f"model {other.name!r} is being served already, from {other.path} (fingerprint {other.fingerprint}); "
+                f"{self._info.path} (fingerprint {self._info.fingerprint}) differs from it. Choose another name "
+                "(MODEL_NAME, --name), or replace it (REPLACE=true, --replace)"
+            )
+
+    async def _announce(self, *, replace: bool = False) -> ModelInfo | None:
+        """Announce the model if its name is free or its own. Returns the other model that holds the name."""
+        other = await registry.reserve_name(self._redis, self._info, ttl_ms=LEASE_MS, replace=replace)
+        if other is None:
+            await registry.announce(self._redis, self._info)
+        return other
 
     async def _serve(self) -> None:
         """Claim, run and publish until a signal arrives. An error in one of the tasks ends the worker."""
@@ -161,6 +182,8 @@ class Worker:
             await self.batcher.drain()
             await asyncio.to_thread(self.decoder.close)
             await self.publisher.drain()
+        if self.batcher.sole_worker:  # another model may have the name at once
+            await registry.release_name(self._redis, self.settings.model)
         log.info("drained")
 
     async def _close(self) -> None:
@@ -218,20 +241,21 @@ class Worker:
             raise
         except Exception as error:
             log.debug("loading failed", exc_info=True)
-            where = f"{type(error).__name__}: {error}"
-            raise ModelLoadError(f"loading {settings.model_path} failed: {where}") from error
+            raise ModelLoadError(f"loading {settings.model_path} failed: {describe(error)}") from error
         self._progress(f"loaded in {time.monotonic() - started:.1f} s on {self.model.device_name}")
         self.status.set_state("warming")
         warm_up(self.engine, self.model, settings.max_batch_size, self._progress)
         self.metrics.memory_limit.set(self.engine.memory_limit)
+        self._info = self.model.info(
+            settings.model,
+            settings.model_path,
+            settings.max_batch_size,
+            fingerprint(self.model, settings.model_path, settings.model_weights),
+        )
 
     def _progress(self, text: str) -> None:
         log.info("%s", text)
         self.status.set_state(self.status.state, text)
-
-    def _info(self) -> ModelInfo:
-        settings = self.settings
-        return self.model.info(settings.model, settings.model_path, settings.max_batch_size)
 
     # --- after each heartbeat
 
@@ -243,7 +267,7 @@ class Worker:
         if lost_claims:
             await self.tracker.adopt(lost_claims, result.now_ms)
         with contextlib.suppress(BrokerFull):  # Redis still has the last announcement
-            await registry.announce(self._redis, self._info())  # each time, since Redis may have lost it
+            await self._announce()  # each time, since Redis may have lost it
 
     def _apply(self, live: LiveLimits) -> None:
         """Apply the live limits, capped by those that this worker was started with."""

@@ -14,7 +14,7 @@ import msgspec
 
 from smartbatch.deploy.entry_view import print_fields, printable, when
 from smartbatch.deploy.lookup import every_letter, find_letters, models_named, open_connection
-from smartbatch.deploy.options import json_option, model_option, read, save_option, setting_options
+from smartbatch.deploy.options import json_option, model_option, read_for_operator, save_option, setting_options
 from smartbatch.shared.broker.admin.dead_letters import DeadLetter, DeadLetters, Requeue
 from smartbatch.shared.broker.connection.multiplexed import BLOCK_S, MultiplexedConnection
 from smartbatch.shared.errors import DeadlineExceeded, SmartBatchError
@@ -43,7 +43,7 @@ def command() -> None:
 @json_option
 def list_(name: str | None, limit: int, as_json: bool, **options: str | None) -> None:
     """List dead letters, newest first."""
-    asyncio.run(_list(read(options), name, limit, as_json))
+    asyncio.run(_list(read_for_operator(options), name, limit, as_json))
 
 
 @command.command("show")
@@ -54,7 +54,7 @@ def list_(name: str | None, limit: int, as_json: bool, **options: str | None) ->
 @json_option
 def show(letter_id: str, name: str | None, file: Path | None, as_json: bool, **options: str | None) -> None:
     """Show one dead letter and its payload."""
-    asyncio.run(_show(read(options), name, letter_id, file, as_json))
+    asyncio.run(_show(read_for_operator(options), name, letter_id, file, as_json))
 
 
 @command.command("requeue")
@@ -72,7 +72,7 @@ def requeue(letter_ids, everything: bool, name, no_wait: bool, as_json: bool, **
     MAX_DELIVERIES workers again becomes a new dead letter. Exit code 1 if any request failed.
     """
     _check_choice(letter_ids, everything)
-    sys.exit(asyncio.run(_requeue(read(options), name, letter_ids, no_wait, as_json)))
+    sys.exit(asyncio.run(_requeue(read_for_operator(options), name, letter_ids, no_wait, as_json)))
 
 
 @command.command("drop")
@@ -85,7 +85,7 @@ def requeue(letter_ids, everything: bool, name, no_wait: bool, as_json: bool, **
 def drop(letter_ids, everything: bool, name, yes: bool, as_json: bool, **options: str | None) -> None:
     """Delete dead letters and their payloads."""
     _check_choice(letter_ids, everything)
-    asyncio.run(_drop(read(options), name, letter_ids, yes, as_json))
+    asyncio.run(_drop(read_for_operator(options), name, letter_ids, yes, as_json))
 
 
 def _check_choice(letter_ids: Sequence[str], everything: bool) -> None:

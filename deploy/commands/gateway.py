@@ -6,7 +6,7 @@ import asyncio
 
 import click
 
-from smartbatch.deploy.options import read, setting_options
+from smartbatch.deploy.options import read_for_server, setting_options
 
 
 @click.command("gateway")
@@ -35,15 +35,14 @@ from smartbatch.deploy.options import read, setting_options
 def command(grpc: bool, **options: str | None) -> None:
     """Start a gateway: it accepts requests over HTTP or gRPC, queues them in Redis and returns the replies.
 
-    The default model of /predict is that of MODEL_NAME or MODEL_PATH. A gateway serves every model that a worker
-    announces.
+    MODEL_NAME, or else MODEL_PATH, names the model that /predict uses by default. Other models are served as soon as a
+    worker announces them.
     """
     from smartbatch.gateway.server import bind, bind_grpc, bind_management, serve, serve_grpc
     from smartbatch.shared.broker.connection.check import check
-    from smartbatch.shared.telemetry import logs, tracing
+    from smartbatch.shared.telemetry import tracing
 
-    settings = read(options)
-    logs.set_up(settings.log_format, settings.log_level, "gateway")
+    settings = read_for_server(options, "gateway")
     tracing.check()
     sock, management = bind_grpc(settings) if grpc else bind(settings), bind_management(settings)
     asyncio.run(check(settings.broker_url))

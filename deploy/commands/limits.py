@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import closing
+import os
 
 import click
 
-from smartbatch.deploy.options import read, setting_options
+from smartbatch.deploy.lookup import models_named, open_connection
+from smartbatch.deploy.options import read_for_operator, setting_options
 from smartbatch.deploy.tables import console, table
 from smartbatch.shared.broker.admin import registry
-from smartbatch.shared.broker.connection.check import check
-from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnection
-from smartbatch.shared.broker.queue.live_limits import MAX_WAIT_S, LiveLimits, reset_limits, set_limits
+from smartbatch.shared.broker.admin.registry import Snapshot
+from smartbatch.shared.broker.queue.live_limits import FIELDS, MAX_WAIT_S, LiveLimits, reset_limits, set_limits
+from smartbatch.shared.errors import SmartBatchError
 from smartbatch.shared.keys import Keys
+from smartbatch.shared.model_info import ModelInfo
+from smartbatch.shared.settings import Settings
 
 
 @click.command("limits")
@@ -26,34 +29,68 @@ from smartbatch.shared.keys import Keys
 )
 @click.option("--reset", is_flag=True, help="Restore the limits that each worker was started with.")
 def command(max_batch_size: int | None, max_wait_time: float | None, reset: bool, **options: str | None) -> None:
-    """Show or change MAX_BATCH_SIZE and MAX_WAIT_TIME of running workers. Without options: show.
+    """Show or change MAX_BATCH_SIZE and MAX_WAIT_TIME of running workers. Without a change: show.
 
     A change applies to all workers of the model within a second, and to workers that start later, until --reset.
+    --name, --model, MODEL_NAME or MODEL_PATH selects the model; that is needed for a change if several are served.
     """
     limits = LiveLimits(max_batch_size, max_wait_time)
     if reset and limits != LiveLimits():
         raise click.UsageError("--reset can't be combined with other limits")
-    settings = read(options)
-    asyncio.run(_run(settings.broker_url, settings.model, limits, reset))
+    settings = read_for_operator(options)
+    selected = any(options[name] or os.environ.get(name.upper()) for name in ("model_path", "model_name"))
+    asyncio.run(_run(settings, settings.model if selected else None, limits, reset))
 
 
-async def _run(url: str, model: str, limits: LiveLimits, reset: bool) -> None:
-    await check(url)
-    keys = Keys(model)
-    with closing(MultiplexedConnection(url)) as connection:
+async def _run(settings: Settings, name: str | None, limits: LiveLimits, reset: bool) -> None:
+    async with open_connection(settings) as connection:
+        snapshots = [await registry.snapshot(connection, model) for model in await models_named(connection, name)]
+        served = [snapshot for snapshot in snapshots if snapshot.workers]
+        if not reset and limits == LiveLimits():
+            _show(served, name)
+            return
+        snapshot = _choose(served, snapshots)
         if reset:
-            await reset_limits(connection, keys)
-        elif limits != LiveLimits():
-            await set_limits(connection, keys, limits)
+            await reset_limits(connection, Keys(snapshot.model))
         else:
-            await _show(connection, model)
+            _check(limits, snapshot, (await registry.models(connection)).get(snapshot.model))
+            await set_limits(connection, Keys(snapshot.model), limits)
+        click.echo(_outcome(limits, snapshot))
 
 
-async def _show(connection: MultiplexedConnection, model: str) -> None:
-    screen = console()
-    workers = (await registry.snapshot(connection, model)).workers
-    shown = table("worker", "state", "MAX_BATCH_SIZE", "MAX_WAIT_TIME")
-    for worker_id, report in workers.items():
-        limits = (report.get(name, "") for name in ("max_batch_size", "max_wait_time"))
-        shown.add_row(worker_id, report.get("state", ""), *limits)
-    screen.print(shown if workers else f"no live workers of {model}")
+def _choose(served: list[Snapshot], known: list[Snapshot]) -> Snapshot:
+    """Return the one model to change: a model with workers, or else one without."""
+    found = served or known
+    if not found:
+        raise SmartBatchError("no model is served; select one that workers will serve later with --name")
+    if len(found) > 1:
+        raise SmartBatchError(
+            f"several models are served ({', '.join(s.model for s in found)}); select one with --name"
+        )
+    return found[0]
+
+
+def _check(limits: LiveLimits, snapshot: Snapshot, info: ModelInfo | None) -> None:
+    """Raise SmartBatchError for more rows than the running workers were started with."""
+    if info and snapshot.workers and limits.max_batch_size and limits.max_batch_size > info.max_batch_size:
+        raise SmartBatchError(
+            f"--max-batch-size: {info.max_batch_size} is the most that the workers of {snapshot.model} can take, as "
+            f"they were started with MAX_BATCH_SIZE={info.max_batch_size}; got {limits.max_batch_size}"
+        )
+
+
+def _outcome(limits: LiveLimits, snapshot: Snapshot) -> str:
+    workers = len(snapshot.workers)
+    applied = {name.upper(): getattr(limits, name) for name in FIELDS if getattr(limits, name) is not None}
+    what = ", ".join(f"{name}={value:g}" for name, value in applied.items()) or "the limits that each was started with"
+    whom = f"{workers} worker{'s' * (workers != 1)} within a second" if workers else "no worker now"
+    return f"{snapshot.model}: {what} for {whom}, and for workers that start later"
+
+
+def _show(served: list[Snapshot], name: str | None) -> None:
+    shown = table("model", "worker", "state", "MAX_BATCH_SIZE", "MAX_WAIT_TIME")
+    for snapshot in served:
+        for worker_id, report in snapshot.workers.items():
+            limits = (report.get(field, "") for field in FIELDS)
+            shown.add_row(snapshot.model, worker_id, report.get("state", ""), *limits)
+    console().print(shown if served else f"no live workers{f' of {name}' if name else ''}")

@@ -8,11 +8,12 @@ from contextlib import closing
 import click
 from rich.console import Console
 
-from smartbatch.deploy.options import read, setting_options
+from smartbatch.deploy.options import read_for_operator, setting_options
 from smartbatch.deploy.tables import console, table
 from smartbatch.shared.broker.admin import registry
 from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnection
 from smartbatch.shared.errors import BrokerUnavailable
+from smartbatch.shared.model_info import InputSpec, ModelInfo
 
 
 @click.command("models")
@@ -22,7 +23,7 @@ def command(everything: bool, **options: str | None) -> None:
     """List the models that are served and the values that MODEL_PATH accepts."""
     screen = console()
     try:
-        asyncio.run(_served(screen, read(options).broker_url))
+        asyncio.run(_served(screen, read_for_operator(options).broker_url))
     except BrokerUnavailable:
         screen.print("can't list served models: the broker is unavailable (REDIS_URL)", style="dim")
     from smartbatch.worker.models import listing
@@ -41,11 +42,21 @@ async def _served(screen: Console, url: str) -> None:
     with closing(MultiplexedConnection(url)) as connection:
         models = await registry.models(connection)
         snapshots = {name: await registry.snapshot(connection, name) for name in models}
-    served = table("name", "MODEL_PATH", "inputs", "row", "ready workers", "variant", title="served models")
+    served = table(
+        "name", "MODEL_PATH", "inputs", "row", "ready workers", "variant", "fingerprint", title="served models"
+    )
     for name, info in models.items():
-        spec = info.input
-        row = f"{spec.dtype or ''} {list(spec.shape) if spec.shape else ''}".strip() or "any"
+        takes = "; ".join(_named(spec, info, ", ".join(spec.kinds)) for spec in info.inputs or (info.input,))
+        row = "; ".join(_named(spec, info, _row(spec)) for spec in info.inputs or (info.input,))
         ready = snapshots[name].ready_workers
         variants = {snapshots[name].workers[worker_id].get("variant", "none") for worker_id in ready}
-        served.add_row(name, info.path, ", ".join(spec.kinds), row, str(len(ready)), ", ".join(sorted(variants)))
+        served.add_row(name, info.path, takes, row, str(len(ready)), ", ".join(sorted(variants)), info.fingerprint)
     screen.print(served)
+
+
+def _named(spec: InputSpec, info: ModelInfo, text: str) -> str:
+    return f"{spec.name}: {text}" if info.inputs else text
+
+
+def _row(spec: InputSpec) -> str:
+    return f"{spec.dtype or ''} {list(spec.shape) if spec.shape else ''}".strip() or "any"

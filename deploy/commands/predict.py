@@ -16,11 +16,12 @@ from rich.text import Text
 
 from smartbatch.deploy.tables import console
 from smartbatch.shared.errors import SmartBatchError
+from smartbatch.shared.settings import from_environment
 
 
 @click.command("predict")
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="URL of the server.")
+@click.option("--url", help="URL of the server, or its host:port.  [default: 127.0.0.1, on PORT or 8000]")
 @click.option("--model", help="Name of the model, if the server has several.")
 @click.option("--top-k", type=click.IntRange(0, 1000), help="Number of classes per row; 0 = the model's raw outputs.")
 @click.option(
@@ -34,7 +35,7 @@ from smartbatch.shared.errors import SmartBatchError
 def command(files, url, model, top_k, api_key, timeout, as_json) -> None:
     """Send FILES (images, .npy, JSON) to a server and print its responses."""
     query = {k: v for k, v in (("model", model), ("top_k", top_k)) if v is not None}
-    target = f"{url.rstrip('/')}/predict" + (f"?{urllib.parse.urlencode(query)}" if query else "")
+    target = f"{_base_url(url)}/predict" + (f"?{urllib.parse.urlencode(query)}" if query else "")
     failed = 0
     for file in files:
         try:
@@ -47,9 +48,14 @@ def command(files, url, model, top_k, api_key, timeout, as_json) -> None:
     sys.exit(1 if failed else 0)
 
 
+def _base_url(url: str | None) -> str:
+    url = url or f"127.0.0.1:{from_environment().port}"
+    return (url if "://" in url else f"http://{url}").rstrip("/")
+
+
 def _post(target: str, body: bytes, timeout: float, api_key: str | None) -> dict:
     if urllib.parse.urlsplit(target).scheme not in ("http", "https"):
-        raise SmartBatchError(f"--url: expected http:// or https://, got {target!r}")
+        raise SmartBatchError(f"--url: expected http://, https:// or host:port, got {target!r}")
     request = urllib.request.Request(target, body, {"content-type": "application/octet-stream"})
     if api_key:
         request.add_unredirected_header("authorization", f"Bearer {api_key.strip()}")

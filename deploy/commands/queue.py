@@ -15,7 +15,7 @@ from rich.text import Text
 
 from smartbatch.deploy.entry_view import print_fields, printable, when
 from smartbatch.deploy.lookup import find_entries, models_named, open_connection
-from smartbatch.deploy.options import json_option, model_option, read, save_option, setting_options
+from smartbatch.deploy.options import json_option, model_option, read_for_operator, save_option, setting_options
 from smartbatch.deploy.tables import console, table
 from smartbatch.shared.broker.admin import registry
 from smartbatch.shared.broker.admin.entries import Entries, EntryStatus
@@ -55,7 +55,7 @@ def command() -> None:
 @json_option
 def list_(name: str | None, limit: int, as_json: bool, **options: str | None) -> None:
     """List running and waiting requests, oldest first, and the workers."""
-    asyncio.run(_list(read(options), name, limit, as_json))
+    asyncio.run(_list(read_for_operator(options), name, limit, as_json))
 
 
 @command.command("show")
@@ -66,7 +66,7 @@ def list_(name: str | None, limit: int, as_json: bool, **options: str | None) ->
 @json_option
 def show(entry_id: str, name: str | None, file: Path | None, as_json: bool, **options: str | None) -> None:
     """Show one request and its payload."""
-    asyncio.run(_show(read(options), name, entry_id, file, as_json))
+    asyncio.run(_show(read_for_operator(options), name, entry_id, file, as_json))
 
 
 @command.command("cancel")
@@ -81,7 +81,7 @@ def cancel(entry_ids: Sequence[str], name: str | None, as_json: bool, **options:
     device continues, and its result for this request is discarded. Exit code 1 if a request was answered before it
     could be cancelled.
     """
-    sys.exit(asyncio.run(_cancel(read(options), name, entry_ids, as_json)))
+    sys.exit(asyncio.run(_cancel(read_for_operator(options), name, entry_ids, as_json)))
 
 
 # --- implementation

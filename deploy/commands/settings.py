@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import click
+from rich.padding import Padding
 from rich.text import Text
 
-from smartbatch.deploy.tables import console, table
+from smartbatch.deploy.tables import console
 from smartbatch.shared.settings import describe, from_environment, public
 
 
 @click.command("settings")
 def command() -> None:
-    """List all settings: variable, value here, default, meaning. Secrets are masked."""
+    """List all settings: variable, value here, default where it differs, meaning. Secrets are masked."""
     values = public(from_environment())
-    rows = table("variable", "value", "default", "meaning")
+    screen = console()
     for name, _, default, meaning in describe():
         value = values[name.lower()]
-        shown = Text(str(value), "bold" if value != default else "")
-        rows.add_row(name, shown, str(default), meaning)
-    console().print(rows)
+        changed = value != default
+        text = Text.assemble((f"{name}={value}", "bold" if changed else ""))
+        screen.print(text + (Text(f"  default: {default}", "dim") if changed else Text()), soft_wrap=True)
+        screen.print(Padding(Text(meaning), (0, 0, 0, 4), expand=False))

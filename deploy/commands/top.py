@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import click
 import msgspec
 
-from smartbatch.deploy.options import read, setting_options
+from smartbatch.deploy.options import read_for_operator, setting_options
 from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnection
 from smartbatch.shared.errors import BrokerUnavailable
 from smartbatch.shared.process import tasks
@@ -34,7 +34,7 @@ def command(name: str | None, interval: float, once: bool, as_json: bool, **opti
     Reads only Redis, so this works with any deployment. An update is a few small commands, whatever the load.
     """
     try:
-        asyncio.run(_top(read(options), name, interval, once, as_json))
+        asyncio.run(_top(read_for_operator(options), name, interval, once, as_json))
     except (KeyboardInterrupt, BrokenPipeError):
         sys.exit(0)
 

@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 
 import click
 import msgspec
 
-from smartbatch.deploy.options import read, setting_options
+from smartbatch.deploy.options import broker_given, read_for_server, setting_options
 
 
 @click.command("up")
 @setting_options("PORT", "HOST")
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of worker processes.")
 @click.option("--grpc", is_flag=True, help="Also start a gRPC gateway on GRPC_PORT.")
-@setting_options("GRPC_PORT", "MODEL_PATH", "MODEL_NAME", "MODEL_WEIGHTS", "REDIS_URL")
+@setting_options(
+    "GRPC_PORT",
+    "MODEL_PATH",
+    "MODEL_NAME",
+    "MODEL_WEIGHTS",
+    "DEVICE",
+    "DTYPE",
+    "OPTIMIZE",
+    "MAX_BATCH_SIZE",
+    "MAX_WAIT_TIME",
+    "API_KEYS_FILE",
+    "REDIS_URL",
+)
 def command(workers: int, grpc: bool, **options: str | None) -> None:
     """Start a broker, a gateway and workers on this machine. Ctrl-C drains them; a second Ctrl-C stops them at once.
 
     With REDIS_URL (or --redis-url) that broker is used; without it an embedded Valkey is started. All other settings
-    come from the environment: MAX_BATCH_SIZE=64 MAX_WAIT_TIME=0.005 smartbatch up
+    come from the environment: MAX_QUEUE=64 LOG_FORMAT=json smartbatch up
     """
     from smartbatch.deploy.launcher import launch
     from smartbatch.gateway.auth.key_store import KeyStore
     from smartbatch.gateway.server import bind, bind_grpc, bind_management
     from smartbatch.shared.telemetry import tracing
 
-    settings = read(options)
+    settings = read_for_server(options, "up")
     tracing.check()  # fail before anything is started
     with bind(settings) as sock:  # fail on a port in use before anything is started
         settings = msgspec.structs.replace(settings, port=sock.getsockname()[1])  # PORT=0: the port that was chosen
@@ -40,5 +51,4 @@ def command(workers: int, grpc: bool, **options: str | None) -> None:
                 settings = msgspec.structs.replace(settings, grpc_port=rpc.getsockname()[1])
     if KeyStore.configured(settings):
         KeyStore(settings)  # fail on unreadable keys before anything is started
-    broker_given = bool(options.get("redis_url") or os.environ.get("REDIS_URL"))
-    sys.exit(asyncio.run(launch(settings, workers, broker_given, grpc=grpc)))
+    sys.exit(asyncio.run(launch(settings, workers, broker_given(options), grpc=grpc)))

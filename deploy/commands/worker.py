@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from smartbatch.deploy.options import read, setting_options
+from smartbatch.deploy.options import read_for_server, setting_options
 
 
 @click.command("worker")
@@ -12,6 +12,7 @@ from smartbatch.deploy.options import read, setting_options
     "MODEL_PATH",
     "MODEL_NAME",
     "MODEL_WEIGHTS",
+    "REPLACE",
     "DEVICE",
     "DTYPE",
     "OPTIMIZE",
@@ -32,10 +33,9 @@ from smartbatch.deploy.options import read, setting_options
 )
 def command(**options: str | None) -> None:
     """Start a worker: one process that runs one model on one device. Start one worker per device."""
-    from smartbatch.shared.telemetry import logs, tracing
+    from smartbatch.shared.telemetry import tracing
 
-    settings = read(options)
-    logs.set_up(settings.log_format, settings.log_level, "worker")
+    settings = read_for_server(options, "worker")
     tracing.check()
     from smartbatch.worker.process import main
 

@@ -121,3 +121,17 @@ def to_toml(name: str, key: Key) -> str:
         if value != getattr(Key(sha256=""), field) and value:
             lines.append(f"{field} = {msgspec.json.encode(value).decode()}")
     return "\n".join(lines) + "\n"
+
+
+def without(text: str, name: str) -> str:
+    """Return a key file without the table of one key: its header and the lines up to a blank one or a comment."""
+    headers = (f"[keys.{name}]", f'[keys."{name}"]', f"[keys.'{name}']")
+    kept = []
+    inside = False
+    for line in text.splitlines(keepends=True):
+        start = line.lstrip()[:1]
+        ended = inside and start in ("", "#", "[")
+        inside = line.strip() in headers or (inside and not ended)
+        if not inside and not (ended and not start):
+            kept.append(line)
+    return "".join(kept)

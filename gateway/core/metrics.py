@@ -99,17 +99,20 @@ class ModelMetrics:
         self.broker_errors = metrics._broker_errors.labels(model)
         self.recent = LatencyWindow()
 
-    def answered(self, timing_ms: dict[str, float], rows: int, batch_info: BatchInfo | None) -> None:
-        """Count an answered request by its parts and their total, its rows and its batch."""
+    def answered(self, timing_ms: dict[str, float], rows: int) -> None:
+        """Count an answered request by its parts and their total, and its rows."""
         total_s = timing_ms["total"] / 1000
         self._outcomes["ok"].value += 1
         self._seconds("ok").observe(total_s)
         for part, total in self._parts.items():
             total.value += timing_ms.get(part, 0.0) / 1000
         self._rows.value += rows
+        self.recent.answered(total_s)
+
+    def batch(self, batch_info: BatchInfo | None) -> None:
+        """Count the batch of an entry that has a result, unless another entry of the batch counts it."""
         if batch_info is not None and batch_info.position == 1:
             self._batches.value += 1
-        self.recent.answered(total_s)
 
     def failed(self, error: BaseException, total_s: float) -> None:
         outcome = _outcome_of(type(error))

@@ -20,7 +20,6 @@ from smartbatch.shared.errors import (
     LimitReached,
     SmartBatchError,
     Unauthenticated,
-    Unavailable,
 )
 from smartbatch.shared.telemetry.log_rate_limiter import LogRateLimiter
 
@@ -67,8 +66,7 @@ class RequestLog:
 def _level(error: Exception) -> int:
     if not isinstance(error, SmartBatchError):
         return logging.ERROR
-    failed = status_of(error) >= 500 and not isinstance(error, Unavailable)
-    return logging.WARNING if failed else logging.INFO
+    return logging.INFO if isinstance(error, ClientGone) else logging.WARNING
 
 
 def _text(code: str, error: Exception) -> str:

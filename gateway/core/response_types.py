@@ -53,14 +53,26 @@ class Batch(msgspec.Struct, forbid_unknown_fields=True):
     worker: str
 
 
+class RowError(msgspec.Struct, forbid_unknown_fields=True):
+    """Why one row has no result. `row` counts from 0."""
+
+    row: int
+    code: str
+    detail: str
+
+
 class PredictResponse(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """One of `predictions` (per row, the best first), `outputs` and `values` (one per row) is present."""
+    """One of `predictions` (per row, the best first), `outputs` and `values` (one per row) is present.
+
+    A row in `errors`, which `partial` allows, is null there (in MessagePack's tensors 0).
+    """
 
     model: str
     request_id: str
-    predictions: list[list[ClassScore]] | UnsetType = UNSET
+    predictions: list[list[ClassScore] | None] | UnsetType = UNSET
     outputs: dict[str, OutputTensor] | UnsetType = UNSET
     values: list[Any] | UnsetType = UNSET
+    errors: list[RowError] | UnsetType = UNSET
     batch: Batch | UnsetType = UNSET
     timing_ms: dict[str, Number]
 

@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from smartbatch.gateway.formats import image_body, json_body, msgpack_body, multipart_body, npy_body, text_body
+from smartbatch.gateway.formats import (
+    image_body,
+    json_body,
+    msgpack_body,
+    multipart_body,
+    npy_body,
+    npz_body,
+    text_body,
+)
 from smartbatch.shared.errors import MalformedBody, UnsupportedMedia
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.wire import Kind, Payload, Raw
@@ -19,22 +27,25 @@ class _Reader(NamedTuple):
     kinds: frozenset[Kind]
 
 
-_JSON = _Reader(json_body.read, frozenset({"tensor", "text"}))
+_JSON = _Reader(json_body.read, frozenset({"tensor", "text", "inputs"}))
 _IMAGE = _Reader(image_body.read, frozenset({"image"}))
-_MSGPACK = _Reader(msgpack_body.read, frozenset({"tensor", "text", "image"}))
+_MSGPACK = _Reader(msgpack_body.read, frozenset({"tensor", "text", "image", "inputs"}))
 
 _READERS: dict[str, _Reader] = {
     "application/json": _JSON,
     **dict.fromkeys(image_body.MEDIA_TYPES, _IMAGE),
     "application/x-npy": _Reader(npy_body.read, frozenset({"tensor"})),
+    "application/x-npz": _Reader(npz_body.read, frozenset({"inputs"})),
     "application/msgpack": _MSGPACK,
-    "multipart/form-data": _Reader(multipart_body.read, frozenset({"image", "tensor"})),
+    "multipart/form-data": _Reader(multipart_body.read, frozenset({"image", "tensor", "inputs"})),
     "text/plain": _Reader(text_body.read, frozenset({"text"})),
 }
 _ALIASES = {
     "application/x-msgpack": "application/msgpack",
     "application/vnd.msgpack": "application/msgpack",
     "image/jpg": "image/jpeg",
+    "application/zip": "application/x-npz",
+    "application/x-zip-compressed": "application/x-npz",
 }
 # Content types that say nothing about the body; the last is what `curl --data-binary @cat.jpg` sends.
 _UNSPECIFIC = ("", "application/octet-stream", "application/x-www-form-urlencoded")
@@ -83,6 +94,10 @@ def _sniff(body: bytes) -> str:
         return "image/jpeg"
     if body.startswith(npy_body.MAGIC):
         return "application/x-npy"
+    if body.startswith(npz_body.MAGIC):
+        return "application/x-npz"
+    if body.startswith(msgpack_body.INPUTS):
+        return "application/msgpack"
     return "application/json" if body[:64].lstrip().startswith(b"{") else ""
 
 
@@ -93,5 +108,9 @@ def _as_raw(body: bytes, content_type: str, media: str, info: ModelInfo | None) 
     if not body:
         raise MalformedBody("the body is empty")
     what = repr(media[:80]) if media not in _UNSPECIFIC else "a body of unknown type"
-    takes = f"the model takes {' or '.join(info.input.kinds)}: " if info is not None else ""
+    takes = ""
+    if info is not None and info.inputs:
+        takes = f"the model takes several inputs by name ({', '.join(spec.name for spec in info.inputs):.200}): "
+    elif info is not None:
+        takes = f"the model takes {' or '.join(info.input.kinds)}: "
     raise UnsupportedMedia(f"{takes}expected {', '.join(accepted_media_types(info))}, got {what}")

@@ -1,5 +1,7 @@
 """application/json: `{"data": numbers or text, "shape"?: [...], "dtype"?: "..."}`. MessagePack has the same fields.
 
+Of a model with several inputs `{"inputs": {name: data or such an object, …}}`, with images and raw bytes in base64.
+
 msgspec decodes the body twice. The first pass finds the fields, checks the syntax and leaves `data` undecoded; the
 second decodes `data` as lists of the dtype, nested as deep as its first element. So nothing is allocated before the
 whole body is known to be well-formed, an error names the position of the bad number, and the nesting depth is bounded
@@ -11,6 +13,7 @@ Therefore `inspect` refuses lists that would take longer than 100 ms to decode.
 
 from __future__ import annotations
 
+import binascii
 import math
 import re
 from collections.abc import Callable
@@ -20,9 +23,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from smartbatch.gateway.formats.named_inputs import NOT_ANNOUNCED, file_payload, inputs_payload
 from smartbatch.gateway.formats.row_shapes import check_dtype, check_rows, tensor_payload
 from smartbatch.gateway.formats.tensor_bytes import ELEMENT, flatten, to_bytes
-from smartbatch.shared.errors import BodyTooLarge, InvalidInput, MalformedBody
+from smartbatch.shared.errors import BodyTooLarge, InvalidInput, MalformedBody, Unavailable
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.wire import MAX_DIMENSIONS, Payload, Raw, Tensor
 
@@ -48,8 +52,8 @@ class Fields(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _FIELDS = msgspec.json.Decoder(Fields)
-_ANY_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _KNOWN = "data, shape, dtype"
+_TEXTS = msgspec.json.Decoder(str | list[str])
 
 _OPENING = re.compile(rb"[\s\[]*")
 # Escapes in JSON text: a pair of surrogates is one character, and the group matches a lone one.
@@ -63,19 +67,58 @@ def read(body: bytes, content_type: str, info: ModelInfo | None, max_rows: int) 
     try:
         fields = decode(_FIELDS, body, known=_KNOWN)
     except InvalidInput:
-        # Well-formed, but not of this format: a model of kind raw takes any body.
-        if info is not None and "raw" in info.input.kinds and not _has_data(body):
+        # Well-formed, but not of this format: the inputs of a model that takes several, or a raw model's body.
+        if info is None and _has("inputs", body) and not _has("data", body):
+            raise Unavailable(NOT_ANNOUNCED) from None
+        if info is not None and info.inputs:
+            return _read_inputs(body, info, max_rows)
+        if info is not None and "raw" in info.input.kinds and not _has("data", body):
             return Payload("raw", Raw(body, content_type))
         raise
     return payload_of(fields, msgspec.json.Decoder, inspect, info, max_rows)
 
 
-def _has_data(body: bytes) -> bool:
+def _read_inputs(body: bytes, info: ModelInfo, max_rows: int) -> Payload:
+    names = tuple(spec.name for spec in info.inputs)
+    inputs = decode(_inputs_decoder(names), body, known=f"inputs: {', '.join(names)}").inputs
+    return inputs_payload(msgspec.structs.asdict(inputs), info, lambda value, one: input_payload(value, one, max_rows))
+
+
+@lru_cache(maxsize=256)
+def _inputs_decoder(names: tuple[str, ...]) -> Any:
+    """Return a decoder that ends at the first unknown name: a dict of all that a body may hold takes too long."""
+    inputs = msgspec.defstruct("Inputs", [(name, msgspec.Raw) for name in names], forbid_unknown_fields=True)
+    return msgspec.json.Decoder(msgspec.defstruct("Body", [("inputs", inputs)], forbid_unknown_fields=True))
+
+
+def input_payload(value: msgspec.Raw, info: ModelInfo, max_rows: int) -> Payload:
+    """Read one of several inputs: data, or an object with the fields of a whole body."""
+    data = memoryview(value)
+    if data[:1] == b"{":
+        return payload_of(decode(_FIELDS, data, known=_KNOWN), msgspec.json.Decoder, inspect, info, max_rows)
+    depth, leaf = inspect(data)
+    kinds = info.input.kinds
+    if leaf == "text" and depth < 2 and "text" not in kinds and ("image" in kinds or "raw" in kinds):
+        texts = decode(_TEXTS, data, known="")
+        try:
+            files = [binascii.a2b_base64(text, strict_mode=True) for text in ([texts] if depth == 0 else texts)]
+        except ValueError as error:
+            raise InvalidInput(f"it is not base64: {error}") from None
+        return file_payload(files, info, max_rows)
+    return payload_of(Fields(value), msgspec.json.Decoder, inspect, info, max_rows)
+
+
+def _has(field: str, body: bytes) -> bool:
     """Raises MalformedBody: the first pass stops at an unknown field, before it has read the rest."""
     try:
-        return "data" in decode(_ANY_OBJECT, body, known=_KNOWN)
+        return decode(_object_with(field), body, known="") is not None
     except InvalidInput:
         return False
+
+
+@lru_cache(maxsize=2)
+def _object_with(field: str) -> Any:
+    return msgspec.json.Decoder(msgspec.defstruct("Object", [(field, msgspec.Raw)]))
 
 
 def inspect(data: memoryview) -> tuple[int, Leaf]:

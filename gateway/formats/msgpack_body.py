@@ -1,15 +1,22 @@
-"""application/msgpack: the fields of JSON, where data may also be bytes; or `{"image": bytes or [bytes, …]}`."""
+"""application/msgpack: the fields of JSON, where data may also be bytes; or `{"image": bytes or [bytes, …]}`.
+
+Of a model with several inputs `{"inputs": {name: such a map, data, or a file's bytes, …}}`.
+"""
 
 from __future__ import annotations
 
+import contextlib
+from typing import Annotated
+
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from smartbatch.gateway.formats.image_body import images_payload
 from smartbatch.gateway.formats.json_body import Fields, Leaf, Shape, decode, payload_of
+from smartbatch.gateway.formats.named_inputs import file_payload, inputs_payload
 from smartbatch.shared.errors import BodyTooLarge, InvalidInput
 from smartbatch.shared.model_info import ModelInfo
-from smartbatch.shared.wire import MAX_DIMENSIONS, Payload
+from smartbatch.shared.wire import MAX_DIMENSIONS, MAX_INPUTS, Payload
 
 
 class _Body(msgspec.Struct, forbid_unknown_fields=True):
@@ -17,17 +24,42 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True):
     shape: Shape | None = None
     dtype: str | None = None
     image: bytes | list[bytes] | UnsetType = UNSET
+    inputs: Annotated[dict[str, msgspec.Raw], Meta(max_length=MAX_INPUTS)] | UnsetType = UNSET
 
 
 # Of lists of numbers, which can't be counted without decoding them. The slowest, lists of one number each, take 100 ms.
 MAX_LIST_BYTES = 1024 * 1024
 
+INPUTS = b"\x81\xa6inputs"  # how a body with several inputs begins
+
 _BODY = msgspec.msgpack.Decoder(_Body)
-_KNOWN = "data, shape, dtype; or image"
+_FILES = msgspec.msgpack.Decoder(bytes | list[bytes])
+_KNOWN = "data, shape, dtype; or image; or inputs"
 
 
 def read(body: bytes, content_type: str, info: ModelInfo | None, max_rows: int) -> Payload:
     fields = decode(_BODY, body, known=_KNOWN)
+    if fields.inputs is not UNSET:
+        if fields.data is not UNSET or fields.image is not UNSET:
+            raise InvalidInput("inputs can't be combined with data or image")
+        return inputs_payload(fields.inputs, info, lambda value, one: _input_payload(value, one, max_rows))
+    return _payload(fields, info, max_rows)
+
+
+def _input_payload(value: msgspec.Raw, info: ModelInfo, max_rows: int) -> Payload:
+    """Read one of several inputs: a map with the fields of a whole body, data, or the bytes of one or more files."""
+    data = memoryview(value)
+    if 0x80 <= data[0] <= 0x8F or data[0] in (0xDE, 0xDF):  # fixmap, map 16 and 32
+        return _payload(decode(_BODY, data, known=_KNOWN), info, max_rows)
+    with contextlib.suppress(msgspec.ValidationError):
+        files = _FILES.decode(data)
+        return file_payload([files] if isinstance(files, bytes) else files, info, max_rows)
+    return payload_of(Fields(value), msgspec.msgpack.Decoder, _inspect, info, max_rows)
+
+
+def _payload(fields: _Body, info: ModelInfo | None, max_rows: int) -> Payload:
+    if fields.inputs is not UNSET:
+        raise InvalidInput("inputs can't be nested")
     if fields.image is not UNSET:
         if fields.data is not UNSET or fields.shape is not None or fields.dtype is not None:
             raise InvalidInput("image can't be combined with data, shape or dtype")
@@ -35,8 +67,8 @@ def read(body: bytes, content_type: str, info: ModelInfo | None, max_rows: int) 
         return images_payload(images, max_rows)
     if fields.data is UNSET:
         raise InvalidInput(f"expected data or image; known fields are {_KNOWN}")
-    fields = Fields(fields.data, fields.shape, fields.dtype)
-    return payload_of(fields, msgspec.msgpack.Decoder, _inspect, info, max_rows)
+    given = Fields(fields.data, fields.shape, fields.dtype)
+    return payload_of(given, msgspec.msgpack.Decoder, _inspect, info, max_rows)
 
 
 def _inspect(data: memoryview) -> tuple[int, Leaf]:

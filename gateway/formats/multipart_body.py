@@ -1,17 +1,22 @@
 """multipart/form-data, as browsers and `curl -F image=@cat.jpg` send it: each file is an image, one row.
 
-A single .npy file is taken as a tensor. The names of the parts don't matter, their order does.
+A single .npy file is taken as a tensor. The names of the parts don't matter, their order does. Only several inputs of
+a model have the parts' names: each comes as files, or as plain fields that hold texts or JSON.
 """
 
 from __future__ import annotations
 
 import logging
+from typing import NamedTuple
 
+import msgspec
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from smartbatch.gateway.formats import npy_body
 from smartbatch.gateway.formats.image_body import images_payload
+from smartbatch.gateway.formats.json_body import input_payload
+from smartbatch.gateway.formats.named_inputs import file_payload, inputs_payload
 from smartbatch.shared.errors import InvalidInput, MalformedBody, TooManyRows
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.wire import Payload
@@ -23,7 +28,9 @@ def read(body: bytes, content_type: str, info: ModelInfo | None, max_rows: int) 
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
     if not boundary:
         raise MalformedBody("multipart/form-data needs a boundary in its Content-Type")
-    files = _files(body, boundary, max_rows)
+    if info is not None and info.inputs:
+        return _named(_parts(body, boundary, max_rows * len(info.inputs), fields=True), info, max_rows)
+    files = [part.content for part in _parts(body, boundary, max_rows)]
     if len(files) == 1 and files[0].startswith(npy_body.MAGIC):
         return npy_body.read(files[0], content_type, info, max_rows)
     if any(file.startswith(npy_body.MAGIC) for file in files):
@@ -31,8 +38,29 @@ def read(body: bytes, content_type: str, info: ModelInfo | None, max_rows: int) 
     return images_payload(files, max_rows)
 
 
-def _files(body: bytes, boundary: bytes, max_rows: int) -> list[bytes]:
-    parts = _Parts(max_rows)
+class Part(NamedTuple):
+    name: str
+    is_file: bool
+    content: bytes
+
+
+def _named(parts: list[Part], info: ModelInfo, max_rows: int) -> Payload:
+    by_name: dict[str, list[Part]] = {}
+    for part in parts:
+        by_name.setdefault(part.name, []).append(part)
+
+    def read(parts: list[Part], info: ModelInfo) -> Payload:
+        if "tensor" in info.input.kinds and "text" not in info.input.kinds and not parts[0].is_file:
+            if len(parts) > 1:
+                raise InvalidInput("a field with numbers must be there once, with all rows")
+            return input_payload(msgspec.Raw(parts[0].content.strip()), info, max_rows)
+        return file_payload([part.content for part in parts], info, max_rows)
+
+    return inputs_payload(by_name, info, read)
+
+
+def _parts(body: bytes, boundary: bytes, max_parts: int, *, fields: bool = False) -> list[Part]:
+    parts = _Parts(max_parts, fields=fields)
     try:
         parser = MultipartParser(
             boundary,
@@ -51,24 +79,27 @@ def _files(body: bytes, boundary: bytes, max_rows: int) -> list[bytes]:
         raise MalformedBody(f"the body is not multipart/form-data: {error!s:.200}") from None
     if not parts.ended:
         raise MalformedBody("the multipart body ends without its closing boundary")
-    return parts.files
+    return parts.found
 
 
 class _Parts:
-    """Gathers the files of one body; the parser calls it in the order of the bytes."""
+    """Gathers the parts of one body; the parser calls it in the order of the bytes."""
 
-    def __init__(self, max_rows: int) -> None:
-        self.files: list[bytes] = []
+    def __init__(self, max_parts: int, *, fields: bool) -> None:
+        self.found: list[Part] = []
         self.ended = False
-        self._max_rows = max_rows
+        self._max_parts = max_parts
+        self._takes_fields = fields
+        self._name, self._is_file = "", False
         self._field = b""
         self._disposition = b""
         self._chunks: list[bytes] = []
 
     def begin(self) -> None:
-        if len(self.files) == self._max_rows:
-            raise TooManyRows(f"a request may have at most {self._max_rows} rows (MAX_BATCH_SIZE), got more files")
+        if len(self.found) == self._max_parts:
+            raise TooManyRows(f"a request may have at most {self._max_parts} rows (MAX_REQUEST_ROWS), got more files")
         self._disposition = b""
+        self._name, self._is_file = "", False
         self._chunks = []
 
     def header_field(self, data: bytes, start: int, end: int) -> None:
@@ -80,15 +111,16 @@ class _Parts:
 
     def headers_finished(self) -> None:
         parameters = parse_options_header(self._disposition.decode("latin-1"))[1]
-        if b"filename" not in parameters:
-            name = parameters.get(b"name", b"").decode("utf-8", "replace")
-            raise InvalidInput(f"every part must be a file (with a filename), but {name[:60]!r} is a plain field")
+        self._name = parameters.get(b"name", b"").decode("utf-8", "replace")
+        self._is_file = b"filename" in parameters
+        if not (self._is_file or self._takes_fields):
+            raise InvalidInput(f"every part must be a file (with a filename), but {self._name[:60]!r} is a plain field")
 
     def data(self, data: bytes, start: int, end: int) -> None:
         self._chunks.append(data[start:end])
 
     def end_part(self) -> None:
-        self.files.append(b"".join(self._chunks))
+        self.found.append(Part(self._name, self._is_file, b"".join(self._chunks)))
 
     def end(self) -> None:
         self.ended = True

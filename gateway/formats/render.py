@@ -8,8 +8,9 @@ import re
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
-from smartbatch.gateway.core.response_types import Batch, ClassScore, OutputTensor, PredictResponse
+from smartbatch.gateway.core.response_types import Batch, ClassScore, OutputTensor, PredictResponse, RowError
 from smartbatch.gateway.formats import npy_body
 from smartbatch.gateway.formats.tensor_bytes import to_lists
 from smartbatch.shared.errors import NotAcceptable, WireError
@@ -128,6 +129,8 @@ def render(chosen: Format, reply: Reply, *, model: str, request_id: str, timing:
         }
     else:
         response.values = result.values or []
+    if result.errors:
+        _add_failed_rows(response, result)
     if (batch := reply.batch) is not None:
         response.batch = Batch(batch.id, batch.rows, batch.requests, batch.position, batch.closed, batch.worker)
     if chosen is not _JSON:
@@ -158,6 +161,30 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(part) for part in value]
     return value
+
+
+def _add_failed_rows(response: PredictResponse, result: Result) -> None:
+    """Put the rows that failed into their places."""
+    response.errors = [RowError(row, error.code, error.detail) for row, error in sorted(result.errors.items())]
+    for row in sorted(result.errors):
+        if response.predictions:
+            response.predictions.insert(row, None)
+        elif response.outputs:
+            for output in response.outputs.values():
+                _insert_row(output, row)
+        elif response.values is not UNSET:
+            response.values.insert(row, None)
+
+
+def _insert_row(output: OutputTensor, row: int) -> None:
+    rows, *shape = output.shape
+    if isinstance(output.data, list):
+        output.data.insert(row, None)
+    else:
+        size = len(output.data) // rows
+        data = bytes(output.data)
+        output.data = data[: row * size] + bytes(size) + data[row * size :]
+    output.shape = (rows + 1, *shape)
 
 
 def _data(tensor: Tensor) -> bytes | bytearray | memoryview:

@@ -34,7 +34,7 @@ def tensor_payload(tensor: Tensor, info: ModelInfo | None, max_rows: int, *, fla
 
 def check_rows(rows: int, max_rows: int) -> None:
     if rows > max_rows:
-        raise TooManyRows(f"a request may have at most {max_rows} rows (MAX_BATCH_SIZE), got {rows}")
+        raise TooManyRows(f"a request may have at most {max_rows} rows (MAX_REQUEST_ROWS), got {rows}")
     if rows == 0:
         raise InvalidInput("the request has no rows")
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from smartbatch.gateway.formats.named_inputs import inputs_payload
 from smartbatch.gateway.formats.tensor_bytes import to_bytes
 from smartbatch.gateway.grpc import inference_pb2 as pb
 from smartbatch.gateway.oip import inputs
@@ -59,29 +60,36 @@ def parse_message(content: bytes) -> pb.ModelInferRequest:
 
 def read(request: pb.ModelInferRequest, info: ModelInfo | None, max_rows: int) -> tuple[Payload, InferOptions]:
     """Raises MalformedBody, InvalidInput or TooManyRows, saying what was expected and what came."""
-    inputs.only([tensor.name for tensor in request.inputs])
-    options = _options(request)
-    payload = _payload(request, info, max_rows)
+    names, raw = [tensor.name for tensor in request.inputs], request.raw_input_contents
+    if raw and len(raw) != len(names):
+        raise MalformedBody(f"raw_input_contents must have one tensor per input, got {len(raw)} for {len(names)}")
+    tensors = zip(request.inputs, raw or [None] * len(names), strict=True)
+    if info is not None and info.inputs:
+        given = inputs.by_name(names, tensors)
+        options = _options(request)
+        payload = inputs_payload(given, info, lambda tensor, one: _payload(*tensor, one, max_rows))
+    else:
+        inputs.only(names)
+        options = _options(request)
+        payload = _payload(*next(tensors), info, max_rows)
     check(options, payload, info)
     return payload, options
 
 
-def _payload(request: pb.ModelInferRequest, info: ModelInfo | None, max_rows: int) -> Payload:
-    (tensor,) = request.inputs
+def _payload(
+    tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None, info: ModelInfo | None, max_rows: int
+) -> Payload:
     name, datatype, shape = tensor.name, tensor.datatype, tuple(tensor.shape)
-    raw = request.raw_input_contents
-    if len(raw) > 1:
-        raise MalformedBody(f"raw_input_contents must have one tensor per input, got {len(raw)} for one input")
-    if raw and tensor.HasField("contents"):
+    if raw is not None and tensor.HasField("contents"):
         raise MalformedBody(f"input {name!r:.60} has both contents and raw_input_contents")
     if datatype == BYTES:
         count = inputs.check_elements(name, shape, info, max_rows)
-        elements = split_elements(raw[0], count) if raw else list(tensor.contents.bytes_contents)
+        elements = split_elements(raw, count) if raw is not None else list(tensor.contents.bytes_contents)
         if len(elements) != count:
             raise InvalidInput(f"the shape needs {count} elements, but bytes_contents has {len(elements)}")
         return inputs.elements_payload(name, elements, info, max_rows)
-    if raw:
-        return inputs.numbers(name, datatype, shape, raw[0], info, max_rows)
+    if raw is not None:
+        return inputs.numbers(name, datatype, shape, raw, info, max_rows)
     dtype = inputs.check_tensor(name, datatype, shape, info, max_rows)
     return inputs.numbers(name, datatype, shape, _typed(tensor, dtype), info, max_rows)
 

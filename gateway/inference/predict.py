@@ -12,7 +12,7 @@ from smartbatch.gateway import formats
 from smartbatch.gateway.formats import render
 from smartbatch.gateway.formats.render import Format
 from smartbatch.gateway.inference.codec import COMMON_HEADERS, Codec, Response
-from smartbatch.shared.errors import ClientError
+from smartbatch.shared.errors import ClientError, NotAcceptable
 from smartbatch.shared.keys import check_model_name
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.wire import Payload, Reply
@@ -21,7 +21,7 @@ PATH = "/predict"
 DEFAULT_TOP_K = 5
 MAX_TOP_K = 1000
 MAX_QUERY_FIELDS = 16
-QUERY_FIELDS = ("model", "top_k")
+QUERY_FIELDS = ("model", "top_k", "partial")
 
 _WHOLE = re.compile(r"[0-9]{1,9}")  # int() accepts more: 1_0, blanks and the digits of every script
 
@@ -33,6 +33,7 @@ class PredictCodec(Codec):
     _content_type = ""
     _format = Format.JSON
     _top_k = DEFAULT_TOP_K
+    _partial = False
 
     def parse_head(self, headers: Mapping[bytes, str], query: bytes) -> None:
         self._content_type = headers.get(b"content-type", "")
@@ -43,14 +44,20 @@ class PredictCodec(Codec):
                 self.model = check_model_name(fields["model"])
             if "top_k" in fields:
                 self._top_k = _read_top_k(fields["top_k"])
+            if "partial" in fields:
+                self._partial = _read_flag("partial", fields["partial"])
 
     def check_head(self) -> None:
         self._format = render.negotiate(self._accept)
+        if self._partial and self._format is _NPY:
+            raise NotAcceptable("partial: npy can't hold the errors of rows; use Accept: application/json")
 
     def parse_body(self, body: bytes, info: ModelInfo | None, max_rows: int) -> Payload:
         payload = formats.parse(body, self._content_type, info, max_rows=max_rows)
         if self._top_k and self._format is not _NPY:  # npy holds the output tensor, not classes
             payload.options = {"top_k": self._top_k}
+        if self._partial:
+            payload.options = {**payload.options, "partial": True}
         return payload
 
     def render_reply(
@@ -90,3 +97,9 @@ def _read_top_k(text: str) -> int:
     if not _WHOLE.fullmatch(text) or int(text) > MAX_TOP_K:
         raise ClientError(f"top_k: expected a whole number from 0 to {MAX_TOP_K}, got {text[:40]!r}")
     return int(text)
+
+
+def _read_flag(name: str, text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ClientError(f"{name}: expected true or false, got {text[:40]!r}")
+    return text == "true"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 from smartbatch.gateway.auth.principal import Principal
@@ -17,13 +17,14 @@ from smartbatch.gateway.core.problems import code_of, status_of
 from smartbatch.gateway.core.tracing import ServerSpan
 from smartbatch.gateway.formats.render import timing_ms
 from smartbatch.gateway.inference.codec import Codec, Response
+from smartbatch.gateway.inference.parts import Part, join, split
 from smartbatch.gateway.inference.request_services import RequestServices
 from smartbatch.gateway.queue.queued_request import Outcome
 from smartbatch.shared.broker.queue.admission import NewEntry
-from smartbatch.shared.errors import ClientError, ClientGone, DeadlineExceeded, SmartBatchError, Unavailable
+from smartbatch.shared.errors import ClientError, ClientGone, DeadlineExceeded, SmartBatchError, Unavailable, WireError
 from smartbatch.shared.telemetry import trace_context
 from smartbatch.shared.telemetry.trace_context import TraceContext
-from smartbatch.shared.wire import BatchInfo, pack_payload, unpack_reply
+from smartbatch.shared.wire import BatchInfo, Payload, pack_payload, pack_reply, unpack_reply
 
 MAX_ID_CHARS = 128
 MIN_TIMEOUT_S, MAX_TIMEOUT_S = 0.001, 86400.0  # of X-Request-Timeout
@@ -41,10 +42,12 @@ class InferenceRequest:
     """
 
     # Class attributes are the defaults, since one instance is created for each request.
-    entry: NewEntry  # set by `parse_body`
+    entry: NewEntry  # set by `parse_body`, unless it sets `_parts`
+    _parts: Sequence[Part] = ()  # of a request with more rows than a batch may have
     principal: Principal | None = None  # None: no API keys are configured
     admitted_at = 0.0
     waiting = False
+    answered = False  # never set: only parts are told apart by it
     _queued = False  # in the model queue, which must release it
     _on_outcome: Callable[[Outcome], None] | None = None
     _client_timeout = False  # the client chose the timeout
@@ -92,21 +95,30 @@ class InferenceRequest:
         """Check the body against the model's input and pack it for the worker. May be called in another thread."""
         services, codec = self._services, self.codec
         info = services.model_infos.get(self.queue.keys.model)
-        payload = codec.parse_body(body, info, info.max_batch_size if info else services.settings.max_batch_size)
+        payload = codec.parse_body(body, info, services.settings.max_request_rows)
         if codec.timeout_s is not None:
             self._shorten_timeout(codec.timeout_s)
         self._rows = payload.rows
+        most = info.max_batch_size if info else services.settings.max_batch_size
+        if self._rows > most:
+            self._parts = [Part(self, self._entry(part, n)) for n, part in enumerate(split(payload, most), 1)]
+        else:
+            self.entry = self._entry(payload)
+
+    def _entry(self, payload: Payload, part: int = 0) -> NewEntry:
         trace = self._trace
         if self._span is not None and trace is not None:
             trace = trace._replace(sent_us=time.time_ns() // 1000)
         trace_field = "" if trace is None else trace_context.write_field(trace)
-        self.entry = NewEntry(self.id, self.timeout_ms, self._rows, payload.kind, pack_payload(payload), trace_field)
+        entry_id = f"{self.id}.{part}" if part else self.id
+        return NewEntry(entry_id, self.timeout_ms, payload.rows, payload.kind, pack_payload(payload), trace_field)
 
     def submit(self, on_outcome: Callable[[Outcome], None]) -> None:
         """Put the request into the model queue. `on_outcome` is called once, in the event loop, and must not raise."""
         self._on_outcome = on_outcome
         self._queued = self.waiting = True
-        self.queue.submit(self)
+        for queued in self._parts or (self,):
+            self.queue.submit(queued)
 
     async def reply(self) -> bytes:
         """Submit the request, and await the packed reply. Raises the error that ends it."""
@@ -131,11 +143,28 @@ class InferenceRequest:
         if on_outcome is not None:
             on_outcome(outcome)
 
+    def part_answered(self, part: Part) -> None:
+        """Take the reply of a part. The last one ends the request, and so does an error."""
+        part.answered = True
+        self.queue.release(part, answered=True)
+        if part.reply.error is not None:
+            self.end(pack_reply(part.reply))
+        elif all(part.answered for part in self._parts):
+            self.admitted_at = max(part.admitted_at for part in self._parts)
+            replies = [part.reply for part in self._parts]
+            for reply in replies:
+                self.queue.metrics.batch(reply.batch)
+            try:
+                self.end(pack_reply(join(replies)))
+            except WireError as error:
+                self.end(error)
+
     def finish(self, packed: bytes) -> Response:
         """Render the response of a packed reply. Raises the error that the reply holds."""
         reply = unpack_reply(packed)
         self._queued = False
-        self.queue.release(self, answered=True)
+        if not self._parts:
+            self.queue.release(self, answered=True)
         total_ms = (time.monotonic() - self.started_at) * 1000
         gateway_ms = max(0.0, total_ms - sum(reply.ms.values()))
         # A worker may begin before this process has read that the request was admitted.
@@ -151,7 +180,9 @@ class InferenceRequest:
         response = self.codec.render_reply(
             reply, timing, model=self.queue.keys.model, request_id=self.id, client_id=self.client_id
         )
-        self.queue.metrics.answered(timing, self._rows, reply.batch)
+        self.queue.metrics.answered(timing, self._rows)
+        if not self._parts:
+            self.queue.metrics.batch(reply.batch)
         if self._span is not None:
             self._end_span(200)
         return response
@@ -180,7 +211,10 @@ class InferenceRequest:
         self.waiting, self._on_outcome = False, None
         if self._queued:
             self._queued = False
-            self.queue.release(self, answered=False)
+            for queued in self._parts or (self,):
+                queued.waiting = False
+                if not queued.answered:
+                    self.queue.release(queued, answered=False)
 
     def _shorten_timeout(self, seconds: float) -> None:
         """Apply a timeout that the client asked for. REQUEST_TIMEOUT is the longest."""

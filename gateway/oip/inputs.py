@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from smartbatch.gateway.formats.image_body import images_payload, is_image
 from smartbatch.gateway.formats.row_shapes import check_rows, tensor_payload
@@ -16,6 +17,7 @@ from smartbatch.shared.wire import MAX_DIMENSIONS, Payload, Raw, Tensor
 _OCTETS = "application/octet-stream"
 
 Shape = tuple[int, ...]
+T = TypeVar("T")
 
 
 def only(names: Sequence[str]) -> None:
@@ -23,6 +25,14 @@ def only(names: Sequence[str]) -> None:
     if len(names) != 1:
         came = ", ".join(names) or "none"
         raise InvalidInput(f"a request must have one input, got {len(names)} ({came:.200})")
+
+
+def by_name(names: Sequence[str], tensors: Iterable[T]) -> dict[str, T]:
+    """Return several inputs by name, each of which a request must hold once."""
+    found = dict(zip(names, tensors, strict=True))
+    if len(found) != len(names):
+        raise InvalidInput(f"an input is there twice: {', '.join(names):.200}")
+    return found
 
 
 def check_tensor(name: str, datatype: str, shape: Shape, info: ModelInfo | None, max_rows: int) -> str:

@@ -52,7 +52,7 @@ class TensorMetadata(msgspec.Struct):
 
 
 class ModelMetadata(msgspec.Struct):
-    """`inputs` holds the model's one input, `alternative_inputs` what may be sent in its place: tools send all of
+    """`inputs` holds the model's inputs, `alternative_inputs` what may be sent in place of one: tools send all of
     `inputs`. `outputs` may be empty, since a user's model needn't declare them."""
 
     name: str
@@ -127,20 +127,23 @@ def check_access(principal: Principal | None, model: str) -> None:
 
 
 def model_metadata(info: ModelInfo) -> ModelMetadata:
-    first, *others = [TensorMetadata(form.name, form.datatype, form.shape) for form in signature.forms(info)]
+    each = [
+        [TensorMetadata(form.name, form.datatype, form.shape) for form in forms] for forms in signature.inputs(info)
+    ]
+    others = [form for forms in each for form in forms[1:]]
     outputs = [TensorMetadata(output.name, output.datatype, output.shape) for output in signature.outputs(info)]
-    return ModelMetadata(info.name, [VERSION], info.platform, [first], outputs, others)
+    return ModelMetadata(info.name, [VERSION], info.platform, [forms[0] for forms in each], outputs, others)
 
 
 def model_config(monitor: SystemMonitor, info: ModelInfo) -> ModelConfig:
     batched = signature.batched(info)
-    first, outputs = signature.forms(info)[0], signature.outputs(info)
+    inputs, outputs = [forms[0] for forms in signature.inputs(info)], signature.outputs(info)
     return ModelConfig(
         info.name,
         info.platform,
         SERVER_NAME,
         info.max_batch_size if batched else 0,
-        [ConfigTensor(first.name, _config_type(first.datatype), first.shape[batched:])],
+        [ConfigTensor(form.name, _config_type(form.datatype), form.shape[batched:]) for form in inputs],
         [ConfigTensor(output.name, _config_type(output.datatype), output.shape[batched:]) for output in outputs],
         _instances(monitor, info.name),
         {"latest": {"num_versions": 1}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated
 
 import msgspec
@@ -9,6 +10,7 @@ from msgspec import Meta
 
 from smartbatch.gateway.formats.image_body import is_image
 from smartbatch.gateway.formats.json_body import Fields, Shape, decode, inspect, payload_of
+from smartbatch.gateway.formats.named_inputs import inputs_payload
 from smartbatch.gateway.oip import inputs, signature
 from smartbatch.gateway.oip.bytes_tensor import read_elements
 from smartbatch.gateway.oip.datatypes import BYTES, dtype_of, split_elements
@@ -95,17 +97,22 @@ def read(body: bytes, header_length: int | None, info: ModelInfo | None, max_row
         raise MalformedBody(f"Inference-Header-Content-Length is {header_length}, but the body has {len(body)} bytes")
     view = memoryview(body)
     request: InferRequest = decode(_DECODER, view[:header_length], known=_KNOWN)
-    inputs.only([each.name for each in request.inputs])
-    (tensor,) = request.inputs
-    options = _options(request)
-    payload = _payload(tensor, view[header_length:], info, max_rows)
+    names, behind = [each.name for each in request.inputs], view[header_length:]
+    if info is not None and info.inputs:
+        tensors = inputs.by_name(names, zip(request.inputs, _split_behind(request.inputs, behind), strict=True))
+        options = _options(request)
+        payload = inputs_payload(tensors, info, lambda given, one: _payload(*given, one, max_rows))
+    else:
+        inputs.only(names)
+        (tensor,) = request.inputs
+        options = _options(request)
+        payload = _payload(tensor, _behind(tensor, behind), info, max_rows)
     check(options, payload, info)
     return payload, options
 
 
-def _payload(tensor: InferInput, behind: memoryview, info: ModelInfo | None, max_rows: int) -> Payload:
+def _payload(tensor: InferInput, binary: memoryview | None, info: ModelInfo | None, max_rows: int) -> Payload:
     name, datatype, shape = tensor.name, tensor.datatype, tensor.shape
-    binary = _behind(tensor, behind)
     if datatype == BYTES:
         count = inputs.check_elements(name, shape, info, max_rows)
         if binary is not None:
@@ -121,6 +128,18 @@ def _payload(tensor: InferInput, behind: memoryview, info: ModelInfo | None, max
     if leaf == "text" or depth == 0:
         raise InvalidInput(f"data of input {name!r:.60} must be a list of {datatype} numbers")
     return payload_of(Fields(tensor.data, shape, dtype), msgspec.json.Decoder, inspect, info, max_rows)
+
+
+def _split_behind(tensors: Iterable[InferInput], behind: memoryview) -> list[memoryview | None]:
+    """Split the bytes behind the JSON into those of each tensor, which follow in order."""
+    parts = []
+    for tensor in tensors:
+        size = (tensor.parameters or _NO_INPUT).binary_data_size or 0
+        parts.append(_behind(tensor, behind[:size]))
+        behind = behind[size:]
+    if len(behind):
+        raise MalformedBody(f"{len(behind)} bytes follow those of the last input")
+    return parts
 
 
 def _behind(tensor: InferInput, behind: memoryview) -> memoryview | None:
@@ -162,6 +181,8 @@ def _raw(body: bytes, info: ModelInfo | None, max_rows: int) -> tuple[Payload, I
         raise Unavailable("no worker has announced the model's inputs yet, so a body of raw bytes can't be interpreted")
     if not body:
         raise MalformedBody("the body is empty")
+    if info.inputs:
+        raise InvalidInput("the model takes several inputs, so a body of raw bytes can't be interpreted")
     forms = {form.kind: form for form in signature.forms(info)}
     bytes_form = forms.get("image") if is_image(body) else None
     bytes_form = bytes_form or (None if "tensor" in forms else next(iter(forms.values())))

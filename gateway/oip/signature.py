@@ -1,7 +1,7 @@
 """A model's inputs and outputs in the protocol's terms: named tensors with a datatype and a shape.
 
-A model here takes one input, but perhaps in several forms: a tensor of numbers, encoded images, texts, any bytes. Each
-form is an input of its own name, of which a request holds one.
+An input may have several forms: a tensor of numbers, encoded images, texts, any bytes. Each form of a model's one input
+has a name of its own, and a request holds one of them. The forms of one of several inputs share its name.
 """
 
 from __future__ import annotations
@@ -31,14 +31,19 @@ class Output(msgspec.Struct, frozen=True):
     shape: tuple[int, ...]
 
 
+def inputs(info: ModelInfo) -> list[list[TensorSignature]]:
+    """List the forms of each input."""
+    return [forms(info.of_input(spec)) for spec in info.inputs] or [forms(info)]
+
+
 def forms(info: ModelInfo) -> list[TensorSignature]:
-    """List the forms, the tensor first: tools generate data for that one."""
-    spec = info.input
-    return [_form(kind, spec) for kind in _IN_ORDER if kind in spec.kinds]
+    """List the forms of one input, the tensor first: tools generate data for that one."""
+    spec, named = info.input, bool(info.inputs)
+    return [_form(kind, spec, named) for kind in _IN_ORDER if kind in spec.kinds]
 
 
-def _form(kind: Kind, spec: InputSpec) -> TensorSignature:
-    name = spec.name if kind == "tensor" or len(spec.kinds) == 1 else kind
+def _form(kind: Kind, spec: InputSpec, named: bool) -> TensorSignature:
+    name = spec.name if named or kind == "tensor" or len(spec.kinds) == 1 else kind
     if kind == "tensor":
         row = (-1,) if spec.shape is None else spec.shape
         return TensorSignature(name, kind, DATATYPES[spec.dtype or "float32"], (-1, *row))
@@ -47,7 +52,7 @@ def _form(kind: Kind, spec: InputSpec) -> TensorSignature:
 
 def batched(info: ModelInfo) -> bool:
     """Return whether a request may have several rows. A raw body is one row."""
-    return info.input.kinds != ("raw",)
+    return all(spec.kinds != ("raw",) for spec in info.inputs or (info.input,))
 
 
 def outputs(info: ModelInfo) -> list[Output]:

@@ -57,6 +57,12 @@ def set_up(log_format: str, level: str, who: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     if log_format == "json":
         handler.setFormatter(_Json())
+        logging.captureWarnings(True)  # otherwise the lines of `warnings` are text
     else:
         handler.setFormatter(_Human(f"%(asctime)s {who} %(levelname)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+
+
+def is_json() -> bool:
+    """Whether this process's log was set up as JSON."""
+    return any(isinstance(handler.formatter, _Json) for handler in logging.getLogger().handlers)

@@ -122,17 +122,24 @@ def test_model_without_photo_input_shows_a_text_box(
         ModelInfo("iris", "x", InputSpec(("tensor",), "float32", (2, 2)), 8),
         ModelInfo("words", "x", InputSpec(("text",)), 8),
         ModelInfo("eyes", "x", InputSpec(("image", "tensor"), "uint8", (3, 2, 2)), 8),
+        ModelInfo(
+            *("mixed", "x", InputSpec(("inputs",)), 8),
+            inputs=(InputSpec(("text",), name="words"), InputSpec(("tensor",), "float32", (2,), "numbers")),
+        ),
     ):
         broker.sync.hset("smartbatch:models", info.name, encode(info))
     watched = watch(simulated.url)
     page = watched.page
     photo, text = page.locator("#photo-box"), page.get_by_label("JSON or text")
-    expect(page.locator("#model option")).to_have_count(4)
+    expect(page.locator("#model option")).to_have_count(5)
     page.get_by_label("Model").select_option("iris")
     expect(photo).to_be_hidden()
     expect(text).to_have_value('{"data":[[[0,0],[0,0]]]}')
     page.get_by_label("Model").select_option("words")
     expect(text).to_have_value('{"data": ["a text", "another one"]}')
+    page.get_by_label("Model").select_option("mixed")
+    expect(photo).to_be_hidden()
+    expect(text).to_have_value('{"inputs":{"words":"a text","numbers":[0,0]}}')
     page.get_by_label("Model").select_option("eyes")
     expect(photo).to_be_visible()
     expect(text).to_be_hidden()

@@ -63,7 +63,8 @@ class Stack:
     """One compose project with its own names, ports and image tags."""
 
     def __init__(self, folder: Path) -> None:
-        (folder / "env").touch()  # ignores a developer's .env
+        self.env_file = folder / "env"
+        self.env_file.touch()  # ignores a developer's .env
         first = free_ports(7)
         settings = {row[0] for row in describe()}
         self.env = {key: value for key, value in os.environ.items() if key not in settings} | {
@@ -77,12 +78,12 @@ class Stack:
             "GRPC_PORTS": f"127.0.0.1:{first + 5}",
             "LOCUST_PORTS": f"127.0.0.1:{first + 6}",
         }
-        project = f"smartbatch-test-{uuid.uuid4().hex[:8]}"
+        self.project = f"smartbatch-test-{uuid.uuid4().hex[:8]}"
         assert COMPOSE
-        self._command = (*COMPOSE, "-p", project, "--env-file", str(folder / "env"), "-f", "docker-compose.yml")
+        self.command = (*COMPOSE, "-p", self.project, "--env-file", str(self.env_file), "-f", "docker-compose.yml")
 
     def compose(self, *words: str, check: bool = True) -> str:
-        return run(*self._command, *words, env=self.env, check=check)
+        return run(*self.command, *words, env=self.env, check=check)
 
     def up(self, **scale: int) -> None:
         words = itertools.chain.from_iterable(("--scale", f"{name}={count}") for name, count in scale.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 
 from smartbatch.deploy.cli import COMMANDS, cli
 from smartbatch.deploy.ports import free_port
+from smartbatch.shared.model_info import InputSpec, ModelInfo, encode
 from smartbatch.shared.settings import describe
 from tests.brokers import Broker
 
@@ -108,6 +110,17 @@ def test_help_of_an_option_names_its_variable_and_default() -> None:
     assert "Maximum rows per batch. [MAX_BATCH_SIZE=32]" in " ".join(result.output.split())
 
 
+@pytest.mark.parametrize("command", ["up", "worker", "gateway"])
+def test_help_fits_a_terminal_and_shows_choices_and_units(command: str) -> None:
+    lines = CliRunner().invoke(cli, [command, "--help"], terminal_width=80).output.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not any("…" in line or line.endswith("...") for line in lines)
+    choices = {"gateway": "--log-level debug|info|warning|error", "up": "--dtype float32|float16|bfloat16"}
+    assert any(line.strip().startswith(choices.get(command, choices["up"])) for line in lines)
+    unit = "--request-timeout SECONDS" if command == "gateway" else "--max-wait-time SECONDS"
+    assert any(line.strip().startswith(unit) for line in lines)
+
+
 # --- ports
 
 
@@ -153,6 +166,17 @@ def test_queue_reports_that_no_model_is_announced(broker: Broker) -> None:
 
 
 # --- models
+
+
+def test_models_lists_each_of_several_inputs(broker: Broker) -> None:
+    specs = (InputSpec(("image", "tensor"), name="photo"), InputSpec(("tensor",), "float32", (3,), "numbers"))
+    several = ModelInfo("mixed", "x.py:X", InputSpec(("inputs",)), 8, inputs=specs)
+    single = ModelInfo("iris", "y.py:Y", InputSpec(("tensor",), "float32", (4,)), 8)
+    for info in (several, single):
+        broker.sync.hset("smartbatch:models", info.name, encode(info))
+    lines = [" ".join(line.split()) for line in Ended("models", REDIS_URL=broker.url).out]
+    assert "mixed x.py:X photo: image, tensor; numbers: tensor photo: any; numbers: float32 [3] 0" in lines
+    assert "iris y.py:Y tensor float32 [4] 0" in lines
 
 
 def test_unknown_model_is_rejected_with_similar_names(broker: Broker) -> None:
@@ -203,9 +227,9 @@ def test_unavailable_weights_end_the_worker_and_name_the_alternatives(broker: Br
 @pytest.mark.parametrize(
     ("variable", "value", "expected"),
     [
-        ("MAX_BATCH_SIZE", "x", "Expected `int`"),
-        ("MAX_WAIT_TIME", "-1", "Expected `float` >= 0.0"),
-        ("LOG_FORMAT", "xml", "Expected human or json"),
+        ("MAX_BATCH_SIZE", "x", "expected a whole number from 1 to 65536"),
+        ("MAX_WAIT_TIME", "10ms", "expected a number of seconds from 0 to 60"),
+        ("LOG_FORMAT", "xml", "expected human or json"),
     ],
 )
 @pytest.mark.parametrize("command", ["worker", "settings"])
@@ -219,12 +243,12 @@ def test_invalid_setting_is_rejected_with_expected_and_actual_value(
 
 def test_option_overrides_the_environment_and_is_validated() -> None:
     line = error_line("gateway", "--port", "70000", environ={"PORT": "8000", **NO_BROKER})
-    assert line == "smartbatch: PORT: Expected `int` <= 65535, got '70000'"
+    assert line == "smartbatch: PORT: expected a whole number from 0 to 65535, got '70000'"
 
 
 def test_workers_option_of_a_gateway_sets_its_processes() -> None:
     line = error_line("gateway", "--workers", "0", environ=NO_BROKER)
-    assert line == "smartbatch: GATEWAY_PROCESSES: Expected `int` >= 1, got '0'"
+    assert line == "smartbatch: GATEWAY_PROCESSES: expected a whole number from 1 to 256, got '0'"
 
 
 def test_option_of_up_out_of_range_is_rejected() -> None:
@@ -236,11 +260,40 @@ def test_option_of_up_out_of_range_is_rejected() -> None:
 def test_settings_lists_every_variable_with_its_value_and_no_password() -> None:
     ended = Ended("settings", MAX_BATCH_SIZE="64", MODEL_PATH="examples.[bold]:Net", **NO_BROKER)
     assert (ended.code, ended.err) == (0, [])
-    rows = {line.split()[0]: line.split() for line in ended.out[1:]}
-    assert list(rows) == [name for name, *_ in describe()]
-    assert rows["MAX_BATCH_SIZE"][1:3] == ["64", "32"]
-    assert rows["MODEL_PATH"][1] == "examples.[bold]:Net"
-    assert rows["REDIS_URL"][1] == "redis://somebody:***@127.0.0.1:1/0"
+    lines = [line for line in ended.out if not line.startswith(" ")]
+    values = dict(line.split("=", 1) for line in lines)
+    assert list(values) == [name for name, *_ in describe()]
+    assert values["MAX_BATCH_SIZE"] == "64  default: 32"
+    assert values["PORT"] == "8000"
+    assert values["MODEL_PATH"] == "examples.[bold]:Net  default: efficientnet_lite0"
+    assert values["REDIS_URL"] == "redis://somebody:***@127.0.0.1:1/0  default: redis://127.0.0.1:6379/0"
+
+
+def test_settings_fit_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smartbatch.deploy.tables.PIPED_WIDTH", 80)
+    lines = CliRunner().invoke(cli, ["settings"]).output.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "    Maximum rows per batch" in lines
+
+
+@pytest.mark.parametrize("command", ["up", "gateway", "worker"])
+def test_misspelt_variable_is_warned_of(command: str) -> None:
+    environ = {"MAX_BATCHSIZE": "4", "MODEL_PATH": "simulated", "PORT": "0", "OTHER": "1", **NO_BROKER}
+    ended = Ended(command, **environ)
+    warnings = [line for line in ended.err if "is not a setting" in line]
+    assert [line.split(f" {command} ")[1] for line in warnings] == [
+        "WARNING MAX_BATCHSIZE is not a setting and has no effect; did you mean MAX_BATCH_SIZE?"
+    ]
+
+
+@pytest.mark.parametrize("setting", [{"PORT": "abc"}, {"MODEL_PATH": "simulated", "PORT": "0"}])
+def test_error_of_a_server_whose_log_is_json_is_a_line_of_it(setting: dict[str, str]) -> None:
+    ended = Ended("up", LOG_FORMAT="json", **setting, **NO_BROKER)
+    assert ended.code == 2
+    (line,) = [json.loads(line) for line in ended.err]
+    assert line["level"] == "critical"
+    expected = "PORT: expected a whole number" if "abc" in setting.values() else "the broker can't be reached"
+    assert line["message"].startswith(expected)
 
 
 @pytest.mark.parametrize("command", ["gateway", "settings"])
@@ -268,11 +321,34 @@ def test_predict_detects_a_foreign_server(tmp_path: Path, foreign_server: str) -
     assert line.startswith(f"{file}: {foreign_server}/predict is not a SmartBatch server: ")
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://h", "file:///etc/passwd"])
+@pytest.mark.parametrize(
+    ("options", "environ", "target"),
+    [
+        (["--url", "localhost:{}"], {}, "http://localhost:{}/predict"),
+        (["--url", "localhost:{}/"], {"PORT": "1"}, "http://localhost:{}/predict"),
+        ([], {"PORT": "{}"}, "http://127.0.0.1:{}/predict"),
+        (["--url", "http://127.0.0.1:{}"], {"PORT": "1"}, "http://127.0.0.1:{}/predict"),
+    ],
+)
+def test_predict_finds_the_server_by_host_and_port_or_by_port(
+    tmp_path: Path, options: list[str], environ: dict[str, str], target: str
+) -> None:
+    file = tmp_path / "cat.jpg"
+    file.write_bytes(b"x")
+    port = str(free_port())
+    options = [option.format(port) for option in options]
+    environ = {name: value.format(port) for name, value in environ.items()}
+    line = error_line("predict", str(file), *options, environ=environ, code=1)
+    assert line.startswith(f"{file}: can't reach {target.format(port)}: ")
+
+
+@pytest.mark.parametrize("url", ["ftp://h", "file:///etc/passwd"])
 def test_predict_accepts_http_addresses_only(tmp_path: Path, url: str) -> None:
     file = tmp_path / "cat.jpg"
     file.write_bytes(b"x")
-    assert "--url: expected http:// or https://, got " in error_line("predict", str(file), "--url", url, code=1)
+    assert "--url: expected http://, https:// or host:port, got " in error_line(
+        "predict", str(file), "--url", url, code=1
+    )
 
 
 def test_predict_of_a_missing_file_is_rejected() -> None:

@@ -31,6 +31,35 @@ async def test_workers_scale_up_and_down_under_load_and_no_request_fails(stack):
 
 
 @real
+async def test_the_page_replaces_weights_under_load_and_no_request_fails(stack):
+    page = (ROOT / "docs/new-weights.md").read_text().partition("## Docker Compose")[2]
+    [commands] = re.findall(r"^```bash\n(.*?)^```$", page, re.M | re.S)
+    name = f"{stack.project}-new-weights"
+    for written, here in (
+        ("docker compose", " ".join(stack.command)),
+        ("new-weights", name),
+        ("localhost:8000", stack.urls()[0]),
+        ('"Net"', '"simulated"'),  # whose weights aren't read, but tell the old from the new
+        (">> .env", f">> {stack.env_file}"),
+    ):
+        commands = commands.replace(written, here)
+    (old,) = stack.containers("worker")
+    try:
+        async with Load.running(stack) as load:
+            await load.more(100)
+            await asyncio.to_thread(run, "bash", "-euc", commands, env=stack.env)
+            await load.more(100)
+    finally:
+        run("docker", "rm", "-f", name, check=False)
+        stack.env_file.write_text("")
+    (new,) = stack.containers("worker")
+    assert new != old
+    assert "MODEL_WEIGHTS=/models/new.pt" in stack.inspect(new)["Config"]["Env"]
+    assert stack.ready_workers() == 1
+    await asyncio.to_thread(stack.up)  # as it was
+
+
+@real
 async def test_redis_cli_shows_entries_and_idle_means_empty(stack):
     async with Load.running(stack):
         await asyncio.to_thread(eventually, lambda: stack.pending() > 0)

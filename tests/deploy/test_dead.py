@@ -8,12 +8,14 @@ import re
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import numpy as np
 import pytest
 from PIL import Image
 
+from smartbatch.gateway.formats import parse
 from smartbatch.shared.model_info import InputSpec, ModelInfo, encode
 from smartbatch.shared.wire import Payload, Raw, Tensor, pack_payload
 from tests.brokers import Broker, eventually
@@ -152,6 +154,36 @@ def test_show_saves_texts_as_json_that_predict_accepts(letters: Letters, tmp_pat
     shown = letters.json("show", letter_id, "--save", str(file))
     assert shown["payload"]["texts"] == ["a cat", "ein Kätzchen"]
     assert json.loads(file.read_text()) == {"data": ["a cat", "ein Kätzchen"]}
+
+
+def test_show_saves_several_inputs_as_the_messagepack_that_predict_takes(letters: Letters, tmp_path: Path) -> None:
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    inputs = {
+        "photo": Payload("image", [jpeg(), jpeg()]),
+        "numbers": Payload("tensor", Tensor("float32", (2, 3), array.tobytes("F"), "F")),
+        "words": Payload("text", ["a cat", "ein Kätzchen"]),
+    }
+    letter_id = letters.add(Payload("inputs", inputs, {"top_k": 3}))
+    file = tmp_path / "inputs.msgpack"
+    shown = letters.json("show", letter_id, "--save", str(file))
+    image = {"bytes": len(jpeg()), "format": "JPEG", "width": 40, "height": 30}
+    assert shown["payload"] == {
+        "kind": "inputs",
+        "inputs": {
+            "photo": {"images": [image, image]},
+            "numbers": {"dtype": "float32", "shape": [2, 3]},
+            "words": {"texts": ["a cat", "ein Kätzchen"]},
+        },
+        "options": {"top_k": 3},
+    }
+    specs = tuple(InputSpec((payload.kind,), name=name) for name, payload in inputs.items())
+    info = ModelInfo("m", "m", InputSpec(("inputs",)), 8, inputs=specs)
+    content: Any = parse(file.read_bytes(), "application/octet-stream", info, max_rows=8).content
+    assert content["photo"] == inputs["photo"] and content["words"] == inputs["words"]
+    tensor = content["numbers"].content
+    assert np.frombuffer(tensor.data, np.float32).reshape(2, 3, order=tensor.order).tolist() == array.tolist()
+    lines = letters.run("show", letter_id).out
+    assert any(line.startswith("payload inputs") and "numbers" in line for line in lines), lines
 
 
 def test_show_has_a_line_per_field_and_no_control_sequences(letters: Letters) -> None:

@@ -1,4 +1,4 @@
-"""`smartbatch key new`, and `smartbatch predict` with a key."""
+"""`smartbatch key`, and `smartbatch predict` with a key."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from smartbatch.deploy.cli import cli, main
 from smartbatch.gateway.auth.keys import Key, from_file
+from smartbatch.shared.errors import SmartBatchError
 
 
 def test_the_key_is_shown_once_and_the_file_holds_its_digest(tmp_path: Path) -> None:
@@ -40,7 +41,12 @@ def test_without_a_file_the_table_is_also_printed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("app", "Cannot declare"), ("a b", "a key name must be"), ("", "a key name")]
+    ("name", "text"),
+    [
+        ("app", "keys.toml has a key named app already; choose another name, or revoke that key first"),
+        ("a b", "a key name must be"),
+        ("", "a key name"),
+    ],
 )
 def test_an_invalid_name_leaves_the_file_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, name: str, text: str
@@ -53,6 +59,51 @@ def test_an_invalid_name_leaves_the_file_unchanged(
         main()
     assert ended.value.code == 2
     assert text in capsys.readouterr().err
+    assert file.read_bytes() == before
+
+
+def test_a_revoked_key_leaves_the_others_and_the_comments(tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    runner = CliRunner()
+    for name, limits in (
+        ("app", ["--model", "x"]),
+        ("b.c", ["--rate", "5", "--burst", "7", "--quota", "9"]),
+        ("d", []),
+    ):
+        runner.invoke(cli, ["key", "new", name, "--file", str(file), *limits])
+    file.write_text("# ours\n" + file.read_text().replace("[keys.d]", "# of d\n[keys.d]"))
+    before = from_file(file.read_bytes(), "")
+    listed = runner.invoke(cli, ["key", "list"], env={"API_KEYS_FILE": str(file)})
+    assert [line.split() for line in listed.output.splitlines()[1:]] == [
+        ["app", "client", "x"],
+        ["b.c", "client", "5", "7", "9", "all"],
+        ["d", "client", "all"],
+    ]
+    for name in ("b.c", "app"):
+        done = runner.invoke(cli, ["key", "revoke", name, "--file", str(file)])
+        assert (done.exit_code, done.output) == (0, f"revoked {name}\n")
+    assert file.read_text() == f'# ours\n# of d\n[keys.d]\nsha256 = "{before["d"].sha256}"\n'
+    runner.invoke(cli, ["key", "revoke", "d", "--file", str(file)])
+    assert runner.invoke(cli, ["key", "list", "--file", str(file)]).output == f"{file} holds no key\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "error"),
+    [
+        ("[keys.app]\nsha256 = '{}'\n", "other", "has no key named 'other'; it has app"),
+        ("keys.app.sha256 = '{}'\n", "app", "can't find the lines of app; delete them with an editor"),
+        ("[keys.app]\n# why\nsha256 = '{}'\n", "app", ""),
+    ],
+)
+def test_a_key_that_cannot_be_revoked_leaves_the_file_as_it_was(
+    tmp_path: Path, text: str, name: str, error: str
+) -> None:
+    file = tmp_path / "keys.toml"
+    file.write_text(text.format("a" * 64))
+    before = file.read_bytes()
+    done = CliRunner().invoke(cli, ["key", "revoke", name, "--file", str(file)])
+    assert isinstance(done.exception, SmartBatchError)
+    assert error in str(done.exception)
     assert file.read_bytes() == before
 
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 
 from smartbatch.shared.broker.admin.entries import READ_COUNT, Entries
@@ -29,13 +30,13 @@ class Stream:
         self.model = model
         self.keys = Keys(model)
         self.client = Client(broker.url)
-        self._admission = Admission(self.client, self.keys, "gw", max_entries=1000, max_bytes=10**8, body_ttl_s=60)
+        self.admission = Admission(self.client, self.keys, "gw", max_entries=1000, max_bytes=10**8, body_ttl_s=60)
         broker.sync.hset("smartbatch:models", model, encode(ModelInfo(model, "simulated", InputSpec(("raw",)), 32)))
 
     async def admit(self, *texts: str, prefix: str = "r") -> None:
         payloads = [pack_payload(Payload("raw", Raw(text.encode(), "text/plain"))) for text in texts]
         requests = [NewEntry(f"{prefix}-{n}", 30_000, 1, "raw", payload) for n, payload in enumerate(payloads)]
-        assert set((await self._admission.admit(requests)).statuses) == {AdmitStatus.ADMITTED}
+        assert set((await self.admission.admit(requests)).statuses) == {AdmitStatus.ADMITTED}
 
     async def claim(self, count: int) -> None:
         claims = WorkerQueue(self.client, self.client, self.keys, "w1", lease_ms=60_000, reply_ttl_s=60)
@@ -118,6 +119,20 @@ async def test_show_decodes_an_entry_by_either_id(stream: Stream, tmp_path: Path
     assert [line.split() for line in lines if line.startswith("payload bytes")] == [["payload", "bytes", "5"]]
     await stream.run("show", "r-1", "--save", str(saved))
     assert saved.read_text() == large
+
+
+async def test_show_tells_and_saves_several_inputs(stream: Stream, tmp_path: Path) -> None:
+    inputs = {"words": Payload("text", ["a cat"]), "blob": Payload("raw", Raw(b"\0\1", "a/b"))}
+    entry = NewEntry("r-0", 30_000, 1, "inputs", pack_payload(Payload("inputs", inputs)))
+    assert (await stream.admission.admit([entry])).statuses == [AdmitStatus.ADMITTED]
+    saved = tmp_path / "inputs"
+    shown = await stream.json("show", "r-0", "--save", str(saved))
+    assert shown["payload"] == {
+        "kind": "inputs",
+        "inputs": {"words": {"texts": ["a cat"]}, "blob": {"content_type": "a/b", "bytes": 2}},
+        "options": {},
+    }
+    assert msgpack.unpackb(saved.read_bytes()) == {"inputs": {"words": ["a cat"], "blob": b"\0\1"}}
 
 
 async def test_an_unknown_or_ambiguous_id_is_rejected(stream: Stream, broker: Broker) -> None:

@@ -18,6 +18,7 @@ def seeds() -> list[bytes]:
         FORM + image + b"--b--\r\n",
         FORM + image * 2 + part(b'name="top_k"', b"5") + b"--b--\r\n",
         FORM + image * 9 + b"--b--\r\n",
+        FORM + image + part(b'name="b"', b"[1, 2]") + b"--b--\r\n",
         FORM + part(b"name=x; filename*=UTF-8''%e2%82", b"\x93NUMPY\x01\0") + b"--b--",
         b'multipart/form-data; boundary="\xff"; charset=x\n--\xff\r\n\r\n--\xff--',
         FORM + b"--b\r\n" + b"A: B\r\n" * 100,

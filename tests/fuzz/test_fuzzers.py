@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 RUNS = {
     "json_body": 10_000,
     "npy_body": 10_000,
+    "npz_body": 2_000,
     "msgpack_body": 10_000,
     "multipart_body": 2_000,
     "wire": 10_000,

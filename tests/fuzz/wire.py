@@ -28,6 +28,7 @@ def seeds() -> list[bytes]:
         pack_payload(Payload("text", ["text", ""], {})),
         pack_payload(Payload("tensor", tensor, {"a": [1, None, {"b": b"x"}]})),
         pack_payload(Payload("raw", Raw(b"x", "text/plain"))),
+        pack_payload(Payload("inputs", {"a": Payload("tensor", tensor), "b": Payload("text", ["x", "y"])})),
         pack_reply(Reply(Result(classes=[[(281, "tabby", 0.5)]]), None, batch, {"queue": 0.25})),
         pack_reply(Reply(Result(outputs={"a": tensor}), None, None, {})),
         pack_reply(Reply(Result(values=[1, "a", {"b": None}]), None, batch, {})),

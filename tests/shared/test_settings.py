@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smartbatch.shared.errors import SettingsError, UnknownModel
-from smartbatch.shared.settings import Settings, default_model_name, describe, from_environment, mask_url, public
+from smartbatch.shared.settings import (
+    Settings,
+    default_model_name,
+    describe,
+    from_environment,
+    mask_url,
+    near_misses,
+    public,
+)
 
 CHARACTERS = st.characters(min_codepoint=33, max_codepoint=126)
 
@@ -59,25 +67,24 @@ def test_settings_are_immutable() -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "expected"),
     [
-        ("MAX_BATCH_SIZE", "x", "`int`"),
-        ("MAX_BATCH_SIZE", "1.5", "`int`"),
-        ("MAX_BATCH_SIZE", "0", "`int` >= 1"),
-        ("MAX_BATCH_SIZE", "65537", "`int` <= 65536"),
-        ("MAX_WAIT_TIME", "-1", "`float` >= 0.0"),
-        ("MAX_WAIT_TIME", "61", "`float` <= 60.0"),
-        ("MAX_WAIT_TIME", "10ms", "`float`"),
-        ("REQUEST_TIMEOUT", "0", "`float` > 0.0"),
-        ("PORT", "65536", "`int` <= 65535"),
-        ("METRICS_PORT", "-2", "`int` >= -1"),
-        ("MAX_BODY_BYTES", "16M", "`int`"),
+        ("MAX_BATCH_SIZE", "x", "a whole number from 1 to 65536"),
+        ("MAX_BATCH_SIZE", "1.5", "a whole number from 1 to 65536"),
+        ("MAX_BATCH_SIZE", "0", "a whole number from 1 to 65536"),
+        ("MAX_BATCH_SIZE", "65537", "a whole number from 1 to 65536"),
+        ("MAX_WAIT_TIME", "-1", "a number of seconds from 0 to 60"),
+        ("MAX_WAIT_TIME", "61", "a number of seconds from 0 to 60"),
+        ("MAX_WAIT_TIME", "10ms", "a number of seconds from 0 to 60"),
+        ("REQUEST_TIMEOUT", "0", "a number of seconds above 0 and up to 86400"),
+        ("PORT", "65536", "a whole number from 0 to 65535"),
+        ("PORT", "abc", "a whole number from 0 to 65535"),
+        ("METRICS_PORT", "-2", "a whole number from -1 to 65535"),
+        ("MAX_BODY_BYTES", "16M", "a whole number of bytes from 1"),
+        ("DEBUG_ERRORS", "maybe", "true or false"),
+        ("LOG_LEVEL", "loud", "debug, info, warning or error"),
     ],
 )
-def test_an_error_names_the_variable_and_the_expected_and_actual_value(
-    variable: str, value: str, expected: str
-) -> None:
-    text = error_of(**{variable: value})
-    assert text.startswith(f"{variable}: Expected {expected}")
-    assert text.endswith(f"got {value!r}")
+def test_error_names_the_variable_what_was_expected_and_what_came(variable: str, value: str, expected: str) -> None:
+    assert error_of(**{variable: value}) == f"{variable}: expected {expected}, got {value!r}"
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
@@ -98,6 +105,29 @@ def test_an_error_of_a_choice_names_the_choices(variable: str, choice: str) -> N
 
 def test_a_number_for_a_choice_is_rejected() -> None:
     assert error_of(LOG_LEVEL="10").startswith("LOG_LEVEL: ")
+
+
+# --- misspelt variables
+
+
+@pytest.mark.parametrize(
+    ("variable", "near"),
+    [
+        ("MAX_BATCHSIZE", "MAX_BATCH_SIZE"),
+        ("LOGLEVEL", "LOG_LEVEL"),
+        ("REQUEST_TIMEOUT_MS", "REQUEST_TIMEOUT"),
+        ("REDIS_URI", "REDIS_URL"),
+    ],
+)
+def test_variable_that_is_nearly_a_setting_is_a_near_miss(variable: str, near: str) -> None:
+    assert near_misses({variable: "4", "PORT": "1"}) == [(variable, near)]
+
+
+@pytest.mark.parametrize(
+    "variable", ["PORT", "max_batchsize", "WINDOWID", "HOSTNAME", "REDIS_PORT", "OMP_NUM_THREADS", "TORCH_HOME"]
+)
+def test_variables_of_others_are_no_near_misses(variable: str) -> None:
+    assert near_misses({variable: "1"}) == []
 
 
 # --- REDIS_URL

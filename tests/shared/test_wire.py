@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgpack
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,6 +44,26 @@ def test_payload_of_a_tensor_has_these_bytes() -> None:
         b"\x84\xa1v\x01\xa4kind\xa6tensor\xa7content\x83\xa5dtype\xa6uint16\xa5shape\x92\x02\x01"
         b"\xa4data\xc4\x04\x01\x00\x02\x00\xa7options\x80"
     )
+
+
+def test_payload_of_several_inputs_holds_a_payload_of_each() -> None:
+    inputs = {"words": Payload("text", ["a", "b"]), "x": Payload("tensor", Tensor("uint8", (2, 1), b"12"))}
+    payload = Payload("inputs", inputs, {"top_k": 5})
+    assert msgpack.unpackb(pack_payload(payload)) == {
+        "v": 1,
+        "kind": "inputs",
+        "content": {
+            "words": {"kind": "text", "content": ["a", "b"], "options": {}},
+            "x": {"kind": "tensor", "content": {"dtype": "uint8", "shape": [2, 1], "data": b"12"}, "options": {}},
+        },
+        "options": {"top_k": 5},
+    }
+    first, second = payload.split(1)
+    assert (first.options, second.rows) == ({"top_k": 5}, 1)
+    assert second.content == {
+        "words": Payload("text", ["b"]),
+        "x": Payload("tensor", Tensor("uint8", (1, 1), b"2")),
+    }
 
 
 def test_fortran_order_is_written_and_c_order_is_not() -> None:
@@ -121,6 +142,7 @@ def test_invalid_result_is_never_written() -> None:
         (Payload("text", ["a"]), 1),
         (Payload("tensor", Tensor("uint8", (3, 2), bytes(6))), 3),
         (Payload("raw", Raw(b"abc", "text/plain")), 1),
+        (Payload("inputs", {"a": Payload("text", ["x", "y"]), "b": Payload("image", [b"1", b"2"])}), 2),
     ],
 )
 def test_payload_of_each_kind_knows_its_rows(payload: Payload, rows: int) -> None:
@@ -155,3 +177,20 @@ def test_reply_with_an_error_reads_back_as_it_was_written(
 def test_tensor_is_written_from_any_buffer(tensor: Tensor, buffer: Any) -> None:
     given_as = Tensor(tensor.dtype, tensor.shape, buffer(tensor.data), tensor.order)
     assert unpack_payload(pack_payload(Payload("tensor", given_as))).content == tensor
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_tensor_is_split_by_rows(order: Literal["C", "F"]):
+    array = np.arange(15, dtype=np.int16).reshape(5, 3)
+    parts = Payload("tensor", Tensor("int16", (5, 3), array.tobytes(order), order), {"top_k": 1}).split(2)
+    assert [part.options for part in parts] == [{"top_k": 1}] * 3
+    tensors = [part.content for part in parts if isinstance(part.content, Tensor)]
+    assert [(tensor.shape, tensor.order) for tensor in tensors] == [((2, 3), order), ((2, 3), order), ((1, 3), order)]
+    rows = [np.frombuffer(tensor.data, np.int16).reshape(tensor.shape, order=order) for tensor in tensors]
+    assert np.concatenate(rows).tolist() == array.tolist()
+
+
+def test_lists_are_split_by_rows_and_raw_bodies_are_not():
+    assert [part.content for part in Payload("text", ["a", "b", "c"]).split(2)] == [["a", "b"], ["c"]]
+    raw = Payload("raw", Raw(b"x", "a/b"))
+    assert raw.split(1) == [raw]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import Any
 
 import msgpack
@@ -16,6 +17,7 @@ from smartbatch.shared.wire import (
     Payload,
     Reply,
     Result,
+    Tensor,
     pack_payload,
     pack_reply,
     unpack_payload,
@@ -89,6 +91,19 @@ def test_inconsistent_tensor_is_rejected(tensor: dict, text: str) -> None:
         {"kind": "image", "content": ["text"], "options": {}},
         {"kind": "image", "content": b"bytes", "options": {}},
         {"kind": "image", "content": {"0": b"x"}, "options": {}},
+        {"kind": "inputs", "content": {}, "options": {}},
+        {"kind": "inputs", "content": ["a"], "options": {}},
+        {"kind": "inputs", "content": {"a": ["x"]}, "options": {}},
+        {"kind": "inputs", "content": {"a": {"kind": "text", "content": ["x"]}}, "options": {}},
+        {"kind": "inputs", "content": {"a": {"kind": "text", "content": [b"x"], "options": {}}}, "options": {}},
+        {"kind": "inputs", "content": {"../a": {"kind": "text", "content": ["x"], "options": {}}}, "options": {}},
+        {"kind": "inputs", "content": {"": {"kind": "text", "content": ["x"], "options": {}}}, "options": {}},
+        {"kind": "inputs", "content": {"a": {"kind": "inputs", "content": {}, "options": {}}}, "options": {}},
+        {
+            "kind": "inputs",
+            "content": {f"a{n}": {"kind": "text", "content": ["x"], "options": {}} for n in range(65)},
+            "options": {},
+        },
         {"kind": "text", "content": ["a"]},
         {"kind": "text", "content": ["a"], "options": None},
         {"kind": "text", "content": ["a"], "options": [["top_k", 5]]},
@@ -99,6 +114,22 @@ def test_inconsistent_tensor_is_rejected(tensor: dict, text: str) -> None:
 def test_payload_of_another_form_is_rejected(wire: dict) -> None:
     with pytest.raises(WireError):
         unpack_payload(packed({"v": 1, **wire}))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "text"),
+    [
+        (
+            {"a": Payload("text", ["x"]), "b": Payload("image", [b"1", b"2"])},
+            "all inputs of a request must have as many rows, but 'a' has 1 and 'b' has 2",
+        ),
+        ({"a": Payload("tensor", Tensor("float32", (2, 2), b"1"))}, "needs 16 bytes, got 1"),
+        ({"a": Payload("tensor", Tensor("uint8", (), b"1"))}, "its shape can't be []"),
+    ],
+)
+def test_inputs_that_contradict_themselves_are_refused(inputs: dict, text: str) -> None:
+    with pytest.raises(WireError, match=re.escape(text)):
+        unpack_payload(pack_payload(Payload("inputs", inputs)))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from smartbatch.shared.errors import ModelFailed
+from smartbatch.shared.errors import InvalidInput, ModelFailed
 from smartbatch.shared.model_info import InputSpec
 
 FOREVER_S = 3600
@@ -69,7 +69,7 @@ class Hostile:
             case "raise":
                 raise ModelFailed("this row raises")
             case "refuse":
-                raise ValueError("this row is not taken")
+                raise InvalidInput("this row is not taken")
             case "raise in company" if company > 1:
                 raise RuntimeError("this row runs alone or not at all")
             case "quit":

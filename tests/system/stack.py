@@ -192,7 +192,7 @@ class Stack:
         found += [f"{consumers} consumers"] * (consumers > workers)
         leases = redis.zcard(f"{tag}leases")
         found += [f"{leases} leases"] * (leases != workers)
-        kept = ("requests", "wakeup", "leases", "gateways", "worker:", "gateway:", "dead")
+        kept = ("requests", "wakeup", "leases", "served", "gateways", "worker:", "gateway:", "dead")
         return found + [k for k in map(bytes.decode, redis.keys(f"{tag}*")) if not k.removeprefix(tag).startswith(kept)]
 
     def close(self) -> None:

@@ -97,7 +97,7 @@ def unharmed(system: Stack, grows_mb: float = 50, *, check_health: bool = True) 
     assert system.predict(b"x").status_code == 200
     log = gateway.log.read_text()
     assert "Traceback" not in log
-    assert "WARNING" not in log
+    assert "ERROR" not in log
 
 
 @pytest.mark.parametrize(

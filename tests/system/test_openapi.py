@@ -66,6 +66,7 @@ def test_the_document_names_limits_media_types_and_every_error(stack: Callable[.
         "image/png",
         "image/webp",
         "application/x-npy",
+        "application/x-npz",
         "application/msgpack",
         "multipart/form-data",
         "text/plain",
@@ -78,6 +79,7 @@ def test_the_document_names_limits_media_types_and_every_error(stack: Callable[.
     assert {parameter["name"] for parameter in predict["parameters"]} == {
         "model",
         "top_k",
+        "partial",
         "X-Request-Timeout",
         "X-Request-Id",
         "Traceparent",

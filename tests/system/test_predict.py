@@ -24,9 +24,9 @@ def test_rows_of_one_request_come_back_in_order(stack: Callable[..., Stack]) -> 
     response = system.client.post(f"{system.url}/predict", json={"data": flowers}).json()
     assert [value["species"] for value in response["values"]] == ["setosa", "virginica", "versicolor"]
     assert (response["batch"]["rows"], response["batch"]["requests"]) == (3, 1)
-    too_many = system.client.post(f"{system.url}/predict", json={"data": flowers * 11})
+    too_many = system.client.post(f"{system.url}/predict", json={"data": flowers * 1366})
     assert too_many.status_code == 413
-    assert "32" in too_many.json()["detail"]
+    assert "4096" in too_many.json()["detail"]
     ragged = system.client.post(f"{system.url}/predict", json={"data": [[1, 2, 3, 4], [1, 2, 3]]})
     assert ragged.status_code == 422
 

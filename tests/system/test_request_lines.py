@@ -39,8 +39,8 @@ def test_rejected_and_failed_requests_have_one_log_line_each(stack: Callable[...
     system = stack(MODEL_PATH="simulated:base_ms=400,row_ms=0", LOG_FORMAT="json")
     gateway, worker = system.up().processes
     cases = {
-        "unknown_model": ({"params": {"model": "none"}}, 404, "info"),
-        "bad_request": ({"params": {"top_k": "a secret"}}, 400, "info"),
+        "unknown_model": ({"params": {"model": "none"}}, 404, "warning"),
+        "bad_request": ({"params": {"top_k": "a secret"}}, 400, "warning"),
         "deadline_exceeded": ({"headers": {"x-request-timeout": "0.1"}}, 504, "warning"),
     }
     for code, (how, status, level) in cases.items():
@@ -80,7 +80,7 @@ def test_a_row_that_fails_is_found_on_both_sides_by_the_same_ids(stack: Callable
         (there,) = [found for process in workers for found in about(process, request_id)]
         assert line["trace_id"] == there["trace_id"] == trace_id
         assert line["batch_id"] == there["batch_id"]
-        assert there["message"] == "the model failed on one row"
+        assert there["message"] == "the model failed on this input"
         assert "exception" in there
 
 
@@ -110,7 +110,7 @@ def test_text_log_format_has_the_same_fields(stack: Callable[..., Stack]) -> Non
     response = system.predict(b"x", params={"model": "none"}, headers=headers)
     (line,) = [line for line in gateway.log.read_text().splitlines() if "request_id=" in line]
     request_id = response.json()["request_id"]
-    wanted = rf"\d\d:\d\d:\d\d gateway INFO unknown_model  \[request_id={request_id} trace_id={trace_id} "
+    wanted = rf"\d\d:\d\d:\d\d gateway WARNING unknown_model  \[request_id={request_id} trace_id={trace_id} "
     assert re.fullmatch(rf"{wanted}model=simulated rows=0 duration_ms=[\d.]+ code=unknown_model status=404\]", line)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from smartbatch.shared.broker.queue.claims import Entry
-from smartbatch.shared.errors import SmartBatchError
+from smartbatch.shared.errors import SmartBatchError, from_wire
 from smartbatch.shared.telemetry.trace_context import trace_id_of
 
 CloseReason = Literal["full", "bytes", "window", "idle", "deadline", "drain", "isolated"]
@@ -55,9 +55,12 @@ class ClaimedEntry:
         "decoded_at",
         "entry",
         "error",
+        "first_row",
         "lost",
         "options",
         "outputs",
+        "partial",
+        "row_errors",
         "rows",
     )
 
@@ -73,12 +76,29 @@ class ClaimedEntry:
         self.rows: list[Any] = []
         self.outputs: list[Any] = []
         self.error: SmartBatchError | None = None
+        self.partial = False  # rows may fail alone
+        self.first_row: int | None = None  # its place in the request, of which this is a part
+        self.row_errors: dict[int, SmartBatchError] = {}  # of a partial result
         self.cancelled = False  # no client waits for it: don't run it, don't reply
         self.lost = False  # its payload is gone from Redis: drop it, its gateway admits it again
 
     @property
     def alive(self) -> bool:
         return self.error is None and not self.cancelled and not self.lost
+
+    def runs(self, index: int) -> bool:
+        """Whether the row at this index is still to be run."""
+        return self.alive and index not in self.row_errors
+
+    def fail_row(self, index: int, error: SmartBatchError) -> None:
+        """Fail one row, and the whole entry unless its client accepts a partial result."""
+        row = index + (self.first_row or 0)
+        if self.partial:
+            self.row_errors[index] = error
+        elif len(self.rows) == 1 and self.first_row is None:
+            self.error = error
+        else:
+            self.error = from_wire(error.code, f"row {row}: {error}")
 
 
 class Batch:

@@ -28,6 +28,8 @@ Row = Any
 Batch = Any
 RowOutput = Any
 
+INPUTS = InputSpec(("inputs",))
+
 
 class LoadContext(msgspec.Struct):
     """What a model needs to load. `progress(text)` reports what it is doing."""
@@ -65,14 +67,28 @@ class Model(ABC):
 
     overlaps: bool = False  # the next forward may be launched before the outputs of this one were waited for
     input: InputSpec
+    inputs: tuple[InputSpec, ...] = ()  # of a model that takes several, by name; then `input` is INPUTS
     outputs: tuple[OutputSpec, ...] = ()
     classifier: bool = False
     platform: str = "pytorch"
     device_name: str = "cpu"
+    compute_dtype: str = "float32"  # the least precise one
 
-    def info(self, name: str, path: str, max_batch_size: int) -> ModelInfo:
+    files: tuple[str, ...] = ()  # the code or weights that make this model another one if they change
+
+    def info(self, name: str, path: str, max_batch_size: int, fingerprint: str = "") -> ModelInfo:
         """Return the description of the loaded model that is announced to gateways."""
-        return ModelInfo(name, path, self.input, max_batch_size, self.outputs, self.classifier, self.platform)
+        return ModelInfo(
+            name,
+            path,
+            self.input,
+            max_batch_size,
+            self.outputs,
+            self.classifier,
+            self.platform,
+            fingerprint,
+            self.inputs,
+        )
 
     @property
     def variant(self) -> ChosenVariant:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from smartbatch.shared.errors import ModelLoadError
+from smartbatch.worker.core.user_traceback import one_line
 
 CHOICES = (
     "choose MODEL_WEIGHTS=random, the path of a weight file, "
@@ -16,10 +17,6 @@ CHOICES = (
 )
 
 StateDict = dict[str, torch.Tensor]
-
-
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def read_state_dict(path: str) -> StateDict:

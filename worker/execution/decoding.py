@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from smartbatch.shared.errors import InvalidInput, SmartBatchError, TooManyRows
-from smartbatch.shared.wire import unpack_payload
+from smartbatch.shared.errors import InvalidInput, ModelFailed, SmartBatchError, TooManyRows
+from smartbatch.shared.wire import Payload, unpack_payload
 from smartbatch.worker.core.batch import ClaimedEntry
 from smartbatch.worker.core.model import Model
 from smartbatch.worker.observability.model_error_log import ModelErrorLog
@@ -139,17 +139,52 @@ class Decoder:
     def _decode_one(self, claimed: ClaimedEntry) -> None:
         try:
             payload = unpack_payload(claimed.entry.payload)
-            rows = self._model.decode(payload)
-            if len(rows) > self._max_rows:
-                raise TooManyRows(f"expected at most {self._max_rows} rows (MAX_BATCH_SIZE), got {len(rows)}")
-            if not rows:
-                raise InvalidInput("expected at least one row, got none")
-            claimed.rows, claimed.options = rows, payload.options
         except SmartBatchError as error:
             claimed.error = error
+            return
+        claimed.options, claimed.partial, claimed.first_row = payload.options, payload.partial, payload.first_row
+        try:
+            claimed.rows = self._model.decode(payload)
+            self._check_rows(claimed)
         except BaseException as error:  # a user's model may raise anything, SystemExit too
-            self._error_log.failed("decode failed", error, claimed.entry)
-            claimed.error = InvalidInput("the model could not decode this input")
+            error = self._error_of(error, claimed)
+            if not isinstance(error, InvalidInput | ModelFailed):
+                claimed.error = error  # the request's, not a row's
+            elif payload.rows == 1:
+                claimed.rows = [None]
+                claimed.fail_row(0, error)
+            else:
+                self._decode_each_row(claimed, payload, error)
+
+    def _check_rows(self, claimed: ClaimedEntry) -> None:
+        if len(claimed.rows) > self._max_rows:
+            raise TooManyRows(f"expected at most {self._max_rows} rows (MAX_BATCH_SIZE), got {len(claimed.rows)}")
+        if not claimed.rows:
+            raise InvalidInput("expected at least one row, got none")
+
+    def _decode_each_row(self, claimed: ClaimedEntry, payload: Payload, error: SmartBatchError) -> None:
+        """Find the rows that can't be decoded, after the payload as a whole couldn't: that was `error`."""
+        claimed.rows = [None] * payload.rows
+        for index, part in enumerate(payload.split(1)):
+            try:
+                decoded = self._model.decode(part)
+            except BaseException as row_error:
+                claimed.fail_row(index, self._error_of(row_error, claimed))
+                if not claimed.partial:
+                    return
+                continue
+            if len(decoded) != 1:  # the payload's rows aren't the model's
+                break
+            claimed.rows[index] = decoded[0]
+        else:
+            if claimed.row_errors:
+                return
+        claimed.row_errors, claimed.error = {}, error
+
+    def _error_of(self, error: BaseException, claimed: ClaimedEntry) -> SmartBatchError:
+        if isinstance(error, SmartBatchError):
+            return error
+        return self._error_log.failed("the model failed to decode this input", error, claimed.entry)
 
     def close(self) -> None:
         """Wait for all submitted work, then end the threads."""

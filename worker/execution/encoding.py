@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from smartbatch.shared.broker.queue.claims import Outcome
-from smartbatch.shared.errors import ClientError, DeadlineExceeded, ModelFailed, SmartBatchError, from_wire
-from smartbatch.shared.wire import BatchInfo, Reply, pack_reply
+from smartbatch.shared.errors import ClientError, DeadlineExceeded, SmartBatchError, from_wire
+from smartbatch.shared.wire import BatchInfo, ErrorInfo, Reply, Result, pack_reply
 from smartbatch.worker.core.batch import Batch, ClaimedEntry
 from smartbatch.worker.core.model import Model
 from smartbatch.worker.execution.decoding import Decoder
@@ -137,18 +137,45 @@ class ReplyEncoder:
         error = claimed.error
         if error is None:
             try:
-                result = self._model.encode(claimed.outputs, claimed.options)
-                return pack_reply(Reply(result, None, info, ms)), None
-            except SmartBatchError as raised:
-                error = raised
+                return pack_reply(Reply(self._result(claimed, info), None, info, ms)), None
             except BaseException as raised:  # a user's model may raise anything, SystemExit too
-                self._error_log.failed("encode failed", raised, claimed.entry, info.id)
-                error = ModelFailed("the model's output could not be encoded")
+                error = self._error_of(raised, claimed, info)
         try:
             return pack_reply(Reply(None, error, info, ms)), error
         except (UnicodeEncodeError, TypeError):  # the text may quote what a client sent, such as a lone surrogate
             readable = str(error).encode(errors="backslashreplace").decode()
             return pack_reply(Reply(None, from_wire(error.code, readable), info, ms)), error
+
+    def _result(self, claimed: ClaimedEntry, info: BatchInfo) -> Result:
+        """Encode the rows; if that fails, find the row that fails."""
+        try:
+            return self._encode_rows(claimed)
+        except BaseException:
+            if len(claimed.rows) == 1:
+                raise
+            for index, output in enumerate(claimed.outputs):
+                if claimed.runs(index):
+                    try:
+                        self._model.encode([output], claimed.options)
+                    except BaseException as error:
+                        claimed.fail_row(index, self._error_of(error, claimed, info))
+            if claimed.error is not None:
+                raise claimed.error from None
+            return self._encode_rows(claimed)
+
+    def _encode_rows(self, claimed: ClaimedEntry) -> Result:
+        if not claimed.row_errors:
+            return self._model.encode(claimed.outputs, claimed.options)
+        good = [output for index, output in enumerate(claimed.outputs) if claimed.runs(index)]
+        result = self._model.encode(good, claimed.options) if good else Result(values=[])
+        first, errors = claimed.first_row or 0, sorted(claimed.row_errors.items())
+        result.errors = {first + index: ErrorInfo(error.code, error.detail) for index, error in errors}
+        return result
+
+    def _error_of(self, error: BaseException, claimed: ClaimedEntry, info: BatchInfo) -> SmartBatchError:
+        if isinstance(error, SmartBatchError):
+            return error
+        return self._error_log.failed("the model's output could not be encoded", error, claimed.entry, info.id)
 
 
 def _durations_ms(claimed: ClaimedEntry, batch: Batch) -> dict[str, float]:

@@ -236,8 +236,8 @@ class Engine:
         batch.forward_s = time.monotonic() - batch.started_at
 
     def _run_rows(self, row_refs: list[RowRef]) -> None:
-        """Run rows of one group; on failure halve them until only the failing row fails. Raises DeviceLost."""
-        row_refs = [ref for ref in row_refs if ref[0].alive]  # one failed row fails its whole entry
+        """Run rows of one group; on failure halve them until the failing row is alone. Raises DeviceLost."""
+        row_refs = [(claimed, index) for claimed, index in row_refs if claimed.runs(index)]
         if not row_refs:
             return
         rows = [claimed.rows[index] for claimed, index in row_refs]
@@ -319,14 +319,15 @@ class Engine:
             if not claimed.alive:
                 continue
             claimed.outputs = [None] * len(claimed.rows)
-            try:
-                keys = [self._model.group(row) for row in claimed.rows]
-                hash(tuple(keys))
-            except BaseException as error:  # a user's model may raise anything
-                claimed.error = self._failures.row_error(error, claimed, self._running)
-                continue
-            for index, key in enumerate(keys):
-                groups.setdefault(key, []).append((claimed, index))
+            for index, row in enumerate(claimed.rows):
+                if not claimed.runs(index):
+                    continue
+                try:
+                    group = groups.setdefault(self._model.group(row), [])
+                except BaseException as error:  # a user's model may raise anything
+                    claimed.fail_row(index, self._failures.row_error(error, claimed, self._running))
+                else:
+                    group.append((claimed, index))
         return list(groups.values())
 
     def _separate(self, outputs: Any, rows: int) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from smartbatch.shared.errors import InvalidInput, ModelFailed, SmartBatchError
+from smartbatch.shared.errors import ModelFailed, SmartBatchError
 from smartbatch.worker.core.batch import Batch, ClaimedEntry
 from smartbatch.worker.core.device_errors import is_lost, is_out_of_memory, may_be_lost
 from smartbatch.worker.core.model import Model
@@ -47,8 +47,8 @@ class FailureClassifier:
             self._metrics.bisections.inc()
             log.info("a batch of %d rows failed and is halved: %s", len(row_refs), type(error).__name__)
         if single:
-            claimed = row_refs[0][0]
-            claimed.error = self.row_error(error, claimed, batch)
+            claimed, index = row_refs[0]
+            claimed.fail_row(index, self.row_error(error, claimed, batch))
         return too_large
 
     def out_of_memory(self, rows: int) -> None:
@@ -71,10 +71,7 @@ class FailureClassifier:
             return error.with_traceback(None)  # its frames hold the batch
         if is_out_of_memory(error):
             return ModelFailed("the device has not enough memory for this one row")
-        if isinstance(error, ValueError | TypeError):
-            return InvalidInput(f"the model rejected this input: {str(error)[:300]}")
-        self._error_log.failed("the model failed on one row", error, claimed.entry, batch.id if batch else "")
-        return ModelFailed(f"the model failed on this input ({type(error).__name__})")
+        return self._error_log.failed("the model failed on this input", error, claimed.entry, batch.id if batch else "")
 
 
 def _one_line(error: BaseException) -> str:

@@ -24,7 +24,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from smartbatch.shared.errors import InvalidInput
+from smartbatch.shared.errors import BodyTooLarge, InvalidInput
 from smartbatch.worker.images.header import MAX_SIDE, BrokenImage, Header, read_header
 
 Resample = Image.Resampling
@@ -81,8 +81,8 @@ def decode_images(
 ) -> list[torch.Tensor]:
     """Return (3, crop, crop) uint8 for each image, or the result of `defer` for one that is decoded later.
 
-    Raises InvalidInput: not an image, broken, or more than `max_pixels` in all of them together (judged by the headers,
-    before any image is decoded).
+    Raises InvalidInput: not an image, broken, or too large; or BodyTooLarge: more than `max_pixels` in all of them
+    (judged by the headers, before any image is decoded).
     """
     headers = [_read_header(data) for data in images]
     _check_sizes(headers, max_pixels)
@@ -119,9 +119,10 @@ def _check_sizes(headers: Sequence[Header], max_pixels: int) -> None:
             raise InvalidInput(f"expected images of at most {MAX_SIDE} pixels a side, got {image.width}x{image.height}")
     total = sum(image.width * image.height for image in headers)
     if total > max_pixels:
-        first = headers[0]
-        got = f"{first.width}x{first.height}" if len(headers) == 1 else f"{len(headers)} images with {total}"
-        raise InvalidInput(f"expected images of at most {max_pixels} pixels, got {got}")
+        expected, first = f"expected images of at most {max_pixels} pixels", headers[0]
+        if len(headers) > 1:  # no fault of any one of them
+            raise BodyTooLarge(f"{expected} together, got {len(headers)} images with {total}")
+        raise InvalidInput(f"{expected}, got {first.width}x{first.height}")
     for image in headers:
         if image.decode_bytes > max(SMALL_BYTES, max_pixels * BUDGET_BYTES_PER_PIXEL):
             raise InvalidInput(

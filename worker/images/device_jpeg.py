@@ -21,7 +21,7 @@ from torchvision.io import (
 )  # deprecated from 0.29 on in favour of TorchCodec, another package
 
 from smartbatch.worker.core.device_errors import is_out_of_memory
-from smartbatch.worker.core.weights import one_line
+from smartbatch.worker.core.user_traceback import one_line
 from smartbatch.worker.images.decode import MAX_ASPECT, Preset, Resample, decode_image
 from smartbatch.worker.images.header import Header
 

@@ -6,6 +6,7 @@ A kind of model is imported only when it is used: a worker that serves `simulate
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 
 from smartbatch.shared.errors import ModelLoadError
 from smartbatch.worker.core.model import LoadContext, Model
@@ -15,6 +16,7 @@ __all__ = ["LoadContext", "Model", "listing", "resolve"]
 EFFICIENTNET = "efficientnet_lite0"
 SIMULATED = "simulated"
 
+WEIGHT_FILES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 CHOICES = (
     "MODEL_PATH is a torchvision classification model (resnet18), efficientnet_lite0, "
     "simulated:base_ms=4,row_ms=0.2, file.py:Class, module:Class, or a .pt2 file"
@@ -44,13 +46,20 @@ def resolve(model_path: str) -> Model:
 
 
 def _from_torchvision(name: str) -> Model:
+    if name.endswith(".py"):
+        raise ModelLoadError(f"MODEL_PATH={name}: which class of the file? Name it: {name}:Class")
+    if name.endswith(WEIGHT_FILES):
+        raise ModelLoadError(
+            f"MODEL_PATH={name}: such a file has weights (or a TorchScript program), but not the model's code. Give it "
+            f"as weights (--model my_model.py:Net --weights {name}), or save the model with torch.export (net.pt2)"
+        )
     from smartbatch.worker.models.vision import VisionClassifier, names
 
-    if name.endswith(".py"):
-        raise ModelLoadError(f"MODEL_PATH={name}: name the class too: {name}:Class")
     known = names()
     if name in known:
         return VisionClassifier(name)
+    if Path(f"{name}.py").is_file():
+        raise ModelLoadError(f"MODEL_PATH={name}: which class of {name}.py? Name it: {name}.py:Class")
     near = difflib.get_close_matches(name, [*known, EFFICIENTNET, SIMULATED], n=3)
     hint = f"; did you mean {' or '.join(near)}?" if near else ";"
     raise ModelLoadError(f"unknown model {name!r}{hint} {CHOICES}")

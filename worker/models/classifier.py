@@ -57,6 +57,7 @@ class Classifier(Model):
         """Build the network, unoptimized, on its device and in its dtype."""
         self._device = devices.open_device(context)
         self._dtype = devices.DTYPES[context.dtype]
+        self.compute_dtype = context.dtype
         self.overlaps = self._device.type == "cuda"
         network, labels = self.build(context)
         self._labels = list(labels)

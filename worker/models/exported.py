@@ -1,6 +1,6 @@
-"""Programs saved by torch.export (`.pt2`): one tensor in, one or more tensors out.
+"""Programs saved by torch.export (`.pt2`): one or more tensors in, one or more tensors out.
 
-The first dimension is the batch. Where the program bounds its size, batches are split and padded to fit.
+The first dimension of all is the batch. Where the program bounds its size, batches are split and padded to fit.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ from smartbatch.shared.errors import InvalidInput, ModelLoadError
 from smartbatch.shared.model_info import InputSpec, OutputSpec
 from smartbatch.shared.wire import Payload, Result
 from smartbatch.worker.core import device as devices
-from smartbatch.worker.core.model import LoadContext, Model
+from smartbatch.worker.core.model import INPUTS, LoadContext, Model
 from smartbatch.worker.core.tensors import from_numpy, to_numpy, to_torch
-from smartbatch.worker.core.weights import one_line
+from smartbatch.worker.core.user_traceback import one_line
+from smartbatch.worker.models.named_inputs import content_of, join, specs_of
 
 RowOutput = dict[str, np.ndarray]
 
 
 class Exported(Model):
-    """A row is a torch tensor of the program's dtype and shape, without the batch dimension."""
+    """A row is a torch tensor of the program's dtype and shape, without the batch dimension; or such by input name."""
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self.files = (path,)
 
     def load(self, context: LoadContext) -> None:
         self._device = devices.open_device(context)
@@ -48,6 +50,7 @@ class Exported(Model):
 
             program = move_to_device_pass(program, self._device)
         self._network = program.module()
+        self._structure: Any = program.call_spec.in_spec
         outputs = self.separate(self.forward(self.collate([self.example()])), 1)[0]
         self.outputs = tuple(OutputSpec(name, str(row.dtype), row.shape) for name, row in outputs.items())
         self.device_name = devices.device_name(self._device)
@@ -58,53 +61,54 @@ class Exported(Model):
 
     def _read_input(self, program: torch.export.ExportedProgram) -> None:
         names = program.graph_signature.user_inputs
-        values = [node.meta.get("val") for node in program.graph.nodes if node.name in names]
-        if len(values) != 1 or not isinstance(values[0], torch.Tensor) or not values[0].dim():
+        nodes = {node.name: node.meta.get("val") for node in program.graph.nodes}
+        values: list[Any] = [nodes.get(str(name)) for name in names]
+        are_tensors = all(isinstance(value, torch.Tensor) and value.dim() for value in values)
+        if not are_tensors or len({str(value.shape[0]) for value in values}) != 1:
             raise ModelLoadError(
-                f"expected a program with one input, a tensor whose first dimension is the batch, but {self._path} "
-                f"has {len(names)}: {', '.join(map(str, names))}"
+                "expected a program of tensors whose first dimension is the batch, one and the same for all, but "
+                f"{self._path} takes {', '.join(map(_described, names, values))}"
             )
-        batch, *row = values[0].shape
-        self._smallest, self._largest = _bounds(program, batch)
-        self._dtype = values[0].dtype
-        shape = tuple(size if isinstance(size, int) else -1 for size in row)
-        self.input = InputSpec(("tensor",), str(self._dtype).removeprefix("torch."), shape)
+        self._smallest, self._largest = _bounds(program, values[0].shape[0])
+        specs = {str(name): _spec(value) for name, value in zip(names, values, strict=True)}
+        if len(specs) == 1:
+            (self.input,) = specs.values()
+        else:
+            self.input, self.inputs = INPUTS, specs_of(specs, self._path)
 
-    def example(self) -> torch.Tensor:
-        assert self.input.shape is not None
-        return torch.zeros([max(size, 2) if size < 0 else size for size in self.input.shape], dtype=self._dtype)
+    def example(self) -> Any:
+        row = {spec.name: _zeros(spec) for spec in self.inputs or (self.input,)}
+        return row if self.inputs else row[self.input.name]
 
-    def decode(self, payload: Payload) -> list[torch.Tensor]:
-        content: Any = payload.content
-        expected = self.input.shape
-        assert expected is not None
-        if payload.kind != "tensor":
-            raise InvalidInput(f"expected a tensor, got {payload.kind}")
-        rows = to_torch(content)  # (rows, …)
-        if self._dtype.is_floating_point and rows.dtype.is_floating_point:
-            rows = rows.to(self._dtype)  # JSON numbers have no precision of their own
-        if rows.dtype != self._dtype:
-            raise InvalidInput(f"expected a tensor of dtype {self.input.dtype}, got {content.dtype}")
-        shape = tuple(rows.shape[1:])
-        if len(shape) != len(expected) or any(e not in (-1, s) for e, s in zip(expected, shape, strict=True)):
-            raise InvalidInput(f"expected a tensor of shape {['rows', *expected]}, got {list(rows.shape)}")
-        return list(rows)
+    def decode(self, payload: Payload) -> list[Any]:
+        if not self.inputs:
+            return _rows(payload, self.input)
+        content = content_of(payload, self.inputs)
+        return join({spec.name: _rows(content[spec.name], spec) for spec in self.inputs})
 
-    def group(self, row: torch.Tensor) -> Hashable:
-        return row.dtype, row.shape
+    def group(self, row: Any) -> Hashable:
+        if not self.inputs:
+            return row.dtype, row.shape
+        return tuple((tensor.dtype, tensor.shape) for tensor in row.values())
 
-    def collate(self, rows: Sequence[torch.Tensor]) -> torch.Tensor:
-        return devices.stack_on(self._device, rows)  # (rows, …)
+    def collate(self, rows: Sequence[Any]) -> tuple[torch.Tensor, ...]:
+        """Return a tensor (rows, …) for each input."""
+        if not self.inputs:
+            return (devices.stack_on(self._device, rows),)
+        return tuple(devices.stack_on(self._device, [row[spec.name] for row in rows]) for spec in self.inputs)
 
     @torch.inference_mode()
-    def forward(self, batch: torch.Tensor) -> list[dict[str, torch.Tensor]]:
-        return [self._run(part) for part in batch.split(min(self._largest, len(batch)))]
+    def forward(self, batch: Sequence[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        most = min(self._largest, len(batch[0]))
+        return [self._run(parts) for parts in zip(*(tensor.split(most) for tensor in batch), strict=True)]
 
-    def _run(self, part: torch.Tensor) -> dict[str, torch.Tensor]:
-        rows = len(part)
+    def _run(self, parts: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        rows = len(parts[0])
         if rows < self._smallest:
-            part = torch.cat([part, part[-1:].expand(self._smallest - rows, *part.shape[1:])])
-        return {name: output[:rows] for name, output in _named(self._network(part)).items()}
+            missing = self._smallest - rows
+            parts = [torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) for part in parts]
+        arguments, keywords = self._structure.unflatten(parts)
+        return {name: output[:rows] for name, output in _named(self._network(*arguments, **keywords)).items()}
 
     def separate(self, outputs: list[dict[str, torch.Tensor]], rows: int) -> list[RowOutput]:
         arrays = {name: np.concatenate([to_numpy(part[name]) for part in outputs]) for name in outputs[0]}
@@ -121,6 +125,36 @@ class Exported(Model):
 
     def encode(self, rows: Sequence[RowOutput], options: dict[str, Any]) -> Result:
         return Result(outputs={name: from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]})
+
+
+def _described(name: object, value: object) -> str:
+    return f"{name} {list(value.shape)}" if isinstance(value, torch.Tensor) else f"{name} (no tensor)"
+
+
+def _spec(value: torch.Tensor) -> InputSpec:
+    shape = tuple(size if isinstance(size, int) else -1 for size in value.shape[1:])
+    return InputSpec(("tensor",), str(value.dtype).removeprefix("torch."), shape)
+
+
+def _zeros(spec: InputSpec) -> torch.Tensor:
+    return torch.zeros([2 if size < 0 else size for size in spec.shape or ()], dtype=getattr(torch, spec.dtype or ""))
+
+
+def _rows(payload: Payload, spec: InputSpec) -> list[torch.Tensor]:
+    content: Any = payload.content
+    expected = spec.shape
+    assert expected is not None and spec.dtype is not None
+    if payload.kind != "tensor":
+        raise InvalidInput(f"expected a tensor, got {payload.kind}")
+    rows, dtype = to_torch(content), getattr(torch, spec.dtype)  # (rows, …)
+    if dtype.is_floating_point and rows.dtype.is_floating_point:
+        rows = rows.to(dtype)  # numbers in JSON have no width
+    if rows.dtype != dtype:
+        raise InvalidInput(f"expected a tensor of dtype {spec.dtype}, got {content.dtype}")
+    shape = tuple(rows.shape[1:])
+    if len(shape) != len(expected) or any(e not in (-1, s) for e, s in zip(expected, shape, strict=True)):
+        raise InvalidInput(f"expected a tensor of shape {['rows', *expected]}, got {list(rows.shape)}")
+    return list(rows)
 
 
 def _named(outputs: Any) -> dict[str, torch.Tensor]:

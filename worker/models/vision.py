@@ -12,7 +12,8 @@ from torchvision.transforms import InterpolationMode
 
 from smartbatch.shared.errors import ModelLoadError
 from smartbatch.worker.core.model import LoadContext
-from smartbatch.worker.core.weights import CHOICES, StateDict, fill, one_line, read_state_dict
+from smartbatch.worker.core.user_traceback import one_line
+from smartbatch.worker.core.weights import CHOICES, StateDict, fill, read_state_dict
 from smartbatch.worker.images.decode import Preset, Resample
 from smartbatch.worker.models.classifier import Classifier
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from smartbatch.worker.core.device_errors import is_out_of_memory
 from smartbatch.worker.core.model import ChosenVariant
-from smartbatch.worker.core.weights import one_line
+from smartbatch.worker.core.user_traceback import one_line
 
 log = logging.getLogger(__name__)
 

@@ -104,6 +104,12 @@ def _predict(settings: Settings) -> Json:
             schema("integer", minimum=0, maximum=predict.MAX_TOP_K, default=predict.DEFAULT_TOP_K),
             "Number of classes per row that a classifier returns; 0 for the raw outputs",
         ),
+        parameter(
+            "query",
+            "partial",
+            schema("boolean", default=False),
+            "Whether rows may fail alone: the result then has the other rows, and `errors`",
+        ),
         *shared_parameters,
     ]
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from smartbatch.gateway.formats.json_body import MAX_ELEMENTS, MAX_LISTS
-from smartbatch.shared.wire import DTYPE_BYTES, MAX_DIMENSIONS
+from smartbatch.shared.wire import DTYPE_BYTES, MAX_DIMENSIONS, MAX_INPUTS
 
 Json = dict[str, Any]
 
@@ -19,25 +19,34 @@ def _nested(leaf: Json, depth: int) -> Json:
 # the document longer.
 _SHOWN_DEPTH = 3
 
+_JSON_INPUT: Json = {"$ref": "#/components/schemas/JsonInput"}
+
 # By canonical media type. Types that are missing here are plain bytes.
 INPUTS: Json = {
     "application/json": {
-        "schema": {"$ref": "#/components/schemas/JsonInput"},
+        "schema": {"anyOf": [_JSON_INPUT, {"$ref": "#/components/schemas/JsonInputs"}]},
         "examples": {
             "rows": {
                 "summary": "Two rows of four numbers",
                 "value": {"data": [[5.1, 3.5, 1.4, 0.2], [6.7, 3, 5.2, 2.3]]},
             },
             "texts": {"summary": "Two texts", "value": {"data": ["a cat", "a kitten"]}},
+            "inputs": {
+                "summary": "A row of two inputs, of a model that takes several",
+                "value": {"inputs": {"text": "a cat", "numbers": [5.1, 3.5]}},
+            },
         },
     },
     "application/msgpack": {
-        "schema": {"description": "The same object as in JSON, or {image: bytes or a list of bytes}"}
+        "schema": {
+            "description": "The same object as in JSON, where data may be bytes, or {image: bytes or a list of bytes}"
+        }
     },
     "multipart/form-data": {
         "schema": {
             "type": "object",
-            "description": "Image files, one row each, or a single .npy file. Field names are ignored.",
+            "description": "Image files, one row each, or a single .npy file; field names are ignored. Of a model with "
+            "several inputs: files, texts or JSON in fields with the names of the inputs.",
             "additionalProperties": {"type": "string", "contentMediaType": "application/octet-stream"},
             "minProperties": 1,
         }
@@ -67,5 +76,20 @@ def input_schemas() -> Json:
                 },
                 "dtype": {"enum": [*DTYPE_BYTES, None]},
             },
-        }
+        },
+        "JsonInputs": {
+            "type": "object",
+            "description": "All inputs of a model that takes several, with as many rows each",
+            "required": ["inputs"],
+            "additionalProperties": False,
+            "properties": {
+                "inputs": {
+                    "type": "object",
+                    "description": "By name: what `data` would be, or an object with it. Images, raw bytes: base64",
+                    "additionalProperties": {"anyOf": [_JSON_INPUT, {"type": ["array", "string"]}]},
+                    "minProperties": 1,
+                    "maxProperties": MAX_INPUTS,
+                }
+            },
+        },
     }

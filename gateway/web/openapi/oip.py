@@ -106,7 +106,7 @@ def _infer(settings: Settings, versioned: bool) -> Json:
         "header",
         _HEADER_LENGTH,
         schema("integer", minimum=0),
-        "Length of the JSON in bytes, if binary tensor data follows; 0: the whole body is the one input",
+        "Length of the JSON in bytes, if binary tensor data follows; 0: the whole body is the one input of the model",
     )
     json_length = {"description": "Length of the JSON in bytes, if binary tensor data follows", **schema("integer")}
     return {

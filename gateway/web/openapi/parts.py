@@ -78,8 +78,8 @@ def running(settings: Settings, content_type: str = CONTENT_TYPE) -> tuple[list[
 
 def limits(settings: Settings) -> str:
     return (
-        f"At most {settings.max_body_bytes} bytes (MAX_BODY_BYTES) and {settings.max_batch_size} rows "
-        "(the worker's MAX_BATCH_SIZE). Content-Encoding may be gzip or deflate."
+        f"At most {settings.max_body_bytes} bytes (MAX_BODY_BYTES) and {settings.max_request_rows} rows "
+        "(MAX_REQUEST_ROWS). Content-Encoding may be gzip or deflate."
     )
 
 

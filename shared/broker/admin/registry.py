@@ -48,6 +48,32 @@ async def announce(connection: MultiplexedConnection, info: ModelInfo) -> None:
     await connection.execute("HSET", MODELS, info.name, model_info.encode(info))
 
 
+async def reserve_name(
+    connection: MultiplexedConnection, info: ModelInfo, *, ttl_ms: int, replace: bool = False
+) -> ModelInfo | None:
+    """Reserve a model's name for `ttl_ms`, or renew the reservation. Workers of one fingerprint share it.
+
+    Returns None, or the other model that holds the name. `replace` takes the name from that one.
+    """
+    key, value = Keys(info.name).served, model_info.encode(info)
+    if not replace:
+        held = await connection.execute("SET", key, value, "NX", "GET", "PX", ttl_ms)
+        if held is None:
+            return None
+        try:
+            other = model_info.decode(held)
+        except ValueError:  # not ours
+            other = info
+        if other.fingerprint != info.fingerprint:
+            return other
+    await connection.execute("SET", key, value, "PX", ttl_ms)
+    return None
+
+
+async def release_name(connection: MultiplexedConnection, model: str) -> None:
+    await connection.execute("DEL", Keys(model).served)
+
+
 async def models(connection: MultiplexedConnection) -> dict[str, ModelInfo]:
     """Return every model that a worker has announced. One that can't be read, or that no key could hold, is left
     out."""

@@ -2,9 +2,7 @@
 -- Returns waiting (a count), the group's last-delivered-id or nil where there is no such group, and all entries.
 local function waiting_in(requests, group)
   local length = redis.call('XLEN', requests)
-  local groups = redis.pcall('XINFO', 'GROUPS', requests)
-  if groups.err then return length, nil, length end
-  for _, fields in ipairs(groups) do
+  for _, fields in ipairs(redis.pcall('XINFO', 'GROUPS', requests)) do -- an error (no stream) has no items
     local found = {}
     for i = 1, #fields, 2 do found[fields[i]] = fields[i + 1] end
     if found['name'] == group then

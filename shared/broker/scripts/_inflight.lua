@@ -32,7 +32,6 @@ end
 
 -- `requests` holds {id, bytes, rows} of each to close; `sums` as above.
 local function close_requests(inflight, requests, sums)
-  if #requests == 0 then return end
   local ids, bytes, extra_rows = {}, 0, 0
   for n, request in ipairs(requests) do
     ids[n] = request[1]

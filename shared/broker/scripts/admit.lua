@@ -34,8 +34,8 @@ local function put(n)
 end
 
 -- As a rule all are new, and there is room and time for them together: then none is looked at by itself.
-local plain = force or (waiting + count <= max_entries and held + all_bytes <= max_bytes
-  and not late(all_rows, least_timeout_ms))
+local plain = waiting + count <= max_entries and held + all_bytes <= max_bytes
+  and not late(all_rows, least_timeout_ms)
 for n = 1, count do plain = plain and not found[n + 2] end
 
 local codes, bytes_in, extra_in = {}, 0, 0
@@ -64,6 +64,6 @@ else
     end
   end
 end
-if #opened > 0 then change_inflight(inflight, found, bytes_in, extra_in, opened, {}) end
+change_inflight(inflight, found, bytes_in, extra_in, opened, {})
 wake(waiting, fill_lock, wakeup)
 return {waiting, open_rows, unpack(codes)}

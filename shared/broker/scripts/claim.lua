@@ -26,7 +26,7 @@ end
 
 -- One entry of a dead worker, isolated: it may be what ended that worker. The lease's score must
 -- still be the one that was found expired, else the worker came back.
-if mode == 'idle' and dead_worker ~= '' and redis.call('ZSCORE', leases, dead_worker) == dead_score then
+if mode == 'idle' and redis.call('ZSCORE', leases, dead_worker) == dead_score then
   while true do
     local pending = redis.call('XPENDING', requests, group, '-', '+', 1, dead_worker)
     if #pending == 0 then
@@ -47,9 +47,8 @@ if waiting == 0 and mode == 'idle' and held_rows > 0 and hold_ms > 0 and not tak
   redis.call('SET', fill_lock, me, 'PX', hold_ms) -- I have entries from claiming ahead and wait for more
 end
 if waiting == 0
-  or (mode == 'top' and taken)
-  or (mode == 'idle' and taken and waiting < room_rows)
-  or (mode == 'ahead' and (taken or redis.call('LLEN', wakeup) == 0 or (waiting < room_rows and not soon)))
+  or (taken and (mode ~= 'idle' or waiting < room_rows))
+  or (mode == 'ahead' and (redis.call('LLEN', wakeup) == 0 or (waiting < room_rows and not soon)))
 then
   return answer('empty', 0, 0, {})
 end

@@ -29,17 +29,17 @@ local function dead_letter(entry_id, id, reason, body)
   if not found and not id then return end
   local fields = found and found[2] or {'id', id}
   local pending = redis.pcall('XPENDING', requests, group, entry_id, entry_id, 1)
-  local deliveries = not pending.err and pending[1] and pending[1][4] - 1 or 0 -- but this last one, never run
+  local deliveries = pending[1] and pending[1][4] - 1 or 0 -- but this last one, never run
   redis.call('XADD', dead, 'MAXLEN', '~', dead_max, '*', 'reason', reason, 'entry_id', entry_id,
     'deliveries', deliveries, unpack(fields))
   redis.call('PEXPIRE', body, dead_body_ttl)
 end
 
--- Returns the number of the inbox, the size if it isn't the value's, the body's key or nil, and the dead reason.
+-- Returns the number of the inbox, the size if it isn't the value's, the body's key if it has one, and the dead reason.
 local function read_note(note)
   local inbox, size, body, reason = string.match(note, '^(%d+)|(%d+)|(%d+)|(.*)$')
   if not inbox then return tonumber(note), nil, nil, '' end
-  return tonumber(inbox), size, body ~= '0' and KEYS[first_body + tonumber(body)] or nil, reason
+  return tonumber(inbox), size, body ~= '0' and KEYS[first_body + tonumber(body)], reason
 end
 
 local written = {} -- reply keys, of what is still open
@@ -66,7 +66,7 @@ for n, id in ipairs(ids) do
     elseif body then
       bodies[#bodies + 1] = body
     end
-    if value ~= '' or size ~= '0' then
+    if size ~= '0' then
       local notice = id .. '|' .. (value ~= '' and #value or size)
       if value ~= '' then
         redis.call('SET', KEYS[first_reply + n], value, 'PX', reply_ttl)

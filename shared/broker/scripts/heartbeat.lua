@@ -12,10 +12,8 @@ redis.call('ZADD', leases, now + tonumber(ARGV[3]), me)
 redis.call('HSET', worker, unpack(ARGV, 5))
 redis.call('PEXPIRE', worker, ARGV[4])
 local mine = {}
-local pending = redis.pcall('XPENDING', requests, group, '-', '+', 200000, me)
-if not pending.err then
-  for i, row in ipairs(pending) do mine[i] = row[1] end
-end
+local pending = redis.pcall('XPENDING', requests, group, '-', '+', 200000, me) -- an error (no group) has no items
+for i, row in ipairs(pending) do mine[i] = row[1] end
 local from = string.format('%.0f', now)
 local alive = redis.call('ZCOUNT', leases, from, '+inf')
 local expired = redis.call('ZRANGEBYSCORE', leases, '-inf', '(' .. from, 'WITHSCORES')

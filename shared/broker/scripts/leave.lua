@@ -9,8 +9,7 @@ local group, me = ARGV[1], ARGV[2]
 if redis.call('GET', fill_lock) == me then redis.call('DEL', fill_lock) end
 wake(waiting_in(requests, group), fill_lock, wakeup)
 redis.call('DEL', worker)
-local pending = redis.pcall('XPENDING', requests, group, '-', '+', 1000, me)
-if pending.err then pending = {} end
+local pending = redis.pcall('XPENDING', requests, group, '-', '+', 1000, me) -- an error (no group) has no items
 if #pending == 0 then
   redis.pcall('XGROUP', 'DELCONSUMER', requests, group, me)
   redis.call('ZREM', leases, me)

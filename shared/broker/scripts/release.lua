@@ -5,4 +5,3 @@
 local requests, fill_lock, wakeup = KEYS[1], KEYS[2], KEYS[3]
 if redis.call('GET', fill_lock) == ARGV[2] then redis.call('DEL', fill_lock) end
 wake(waiting_in(requests, ARGV[1]), fill_lock, wakeup)
-return 1

@@ -27,7 +27,7 @@ def test_series_exist_before_the_first_request() -> None:
 def test_a_request_counts_once_in_reports_and_metrics() -> None:
     metrics = GatewayMetrics()
     queue = metrics.of("m")
-    queue.answered(TIMING_MS, rows=3, batch_info=None)
+    queue.answered(TIMING_MS, rows=3)
     part_s = {part: pytest.approx(ms / 1000) for part, ms in TIMING_MS.items() if part != "total"}
     assert queue.counts() == {"total": {"answered": 1}, "part": part_s}
     metrics.settle()

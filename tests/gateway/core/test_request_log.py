@@ -9,6 +9,7 @@ import pytest
 from smartbatch.gateway.core.request_log import RequestLog
 from smartbatch.shared.errors import (
     BrokerUnavailable,
+    ClientGone,
     DeadlineExceeded,
     InvalidInput,
     ModelFailed,
@@ -38,9 +39,10 @@ def test_lines_of_each_code_are_limited_and_the_rest_counted(caplog: pytest.LogC
 @pytest.mark.parametrize(
     ("error", "level", "status", "text"),
     [
-        (QueueFull("full"), "INFO", 503, "queue_full: full"),
-        (BrokerUnavailable("away"), "INFO", 503, "broker_unavailable: away"),
-        (InvalidInput("expected a number, got 'my secret'"), "INFO", 422, "invalid_input"),
+        (QueueFull("full"), "WARNING", 503, "queue_full: full"),
+        (BrokerUnavailable("away"), "WARNING", 503, "broker_unavailable: away"),
+        (InvalidInput("expected a number, got 'my secret'"), "WARNING", 422, "invalid_input"),
+        (ClientGone("left"), "INFO", 499, "client_gone: left"),
         (DeadlineExceeded("late"), "WARNING", 504, "deadline_exceeded: late"),
         (ModelFailed("it failed"), "WARNING", 500, "model_failed: it failed"),
         (KeyError("x"), "ERROR", 500, "a request failed by an unexpected error"),

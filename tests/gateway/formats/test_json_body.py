@@ -189,8 +189,8 @@ def test_text_for_a_tensor_model_is_unsupported_and_names_the_accepted_kinds():
 
 
 @pytest.mark.parametrize("body", [{"data": [[1], [2], [3]]}, {"data": ["a", "b", "c"]}])
-def test_more_rows_than_max_batch_size_are_rejected_and_the_setting_named(body):
-    with pytest.raises(TooManyRows, match=r"2 rows \(MAX_BATCH_SIZE\), got 3"):
+def test_more_rows_than_a_request_may_have_are_rejected_and_the_setting_named(body):
+    with pytest.raises(TooManyRows, match=r"2 rows \(MAX_REQUEST_ROWS\), got 3"):
         read(body, max_rows=2)
 
 

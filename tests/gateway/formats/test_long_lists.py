@@ -100,11 +100,11 @@ def test_json_and_msgpack_accept_and_reject_the_same_lists(data: list) -> None:
 def test_more_rows_than_the_model_accepts_are_rejected() -> None:
     assert array(read({"data": [[1, 2, 3, 4]] * 4}, IRIS, 4)).shape == (4, 4)
     for data in ([[1, 2, 3, 4]] * 5, [1] * 20):
-        with pytest.raises(TooManyRows, match=r"at most 4 rows \(MAX_BATCH_SIZE\), got 5"):
+        with pytest.raises(TooManyRows, match=r"at most 4 rows \(MAX_REQUEST_ROWS\), got 5"):
             read({"data": data}, IRIS, 4)
     for reader in (read, read_msgpack):
         assert reader({"data": ['a",' * 20] * 4}, max_rows=4).rows == 4
-        with pytest.raises(TooManyRows, match=r"at most 4 rows \(MAX_BATCH_SIZE\), got 5"):
+        with pytest.raises(TooManyRows, match=r"at most 4 rows \(MAX_REQUEST_ROWS\), got 5"):
             reader({"data": ["a"] * 5}, max_rows=4)
 
 

@@ -91,7 +91,7 @@ def test_plain_field_is_rejected_by_name():
 
 def test_more_files_than_rows_are_rejected():
     assert read(multipart(*[file_part(JPEG)] * 4), "multipart/form-data; boundary=b").rows == 4
-    with pytest.raises(TooManyRows, match=r"MAX_BATCH_SIZE.*got more files"):
+    with pytest.raises(TooManyRows, match=r"MAX_REQUEST_ROWS.*got more files"):
         read(multipart(*[file_part(JPEG)] * 5), "multipart/form-data; boundary=b")
 
 

@@ -8,6 +8,7 @@ from tests.brokers import Client
 from tests.shared.broker.test_protocol import ADMITTED, DEADLINE_UNATTAINABLE, FULL, KEYS, admission, claim, request
 
 SLOW = Capacity(rows_per_s=0.1, batch_s=60)  # a request behind another one cannot be in time
+SUMS = ["#bytes", "#extra_rows"]
 
 
 async def inflight_ids(client: Client) -> list[bytes]:
@@ -87,6 +88,39 @@ async def test_requests_are_added_and_removed_with_one_command_each(client: Clie
     assert await hash_commands(client) == {"hmget": 2, "hset": 1, "hdel": 1}
 
 
+async def test_requests_of_one_row_never_touch_the_sum_of_extra_rows(client: Client) -> None:
+    await client.config_resetstat()
+    await admission(client).admit([request(1), request(2)])
+    await admission(client).cancel(["r1"])
+    assert await hash_commands(client) == {"hmget": 2, "hset": 2, "hdel": 1}
+    assert await client.hmget(KEYS.inflight, SUMS) == [b"100", None]
+
+
+async def test_rejected_and_unknown_requests_cause_no_write_and_no_error(client: Client) -> None:
+    await admission(client).admit([request(1, rows=3)])
+    await admission(client).cancel(["r2"])  # Redis knows both scripts from now on
+    await client.config_resetstat()
+    assert (await admission(client, max_entries=1).admit([request(3)])).statuses == [FULL]
+    assert await admission(client).cancel(["r2"]) == 0
+    assert await hash_commands(client) == {"hmget": 2}
+    assert await client.info("errorstats") == {}
+
+
+async def test_the_description_of_inflight_is_written_with_the_first_request_only(client: Client) -> None:
+    await admission(client).admit([request(1), request(2)])
+    await client.hdel(KEYS.inflight, "#about")
+    await admission(client).admit([request(3, rows=2)])
+    await admission(client).cancel(["r1"])
+    assert set(await client.hkeys(KEYS.inflight)) == {b"r2", b"r3", *(name.encode() for name in SUMS)}
+
+
+async def test_a_request_whose_sums_were_deleted_leaves_nothing_inflight(client: Client) -> None:
+    await admission(client).admit([request(1)])
+    await client.hdel(KEYS.inflight, "#bytes", "#about")
+    assert await admission(client).cancel(["r1"]) == 1
+    assert not await client.exists(KEYS.inflight)
+
+
 async def hash_commands(client: Client) -> dict[str, int]:
     stats = {name.removeprefix("cmdstat_"): stat["calls"] for name, stat in (await client.info("commandstats")).items()}
     return {name: calls for name, calls in stats.items() if name in ("hmget", "hset", "hdel")}
@@ -95,12 +129,11 @@ async def hash_commands(client: Client) -> dict[str, int]:
 async def test_extra_rows_are_added_and_subtracted_with_their_requests(client: Client) -> None:
     extra_rows = [request(1, rows=3), request(2, rows=4), request(3), request(4)]
     await admission(client).admit(extra_rows)
-    sums = ["#bytes", "#extra_rows"]
-    assert await client.hmget(KEYS.inflight, sums) == [b"400", b"5"]
+    assert await client.hmget(KEYS.inflight, SUMS) == [b"400", b"5"]
     assert await admission(client).cancel(["r3"]) == 1
-    assert await client.hmget(KEYS.inflight, sums) == [b"300", b"5"]
+    assert await client.hmget(KEYS.inflight, SUMS) == [b"300", b"5"]
     assert await admission(client).cancel(["r2"]) == 1
-    assert await client.hmget(KEYS.inflight, sums) == [b"200", b"2"]
+    assert await client.hmget(KEYS.inflight, SUMS) == [b"200", b"2"]
     assert await admission(client).cancel(["r1"]) == 1
     assert set(await client.hkeys(KEYS.inflight)) == {b"r4", b"#bytes", b"#about"}
     assert await admission(client).cancel(["r4"]) == 1

@@ -192,6 +192,16 @@ async def test_while_nothing_waits_no_other_worker_takes_the_fill_lock(
     assert not await client.exists(KEYS.fill_lock)
 
 
+@pytest.mark.parametrize(("numbers", "held_rows"), [([], 1), ([1], 0)], ids=["nothing waits", "less than a batch"])
+async def test_the_fill_lock_is_taken_even_for_a_millisecond(
+    client: Client, numbers: list[int], held_rows: int
+) -> None:
+    await admit(client, *numbers)
+    await client.config_resetstat()
+    await claim(client, held_rows=held_rows, hold_ms=1)
+    assert (await client.info("commandstats"))["cmdstat_set"]["calls"] == 1
+
+
 async def test_the_fill_lock_is_not_taken_from_its_holder(client: Client) -> None:
     await fill(client, "w2")
     assert (await claim(client, "w1", held_rows=1)).kind == "empty"

@@ -319,6 +319,13 @@ async def test_a_lease_is_valid_until_its_score_has_passed(client: Client) -> No
     assert (heartbeat.alive, heartbeat.expired) == (2, {"long ago": str(now_ms - 1).encode()})
 
 
+async def test_every_lease_is_either_alive_or_expired(client: Client) -> None:
+    now_ms = (await Leases(client, KEYS, "w1").heartbeat({"state": "ready"})).now_ms
+    await client.zadd(KEYS.leases, {f"until +{n}": now_ms + n for n in range(1000)})
+    heartbeat = await Leases(client, KEYS, "w1").heartbeat({"state": "ready"})
+    assert heartbeat.alive + len(heartbeat.expired) == 1001
+
+
 async def test_leaving_releases_the_fill_lock_and_the_lease_and_wakes_a_worker(client: Client) -> None:
     await Leases(client, KEYS, "w2").heartbeat({"state": "ready"})
     await claim(client, "w1", held_rows=1)  # it waits for more entries

@@ -165,7 +165,7 @@ def test_errors_have_a_status_code_and_a_detail(client: Client) -> None:
     rejected("arithmetic", tensor("y", X, "FP32"), code=invalid, text="unknown input 'y'")
     rejected("arithmetic", x, x, code=invalid, text="one input, got 2")
     rejected("arithmetic", tensor("x", X[:, :1], "FP32"), code=invalid, text="takes shape [-1, 2]")
-    rejected("arithmetic", tensor("x", np.zeros((9, 2), np.float32), "FP32"), code=invalid, text="at most 8 rows")
+    rejected("arithmetic", tensor("x", np.zeros((4097, 2), np.float32), "FP32"), code=invalid, text="at most 4096 rows")
     rejected("arithmetic", x, sequence_id=7, code=invalid, text="keep no state")
     rejected("arithmetic", x, outputs=[sync_grpc.InferRequestedOutput("z")], code=invalid, text="unknown output 'z'")
     rejected("arithmetic", x, timeout=-1, code=invalid, text="0 or more microseconds")

@@ -127,16 +127,33 @@ def test_one_bad_row_in_a_batch_fails_alone(engine: Engine, model: Doubler) -> N
     ]
 
 
-def test_a_row_rejected_with_a_value_error_is_the_clients_fault(engine: Engine, model: Doubler) -> None:
+@pytest.mark.parametrize("error", [ValueError("secret"), TypeError("secret"), KeyError("secret"), SystemExit(3)])
+def test_an_error_of_forward_is_the_models_fault_and_its_text_stays_in_the_log(
+    engine: Engine, model: Doubler, error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
     def reject(rows: list[int]) -> None:
         if 3 in rows:
-            raise ValueError("three is not accepted")
+            raise error
+
+    model.reject = reject
+    claimed_entries = [claimed(1), claimed(3)]
+    run(engine, claimed_entries)
+    assert claimed_entries[0].error is None
+    assert isinstance(claimed_entries[1].error, ModelFailed)
+    assert str(claimed_entries[1].error) == f"the model failed on this input ({type(error).__name__})"
+    assert error in [record.exc_info[1] for record in caplog.records if record.exc_info]
+
+
+def test_invalid_input_raised_by_forward_is_the_clients_fault(engine: Engine, model: Doubler) -> None:
+    def reject(rows: list[int]) -> None:
+        if 3 in rows:
+            raise InvalidInput("three is not accepted")
 
     model.reject = reject
     claimed_entries = [claimed(1), claimed(3)]
     run(engine, claimed_entries)
     assert isinstance(claimed_entries[1].error, InvalidInput)
-    assert "three is not accepted" in claimed_entries[1].error.detail
+    assert str(claimed_entries[1].error) == "three is not accepted"
 
 
 def test_a_batch_too_large_for_memory_is_halved_and_the_limit_remembered(engine: Engine, model: Doubler) -> None:

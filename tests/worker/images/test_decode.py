@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from smartbatch.shared.errors import InvalidInput
+from smartbatch.shared.errors import BodyTooLarge, InvalidInput
 from smartbatch.worker.images import decode
 from smartbatch.worker.images.decode import Preset, Resample, _MemoryBudget, decode_image, decode_images
 from tests.brokers import eventually
@@ -159,7 +159,7 @@ def test_threads_decode_to_equal_pixels():
 def test_the_pixels_of_all_images_of_a_request_count_together():
     one = encoded(np.zeros((600, 600, 3), np.uint8))
     assert len(decode_images([one] * 2, EXACT, LIMIT)) == 2
-    with pytest.raises(InvalidInput, match="at most 1000000 pixels, got 3 images with 1080000"):
+    with pytest.raises(BodyTooLarge, match="at most 1000000 pixels together, got 3 images with 1080000"):
         decode_images([one] * 3, EXACT, LIMIT)
 
 

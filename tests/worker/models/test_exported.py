@@ -72,9 +72,54 @@ def test_tuple_outputs_are_numbered(tmp_path):
     assert run(model, np.zeros((1, 3), np.float32)) == {"output_0": [[1, 1, 1]], "output_1": [[2, 2, 2]]}
 
 
-def test_program_with_two_inputs_is_rejected(tmp_path):
-    with pytest.raises(ModelLoadError, match=r"expected a program with one input.*has 2: x, y"):
-        exported(tmp_path, Two(), torch.zeros(4, 3), torch.zeros(4, 3))
+def of_two(**arrays):
+    parts = {name: Payload("tensor", Tensor(a.dtype.name, a.shape, a.tobytes())) for name, a in arrays.items()}
+    return Payload("inputs", parts)
+
+
+@pytest.mark.parametrize(("rows", "dynamic"), [(1, True), (5, True), (1, False), (9, False)])
+def test_program_with_two_inputs_takes_them_by_the_names_of_its_signature(tmp_path, rows, dynamic):
+    model, _ = exported(tmp_path, Two(), torch.zeros(4, 3), torch.zeros(4, 1, dtype=torch.int64), dynamic=dynamic)
+    assert [(spec.name, spec.dtype, spec.shape) for spec in model.inputs] == [
+        ("x", "float32", (3,)),
+        ("y", "int64", (1,)),
+    ]
+    example = model.example()
+    assert example is not None and (model.input.kinds, example["y"].shape) == (("inputs",), (1,))
+    x, y = np.arange(rows * 3, dtype=np.float32).reshape(rows, 3), np.arange(rows).reshape(rows, 1)
+    decoded = model.decode(of_two(y=y, x=x))  # in whatever order
+    assert len({model.group(row) for row in decoded}) == 1
+    outputs = model.encode(model.separate(model.forward(model.collate(decoded)), rows), {}).outputs
+    assert outputs is not None
+    assert np.array_equal(np.frombuffer(outputs["output"].data, np.float32).reshape(rows, 3), x + y)
+
+
+def test_program_called_by_keywords_takes_them_by_these_names(tmp_path):
+    torch.export.save(
+        torch.export.export(Two(), (torch.zeros(2, 3),), {"y": torch.ones(2, 3)}), tmp_path / "keywords.pt2"
+    )
+    model = resolve(str(tmp_path / "keywords.pt2"))
+    model.load(LoadContext(device="cpu"))
+    rows = model.decode(of_two(x=np.ones((1, 3), np.float32), y=np.ones((1, 3), np.float32)))
+    assert model.separate(model.forward(model.collate(rows)), 1)[0]["output"].tolist() == [2, 2, 2]
+
+
+def test_wrong_inputs_of_several_are_rejected(tmp_path):
+    model, _ = exported(tmp_path, Two(), torch.zeros(4, 3), torch.zeros(4, 3))
+    one = np.zeros((1, 3), np.float32)
+    with pytest.raises(InvalidInput, match="the input 'y' is missing; the model takes x, y"):
+        model.decode(of_two(x=one))
+    with pytest.raises(InvalidInput, match="unknown input 'z'"):
+        model.decode(of_two(x=one, y=one, z=one))
+    with pytest.raises(InvalidInput, match="expected the inputs x, y by name, got tensor"):
+        model.decode(Payload("tensor", Tensor("float32", one.shape, one.tobytes())))
+    with pytest.raises(InvalidInput, match="dtype float32, got int64"):
+        model.decode(of_two(x=one, y=one.astype(np.int64)))
+
+
+def test_program_whose_inputs_have_batches_of_their_own_is_rejected(tmp_path):
+    with pytest.raises(ModelLoadError, match=r"one and the same for all, but .*takes x \[4, 3\], y \[1, 3\]"):
+        exported(tmp_path, Two(), torch.zeros(4, 3), torch.zeros(1, 3), dynamic=False)
 
 
 def test_wrong_input_is_rejected(tmp_path):

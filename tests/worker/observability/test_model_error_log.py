@@ -28,3 +28,40 @@ def test_each_line_names_its_request_until_the_limit(caplog: pytest.LogCaptureFi
     assert last.getMessage() == "the model failed on one row: 90 more requests"
     lines.flush()
     assert len(caplog.records) == 11
+
+
+def raised() -> ValueError:
+    try:
+        int("secret")
+    except ValueError as error:
+        return error
+    raise AssertionError
+
+
+def test_clients_see_the_kind_of_an_error_and_on_request_its_text_and_place() -> None:
+    assert str(ModelErrorLog().failed("no", raised(), ENTRY)) == "no (ValueError)"
+    shown = str(ModelErrorLog(show_errors=True).failed("no", raised(), ENTRY))
+    assert shown.startswith("no (ValueError: invalid literal for int() with base 10: 'secret' (")
+    assert "test_model_error_log.py, line " in shown
+
+
+def test_a_traceback_begins_at_the_users_code(serve_error, caplog: pytest.LogCaptureFixture) -> None:
+    ModelErrorLog().failed("no", serve_error, ENTRY)
+    lines = caplog.text.splitlines()
+    assert "their_code.py" in lines[lines.index("Traceback (most recent call last):") + 1]
+
+
+@pytest.fixture
+def serve_error(tmp_path) -> Exception:
+    """An error raised by a user's model, below frames of this package and of torch."""
+    from smartbatch.worker.models import LoadContext, resolve
+
+    file = tmp_path / "their_code.py"
+    file.write_text("class Mine:\n    def forward(self, batch): return int('secret')\n")
+    model = resolve(f"{file}:Mine")
+    model.load(LoadContext(device="cpu"))
+    with pytest.raises(ValueError, match="invalid literal") as caught:
+        model.forward([])
+    traceback = caught.value.__traceback__
+    assert traceback is not None
+    return caught.value.with_traceback(traceback.tb_next)  # without this function's frame

@@ -38,7 +38,7 @@ export class PredictForm {
     part("elsewhere").hidden = predicts;
     part("photo-box").hidden = !predicts || !(kinds.includes("image") || kinds.includes("raw"));
     part("text-box").hidden = !predicts || (kinds.includes("image") && info !== null);
-    const [text, note] = example(info?.input ?? { kinds });
+    const [text, note] = info?.inputs ? exampleOfSeveral(info.inputs) : example(info?.input ?? { kinds });
     part("text").value = text;
     setText(part("text-note"), note);
   }
@@ -103,6 +103,14 @@ function example({ kinds, dtype, shape }) {
   const note = `A list of rows: ${dtype ?? "numbers"} of shape [${shape}] each (-1: any length).`;
   const few = row.reduce((product, length) => product * length, 1) <= MAX_EXAMPLE;
   return [few ? JSON.stringify({ data: [zeros(row)] }) : "", note];
+}
+
+// An example of all inputs of a model that takes several.
+function exampleOfSeveral(inputs) {
+  const value = ({ kinds, shape }) => (kinds.includes("text") ? "a text" : kinds.includes("tensor") ? (shape ? zeros(shape.map((n) => (n < 0 ? 1 : n))) : [0]) : "");
+  const text = JSON.stringify({ inputs: Object.fromEntries(inputs.map((input) => [input.name, value(input)])) });
+  const names = inputs.map(({ name, kinds }) => `${name} (${kinds.join(" or ")})`).join(", ");
+  return [text.length <= 4096 ? text : "", `The inputs by name: ${names}. Images and raw bytes are in base64.`];
 }
 
 function zeros([length, ...rest]) {

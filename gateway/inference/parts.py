@@ -1,0 +1,82 @@
+"""Splits a request with more rows than a batch may have into parts, each an entry, and joins their replies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from smartbatch.gateway.queue.queued_request import Outcome
+from smartbatch.shared.broker.queue.admission import NewEntry
+from smartbatch.shared.errors import WireError
+from smartbatch.shared.wire import Payload, Reply, Result, Tensor, unpack_reply
+
+
+class Whole(Protocol):
+    """The request that was split."""
+
+    started_at: float
+    deadline_at: float
+
+    def end(self, outcome: Outcome) -> None: ...
+    def part_answered(self, part: Part) -> None: ...
+
+
+class Part:
+    """One part, in the model queue: a QueuedRequest. The first error of a part ends the whole request."""
+
+    admitted_at = 0.0
+    waiting = True
+    answered = False
+    reply: Reply  # once answered
+
+    def __init__(self, whole: Whole, entry: NewEntry) -> None:
+        self._whole = whole
+        self.entry = entry
+        self.started_at = whole.started_at
+        self.deadline_at = whole.deadline_at
+
+    def end(self, outcome: Outcome) -> None:
+        if not self.waiting:
+            return
+        self.waiting = False
+        try:
+            if isinstance(outcome, Exception):
+                raise outcome
+            self.reply = unpack_reply(outcome)
+        except Exception as error:
+            self._whole.end(error)
+        else:
+            self._whole.part_answered(self)
+
+
+def split(payload: Payload, rows: int) -> list[Payload]:
+    """Return payloads of up to `rows` rows each. A worker names rows by their place in the whole request."""
+    parts = payload.split(rows)
+    for number, part in enumerate(parts):
+        part.options = {**part.options, "first_row": number * rows}
+    return parts
+
+
+def join(replies: Sequence[Reply]) -> Reply:
+    """Return the reply to the whole request: all rows, and times and batch of the part that took longest."""
+    results = [reply.result for reply in replies if reply.result is not None]
+    slowest = max(replies, key=lambda reply: sum(reply.ms.values()))
+    joined = Result(errors={row: error for result in results for row, error in result.errors.items()})
+    filled = [result for result in results if result.values != []]  # empty: all rows of the part failed
+    first = filled[0] if filled else Result(values=[])
+    if first.classes is not None:
+        joined.classes = [row for result in filled for row in result.classes or ()]
+    elif first.outputs is not None:
+        joined.outputs = {name: _concatenated([(r.outputs or {})[name] for r in filled]) for name in first.outputs}
+    else:
+        joined.values = [row for result in filled for row in result.values or ()]
+    return Reply(joined, None, slowest.batch, slowest.ms)
+
+
+def _concatenated(tensors: Sequence[Tensor]) -> Tensor:
+    first = tensors[0]
+    if any((tensor.dtype, tensor.shape[1:]) != (first.dtype, first.shape[1:]) for tensor in tensors):
+        shapes = ", ".join(f"{tensor.dtype}{list(tensor.shape)}" for tensor in tensors)
+        raise WireError(f"the parts of the request have outputs that can't be joined: {shapes:.300}")
+    rows = sum(tensor.shape[0] for tensor in tensors)
+    return Tensor(first.dtype, (rows, *first.shape[1:]), b"".join(tensor.data for tensor in tensors))
