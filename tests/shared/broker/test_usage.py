@@ -109,11 +109,11 @@ async def test_a_bucket_fills_at_its_rate_up_to_its_burst(
 async def test_a_clock_that_stepped_back_adds_no_token(client: Any, any_broker: Broker) -> None:
     at_s, _ = any_broker.sync.time()
     any_broker.sync.hset(BUCKETS, "app", f"40|{(at_s + 3600) * 1000}")
-    assert await Usage(client, "g1").settle(1, DAY, 1000, [Line("app", 1000, 100, 30, 0)]) == [(10.0, 0)]
+    assert await Usage(client, "g1").exchange(1, DAY, 1000, [KeyUsage("app", 1000, 100, 30, 0)]) == [(10.0, 0)]
 
 
 async def test_a_bucket_fills_for_hours_at_its_rate(client: Any, any_broker: Broker) -> None:
     at_s, _ = any_broker.sync.time()
     any_broker.sync.hset(BUCKETS, "app", f"0|{(at_s - 36_000) * 1000}")
-    [(left, _)] = await Usage(client, "g1").settle(1, DAY, 0, [Line("app", 1, 100_000, 0, 0)])
+    [(left, _)] = await Usage(client, "g1").exchange(1, DAY, 0, [KeyUsage("app", 1, 100_000, 0, 0)])
     assert 36_000 <= left < 36_006  # seconds that the call may have taken
