@@ -180,6 +180,6 @@ async def test_malformed_entries_are_shown_and_can_be_removed(stream: Stream) ->
     entry_id = (await stream.client.xadd(stream.keys.requests, {"id": "\x1b[2J[red]", "what": "ever"})).decode()
     assert r"\x1b[2J[red]" in "\n".join((await stream.run()).out)
     shown = await stream.json("show", entry_id)
-    assert shown["malformed"] == "its fields are not those of a request"
+    assert shown["malformed"] == "its fields are not id, header and payload"
     assert (await stream.json("cancel", entry_id))[0]["cancelled"] is True
     assert (await stream.json())[0]["entries"] == []

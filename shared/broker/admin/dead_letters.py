@@ -118,7 +118,7 @@ class Requeue:
             raise SmartBatchError(f"{letter.id}: its payload has expired, so it can't be run again")
         entry, request_id = letter.entry, letter.new_request_id
         request = NewEntry(request_id, int(timeout_s * 1000), entry.rows, entry.kind, payload, entry.trace)
-        if not (await self._admission.still_open([request_id]))[0]:
+        if not (await self._admission.are_inflight([request_id]))[0]:
             await self._connection.execute("UNLINK", self._keys.reply(request_id))  # of an earlier time
         answer = await self._admission.admit([request])
         if answer.statuses != [AdmitStatus.ADMITTED]:
@@ -130,7 +130,7 @@ class Requeue:
         until = time.monotonic() + timeout_s + REPLY_GRACE_S
         reply = None
         while reply is None and time.monotonic() < until:
-            [still_open] = await self._admission.still_open([request_id])
+            [still_open] = await self._admission.are_inflight([request_id])
             [reply] = await self._inbox.read([request_id])  # in this order: else one finishing now is in neither
             if reply is None and not still_open:
                 return None

@@ -56,8 +56,8 @@ class MultiplexedConnection(asyncio.Protocol):
     """Connects at the first call, and again after a disconnection. It never sends a command twice.
 
     Any task of its event loop may call it. A blocking command delays all commands behind it, so a task that blocks has
-    its own connection, with `block_s` as the longest time. Cancelling a call of such a connection closes it, because the
-    blocking command would otherwise take the next element.
+    its own connection, with `block_s` as the longest time. Cancelling a call of such a connection closes it: otherwise
+    the blocking command would take the next element.
     """
 
     def __init__(self, url: str, *, block_s: float = 0.0) -> None:

@@ -48,7 +48,7 @@ async def admitted_again(client: Client) -> tuple[Entry, Entry]:
 async def test_a_late_first_entry_does_not_finish_a_request_admitted_again(client: Client, reply: bytes) -> None:
     first, second = await admitted_again(client)
     assert await claims(client).finish([Outcome(first, reply)]) == 0
-    assert await admission(client).still_open(["r1"]) == [True]
+    assert await admission(client).are_inflight(["r1"]) == [True]
     assert await client.hmget(KEYS.inflight, SUMS) == [b"100", None]
     assert not await client.exists(KEYS.inbox(GATEWAY))
     assert [fields[b"id"] for _, fields in await client.xrange(KEYS.requests)] == [b"r1"]
@@ -116,7 +116,7 @@ async def test_a_large_reply_that_was_not_written_before_stops_the_whole_call(cl
     entries = await admitted(client, 1, 2)
     with pytest.raises(Exception, match="a reply is missing that was to be written before"):
         await finish_unwritten(client, entries)
-    assert await admission(client).still_open(["r1", "r2"]) == [True, True]
+    assert await admission(client).are_inflight(["r1", "r2"]) == [True, True]
     await client.set(KEYS.reply("r1"), LARGE)
     with pytest.raises(Exception, match="a reply is missing that was to be written before"):
         await finish_unwritten(client, entries)
@@ -130,7 +130,7 @@ async def test_a_missing_large_reply_is_no_error_for_an_entry_that_is_not_inflig
     await admission(client).cancel(["r2"])
     await client.set(KEYS.reply("r3"), LARGE)
     assert await finish_unwritten(client, [first, gone, other]) == 1
-    assert await admission(client).still_open(["r1", "r2", "r3"]) == [True, False, False]
+    assert await admission(client).are_inflight(["r1", "r2", "r3"]) == [True, False, False]
 
 
 async def finish_unwritten(client: Client, entries: list[Entry]) -> int:
