@@ -54,10 +54,10 @@ UNKNOWN = Capacity()
 
 
 class AdmitResult(msgspec.Struct, frozen=True):
-    """The result of one `admit`. `open_rows` counts the rows that wait or run."""
+    """The result of one `admit`. `inflight_rows` counts the rows that wait or run."""
 
     waiting: int
-    open_rows: int
+    inflight_rows: int
     statuses: list[AdmitStatus]
 
 
@@ -131,11 +131,11 @@ class Admission:
             ("SET", keys.body(request.id), request.payload, "PX", request.timeout_ms + self._body_ttl_ms)
             for request in bodies
         ]
-        waiting, open_rows, *codes = await ADMIT.call(self._connection, script_keys, args, before=sets)
+        waiting, inflight_rows, *codes = await ADMIT.call(self._connection, script_keys, args, before=sets)
         statuses = [_STATUSES[code] for code in codes]
         if bodies:
             await self._unlink_rejected(bodies, zip(ids, statuses, strict=True))
-        return AdmitResult(waiting, open_rows, statuses)
+        return AdmitResult(waiting, inflight_rows, statuses)
 
     async def _unlink_rejected(
         self, bodies: Sequence[NewEntry], statuses: Iterable[tuple[Argument, AdmitStatus]]
