@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from smartbatch.shared.broker.admin import registry
 from smartbatch.shared.broker.admin.dead_letters import DeadLetter, DeadLetters
-from smartbatch.shared.broker.admin.entries import Entries, Seen
+from smartbatch.shared.broker.admin.entries import Entries, EntryStatus
 from smartbatch.shared.broker.connection.check import check
 from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnection
 from smartbatch.shared.errors import SmartBatchError
@@ -48,11 +48,11 @@ async def find_letters(
     for letter_id in letter_ids:
         if not _LETTER_ID.fullmatch(letter_id):
             raise SmartBatchError(f"invalid dead letter ID {letter_id!r:.60}; expected one like 1795433558335-0")
-    look = lambda model, ids: DeadLetters(connection, Keys(model)).find(ids)  # noqa: E731
-    return await _find(connection, name, letter_ids, look, "dead letter", "smartbatch dead list")
+    find = lambda model, ids: DeadLetters(connection, Keys(model)).find(ids)  # noqa: E731
+    return await _find(connection, name, letter_ids, find, "dead letter", "smartbatch dead list")
 
 
-async def find_entries(connection: MultiplexedConnection, name: str | None, ids: Sequence[str]) -> Matches[Seen]:
+async def find_entries(connection: MultiplexedConnection, name: str | None, ids: Sequence[str]) -> Matches[EntryStatus]:
     """Return the entry of each entry or request ID. Raises SmartBatchError unless every ID matches exactly one."""
     return await _find(
         connection, name, ids, lambda model, ids: Entries(connection, model).find(ids), "entry", "smartbatch queue"

@@ -1,4 +1,4 @@
-"""The one tree of errors.
+"""The tree of all errors.
 
 Each class has a stable `code`, which crosses the wire and is part of responses, and says whether the same request may
 succeed when it is sent again (`retryable`). The HTTP status of a code is the gateway's business
@@ -142,7 +142,7 @@ class QuotaExceeded(LimitReached):
 
 
 class ClientGone(ClientError):
-    """The client disconnected before its response; never sent, only counted."""
+    """The client disconnected before its response. This error is only counted."""
 
     code = "client_gone"
 
@@ -186,7 +186,7 @@ class DeadlineUnattainable(Unavailable):
 
 
 class BrokerUnavailable(Unavailable):
-    """Redis does not answer. The text may name its address or a file, so it is for the log alone."""
+    """Redis does not respond. The text may contain its address or a file name, so it is only logged."""
 
     code = "broker_unavailable"
 
@@ -259,7 +259,7 @@ class ModelLoadError(StartupError):
 
 
 def by_code() -> dict[str, type[SmartBatchError]]:
-    """Return every class of the tree by its code. Codes are unique, which a test checks."""
+    """Return every class of the tree by its code. A test checks that codes are unique."""
     found: dict[str, type[SmartBatchError]] = {}
     pending: list[type[SmartBatchError]] = [SmartBatchError]
     while pending:

@@ -13,13 +13,13 @@
     smartbatch:{M}:gateways       set, TTL                  IDs of gateway processes
     smartbatch:{M}:dead           stream                    dead letters
     smartbatch:{M}:limits         hash                      batch limits, changed while workers run
-    smartbatch:{M}:served         string, TTL               description of the model that may use the name
-    smartbatch:models             hash                      model -> description (no hash tag)
+    smartbatch:{M}:served         string, TTL               the model that reserved the name, as JSON
+    smartbatch:models             hash                      model -> JSON description (no hash tag)
     smartbatch:access:{usage}:buckets       hash, TTL       API key -> tokens|ms, its rate limit's bucket
     smartbatch:access:{usage}:counts:<day>  hash, TTL       API key -> requests of that day
     smartbatch:access:{usage}:seen:<id>     string, TTL     last report of a gateway process
 
-Braces make the model's name the hash tag, so all keys of one script are in one slot of a cluster.
+The braces make the model's name the hash tag, so that all keys of one script are in the same cluster slot.
 """
 
 from __future__ import annotations

@@ -40,23 +40,23 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     outputs: tuple[OutputSpec, ...] = ()
     classifier: bool = False
     platform: str = "pytorch"
-    fingerprint: str = ""  # equal for workers that give the same answers: a hash of code, weights, input and outputs
-    inputs: tuple[InputSpec, ...] = ()  # of a model that takes several, by name; then `input` is of kind "inputs"
+    fingerprint: str = ""  # hash of code, weights, input and outputs; equal for workers that give the same results
+    inputs: tuple[InputSpec, ...] = ()  # of a model with several inputs; `input` then has the kind "inputs"
 
     def of_input(self, spec: InputSpec) -> ModelInfo:
-        """Return the announcement of a model with one of the inputs alone: each input is read as such a model's."""
+        """Return the announcement of a model that has only this input, for validating one input of several."""
         return msgspec.structs.replace(self, input=spec)
 
 
 def check_names(names: Iterable[str], inputs: Iterable[InputSpec]) -> None:
     """Check that a request names each of the model's inputs and no other. Raises InvalidInput."""
-    known, came = [spec.name for spec in inputs], list(names)
+    known, sent = [spec.name for spec in inputs], list(names)
     takes = f"the model takes {', '.join(known)}"
-    for name in came:
+    for name in sent:
         if name not in known:
             raise InvalidInput(f"unknown input {name!r:.60}; {takes}")
     for name in known:
-        if name not in came:
+        if name not in sent:
             raise InvalidInput(f"the input {name!r} is missing; {takes}")
 
 

@@ -23,7 +23,7 @@ _FALSE = ("0", "f", "false", "n", "no")
 
 
 class BrokerUrl(msgspec.Struct, frozen=True):
-    """Where the broker is, and how to log in. `tls` is None without TLS, else its `ssl_` options without the prefix."""
+    """Address and credentials of the broker. `tls` holds the `ssl_` options without the prefix; None without TLS."""
 
     host: str
     port: int
@@ -39,16 +39,19 @@ class BrokerUrl(msgspec.Struct, frozen=True):
         return self.path or f"{self.host}:{self.port}"
 
     def credentials(self) -> tuple[str, ...]:
-        """Return the arguments of AUTH; none without a user or password. Reads the password's file, so that it may be
-        changed without a restart. Raises OSError or ValueError if that can't be read."""
+        """Return the arguments of AUTH, none without a user or password.
+
+        Reads the password file each time, so the password can be changed without a restart. Raises OSError or
+        ValueError if the file can't be read.
+        """
         password = Path(self.password_file).read_text().strip() if self.password_file else self.password
         return (self.username, password) if self.username else (password,) if password else ()
 
     def tls_context(self) -> ssl.SSLContext | None:
-        """Read the certificates; None without TLS. Raises OSError or ValueError if they can't be used."""
+        """Load the certificates. Returns None without TLS. Raises OSError or ValueError if they are invalid."""
         if self.tls is None:
             return None
-        import ssl  # here: most of what reads the settings needs no TLS
+        import ssl  # imported here, because most readers of the settings need no TLS
 
         options = self.tls
         context = ssl.create_default_context()
@@ -67,7 +70,7 @@ class BrokerUrl(msgspec.Struct, frozen=True):
 
 
 def parse_url(url: str) -> BrokerUrl:
-    """Raises ValueError, whose text may hold parts of the password, for an URL that can't be read."""
+    """Parse and validate a URL. Raises ValueError, whose text may contain parts of the password."""
     parts = urlsplit(url)
     options = dict(parse_qsl(parts.query))
     tls = {name.removeprefix("ssl_"): value for name, value in options.items() if name.startswith("ssl_")}

@@ -21,7 +21,7 @@ from smartbatch.shared.errors import SettingsError
 from smartbatch.shared.keys import check_model_name
 from smartbatch.shared.redis_url import PASSWORD_FILE, URL_OPTIONS, parse_url
 
-NEAR = 0.87  # difflib's ratio of MAX_BATCHSIZE is 0.96; terminals set WINDOWID, which has 0.857
+NEAR = 0.87  # difflib's ratio of MAX_BATCHSIZE is 0.96; that of WINDOWID, which terminals set, is 0.857
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,13 +158,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     debug_errors: Annotated[
         bool,
         Meta(
-            description="Whether clients see the text of an error of the model's code, and its place in the code; "
-            "`smartbatch up` turns it on where only this machine can connect"
+            description="Show clients the text and source line of an exception in the model's code; "
+            "`smartbatch up` turns it on if only this machine can connect"
         ),
     ] = False
     replace: Annotated[
         bool,
-        Meta(description="Serve this model in place of a different one that is being served under its name"),
+        Meta(description="Replace a different model that is being served under the same name"),
     ] = False
     stall_timeout: Annotated[
         float, Meta(gt=0, le=86400, description="A worker that makes no progress for this long exits")
@@ -234,19 +234,19 @@ def from_environment(environ: Mapping[str, str] | None = None, **overrides: Any)
 
 
 def _expected(field: str) -> str:
-    """Describe the values that a setting takes, with their unit."""
+    """Describe the valid values of a setting, with their unit."""
     kind, meta = get_args(get_type_hints(Settings, include_extras=True)[field])[:2]
     if get_origin(kind) is Literal:
         *others, last = get_args(kind)
         return f"{', '.join(others)} or {last}"
-    what = {
+    accepted = {
         bool: "true or false",
         float: "a number of seconds",
         int: "a whole number" + (" of bytes" if field.endswith("_bytes") else ""),
         str: "a text",
     }[kind]
     low = f" above {meta.gt} and up" if meta.gt is not None else "" if meta.ge is None else f" from {meta.ge}"
-    return what + low + ("" if meta.le is None else f" to {meta.le}")
+    return accepted + low + ("" if meta.le is None else f" to {meta.le}")
 
 
 def near_misses(environ: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -1,8 +1,7 @@
-"""The MessagePack values that cross the broker: payloads of requests, and replies.
+"""The MessagePack values on the broker: payloads of requests, and replies.
 
-They are versioned (`v`) and never pickled. Reading validates every field, so a value that was read has the declared
-types, whoever wrote it. A tensor is {dtype, shape, data} with C-order little-endian bytes (`order: "F"` if a client
-sent Fortran order; only code that computes needs to handle it).
+They have a version (`v`) and are never pickled. Unpacking validates every field. A tensor is {dtype, shape, data} with
+C-order little-endian bytes (`order: "F"` if a client sent Fortran order; only code that computes needs to handle it).
 
 Payload  {v, kind, content, options}
     kind     content
@@ -10,14 +9,14 @@ Payload  {v, kind, content, options}
     tensor   {dtype, shape, data}                     the first dimension is rows
     text     [str, …]                                 one row each
     raw      {data, content_type}                     one row
-    inputs   {name: payload of another kind, …}       of a model with several inputs; all have as many rows
+    inputs   {name: payload of another kind, …}       for a model with several inputs; all have the same number of rows
     options  {top_k: n}, and other options of the model
 
 Reply    {v, result, batch, ms} or {v, error: {code, detail}, batch, ms}
     result   {classes: [[(index, label, probability), …] per row]}
              {outputs: {name: tensor}}                the first dimension is rows
              {values: [anything per row]}
-             and errors: {row: {code, detail}} of a partial result; the other fields then hold the other rows only
+             a partial result also has errors: {row: {code, detail}}; the field above then lacks these rows
     batch    {id, rows, requests, closed, worker, deliveries, position}; absent if the entry was in no batch
     ms       {queue, decode, batch_wait, forward}
 """
@@ -58,14 +57,14 @@ DTYPE_BYTES = {
 MAX_DIMENSIONS = 32
 MAX_INPUTS = 64
 
-INPUT_NAME = r"^[A-Za-z][A-Za-z0-9_]{0,63}\Z"  # it may be the name of an argument, or part of a file's name
+INPUT_NAME = r"^[A-Za-z][A-Za-z0-9_]{0,63}\Z"  # also used as argument and file names
 InputName = Annotated[str, Meta(pattern=INPUT_NAME)]
 
 Shape = Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(max_length=MAX_DIMENSIONS)]
 if TYPE_CHECKING:
     Data = bytes | bytearray | memoryview
 else:
-    Data = bytes  # reading always gives bytes; msgspec accepts no union of these
+    Data = bytes  # unpacking returns bytes; msgspec does not support the union
 
 
 class Tensor(msgspec.Struct, omit_defaults=True):
@@ -83,12 +82,12 @@ class Tensor(msgspec.Struct, omit_defaults=True):
         expected = math.prod(self.shape) * size
         if len(self.data) != expected:
             raise WireError(f"{self.dtype} of shape {list(self.shape)} needs {expected} bytes, got {len(self.data)}")
-        # Any other byte in a bool is undefined behaviour in C++.
+        # In C++ any other byte in a bool is undefined behaviour.
         if self.dtype == "bool" and bytes(self.data).translate(None, b"\x00\x01"):
             raise WireError("a bool must be a byte of 0 or 1")
 
     def split(self, rows: int) -> list[Tensor]:
-        """Return tensors of up to so many rows each, in the same order. `check` has been called."""
+        """Return tensors of at most `rows` rows each, in order. Call `check` before."""
         total, *row = self.shape
         data, element, per_row = memoryview(self.data), DTYPE_BYTES[self.dtype], math.prod(row)
         parts = []
@@ -96,7 +95,7 @@ class Tensor(msgspec.Struct, omit_defaults=True):
             last = min(first + rows, total)
             if self.order == "C":
                 part: Data = data[first * per_row * element : last * per_row * element]
-            else:  # the rows' elements at one place follow each other
+            else:  # Fortran order: the first elements of all rows, then the second elements, …
                 part = b"".join(
                     data[(start + first) * element : (start + last) * element]
                     for start in range(0, total * per_row, total)
@@ -113,7 +112,7 @@ class Raw(msgspec.Struct):
 
 
 class Payload(msgspec.Struct):
-    """The input of a request, or its several inputs by name: kind inputs."""
+    """The input of a request. For kind `inputs`, `content` holds several inputs by name."""
 
     kind: Kind
     content: list[bytes] | Tensor | list[str] | Raw | dict[str, Payload]
@@ -130,17 +129,17 @@ class Payload(msgspec.Struct):
 
     @property
     def partial(self) -> bool:
-        """Whether rows that fail may be left out of the result, and the others be in it."""
+        """Whether the result may consist of the rows that did not fail."""
         return self.options.get("partial") is True
 
     @property
     def first_row(self) -> int | None:
-        """The place of its first row in the request, if this is a part of one."""
+        """For a part of a request: the index of its first row in the request."""
         row = self.options.get("first_row")
         return row if isinstance(row, int) else None
 
     def split(self, rows: int) -> list[Payload]:
-        """Return payloads of up to so many rows each, in order, with the same options."""
+        """Return payloads of at most `rows` rows each, in order, with the same options."""
         content = self.content
         if isinstance(content, Raw):
             return [self]
@@ -159,7 +158,7 @@ def pack_payload(payload: Payload) -> bytes:
 
 
 def unpack_payload(data: bytes) -> Payload:
-    """Raises WireError, which names the field, for anything that `pack_payload` does not write."""
+    """Decode and validate a payload. Raises WireError, which names the field."""
     wire = _unpack(_PAYLOAD, data)
     kind = _KINDS[type(wire)]
     if kind == "tensor":
@@ -185,7 +184,7 @@ class BatchInfo(msgspec.Struct):
 
 
 class ErrorInfo(msgspec.Struct):
-    """An error, as it crosses the wire."""
+    """An error as it is written into a reply."""
 
     code: str
     detail: str
@@ -194,7 +193,7 @@ class ErrorInfo(msgspec.Struct):
 class Result(msgspec.Struct, omit_defaults=True):
     """The model's result for one request; exactly one of the first three fields is set.
 
-    `errors` is empty but for a partial result: there it has the rows, from 0, that are in no other field.
+    `errors` of a partial result has the failed rows, counted from 0; that field lacks them.
     """
 
     classes: list[list[tuple[int, str, float]]] | None = None
@@ -227,7 +226,7 @@ def pack_reply(reply: Reply) -> bytes:
 
 
 def unpack_reply(data: bytes) -> Reply:
-    """Raises WireError, which names the field, for anything that `pack_reply` does not write."""
+    """Decode and validate a reply. Raises WireError, which names the field."""
     wire = _unpack(_REPLY, data)
     if wire.error is not None:
         return Reply(None, from_wire(wire.error.code, wire.error.detail), wire.batch, wire.ms)
@@ -244,8 +243,8 @@ def unpack_reply(data: bytes) -> Reply:
 # --- encoding
 
 
-def _plain(value: Any) -> Any:
-    """Encode subclasses of str, bytes, int and float as their base: numpy and user models return such."""
+def _to_builtin(value: Any) -> Any:
+    """Convert subclasses of str, bytes, int and float, which numpy and user models return, to their base class."""
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, bytes):
@@ -257,7 +256,7 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a value of type {type(value).__name__} can't be serialized")
 
 
-_encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
+_encode = msgspec.msgpack.Encoder(enc_hook=_to_builtin).encode
 
 
 class _PackedPayload(msgspec.Struct):
@@ -370,7 +369,7 @@ def _unpack(decoder: msgspec.msgpack.Decoder[Any], data: bytes) -> Any:
     try:
         wire = decoder.decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        _check_version(data)  # a wrong version is the better error, if it is that
+        _check_version(data)  # its error is clearer
         raise WireError(f"not a valid value of wire version {VERSION}: {error!s:.200}") from None
     if wire.v != VERSION:
         raise WireError(f"expected wire version {VERSION}, got {wire.v!r:.60}")

@@ -16,7 +16,7 @@ from simulation.costs import Costs
 from simulation.outcomes import Outcomes
 from smartbatch.gateway.queue.admission_control import AdmissionControl
 from smartbatch.shared.broker.queue.admission import MAX_CALL_REQUESTS, AdmitResult, AdmitStatus, Capacity, NewEntry
-from smartbatch.shared.broker.queue.replies import POP
+from smartbatch.shared.broker.queue.replies import POP_COUNT
 from smartbatch.shared.errors import Unavailable
 
 
@@ -126,7 +126,7 @@ class Gateway:
             if not self.inbox:
                 command.blocked = True
                 return broker.costs.pop.of(done) if done else 0.0
-            popped[:], self.inbox = self.inbox[:POP], self.inbox[POP:]
+            popped[:], self.inbox = self.inbox[:POP_COUNT], self.inbox[POP_COUNT:]
             return broker.costs.pop.of(len(popped))
 
         def respond() -> None:

@@ -161,17 +161,17 @@ async def _requeue_one(
     """Requeue one letter and return its outcome. One at a time, so that two poison inputs never share a batch."""
     keys, timeout_s = Keys(model), settings.request_timeout
     limits = {"max_entries": settings.max_queue, "max_bytes": settings.max_queue_bytes}
-    again = Requeue(connection, blocking, keys, reply_ttl_s=settings.reply_ttl, **limits)
+    requeue = Requeue(connection, blocking, keys, reply_ttl_s=settings.reply_ttl, **limits)
     letters = DeadLetters(connection, keys)
     try:
-        request_id = await again.put_back(letter, timeout_s)
+        request_id = await requeue.submit(letter, timeout_s)
     except SmartBatchError as error:
         return {"outcome": "kept", "detail": error.detail}
     if not wait:
         await letters.drop([letter])
         return {"outcome": "queued", "detail": f"reply at {keys.reply(request_id)} for {settings.reply_ttl:g} s"}
-    reply = await again.outcome(request_id, timeout_s)
-    await again.close()
+    reply = await requeue.wait_for_reply(request_id, timeout_s)
+    await requeue.close()
     if reply is None or isinstance(reply.error, DeadlineExceeded):
         return {"outcome": "kept", "detail": f"not answered within {timeout_s:g} s (is a worker running?)"}
     await letters.drop([letter])

@@ -12,7 +12,7 @@ from smartbatch.deploy.options import read_for_operator, setting_options
 from smartbatch.deploy.tables import console, table
 from smartbatch.shared.broker.admin import registry
 from smartbatch.shared.broker.admin.registry import Snapshot
-from smartbatch.shared.broker.queue.live_limits import FIELDS, MOST_WAIT_S, LiveLimits, reset_limits, set_limits
+from smartbatch.shared.broker.queue.live_limits import FIELDS, MAX_WAIT_S, LiveLimits, reset_limits, set_limits
 from smartbatch.shared.errors import SmartBatchError
 from smartbatch.shared.keys import Keys
 from smartbatch.shared.model_info import ModelInfo
@@ -25,7 +25,7 @@ from smartbatch.shared.settings import Settings
     "--max-batch-size", type=click.IntRange(1), help="Maximum rows per batch, up to the worker's own MAX_BATCH_SIZE."
 )
 @click.option(
-    "--max-wait-time", type=click.FloatRange(0, MOST_WAIT_S), help="Maximum wait of the oldest entry, in seconds."
+    "--max-wait-time", type=click.FloatRange(0, MAX_WAIT_S), help="Maximum wait of the oldest entry, in seconds."
 )
 @click.option("--reset", is_flag=True, help="Restore the limits that each worker was started with.")
 def command(max_batch_size: int | None, max_wait_time: float | None, reset: bool, **options: str | None) -> None:

@@ -18,7 +18,7 @@ from smartbatch.deploy.lookup import find_entries, models_named, open_connection
 from smartbatch.deploy.options import json_option, model_option, read_for_operator, save_option, setting_options
 from smartbatch.deploy.tables import console, table
 from smartbatch.shared.broker.admin import registry
-from smartbatch.shared.broker.admin.entries import Entries, Seen
+from smartbatch.shared.broker.admin.entries import Entries, EntryStatus
 from smartbatch.shared.broker.admin.registry import Snapshot
 from smartbatch.shared.errors import BrokerUnavailable
 from smartbatch.shared.settings import Settings
@@ -91,7 +91,7 @@ async def _list(settings: Settings, name: str | None, limit: int, as_json: bool)
     screen = console()
     async with open_connection(settings) as connection:
         found = [
-            (await registry.snapshot(connection, model), await Entries(connection, model).look(limit))
+            (await registry.snapshot(connection, model), await Entries(connection, model).oldest(limit))
             for model in await models_named(connection, name)
         ]
     if as_json:
@@ -107,12 +107,12 @@ async def _show(settings: Settings, name: str | None, entry_id: str, file: Path 
     from smartbatch.deploy.payloads import payload_fields
 
     async with open_connection(settings) as connection:
-        [(model, seen)] = await find_entries(connection, name, [entry_id])
+        [(model, status)] = await find_entries(connection, name, [entry_id])
         try:
-            packed, missing = await Entries(connection, model).payload(seen), "deleted"
+            packed, missing = await Entries(connection, model).payload(status), "deleted"
         except BrokerUnavailable as error:  # this Redis user may read the stream, but not external payloads
             packed, missing = None, f"not readable: {error}"
-    fields = {"model": model, **_summary(seen), **_details(seen), **payload_fields(packed, file, missing)}
+    fields = {"model": model, **_summary(status), **_details(status), **payload_fields(packed, file, missing)}
     if as_json:
         click.echo(json.dumps(fields, indent=2))
     else:
@@ -122,12 +122,12 @@ async def _show(settings: Settings, name: str | None, entry_id: str, file: Path 
 async def _cancel(settings: Settings, name: str | None, entry_ids: Sequence[str], as_json: bool) -> int:
     outcomes: list[dict[str, Any]] = []
     async with open_connection(settings) as connection:
-        for model, seen in await find_entries(connection, name, entry_ids):
-            cancelled = await Entries(connection, model).cancel(seen, settings.reply_ttl)
-            outcomes.append({"model": model, **_summary(seen), "cancelled": cancelled})
+        for model, status in await find_entries(connection, name, entry_ids):
+            cancelled = await Entries(connection, model).cancel(status, settings.reply_ttl)
+            outcomes.append({"model": model, **_summary(status), "cancelled": cancelled})
             if not as_json:
                 outcome = "cancelled" if cancelled else "not cancelled: already answered or cancelled"
-                click.echo(f"{seen.entry.entry_id}  {outcome}")
+                click.echo(f"{status.entry.entry_id}  {outcome}")
     if as_json:
         click.echo(json.dumps(outcomes, indent=2))
     return int(not all(each["cancelled"] for each in outcomes))
@@ -136,7 +136,7 @@ async def _cancel(settings: Settings, name: str | None, entry_ids: Sequence[str]
 # --- output
 
 
-def _model(snapshot: Snapshot, entries: list[Seen]) -> dict[str, Any]:
+def _model(snapshot: Snapshot, entries: list[EntryStatus]) -> dict[str, Any]:
     return {
         "model": snapshot.model,
         "waiting": snapshot.waiting,
@@ -144,26 +144,26 @@ def _model(snapshot: Snapshot, entries: list[Seen]) -> dict[str, Any]:
         "oldest_wait_s": snapshot.oldest_wait_s,
         "open_bytes": snapshot.open_bytes,
         "dead_letters": snapshot.dead,
-        "entries": [_summary(seen) for seen in entries],
+        "entries": [_summary(status) for status in entries],
     }
 
 
-def _summary(seen: Seen) -> dict[str, Any]:
-    entry = seen.entry
+def _summary(status: EntryStatus) -> dict[str, Any]:
+    entry = status.entry
     return {
         "entry": entry.entry_id,
         "request": entry.id,
-        "age_s": round(seen.age_s, 3),
+        "age_s": round(status.age_s, 3),
         "rows": entry.rows,
         "bytes": entry.bytes,
         "kind": entry.kind,
-        "worker": seen.worker or None,
+        "worker": status.worker or None,
         "deliveries": entry.deliveries,
     }
 
 
-def _details(seen: Seen) -> dict[str, Any]:
-    entry = seen.entry
+def _details(status: EntryStatus) -> dict[str, Any]:
+    entry = status.entry
     details = {
         "admitted": when(entry.t_ms),
         "timeout_s": entry.timeout_ms / 1000,
@@ -173,7 +173,7 @@ def _details(seen: Seen) -> dict[str, Any]:
     return {**details, "malformed": entry.malformed} if entry.malformed else details
 
 
-def _print(screen: Console, snapshot: Snapshot, entries: list[Seen]) -> None:
+def _print(screen: Console, snapshot: Snapshot, entries: list[EntryStatus]) -> None:
     screen.print(
         Text(snapshot.model, "bold"),
         f" waiting {snapshot.waiting}, running {snapshot.running}, oldest wait {snapshot.oldest_wait_s:.2f} s, "
@@ -189,8 +189,8 @@ def _print(screen: Console, snapshot: Snapshot, entries: list[Seen]) -> None:
     if not entries:
         return
     rows = table("entry", "request", "age (s)", "rows", "bytes", "kind", "worker", "deliveries")
-    for seen in entries:
-        cells = _summary(seen) | {"age_s": f"{seen.age_s:.2f}", "worker": seen.worker or "waiting"}
+    for status in entries:
+        cells = _summary(status) | {"age_s": f"{status.age_s:.2f}", "worker": status.worker or "waiting"}
         cells["deliveries"] = cells["deliveries"] or ""
         rows.add_row(*[printable(str(value)) for value in cells.values()])
     screen.print(rows)

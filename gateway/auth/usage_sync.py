@@ -17,7 +17,7 @@ import msgspec
 
 from smartbatch.gateway.auth.principal import Principal, UsageDelta
 from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnection
-from smartbatch.shared.broker.queue.usage import Line, Usage
+from smartbatch.shared.broker.queue.usage import KeyUsage, Usage
 from smartbatch.shared.errors import BrokerFull, BrokerUnavailable
 
 log = logging.getLogger(__name__)
@@ -68,10 +68,10 @@ class UsageSync:
 
     async def _send(self, report: _Report) -> None:
         lines = [
-            Line(principal.name, principal.key.rate, principal.key.burst_requests, used.tokens, used.counted)
+            KeyUsage(principal.name, principal.key.rate, principal.key.burst_requests, used.tokens, used.counted)
             for principal, used in report.used
         ]
-        answers = await self._usage.settle(report.number, report.day, report.since_ms, lines)
+        answers = await self._usage.exchange(report.number, report.day, report.since_ms, lines)
         for (principal, _), (tokens, counted) in zip(report.used, answers, strict=True):
             principal.update_usage(tokens, counted)
         self._unanswered = None

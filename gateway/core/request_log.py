@@ -58,8 +58,8 @@ class RequestLog:
 
     def flush(self) -> None:
         """Log the number of omitted lines of each code, and reset the limits."""
-        for code, count in self._limit.left_out().items():
-            extra = {"code": code, "left_out": count}
+        for code, count in self._limit.take_suppressed().items():
+            extra = {"code": code, "suppressed": count}
             log.log(self._levels[code], "%s: %d more requests in this second", code, count, extra=extra)
 
 

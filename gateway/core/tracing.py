@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from smartbatch.shared.telemetry.trace_context import TraceContext, new_span_id
-from smartbatch.shared.telemetry.tracing import Sampling, sampling, started
+from smartbatch.shared.telemetry.tracing import Sampling, sampling, start_spans
 from smartbatch.shared.wire import BatchInfo
 
 if TYPE_CHECKING:
@@ -33,10 +33,10 @@ class Tracing:
         """Return the trace context that a new request propagates, and its span if it is sampled."""
         if parent is None:
             number = random.getrandbits(128) or 1
-            if not self._sampling.takes(number, None):
+            if not self._sampling.samples(number, None):
                 return None, None
             context = TraceContext(f"{number:032x}", new_span_id(), True)
-        elif self._sampling.takes(int(parent.trace_id, 16), parent):
+        elif self._sampling.samples(int(parent.trace_id, 16), parent):
             context = TraceContext(parent.trace_id, new_span_id(), True, parent.state)
         else:
             return parent._replace(sampled=False), None
@@ -78,16 +78,16 @@ class ServerSpan:
             attributes["user_agent.original"] = self.user_agent[:MAX_USER_AGENT_CHARS].decode("latin-1")
         if error:
             attributes["error.type"] = error
-        own = spans.place(self._context)
+        own = spans.span_context(self._context)
         spans.add_server(
             self._name, own, self._parent, start_ns, now_ns, attributes, error=error if server_fault else ""
         )
         if self.admitted_at:
             spans.add(
-                "admit", spans.below(own), own, start_ns, start_ns + int((self.admitted_at - started_at) * 1e9), {}
+                "admit", spans.child(own), own, start_ns, start_ns + int((self.admitted_at - started_at) * 1e9), {}
             )
         if self.reply_s:
-            spans.add("reply", spans.below(own), own, now_ns - int(self.reply_s * 1e9), now_ns, {})
+            spans.add("reply", spans.child(own), own, now_ns - int(self.reply_s * 1e9), now_ns, {})
 
 
 def _batch_attributes(batch_info: BatchInfo | None) -> dict[str, Any]:
@@ -105,5 +105,5 @@ def _batch_attributes(batch_info: BatchInfo | None) -> dict[str, Any]:
 
 def start_tracing(gateway_id: str) -> Tracing | None:
     """Return None unless tracing is configured."""
-    spans = started("gateway", gateway_id)
+    spans = start_spans("gateway", gateway_id)
     return None if spans is None else Tracing(spans, sampling())

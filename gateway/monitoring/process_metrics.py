@@ -35,7 +35,7 @@ class ProcessMetrics:
         self._lag.observe(max(0.0, late_s))
 
     def update(self) -> None:
-        self._cpu.inc(self._cpu_time.more_s())
+        self._cpu.inc(self._cpu_time.delta_s())
         self._memory.set(resident_bytes())
         self._connections.set(self._open_connections())
         self._receiving_bytes.set(self._body_memory.bytes)

@@ -123,7 +123,7 @@ class SystemMonitor:
     async def close(self) -> None:
         try:
             for queue in self._queues.values():
-                await registry.forget_gateway(self._connection, queue.keys, self._gateway_id)
+                await registry.remove_gateway(self._connection, queue.keys, self._gateway_id)
         except BrokerUnavailable as error:
             log.warning("this gateway could not be deregistered: %s", error)
         self._connection.close()

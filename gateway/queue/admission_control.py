@@ -57,7 +57,7 @@ class AdmissionControl:
 
     def update(self, result: AdmitResult, rejected: Sequence[tuple[NewEntry, AdmitStatus]]) -> None:
         """Take over the broker's answer to a flush."""
-        self._open_rows = result.open_rows
+        self._open_rows = result.inflight_rows
         self._updated_at = now = self._clock()
         if not rejected and self._closed is None:
             return

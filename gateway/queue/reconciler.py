@@ -58,10 +58,10 @@ class Reconciler:
             await self._check(old[start : start + MAX_CHECKED])
 
     async def _check(self, requests: list[QueuedRequest]) -> None:
-        # Inflight entries first, then replies: the second call finds a request that finishes in between. In the other
-        # order, neither call would find it, and it would seem lost.
-        still_open = await self._admission.still_open([request.entry.id for request in requests])
-        absent = [request for request, is_open in zip(requests, still_open, strict=True) if not is_open]
+        # Inflight requests first, then replies: the second call finds a request that finishes in between. In the other
+        # order neither call would find it, and it would seem lost.
+        inflight = await self._admission.are_inflight([request.entry.id for request in requests])
+        absent = [request for request, is_inflight in zip(requests, inflight, strict=True) if not is_inflight]
         if not absent:
             return
         replies = await self._inbox.read([request.entry.id for request in absent])

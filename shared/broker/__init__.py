@@ -1,9 +1,9 @@
 """The broker protocol: every call to Redis that gateways, workers and the command line make.
 
-connection/  one multiplexed connection, the Lua scripts sent over it, the version check
-queue/       admission, claims, replies, leases and limits: what serving a request needs
-admin/       entries, dead letters and the registry of models: what people and tools ask
-scripts/     the Lua scripts; docs/protocol.md describes each
+connection/  the multiplexed connection, calls of the Lua scripts, the version check
+queue/       admission, claims, replies, leases, limits and usage of API keys: serving requests
+admin/       entries, dead letters and the registry of models: administration and monitoring
+scripts/     the Lua scripts, described in docs/protocol.md
 
-Nothing outside this package names a Redis command.
+No code outside this package uses a Redis command.
 """

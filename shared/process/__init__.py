@@ -1,1 +1,1 @@
-"""Helpers for processes, tasks and garbage collection."""
+"""Processes, tasks and garbage collection."""

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 
 async def end(tasks: Collection[asyncio.Task]) -> None:
-    """Cancel tasks and wait until they have ended; what they raise is dropped."""
+    """Cancel tasks and wait until they have ended; their exceptions are discarded."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

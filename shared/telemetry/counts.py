@@ -1,10 +1,17 @@
-"""What a process has counted since it started, as its heartbeat carries it: {what: {which: number}} in MessagePack.
+"""Counters of one process since its start, published with its status: {group: {name: number}} in MessagePack.
 
-A worker's: `total` (`requests`, `rows`), `batch_rows` (batches, by the most rows that they may have had), `closed`
-(batches, by why), `entries` (by outcome), `seconds` (requests' time in `queue`, `decode`, `batch_wait` and `forward`,
-and the device's in forwards: `busy`). A gateway process's: `total` (`answered`), `part` (seconds of answered requests).
+group        counts
+a worker's:
+total        `requests` and `rows`
+batch_rows   batches, by the upper bound of their rows
+closed       batches, by close reason
+entries      entries, by outcome
+seconds      time of requests in `queue`, `decode`, `batch_wait` and `forward`; time of the device in forwards: `busy`
+a gateway process's:
+total        `answered`
+part         seconds of answered requests, by part
 
-/stats, `smartbatch top` and the live page are made of these; Prometheus scrapes the processes themselves.
+/stats, `smartbatch top` and the live page show these numbers. Prometheus scrapes the processes themselves.
 """
 
 from __future__ import annotations
@@ -14,7 +21,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-FIELD = "counts"  # of a report
+FIELD = "counts"  # in the status of a process
 
 Counts = dict[str, dict[str, Annotated[float, Meta(ge=0, le=1e18)]]]
 
@@ -24,7 +31,7 @@ def encode(counts: Counts) -> bytes:
 
 
 def decode(packed: bytes) -> Counts:
-    """Return what `encode` was given; nothing if this isn't of its making."""
+    """Decode counters. Returns {} for bytes that `encode` did not write."""
     try:
         return msgspec.msgpack.decode(packed, type=Counts)
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""A bound on log lines: so many of each kind a second, and how many were left out."""
+"""Limits the number of log lines per kind and second."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ LINES_PER_S = 10
 
 
 class LogRateLimiter:
-    """Counts by kind. `left_out` is called about once a second and begins a new one. Kinds are few: they are codes."""
+    """Counts lines by kind. Its owner calls `take_suppressed` once per second. Kinds are few (error codes)."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
@@ -16,7 +16,7 @@ class LogRateLimiter:
         self._counts[kind] = count
         return count <= LINES_PER_S
 
-    def left_out(self) -> dict[str, int]:
-        """Return how many of each kind had no line since this was called last."""
+    def take_suppressed(self) -> dict[str, int]:
+        """Return the number of suppressed lines by kind, and reset all counts."""
         counts, self._counts = self._counts, {}
         return {kind: count - LINES_PER_S for kind, count in counts.items() if count > LINES_PER_S}

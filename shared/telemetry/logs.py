@@ -1,4 +1,4 @@
-"""Log lines: human or JSON, one line each, to standard error."""
+"""Writes log records to standard error, for humans or as JSON, one line per record."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-# C0 and C1, the separators that some readers take as line ends, and marks that turn the direction of writing
+# C0 and C1 controls, Unicode line separators, and marks that change the writing direction
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
@@ -39,27 +39,27 @@ class _Human(logging.Formatter):
         return _one_line(super().formatMessage(record))
 
     def formatException(self, ei: Any) -> str:
-        """Indented, so that no line of it passes for one of ours: a model's error may quote what a client sent."""
+        """Indent a traceback, so that text which an exception quotes from a client can't pass for a log line."""
         return "\n".join("  | " + _one_line(line) for line in super().formatException(ei).split("\n"))
 
 
 def _one_line(text: str) -> str:
-    """Escape what would begin a line or steer a terminal: log texts may quote what a client sent."""
-    return text if text.isprintable() else _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+    """Escape line breaks and terminal control characters, because log texts may quote what a client sent."""
+    return text if text.isprintable() else _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def _extras(record: logging.LogRecord) -> dict[str, object]:
     return {name: value for name, value in vars(record).items() if name not in _STANDARD}
 
 
-def set_up(log_format: str, level: str, who: str) -> None:
-    """Send this process's log to standard error. `who` tells processes that share a terminal apart."""
+def set_up(log_format: str, level: str, process: str) -> None:
+    """Send this process's log to standard error. Human-readable lines name the `process`."""
     handler = logging.StreamHandler(sys.stderr)
     if log_format == "json":
         handler.setFormatter(_Json())
         logging.captureWarnings(True)  # otherwise the lines of `warnings` are text
     else:
-        handler.setFormatter(_Human(f"%(asctime)s {who} %(levelname)s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(_Human(f"%(asctime)s {process} %(levelname)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
 
 

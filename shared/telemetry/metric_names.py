@@ -48,14 +48,14 @@ class Metric(msgspec.Struct, frozen=True):
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """The labels, for worker metrics with the worker's ID, which is new at each start."""
+        """The labels of the exported metric. Worker metrics also have the worker's ID, which is new at each start."""
         return (*self.labels, "worker") if self.counted_by == "worker" else self.labels
 
     def counter(self, registry: CollectorRegistry) -> Counter:
         return Counter(self.name, self.help, self.label_names, registry=registry)
 
     def gauge(self, registry: CollectorRegistry) -> Gauge:
-        """Create a gauge. For several gateway processes behind one port it is the sum over those alive."""
+        """Create a gauge. Several gateway processes behind one port export the sum over the living ones."""
         return Gauge(self.name, self.help, self.label_names, registry=registry, multiprocess_mode="livesum")
 
     def histogram(self, registry: CollectorRegistry) -> Histogram:

@@ -1,4 +1,4 @@
-"""What this process uses of its machine."""
+"""CPU time and memory of this process."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ _STATM = Path("/proc/self/statm")
 
 
 class CpuTime:
-    """CPU time by all threads of the process, in portions, as a counter takes it."""
+    """CPU time of all threads of the process, in increments for a counter."""
 
     def __init__(self) -> None:
         self._reported_s = 0.0
 
-    def more_s(self) -> float:
-        """Return the seconds since the last call; at the first, since the process began."""
+    def delta_s(self) -> float:
+        """Return the CPU seconds since the last call, or since the process started."""
         now_s = time.process_time()
-        more_s, self._reported_s = now_s - self._reported_s, now_s
-        return more_s
+        delta_s, self._reported_s = now_s - self._reported_s, now_s
+        return delta_s
 
 
 def resident_bytes() -> int:
-    """Memory that the process occupies now; 0 where the system doesn't tell (it is read from /proc)."""
+    """Return the resident memory of the process; 0 on systems without /proc."""
     try:
         return int(_STATM.read_bytes().split()[1]) * resource.getpagesize()
     except OSError:

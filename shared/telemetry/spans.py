@@ -1,8 +1,7 @@
-"""Spans, made after the fact from times that were measured anyway, and exported by a thread of OpenTelemetry's SDK.
+"""Exports spans through OpenTelemetry's SDK. Only a process that traces imports this module.
 
-Imported only by a process that traces. A span is started and ended at once, with both its times, so nothing of the SDK
-runs while a request does. Limits, resource, exporter and the thread that feeds it are the SDK's, configured by the
-standard OTEL_ variables.
+Each span is created after the work has ended, from times that were measured anyway. So no code of the SDK runs while a
+request is in progress. The standard OTEL_ variables configure the SDK's limits, resource and exporter.
 """
 
 from __future__ import annotations
@@ -36,18 +35,18 @@ from smartbatch.shared import __version__
 from smartbatch.shared.telemetry.trace_context import TraceContext
 
 LINK_LIMIT = "OTEL_SPAN_LINK_COUNT_LIMIT"
-CLOSE_S = 2.0  # how long the end of a process may wait for its last spans to leave
-SAY_EVERY_S = 60.0  # what the SDK has to say is the same for as long as a collector is away
+CLOSE_TIMEOUT_S = 2.0
+SDK_LOG_INTERVAL_S = 60.0  # the SDK logs the same error at every failed export
 
 Attributes = Mapping[str, str | int | float | bool]
-Event = tuple[str, int, Attributes]  # name, when in ns, attributes
+Event = tuple[str, int, Attributes]  # name, time in ns, attributes
 
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _UNSAMPLED = TraceFlags(TraceFlags.DEFAULT)
 
 
-class _GivenIds(threading.local, IdGenerator):
-    """Gives the next span of this thread the ids of `own`: ids travel before their span is made."""
+class _PresetIds(threading.local, IdGenerator):
+    """Gives the thread's next span the IDs of `own`, because they are propagated before the span is created."""
 
     own: SpanContext
 
@@ -59,33 +58,37 @@ class _GivenIds(threading.local, IdGenerator):
 
 
 class Spans:
-    """One per process. `add` may be called by any thread and never waits; what there is no room for is dropped."""
+    """One per process. Any thread may add spans; `add` never waits and drops the span if the export queue is full."""
 
     def __init__(self, exporter: str, role: str, instance: str) -> None:
-        _say_rarely()
-        # A batch links all its requests; the SDK's default would be 128 of them.
+        for handler in logging.root.handlers:
+            handler.addFilter(_SdkLogFilter())
+        # A batch links to all its requests; the SDK's default limit is 128 links.
         unlimited = {} if LINK_LIMIT in os.environ else {"max_links": SpanLimits.UNSET}
-        exporting: SpanExporter = ConsoleSpanExporter() if exporter == "console" else OTLPSpanExporter()
-        self._ids = _GivenIds()
+        span_exporter: SpanExporter = ConsoleSpanExporter() if exporter == "console" else OTLPSpanExporter()
+        self._ids = _PresetIds()
         self._provider = TracerProvider(
-            sampler=ALWAYS_ON,  # who gets here was sampled
+            sampler=ALWAYS_ON,  # the callers sample
             resource=_resource(role, instance),
             shutdown_on_exit=False,
             id_generator=self._ids,
             span_limits=SpanLimits(**unlimited),
         )
-        self._provider.add_span_processor(BatchSpanProcessor(exporting))
+        self._provider.add_span_processor(BatchSpanProcessor(span_exporter))
         self._tracer = self._provider.get_tracer("smartbatch", __version__)
 
-    def place(self, context: TraceContext, *, remote: bool = False) -> SpanContext:
-        """Return a context as the SDK has it."""
+    def span_context(self, context: TraceContext, *, remote: bool = False) -> SpanContext:
+        """Convert a trace context to the SDK's type."""
         state = TraceState.from_header([context.state]) if context.state else None
         flags = _SAMPLED if context.sampled else _UNSAMPLED
         return SpanContext(int(context.trace_id, 16), int(context.span_id, 16), remote, flags, state)
 
-    def below(self, parent: SpanContext) -> SpanContext:
-        """Return the context of a new span of the same trace."""
+    def child(self, parent: SpanContext) -> SpanContext:
+        """Return the context of a new span in the parent's trace."""
         return SpanContext(parent.trace_id, random.getrandbits(64) or 1, False, _SAMPLED, parent.trace_state)
+
+    def link(self, context: SpanContext, attributes: Attributes | None = None) -> Link:
+        return Link(context, attributes)
 
     def add_server(
         self,
@@ -98,9 +101,9 @@ class Spans:
         *,
         error: str = "",
     ) -> None:
-        """Export the span of a request that a client, or nobody, made part of its trace."""
-        above = None if parent is None else self.place(parent, remote=True)
-        self.add(name, own, above, start_ns, end_ns, attributes, kind=SpanKind.SERVER, error=error)
+        """Export the span of a request. `parent` is the client's span, None without one."""
+        remote = None if parent is None else self.span_context(parent, remote=True)
+        self.add(name, own, remote, start_ns, end_ns, attributes, kind=SpanKind.SERVER, error=error)
 
     def add_batch(
         self,
@@ -111,16 +114,8 @@ class Spans:
         attributes: Attributes,
         links: Sequence[Link],
     ) -> None:
-        """Export the span of what was done for several requests at once, which it links."""
+        """Export the span of a batch, with links to its requests."""
         self.add(name, own, None, start_ns, end_ns, attributes, kind=SpanKind.CONSUMER, links=links)
-
-    def link(self, context: TraceContext, attributes: Attributes) -> Link:
-        """Return a link to a span of another process."""
-        return Link(self.place(context, remote=True), attributes)
-
-    def to(self, own: SpanContext) -> Link:
-        """Return a link to a span of this process."""
-        return Link(own)
 
     def add(
         self,
@@ -136,53 +131,47 @@ class Spans:
         events: Sequence[Event] = (),
         error: str = "",
     ) -> None:
-        """Make and export a span. Times are of the wall clock. `error` makes it a failed one."""
+        """Export one span. Times are wall clock times. A non-empty `error` marks the span as failed."""
         context = Context() if parent is None else set_span_in_context(NonRecordingSpan(parent))
         self._ids.own = own
         span = self._tracer.start_span(name, context, kind, attributes, links, start_ns)
-        for event, at_ns, said in events:
-            span.add_event(event, said, at_ns)
+        for event, at_ns, event_attributes in events:
+            span.add_event(event, event_attributes, at_ns)
         if error:
             span.set_status(StatusCode.ERROR, error)
         span.end(max(start_ns, end_ns))
 
     def close(self) -> None:
-        """Export what is left, within CLOSE_S: a collector that is away keeps no process from ending."""
+        """Export the remaining spans, waiting at most CLOSE_TIMEOUT_S for the collector."""
         closing = threading.Thread(target=self._provider.shutdown, name="last spans", daemon=True)
         closing.start()
-        closing.join(CLOSE_S)
+        closing.join(CLOSE_TIMEOUT_S)
 
 
 def _resource(role: str, instance: str) -> Resource:
-    """What OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say wins."""
-    given = OTELResourceDetector().detect().attributes
+    """Create the resource. OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES take precedence."""
+    configured = OTELResourceDetector().detect().attributes
     ours = {"service.name": f"smartbatch-{role}", "service.version": __version__, "service.instance.id": instance}
-    return Resource.create({name: value for name, value in ours.items() if name not in given})
+    return Resource.create({name: value for name, value in ours.items() if name not in configured})
 
 
-def _say_rarely() -> None:
-    """The SDK's own lines: at each export that fails there is one or more."""
-    for handler in logging.root.handlers:
-        handler.addFilter(_Rarely())
-
-
-class _Rarely(logging.Filter):
-    """Lets one line of OpenTelemetry's pass each minute."""
+class _SdkLogFilter(logging.Filter):
+    """Passes one OpenTelemetry log line per SDK_LOG_INTERVAL_S, and all lines of other loggers."""
 
     def __init__(self) -> None:
         super().__init__()
         self._next_at = 0.0
-        self._left_out = 0
+        self._suppressed = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not record.name.startswith("opentelemetry"):
             return True
         now = time.monotonic()
         if now < self._next_at:
-            self._left_out += 1
+            self._suppressed += 1
             return False
-        self._next_at = now + SAY_EVERY_S
-        if self._left_out:
-            record.msg, record.args = f"{record.getMessage()} ({self._left_out} such lines were left out)", None
-        self._left_out = 0
+        self._next_at = now + SDK_LOG_INTERVAL_S
+        if self._suppressed:
+            record.msg, record.args = f"{record.getMessage()} ({self._suppressed} similar lines suppressed)", None
+        self._suppressed = 0
         return True

@@ -1,7 +1,7 @@
-"""W3C Trace Context: what a client's traceparent and tracestate say, and how that travels in an entry's header.
+"""W3C Trace Context: reads a client's traceparent and tracestate, and the `trace` field of an entry's header.
 
-Read strictly: what isn't of the standard's form is as if it hadn't come, so all that goes on from here is hexadecimal,
-or printable. Needs no library: the ids stand in log lines whether or not anybody traces.
+Values that do not follow the standard are ignored, so everything propagated is hexadecimal or printable. This needs no
+library, because log lines have trace IDs whether or not tracing is on.
 
 Source: https://www.w3.org/TR/trace-context/
 """
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 HEADERS = (b"traceparent", b"tracestate")
-MAX_STATE_CHARS = 512  # what the standard has everyone hand on at least; a longer one is left out as a whole
+MAX_STATE_CHARS = 512  # the length that the standard requires everyone to propagate; a longer one is dropped
 MAX_STATE_MEMBERS = 32
 
 _PARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.A)
@@ -24,24 +24,23 @@ _SAMPLED = 1
 
 
 class TraceContext(NamedTuple):
-    """A span as others see it. `sent_us`: when the gateway sent the request on, on its wall clock; 0 where nobody will
-    make a span of it."""
+    """The identity of a span. `sent_us` is the gateway's wall clock when it admitted the request, 0 if not sampled."""
 
     trace_id: str  # 32 hexadecimal digits
-    span_id: str  # 16
+    span_id: str  # 16 hexadecimal digits
     sampled: bool
     state: str = ""
     sent_us: int = 0
 
 
-def read_headers(found: Mapping[bytes, str]) -> TraceContext | None:
-    """Read the context that a client sent; None without one, or with one that isn't of the standard's form."""
-    parent = found.get(b"traceparent")
-    return None if parent is None else _read(parent, found.get(b"tracestate", ""))
+def read_headers(headers: Mapping[bytes, str]) -> TraceContext | None:
+    """Read the context that a client sent. Returns None for a missing or invalid one."""
+    parent = headers.get(b"traceparent")
+    return None if parent is None else _read(parent, headers.get(b"tracestate", ""))
 
 
 def read_field(field: str) -> TraceContext | None:
-    """Read the `trace` of an entry's header, whoever wrote it."""
+    """Read the `trace` field of an entry's header. Returns None if it is empty or invalid."""
     if not field:
         return None
     parent, _, rest = field.partition(" ")
@@ -53,7 +52,7 @@ def read_field(field: str) -> TraceContext | None:
 
 
 def write_field(context: TraceContext | None) -> str:
-    """Return `traceparent sent_us tracestate`, each part only if there is one after it or in it."""
+    """Return `traceparent sent_us tracestate`, without empty parts at the end."""
     if context is None:
         return ""
     parent = f"00-{context.trace_id}-{context.span_id}-{context.sampled:02x}"
@@ -63,7 +62,7 @@ def write_field(context: TraceContext | None) -> str:
 
 
 def trace_id_of(field: str) -> str:
-    """Return the trace id that the `trace` of an entry holds, for a log line; empty if there is none."""
+    """Return the trace ID in the `trace` field of an entry, empty if there is none."""
     context = read_field(field)
     return context.trace_id if context else ""
 
@@ -77,20 +76,20 @@ def new_span_id() -> str:
 
 
 def _read(parent: str, state: str) -> TraceContext | None:
-    found = _PARENT.fullmatch(parent.strip(" \t"))
-    if found is None:
+    match = _PARENT.fullmatch(parent.strip(" \t"))
+    if match is None:
         return None
-    version, trace_id, span_id, flags, more = found.groups()
+    version, trace_id, span_id, flags, more = match.groups()
     if version == "ff" or (version == "00" and more) or not trace_id.strip("0") or not span_id.strip("0"):
         return None
     return TraceContext(trace_id, span_id, bool(int(flags, 16) & _SAMPLED), _checked_state(state) if state else "")
 
 
 def _checked_state(state: str) -> str:
-    """Return it without its empty members; empty if anything else is wrong with it."""
+    """Return `state` without its empty members, or "" if it is otherwise invalid."""
     members = [member for part in state.split(",") if (member := part.strip(" \t"))]
     keys = {member.partition("=")[0] for member in members}
-    written = ",".join(members)
-    if len(written) > MAX_STATE_CHARS or len(members) > MAX_STATE_MEMBERS or len(keys) < len(members):
+    joined = ",".join(members)
+    if len(joined) > MAX_STATE_CHARS or len(members) > MAX_STATE_MEMBERS or len(keys) < len(members):
         return ""
-    return written if all(map(_MEMBER.fullmatch, members)) else ""
+    return joined if all(map(_MEMBER.fullmatch, members)) else ""

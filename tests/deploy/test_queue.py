@@ -11,7 +11,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from smartbatch.shared.broker.admin.entries import PIECE, Entries
+from smartbatch.shared.broker.admin.entries import READ_COUNT, Entries
 from smartbatch.shared.broker.connection.multiplexed import Command
 from smartbatch.shared.broker.queue.admission import Admission, AdmitStatus, NewEntry
 from smartbatch.shared.broker.queue.claims import WorkerQueue
@@ -86,8 +86,8 @@ async def test_list_has_running_then_waiting_entries_oldest_first(stream: Stream
 
 
 async def test_a_long_stream_is_read_in_pieces(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
-    await stream.admit(*map(str, range(5 * PIECE)))
-    await stream.claim(2 * PIECE + 1)
+    await stream.admit(*map(str, range(5 * READ_COUNT)))
+    await stream.claim(2 * READ_COUNT + 1)
     call, read = stream.client.call, list[int]()
 
     async def counted(commands: Sequence[Command], **how: bool) -> list[Any]:
@@ -97,11 +97,11 @@ async def test_a_long_stream_is_read_in_pieces(stream: Stream, monkeypatch: pyte
         return results
 
     monkeypatch.setattr(stream.client, "call", counted)
-    entries_read = await Entries(stream.client, "m").look(1000)
-    assert [each.entry.id for each in entries_read] == [f"r-{n}" for n in range(5 * PIECE)]
-    assert [bool(each.worker) for each in entries_read].count(True) == 2 * PIECE + 1
-    assert max(read) == PIECE
-    assert len(await Entries(stream.client, "m").look(PIECE + 1)) == 2 * (PIECE + 1)
+    entries_read = await Entries(stream.client, "m").oldest(1000)
+    assert [each.entry.id for each in entries_read] == [f"r-{n}" for n in range(5 * READ_COUNT)]
+    assert [bool(each.worker) for each in entries_read].count(True) == 2 * READ_COUNT + 1
+    assert max(read) == READ_COUNT
+    assert len(await Entries(stream.client, "m").oldest(READ_COUNT + 1)) == 2 * (READ_COUNT + 1)
 
 
 async def test_show_decodes_an_entry_by_either_id(stream: Stream, tmp_path: Path) -> None:
@@ -180,6 +180,6 @@ async def test_malformed_entries_are_shown_and_can_be_removed(stream: Stream) ->
     entry_id = (await stream.client.xadd(stream.keys.requests, {"id": "\x1b[2J[red]", "what": "ever"})).decode()
     assert r"\x1b[2J[red]" in "\n".join((await stream.run()).out)
     shown = await stream.json("show", entry_id)
-    assert shown["malformed"] == "its fields are not those of a request"
+    assert shown["malformed"] == "its fields are not id, header and payload"
     assert (await stream.json("cancel", entry_id))[0]["cancelled"] is True
     assert (await stream.json())[0]["entries"] == []

@@ -44,7 +44,7 @@ async def test_the_simulated_broker_matches_the_scripts(client: Client, seed: in
             actual = await admission.admit([NewEntry(f"r{n}", 5000, 1, "raw", b"x") for n in ids])
             entries = [Entry(gateway, float(n)) for n in ids]
             assert simulated.admit(entries, 5000, 0.0, 0.0) == [int(status) for status in actual.statuses]
-            assert (len(simulated.stream), simulated.inflight_rows) == (actual.waiting, actual.open_rows)
+            assert (len(simulated.stream), simulated.inflight_rows) == (actual.waiting, actual.inflight_rows)
         elif what == "release":
             await workers[name].release()
             simulated.release(name)

@@ -221,9 +221,9 @@ def test_forged_entries_stop_no_worker(stack: Callable[..., Stack]) -> None:
     letters = [fields[b"reason"].decode() for _, fields in redis.xrange("smartbatch:{simulated}:dead")]
     assert sorted(letters) == [
         "malformed: a number is out of range",
-        "malformed: its fields are not those of a request",
-        "malformed: its id or header holds what is neither a number nor text",
-        "malformed: its id or header holds what is neither a number nor text",
+        "malformed: its fields are not id, header and payload",
+        "malformed: its id or header has an invalid number or invalid UTF-8",
+        "malformed: its id or header has an invalid number or invalid UTF-8",
     ]
     assert system.client.get(f"{system.url}/readyz").status_code == 200
     assert worker.popen.poll() is None

@@ -148,7 +148,7 @@ async def test_overload_at_five_times_capacity_leaves_the_log_small(stack: Calla
     assert rejected > 800
     # The current second has not been summarized yet.
     await asyncio.to_thread(
-        eventually, lambda: sum(line.get("left_out", 1) for line in request_lines(gateway)) == rejected
+        eventually, lambda: sum(line.get("suppressed", 1) for line in request_lines(gateway)) == rejected
     )
     lines = request_lines(gateway)
     codes = {line["code"] for line in lines}

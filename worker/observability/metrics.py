@@ -98,7 +98,7 @@ class WorkerMetrics:
         self._capacity.set(rows_per_s)
         for state, size in model.device_memory().items():
             self._device_memory.labels(state=state, **self._label).set(size)
-        self._cpu.inc(self._cpu_time.more_s())
+        self._cpu.inc(self._cpu_time.delta_s())
         self._memory.set(resident_bytes())
 
     def batch(self, batch: Batch, outcomes: Mapping[str, int]) -> None:

@@ -31,5 +31,5 @@ class ModelErrorLog:
 
     def flush(self) -> None:
         """Log how many lines were suppressed. Called about once a second."""
-        for message, count in self._limit.left_out().items():
-            log.warning("%s: %d more requests", message, count, extra={"left_out": count})
+        for message, count in self._limit.take_suppressed().items():
+            log.warning("%s: %d more requests", message, count, extra={"suppressed": count})

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from smartbatch.shared.broker.queue.claims import Entry
 from smartbatch.shared.errors import ClientError, SmartBatchError
 from smartbatch.shared.telemetry.trace_context import TraceContext, new_span_id, new_trace_id, read_field
-from smartbatch.shared.telemetry.tracing import started
+from smartbatch.shared.telemetry.tracing import start_spans
 from smartbatch.worker.core.batch import Batch, ClaimedEntry
 
 if TYPE_CHECKING:
@@ -41,8 +41,11 @@ class Tracing:
         if not sampled:
             return
         spans, clock = self._spans, _Clock()
-        own = spans.place(TraceContext(new_trace_id(), new_span_id(), True))
-        links = [spans.link(context, {"smartbatch.request_id": claimed.entry.id}) for claimed, context in sampled]
+        own = spans.span_context(TraceContext(new_trace_id(), new_span_id(), True))
+        links = [
+            spans.link(spans.span_context(context, remote=True), {"smartbatch.request_id": claimed.entry.id})
+            for claimed, context in sampled
+        ]
         attributes = {
             "messaging.system": "redis_streams",
             "messaging.operation.type": "process",
@@ -58,8 +61,8 @@ class Tracing:
         spans.add_batch(f"batch {self._model}", own, clock.ns(claimed_at), clock.ns(encoded_at), attributes, links)
         if batch.started_at:
             begin, end = clock.ns(batch.started_at), clock.ns(batch.started_at + batch.forward_s)
-            spans.add("forward", spans.below(own), own, begin, end, {"smartbatch.rows": batch.rows_run})
-        spans.add("encode", spans.below(own), own, clock.ns(encoding_at), clock.ns(encoded_at), {})
+            spans.add("forward", spans.child(own), own, begin, end, {"smartbatch.rows": batch.rows_run})
+        spans.add("encode", spans.child(own), own, clock.ns(encoding_at), clock.ns(encoded_at), {})
         for claimed, context in sampled:
             self._add_entry_spans(claimed, context, batch, own, clock)
 
@@ -67,11 +70,11 @@ class Tracing:
         """Export the span of an entry that became a dead letter without being run."""
         context = read_field(entry.trace)
         if context is not None and context.sampled:
-            parent, clock = self._spans.place(context, remote=True), _Clock()
+            parent, clock = self._spans.span_context(context, remote=True), _Clock()
             self._correct(clock, context, entry.gateway, admitted_at)
             attributes = {**self._delivery(entry), "error.type": error.code}
             begin, end = clock.ns(admitted_at), clock.ns(claimed_at)
-            self._spans.add("queue", self._spans.below(parent), parent, begin, end, attributes, error=error.code)
+            self._spans.add("queue", self._spans.child(parent), parent, begin, end, attributes, error=error.code)
 
     def close(self) -> None:
         self._spans.close()
@@ -91,7 +94,7 @@ class Tracing:
     ) -> None:
         self._correct(clock, context, claimed.entry.gateway, claimed.admitted_at)
         stages = _stages(claimed, batch)
-        spans, parent = self._spans, self._spans.place(context, remote=True)
+        spans, parent = self._spans, self._spans.span_context(context, remote=True)
         last = stages[-1][0]
         for name, begin, end in stages:
             attributes: dict[str, Any] = {}
@@ -101,14 +104,14 @@ class Tracing:
                 if claimed.entry.deliveries > 1:
                     events = (("redelivered", clock.ns(end), attributes),)
             elif name == "forward":
-                attributes, links = _batch_attributes(batch), (spans.to(own),)
+                attributes, links = _batch_attributes(batch), (spans.link(own),)
             error_type = _error_type(claimed) if name == last else ""
             if error_type:
                 attributes = {**attributes, "error.type": error_type}
             at_fault = not (claimed.cancelled or isinstance(claimed.error, ClientError))
             spans.add(
                 name,
-                spans.below(parent),
+                spans.child(parent),
                 parent,
                 clock.ns(begin),
                 clock.ns(end),
@@ -187,5 +190,5 @@ def _batch_attributes(batch: Batch) -> dict[str, Any]:
 
 def start_tracing(model: str, worker_id: str) -> Tracing | None:
     """Return None, without importing OpenTelemetry, unless tracing is configured."""
-    spans = started("worker", worker_id)
+    spans = start_spans("worker", worker_id)
     return None if spans is None else Tracing(spans, model, worker_id)

@@ -1,1 +1,1 @@
-"""Administration: entries, dead letters, registry."""
+"""Administration and monitoring: entries, dead letters, registry."""

@@ -1,7 +1,7 @@
-"""Dead letters: list, drop and requeue them. For people and tools, never for the hot path.
+"""Lists, drops and requeues dead letters, for operators' tools.
 
-`finish` makes them. Nothing here changes the stream or `inflight` but `admit` and `cancel`, as everywhere. A letter
-leaves only after what is to follow is certain, so a tool that is killed in between leaves it where it was.
+The script `finish` creates dead letters. A requeued letter is dropped only once its outcome is known, so it is not lost
+if the tool is killed.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from smartbatch.shared.keys import Keys
 from smartbatch.shared.wire import Reply, unpack_reply
 
 GATEWAY = "dead-requeue"
-LATE_S = 2.0  # by which a reply may come after its request's timeout: the worker says that it was too late
+REPLY_GRACE_S = 2.0  # after a request's timeout its worker may still reply with deadline_exceeded
 
 
 class DeadLetter(msgspec.Struct):
-    """One dead-lettered entry, as it was on its stream. `deliveries`: how often it was run, as far as known."""
+    """One dead letter with its former entry. `deliveries` is the number of times it was run, 0 if unknown."""
 
     id: str
     reason: str
@@ -34,17 +34,17 @@ class DeadLetter(msgspec.Struct):
 
     @property
     def died_ms(self) -> int:
-        """When, on the clock of Redis."""
+        """Time of its creation, on the Redis clock."""
         return int(self.id.partition("-")[0])
 
     @property
     def new_request_id(self) -> str:
-        """The request it becomes when it is put back; always the same, so putting it back twice runs it once."""
+        """ID of the request when the letter is requeued. It is fixed, so requeuing a letter twice runs it once."""
         return f"requeue-{self.id}"
 
 
 class DeadLetters:
-    """One model's dead letters. Owned by whoever looks at them."""
+    """One model's dead letters."""
 
     def __init__(self, connection: MultiplexedConnection, keys: Keys) -> None:
         self._connection = connection
@@ -54,24 +54,24 @@ class DeadLetters:
         return await self._connection.execute("XLEN", self._keys.dead)
 
     async def newest(self, limit: int | None = None) -> list[DeadLetter]:
-        """Return up to `limit` letters, the newest first; all without one."""
+        """Return up to `limit` letters, or all, newest first."""
         count = () if limit is None else ("COUNT", limit)
         found = await self._connection.execute("XREVRANGE", self._keys.dead, "+", "-", *count)
         return [_letter(each) for each in found]
 
     async def find(self, letter_ids: Sequence[str]) -> list[DeadLetter | None]:
-        """Return each letter, or None where there is none."""
-        answers = await self._connection.call([("XRANGE", self._keys.dead, each, each) for each in letter_ids])
-        return [_letter(found[0]) if found else None for found in answers]
+        """Return the letter of each ID, None if there is none."""
+        replies = await self._connection.call([("XRANGE", self._keys.dead, each, each) for each in letter_ids])
+        return [_letter(found[0]) if found else None for found in replies]
 
     async def payload(self, letter: DeadLetter) -> bytes | None:
-        """Return what its client sent; None if that was kept apart and has expired."""
+        """Return the payload, None if it was external and has expired."""
         if letter.entry.payload:
             return letter.entry.payload
         return await self._connection.execute("GET", self._keys.body(letter.entry.id))
 
     async def drop(self, letters: Sequence[DeadLetter]) -> int:
-        """Remove letters and what was kept apart for them. Returns how many were still there."""
+        """Delete letters and their external payloads. Returns how many letters still existed."""
         if not letters:
             return 0
         *_, (dropped, _) = await self._connection.call(
@@ -86,9 +86,9 @@ class DeadLetters:
 
 
 class Requeue:
-    """Requeues letters of one model as new requests, and receives their replies.
+    """Requeues letters of one model as new requests and receives their replies.
 
-    `blocking`: a connection that may block for BLOCK_S.
+    `blocking` is a connection of its own that may block for BLOCK_S.
     """
 
     def __init__(
@@ -110,29 +110,31 @@ class Requeue:
             connection, keys, gateway_id, max_entries=max_entries, max_bytes=max_bytes, body_ttl_s=reply_ttl_s
         )
 
-    async def put_back(self, letter: DeadLetter, timeout_s: float) -> str:
-        """Admit it anew and return its new request id. The letter stays. Raises QueueFull, or SmartBatchError if
-        its body has expired."""
+    async def submit(self, letter: DeadLetter, timeout_s: float) -> str:
+        """Admit the letter as a new request and return its ID. The letter is kept.
+
+        Raises QueueFull, or SmartBatchError if the payload has expired.
+        """
         payload = await self._letters.payload(letter)
         if payload is None:
             raise SmartBatchError(f"{letter.id}: its payload has expired, so it can't be run again")
         entry, request_id = letter.entry, letter.new_request_id
         request = NewEntry(request_id, int(timeout_s * 1000), entry.rows, entry.kind, payload, entry.trace)
-        if not (await self._admission.still_open([request_id]))[0]:
-            await self._connection.execute("UNLINK", self._keys.reply(request_id))  # of an earlier time
-        answer = await self._admission.admit([request])
-        if answer.statuses != [AdmitStatus.ADMITTED]:
-            raise QueueFull(f"{letter.id}: the queue is full ({answer.waiting} waiting); it stays a dead letter")
+        if not (await self._admission.are_inflight([request_id]))[0]:
+            await self._connection.execute("UNLINK", self._keys.reply(request_id))  # of an earlier attempt
+        result = await self._admission.admit([request])
+        if result.statuses != [AdmitStatus.ADMITTED]:
+            raise QueueFull(f"{letter.id}: the queue is full ({result.waiting} waiting); it stays a dead letter")
         return request_id
 
-    async def outcome(self, request_id: str, timeout_s: float) -> Reply | None:
-        """Wait for the reply. None: not run in time (it is cancelled), or Redis lost it."""
-        until = time.monotonic() + timeout_s + LATE_S
+    async def wait_for_reply(self, request_id: str, timeout_s: float) -> Reply | None:
+        """Wait for the reply. Returns None if it was not run in time, and cancels it, or if Redis lost the request."""
+        until = time.monotonic() + timeout_s + REPLY_GRACE_S
         reply = None
         while reply is None and time.monotonic() < until:
-            [still_open] = await self._admission.still_open([request_id])
-            [reply] = await self._inbox.read([request_id])  # in this order: else one finishing now is in neither
-            if reply is None and not still_open:
+            [inflight] = await self._admission.are_inflight([request_id])
+            [reply] = await self._inbox.read([request_id])  # after the check, because it may finish in between
+            if reply is None and not inflight:
                 return None
             if reply is None:
                 await self._inbox.pop([])
@@ -143,7 +145,7 @@ class Requeue:
         return unpack_reply(reply)
 
     async def close(self) -> None:
-        """Leave no inbox behind."""
+        """Delete the inbox."""
         await self._connection.execute("UNLINK", self._inbox.key)
 
 
@@ -151,8 +153,8 @@ def _letter(found: tuple[bytes, Sequence[bytes]]) -> DeadLetter:
     letter_id, fields = found[0], to_dict(found[1])
     parts: list[bytes] = []
     for name in ENTRY_FIELDS:
-        parts += (name, fields.get(name, b""))  # without them its entry was gone when the letter was made
+        parts += (name, fields.get(name, b""))  # absent if the entry was gone when the letter was created
     entry = parse_entry((fields[b"entry_id"], parts))
-    # an entry that no gateway wrote may have fields of these names itself
+    # the fields of a malformed entry may include these names
     reason, deliveries = fields[b"reason"].decode("utf-8", "replace"), fields.get(b"deliveries", b"0")
     return DeadLetter(letter_id.decode(), reason, int(deliveries) if deliveries.isdigit() else 0, entry)

@@ -1,6 +1,4 @@
-"""What is on a model's stream, entry by entry: for people and tools that inspect or cancel entries; never for the hot
-path. Nothing is asked of Redis in one go that grows with what waits there.
-"""
+"""Lists, inspects and cancels the entries of a stream, for operators' tools. No command reads the whole stream."""
 
 from __future__ import annotations
 
@@ -16,12 +14,12 @@ from smartbatch.shared.errors import CancelledByOperator
 from smartbatch.shared.keys import GROUP, Keys
 from smartbatch.shared.wire import Reply, pack_reply
 
-PIECE = 16  # entries read at once: a megabyte at the most, since larger payloads are external
+READ_COUNT = 16  # entries per command, together at most a megabyte, because larger payloads are external
 ENTRY_ID = re.compile(r"\d+-\d+")
 
 
-class Seen(msgspec.Struct):
-    """One entry as it is now. `worker` is empty while it waits."""
+class EntryStatus(msgspec.Struct):
+    """One entry, its age and its worker, which is empty while the entry waits."""
 
     entry: Entry
     age_s: float
@@ -29,84 +27,85 @@ class Seen(msgspec.Struct):
 
 
 class Entries:
-    """One model's stream. Owned by whoever looks at it."""
+    """The entries of one model."""
 
     def __init__(self, connection: MultiplexedConnection, model: str) -> None:
         self._connection = connection
         self._keys = Keys(model)
 
-    async def look(self, limit: int) -> list[Seen]:
+    async def oldest(self, limit: int) -> list[EntryStatus]:
         """Return up to `limit` running and `limit` waiting entries, oldest first."""
         stream = self._keys.requests
         now_ms = to_ms(await self._connection.execute("TIME"))
         [groups] = await self._connection.call([("XINFO", "GROUPS", stream)], return_errors=True)
         pending, last_id = read_group(groups)
         running = await self._running(limit, now_ms) if pending else []
-        waiting: list[Seen] = []
+        waiting: list[EntryStatus] = []
         while len(waiting) < limit:
-            count = min(PIECE, limit - len(waiting))
+            count = min(READ_COUNT, limit - len(waiting))
             found = await self._connection.execute("XRANGE", stream, f"({last_id}", "+", "COUNT", count)
             if not found:
                 break
-            waiting += [_seen(each, now_ms) for each in found]
+            waiting += [_status(each, now_ms) for each in found]
             last_id = found[-1][0].decode()
         return running + waiting
 
-    async def _running(self, limit: int, now_ms: int) -> list[Seen]:
+    async def _running(self, limit: int, now_ms: int) -> list[EntryStatus]:
         stream = self._keys.requests
-        running: list[Seen] = []
-        asked, after = 0, "-"
-        while asked < limit:
-            count = min(PIECE, limit - asked)
+        running: list[EntryStatus] = []
+        count_read, after = 0, "-"
+        while count_read < limit:
+            count = min(READ_COUNT, limit - count_read)
             rows = await self._connection.execute("XPENDING", stream, GROUP, after, "+", count)
             if not rows:
                 break
-            asked += len(rows)
+            count_read += len(rows)
             after = f"({rows[-1][0].decode()}"
-            answers = await self._connection.call([("XRANGE", stream, entry_id, entry_id) for entry_id, *_ in rows])
-            for row, found in zip(rows, answers, strict=True):
-                running += [_seen(each, now_ms, row) for each in found]
+            replies = await self._connection.call([("XRANGE", stream, entry_id, entry_id) for entry_id, *_ in rows])
+            for row, found in zip(rows, replies, strict=True):
+                running += [_status(each, now_ms, row) for each in found]
         return running
 
-    async def find(self, ids: Sequence[str]) -> list[Seen | None]:
-        """Return each entry, by its own id or its request's, or None where there is none."""
+    async def find(self, ids: Sequence[str]) -> list[EntryStatus | None]:
+        """Return the entry of each entry ID or request ID, None if there is none."""
         entry_ids = list(ids)
         requests = [n for n, id_ in enumerate(ids) if not ENTRY_ID.fullmatch(id_)]
         if requests:
-            held = await self._connection.execute("HMGET", self._keys.inflight, *[ids[n] for n in requests])
-            for n, value in zip(requests, held, strict=True):
+            values = await self._connection.execute("HMGET", self._keys.inflight, *[ids[n] for n in requests])
+            for n, value in zip(requests, values, strict=True):
                 entry_id = value.partition(b"|")[0].decode() if value else ""
-                entry_ids[n] = entry_id if ENTRY_ID.fullmatch(entry_id) else ""  # `inflight` holds sums, too
+                entry_ids[n] = entry_id if ENTRY_ID.fullmatch(entry_id) else ""  # `inflight` has fields for sums, too
         now_ms = to_ms(await self._connection.execute("TIME"))
         return [await self._find(entry_id, now_ms) if entry_id else None for entry_id in entry_ids]
 
-    async def _find(self, entry_id: str, now_ms: int) -> Seen | None:
+    async def _find(self, entry_id: str, now_ms: int) -> EntryStatus | None:
         stream = self._keys.requests
         commands = [("XRANGE", stream, entry_id, entry_id), ("XPENDING", stream, GROUP, entry_id, entry_id, 1)]
-        found, rows = await self._connection.call(commands, return_errors=True)  # there may be no group yet
+        # XPENDING fails before a worker has created the group.
+        found, rows = await self._connection.call(commands, return_errors=True)
         if isinstance(found, Exception):
             raise found
-        return _seen(found[0], now_ms, rows[0] if isinstance(rows, list) and rows else None) if found else None
+        return _status(found[0], now_ms, rows[0] if isinstance(rows, list) and rows else None) if found else None
 
-    async def payload(self, seen: Seen) -> bytes | None:
-        """Return what its client sent; None if it was an external payload and is gone."""
-        if seen.entry.payload:
-            return seen.entry.payload
-        return await self._connection.execute("GET", self._keys.body(seen.entry.id))
+    async def payload(self, status: EntryStatus) -> bytes | None:
+        """Return the payload, None if it was external and is gone."""
+        if status.entry.payload:
+            return status.entry.payload
+        return await self._connection.execute("GET", self._keys.body(status.entry.id))
 
-    async def cancel(self, seen: Seen, reply_ttl_s: float) -> bool:
-        """Remove an entry, waiting or running, and tell its client so. False if it was answered meanwhile.
+    async def cancel(self, status: EntryStatus, reply_ttl_s: float) -> bool:
+        """Remove a waiting or running entry and send its client an error. Returns False if it already had a reply.
 
-        For Redis this is an answer like any other: what a worker makes of it later is dropped.
+        The error is a normal reply, so the later reply of a worker is dropped.
         """
         queue = WorkerQueue(self._connection, self._connection, self._keys, "", lease_ms=0, reply_ttl_s=reply_ttl_s)
         reply = pack_reply(Reply(error=CancelledByOperator("an operator cancelled this request")))
-        closed = await queue.finish([Outcome(seen.entry, reply)])
-        return closed > 0 or bool(seen.entry.malformed)  # which no gateway waits for
+        closed = await queue.finish([Outcome(status.entry, reply)])
+        return closed > 0 or bool(status.entry.malformed)  # no gateway waits for it
 
 
-def _seen(found: Sequence, now_ms: int, pending: Sequence | None = None) -> Seen:
-    """`pending`: its row of an answer to XPENDING, if it is running."""
+def _status(raw: Sequence, now_ms: int, pending: Sequence | None = None) -> EntryStatus:
+    """Create the status. `pending` is the entry's row of XPENDING, None while it waits."""
     _, worker, _, deliveries = pending or (b"", b"", 0, 0)
-    entry = parse_entry(found, deliveries)
-    return Seen(entry, entry.age_s(now_ms), worker.decode())
+    entry = parse_entry(raw, deliveries)
+    return EntryStatus(entry, entry.age_s(now_ms), worker.decode())

@@ -1,7 +1,7 @@
-"""Which models there are, and what workers and gateways report of themselves.
+"""The announced models, and the status reports of workers and gateways.
 
-Everything here expires or is overwritten: a report speaks for the last seconds. Reading it needs nothing but
-Redis, so gateways, the command line and a person with redis-cli see the same.
+A report expires after seconds unless it is renewed. Reading needs only Redis, so gateways, the command line and
+redis-cli show the same state.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ GATEWAY_REPORT_TTL_MS = 10_000
 
 
 class Snapshot(msgspec.Struct):
-    """One model at one moment. `workers` are those with a lease. `counts` in a report is bytes, the rest text."""
+    """The state of one model. `workers` are those with a lease. In a report, `counts` is bytes and the rest text."""
 
     model: str
     now_ms: int = 0
@@ -57,12 +57,12 @@ async def reserve_name(
     """
     key, value = Keys(info.name).served, model_info.encode(info)
     if not replace:
-        held = await connection.execute("SET", key, value, "NX", "GET", "PX", ttl_ms)
-        if held is None:
+        current = await connection.execute("SET", key, value, "NX", "GET", "PX", ttl_ms)
+        if current is None:
             return None
         try:
-            other = model_info.decode(held)
-        except ValueError:  # not ours
+            other = model_info.decode(current)
+        except ValueError:  # written by another program
             other = info
         if other.fingerprint != info.fingerprint:
             return other
@@ -75,8 +75,7 @@ async def release_name(connection: MultiplexedConnection, model: str) -> None:
 
 
 async def models(connection: MultiplexedConnection) -> dict[str, ModelInfo]:
-    """Return every model that a worker has announced. One that can't be read, or that no key could hold, is left
-    out."""
+    """Return every announced model, without invalid announcements."""
     announced = to_dict(await connection.execute("HGETALL", MODELS))
     found = {}
     for name, text in announced.items():
@@ -101,16 +100,16 @@ async def report_gateway(
     )
 
 
-async def forget_gateway(connection: MultiplexedConnection, keys: Keys, gateway_id: str) -> None:
+async def remove_gateway(connection: MultiplexedConnection, keys: Keys, gateway_id: str) -> None:
     await connection.call([("DEL", keys.gateway(gateway_id)), ("SREM", keys.gateways, gateway_id)])
 
 
 async def snapshot(connection: MultiplexedConnection, model: str) -> Snapshot:
-    """Read one model's state: two round trips, whatever the load."""
+    """Read one model's state in two round trips."""
     keys = Keys(model)
-    groups, *answers = await connection.call(
+    groups, *replies = await connection.call(
         [
-            ("XINFO", "GROUPS", keys.requests),  # an error while there is no stream
+            ("XINFO", "GROUPS", keys.requests),  # fails while there is no stream
             ("TIME",),
             ("XLEN", keys.requests),
             ("HLEN", keys.inflight),
@@ -122,10 +121,10 @@ async def snapshot(connection: MultiplexedConnection, model: str) -> Snapshot:
         ],
         return_errors=True,
     )
-    for answer in answers:
-        if isinstance(answer, Exception):
-            raise answer
-    time, length, fields, sums, dead, fill_lock, leases, gateway_ids = answers
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    time, length, fields, sums, dead, fill_lock, leases, gateway_ids = replies
     now_ms = to_ms(time)
     running, last_id = read_group(groups)
     live = [worker_id for worker_id, lease_end in to_dict(leases).items() if float(lease_end) > now_ms]
@@ -149,7 +148,7 @@ async def _reports(connection: MultiplexedConnection, keys: Keys, worker_ids, ga
     worker_names = sorted(name.decode(errors="replace") for name in worker_ids)
     gateway_names = sorted(name.decode(errors="replace") for name in gateway_ids)
     report_keys = [*map(keys.worker, worker_names), *map(keys.gateway, gateway_names)]
-    head, *answers = await connection.call(
+    head, *replies = await connection.call(
         [
             ("XRANGE", keys.requests, f"({last_id}", "+", "COUNT", 1),
             *(("HGETALL", key) for key in report_keys),
@@ -158,15 +157,19 @@ async def _reports(connection: MultiplexedConnection, keys: Keys, worker_ids, ga
     )
     if isinstance(head, Exception):
         raise head
-    reports = [_text(to_dict(answer)) if isinstance(answer, list) else {} for answer in answers]  # else what isn't ours
+    reports = [
+        _text(to_dict(reply)) if isinstance(reply, list) else {} for reply in replies
+    ]  # an error: a key of another type
     workers = {n: r for n, r in zip(worker_names, reports, strict=False) if r}
     gateways = {n: r for n, r in zip(gateway_names, reports[len(worker_names) :], strict=True) if r}
     return workers, gateways, head
 
 
 def read_group(groups: Any) -> tuple[int, str]:
-    """Return how many entries the workers' group has pending, and the last entry it was given; of an answer to XINFO
-    GROUPS, which may be an error."""
+    """Return the number of pending entries and the last-delivered ID of the workers' group.
+
+    `groups` is the reply of XINFO GROUPS, which may be an error.
+    """
     for group in map(to_dict, groups if isinstance(groups, list) else ()):
         if group[b"name"] == GROUP.encode():
             return group[b"pending"], group[b"last-delivered-id"].decode()
@@ -174,7 +177,7 @@ def read_group(groups: Any) -> tuple[int, str]:
 
 
 def to_ms(time: Sequence[bytes]) -> int:
-    """Read an answer to TIME."""
+    """Convert the reply of TIME to milliseconds."""
     seconds, micros = map(int, time)
     return seconds * 1000 + micros // 1000
 
@@ -185,7 +188,7 @@ def _text(report: dict[bytes, bytes]) -> dict[str, Any]:
 
 
 def number(text: Any) -> float:
-    """A number of a report, or 0: whatever stands there, it must end nobody who reads it."""
+    """Parse a number of a report. Returns 0 for anything else, so that an invalid report does no harm."""
     try:
         value = float(text)
     except (TypeError, ValueError):

@@ -1,11 +1,10 @@
-"""A connection to Redis that all tasks share: commands leave at once, and answers come back in their order.
+"""One connection to Redis, shared by all tasks: commands are sent at once, and Redis replies in the same order.
 
-A call takes 35 µs of CPU time, where redis-py's asyncio client takes 150 (a connection from a pool, a timer, retries,
-records), and a request that is alone in its batch needs five.
+A call costs 35 µs of CPU, where redis-py's asyncio client takes 150 µs (pool, timer, retries, records). A request that
+is alone in its batch needs five calls.
 
-A call isn't given up while bytes still move: what is large may take long over a slow network. So it is sent in pieces,
-and what a transport (TLS or not) and the kernel buffer of it is bounded: that they take another one shows that bytes
-move.
+A call times out only if no bytes are transferred, because a large payload may take long over a slow network. Large
+payloads are sent in pieces through bounded buffers, so a buffer that accepts another piece proves progress.
 """
 
 from __future__ import annotations
@@ -27,37 +26,38 @@ Command = Sequence[Argument]
 
 COMMAND_TIMEOUT_S = 2.0
 CONNECT_TIMEOUT_S = 1.0
-BLOCK_S = 1.0  # the longest blocking read; a connection that drops packets is noticed one second later
+BLOCK_S = 1.0  # longest blocking read; a dead connection is detected one second later
 CLIENT_NAME = "smartbatch"
 
-_LARGE_BYTES = 32 * 1024  # an argument of so much is sent from where it lies, not copied beside the others
+_LARGE_BYTES = 32 * 1024  # a command with such an argument is sent without joining its arguments into one buffer
 _PIECE_BYTES = 128 * 1024
 _HIGH_WATER_BYTES = 512 * 1024  # of the transport's buffer
-_LOW_WATER_BYTES = 256 * 1024  # and of the kernel's, where it can be told so
+_LOW_WATER_BYTES = 256 * 1024  # of the transport's buffer, and of the kernel's where it supports this
 _INCOMPLETE = object()
 
 
 class UnknownScript(Exception):
-    """Redis doesn't know the hash that EVALSHA named: nothing was executed."""
+    """Redis does not know the script's hash and has executed nothing."""
 
 
 class _PendingCall:
-    """The commands of one `call`, and the answers that have come to them."""
+    """The commands of one `call`, and the replies received so far."""
 
-    __slots__ = ("answers", "count", "future", "sent_at")
+    __slots__ = ("count", "future", "replies", "sent_at")
 
     def __init__(self, future: asyncio.Future[list[Any]], count: int, sent_at: float) -> None:
         self.future = future
         self.count = count
-        self.answers: list[Any] = []
+        self.replies: list[Any] = []
         self.sent_at = sent_at
 
 
 class MultiplexedConnection(asyncio.Protocol):
-    """Connects when it is first used, and again after it was lost; nothing is ever sent twice.
+    """Connects at the first call, and again after a disconnection. It never sends a command twice.
 
-    Any task of its event loop may call; a blocking command holds up those behind it. With `block_s`, for which blocking
-    reads of one task may block, a call that is cancelled ends the connection: its command would still take what comes.
+    Any task of its event loop may call it. A blocking command delays all commands behind it, so a task that blocks has
+    its own connection, with `block_s` as the longest time. Cancelling a call of such a connection closes it: otherwise
+    the blocking command would take the next element.
     """
 
     def __init__(self, url: str, *, block_s: float = 0.0) -> None:
@@ -65,72 +65,72 @@ class MultiplexedConnection(asyncio.Protocol):
         self._timeout_s = block_s + 1.0 if block_s else COMMAND_TIMEOUT_S
         self._exclusive = bool(block_s)
         self._connecting: asyncio.Task[None] | None = None
-        self._connections = 0  # made so far
+        self._connections = 0  # so far
         self._ready = False  # connected and logged in
         self._transport: Any = None
         self._reader = hiredis.Reader()
         self._pending: deque[_PendingCall] = deque()
-        self._unsent: deque[bytes | memoryview] = deque()  # what the transport has no room for yet
-        self._full = False  # the transport
-        self._moved_at = 0.0  # when bytes moved last, by the loop's clock
+        self._unsent: deque[bytes | memoryview] = deque()  # waits until the transport's buffer has room
+        self._buffer_full = False
+        self._last_progress_at = 0.0  # when bytes were last transferred, on the loop's clock
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def generation(self) -> int:
-        """Which of its connections this is, counted from 1; 0 while there is none."""
+        """The number of the current connection, from 1; 0 while disconnected."""
         return self._connections if self._ready else 0
 
     async def call(self, commands: Sequence[Command], *, return_errors: bool = False) -> list[Any]:
-        """Send commands in one piece; return their answers, of RESP2 as hiredis reads it.
+        """Send commands in one pipeline and return their replies, decoded from RESP2 by hiredis.
 
-        Raises BrokerUnavailable, or the first error that Redis answers: BrokerFull, UnknownScript, BrokerUnavailable
-        for any other. With `return_errors` those are returned, each in its answer's place.
+        Raises BrokerUnavailable if the connection fails. Raises the first error reply, as BrokerFull, UnknownScript or
+        BrokerUnavailable; with `return_errors` error replies are returned instead.
         """
         if not commands:
             return []
         if not self._ready:
             await self._connect()
             if not self._ready:
-                raise _unavailable("the connection was lost at once")
+                raise _unavailable("the new connection was lost immediately")
         return await self._call(commands, return_errors)
 
     async def execute(self, *command: Argument) -> Any:
-        """Send one command; return its answer. Raises as `call` does."""
-        (answer,) = await self.call([command])
-        return answer
+        """Send one command and return its reply. Raises as `call` does."""
+        (reply,) = await self.call([command])
+        return reply
 
     def close(self) -> None:
         if self._connecting:
             self._connecting.cancel()
-        self._lose(_unavailable("the connection was closed"))
+        self._disconnect(_unavailable("the connection was closed"))
 
     async def _call(self, commands: Sequence[Command], return_errors: bool = False) -> list[Any]:
         loop = asyncio.get_running_loop()
-        pieces = [piece for command in commands for piece in _packed(command)]  # may raise: nothing is pending yet
+        pieces = [piece for command in commands for piece in _pack(command)]  # may raise, so before anything is pending
         pending = _PendingCall(loop.create_future(), len(commands), loop.time())
         self._pending.append(pending)
         self._send(pieces)
         if self._timer is None:
             self._timer = loop.call_later(self._timeout_s, self._check_timeout)
         try:
-            answers = await pending.future
+            replies = await pending.future
         except asyncio.CancelledError:
             if self._exclusive:
-                self._lose(_unavailable("the call was cancelled"))
+                self._disconnect(_unavailable("the call was cancelled"))
             raise
         if not return_errors:
-            for answer in answers:
-                if isinstance(answer, Exception):
-                    raise answer
-        return answers
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+        return replies
 
     # --- connecting
 
     async def _connect(self) -> None:
-        """Connect, or wait for the task that is doing so."""
+        """Connect, or wait for a connection attempt in progress."""
         if self._connecting is None:
             self._connecting = asyncio.create_task(self._connect_now())
-            self._connecting.add_done_callback(self._connected)
+            self._connecting.add_done_callback(self._connect_done)
         await asyncio.shield(self._connecting)
 
     async def _connect_now(self) -> None:
@@ -155,15 +155,15 @@ class MultiplexedConnection(asyncio.Protocol):
         try:
             await self._call(handshake)
         except BaseException:
-            self._lose(_unavailable("the login failed"))
+            self._disconnect(_unavailable("the login failed"))
             raise
         self._connections += 1
         self._ready = self._transport is not None
 
-    def _connected(self, task: asyncio.Task[None]) -> None:
+    def _connect_done(self, task: asyncio.Task[None]) -> None:
         self._connecting = None
         if not task.cancelled():
-            task.exception()  # whoever waited has it
+            task.exception()  # marks it as retrieved; the waiting calls raise it
 
     # --- sending
 
@@ -180,15 +180,15 @@ class MultiplexedConnection(asyncio.Protocol):
         self._write()
 
     def _write(self) -> None:
-        """Give the transport as much as it takes."""
+        """Write pieces until the transport's buffer is full."""
         unsent = self._unsent
-        while unsent and not self._full:
-            together = [unsent.popleft()]
-            size = len(together[0])
+        while unsent and not self._buffer_full:
+            chunk = [unsent.popleft()]
+            size = len(chunk[0])
             while unsent and size + len(unsent[0]) <= _PIECE_BYTES:
                 size += len(unsent[0])
-                together.append(unsent.popleft())
-            self._transport.writelines(together)
+                chunk.append(unsent.popleft())
+            self._transport.writelines(chunk)
 
     # --- asyncio.Protocol
 
@@ -197,54 +197,54 @@ class MultiplexedConnection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(_HIGH_WATER_BYTES, _LOW_WATER_BYTES)
         _set_options(transport.get_extra_info("socket"))
         self._reader = hiredis.Reader(replyError=_error_reply, notEnoughData=_INCOMPLETE)
-        self._moved_at, self._full = asyncio.get_running_loop().time(), False
+        self._last_progress_at, self._buffer_full = asyncio.get_running_loop().time(), False
         self._unsent.clear()
 
     def pause_writing(self) -> None:
-        self._full = True
+        self._buffer_full = True
 
     def resume_writing(self) -> None:
-        self._full = False
-        self._moved_at = asyncio.get_running_loop().time()
+        self._buffer_full = False
+        self._last_progress_at = asyncio.get_running_loop().time()
         if self._transport is not None:
             self._write()
 
     def data_received(self, data: bytes) -> None:
-        self._moved_at = asyncio.get_running_loop().time()
+        self._last_progress_at = asyncio.get_running_loop().time()
         reader = self._reader
         try:
             reader.feed(data)
-            while (answer := reader.gets()) is not _INCOMPLETE:
-                self._answered(answer)
+            while (reply := reader.gets()) is not _INCOMPLETE:
+                self._add_reply(reply)
         except (hiredis.ProtocolError, IndexError):
-            self._lose(_unavailable("what it sent is no answer of Redis"))
+            self._disconnect(_unavailable("invalid data from the server"))
 
-    def _answered(self, answer: Any) -> None:
+    def _add_reply(self, reply: Any) -> None:
         pending = self._pending[0]
-        pending.answers.append(answer)
-        if len(pending.answers) == pending.count:
+        pending.replies.append(reply)
+        if len(pending.replies) == pending.count:
             self._pending.popleft()
             if not pending.future.done():
-                pending.future.set_result(pending.answers)
+                pending.future.set_result(pending.replies)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lose(_unavailable("it closed the connection"))
+        self._disconnect(_unavailable("it closed the connection"))
 
     # --- ending
 
     def _check_timeout(self) -> None:
-        """Give up if for the timeout nothing moved of what was sent, nor of the answers to it."""
+        """Disconnect if no bytes were sent or received for the timeout."""
         loop = asyncio.get_running_loop()
         self._timer = None
         if not self._pending:
-            return  # the next call starts the timer again
-        late_at = max(self._pending[0].sent_at, self._moved_at) + self._timeout_s
-        if loop.time() < late_at:
-            self._timer = loop.call_at(late_at, self._check_timeout)
+            return  # the next call starts the timer
+        timeout_at = max(self._pending[0].sent_at, self._last_progress_at) + self._timeout_s
+        if loop.time() < timeout_at:
+            self._timer = loop.call_at(timeout_at, self._check_timeout)
         else:
-            self._lose(_unavailable(f"no answer within {self._timeout_s:g} s"))
+            self._disconnect(_unavailable(f"no reply within {self._timeout_s:g} s"))
 
-    def _lose(self, error: Exception) -> None:
+    def _disconnect(self, error: Exception) -> None:
         transport, self._transport = self._transport, None
         if transport is None:
             return
@@ -261,18 +261,18 @@ class MultiplexedConnection(asyncio.Protocol):
 
 
 def to_dict(flat: Sequence[Any]) -> dict[Any, Any]:
-    """Read the fields and values of a hash, an entry or a map."""
+    """Convert a flat reply of fields and values to a dict."""
     return dict(zip(flat[::2], flat[1::2], strict=False))
 
 
-def _set_options(connected: socket.socket) -> None:
-    """Have the kernel find dead peers, and buffer no more than it can send soon: megabytes would look as if sent."""
-    if connected.family == socket.AF_UNIX:
+def _set_options(sock: socket.socket) -> None:
+    """Make the kernel detect dead peers, and bound its send buffer, whose content would count as sent."""
+    if sock.family == socket.AF_UNIX:
         return
     with contextlib.suppress(OSError):
-        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _LOW_WATER_BYTES)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _LOW_WATER_BYTES)
 
 
 def _error_reply(text: str) -> Exception:
@@ -287,9 +287,9 @@ def _unavailable(reason: str) -> BrokerUnavailable:
     return BrokerUnavailable(f"the broker can't be reached or can't answer: {reason.partition(chr(10))[0][:200]}")
 
 
-def _packed(command: Command) -> list[bytes]:
+def _pack(command: Command) -> list[bytes]:
     if max(map(len, [part for part in command if type(part) is bytes]), default=0) < _LARGE_BYTES:
-        return [hiredis.pack_command(tuple(command))]  # type: ignore[arg-type]  # its stub allows one argument
+        return [hiredis.pack_command(tuple(command))]  # type: ignore[arg-type]  # the stub is wrong: more than one argument
     pieces = [b"*%d\r\n" % len(command)]
     for part in command:
         content = part if isinstance(part, bytes) else str(part).encode()

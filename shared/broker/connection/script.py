@@ -1,6 +1,6 @@
-"""The Lua scripts, sent by hash (EVALSHA) and in full (EVAL) only when Redis doesn't know the hash.
+"""Runs the Lua scripts: by hash (EVALSHA), or by source (EVAL) if Redis does not know the hash.
 
-NOSCRIPT means "not executed", so sending in full is always safe after it, and after nothing else.
+NOSCRIPT is the only error after which a script may be sent again, because it means that nothing was executed.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ class Script:
         *,
         before: Sequence[Command] = (),
     ) -> Any:
-        """Run it and return its answer. The commands `before` it leave with it in one piece; their errors are raised
-        too, and before its own."""
+        """Run the script and return its result. The commands `before` are sent ahead of it in the same pipeline.
+
+        Raises as `MultiplexedConnection.call` does; errors of `before` come first.
+        """
         call = ("EVALSHA", self.sha, len(keys), *keys, *args)
         try:
             return (await connection.call([*before, call]))[-1]

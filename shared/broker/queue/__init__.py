@@ -1,1 +1,1 @@
-"""The queue's operations: admission, claims, replies, leases."""
+"""Operations on the queue: admission, claims, replies, leases, live limits and usage of API keys."""

@@ -26,7 +26,7 @@ class HeartbeatResult(msgspec.Struct):
 
 
 class Leases:
-    """One worker's lease. `heartbeat` is called by the heartbeat task, `leave` once at the end."""
+    """One worker's lease. The heartbeat task calls `heartbeat`; the worker calls `leave` once, at its end."""
 
     def __init__(self, connection: MultiplexedConnection, keys: Keys, worker_id: str) -> None:
         self._connection = connection
@@ -34,6 +34,7 @@ class Leases:
         self._worker_id = worker_id
 
     async def heartbeat(self, report: Mapping[str, Argument]) -> HeartbeatResult:
+        """Renew the lease and publish the status report."""
         keys = self._keys
         args: list[Argument] = [GROUP, self._worker_id, LEASE_MS, REPORT_TTL_MS]
         for field, value in report.items():

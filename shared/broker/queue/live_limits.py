@@ -1,6 +1,6 @@
-"""Limits of batching that are changed while workers serve: a hash on Redis that each of them reads with its heartbeat.
+"""Batch limits that can be changed while workers run: a hash in Redis that each worker reads with its heartbeat.
 
-A field that is absent, or that no `set_limits` would have written, leaves what the worker was started with.
+Without a valid value in the hash, the limit that the worker was started with applies.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from smartbatch.shared.broker.connection.multiplexed import Argument, Multiplexe
 from smartbatch.shared.keys import Keys
 
 FIELDS = ("max_batch_size", "max_wait_time")
-MOST_WAIT_S = 60.0
+MAX_WAIT_S = 60.0
 
 
 class LiveLimits(msgspec.Struct, frozen=True):
-    """None: as the worker was started. A worker never takes more rows than it was started with."""
+    """None means the limit that the worker was started with. `max_batch_size` can only lower that limit."""
 
     max_batch_size: int | None = None
     max_wait_time: float | None = None  # seconds
 
 
 async def set_limits(connection: MultiplexedConnection, keys: Keys, limits: LiveLimits) -> None:
-    """Change those that are not None; they hold until `reset_limits`, for workers that start later too."""
+    """Change the limits that are not None, until `reset_limits`, for running and new workers."""
     fields: list[Argument] = []
     for name in FIELDS:
         if (value := getattr(limits, name)) is not None:
@@ -33,12 +33,12 @@ async def set_limits(connection: MultiplexedConnection, keys: Keys, limits: Live
 
 
 async def reset_limits(connection: MultiplexedConnection, keys: Keys) -> None:
-    """All workers go back to what they were started with."""
+    """Restore the limits that each worker was started with."""
     await connection.execute("DEL", keys.limits)
 
 
 def from_redis(size: bytes | None, wait: bytes | None) -> LiveLimits:
-    """Read the two fields; anything may stand there."""
+    """Parse the two fields. Invalid values count as None."""
     rows = int(size) if size and size.isdigit() and len(size) < 10 else 0
     return LiveLimits(rows or None, _seconds(wait) if wait else None)
 
@@ -48,4 +48,4 @@ def _seconds(text: bytes) -> float | None:
         seconds = float(text)
     except ValueError:
         return None
-    return seconds if math.isfinite(seconds) and 0 <= seconds <= MOST_WAIT_S else None
+    return seconds if math.isfinite(seconds) and 0 <= seconds <= MAX_WAIT_S else None

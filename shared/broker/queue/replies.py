@@ -1,4 +1,4 @@
-"""The gateway's side of replies: the inbox says which have come and carries the small ones; the reply keys hold all."""
+"""The gateway's operations on replies. The inbox announces all replies and contains small ones; the keys hold all."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ from typing import NamedTuple
 from smartbatch.shared.broker.connection.multiplexed import BLOCK_S, Command, MultiplexedConnection
 from smartbatch.shared.keys import Keys
 
-POP = 256
+POP_COUNT = 256
 MAX_READ_BYTES = 4 * 1024 * 1024
-CARRIED_BYTES = (
-    2048  # its notice carries a reply up to this size: no second round trip, and a full POP is half a megabyte
-)
+# A notice contains a reply up to this size, which saves a round trip. POP_COUNT such notices are half a megabyte.
+NOTICE_REPLY_BYTES = 2048
 
 
 class Notice(NamedTuple):
-    """One reply that has come."""
+    """The announcement of one reply."""
 
     request_id: str
     bytes: int
-    reply: bytes | None  # None: it lies under its key alone
+    reply: bytes | None  # None: only stored under the reply key
 
 
 class Inbox:
-    """One gateway process's replies of one model. `pop` is called by the reply router only: it takes."""
+    """One gateway process's inbox for one model. Only the reply router calls `pop`, which removes notices."""
 
     def __init__(self, blocking: MultiplexedConnection, keys: Keys, gateway_id: str) -> None:
         self._connection = blocking
@@ -32,15 +31,15 @@ class Inbox:
         self.key = keys.inbox(gateway_id)
 
     async def pop(self, done: Sequence[str]) -> list[Notice]:
-        """Delete the replies of `done`, then wait up to BLOCK_S for more."""
-        commands: list[Command] = [("BLMPOP", BLOCK_S, 1, self.key, "LEFT", "COUNT", POP)]
+        """Delete the replies of the requests in `done`, then wait up to BLOCK_S for notices."""
+        commands: list[Command] = [("BLMPOP", BLOCK_S, 1, self.key, "LEFT", "COUNT", POP_COUNT)]
         if done:
             commands.insert(0, ("UNLINK", *[self._keys.reply(request_id) for request_id in done]))
         *_, popped = await self._connection.call(commands)
         return [_notice(notice) for notice in popped[1]] if popped else []
 
     async def read(self, request_ids: Sequence[str]) -> list[bytes | None]:
-        """Return each request's reply, or None where there is none."""
+        """Return the reply of each request, None if there is none."""
         return await self._connection.execute("MGET", *[self._keys.reply(request_id) for request_id in request_ids])
 
     async def discard(self, request_ids: Sequence[str]) -> None:
@@ -49,7 +48,7 @@ class Inbox:
 
 
 def _notice(notice: bytes) -> Notice:
-    """Read `id|size` or `id|size|reply`. Anything else names nobody's request, and is skipped as one that has gone."""
+    """Parse `id|size` or `id|size|reply`. An invalid notice gets an ID that no request has, so it is ignored."""
     parts = notice.split(b"|", 2)
     if len(parts) < 3:
         parts += [b""] * (3 - len(parts))
@@ -59,7 +58,7 @@ def _notice(notice: bytes) -> Notice:
 
 
 def chunks(notices: Iterable[Notice], max_bytes: int = MAX_READ_BYTES) -> Iterator[list[str]]:
-    """Cut into lists of ids whose replies together stay within `max_bytes` (or hold one alone)."""
+    """Split into lists of request IDs whose replies have at most `max_bytes` together; a larger reply is alone."""
     chunk: list[str] = []
     size = 0
     for notice in notices:

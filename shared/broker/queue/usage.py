@@ -1,4 +1,4 @@
-"""What API keys have spent, over all gateways: their token buckets, and their counts of the day."""
+"""The usage of API keys over all gateways: token buckets of the rate limits, and requests per day."""
 
 from __future__ import annotations
 
@@ -15,31 +15,33 @@ COUNTS_TTL_MS = 48 * 3600 * 1000
 SEEN_TTL_MS = 3600 * 1000
 
 
-class Line(msgspec.Struct):
-    """One key's limits, and what a gateway process let through under it since its last call."""
+class KeyUsage(msgspec.Struct):
+    """One key's limits, and its usage at one gateway process since the previous call."""
 
     name: str
     rate: float
     burst: float
-    spent: int
-    counted: int
+    spent: int  # tokens
+    counted: int  # requests for the quota
 
 
 class Usage:
-    """One gateway process's view. Only the usage sync calls it."""
+    """The usage that one gateway process reports and reads. Only its usage sync calls it."""
 
     def __init__(self, connection: MultiplexedConnection, gateway_id: str) -> None:
         self._connection = connection
         self._gateway_id = gateway_id
 
-    async def settle(self, number: int, day: str, since_ms: int, lines: Sequence[Line]) -> list[tuple[float, int]]:
-        """Tell what was spent in the last `since_ms`. Returns (tokens left, counted that day) of each, of all gateways.
+    async def exchange(
+        self, number: int, day: str, since_ms: int, usage: Sequence[KeyUsage]
+    ) -> list[tuple[float, int]]:
+        """Report the usage of the last `since_ms`. Returns (tokens left, requests today) of each key at all gateways.
 
-        Numbers rise. The call may be repeated under its number: it is counted once.
+        `number` increases with every report. A report that is sent again under its number is counted once.
         """
         args: list[Argument] = [number, since_ms, SEEN_TTL_MS, BUCKETS_TTL_MS, COUNTS_TTL_MS]
-        for line in lines:
-            args += (line.name, line.rate, line.burst, line.spent, line.counted)
+        for key in usage:
+            args += (key.name, key.rate, key.burst, key.spent, key.counted)
         script_keys = [keys.BUCKETS, keys.counts(day), keys.seen(self._gateway_id)]
-        answers = await USAGE.call(self._connection, script_keys, args)
-        return [(float(tokens), int(counted)) for tokens, counted in zip(answers[::2], answers[1::2], strict=True)]
+        result = await USAGE.call(self._connection, script_keys, args)
+        return [(float(tokens), int(counted)) for tokens, counted in zip(result[::2], result[1::2], strict=True)]

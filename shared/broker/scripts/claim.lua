@@ -3,9 +3,9 @@
 -- KEYS requests inflight fill_lock wakeup leases
 -- ARGV group me mode(idle|top|ahead) held_rows room_rows room_bytes hold_ms lease_ms soon dead_worker dead_score
 -- Returns {kind(batch|isolated|empty), now, waiting, last_delivered_id, next_too_large, deliveries, entries}
---   idle   I hold nothing and the device is free
---   top    I hold the fill lock and fill up a batch
---   ahead  my device is busy: only what no idle worker could take
+--   idle   my device is free
+--   top    I hold the fill lock and add to my batch
+--   ahead  my device is busy: claim only entries that no idle worker could
 --#include _group
 local requests, inflight, fill_lock, wakeup, leases = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local group, me, mode = ARGV[1], ARGV[2], ARGV[3]
@@ -20,12 +20,12 @@ if not last then
   redis.call('XGROUP', 'CREATE', requests, group, '0', 'MKSTREAM')
   waiting, last = waiting_in(requests, group)
 end
-local function answer(kind, next_too_large, deliveries, entries)
+local function result(kind, next_too_large, deliveries, entries)
   return {kind, now, waiting, last, next_too_large, deliveries, entries}
 end
 
--- One entry of a dead worker, isolated: it may be what ended that worker. The lease's score must
--- still be the one that was found expired, else the worker came back.
+-- Claim one entry of a dead worker, isolated, because it may have crashed that worker. The lease must still have the
+-- score with which the worker was found dead; otherwise the worker is alive again.
 if mode == 'idle' and redis.call('ZSCORE', leases, dead_worker) == dead_score then
   while true do
     local pending = redis.call('XPENDING', requests, group, '-', '+', 1, dead_worker)
@@ -36,32 +36,31 @@ if mode == 'idle' and redis.call('ZSCORE', leases, dead_worker) == dead_score th
     end
     local entry_id, deliveries = pending[1][1], pending[1][4]
     local claimed = redis.call('XCLAIM', requests, group, me, 0, entry_id)
-    if claimed[1] then return answer('isolated', 0, deliveries + 1, {claimed[1]}) end
+    if claimed[1] then return result('isolated', 0, deliveries + 1, {claimed[1]}) end
     redis.call('XACK', requests, group, entry_id) -- cancelled meanwhile
   end
 end
 
 local holder = redis.call('GET', fill_lock)
-local taken = holder and holder ~= me
-if waiting == 0 and mode == 'idle' and held_rows > 0 and hold_ms > 0 and not taken then
+local locked_by_other = holder and holder ~= me
+if waiting == 0 and mode == 'idle' and held_rows > 0 and hold_ms > 0 and not locked_by_other then
   redis.call('SET', fill_lock, me, 'PX', hold_ms) -- I have entries from claiming ahead and wait for more
 end
 if waiting == 0
-  or (taken and (mode ~= 'idle' or waiting < room_rows))
+  or (locked_by_other and (mode ~= 'idle' or waiting < room_rows))
   or (mode == 'ahead' and (redis.call('LLEN', wakeup) == 0 or (waiting < room_rows and not soon)))
 then
-  return answer('empty', 0, 0, {})
+  return result('empty', 0, 0, {})
 end
 
--- Returns the bytes and rows of an entry, from its header. One that no gateway wrote may hold anything there: it counts
--- 1, and the worker puts it aside.
+-- Return the bytes and rows in an entry's header. A malformed entry, later a dead letter, counts as 1 and 1.
 local function size_of(entry)
   local bytes, rows = string.match(entry[2][4] or '', '^[^|]*|%d+|(%d+)|(%d+)|')
   return tonumber(bytes) or 1, tonumber(rows) or 1
 end
 
--- A batch counts rows, and bytes. While no request of several rows is open, and all that is open fits, one read
--- does; otherwise an entry at a time, with a look (which costs a copy) at whether the next one still fits.
+-- A batch is limited in rows and bytes. If every inflight request has one row and their bytes fit, one read suffices.
+-- Otherwise read one entry at a time, after checking whether it fits, which costs a copy of the entry.
 local entries, rows, bytes, next_too_large = {}, 0, 0, 0
 local sums = redis.call('HMGET', inflight, '#extra_rows', '#bytes')
 local extra_rows = sums[1]
@@ -95,8 +94,8 @@ waiting = waiting - #entries
 
 if rows >= room_rows or bytes >= room_bytes or next_too_large == 1 or hold_ms <= 0 then
   if holder == me then redis.call('DEL', fill_lock) end
-elseif not taken then
+elseif not locked_by_other then
   redis.call('SET', fill_lock, me, 'PX', hold_ms)
 end
 wake(waiting, fill_lock, wakeup)
-return answer('batch', next_too_large, 1, entries)
+return result('batch', next_too_large, 1, entries)

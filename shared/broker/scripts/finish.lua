@@ -1,19 +1,18 @@
 #!lua flags=allow-oom
--- Publish the replies of a batch and remove its entries. Sending it again is harmless.
+-- Publish the replies of a batch and remove its entries. Safe to repeat.
 -- KEYS requests inflight dead, then the inboxes, then per entry its reply key, then bodies
--- ARGV group reply_ttl_ms dead_body_ttl_ms dead_max carried_bytes inboxes, then per entry: entry_id id value note
---   value: the reply; up to carried_bytes its notice in the inbox carries it, too
---   note:  the number of its inbox; or, where there is more to say, inbox|size|body|dead_reason
---     size  with value '': of the reply key, which was written before this call, because it is large; or 0: no reply,
---           the request is given up (its client is gone or its body was lost). A full Redis refuses to write that key:
---           then this is an error, and does nothing.
---     body  the number of its body, 0 if it has none
--- Returns how many requests this call closed.
--- Most batches need no more than `finish_plain`. One command for many entries wherever there is one.
+-- ARGV group reply_ttl_ms dead_body_ttl_ms dead_max notice_reply_bytes inboxes, then per entry: entry_id id value note
+--   value  the reply; up to notice_reply_bytes it is also in the notice
+--   note   the number of its inbox, or inbox|size|body|dead_reason
+--     size  if value is '': the size of a large reply that was SET before this call, or 0 for no reply (the client is
+--           gone or the external payload lost). If a full Redis rejected that SET, this is an error and does nothing.
+--     body  the number of its body, 0 without one
+-- Returns how many requests this call finished.
+-- `finish_plain` is enough for most batches. One command serves many entries wherever Redis has one.
 --#include _inflight
 local requests, inflight, dead = KEYS[1], KEYS[2], KEYS[3]
 local group, reply_ttl, dead_body_ttl, dead_max = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local carried_bytes, inboxes = tonumber(ARGV[5]), tonumber(ARGV[6])
+local notice_reply_bytes, inboxes = tonumber(ARGV[5]), tonumber(ARGV[6])
 
 local entry_ids, ids = {}, {}
 for i = 7, #ARGV, 4 do
@@ -21,45 +20,45 @@ for i = 7, #ARGV, 4 do
   ids[#ids + 1] = ARGV[i + 1]
 end
 local first_reply, first_body = 3 + inboxes, 3 + inboxes + #ids
-local sums = redis.call('HMGET', inflight, '#bytes', '#extra_rows', unpack(ids)) -- and behind them what is held of each
--- `id` is nil for an entry that no gateway admitted: then there is a letter only while it stands on the stream, so
--- that sending this again makes no second one.
+local values = redis.call('HMGET', inflight, '#bytes', '#extra_rows', unpack(ids)) -- then the value of each ID
+-- Create a dead letter. `id` is nil for an entry that is not inflight: then the letter is created only while the entry
+-- is on the stream, so that repeating the call creates no second one.
 local function dead_letter(entry_id, id, reason, body)
   local found = redis.call('XRANGE', requests, entry_id, entry_id)[1]
   if not found and not id then return end
   local fields = found and found[2] or {'id', id}
   local pending = redis.pcall('XPENDING', requests, group, entry_id, entry_id, 1)
-  local deliveries = pending[1] and pending[1][4] - 1 or 0 -- but this last one, never run
+  local deliveries = pending[1] and pending[1][4] - 1 or 0 -- the last delivery was not run
   redis.call('XADD', dead, 'MAXLEN', '~', dead_max, '*', 'reason', reason, 'entry_id', entry_id,
     'deliveries', deliveries, unpack(fields))
   redis.call('PEXPIRE', body, dead_body_ttl)
 end
 
--- Returns the number of the inbox, the size if it isn't the value's, the body's key if it has one, and the dead reason.
+-- Return the inbox's number, the size unless it is that of the value, the body's key or false, and the dead reason.
 local function read_note(note)
   local inbox, size, body, reason = string.match(note, '^(%d+)|(%d+)|(%d+)|(.*)$')
   if not inbox then return tonumber(note), nil, nil, '' end
   return tonumber(inbox), size, body ~= '0' and KEYS[first_body + tonumber(body)], reason
 end
 
-local written = {} -- reply keys, of what is still open
+local written = {} -- keys of large replies to inflight requests
 for n in ipairs(ids) do
   local _, size = read_note(ARGV[6 + n * 4])
-  if ARGV[5 + n * 4] == '' and size ~= '0' and parse_inflight(sums[n + 2]) == entry_ids[n] then
+  if ARGV[5 + n * 4] == '' and size ~= '0' and parse_inflight(values[n + 2]) == entry_ids[n] then
     written[#written + 1] = KEYS[first_reply + n]
   end
 end
 if #written > 0 and redis.call('EXISTS', unpack(written)) < #written then
-  return redis.error_reply('ERR a reply is missing that was to be written before')
+  return redis.error_reply('ERR a large reply is missing, which must be SET before this call')
 end
 
-local closed, seen, notices, bodies = {}, {}, {}, {}
+local closed, done, notices, bodies = {}, {}, {}, {}
 for n, id in ipairs(ids) do
-  local entry_id, bytes, rows = parse_inflight(sums[n + 2])
+  local entry_id, bytes, rows = parse_inflight(values[n + 2])
   local value = ARGV[5 + n * 4]
   local inbox, size, body, reason = read_note(ARGV[6 + n * 4])
-  if entry_id == entry_ids[n] and not seen[id] then
-    seen[id] = true
+  if entry_id == entry_ids[n] and not done[id] then
+    done[id] = true
     closed[#closed + 1] = {id, bytes, rows}
     if reason ~= '' then
       dead_letter(entry_id, id, reason, body)
@@ -70,7 +69,7 @@ for n, id in ipairs(ids) do
       local notice = id .. '|' .. (value ~= '' and #value or size)
       if value ~= '' then
         redis.call('SET', KEYS[first_reply + n], value, 'PX', reply_ttl)
-        if #value <= carried_bytes then notice = notice .. '|' .. value end
+        if #value <= notice_reply_bytes then notice = notice .. '|' .. value end
       end
       notices[inbox] = notices[inbox] or {}
       table.insert(notices[inbox], notice)
@@ -79,12 +78,12 @@ for n, id in ipairs(ids) do
     dead_letter(entry_ids[n], nil, reason, body)
   end
 end
-close_requests(inflight, closed, sums)
+close_requests(inflight, closed, values)
 for inbox, texts in pairs(notices) do
   redis.call('RPUSH', KEYS[3 + inbox], unpack(texts))
   redis.call('PEXPIRE', KEYS[3 + inbox], reply_ttl)
 end
 if #bodies > 0 then redis.call('UNLINK', unpack(bodies)) end
-redis.pcall('XACK', requests, group, unpack(entry_ids)) -- the group may be gone after a loss of data
+redis.pcall('XACK', requests, group, unpack(entry_ids)) -- the group may be missing after a loss of data
 redis.pcall('XDEL', requests, unpack(entry_ids))
 return #closed

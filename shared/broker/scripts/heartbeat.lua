@@ -1,9 +1,8 @@
 #!lua flags=allow-oom
--- Renew a worker's lease and its status report. Returns its pending entries, the number of live workers, the expired
--- leases, and the live limits.
+-- Renew a worker's lease and publish its status report.
 -- KEYS leases requests worker limits   ARGV group me lease_ms report_ttl_ms, then field value …
--- Returns {now, {my pending entry ids}, workers alive, {worker, score, …}, {max_batch_size, max_wait_time}}; scores are
--- compared as text, never as numbers
+-- Returns {now, {my pending entry ids}, workers alive, {worker, score, …}, {max_batch_size, max_wait_time}}. The fourth
+-- lists expired leases; their scores are compared as text, never as numbers.
 --#include _group
 local leases, requests, worker, limits = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, me = ARGV[1], ARGV[2]

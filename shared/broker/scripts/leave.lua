@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- Deregister a worker: release the fill lock, and delete its lease if it has no pending entries. Otherwise they stay pending
--- until the lease expires and another worker recovers them.
+-- Deregister a worker: release the fill lock, and delete the lease if no entries are pending. Pending entries stay so
+-- until the lease expires and another worker claims them.
 -- KEYS requests fill_lock wakeup leases worker   ARGV group me
 -- Returns the number of pending entries.
 --#include _group

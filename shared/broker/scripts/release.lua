@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Release the fill lock, and wake the next worker if work waits.
+-- Release the fill lock, and wake an idle worker if entries wait.
 -- KEYS requests fill_lock wakeup   ARGV group me
 --#include _group
 local requests, fill_lock, wakeup = KEYS[1], KEYS[2], KEYS[3]

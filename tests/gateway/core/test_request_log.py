@@ -29,7 +29,7 @@ def test_lines_of_each_code_are_limited_and_the_rest_counted(caplog: pytest.LogC
     assert len(started) == LINES_PER_S  # a request without a line costs little
     lines.flush()
     assert caplog.messages[-1] == "queue_full: 990 more requests in this second"
-    assert vars(caplog.records[-1])["left_out"] == 990
+    assert vars(caplog.records[-1])["suppressed"] == 990
     assert len(caplog.messages) == LINES_PER_S + 2
     assert lines.write(QueueFull("full"), dict)  # the next second
     lines.flush()

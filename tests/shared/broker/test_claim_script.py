@@ -59,7 +59,7 @@ async def test_claimed_entries_are_inflight_and_no_longer_waiting(client: Client
     await admit(client, 1, 2, 3)
     await claim(client, room_rows=2)
     result = await admission(client).admit([request(4)])
-    assert (result.waiting, result.open_rows) == (2, 4)
+    assert (result.waiting, result.inflight_rows) == (2, 4)
     assert (await claim(client, room_rows=1)).waiting == 1
 
 

@@ -105,11 +105,11 @@ async def test_requeueing_runs_a_letter_as_a_new_request_delivered_once(
 ) -> None:
     [letter] = await dead_lettered(client, payload)
     again = requeue(client, blocking)
-    request_id = await again.put_back(letter, 5)
+    request_id = await again.submit(letter, 5)
     assert request_id == f"requeue-{letter.id}"
     assert set(await client.hkeys(KEYS.inflight)) == {request_id.encode(), b"#bytes", b"#about"}
     working = asyncio.create_task(work(client))
-    reply = await again.outcome(request_id, 5)
+    reply = await again.wait_for_reply(request_id, 5)
     assert reply is not None and reply.result is not None and reply.result.values == ["well"]
     entry = await working
     assert (entry.id, entry.deliveries, entry.timeout_ms, entry.bytes) == (request_id, 1, 5000, len(payload))
@@ -123,7 +123,7 @@ async def test_the_external_payload_of_a_requeued_letter_remains_until_it_is_dro
     client: Client, blocking: Client
 ) -> None:
     [letter] = await dead_lettered(client, LARGE)
-    request_id = await requeue(client, blocking).put_back(letter, 5)
+    request_id = await requeue(client, blocking).submit(letter, 5)
     assert await client.get(KEYS.body(request_id)) == LARGE
     assert await client.get(KEYS.body("r0")) == LARGE
 
@@ -131,19 +131,19 @@ async def test_the_external_payload_of_a_requeued_letter_remains_until_it_is_dro
 async def test_requeueing_a_letter_twice_runs_it_once_and_returns_both_times(client: Client, blocking: Client) -> None:
     [letter] = await dead_lettered(client, b"x")
     one, two = requeue(client, blocking), requeue(client, blocking)
-    request_id = await one.put_back(letter, 5)
-    assert await two.put_back(letter, 5) == request_id
+    request_id = await one.submit(letter, 5)
+    assert await two.submit(letter, 5) == request_id
     assert await client.xlen(KEYS.requests) == 1
     await work(client)
-    assert (await two.outcome(request_id, 5)) is not None
+    assert (await two.wait_for_reply(request_id, 5)) is not None
 
 
 async def test_a_requeued_letter_that_kills_again_becomes_a_new_letter(client: Client, blocking: Client) -> None:
     [letter] = await dead_lettered(client, LARGE)
     again = requeue(client, blocking)
-    request_id = await again.put_back(letter, 5)
+    request_id = await again.submit(letter, 5)
     await work(client, pack_reply(Reply(error=ModelFailed("dead again"))), "ended 3 workers again")
-    reply = await again.outcome(request_id, 5)
+    reply = await again.wait_for_reply(request_id, 5)
     assert reply is not None and str(reply.error) == "dead again"
     letters = DeadLetters(client, KEYS)
     await letters.drop([letter])
@@ -154,8 +154,8 @@ async def test_a_requeued_letter_that_kills_again_becomes_a_new_letter(client: C
 async def test_a_requeued_letter_that_is_not_run_is_cancelled_and_kept(client: Client, blocking: Client) -> None:
     [letter] = await dead_lettered(client, b"x")
     again = requeue(client, blocking)
-    request_id = await again.put_back(letter, 0.1)
-    assert await again.outcome(request_id, -1) is None
+    request_id = await again.submit(letter, 0.1)
+    assert await again.wait_for_reply(request_id, -1) is None
     assert await client.xlen(KEYS.requests) == 0
     assert await client.exists(KEYS.inflight) == 0
     assert await DeadLetters(client, KEYS).count() == 1
@@ -165,7 +165,7 @@ async def test_an_earlier_reply_is_not_used_for_a_requeued_letter(client: Client
     [letter] = await dead_lettered(client, b"x")
     again = requeue(client, blocking)
     await client.set(KEYS.reply(letter.new_request_id), b"old")
-    await again.put_back(letter, 5)
+    await again.submit(letter, 5)
     assert await client.exists(KEYS.reply(letter.new_request_id)) == 0
 
 
@@ -173,10 +173,10 @@ async def test_a_full_queue_or_an_expired_payload_keeps_the_letter(client: Clien
     small, large = await dead_lettered(client, b"x", LARGE)
     await client.unlink(KEYS.body("r1"))
     with pytest.raises(SmartBatchError, match="its payload has expired, so it can't be run again"):
-        await requeue(client, blocking).put_back(large, 5)
+        await requeue(client, blocking).submit(large, 5)
     await admission(client).admit([request(7)])
     with pytest.raises(QueueFull, match=r"the queue is full \(1 waiting\); it stays a dead letter"):
-        await requeue(client, blocking, max_entries=1).put_back(small, 5)
+        await requeue(client, blocking, max_entries=1).submit(small, 5)
     assert await DeadLetters(client, KEYS).count() == 2
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from smartbatch.shared.broker.connection.script import FINISH
 from smartbatch.shared.broker.queue.claims import Entry, Outcome
-from smartbatch.shared.broker.queue.replies import CARRIED_BYTES, Inbox
+from smartbatch.shared.broker.queue.replies import NOTICE_REPLY_BYTES, Inbox
 from smartbatch.shared.keys import GROUP
 from tests.brokers import Client
 from tests.shared.broker.test_protocol import GATEWAY, KEYS, admission, claim, claims, request
@@ -48,7 +48,7 @@ async def admitted_again(client: Client) -> tuple[Entry, Entry]:
 async def test_a_late_first_entry_does_not_finish_a_request_admitted_again(client: Client, reply: bytes) -> None:
     first, second = await admitted_again(client)
     assert await claims(client).finish([Outcome(first, reply)]) == 0
-    assert await admission(client).still_open(["r1"]) == [True]
+    assert await admission(client).are_inflight(["r1"]) == [True]
     assert await client.hmget(KEYS.inflight, SUMS) == [b"100", None]
     assert not await client.exists(KEYS.inbox(GATEWAY))
     assert [fields[b"id"] for _, fields in await client.xrange(KEYS.requests)] == [b"r1"]
@@ -105,7 +105,7 @@ async def test_large_and_small_replies_are_published_in_one_call(client: Client)
 @pytest.mark.parametrize(("more", "carried"), [(0, True), (1, False)])
 async def test_a_notice_carries_a_limited_number_of_bytes(client: Client, more: int, carried: bool) -> None:
     entries = await admitted(client, 1, 2)
-    reply = b"r" * (CARRIED_BYTES + more)
+    reply = b"r" * (NOTICE_REPLY_BYTES + more)
     outcomes = [Outcome(entry, reply, reason) for entry, reason in zip(entries, ("", "ended 3 workers"), strict=True)]
     assert await claims(client).finish(outcomes) == 2
     assert await inbox(client).pop([]) == [(name, len(reply), reply if carried else None) for name in ("r1", "r2")]
@@ -114,11 +114,11 @@ async def test_a_notice_carries_a_limited_number_of_bytes(client: Client, more: 
 
 async def test_a_large_reply_that_was_not_written_before_stops_the_whole_call(client: Client) -> None:
     entries = await admitted(client, 1, 2)
-    with pytest.raises(Exception, match="a reply is missing that was to be written before"):
+    with pytest.raises(Exception, match="a large reply is missing"):
         await finish_unwritten(client, entries)
-    assert await admission(client).still_open(["r1", "r2"]) == [True, True]
+    assert await admission(client).are_inflight(["r1", "r2"]) == [True, True]
     await client.set(KEYS.reply("r1"), LARGE)
-    with pytest.raises(Exception, match="a reply is missing that was to be written before"):
+    with pytest.raises(Exception, match="a large reply is missing"):
         await finish_unwritten(client, entries)
     await client.set(KEYS.reply("r2"), LARGE)
     assert await finish_unwritten(client, entries) == 2
@@ -130,14 +130,14 @@ async def test_a_missing_large_reply_is_no_error_for_an_entry_that_is_not_inflig
     await admission(client).cancel(["r2"])
     await client.set(KEYS.reply("r3"), LARGE)
     assert await finish_unwritten(client, [first, gone, other]) == 1
-    assert await admission(client).still_open(["r1", "r2", "r3"]) == [True, False, False]
+    assert await admission(client).are_inflight(["r1", "r2", "r3"]) == [True, False, False]
 
 
 async def finish_unwritten(client: Client, entries: list[Entry]) -> int:
     """Send `finish` for large replies without the SETs that normally precede it."""
     keys = [KEYS.requests, KEYS.inflight, KEYS.dead, KEYS.inbox(GATEWAY), *[KEYS.reply(entry.id) for entry in entries]]
     args = [part for entry in entries for part in (entry.entry_id, entry.id, b"", "1|40000|0|")]
-    return await FINISH.call(client, keys, [GROUP, 60_000, 60_000, 1000, CARRIED_BYTES, 1, *args])
+    return await FINISH.call(client, keys, [GROUP, 60_000, 60_000, 1000, NOTICE_REPLY_BYTES, 1, *args])
 
 
 async def test_a_given_up_request_in_a_batch_has_no_reply(client: Client) -> None:

@@ -49,7 +49,7 @@ async def test_malformed_entries_are_claimed_along_with_others(client: Client, e
     assert await client.xlen(KEYS.requests) == 0
     letters = [fields for _, fields in await client.xrange(KEYS.dead)]
     assert len(letters) == len(MALFORMED)
-    assert letters[0][b"reason"] == b"malformed: its fields are not those of a request"
+    assert letters[0][b"reason"] == b"malformed: its fields are not id, header and payload"
     assert letters[0][b"hello"] == b"world"
 
 
@@ -57,7 +57,7 @@ async def test_a_damaged_entry_of_an_inflight_request_gets_an_error_reply(client
     [entry_id] = [await client.xadd(KEYS.requests, entry_fields(rows="many"))]
     await client.hset(KEYS.inflight, mapping={"r1": entry_id + b"|3|1", "#bytes": "3"})
     [entry] = (await claim(client)).entries
-    assert entry.malformed == "its id or header holds what is neither a number nor text"
+    assert entry.malformed == "its id or header has an invalid number or invalid UTF-8"
     assert await claims(client).finish([Outcome(entry, b"error", "malformed")]) == 1
     assert await client.get(KEYS.reply("r1")) == b"error"
     assert await Inbox(client, KEYS, GATEWAY).pop([]) == [("r1", 5, b"error")]

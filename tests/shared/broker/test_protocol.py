@@ -280,7 +280,7 @@ async def test_a_given_up_request_is_not_inflight_and_has_no_reply(client: Clien
     await admission(client).admit([request(1)])
     claimed = await claim(client)
     await claims(client).finish([Outcome(claimed.entries[0])])
-    assert await admission(client).still_open(["r1"]) == [False]
+    assert await admission(client).are_inflight(["r1"]) == [False]
     assert await client.exists(KEYS.reply("r1"), KEYS.inbox(GATEWAY)) == 0
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from smartbatch.shared.errors import SettingsError
 from smartbatch.shared.telemetry.trace_context import TraceContext
-from smartbatch.shared.telemetry.tracing import Sampling, sampling, wanted
+from smartbatch.shared.telemetry.tracing import Sampling, configured_exporter, sampling
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h:4318"}
 LOW, HIGH = 1, 2**64 - 1  # trace ids, by which ratio samplers decide
@@ -29,7 +29,7 @@ UPSTREAM = TraceContext("0" * 31 + "1", "0" * 15 + "1", True)
     ],
 )
 def test_tracing_is_on_where_the_standards_variables_say_so(environ: dict[str, str], exporter: str) -> None:
-    assert wanted(environ) == exporter
+    assert configured_exporter(environ) == exporter
 
 
 @pytest.mark.parametrize(
@@ -64,16 +64,16 @@ def test_unknown_samplers_are_rejected(environ: dict[str, str]) -> None:
 
 def test_only_parent_based_samplers_follow_the_parent() -> None:
     unsampled = UPSTREAM._replace(sampled=False)
-    assert Sampling(True, 0.0).takes(HIGH, UPSTREAM)
-    assert not Sampling(True, 1.0).takes(LOW, unsampled)
-    assert not Sampling(False, 0.0).takes(LOW, UPSTREAM)
-    assert Sampling(False, 1.0).takes(HIGH, unsampled)
+    assert Sampling(True, 0.0).samples(HIGH, UPSTREAM)
+    assert not Sampling(True, 1.0).samples(LOW, unsampled)
+    assert not Sampling(False, 0.0).samples(LOW, UPSTREAM)
+    assert Sampling(False, 1.0).samples(HIGH, unsampled)
 
 
 def test_ratio_samplers_decide_by_the_trace_id() -> None:
     half = Sampling(False, 0.5)
-    assert half.takes(LOW, None)
-    assert half.takes(LOW + (HIGH << 64), None)  # only the lower half is used
-    assert not half.takes(HIGH, None)
-    assert Sampling(False, 1.0).takes(HIGH, None)
-    assert not Sampling(False, 0.0).takes(0, None)
+    assert half.samples(LOW, None)
+    assert half.samples(LOW + (HIGH << 64), None)  # only the lower half is used
+    assert not half.samples(HIGH, None)
+    assert Sampling(False, 1.0).samples(HIGH, None)
+    assert not Sampling(False, 0.0).samples(0, None)
