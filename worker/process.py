@@ -222,18 +222,11 @@ class Worker:
         settings = self.settings
         started = time.monotonic()
         self.status.set_state("loading", f"loading {settings.model_path}")
-        context = LoadContext(
-            settings.device,
-            settings.dtype,
-            settings.optimize,
-            settings.model_weights,
-            settings.torch_threads,
-            settings.max_image_pixels,
-            settings.max_batch_size,
-            self.decoder.threads,
-            self._progress,
-            settings.model_path,
-            self.engine.between_batches,
+        context = LoadContext.of(
+            settings,
+            decode_threads=self.decoder.threads,
+            progress=self._progress,
+            in_device_thread=self.engine.between_batches,
         )
         try:
             self.model.load(context)

@@ -80,17 +80,7 @@ def command(model_path: str, files: tuple[Path, ...], **options: str | None) -> 
 def _load(model: Any, settings: Settings) -> ModelInfo:
     from smartbatch.worker.core.model import LoadContext
 
-    context = LoadContext(
-        settings.device,
-        settings.dtype,
-        settings.optimize,
-        settings.model_weights,
-        settings.torch_threads,
-        settings.max_image_pixels,
-        settings.max_batch_size,
-        model_path=settings.model_path,
-    )
-    _call("load", lambda: model.load(context))
+    _call("load", lambda: model.load(LoadContext.of(settings)))
     return model.info(settings.model, settings.model_path, settings.max_batch_size)
 
 

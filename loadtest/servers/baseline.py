@@ -36,20 +36,7 @@ from smartbatch.worker.models import LoadContext, Model
 def load(settings: Settings) -> Model:
     """Load the model as a worker does, without compiling in the background."""
     model = models.resolve(settings.model_path)
-    model.load(
-        LoadContext(
-            settings.device,
-            settings.dtype,
-            settings.optimize,
-            settings.model_weights,
-            settings.torch_threads,
-            settings.max_image_pixels,
-            max_batch_size=1,
-            model_path=settings.model_path,
-        )
-    )
-    if (row := model.example()) is not None:
-        model.separate(model.forward(model.collate([row])), 1)
+    model.load(LoadContext.of(settings, max_batch_size=1))
     return model
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from smartbatch.shared.model_info import InputSpec, ModelInfo, OutputSpec
+from smartbatch.shared.settings import Settings
 from smartbatch.shared.wire import Payload, Result
 
 Row = Any
@@ -45,6 +46,21 @@ class LoadContext(msgspec.Struct):
     progress: Callable[[str], None] = lambda text: None
     model_path: str = ""
     in_device_thread: Callable[[Callable[[], None]], None] | None = None  # runs work between batches, after loading
+
+    @classmethod
+    def of(cls, settings: Settings, **more: Any) -> LoadContext:
+        """Return the context of these settings; `more` has the other fields."""
+        fields: dict[str, Any] = {
+            "device": settings.device,
+            "dtype": settings.dtype,
+            "optimize": settings.optimize,
+            "weights": settings.model_weights,
+            "torch_threads": settings.torch_threads,
+            "max_image_pixels": settings.max_image_pixels,
+            "max_batch_size": settings.max_batch_size,
+            "model_path": settings.model_path,
+        }
+        return cls(**{**fields, **more})
 
 
 class ChosenVariant(msgspec.Struct, frozen=True):
