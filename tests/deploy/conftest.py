@@ -1,13 +1,15 @@
-"""Fixtures of these tests: a port in use, and the compose stack for tests with a Docker engine."""
+"""Fixtures of these tests: a port in use, `smartbatch up`, and the compose stack for tests with a Docker engine."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.deploy.compose import Stack, eventually
+from tests.deploy.up import Up
 
 
 @pytest.fixture
@@ -17,6 +19,19 @@ def used_port() -> Iterator[int]:
         sock.bind(("127.0.0.1", 0))
         sock.listen()
         yield sock.getsockname()[1]
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
+    made: list[Up] = []
+
+    def start(*options: str, **environ: str) -> Up:
+        made.append(Up(tmp_path / f"up-{len(made)}.log", *options, **environ))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.close()
 
 
 @pytest.fixture(scope="module")
