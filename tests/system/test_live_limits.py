@@ -63,8 +63,11 @@ def test_limits_of_all_models_are_shown_and_one_is_chosen_by_name(stack: Callabl
     assert limits(system, "--max-batch-size", "8").returncode == 0  # the only one
     system.worker(MODEL_NAME="two", MAX_BATCH_SIZE=8)
     eventually(lambda: len(limits(system).stdout.splitlines()) == 3, 20)
-    shown = [line.split() for line in limits(system).stdout.splitlines()[1:]]
-    assert [(row[0], row[3]) for row in shown] == [("one", "8"), ("two", "8")]
+
+    def shown() -> list[tuple[str, str]]:
+        return [(row[0], row[3]) for row in map(str.split, limits(system).stdout.splitlines()[1:])]
+
+    eventually(lambda: shown() == [("one", "8"), ("two", "8")], 20)
     assert len(limits(system, "--name", "two").stdout.splitlines()) == 2
     refused = limits(system, "--max-batch-size", "4")
     assert refused.returncode == 2
