@@ -31,7 +31,7 @@ up: $(READY)
 	@exec $(BIN)/smartbatch up --port $(PORT) --workers $(WORKERS) --model '$(MODEL)'
 
 test: $(DEV)
-	$(BIN)/pytest -n 2 --dist loadscope -m "not docker and not extended" $(ARGS)
+	$(BIN)/pytest -n 3 --dist loadscope -m "not docker and not extended" $(ARGS)
 
 test-all: $(DEV)
 	$(BIN)/pytest -m "not docker" $(ARGS)

@@ -182,8 +182,6 @@ class Worker:
             await self.batcher.drain()
             await asyncio.to_thread(self.decoder.close)
             await self.publisher.drain()
-        if self.batcher.sole_worker:  # another model may have the name at once
-            await registry.release_name(self._redis, self.settings.model)
         log.info("drained")
 
     async def _close(self) -> None:

@@ -70,10 +70,6 @@ async def reserve_name(
     return None
 
 
-async def release_name(connection: MultiplexedConnection, model: str) -> None:
-    await connection.execute("DEL", Keys(model).served)
-
-
 async def models(connection: MultiplexedConnection) -> dict[str, ModelInfo]:
     """Return every announced model, without invalid announcements."""
     announced = to_dict(await connection.execute("HGETALL", MODELS))

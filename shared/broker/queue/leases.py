@@ -48,5 +48,12 @@ class Leases:
     async def leave(self) -> int:
         """Deregister. Returns the number of entries still pending; without any the lease is deleted too."""
         keys = self._keys
-        script_keys = [keys.requests, keys.fill_lock, keys.wakeup, keys.leases, keys.worker(self._worker_id)]
+        script_keys = [
+            keys.requests,
+            keys.fill_lock,
+            keys.wakeup,
+            keys.leases,
+            keys.worker(self._worker_id),
+            keys.served,
+        ]
         return await LEAVE.call(self._connection, script_keys, [GROUP, self._worker_id])

@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
 -- Deregister a worker: release the fill lock, and delete the lease if no entries are pending. Pending entries stay so
--- until the lease expires and another worker claims them.
--- KEYS requests fill_lock wakeup leases worker   ARGV group me
+-- until the lease expires and another worker claims them. The last worker frees the model's name.
+-- KEYS requests fill_lock wakeup leases worker served   ARGV group me
 -- Returns the number of pending entries.
 --#include _group
-local requests, fill_lock, wakeup, leases, worker = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local requests, fill_lock, wakeup, leases, worker, served = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local group, me = ARGV[1], ARGV[2]
 if redis.call('GET', fill_lock) == me then redis.call('DEL', fill_lock) end
 wake(waiting_in(requests, group), fill_lock, wakeup)
@@ -13,5 +13,6 @@ local pending = redis.pcall('XPENDING', requests, group, '-', '+', 1000, me) -- 
 if #pending == 0 then
   redis.pcall('XGROUP', 'DELCONSUMER', requests, group, me)
   redis.call('ZREM', leases, me)
+  if redis.call('EXISTS', leases) == 0 then redis.call('DEL', served) end
 end
 return #pending

@@ -341,6 +341,16 @@ async def test_leaving_releases_the_fill_lock_and_the_lease_and_wakes_a_worker(c
     assert not await client.exists(KEYS.leases)
 
 
+async def test_the_last_worker_that_leaves_frees_the_name(client: Client) -> None:
+    for worker_id in ("w1", "w2"):
+        await Leases(client, KEYS, worker_id).heartbeat({"state": "ready"})
+    await client.set(KEYS.served, "{}")
+    await Leases(client, KEYS, "w2").leave()
+    assert await client.exists(KEYS.served) == 1
+    await Leases(client, KEYS, "w1").leave()
+    assert await client.exists(KEYS.served) == 0
+
+
 async def test_leaving_an_unused_queue_creates_nothing(client: Client) -> None:
     await Leases(client, KEYS, "w1").heartbeat({"state": "ready"})
     assert await Leases(client, KEYS, "w1").leave() == 0

@@ -1,11 +1,12 @@
-"""The snapshot of a model's queue that gateways, `top` and alerts use, on real brokers."""
+"""The snapshot of a model's queue that gateways, `top` and alerts use, and the names of models, on real brokers."""
 
 from __future__ import annotations
 
 import asyncio
 
-from smartbatch.shared.broker.admin.registry import Snapshot, snapshot
+from smartbatch.shared.broker.admin.registry import Snapshot, reserve_name, snapshot
 from smartbatch.shared.broker.queue.claims import parse_entry
+from smartbatch.shared.model_info import InputSpec, ModelInfo
 from tests.brokers import Client
 from tests.entries import entry_fields
 from tests.shared.broker.test_protocol import KEYS, admission, claim, request
@@ -40,3 +41,30 @@ async def test_a_malformed_entry_has_no_known_wait(client: Client) -> None:
     await client.xadd(KEYS.requests, entry_fields(t="long ago"))
     seen = await snapshot(client, KEYS.model)
     assert (seen.waiting, seen.oldest_wait_s) == (1, 0.0)
+
+
+def info(fingerprint: str) -> ModelInfo:
+    return ModelInfo(KEYS.model, "net.py:Net", InputSpec(("raw",)), 8, fingerprint=fingerprint)
+
+
+async def test_a_name_is_reserved_for_one_fingerprint_until_another_replaces_it(client: Client) -> None:
+    a, b = info("a"), info("b")
+    assert await reserve_name(client, a, ttl_ms=60_000) is None
+    assert await reserve_name(client, b, ttl_ms=60_000) == a
+    assert await reserve_name(client, a, ttl_ms=60_000) is None
+    assert await reserve_name(client, b, ttl_ms=60_000, replace=True) is None
+    assert await reserve_name(client, a, ttl_ms=60_000) == b
+
+
+async def test_a_reservation_expires_unless_it_is_renewed(client: Client) -> None:
+    await reserve_name(client, info("a"), ttl_ms=60_000)
+    await reserve_name(client, info("a"), ttl_ms=30)
+    assert 0 < await client.pttl(KEYS.served) <= 30
+    await asyncio.sleep(0.05)
+    assert await reserve_name(client, info("b"), ttl_ms=60_000) is None
+
+
+async def test_a_reservation_that_is_not_ours_is_overwritten(client: Client) -> None:
+    await client.set(KEYS.served, "something")
+    assert await reserve_name(client, info("a"), ttl_ms=60_000) is None
+    assert await reserve_name(client, info("b"), ttl_ms=60_000) == info("a")
