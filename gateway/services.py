@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-SETTLE_S = 0.5
+PUBLISH_EVERY_S = 0.5
 
 
 class GatewayServices:
@@ -86,7 +86,7 @@ class GatewayServices:
             await self.authenticator.start()
             self.watch(self.authenticator.run())
         self.watch(self.connection_registry.run())
-        self.watch(self._settle_metrics())
+        self.watch(self._publish_metrics())
         self.watch(self.request_log.run())
 
     async def close(self) -> None:
@@ -136,15 +136,15 @@ class GatewayServices:
         if not task.cancelled() and (error := task.exception()):
             log.critical("a gateway task ended with an error", exc_info=error)
 
-    def settle_metrics(self) -> None:
+    def publish_metrics(self) -> None:
         """Pass the counted values on to Prometheus, before a scrape reads them."""
-        self.metrics.settle()
+        self.metrics.publish()
         self.process_metrics.update()
 
-    async def _settle_metrics(self) -> None:
+    async def _publish_metrics(self) -> None:
         """Settle regularly: with several processes, one of them answers a scrape from the files of all."""
         while True:
-            due = time.monotonic() + SETTLE_S
-            await asyncio.sleep(SETTLE_S)
+            due = time.monotonic() + PUBLISH_EVERY_S
+            await asyncio.sleep(PUBLISH_EVERY_S)
             self.process_metrics.observe_loop_lag(time.monotonic() - due)
-            self.settle_metrics()
+            self.publish_metrics()

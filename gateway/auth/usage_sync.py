@@ -42,7 +42,7 @@ class UsageSync:
         self._usage = Usage(self._connection, uuid.uuid4().hex)
         self._unanswered: _Report | None = None
         self._number = 0
-        self._settled_at = time.monotonic()
+        self._synced_at = time.monotonic()
         self._broker_up = True
 
     async def sync(self, principals: Iterable[Principal]) -> None:
@@ -53,7 +53,7 @@ class UsageSync:
             if self._unanswered:
                 await self._send(self._unanswered)
             now = time.monotonic()
-            since_ms, self._settled_at = int((now - self._settled_at) * 1000), now
+            since_ms, self._synced_at = int((now - self._synced_at) * 1000), now
             day = time.strftime("%Y-%m-%d", time.gmtime())
             for start in range(0, len(limited), MAX_PRINCIPALS):
                 used = [(principal, principal.take_usage()) for principal in limited[start : start + MAX_PRINCIPALS]]

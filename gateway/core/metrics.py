@@ -1,7 +1,7 @@
 """What a gateway process counts, per model: as Prometheus metrics, and over the last seconds.
 
 prometheus_client takes a lock for each number, and two for each observation of a histogram. So a request adds to plain
-numbers, which are handed on before a scrape, and is observed once, in the histogram of its latency.
+numbers, which are published before a scrape, and is observed once, in the histogram of its latency.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ class GatewayMetrics:
         self._queues.append(queue)
         return queue
 
-    def settle(self) -> None:
-        """Hand on what models have counted, before a scrape."""
+    def publish(self) -> None:
+        """Publish the counts of all models to Prometheus, before a scrape."""
         for queue in self._queues:
-            queue.settle()
+            queue.publish()
 
 
 class ModelMetrics:
@@ -126,26 +126,26 @@ class ModelMetrics:
         part_s = {part: total.value for part, total in self._parts.items()}
         return {"total": {"answered": self._outcomes["ok"].value}, "part": part_s}
 
-    def settle(self) -> None:
+    def publish(self) -> None:
         for total in (*self._outcomes.values(), *self._errors.values(), *self._parts.values()):
-            total.settle()
-        self._rows.settle()
-        self._batches.settle()
+            total.publish()
+        self._rows.publish()
+        self._batches.publish()
 
 
 class _Total:
     """A counter for the hot path: a plain number that only grows."""
 
-    __slots__ = ("_child", "_handed_on", "value")
+    __slots__ = ("_child", "_published", "value")
 
     def __init__(self, child: Counter) -> None:
         self._child = child
-        self._handed_on = 0.0
+        self._published = 0.0
         self.value = 0.0
 
-    def settle(self) -> None:
-        self._child.inc(self.value - self._handed_on)
-        self._handed_on = self.value
+    def publish(self) -> None:
+        self._child.inc(self.value - self._published)
+        self._published = self.value
 
 
 @functools.cache

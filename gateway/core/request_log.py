@@ -71,6 +71,6 @@ def _level(error: Exception) -> int:
 
 def _text(code: str, error: Exception) -> str:
     if not isinstance(error, SmartBatchError):
-        return "a request failed by an unexpected error"
+        return "a request failed with an unexpected error"
     quotes_input = isinstance(error, ClientError) and not isinstance(error, _WITHOUT_INPUT)
     return code if quotes_input and not log.isEnabledFor(logging.DEBUG) else f"{code}: {error}"

@@ -109,7 +109,7 @@ class AsgiRequestCycle(RequestResponseCycle):
             self.transport.close()  # only at the end of a shutdown: a second signal came, or the time is up
             raise
         except Exception as error:
-            log.exception("a request failed by an unexpected error")
+            log.exception("a request failed with an unexpected error")
             await self._send_error(error)
         else:
             if not (self.response_complete or self.disconnected):

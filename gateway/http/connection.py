@@ -311,7 +311,7 @@ class Connection(HttpToolsProtocol):
             case None:
                 self._refuse(MalformedRequest(f"the request is not valid HTTP: {error}"))
             case unexpected:
-                log.error("reading a request failed by an unexpected error", exc_info=unexpected)
+                log.error("reading a request failed with an unexpected error", exc_info=unexpected)
                 self.abort()
 
     def _refuse(self, error: SmartBatchError) -> None:

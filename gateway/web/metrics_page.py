@@ -40,13 +40,13 @@ class MetricsSource(Protocol):
     monitor: SystemMonitor
     connection_registry: ConnectionRegistry
 
-    def settle_metrics(self) -> None: ...
+    def publish_metrics(self) -> None: ...
 
 
 async def metrics(request: Request) -> Response:
     """Return the metrics in Prometheus' text format."""
     gateway: MetricsSource = request.app.state.gateway
-    gateway.settle_metrics()
+    gateway.publish_metrics()
     snapshots = list(gateway.monitor.snapshots.values()) if gateway.monitor.fresh else []
     # In a thread: with several processes it reads the files of all, which would block the event loop.
     text = await asyncio.to_thread(_text, gateway, gateway.monitor.broker_up, snapshots)

@@ -16,7 +16,7 @@ def test_series_exist_before_the_first_request() -> None:
     """Prometheus computes no rate from a series that starts at a value above zero."""
     metrics = GatewayMetrics()
     metrics.of("m")
-    metrics.settle()
+    metrics.publish()
     shown = metrics.registry.get_sample_value
     assert shown("smartbatch_requests_total", OK) == 0
     assert shown("smartbatch_request_seconds_count", OK) == 0
@@ -30,7 +30,7 @@ def test_a_request_counts_once_in_reports_and_metrics() -> None:
     queue.answered(TIMING_MS, rows=3)
     part_s = {part: pytest.approx(ms / 1000) for part, ms in TIMING_MS.items() if part != "total"}
     assert queue.counts() == {"total": {"answered": 1}, "part": part_s}
-    metrics.settle()
+    metrics.publish()
     shown = metrics.registry.get_sample_value
     assert shown("smartbatch_requests_total", OK) == 1
     assert shown("smartbatch_request_seconds_sum", OK) == pytest.approx(0.01)
@@ -40,7 +40,7 @@ def test_a_request_counts_once_in_reports_and_metrics() -> None:
 def test_a_failure_counts_by_its_outcome_and_its_code() -> None:
     metrics = GatewayMetrics()
     metrics.of("m").failed(RuntimeError("boom"), 0.5)
-    metrics.settle()
+    metrics.publish()
     shown = metrics.registry.get_sample_value
     assert shown("smartbatch_requests_total", LABELS | {"outcome": "error"}) == 1
     assert shown("smartbatch_request_errors_total", LABELS | {"code": INTERNAL}) == 1

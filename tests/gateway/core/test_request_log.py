@@ -45,7 +45,7 @@ def test_lines_of_each_code_are_limited_and_the_rest_counted(caplog: pytest.LogC
         (ClientGone("left"), "INFO", 499, "client_gone: left"),
         (DeadlineExceeded("late"), "WARNING", 504, "deadline_exceeded: late"),
         (ModelFailed("it failed"), "WARNING", 500, "model_failed: it failed"),
-        (KeyError("x"), "ERROR", 500, "a request failed by an unexpected error"),
+        (KeyError("x"), "ERROR", 500, "a request failed with an unexpected error"),
     ],
 )
 def test_level_and_text_depend_on_the_outcome(
