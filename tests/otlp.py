@@ -82,7 +82,8 @@ class Collector:
         wanted = sorted(names)
         with contextlib.suppress(AssertionError):
             eventually(lambda: sorted(span.name for span in self.of(trace_id)) == wanted, 20, 0.05)
-        assert sorted(span.name for span in self.of(trace_id)) == wanted
+        found = sorted(span.name for span in self.of(trace_id))
+        assert found == wanted, f"expected {wanted}, got {found}"
         return {span.name: span for span in self.of(trace_id)}
 
 

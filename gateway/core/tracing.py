@@ -58,7 +58,7 @@ class ServerSpan:
         self._parent = parent
         self.user_agent = b""
         self.admitted_at = 0.0  # monotonic; 0: not admitted
-        self.reply_s = 0.0  # from the end of the forward to the response; 0: no forward
+        self.reply_s: float | None = None  # from the end of the forward to the response; None: no forward
 
     def end(
         self,
@@ -86,7 +86,7 @@ class ServerSpan:
             spans.add(
                 "admit", spans.child(own), own, start_ns, start_ns + int((self.admitted_at - started_at) * 1e9), {}
             )
-        if self.reply_s:
+        if self.reply_s is not None:
             spans.add("reply", spans.child(own), own, now_ns - int(self.reply_s * 1e9), now_ns, {})
 
 

@@ -172,7 +172,7 @@ class InferenceRequest:
         reply_ms = gateway_ms - admit_ms
         if self._span is not None:
             self._span.admitted_at = self.admitted_at
-            self._span.reply_s = reply_ms / 1000 if reply.ms else 0.0  # without a forward there is no such part
+            self._span.reply_s = reply_ms / 1000 if reply.ms else None  # without a forward there is no such part
         self._batch = reply.batch
         if reply.error is not None:
             raise reply.error
