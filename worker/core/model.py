@@ -3,6 +3,7 @@
     load       once, in the device thread; may take minutes, so it reports progress
     example    once, for warm-up: a row like those of requests
     decode     per request, in a decode thread, while the batch is still filling
+    size       per row, in a decode thread, if the model is `sized`: what it costs depends on it
     group      per row: rows with equal keys can be collated
     collate    per batch, in the device thread
     forward    per batch, in the device thread; may return before the device is done, if the model `overlaps`
@@ -81,6 +82,7 @@ class Model(ABC):
     others, except `separate` of a model that `overlaps`.
     """
 
+    sized: bool = False  # rows differ in size: `size` is called for each of them
     overlaps: bool = False  # the next forward may be launched before the outputs of this one were waited for
     input: InputSpec
     inputs: tuple[InputSpec, ...] = ()  # of a model that takes several, by name; then `input` is INPUTS
@@ -126,6 +128,11 @@ class Model(ABC):
     @abstractmethod
     def group(self, row: Row) -> Hashable:
         """Return a key. Rows with equal keys can be collated."""
+
+    def size(self, row: Row) -> int:
+        """Return the length to which a batch pads its rows, for a batch of this row alone: tokens of a text, samples of a
+        sound. At least 1. Called in decode threads."""
+        return 1
 
     @abstractmethod
     def collate(self, rows: Sequence[Row]) -> Batch:
