@@ -32,7 +32,7 @@ from loadtest.system import smartbatch
 from smartbatch.shared.broker.queue.claims import Entry
 from smartbatch.worker.core.batch import Batch, ClaimedEntry
 from smartbatch.worker.core.device import DTYPES, device_name, open_device
-from smartbatch.worker.core.estimators import LatencyEstimator
+from smartbatch.worker.core.cost_model import CostModel
 from smartbatch.worker.core.model import LoadContext, Model
 from smartbatch.worker.execution.engine import Engine
 from smartbatch.worker.images.decode import Preset, decode_image
@@ -145,7 +145,7 @@ def jpegs(device: torch.device, size: int, seconds: float) -> dict[str, Measured
 
 def engine(model: Model, size: int, seconds: float) -> Measured:
     """Measure the engine, which always has decoded rows to run."""
-    running = Engine(model, size, LatencyEstimator(), WorkerMetrics("m", "w"))
+    running = Engine(model, size, CostModel(), WorkerMetrics("m", "w"))
     places = threading.Semaphore(IN_FLIGHT)
     done: list[Batch] = []
 

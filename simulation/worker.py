@@ -16,7 +16,8 @@ from smartbatch.worker.batching.batcher import Batcher
 from smartbatch.worker.batching.policy import Limits
 from smartbatch.worker.core.batch import Batch
 from smartbatch.worker.core.batch_sizes import sizes
-from smartbatch.worker.core.estimators import LatencyEstimator, ThroughputEstimator
+from smartbatch.worker.batching.throughput import ThroughputEstimator
+from smartbatch.worker.core.cost_model import CostModel
 from smartbatch.worker.queue.reply_publisher import MAX_CALL_ENTRIES
 
 
@@ -36,17 +37,17 @@ class Worker:
         sole_worker: bool,
         outcomes: Outcomes,
     ) -> None:
-        latency = LatencyEstimator()
+        cost_model = CostModel()
         for rows in sizes(limits.max_rows):
-            latency.record(rows, curve(rows), warm_up=True)
-        self.throughput = ThroughputEstimator(latency, limits.max_rows)
-        device = Device(loop, curve, latency, costs, broker.cores, outcomes)
+            cost_model.record(rows, curve(rows), warm_up=True)
+        self.throughput = ThroughputEstimator(cost_model, limits.max_rows)
+        device = Device(loop, curve, cost_model, costs, broker.cores, outcomes)
         batcher = Batcher(
             cast(Any, WorkerQueue(broker, name)),
             cast(Any, EntryTracker(timeout_s)),
             cast(Any, device),
             limits,
-            latency,
+            cost_model,
             self.throughput,
             cast(Any, FailureDetector()),
             name,
@@ -140,12 +141,12 @@ class Device:
     publisher: ReplyPublisher
 
     def __init__(
-        self, loop: VirtualLoop, curve: Curve, latency: LatencyEstimator, costs: Costs, cores: Cores, outcomes: Outcomes
+        self, loop: VirtualLoop, curve: Curve, cost_model: CostModel, costs: Costs, cores: Cores, outcomes: Outcomes
     ) -> None:
         self._loop = loop
         self._cores = cores
         self._curve = curve
-        self._latency = latency
+        self._cost_model = cost_model
         self._costs = costs
         self._outcomes = outcomes
         self._queue: deque[Batch] = deque()
@@ -168,6 +169,7 @@ class Device:
         entries = cast(list[Entry], batch.claimed_entries)
         for entry in entries:
             entry.late = entry.deadline_at <= now
+        batch.ended_entries = batch.claimed_entries
         batch.rows_run = sum(not entry.late for entry in entries)
         batch.started_at = now
         batch.forward_s = self._curve(batch.rows_run) if batch.rows_run else 0.0
@@ -178,7 +180,7 @@ class Device:
         """Start the next launched batch at once. The worker notices the end of this one `device_gap_s` later."""
         self._running = False
         if batch.rows_run:
-            self._latency.record(batch.rows_run, batch.forward_s)
+            self._cost_model.record(batch.rows_run, batch.forward_s)
             self._outcomes.batch(batch.rows_run, batch.closed, batch.started_at, batch.forward_s)
         if self._queue:
             self._start()

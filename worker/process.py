@@ -38,7 +38,8 @@ from smartbatch.shared.settings import Settings
 from smartbatch.worker import models
 from smartbatch.worker.batching.batcher import Batcher
 from smartbatch.worker.core.batch import Limits
-from smartbatch.worker.core.estimators import LatencyEstimator, ThroughputEstimator
+from smartbatch.worker.batching.throughput import ThroughputEstimator
+from smartbatch.worker.core.cost_model import CostModel
 from smartbatch.worker.core.fingerprint import fingerprint
 from smartbatch.worker.core.model import LoadContext
 from smartbatch.worker.core.user_traceback import describe
@@ -82,15 +83,15 @@ class Worker:
             lease_ms=LEASE_MS,
             reply_ttl_s=settings.reply_ttl,
         )
-        latency = LatencyEstimator()
-        throughput = ThroughputEstimator(latency, max_rows)
+        costs = CostModel()
+        throughput = ThroughputEstimator(costs, max_rows)
         failure_detector = FailureDetector()
         self._initial_limits = Limits(
             max_rows, settings.max_batch_bytes, settings.max_wait_time, settings.window == "adaptive"
         )
         self.metrics = WorkerMetrics(settings.model, self.worker_id)
         self._error_log = ModelErrorLog(show_errors=settings.debug_errors)
-        self.engine = Engine(self.model, max_rows, latency, self.metrics, self._error_log)
+        self.engine = Engine(self.model, max_rows, costs, self.metrics, self._error_log)
         self.decoder = Decoder(self.model, max_rows, settings.decode_threads, self._error_log)
         self.publisher = ReplyPublisher(queue, self.metrics, settings.request_timeout + settings.reply_ttl)
         self.tracker = EntryTracker(
@@ -101,7 +102,7 @@ class Worker:
             self.tracker,
             self.engine,
             self._initial_limits,
-            latency,
+            costs,
             throughput,
             failure_detector,
             self.worker_id,
@@ -138,6 +139,7 @@ class Worker:
         self.engine.start()
         self._spawn(self._heartbeat.run())
         await self._in_device_thread(self._load)
+        self.batcher.sized = self.model.sized
         if not self._stop_requested.is_set():
             await self._take_name()
 

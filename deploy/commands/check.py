@@ -50,7 +50,7 @@ def command(model_path: str, files: tuple[Path, ...], **options: str | None) -> 
     """
     from smartbatch.worker import models
     from smartbatch.worker.core.batch_sizes import sizes
-    from smartbatch.worker.core.estimators import LatencyEstimator
+    from smartbatch.worker.core.cost_model import CostModel
     from smartbatch.worker.execution.engine import Engine
     from smartbatch.worker.execution.warmup import warm_up
     from smartbatch.worker.observability.metrics import WorkerMetrics
@@ -60,7 +60,7 @@ def command(model_path: str, files: tuple[Path, ...], **options: str | None) -> 
     screen = console()
     model = models.resolve(model_path)
     info = _load(model, settings)
-    engine = Engine(model, settings.max_batch_size, LatencyEstimator(), WorkerMetrics(info.name, "check"))
+    engine = Engine(model, settings.max_batch_size, CostModel(), WorkerMetrics(info.name, "check"))
     rows = [row for file in files for row in _run_file(file, model, engine, info, settings.max_request_rows, screen)]
     if not files:
         rows = [row] if (row := _call("example()", model.example)) is not None else []

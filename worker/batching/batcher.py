@@ -1,8 +1,10 @@
-"""The batcher claims entries from the stream, fills batches and submits them to the engine.
+"""The batcher claims entries from the stream into a pool, and submits batches from it to the engine.
 
-    device free    claim, or wait for the wakeup and claim; fill until the policy closes the batch; submit it
-    device busy    claim ahead entries that no idle worker could claim, one batch at most. During a very short batch, or
-                   one that no other arrival is likely to follow, claim nothing: the next claim is sent when it ends
+    device free    claim, or wait for the wakeup and claim; wait for more until the policy closes the batch; submit the
+                   rows of the pool that cost least together
+    device busy    claim ahead entries that no idle worker could claim, and submit one batch behind the running one.
+                   During a very short batch, or one that no other arrival is likely to follow, claim nothing: the next
+                   claim is sent when it ends
     worker dead    claim one entry of a dead worker at a time and run it isolated
 
 Only the holder of the fill lock fills a batch, so idle workers never tear one batch into several small ones.
@@ -16,13 +18,19 @@ import itertools
 import logging
 import math
 import time
+from concurrent.futures import Future
+
+import numpy as np
 
 from smartbatch.shared.broker.queue.claims import Claim, Mode, WorkerQueue
 from smartbatch.shared.errors import BrokerUnavailable
 from smartbatch.worker.batching.arrivals import ArrivalPredictor
+from smartbatch.worker.batching.partition import SLACK
 from smartbatch.worker.batching.policy import decide
-from smartbatch.worker.core.batch import Batch, BatchBuilder, BatchState, CloseReason, Limits
-from smartbatch.worker.core.estimators import LatencyEstimator, ThroughputEstimator
+from smartbatch.worker.batching.pool import Pool
+from smartbatch.worker.batching.throughput import ThroughputEstimator
+from smartbatch.worker.core.batch import Batch, BatchState, CloseReason, Limits
+from smartbatch.worker.core.cost_model import CostModel
 from smartbatch.worker.execution.engine import Engine
 from smartbatch.worker.queue.entry_tracker import EntryTracker
 from smartbatch.worker.queue.failure_detection import FailureDetector
@@ -39,6 +47,8 @@ EARLY_S = 0.001
 SHORT_FACTOR = (
     4  # a forward this many times shorter than a claim's round trip ends before a claim made meanwhile returns
 )
+BACKLOG = ("full", "bytes", "cost")  # other entries waited when such a batch was closed
+POOL_S = 1.0  # predicted seconds of the rows in the pool, at most
 RETRY_S = (0.02, 0.1, 0.25, 0.5)
 
 
@@ -51,7 +61,7 @@ class Batcher:
         tracker: EntryTracker,
         engine: Engine,
         limits: Limits,
-        latency: LatencyEstimator,
+        costs: CostModel,
         throughput: ThroughputEstimator,
         failure_detector: FailureDetector,
         worker_id: str,
@@ -60,19 +70,23 @@ class Batcher:
         self._tracker = tracker
         self._engine = engine
         self._limits = limits
-        self._latency = latency
+        self._costs = costs
         self._throughput = throughput
         self._failure_detector = failure_detector
         self.sole_worker = False  # no other worker serves this model
+        self.sized = False  # rows of the model have sizes; set before `run`
         self._arrivals = ArrivalPredictor()
         self._last_batch: Batch | None = None
         self._batch_ids = (f"{worker_id}-{n}" for n in itertools.count(1))
-        self._builder = BatchBuilder()
+        self._pool = Pool()
         self._on_device: list[Batch] = []  # the running batch and the one claimed ahead
         self._freed = asyncio.Event()
         self._drained = asyncio.Event()
         self._draining = False
-        self._isolated = False  # the batch being filled holds an entry of a dead worker
+        self._decoded = asyncio.Event()  # set when an entry of a sized model has been decoded
+        self._row_s = 0.0  # running mean of a row's time on the device
+        self._row_size = 1  # of a usual row: padded, in the last batch
+        self._isolated = False  # the pool holds an entry of a dead worker, alone
         self._claim_s = 0.001  # running mean of a claim's round trip
         self._may_hold_fill_lock = False
         self._waiting: float = math.inf  # entries on the stream after the last claim; inf once that is outdated
@@ -100,10 +114,9 @@ class Batcher:
     def device_freed(self, batch: Batch, at: float) -> None:
         """Record that a batch left the device, and wake the task for the next one."""
         self._on_device.remove(batch)
-        if batch.closed != "isolated":
-            backlog = batch.closed in ("full", "bytes")
-            self._throughput.record(batch.rows_run, at - batch.on_device_at, backlog=backlog)
-        self._arrivals.batch_answered(len(batch.claimed_entries), at, last=batch is self._last_batch)
+        if batch.closed != "isolated" and batch.rows_run:
+            self._record(batch, at - batch.on_device_at)
+        self._arrivals.batch_answered(len(batch.ended_entries), at, last=batch is self._last_batch)
         if self._on_device:
             self._on_device[0].on_device_at = at
         else:
@@ -111,8 +124,22 @@ class Batcher:
         self._freed.set()
         self._queue.wake()
 
+    def _record(self, batch: Batch, seconds: float) -> None:
+        """Learn from a batch that was on the device for this long."""
+        self._row_s += 0.1 * (seconds / batch.rows_run - self._row_s) if self._row_s else seconds / batch.rows_run
+        if batch.row_refs is None:
+            self._throughput.record(batch.rows_run, seconds, backlog=batch.closed in BACKLOG)
+            return
+        self._row_size = max(1, round(batch.padded_size / batch.rows_run))
+        rows = [
+            (claimed.sizes[index][0], claimed.entry.bytes / len(claimed.sizes)) for claimed, index in batch.row_refs
+        ]
+        self._throughput.record_sized(rows, seconds, batch.predicted_s)
+
     async def run(self) -> None:
         """Claim, fill and submit until drained. Never returns: a task that ends means an error."""
+        self._pool.sized = self.sized
+        self._loop = asyncio.get_running_loop()
         failures = 0
         while not self._draining:
             try:
@@ -123,7 +150,8 @@ class Batcher:
                 log.warning("claim failed: %s", error)
                 await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
                 failures += 1
-        if self._builder:
+        while self._pool:
+            await self._until_decoded()
             self._submit("drain")
         await self._until_free()
         self._drained.set()
@@ -132,12 +160,12 @@ class Batcher:
     # --- device free
 
     async def _while_free(self) -> None:
-        if not self._builder:
-            self._builder.add(self._tracker.take_suspect())
-            self._isolated = bool(self._builder)
+        if not self._pool:
+            self._pool.add(self._tracker.take_suspect())
+            self._isolated = bool(self._pool)
         if not self._isolated:
-            self._builder.add(self._tracker.take_adopted())
-        if not self._builder and not await self._claim_first():
+            self._pool.add(self._tracker.take_adopted())
+        if not self._pool and not await self._claim_first():
             return
         if self._isolated:
             await self._run_isolated()
@@ -152,18 +180,18 @@ class Batcher:
         hold_ms = self._hold_ms(window_s) if self._arrival_likely(window_s, running=running) else 0
         if dead_worker := next(iter(self._failure_detector.dead_workers), None):
             claim = await self._claim("idle", hold_ms=hold_ms, dead_worker=dead_worker)
-            self._isolated = claim.kind == "isolated" and bool(self._builder)
+            self._isolated = claim.kind == "isolated" and bool(self._pool)
             if claim.kind != "isolated" and dead_worker in self._failure_detector.dead_workers:
                 self._failure_detector.dead_workers.remove(dead_worker)  # it has no entries left
             if claim.kind != "empty":
-                return bool(self._builder)
+                return bool(self._pool)
         await self._claim("idle", hold_ms=hold_ms, after_wakeup_s=WAKEUP_S)
-        return bool(self._builder)
+        return bool(self._pool)
 
     async def _run_isolated(self) -> None:
         """Run one entry of a dead worker in a batch of its own, and wait until Redis has its outcome: if the next entry
         kills this worker, this one must not be suspected too."""
-        claimed_entries = self._builder.claimed_entries
+        claimed_entries = list(self._pool.entries)
         self._submit("isolated")
         await self._until_free()
         await self._tracker.until_finished(claimed_entries)
@@ -171,10 +199,16 @@ class Batcher:
 
     async def _fill(self) -> None:
         """Wait for more entries until the policy closes the batch, then submit it."""
-        builder = self._builder
+        pool = self._pool
+        if pool.cut and (self._failure_detector.dead_workers or self._tracker.has_suspects):
+            await self._until_decoded()
+            self._submit(
+                "cost"
+            )  # without topping up: the pool must be empty before a dead worker's entries are claimed
+            return
         while True:
-            run_s = self._run_s(builder.rows)
-            now, state = time.monotonic(), builder.state()
+            run_s = self._run_s(pool.rows, self._row_size)
+            now, state = time.monotonic(), pool.state()
             idle_at = self._idle_at(state, now)
             decision = decide(state, self._limits, now, run_s, idle_at=idle_at, draining=self._draining)
             if decision.reason in ("full", "bytes"):
@@ -182,32 +216,48 @@ class Batcher:
             left_s = max(0.0, decision.until - time.monotonic())
             # Top up once with the device free, if the batch was claimed ahead or adopted; and take the fill lock before
             # waiting, if the first claim did not.
-            if not builder.last_id or not (decision.reason or self._may_hold_fill_lock):
+            if not pool.last_id or not (decision.reason or self._may_hold_fill_lock):
                 await self._claim("idle", hold_ms=self._hold_ms(left_s) if left_s else 0)
                 continue
             if decision.reason:
                 break
-            wait = (builder.last_id, math.ceil(left_s * 1000))
+            wait = (pool.last_id, math.ceil(left_s * 1000))
             claim = await self._claim("top", hold_ms=self._hold_ms(left_s), after_entry=wait)
             if claim.kind == "empty" and claim.waiting:
                 break  # another worker holds the fill lock now: the waiting entries are for its batch
         if decision.reason not in ("full", "bytes") and self._may_hold_fill_lock:
             self._release_fill_lock()
+        await self._until_decoded()
         self._submit(decision.reason or "window")
 
+    async def _until_decoded(self) -> None:
+        """Wait until the next batch can be taken from the pool: for a sized model, until an entry has been decoded."""
+        while not self._pool.ready():
+            self._decoded.clear()
+            await self._decoded.wait()
+
     def _idle_at(self, state: BatchState, now: float) -> float:
-        """Return when another arrival stops being likely; infinity for a batch that explores."""
-        builder = self._builder
+        """Return when another arrival stops being likely, or now if a row more costs as much as a batch of its own;
+        infinity for a batch that explores."""
+        pool = self._pool
         if not self._limits.adaptive or state.rows >= self._limits.max_rows:
             return math.inf
-        self._arrivals.observe(builder.new_arrivals(), learn=True)
-        if builder.explores:
+        self._arrivals.observe(pool.new_arrivals(), learn=True)
+        if not self._waiting_pays(state.rows):
+            return now
+        if pool.explores:
             return math.inf
         idle_at = self._arrivals.idle_at(now, state.oldest_at + self._limits.window_s)
         if idle_at <= now < state.oldest_at + self._limits.window_s and self._arrivals.should_explore():
-            builder.explores = True
+            pool.explores = True
             return math.inf
         return idle_at
+
+    def _waiting_pays(self, rows: int) -> bool:
+        """Return whether one row more in the next batch costs less than a batch of its own."""
+        size = self._row_size
+        apart_s = self._run_s(rows, size) + self._run_s(1, size)
+        return apart_s > SLACK * self._run_s(rows + 1, size)
 
     def _arrival_likely(self, within_s: float, *, running: int = 0) -> bool:
         """Return whether an arrival is likely within `within_s` of one that comes now, or that comes after the replies
@@ -219,14 +269,15 @@ class Batcher:
     async def _while_busy(self) -> None:
         """Claim ahead once, or wait for the device.
 
-        Under a backlog claim only a full batch; once the device is nearly free, claim whatever waits.
+        Under a backlog claim only what fills the pool; once the device is nearly free, claim whatever waits. If the
+        last batch left rows in the pool, the next one is submitted then.
         """
         if len(self._on_device) > 1 or self._failure_detector.dead_workers or self._tracker.has_suspects:
             await self._until_freed(None)
             return
         running = self._on_device[0]
-        backlog = running.closed in ("full", "bytes")
-        forward_s = self._latency.estimate(running.rows)
+        backlog = running.closed in BACKLOG
+        forward_s = running.predicted_s
         run_s = forward_s + self._claim_s
         remaining_s = running.on_device_at + run_s - time.monotonic()
         if running.run_inline or not (backlog or self._arrival_likely(run_s)):
@@ -234,13 +285,19 @@ class Batcher:
             return
         lead_s = self._claim_s + self._tracker.fetch_s + self._tracker.decoder.mean_s * self._limits.max_rows
         soon = remaining_s <= lead_s
+        if soon and self._pool.cut:
+            if self._waiting and self._pool_room():
+                await self._claim_ahead(soon=True)
+            if len(self._on_device) == 1 and self._pool.ready():
+                self._submit("cost")
+            return
         if soon and self.sole_worker and self._last_id:  # no other worker could make a fuller batch of these
             wait_ms = math.ceil(max(MIN_AHEAD_POLL_S, remaining_s) * 1000)
             claim = await self._claim_ahead(soon=True, after_entry=(self._last_id, wait_ms))
             if claim.entries or not claim.waiting:
                 return
             self._waiting = 0  # the entries were left to another worker, so there is one: poll from now on
-        wanted = 1 if soon else self._limits.max_rows - self._builder.rows if backlog else math.inf
+        wanted = 1 if soon else max(1, self._pool_room()) if backlog else math.inf
         if self._waiting >= wanted:
             await self._claim_ahead(soon=soon)
         poll_s = max(MIN_AHEAD_POLL_S, run_s / AHEAD_POLLS)
@@ -263,8 +320,8 @@ class Batcher:
     async def _claim_ahead(self, **how) -> Claim:
         """Claim while the device is busy; submit the batch behind the running one if it is full."""
         claim = await self._claim("ahead", hold_ms=0, **how)
-        state = self._builder.state()
-        if not self._on_device:
+        state = self._pool.state()
+        if not self._on_device or len(self._on_device) > 1 or not self._pool.ready():
             pass  # the device became free meanwhile: top the batch up first
         elif state.rows >= self._limits.max_rows or state.next_too_large:
             self._submit("full")
@@ -294,16 +351,16 @@ class Batcher:
     # --- claim and submit
 
     async def _claim(self, mode: Mode, *, hold_ms: int, **how) -> Claim:
-        """Claim as many entries as the batch being filled has room for."""
-        builder = self._builder
+        """Claim as many entries as the pool has room for."""
+        pool = self._pool
         if mode != "ahead" and hold_ms > 0:
             self._may_hold_fill_lock = True
         started = time.monotonic()
         claim = await self._queue.claim(
             mode,
-            room_rows=max(1, self._limits.max_rows - builder.rows),
-            room_bytes=max(1, self._limits.max_bytes - builder.bytes),
-            held_rows=builder.rows,
+            room_rows=max(1, self._pool_room() if mode == "ahead" else self._first_rows() - pool.rows),
+            room_bytes=max(1, self._limits.max_bytes - pool.bytes),
+            held_rows=pool.rows,
             hold_ms=hold_ms,
             **how,
         )
@@ -311,23 +368,48 @@ class Batcher:
         if "after_wakeup_s" not in how and "after_entry" not in how:
             self._claim_s += 0.1 * (now - started - self._claim_s)
         self._waiting, self._last_id = claim.waiting, claim.last_id
-        builder.next_too_large = claim.next_too_large
-        builder.last_id = claim.last_id if mode != "ahead" else ""
+        pool.next_too_large = claim.next_too_large
+        pool.last_id = claim.last_id if mode != "ahead" else ""
         if claim.entries:
             isolated = claim.kind == "isolated"
-            builder.add(self._tracker.receive(claim.entries, claim.now_ms, now, isolated=isolated))
+            claimed_entries = self._tracker.receive(claim.entries, claim.now_ms, now, isolated=isolated)
+            pool.add(claimed_entries)
+            if self.sized:
+                for decoded in {claimed.decoded for claimed in claimed_entries}:
+                    decoded.add_done_callback(self._on_decoded)
         return claim
+
+    def _on_decoded(self, decoded: Future[None]) -> None:
+        self._loop.call_soon_threadsafe(self._decoded.set)
+
+    def _first_rows(self) -> int:
+        """Return how many rows to claim with the device free: no more than one batch of what others could run."""
+        if self.sole_worker or self.sized:
+            return self._limits.max_rows
+        return self._pool.next_rows(self._limits.max_rows, self._run_times, self._limits.max_rows)
+
+    def _pool_room(self) -> int:
+        """Return how many more rows the pool takes while the device is busy. A larger pool is cut better; but rows on
+        the stream can be claimed by workers that join."""
+        most = self._limits.pool_rows or (2 if self.sized else 1) * self._limits.max_rows
+        if self._row_s:
+            most = min(most, max(self._first_rows(), int(POOL_S / self._row_s)))
+        return most - self._pool.rows
 
     def _submit(self, closed: CloseReason) -> None:
         """Close the batch being filled and hand it to the engine."""
         now = time.monotonic()
-        self._arrivals.observe(self._builder.new_arrivals(), learn=False)
+        self._arrivals.observe(self._pool.new_arrivals(), learn=False)
         self._arrivals.batch_closed(now, sole_worker=self.sole_worker)
-        self._last_batch = batch = Batch(next(self._batch_ids), self._builder.claimed_entries, closed)
-        self._builder = BatchBuilder()
+        pool = self._pool
+        part = pool.take_all() if closed == "isolated" else pool.take(self._run_times, *self._batch_limits())
+        if pool.cut:
+            closed = "full" if part.rows >= self._limits.max_rows else "cost"
+        self._last_batch = batch = Batch(next(self._batch_ids), part.claimed_entries, closed, part.row_refs)
         batch.on_device_at = now
-        last = closed == "idle" and not self._arrival_likely(self._run_s(batch.rows))
-        batch.run_inline = last or SHORT_FACTOR * self._latency.estimate(batch.rows) < self._claim_s
+        batch.predicted_s = self._costs.estimate(part.rows, part.size)
+        last = closed == "idle" and not self._arrival_likely(batch.predicted_s + self._claim_s)
+        batch.run_inline = last or SHORT_FACTOR * batch.predicted_s < self._claim_s
         if self._free_since is not None and closed in ("full", "bytes"):
             complete_at = max(claimed.admitted_at for claimed in batch.claimed_entries)
             self._tracker.metrics.starved.inc(max(0.0, now - max(self._free_since, complete_at)))
@@ -348,8 +430,17 @@ class Batcher:
         except BrokerUnavailable as error:
             log.warning("release of the fill lock failed: %s", error)
 
-    def _run_s(self, rows: int) -> float:
-        return self._latency.estimate(rows) + self._claim_s
+    def _batch_limits(self) -> tuple[int, float]:
+        """Return the most rows of one batch, and the most rows times size."""
+        tokens = [self._limits.max_tokens or math.inf, self._engine.memory_limit] if self.sized else [math.inf]
+        return self._limits.max_rows, min(tokens)
+
+    def _run_s(self, rows: int, size: int) -> float:
+        """Return the predicted seconds of a batch with the claim before it."""
+        return self._costs.estimate(rows, size) + self._claim_s
+
+    def _run_times(self, rows: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        return self._costs.estimates(rows, sizes) + self._claim_s
 
     def _hold_ms(self, seconds: float) -> int:
         return math.ceil(seconds * 1000) + FILL_LOCK_SLACK_MS if self._limits.window_s > 0 else 0

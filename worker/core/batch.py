@@ -5,7 +5,8 @@ Times are monotonic seconds of this process.
 
 from __future__ import annotations
 
-import time
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
 from typing import Any, Literal
 
@@ -15,9 +16,10 @@ from smartbatch.shared.broker.queue.claims import Entry
 from smartbatch.shared.errors import SmartBatchError, from_wire
 from smartbatch.shared.telemetry.trace_context import trace_id_of
 
-CloseReason = Literal["full", "bytes", "window", "idle", "deadline", "drain", "isolated"]
-"""Why a batch was closed. `idle`: no other arrival is likely within the window. `isolated`: it holds one entry of a
-dead worker, which must not share a batch."""
+CloseReason = Literal["full", "bytes", "cost", "window", "idle", "deadline", "drain", "isolated"]
+"""Why a batch was closed. `cost`: the other claimed rows cost less in batches of their own. `idle`: no other arrival is
+likely within the window, or waiting for it does not pay. `isolated`: it holds one entry of a dead worker, which must not
+share a batch."""
 
 _NOT_STARTED: Future[None] = Future()  # never resolved, never waited for
 
@@ -29,6 +31,8 @@ class Limits(msgspec.Struct, frozen=True):
     max_bytes: int
     window_s: float
     adaptive: bool = True  # the window ends early once no other arrival is likely
+    max_tokens: int = 0  # rows times the largest size; 0: memory decides
+    pool_rows: int = 0  # most rows claimed and not yet in a batch; 0: as many as are worthwhile
 
 
 class BatchState(msgspec.Struct, frozen=True):
@@ -53,6 +57,7 @@ class ClaimedEntry:
         "decode_s",
         "decoded",
         "decoded_at",
+        "done",
         "entry",
         "error",
         "first_row",
@@ -62,6 +67,8 @@ class ClaimedEntry:
         "partial",
         "row_errors",
         "rows",
+        "rows_left",
+        "sizes",
     )
 
     def __init__(self, entry: Entry, redis_now_ms: int, now: float) -> None:
@@ -74,6 +81,9 @@ class ClaimedEntry:
         self.decode_s = 0.0
         self.options: dict[str, Any] = {}
         self.rows: list[Any] = []
+        self.sizes: list[tuple[int, Hashable]] = []  # of a sized model: each row's size and group
+        self.rows_left = 0  # of a sized model: rows that no batch has run yet
+        self.done = False  # a batch has ended it: its reply is being made
         self.outputs: list[Any] = []
         self.error: SmartBatchError | None = None
         self.partial = False  # rows may fail alone
@@ -81,6 +91,18 @@ class ClaimedEntry:
         self.row_errors: dict[int, SmartBatchError] = {}  # of a partial result
         self.cancelled = False  # no client waits for it: don't run it, don't reply
         self.lost = False  # its payload is gone from Redis: drop it, its gateway admits it again
+
+    def end(self, rows: int) -> bool:
+        """Count rows that a batch has run. Returns True once, when none is left or the entry can't succeed."""
+        self.rows_left -= rows
+        if self.done or (self.alive and self.rows_left > 0):
+            return False
+        self.done = True
+        return True
+
+    def size(self, index: int) -> int:
+        """Return the size of a row of a sized model."""
+        return self.sizes[index][0] if self.sizes else 1
 
     @property
     def alive(self) -> bool:
@@ -101,56 +123,65 @@ class ClaimedEntry:
             self.error = from_wire(error.code, f"row {row}: {error}")
 
 
+RowRef = tuple[ClaimedEntry, int]  # an entry and the index of one of its rows
+
+
+def padded_size(row_refs: Sequence[RowRef]) -> int:
+    """Return the rows times the size of the largest; the rows where they have one size."""
+    return len(row_refs) * max(claimed.size(index) for claimed, index in row_refs)
+
+
 class Batch:
-    """Entries that run together. Owned by the batcher, then by the engine, then by the reply encoder."""
+    """Rows that run together. Owned by the batcher, then by the engine, then by the reply encoder."""
 
-    __slots__ = ("claimed_entries", "closed", "forward_s", "id", "on_device_at", "rows_run", "run_inline", "started_at")
+    __slots__ = (
+        "claimed_entries",
+        "closed",
+        "ended_entries",
+        "forward_s",
+        "id",
+        "on_device_at",
+        "padded_size",
+        "predicted_s",
+        "real_size",
+        "row_refs",
+        "rows_run",
+        "run_inline",
+        "started_at",
+    )
 
-    def __init__(self, batch_id: str, claimed_entries: list[ClaimedEntry], closed: CloseReason) -> None:
+    def __init__(
+        self,
+        batch_id: str,
+        claimed_entries: list[ClaimedEntry],
+        closed: CloseReason,
+        row_refs: list[RowRef] | None = None,
+    ) -> None:
         self.id = batch_id
-        self.claimed_entries = claimed_entries
+        self.claimed_entries = claimed_entries  # each with all its rows, or with those in `row_refs`
+        self.row_refs = row_refs
         self.closed: CloseReason = closed
         self.run_inline = False  # no batch follows closely: the device thread itself waits for the outputs
         self.on_device_at = 0.0  # estimated start on the device; the batcher times its next claim by it
         self.started_at = 0.0
+        self.predicted_s = 0.0
         self.forward_s = 0.0
         self.rows_run = 0  # excludes rows that were dropped or failed before the forward
+        self.real_size = self.padded_size = (
+            0  # of the rows that ran: sum of their sizes, and of what they were padded to
+        )
+        self.ended_entries: list[ClaimedEntry] = []  # whose replies follow; others have rows in later batches
 
     @property
     def rows(self) -> int:
+        if self.row_refs is not None:
+            return len(self.row_refs)
         return sum(claimed.entry.rows for claimed in self.claimed_entries)
 
-
-class BatchBuilder:
-    """The batch being filled. Owned by the batcher."""
-
-    def __init__(self) -> None:
-        self.claimed_entries: list[ClaimedEntry] = []
-        self.rows = 0
-        self.bytes = 0
-        self.last_id = ""  # the group's last-delivered-id; empty until a claim was made with the device free
-        self.next_too_large = False
-        self.explores = False  # waits out its window although no other arrival is likely
-        self._observed = 0
-
-    def __bool__(self) -> bool:
-        return bool(self.claimed_entries)
-
-    def add(self, claimed_entries: list[ClaimedEntry]) -> None:
-        self.claimed_entries += claimed_entries
-        for claimed in claimed_entries:
-            self.rows += claimed.entry.rows
-            self.bytes += claimed.entry.bytes
-
-    def new_arrivals(self) -> list[float]:
-        """Return the admission times of the entries added since the last call, in order."""
-        observed, self._observed = self._observed, len(self.claimed_entries)
-        return [claimed.admitted_at for claimed in self.claimed_entries[observed:]]
-
-    def state(self) -> BatchState:
-        oldest = min((claimed.admitted_at for claimed in self.claimed_entries), default=time.monotonic())
-        deadline = min((claimed.deadline_at for claimed in self.claimed_entries), default=float("inf"))
-        return BatchState(self.rows, self.bytes, oldest, deadline, self.next_too_large)
+    def end_entries(self) -> None:
+        """Find the entries that end with this batch, once it has run. Called by one of the device's threads."""
+        rows = Counter(id(claimed) for claimed, _ in self.row_refs or ())
+        self.ended_entries = [claimed for claimed in self.claimed_entries if claimed.end(rows[id(claimed)])]
 
 
 def log_fields(entry: Entry, batch_id: str = "") -> dict[str, Any]:

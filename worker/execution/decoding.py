@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -14,6 +14,7 @@ from smartbatch.shared.errors import InvalidInput, ModelFailed, SmartBatchError,
 from smartbatch.shared.wire import Payload, unpack_payload
 from smartbatch.worker.core.batch import ClaimedEntry
 from smartbatch.worker.core.model import Model
+from smartbatch.worker.core.user_traceback import describe
 from smartbatch.worker.observability.model_error_log import ModelErrorLog
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ CHUNK_S = 0.001  # approximate time to decode the entries that are handed to a t
 # Entries that take less than this in all are left to the device thread, which is woken for the batch anyway: handing
 # them to another thread takes about as long.
 QUICK_S = 0.0002
+MAX_SIZE = 2**31
 _WEIGHT = 0.1  # of the newest measurement in a running mean
 
 
@@ -68,6 +70,7 @@ class Decoder:
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
         self._since: dict[int, float] = {}  # by thread: start of its present work, monotonic
         self.mean_s = 0.0  # running mean per entry
+        self._sizes_work = True
         self._deferred: list[Chunk] = []  # left to the device thread; used only in the event loop
 
     def decode(self, claimed_entries: Sequence[ClaimedEntry]) -> None:
@@ -96,7 +99,7 @@ class Decoder:
         """Return whether the device thread can decode this many more entries, besides the deferred ones."""
         self._deferred = [chunk for chunk in self._deferred if chunk.pending]
         entries += sum(len(chunk.claimed_entries) for chunk in self._deferred)
-        return 0.0 < self.mean_s * entries < QUICK_S
+        return not self._model.sized and 0.0 < self.mean_s * entries < QUICK_S  # sizes are needed before the batch
 
     def submit(self, function: Callable[..., None], *args: Any) -> None:
         """Run a function in a decode thread."""
@@ -132,6 +135,8 @@ class Decoder:
         for claimed in claimed_entries:
             started = self._since[threading.get_ident()] = time.monotonic()
             self._decode_one(claimed)
+            if self._model.sized and claimed.alive:
+                claimed.sizes = [self._size(row, claimed, index) for index, row in enumerate(claimed.rows)]
             claimed.decoded_at = time.monotonic()
             claimed.decode_s = claimed.decoded_at - started
             self.mean_s += _WEIGHT * (claimed.decode_s - self.mean_s)
@@ -155,6 +160,25 @@ class Decoder:
                 claimed.fail_row(0, error)
             else:
                 self._decode_each_row(claimed, payload, error)
+
+    def _size(self, row: Any, claimed: ClaimedEntry, index: int) -> tuple[int, Hashable]:
+        """Return a row's size and group. If the model's `size` is wrong, all rows have the size 1 from now on."""
+        if not claimed.runs(index):
+            return 1, None
+        size = 1
+        if self._sizes_work:
+            try:
+                size = self._model.size(row)
+                if not (type(size) is int and 1 <= size <= MAX_SIZE):
+                    raise TypeError(f"size() returned {size!r:.60}, expected an int from 1 to {MAX_SIZE}")
+            except BaseException as error:  # a user's model may raise anything
+                self._sizes_work, size = False, 1
+                log.error("the model's size() is wrong, so batches are cut by rows from now on: %s", describe(error))
+        try:
+            return size, self._model.group(row)
+        except BaseException as error:
+            claimed.fail_row(index, self._error_of(error, claimed))
+            return size, None
 
     def _check_rows(self, claimed: ClaimedEntry) -> None:
         if len(claimed.rows) > self._max_rows:

@@ -95,13 +95,14 @@ class ReplyEncoder:
 
     def is_quick(self, batch: Batch) -> bool:
         """Return whether encoding should take less than handing the batch to another thread."""
-        return self._mean_s * len(batch.claimed_entries) < QUICK_S
+        return self._mean_s * len(batch.ended_entries) < QUICK_S
 
     def encode(self, batch: Batch) -> EncodedBatch:
         """Make an outcome for each entry, except cancelled ones, which this worker no longer holds."""
         started = time.monotonic()
         encoded = self._encode(batch)
-        self._mean_s += _WEIGHT * ((time.monotonic() - started) / len(batch.claimed_entries) - self._mean_s)
+        mean_s = (time.monotonic() - started) / max(1, len(batch.ended_entries))
+        self._mean_s += _WEIGHT * (mean_s - self._mean_s)
         return encoded
 
     def _encode(self, batch: Batch) -> EncodedBatch:
@@ -109,7 +110,7 @@ class ReplyEncoder:
         outcomes: list[Outcome] = []
         counts: Counter[str] = Counter()
         results = 0
-        for claimed in batch.claimed_entries:
+        for claimed in batch.ended_entries:
             if claimed.cancelled:
                 counts["cancelled"] += 1
             elif claimed.lost:

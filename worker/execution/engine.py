@@ -15,21 +15,23 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 from smartbatch.shared.errors import DeadlineExceeded, ModelFailed
-from smartbatch.worker.core.batch import Batch, ClaimedEntry
+from smartbatch.worker.core.batch import Batch, ClaimedEntry, RowRef, padded_size
+from smartbatch.worker.core.cost_model import CostModel
 from smartbatch.worker.core.device_errors import is_out_of_memory
-from smartbatch.worker.core.estimators import LatencyEstimator
 from smartbatch.worker.core.model import Model
-from smartbatch.worker.execution.failures import DeviceLost, FailureClassifier, RowRef
+from smartbatch.worker.execution.failures import DeviceLost, FailureClassifier
 from smartbatch.worker.execution.memory_limit import MemoryBatchLimit
 from smartbatch.worker.observability.metrics import WorkerMetrics
 from smartbatch.worker.observability.model_error_log import ModelErrorLog
 
 log = logging.getLogger(__name__)
+
+UNLIMITED = 2**62
 
 
 class LaunchedBatch:
@@ -101,14 +103,14 @@ class Engine:
         self,
         model: Model,
         max_rows: int,
-        latency: LatencyEstimator,
+        costs: CostModel,
         metrics: WorkerMetrics,
         error_log: ModelErrorLog | None = None,
     ) -> None:
         self._model = model
-        self._latency = latency
+        self._costs = costs
         self._metrics = metrics
-        self._memory_limit = MemoryBatchLimit(max_rows)
+        self._memory_limit = MemoryBatchLimit(UNLIMITED if model.sized else max_rows)
         self._failures = FailureClassifier(model, self._memory_limit, metrics, error_log or ModelErrorLog())
         self._work: queue.SimpleQueue[Batch | Callable[[], None] | None] = queue.SimpleQueue()
         self._launched = LaunchedBatches()
@@ -141,7 +143,7 @@ class Engine:
 
     @property
     def memory_limit(self) -> int:
-        """Rows that fit the device's memory, as learned so far."""
+        """Rows that fit the device's memory, as learned so far; for a sized model rows times the size of the largest."""
         return self._memory_limit.rows
 
     def start(self) -> None:
@@ -194,8 +196,8 @@ class Engine:
             return False
         try:
             self._drop_late(batch)
-            groups = self._group_rows(batch.claimed_entries)
-            if len(groups) != 1 or len(groups[0]) > self.memory_limit:
+            groups = self._group_rows(batch)
+            if len(groups) != 1 or self._fitting(groups[0]) < len(groups[0]):
                 return False
             row_refs = groups[0]
             launched_at = self._working_since = time.monotonic()
@@ -219,16 +221,17 @@ class Engine:
             _fail(batch, "the model failed on this batch")
         self._running = None
         self._working_since = 0.0
-        self.on_done(batch)
+        self._done(batch)
 
     def _run(self, batch: Batch) -> None:
         self._drop_late(batch)
         batch.started_at = self._working_since = time.monotonic()
-        groups = self._group_rows(batch.claimed_entries)
+        groups = self._group_rows(batch)
         batch.rows_run = sum(map(len, groups))
         for row_refs in groups:
             while row_refs:
-                part, row_refs = row_refs[: self.memory_limit], row_refs[self.memory_limit :]
+                fitting = self._fitting(row_refs)
+                part, row_refs = row_refs[:fitting], row_refs[fitting:]
                 limit, self._failures.row_too_large = self.memory_limit, False
                 self._run_rows(part)
                 if self._failures.row_too_large:
@@ -243,7 +246,7 @@ class Engine:
         rows = [claimed.rows[index] for claimed, index in row_refs]
         self._working_since = time.monotonic()
         try:
-            outputs = self.forward(rows)
+            outputs = self.forward(rows, size=self._count_size(row_refs, self._running))
         except BaseException as error:  # SystemExit too: only the row that calls sys.exit() fails
             too_large = self._failures.classify(row_refs, error, self._running)
         else:
@@ -257,21 +260,22 @@ class Engine:
             self._run_rows(row_refs[:half])
             self._run_rows(row_refs[half:])
 
-    def forward(self, rows: list[Any], *, warm_up: bool = False) -> list[Any]:
-        """Collate, run and copy back: one output per row. Warm-up calls it too."""
+    def forward(self, rows: list[Any], *, size: int = 1, warm_up: bool = False) -> list[Any]:
+        """Collate, run and copy back: one output per row. `size` is that of the largest. Warm-up calls it too."""
         started = time.monotonic()
         outputs = self._separate(self._model.forward(self._model.collate(rows)), len(rows))
         seconds = time.monotonic() - started
-        self._latency.record(len(rows), seconds, warm_up=warm_up)
+        self._costs.record(len(rows), seconds, size=size, warm_up=warm_up)
         if not warm_up:
             self._metrics.forward(seconds)
         return outputs
 
-    def warm_up_failed(self, rows: int, error: Exception) -> bool:
-        """Lower the memory limit if the device ran out of memory. Returns False on any other error."""
+    def warm_up_failed(self, padded: int, error: Exception) -> bool:
+        """Lower the memory limit if the device ran out of memory at this many rows, or rows times size. Returns False on
+        any other error."""
         if not is_out_of_memory(error):
             return False
-        self._failures.out_of_memory(rows)
+        self._failures.out_of_memory(padded)
         return True
 
     # --- completion thread
@@ -284,7 +288,7 @@ class Engine:
                 batch.started_at = self._launched.started_at(launched)
                 batch.forward_s = time.monotonic() - batch.started_at
                 batch.rows_run = len(row_refs)
-                self._latency.record(len(row_refs), batch.forward_s)
+                self._costs.record(len(row_refs), batch.forward_s, size=self._count_size(row_refs, batch))
                 self._metrics.forward(batch.forward_s)
                 self._store_outputs(row_refs, outputs)
             except BaseException as error:
@@ -294,10 +298,36 @@ class Engine:
                 self._launched.completed()
                 continue
             self._launched.completed()
-            self.on_done(batch)
+            self._done(batch)
             del launched, outputs  # frees memory: the next batch may come much later
 
     # --- both threads
+
+    def _done(self, batch: Batch) -> None:
+        batch.end_entries()
+        self.on_done(batch)
+
+    def _fitting(self, row_refs: Sequence[RowRef]) -> int:
+        """Return how many of the first rows fit the device's memory, at least one."""
+        if not self._model.sized:
+            return self.memory_limit
+        rows = largest = 0
+        for claimed, index in row_refs:
+            largest = max(largest, claimed.size(index))
+            if (rows + 1) * largest > self.memory_limit:
+                break
+            rows += 1
+        return max(1, rows)
+
+    def _count_size(self, row_refs: Sequence[RowRef], batch: Batch | None) -> int:
+        """Add the sizes of rows that run together to their batch's. Returns the size of the largest."""
+        if not self._model.sized:
+            return 1
+        padded = padded_size(row_refs)
+        if batch is not None:
+            batch.real_size += sum(claimed.size(index) for claimed, index in row_refs)
+            batch.padded_size += padded
+        return padded // len(row_refs)
 
     def _drop_late(self, batch: Batch) -> None:
         """Wait until every entry is decoded, or its deadline has passed: then it gets DeadlineExceeded."""
@@ -312,22 +342,21 @@ class Engine:
             if done is None or (claimed.alive and now >= claimed.deadline_at):
                 claimed.error = DeadlineExceeded("the deadline passed before the request reached the device")
 
-    def _group_rows(self, claimed_entries: Sequence[ClaimedEntry]) -> list[list[RowRef]]:
-        """Return the rows that can be collated with each other, by group."""
+    def _group_rows(self, batch: Batch) -> list[list[RowRef]]:
+        """Return the rows of a batch that can be collated with each other, by group."""
         groups: dict[Hashable, list[RowRef]] = {}
-        for claimed in claimed_entries:
-            if not claimed.alive:
+        for claimed in batch.claimed_entries:
+            if claimed.alive and not claimed.outputs:
+                claimed.outputs = [None] * len(claimed.rows)
+        for claimed, index in batch.row_refs if batch.row_refs is not None else _all_rows(batch.claimed_entries):
+            if not claimed.runs(index):
                 continue
-            claimed.outputs = [None] * len(claimed.rows)
-            for index, row in enumerate(claimed.rows):
-                if not claimed.runs(index):
-                    continue
-                try:
-                    group = groups.setdefault(self._model.group(row), [])
-                except BaseException as error:  # a user's model may raise anything
-                    claimed.fail_row(index, self._failures.row_error(error, claimed, self._running))
-                else:
-                    group.append((claimed, index))
+            try:
+                group = groups.setdefault(self._model.group(claimed.rows[index]), [])
+            except BaseException as error:  # a user's model may raise anything
+                claimed.fail_row(index, self._failures.row_error(error, claimed, self._running))
+            else:
+                group.append((claimed, index))
         return list(groups.values())
 
     def _separate(self, outputs: Any, rows: int) -> list[Any]:
@@ -339,9 +368,13 @@ class Engine:
     def _store_outputs(self, row_refs: list[RowRef], outputs: Sequence[Any]) -> None:
         for (claimed, index), output in zip(row_refs, outputs, strict=True):
             claimed.outputs[index] = output
-        if self._memory_limit.exceeded and self._memory_limit.fitted(len(row_refs)):
+        if self._memory_limit.exceeded and self._memory_limit.fitted(padded_size(row_refs)):
             self._metrics.memory_limit.set(self.memory_limit)
-            log.info("probing batches of up to %d rows again", self.memory_limit)
+            log.info("probing batches of up to %d %s again", self.memory_limit, self._failures.unit)
+
+
+def _all_rows(claimed_entries: Sequence[ClaimedEntry]) -> Iterator[RowRef]:
+    return ((claimed, index) for claimed in claimed_entries if claimed.alive for index in range(len(claimed.rows)))
 
 
 def _decoded_within(decoded: Future[None], seconds: float) -> bool:

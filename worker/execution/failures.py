@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from smartbatch.shared.errors import ModelFailed, SmartBatchError
-from smartbatch.worker.core.batch import Batch, ClaimedEntry
+from smartbatch.worker.core.batch import Batch, ClaimedEntry, RowRef, padded_size
 from smartbatch.worker.core.device_errors import is_lost, is_out_of_memory, may_be_lost
 from smartbatch.worker.core.model import Model
 from smartbatch.worker.execution.memory_limit import MemoryBatchLimit
@@ -14,8 +14,6 @@ from smartbatch.worker.observability.metrics import WorkerMetrics
 from smartbatch.worker.observability.model_error_log import ModelErrorLog
 
 log = logging.getLogger(__name__)
-
-RowRef = tuple[ClaimedEntry, int]  # an entry and the index of one of its rows
 
 
 class DeviceLost(Exception):
@@ -39,7 +37,7 @@ class FailureClassifier:
         single = len(row_refs) == 1
         too_large = is_out_of_memory(error)
         if too_large:
-            self.out_of_memory(len(row_refs))
+            self.out_of_memory(padded_size(row_refs))
             self.row_too_large = self.row_too_large or single
         elif is_lost(error) or (may_be_lost(error) and not self._model.device_works()):
             raise DeviceLost(_one_line(error)) from error
@@ -51,19 +49,25 @@ class FailureClassifier:
             claimed.fail_row(index, self.row_error(error, claimed, batch))
         return too_large
 
-    def out_of_memory(self, rows: int) -> None:
-        """Lower the memory limit: `rows` did not fit."""
-        self._memory_limit.did_not_fit(rows)
+    @property
+    def unit(self) -> str:
+        """What the memory limit counts."""
+        return "tokens" if self._model.sized else "rows"
+
+    def out_of_memory(self, padded: int) -> None:
+        """Lower the memory limit: so many rows, or rows times size, did not fit."""
+        self._memory_limit.did_not_fit(padded)
         self._metrics.out_of_memory.inc()
         self._metrics.memory_limit.set(self._memory_limit.rows)
-        log.warning("out of device memory at %d rows; batches are limited to %d rows", rows, self._memory_limit.rows)
+        limit, unit = self._memory_limit.rows, self.unit
+        log.warning("out of device memory at %d %s; batches are limited to %d %s", padded, unit, limit, unit)
 
     def restore_limit(self, rows: int) -> None:
         """Undo a change that a single row caused: the limit is on the number of rows, not on their size."""
         if self._memory_limit.rows < rows:
             self._memory_limit.restore(rows)
             self._metrics.memory_limit.set(rows)
-            log.info("a single row was too large: batches of up to %d rows again", rows)
+            log.info("a single row was too large: batches of up to %d %s again", rows, self.unit)
 
     def row_error(self, error: BaseException, claimed: ClaimedEntry, batch: Batch | None) -> SmartBatchError:
         """Return the error for the client; log it if the model is at fault."""

@@ -1,4 +1,5 @@
-"""The number of rows that fit the device's memory, learned from out-of-memory errors.
+"""How much fits the device's memory, learned from out-of-memory errors: rows, or rows times the size to which they are
+padded.
 
 The limit is lowered when a batch does not fit. Later it is probed upward again, since another process may have held the
 memory for a while. A failed probe costs the halving of one batch, and the next probe waits twice as long.

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from smartbatch.shared.errors import ModelLoadError
 from smartbatch.worker.core.batch_sizes import sizes
 from smartbatch.worker.core.device_errors import is_out_of_memory
@@ -21,6 +23,9 @@ from smartbatch.worker.execution.batch_mates import Comparison, mates
 from smartbatch.worker.execution.engine import Engine
 
 log = logging.getLogger(__name__)
+
+SIZE_FACTORS = (0.25, 4, 16)  # of the example's size
+LONG_FORWARD_S = 0.5  # after a forward this long, no more rows of its size are tried
 
 
 def warm_up(
@@ -36,9 +41,10 @@ def warm_up(
     if row is None:
         progress("no warm-up: the model has no example row")
         return ""
+    sized = _size(model, row) if model.sized else 0
     comparison = Comparison(model.compute_dtype)
     for number, size in enumerate(all_sizes := sizes(max_rows), 1):
-        if size > engine.memory_limit:
+        if size * max(1, sized) > engine.memory_limit:
             break
         progress(f"warming up {number}/{len(all_sizes)}: {size} row{'s' * (size > 1)}")
         started = time.monotonic()
@@ -46,7 +52,7 @@ def warm_up(
         try:
             comparison.add(_run(engine, model, row, others, size), size)
         except Exception as error:
-            if size == 1 or not engine.warm_up_failed(size, error):
+            if size == 1 or not engine.warm_up_failed(size * max(1, sized), error):
                 where = f"{'rows of the input' if rows else 'its own example'}, {size} row{'s' * (size > 1)}"
                 raise ModelLoadError(f"the model failed on {where}: {describe(error)}") from error
             too_large = True
@@ -55,11 +61,13 @@ def warm_up(
             break
         seconds = time.monotonic() - started
         progress(f"warmed up {number}/{len(all_sizes)}: {size} rows in {seconds * 1000:.1f} ms")
+    if sized:
+        _measure_sizes(engine, model, row, sized, max_rows)
     if not comparison.differs:
         return ""
     again = Comparison(model.compute_dtype)
     for _ in range(2):
-        again.add(engine.forward([row], warm_up=True)[0], 1)
+        again.add(_forward(engine, model, [row])[0], 1)
     warning = again.warning or comparison.warning
     log.warning("%s", warning)
     return warning
@@ -71,9 +79,50 @@ def _run(engine: Engine, model: Model, row: Any, others: list[Any], size: int) -
         found = itertools.cycle(others) if others else mates(row, size - 1)
         rows = [row, *itertools.islice(found, size - 1)]
         if len({model.group(each) for each in rows}) == 1:
-            return engine.forward(rows, warm_up=True)[0]
+            return _forward(engine, model, rows)[0]
     except Exception as error:
         if is_out_of_memory(error):
             raise
         log.debug("warm-up with random rows failed", exc_info=True)
-    return engine.forward([row] * size, warm_up=True)[0]
+    return _forward(engine, model, [row] * size)[0]
+
+
+def _forward(engine: Engine, model: Model, rows: list[Any]) -> list[Any]:
+    size = max(_size(model, row) for row in rows) if model.sized else 1
+    return engine.forward(rows, size=size, warm_up=True)
+
+
+def _size(model: Model, row: Any) -> int:
+    """Return a row's size, or 1 if the model's `size` is wrong: requests will show it."""
+    try:
+        return max(1, int(model.size(row)))
+    except Exception:
+        return 1
+
+
+def _measure_sizes(engine: Engine, model: Model, row: Any, size: int, max_rows: int) -> None:
+    """Measure forwards of rows of other sizes, made of the example by repeating or cutting it."""
+    for factor in SIZE_FACTORS:
+        other = _resized(row, max(1, int(size * factor)))
+        if other is None:
+            return
+        for rows in (1, 4, 16):
+            if rows > max_rows or rows * size * factor > engine.memory_limit:
+                break
+            started = time.monotonic()
+            try:
+                engine.forward([other] * rows, size=_size(model, other), warm_up=True)
+            except Exception:  # it may be too long for the model
+                log.debug("warm-up with rows of another size failed", exc_info=True)
+                return
+            if time.monotonic() - started > LONG_FORWARD_S:
+                break
+
+
+def _resized(row: Any, size: int) -> Any:
+    """Return the row with another length of its first dimension; None where it isn't clear how."""
+    if isinstance(row, list) and row:
+        return [row[n % len(row)] for n in range(size)]
+    if not getattr(row, "shape", ()) or not len(row):
+        return None
+    return row[np.arange(size) % len(row)]

@@ -22,7 +22,8 @@ The other methods have defaults and are called in this order:
                             represent. Default: the output unchanged. Runs in several threads at once.
 
 Rows of different shapes or dtypes run in separate forwards unless the class has its own `collate`, which may pad them;
-`group(self, row)` may return a key that is equal for rows that can be collated. `input` (an InputSpec) and `outputs`
+`group(self, row)` may return a key that is equal for rows that can be collated. Rows that are padded have a size, and are
+cut into batches by it: `size(self, row)` returns it, by default the length of a row's first dimension. `input` (an InputSpec) and `outputs`
 (OutputSpecs) are announced to gateways, which then reject other input early; `example(self)` returns a row for
 warm-up. An instance belongs to one worker; `load` and `forward` run in its one device thread.
 
@@ -73,6 +74,7 @@ class UserModel(Model):
         self._forward = self._user if isinstance(self._user, nn.Module) else self._user.forward  # with a module's hooks
         self._collate = self._method("collate")
         self._group = self._method("group")
+        self._size = self._method("size")
         self._decode = self._method("decode")
         self._encode = self._method("encode")
         self.input = InputSpec(("image", "tensor", "text", "raw"))
@@ -93,6 +95,7 @@ class UserModel(Model):
         parameters = inspect.signature(self._user.forward).parameters if self.inputs else {}
         self._by_name = bool(parameters) and all(spec.name in parameters for spec in self.inputs)
         self.outputs: tuple[OutputSpec, ...] = tuple(getattr(self._user, "outputs", ()))
+        self.sized = self._size is not None or self._collate is not None and not _fixed_shape(self.input)
 
     def load(self, context: LoadContext) -> None:
         self._device = devices.open_device(context)
@@ -168,6 +171,12 @@ class UserModel(Model):
             return tuple((name, _shape_of(value)) for name, value in row.items())
         return None
 
+    def size(self, row: Any) -> int:
+        if self._size is not None:
+            return self._size(row)
+        shape = getattr(row, "shape", ())
+        return max(1, int(shape[0])) if len(shape) else 1
+
     def collate(self, rows: Sequence[Any]) -> Any:
         if self._collate is not None:
             return self._collate(list(rows))
@@ -214,6 +223,10 @@ def _modules(user: Any) -> Iterator[nn.Module]:
     for value in getattr(user, "__dict__", {}).values():
         values = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else (value,)
         yield from (module for module in values if isinstance(module, nn.Module))
+
+
+def _fixed_shape(spec: InputSpec) -> bool:
+    return spec.shape is not None and -1 not in spec.shape
 
 
 def _zeros(spec: InputSpec) -> torch.Tensor | None:

@@ -109,11 +109,11 @@ class WorkerMetrics:
         for outcome, entries in outcomes.items():
             self.outcome(outcome, entries)
         total, seconds = self._counts["total"], self._counts["seconds"]
-        for claimed in batch.claimed_entries:
+        for claimed in batch.ended_entries:
             waited_s = claimed.claimed_at - claimed.admitted_at
             self._queue_wait.observe(waited_s)
             seconds["queue"] += waited_s
-        total["requests"] += len(batch.claimed_entries)
+        total["requests"] += len(batch.ended_entries)
         rows = batch.rows_run
         if not rows:
             return

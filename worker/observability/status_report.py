@@ -10,7 +10,6 @@ from typing import Protocol
 from smartbatch.shared.broker.connection.script import Argument
 from smartbatch.shared.settings import Settings
 from smartbatch.worker.core.batch import Batch, Limits
-from smartbatch.worker.core.estimators import ThroughputEstimator
 from smartbatch.worker.core.model import Model
 from smartbatch.worker.observability.metrics import WorkerMetrics
 
@@ -28,6 +27,14 @@ class DeviceStatus(Protocol):
     def memory_limit(self) -> int: ...
 
 
+class Throughput(Protocol):
+    """The part of the throughput estimator that the report reads."""
+
+    def rows_per_s(self) -> float: ...
+    def batch_full_s(self) -> float: ...
+    def bytes_share(self) -> tuple[float, float]: ...
+
+
 class StatusReport:
     """Built at each heartbeat. Any thread may call `set_state`."""
 
@@ -36,7 +43,7 @@ class StatusReport:
         settings: Settings,
         model: Model,
         engine: DeviceStatus,
-        throughput: ThroughputEstimator,
+        throughput: Throughput,
         metrics: WorkerMetrics,
         limits: Limits,
     ) -> None:

@@ -86,7 +86,7 @@ class EntryTracker:
     def finish(self, batch: Batch, outcomes: Sequence[Outcome]) -> None:
         """Publish the outcomes of a batch, and forget its cancelled entries, which have none."""
         self._publisher.put(outcomes)
-        for claimed in batch.claimed_entries:
+        for claimed in batch.ended_entries:
             if claimed.cancelled:
                 self._forget(claimed.entry)
 

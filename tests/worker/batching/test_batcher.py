@@ -11,7 +11,8 @@ import pytest
 from smartbatch.shared.broker.queue.claims import Claim, Entry
 from smartbatch.worker.batching.batcher import Batcher
 from smartbatch.worker.core.batch import Batch, ClaimedEntry, CloseReason, Limits
-from smartbatch.worker.core.estimators import LatencyEstimator, ThroughputEstimator
+from smartbatch.worker.batching.throughput import ThroughputEstimator
+from smartbatch.worker.core.cost_model import CostModel
 from smartbatch.worker.queue.failure_detection import FailureDetector
 
 NOTHING = Claim("empty", 1_000_000, 0, "1-0", False, [])
@@ -45,7 +46,7 @@ class Around:
 
 
 def made(around: Around, forward_s: float) -> Batcher:
-    times = LatencyEstimator()
+    times = CostModel()
     for rows in (1, 32):
         times.record(rows, forward_s)
     any_: Any = cast(Any, around)

@@ -10,7 +10,8 @@ import pytest
 from smartbatch.shared.broker.queue.claims import Entry
 from smartbatch.worker.batching.batcher import Batcher
 from smartbatch.worker.core.batch import ClaimedEntry, CloseReason, Limits
-from smartbatch.worker.core.estimators import LatencyEstimator, ThroughputEstimator
+from smartbatch.worker.batching.throughput import ThroughputEstimator
+from smartbatch.worker.core.cost_model import CostModel
 
 
 class Around:
@@ -37,7 +38,7 @@ class Around:
 def test_starvation_starts_when_the_device_is_free_and_the_batch_complete(
     closed: CloseReason, free_s: float, waited_s: float, starved_s: float
 ) -> None:
-    times, around = LatencyEstimator(), Around()
+    times, around = CostModel(), Around()
     any_: Any = cast(Any, around)
     batcher = Batcher(any_, any_, any_, Limits(32, 1 << 30, 0.01), times, ThroughputEstimator(times, 32), any_, "w")
     now = time.monotonic()

@@ -16,7 +16,7 @@ from smartbatch.shared.errors import DeadlineExceeded, InvalidInput, ModelFailed
 from smartbatch.shared.model_info import InputSpec
 from smartbatch.shared.wire import Payload, Result
 from smartbatch.worker.core.batch import Batch, ClaimedEntry
-from smartbatch.worker.core.estimators import LatencyEstimator
+from smartbatch.worker.core.cost_model import CostModel
 from smartbatch.worker.core.model import LoadContext, Model
 from smartbatch.worker.execution.engine import Engine
 from smartbatch.worker.execution.memory_limit import PROBE_AFTER_BATCHES
@@ -69,7 +69,7 @@ def model(request: pytest.FixtureRequest) -> Doubler:
 
 @pytest.fixture
 def engine(model: Doubler) -> Iterator[Engine]:
-    engine = Engine(model, 32, LatencyEstimator(), WorkerMetrics("m", "w"))
+    engine = Engine(model, 32, CostModel(), WorkerMetrics("m", "w"))
     engine.start()
     yield engine
     engine.close()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from smartbatch.worker.core.batch import Batch
-from smartbatch.worker.core.estimators import LatencyEstimator
+from smartbatch.worker.core.cost_model import CostModel
 from smartbatch.worker.execution.engine import Engine
 from smartbatch.worker.observability.metrics import WorkerMetrics
 from tests.brokers import eventually
@@ -43,7 +43,7 @@ def model() -> Held:
 
 @pytest.fixture
 def engine(model: Held) -> Iterator[Engine]:
-    engine = Engine(model, 32, LatencyEstimator(), WorkerMetrics("m", "w"))
+    engine = Engine(model, 32, CostModel(), WorkerMetrics("m", "w"))
     engine.start()
     yield engine
     model.release.set()
@@ -163,7 +163,7 @@ def test_unexpected_failures_of_a_model_end_no_thread(engine: Engine, model: Hel
 
 
 def test_close_waits_for_batches_that_fail_at_completion(model: Held) -> None:
-    engine = Engine(model, 32, LatencyEstimator(), WorkerMetrics("m", "w"))
+    engine = Engine(model, 32, CostModel(), WorkerMetrics("m", "w"))
     engine.start()
     done: list[Batch] = []
     engine.on_done = done.append

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from smartbatch.worker.core.batch_sizes import sizes
-from smartbatch.worker.core.estimators import LatencyEstimator
+from smartbatch.worker.core.cost_model import CostModel
 from smartbatch.worker.execution.batch_mates import mates
 from smartbatch.worker.execution.engine import Engine
 from smartbatch.worker.execution.warmup import warm_up
@@ -19,7 +19,7 @@ from tests.worker.execution.test_engine import Doubler
 
 
 def warmed(model: Doubler, max_rows: int) -> tuple[Engine, list[str]]:
-    engine = Engine(model, max_rows, LatencyEstimator(), WorkerMetrics("m", "w"))
+    engine = Engine(model, max_rows, CostModel(), WorkerMetrics("m", "w"))
     progress: list[str] = []
     warm_up(engine, model, max_rows, progress.append)
     return engine, progress
@@ -104,7 +104,7 @@ def test_given_rows_are_the_batch_mates_of_the_first() -> None:
         return batch - batch.mean(0)
 
     model, rows = Rows(mean), [torch.full((4,), float(number)) for number in (1, 2, 3)]
-    engine = Engine(model, 4, LatencyEstimator(), WorkerMetrics("m", "w"))
+    engine = Engine(model, 4, CostModel(), WorkerMetrics("m", "w"))
     assert warm_up(engine, model, 4, lambda text: None, rows).startswith("OTHER REQUESTS CHANGE")
     assert [batch[:, 0].tolist() for batch in batches[:3]] == [[1], [1, 2], [1, 2, 3, 2]]
 
