@@ -31,8 +31,8 @@ from loadtest.bench.run import Run, closed_loop
 from loadtest.system import smartbatch
 from smartbatch.shared.broker.queue.claims import Entry
 from smartbatch.worker.core.batch import Batch, ClaimedEntry
-from smartbatch.worker.core.device import DTYPES, device_name, open_device
 from smartbatch.worker.core.cost_model import CostModel
+from smartbatch.worker.core.device import DTYPES, device_name, open_device
 from smartbatch.worker.core.model import LoadContext, Model
 from smartbatch.worker.execution.engine import Engine
 from smartbatch.worker.images.decode import Preset, decode_image

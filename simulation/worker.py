@@ -14,9 +14,9 @@ from simulation.outcomes import Outcomes
 from smartbatch.shared.broker.queue.claims import MAX_WAIT_MS, Mode
 from smartbatch.worker.batching.batcher import Batcher
 from smartbatch.worker.batching.policy import Limits
+from smartbatch.worker.batching.throughput import ThroughputEstimator
 from smartbatch.worker.core.batch import Batch
 from smartbatch.worker.core.batch_sizes import sizes
-from smartbatch.worker.batching.throughput import ThroughputEstimator
 from smartbatch.worker.core.cost_model import CostModel
 from smartbatch.worker.queue.reply_publisher import MAX_CALL_ENTRIES
 
@@ -169,7 +169,6 @@ class Device:
         entries = cast(list[Entry], batch.claimed_entries)
         for entry in entries:
             entry.late = entry.deadline_at <= now
-        batch.ended_entries = batch.claimed_entries
         batch.rows_run = sum(not entry.late for entry in entries)
         batch.started_at = now
         batch.forward_s = self._curve(batch.rows_run) if batch.rows_run else 0.0

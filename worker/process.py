@@ -37,8 +37,8 @@ from smartbatch.shared.process import gc_freeze, tasks
 from smartbatch.shared.settings import Settings
 from smartbatch.worker import models
 from smartbatch.worker.batching.batcher import Batcher
-from smartbatch.worker.core.batch import Limits
 from smartbatch.worker.batching.throughput import ThroughputEstimator
+from smartbatch.worker.core.batch import Limits
 from smartbatch.worker.core.cost_model import CostModel
 from smartbatch.worker.core.fingerprint import fingerprint
 from smartbatch.worker.core.model import LoadContext

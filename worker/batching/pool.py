@@ -132,7 +132,8 @@ class Pool:
         return Part(taken, None, rows, 1)
 
     def next_rows(self, waiting: int, costs: Costs, max_rows: int) -> int:
-        """Return how many of the waiting rows of one size a batch takes. Remembered for a while: costs change slowly."""
+        """Return how many of the waiting rows of one size a batch takes. Remembered for a while: costs change
+        slowly."""
         self._taken += 1
         if self._taken % REMEMBERED == 0:
             self._next_rows.clear()

@@ -18,8 +18,8 @@ from smartbatch.shared.telemetry.trace_context import trace_id_of
 
 CloseReason = Literal["full", "bytes", "cost", "window", "idle", "deadline", "drain", "isolated"]
 """Why a batch was closed. `cost`: the other claimed rows cost less in batches of their own. `idle`: no other arrival is
-likely within the window, or waiting for it does not pay. `isolated`: it holds one entry of a dead worker, which must not
-share a batch."""
+likely within the window, or waiting for one does not pay. `isolated`: it holds one entry of a dead worker, which must
+not share a batch."""
 
 _NOT_STARTED: Future[None] = Future()  # never resolved, never waited for
 
@@ -170,7 +170,7 @@ class Batch:
         self.real_size = self.padded_size = (
             0  # of the rows that ran: sum of their sizes, and of what they were padded to
         )
-        self.ended_entries: list[ClaimedEntry] = []  # whose replies follow; others have rows in later batches
+        self.ended_entries = claimed_entries if row_refs is None else []  # the others have rows in later batches
 
     @property
     def rows(self) -> int:
@@ -180,8 +180,9 @@ class Batch:
 
     def end_entries(self) -> None:
         """Find the entries that end with this batch, once it has run. Called by one of the device's threads."""
-        rows = Counter(id(claimed) for claimed, _ in self.row_refs or ())
-        self.ended_entries = [claimed for claimed in self.claimed_entries if claimed.end(rows[id(claimed)])]
+        if self.row_refs is not None:
+            rows = Counter(id(claimed) for claimed, _ in self.row_refs)
+            self.ended_entries = [claimed for claimed in self.claimed_entries if claimed.end(rows[id(claimed)])]
 
 
 def log_fields(entry: Entry, batch_id: str = "") -> dict[str, Any]:

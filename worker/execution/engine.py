@@ -143,7 +143,7 @@ class Engine:
 
     @property
     def memory_limit(self) -> int:
-        """Rows that fit the device's memory, as learned so far; for a sized model rows times the size of the largest."""
+        """Rows that fit the device's memory, as learned so far; for a sized model rows times the largest size."""
         return self._memory_limit.rows
 
     def start(self) -> None:
@@ -271,7 +271,7 @@ class Engine:
         return outputs
 
     def warm_up_failed(self, padded: int, error: Exception) -> bool:
-        """Lower the memory limit if the device ran out of memory at this many rows, or rows times size. Returns False on
+        """Lower the memory limit if the device ran out of memory at so many rows, or rows times size. Returns False on
         any other error."""
         if not is_out_of_memory(error):
             return False

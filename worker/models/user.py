@@ -22,10 +22,11 @@ The other methods have defaults and are called in this order:
                             represent. Default: the output unchanged. Runs in several threads at once.
 
 Rows of different shapes or dtypes run in separate forwards unless the class has its own `collate`, which may pad them;
-`group(self, row)` may return a key that is equal for rows that can be collated. Rows that are padded have a size, and are
-cut into batches by it: `size(self, row)` returns it, by default the length of a row's first dimension. `input` (an InputSpec) and `outputs`
-(OutputSpecs) are announced to gateways, which then reject other input early; `example(self)` returns a row for
-warm-up. An instance belongs to one worker; `load` and `forward` run in its one device thread.
+`group(self, row)` may return a key that is equal for rows that can be collated. Rows that are padded have a size, by
+which they are cut into batches: `size(self, row)` returns it, by default the length of the row's first dimension.
+`input` (an InputSpec) and `outputs` (OutputSpecs) are announced to gateways, which then reject other input early;
+`example(self)` returns a row for warm-up. An instance belongs to one worker; `load` and `forward` run in its one device
+thread.
 
 If `input` is a dict of InputSpecs by name, `decode` gets a dict of payloads by name, and by default a row is a dict of
 values, and a batch one of what is stacked or listed. `forward` gets it as that dict, or as keyword arguments if it has
@@ -95,7 +96,7 @@ class UserModel(Model):
         parameters = inspect.signature(self._user.forward).parameters if self.inputs else {}
         self._by_name = bool(parameters) and all(spec.name in parameters for spec in self.inputs)
         self.outputs: tuple[OutputSpec, ...] = tuple(getattr(self._user, "outputs", ()))
-        self.sized = self._size is not None or self._collate is not None and not _fixed_shape(self.input)
+        self.sized = self._size is not None or (self._collate is not None and not _fixed_shape(self.input))
 
     def load(self, context: LoadContext) -> None:
         self._device = devices.open_device(context)

@@ -10,8 +10,8 @@ import pytest
 
 from smartbatch.shared.broker.queue.claims import Claim, Entry
 from smartbatch.worker.batching.batcher import Batcher
-from smartbatch.worker.core.batch import Batch, ClaimedEntry, CloseReason, Limits
 from smartbatch.worker.batching.throughput import ThroughputEstimator
+from smartbatch.worker.core.batch import Batch, ClaimedEntry, CloseReason, Limits
 from smartbatch.worker.core.cost_model import CostModel
 from smartbatch.worker.queue.failure_detection import FailureDetector
 
@@ -60,7 +60,7 @@ def made(around: Around, forward_s: float) -> Batcher:
 def submit(batcher: Batcher, rows: int, closed: CloseReason) -> None:
     now = time.monotonic()
     entries = [Entry(f"1-{n}", f"r{n}", "g", 1_000_000, 10_000, 1, 1, "raw", "", b"x") for n in range(rows)]
-    batcher._builder.add([ClaimedEntry(entry, 1_000_000, now) for entry in entries])
+    batcher._pool.add([ClaimedEntry(entry, 1_000_000, now) for entry in entries])
     batcher._submit(closed)
 
 
@@ -120,6 +120,6 @@ def test_arrivals_are_learned_from_an_exploring_batch_too() -> None:
     batcher, now = made(Around(), 0.010), time.monotonic()
     learned: list[bool] = []
     batcher._arrivals.observe = lambda admitted_at, *, learn: learned.append(learn)
-    batcher._builder.explores = True
-    assert batcher._idle_at(batcher._builder.state(), now) == float("inf")
+    batcher._pool.explores = True
+    assert batcher._idle_at(batcher._pool.state(), now) == float("inf")
     assert learned == [True]

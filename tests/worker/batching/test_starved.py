@@ -9,8 +9,8 @@ import pytest
 
 from smartbatch.shared.broker.queue.claims import Entry
 from smartbatch.worker.batching.batcher import Batcher
-from smartbatch.worker.core.batch import ClaimedEntry, CloseReason, Limits
 from smartbatch.worker.batching.throughput import ThroughputEstimator
+from smartbatch.worker.core.batch import ClaimedEntry, CloseReason, Limits
 from smartbatch.worker.core.cost_model import CostModel
 
 
@@ -44,7 +44,7 @@ def test_starvation_starts_when_the_device_is_free_and_the_batch_complete(
     now = time.monotonic()
     claimed = ClaimedEntry(Entry("1-0", "r1", "g", 1_000_000, 10_000, 1, 1, "raw", "", b"x"), 1_000_000, now)
     claimed.admitted_at = now - waited_s
-    batcher._builder.add([claimed])
+    batcher._pool.add([claimed])
     batcher._free_since = now - free_s
     batcher._submit(closed)
     assert around.starved_s == pytest.approx(starved_s, abs=0.005)
