@@ -72,6 +72,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = "adaptive"
     max_batch_bytes: Annotated[int, Meta(ge=1024, description="Maximum payload bytes per batch")] = 256 * 1024 * 1024
+    max_batch_tokens: Annotated[
+        int, Meta(ge=0, description="Maximum rows times the size of the largest row per batch; 0: memory decides")
+    ] = 0
+    pool: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=65536,
+            description="Maximum claimed rows from which batches are cut; 0: up to twice MAX_BATCH_SIZE, but about a "
+            "second's work at most",
+        ),
+    ] = 0
 
     # the broker
     redis_url: Annotated[

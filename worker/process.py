@@ -87,7 +87,12 @@ class Worker:
         throughput = ThroughputEstimator(costs, max_rows)
         failure_detector = FailureDetector()
         self._initial_limits = Limits(
-            max_rows, settings.max_batch_bytes, settings.max_wait_time, settings.window == "adaptive"
+            max_rows,
+            settings.max_batch_bytes,
+            settings.max_wait_time,
+            settings.window == "adaptive",
+            settings.max_batch_tokens,
+            settings.pool,
         )
         self.metrics = WorkerMetrics(settings.model, self.worker_id)
         self._error_log = ModelErrorLog(show_errors=settings.debug_errors)
@@ -238,7 +243,7 @@ class Worker:
         self._progress(f"loaded in {time.monotonic() - started:.1f} s on {self.model.device_name}")
         self.status.set_state("warming")
         warm_up(self.engine, self.model, settings.max_batch_size, self._progress)
-        self.metrics.memory_limit.set(self.engine.memory_limit)
+        self.metrics.memory_limit.set(self.engine.known_memory_limit)
         self._info = self.model.info(
             settings.model,
             settings.model_path,

@@ -20,6 +20,8 @@ from smartbatch.deploy.options import read_for_server, setting_options
     "MAX_WAIT_TIME",
     "WINDOW",
     "MAX_BATCH_BYTES",
+    "MAX_BATCH_TOKENS",
+    "POOL",
     "REDIS_URL",
     "DECODE_THREADS",
     "TORCH_THREADS",

@@ -6,7 +6,9 @@ total        `requests` and `rows`
 batch_rows   batches, by the upper bound of their rows
 closed       batches, by close reason
 entries      entries, by outcome
-seconds      time of requests in `queue`, `decode`, `batch_wait` and `forward`; time of the device in forwards: `busy`
+seconds      time of requests in `queue`, `decode`, `batch_wait` and `forward`; time of the device in forwards: `busy`,
+             and as it had been predicted: `predicted`
+size         `real` and `padded` sizes of the rows, where rows have sizes
 a gateway process's:
 total        `answered`
 part         seconds of answered requests, by part

@@ -199,7 +199,7 @@ BATCHES = Metric(
     "worker",
     "Batches by close reason",
     ("model", "closed"),
-    ("full", "bytes", "window", "idle", "deadline", "drain", "isolated"),
+    ("full", "bytes", "cost", "window", "idle", "deadline", "drain", "isolated"),
 )
 BATCH_ROWS = Metric("smartbatch_batch_rows", "histogram", "worker", "Rows per batch", buckets=ROWS_BUCKETS)
 BATCH_REQUESTS = Metric("smartbatch_batch_requests", "histogram", "worker", "Requests per batch", buckets=ROWS_BUCKETS)
@@ -220,6 +220,19 @@ FORWARD = Metric(
     "worker",
     "Time of one forward, including copies to and from the device",
     buckets=SECONDS,
+)
+PREDICTED_FORWARD = Metric(
+    "smartbatch_predicted_forward_seconds_total",
+    "counter",
+    "worker",
+    "Forward time of the batches as the cost model had predicted it; compare smartbatch_forward_seconds_sum",
+)
+PADDING = Metric(
+    "smartbatch_padding_ratio",
+    "histogram",
+    "worker",
+    "Size of a batch with padding, divided by the sum of its rows' sizes; only of models whose rows have sizes",
+    buckets=(1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0),
 )
 REQUEST_FORWARD = Metric(
     "smartbatch_request_forward_seconds_total",
@@ -248,7 +261,8 @@ MEMORY_BATCH_LIMIT = Metric(
     "smartbatch_memory_batch_limit_rows",
     "gauge",
     "worker",
-    "Rows per batch that fit the device's memory, as learned so far; 0 while loading",
+    "Rows per batch that fit the device's memory, as learned so far; 0 while loading. Where rows have sizes and a batch "
+    "did not fit: rows times the largest size",
 )
 BATCH_LIMIT = Metric(
     "smartbatch_batch_limit_rows",

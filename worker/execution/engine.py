@@ -110,6 +110,7 @@ class Engine:
         self._model = model
         self._costs = costs
         self._metrics = metrics
+        self._max_rows = max_rows
         self._memory_limit = MemoryBatchLimit(UNLIMITED if model.sized else max_rows)
         self._failures = FailureClassifier(model, self._memory_limit, metrics, error_log or ModelErrorLog())
         self._work: queue.SimpleQueue[Batch | Callable[[], None] | None] = queue.SimpleQueue()
@@ -145,6 +146,11 @@ class Engine:
     def memory_limit(self) -> int:
         """Rows that fit the device's memory, as learned so far; for a sized model rows times the largest size."""
         return self._memory_limit.rows
+
+    @property
+    def known_memory_limit(self) -> int:
+        """`memory_limit`, or the limit of rows while a sized model has always fitted."""
+        return self._max_rows if self.memory_limit == UNLIMITED else self.memory_limit
 
     def start(self) -> None:
         self._device_thread.start()
@@ -369,7 +375,7 @@ class Engine:
         for (claimed, index), output in zip(row_refs, outputs, strict=True):
             claimed.outputs[index] = output
         if self._memory_limit.exceeded and self._memory_limit.fitted(padded_size(row_refs)):
-            self._metrics.memory_limit.set(self.memory_limit)
+            self._metrics.memory_limit.set(self.known_memory_limit)
             log.info("probing batches of up to %d %s again", self.memory_limit, self._failures.unit)
 
 

@@ -38,6 +38,8 @@ class WorkerMetrics:
         self._decode = names.DECODE.histogram(self.registry).labels(**label)
         self._batch_wait = names.BATCH_WAIT.histogram(self.registry).labels(**label)
         self._forward_s = names.FORWARD.histogram(self.registry).labels(**label)
+        self._predicted_s = names.PREDICTED_FORWARD.counter(self.registry).labels(**label)
+        self._padding = names.PADDING.histogram(self.registry).labels(**label)
         self._request_forward_s = names.REQUEST_FORWARD.counter(self.registry).labels(**label)
         self._rows = names.ROWS.counter(self.registry).labels(**label)
         self.redeliveries = names.REDELIVERIES.counter(self.registry).labels(**label)
@@ -65,7 +67,8 @@ class WorkerMetrics:
             "batch_rows": {f"{bound:g}": 0 for bound in _BOUNDS},
             "closed": dict.fromkeys(names.BATCHES.values, 0),
             "entries": dict.fromkeys(names.ENTRIES.values, 0),
-            "seconds": dict.fromkeys(("queue", "decode", "batch_wait", "forward", "busy"), 0.0),
+            "seconds": dict.fromkeys(("queue", "decode", "batch_wait", "forward", "busy", "predicted"), 0.0),
+            "size": {"real": 0, "padded": 0},
         }
 
     def report(self) -> dict[str, Any]:
@@ -117,7 +120,7 @@ class WorkerMetrics:
         rows = batch.rows_run
         if not rows:
             return
-        ran = [claimed for claimed in batch.claimed_entries if claimed.outputs]
+        ran = [claimed for claimed in batch.ended_entries if claimed.outputs]
         self._batches[batch.closed].inc()
         self._counts["closed"][batch.closed] += 1
         self._batch_rows.observe(rows)
@@ -125,6 +128,12 @@ class WorkerMetrics:
         self._batch_requests.observe(len(ran))
         self._request_forward_s.inc(batch.forward_s * len(ran))
         seconds["forward"] += batch.forward_s * len(ran)
+        self._predicted_s.inc(batch.predicted_s)
+        seconds["predicted"] += batch.predicted_s
+        if batch.real_size:
+            self._padding.observe(batch.padded_size / batch.real_size)
+            self._counts["size"]["real"] += batch.real_size
+            self._counts["size"]["padded"] += batch.padded_size
         self._rows.inc(rows)
         total["rows"] += rows
         for claimed in ran:

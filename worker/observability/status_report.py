@@ -24,7 +24,7 @@ class DeviceStatus(Protocol):
     def working_since(self) -> float: ...
 
     @property
-    def memory_limit(self) -> int: ...
+    def known_memory_limit(self) -> int: ...
 
 
 class Throughput(Protocol):
@@ -64,6 +64,7 @@ class StatusReport:
     def fields(self) -> dict[str, Argument]:
         now = time.monotonic()
         rows_per_s = self._throughput.rows_per_s()
+        row_bytes, bytes_share = self._throughput.bytes_share()
         self._metrics.last_progress.set(time.time() - self._batch_s(now))
         self._metrics.sample(self._model, self._settings, self.limits, rows_per_s)
         running = self._engine.running
@@ -84,9 +85,11 @@ class StatusReport:
             "batch_s": f"{self._batch_s(now):.3f}",
             "max_batch_size": self.limits.max_rows,
             "max_wait_time": f"{self.limits.window_s:g}",
-            "memory_limit_rows": self._engine.memory_limit,
+            "memory_limit_rows": self._engine.known_memory_limit,
             "capacity_rows_per_s": f"{rows_per_s:.3f}",
             "batch_full_s": f"{self._throughput.batch_full_s():.4f}",
+            "row_bytes": f"{row_bytes:.1f}",
+            "bytes_share": f"{bytes_share:.3f}",
             **self._metrics.report(),
         }
 

@@ -178,10 +178,31 @@ BATCHES = Section(
         Panel(
             title="Batches by close reason",
             description="full: MAX_BATCH_SIZE rows; window: MAX_WAIT_TIME passed; idle: no further request expected; "
-            "deadline: waiting longer would miss a deadline; isolated: one entry of a dead worker.",
+            "cost: the others cost less apart; deadline: waiting longer would miss a deadline; "
+            "isolated: one entry of a dead worker.",
             queries=[Query(rate(names.BATCHES, "closed"), "{{closed}}")],
             unit="ops",
             stacked=True,
+        ),
+        Panel(
+            title="Padding",
+            description="Size of a batch with padding, by the sizes of its rows; of models whose rows have sizes.",
+            queries=[
+                Query(
+                    f"{rate(names.PADDING, suffix='_sum')} / {rate(names.PADDING, suffix='_count')}",
+                    "{{model}}",
+                )
+            ],
+        ),
+        Panel(
+            title="Predicted time of forwards",
+            description="Predicted divided by actual seconds; 1 is exact.",
+            queries=[
+                Query(
+                    f"{rate(names.PREDICTED_FORWARD)} / {rate(names.FORWARD, suffix='_sum')}",
+                    "{{model}}",
+                )
+            ],
         ),
         Panel(
             title="Forward",

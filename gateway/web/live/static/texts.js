@@ -14,6 +14,7 @@ export const CLOSED = [
   ["full", "MAX_BATCH_SIZE rows, or the next request does not fit"],
   ["window", "the oldest request waited MAX_WAIT_TIME"],
   ["idle", "no further request was expected"],
+  ["cost", "the other rows cost less in a batch of their own"],
   ["deadline", "waiting longer would miss a deadline"],
   ["bytes", "MAX_BATCH_BYTES of payload"],
   ["drain", "the worker is stopping"],
