@@ -261,8 +261,8 @@ MEMORY_BATCH_LIMIT = Metric(
     "smartbatch_memory_batch_limit_rows",
     "gauge",
     "worker",
-    "Rows per batch that fit the device's memory, as learned so far; 0 while loading. Where rows have sizes and a batch "
-    "did not fit: rows times the largest size",
+    "Rows per batch that fit the device's memory, as learned so far; 0 while loading. Where rows have sizes and a "
+    "batch did not fit: rows times the largest size",
 )
 BATCH_LIMIT = Metric(
     "smartbatch_batch_limit_rows",

@@ -175,7 +175,7 @@ class UserModel(Model):
     def size(self, row: Any) -> int:
         if self._size is not None:
             return self._size(row)
-        shape = getattr(row, "shape", ())
+        shape: Sequence[int] = getattr(row, "shape", ())
         return max(1, int(shape[0])) if len(shape) else 1
 
     def collate(self, rows: Sequence[Any]) -> Any:
