@@ -92,11 +92,12 @@ def test_photo_prediction_by_keyboard_only(stack: Callable[..., Stack], watch: C
     page = watch(system.up().url).page
     page.on("filechooser", lambda chooser: chooser.set_files(CAT))
     is_live(page)
+    box = page.locator("#photo-box")
+    expect(box).to_be_visible()  # from the event after the worker has announced the model
     for _ in range(10):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.id") == "photo":
             break
-    box = page.locator("#photo-box")
     expect(box).to_have_css("outline-style", "solid")
     page.keyboard.press("Enter")
     expect(page.get_by_role("status").filter(has_text="Egyptian cat, 76 %.")).to_be_visible(timeout=WAIT_MS)
