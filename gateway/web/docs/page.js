@@ -6,12 +6,13 @@ const BASE = new URL("..", import.meta.url);
 const part = (id) => document.getElementById(id);
 const viewer = document.querySelector("rapi-doc");
 
+const savedKey = () => sessionStorage.getItem(KEY) ?? "";
+
 async function load() {
-  const key = sessionStorage.getItem(KEY) ?? "";
-  const headers = key ? { Authorization: `Bearer ${key}` } : {};
+  const key = savedKey();
   let response, body;
   try {
-    response = await fetch(new URL("openapi.json", BASE), { headers });
+    response = await fetch(new URL("openapi.json", BASE), { headers: headersWith(key) });
     body = await response.json();
   } catch (error) {
     return say(`No response: ${error.message}`);
@@ -29,7 +30,11 @@ async function load() {
   viewer.hidden = false;
   viewer.setAttribute("server-url", BASE.href.replace(/\/$/, ""));
   await viewer.loadSpec(body);
-  if (key && body.components.securitySchemes) viewer.setApiKey("bearer", key); // for the requests that are tried
+  if (key && body.security) viewer.setApiKey("bearer", "YOUR_API_KEY"); // which the page shows, in curl commands
+}
+
+function headersWith(key) {
+  return key ? { Authorization: `Bearer ${key}` } : {};
 }
 
 function say(text) {
@@ -46,6 +51,11 @@ part("key-form").addEventListener("submit", (event) => {
 part("forget").addEventListener("click", () => {
   sessionStorage.removeItem(KEY);
   location.reload();
+});
+
+// Send the key with each request that is tried. RapiDoc doesn't get it: it would show it.
+viewer.addEventListener("before-try", ({ detail: { request } }) => {
+  for (const [name, value] of Object.entries(headersWith(savedKey()))) request.headers.set(name, value);
 });
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
