@@ -90,7 +90,7 @@ def error_codes() -> Iterator[str]:
     )
     yield (
         "**Retry** says whether the same request may succeed when it is sent again. With 429 and 503 wait for "
-        "`Retry-After` seconds first; nothing was run."
+        "`Retry-After` seconds first; nothing was run. [Troubleshooting](troubleshooting.md) says what to change."
     )
     sent = [cls for cls in errors.by_code().values() if not issubclass(cls, errors.StartupError)]
     rows = [
