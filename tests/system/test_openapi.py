@@ -91,7 +91,7 @@ def test_the_document_names_limits_media_types_and_every_error(stack: Callable[.
     assert "Retry-After" in predict["responses"]["503"]["headers"]
 
 
-def bodies(operation: dict, model: str) -> Iterator[tuple[str, object]]:
+def bodies(operation: dict, model: str) -> Iterator[tuple[str, dict]]:
     """Yield the content type and the example of each body that the document gives for a model."""
     for media, described in operation["requestBody"]["content"].items():
         if example := described.get("examples", {}).get(model):
