@@ -14,7 +14,9 @@ import aiohttp
 import httpx
 import pytest
 
-from tests.brokers import eventually
+from smartbatch.deploy.ports import free_port
+from smartbatch.shared.model_info import InputSpec, ModelInfo, encode
+from tests.brokers import Broker, eventually
 from tests.system.stack import Stack
 
 APP, ADMIN, MONITOR = "sb_app", "sb_admin", "sb_monitor"
@@ -332,3 +334,25 @@ def test_gateway_open_to_the_network_warns_once(
     assert gateway.log.read_text().count("NO API KEYS") == warned
     assert ("WARNING" in gateway.log.read_text()) == bool(warned)
     assert os.fspath(keys) not in gateway.log.read_text()
+
+
+def test_the_api_document_has_examples_for_the_models_of_the_key_only(
+    stack: Callable[..., Stack], broker: Broker, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "keys.toml", app=APP, boss=f"{ADMIN};role='admin';models=['iris']")
+    system = stack(MODEL_PATH="simulated", API_KEYS_FILE=file, MANAGEMENT_PORT=free_port())
+    for name in ("iris", "words"):
+        broker.sync.hset("smartbatch:models", name, encode(ModelInfo(name, "x", InputSpec(("text",)), 8)))
+    system.gateway()
+
+    def examples(url: str, key: str = "") -> list[str]:
+        document = system.client.get(f"{url}/openapi.json", headers=bearer(key) if key else {}).json()
+        content = document["paths"]["/predict"]["post"]["requestBody"]["content"]
+        return list(content["text/plain"].get("examples", {}))
+
+    assert eventually(lambda: examples(system.url, APP)) == ["iris", "words"]
+    assert examples(system.url, ADMIN) == ["iris"]
+    assert system.client.get(f"{system.url}/openapi.json").status_code == 401
+    assert system.client.get(f"{system.url}/docs").status_code == 200
+    management = f"http://127.0.0.1:{system.environ['MANAGEMENT_PORT']}"
+    assert examples(management) == ["iris", "words"]  # it needs no key
