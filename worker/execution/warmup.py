@@ -39,7 +39,9 @@ def warm_up(
     """
     row, *others = rows or [model.example()]
     if row is None:
-        progress("no warm-up: the model has no example row")
+        progress(
+            "no warm-up and no check of batch mates: the model has no `example`, nor an `input` with shape and dtype"
+        )
         return ""
     sized = _size(model, row) if model.sized else 0
     comparison = Comparison(model.compute_dtype)
