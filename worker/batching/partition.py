@@ -35,7 +35,10 @@ def partition(sizes: np.ndarray, costs: Costs, max_rows: int, max_tokens: float)
     fixed table of costs.) No batch has more than `max_rows` rows, or more than `max_tokens` (rows times largest size)
     unless it is of one row.
     """
-    count, rows = len(sizes), _candidates(min(len(sizes), max_rows))
+    count = len(sizes)
+    rows = _candidates(min(count, max_rows))
+    if count % max_rows not in (0, *rows):  # what full batches leave
+        rows = np.sort(np.append(rows, count % max_rows))
     ends = np.arange(count)[:, None] + rows
     largest = sizes[np.minimum(ends, count) - 1]
     allowed = (ends <= count) & ((rows * largest <= max_tokens) | (rows == 1))
