@@ -18,7 +18,6 @@ import itertools
 import logging
 import math
 import time
-from concurrent.futures import Future
 
 import numpy as np
 
@@ -83,7 +82,6 @@ class Batcher:
         self._freed = asyncio.Event()
         self._drained = asyncio.Event()
         self._draining = False
-        self._decoded = asyncio.Event()  # set when an entry of a sized model has been decoded
         self._row_s = 0.0  # running mean of a row's time on the device
         self._row_size = 1  # of a usual row: padded, in the last batch
         self._isolated = False  # the pool holds an entry of a dead worker, alone
@@ -139,7 +137,6 @@ class Batcher:
     async def run(self) -> None:
         """Claim, fill and submit until drained. Never returns: a task that ends means an error."""
         self._pool.sized = self.sized
-        self._loop = asyncio.get_running_loop()
         failures = 0
         while not self._draining:
             try:
@@ -231,10 +228,17 @@ class Batcher:
         self._submit(decision.reason or "window")
 
     async def _until_decoded(self) -> None:
-        """Wait until the next batch can be taken from the pool: for a sized model, until an entry has been decoded."""
-        while not self._pool.ready():
-            self._decoded.clear()
-            await self._decoded.wait()
+        """Wait until the next batch can be taken from the pool: for a sized model, until an entry has been decoded, or
+        its deadline has passed."""
+        pool = self._pool
+        while not pool.ready():
+            decoding = {claimed.decoded for claimed in pool.entries}
+            left_s = max(0.0, pool.state().deadline_at - time.monotonic())
+            await asyncio.wait(
+                [asyncio.wrap_future(decoded) for decoded in decoding],
+                timeout=left_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
 
     def _idle_at(self, state: BatchState, now: float) -> float:
         """Return when another arrival stops being likely, or now if a row more costs as much as a batch of its own;
@@ -285,11 +289,14 @@ class Batcher:
             return
         lead_s = self._claim_s + self._tracker.fetch_s + self._tracker.decoder.mean_s * self._limits.max_rows
         soon = remaining_s <= lead_s
-        if soon and self._pool.cut:
-            if self._waiting and self._pool_room():
+        if soon and (closed := self._complete()):
+            if self._waiting and self._pool_room() > 0:
                 await self._claim_ahead(soon=True)
-            if len(self._on_device) == 1 and self._pool.ready():
-                self._submit("cost")
+            if len(self._on_device) == 1:
+                if self._pool.ready():
+                    self._submit(closed)
+                else:
+                    await self._until_freed(MIN_AHEAD_POLL_S)
             return
         if soon and self.sole_worker and self._last_id:  # no other worker could make a fuller batch of these
             wait_ms = math.ceil(max(MIN_AHEAD_POLL_S, remaining_s) * 1000)
@@ -320,14 +327,20 @@ class Batcher:
     async def _claim_ahead(self, **how) -> Claim:
         """Claim while the device is busy; submit the batch behind the running one if it is full."""
         claim = await self._claim("ahead", hold_ms=0, **how)
-        state = self._pool.state()
-        if not self._on_device or len(self._on_device) > 1 or not self._pool.ready():
-            pass  # the device became free meanwhile: top the batch up first
-        elif state.rows >= self._limits.max_rows or state.next_too_large:
-            self._submit("full")
-        elif state.bytes >= self._limits.max_bytes:
-            self._submit("bytes")
+        closed = self._complete()
+        # If the device became free meanwhile, the batch is topped up first.
+        if closed in ("full", "bytes") and len(self._on_device) == 1 and self._pool.ready():
+            self._submit(closed)
         return claim
+
+    def _complete(self) -> CloseReason | None:
+        """Return why the rows in the pool need not wait for others; None if they may."""
+        state = self._pool.state()
+        if state.rows >= self._limits.max_rows or state.next_too_large:
+            return "full"
+        if state.bytes >= self._limits.max_bytes:
+            return "bytes"
+        return "cost" if self._pool.cut else None
 
     async def _until_freed(self, timeout_s: float | None) -> None:
         """Wait until a batch leaves the device, draining begins, or the timeout passes."""
@@ -374,19 +387,13 @@ class Batcher:
             isolated = claim.kind == "isolated"
             claimed_entries = self._tracker.receive(claim.entries, claim.now_ms, now, isolated=isolated)
             pool.add(claimed_entries)
-            if self.sized:
-                for decoded in {claimed.decoded for claimed in claimed_entries}:
-                    decoded.add_done_callback(self._on_decoded)
         return claim
-
-    def _on_decoded(self, decoded: Future[None]) -> None:
-        self._loop.call_soon_threadsafe(self._decoded.set)
 
     def _first_rows(self) -> int:
         """Return how many rows to claim with the device free: no more than one batch of what others could run."""
-        if self.sole_worker or self.sized:
+        if self.sole_worker:
             return self._limits.max_rows
-        return self._pool.next_rows(self._limits.max_rows, self._run_times, self._limits.max_rows)
+        return self._pool.next_rows(self._limits.max_rows, self._usual_times, self._limits.max_rows)
 
     def _pool_room(self) -> int:
         """Return how many more rows the pool takes while the device is busy. A larger pool is cut better; but rows on
@@ -441,6 +448,10 @@ class Batcher:
 
     def _run_times(self, rows: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         return self._costs.estimates(rows, sizes) + self._claim_s
+
+    def _usual_times(self, rows: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """As `_run_times`, for rows of the usual size."""
+        return self._run_times(rows, sizes * self._row_size)
 
     def _hold_ms(self, seconds: float) -> int:
         return math.ceil(seconds * 1000) + FILL_LOCK_SLACK_MS if self._limits.window_s > 0 else 0

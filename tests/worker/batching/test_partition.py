@@ -22,9 +22,7 @@ def curve(fixed: float, linear: float, square: float = 0.0) -> Costs:
 def seconds_of(sizes: list[int], cut: list[int], costs: Costs) -> list[float]:
     """The seconds of each batch of a cut."""
     ends = list(itertools.accumulate(cut))
-    return [
-        float(costs(np.array([rows]), np.array([sizes[end - 1]]))[0]) for rows, end in zip(cut, ends, strict=True)
-    ]
+    return [float(costs(np.array([rows]), np.array([sizes[end - 1]]))[0]) for rows, end in zip(cut, ends, strict=True)]
 
 
 def mean_completion(sizes: list[int], cut: list[int], costs: Costs) -> float:
