@@ -83,7 +83,7 @@ class Batcher:
         self._drained = asyncio.Event()
         self._draining = False
         self._row_s = 0.0  # running mean of a row's time on the device
-        self._row_size = 1  # of a usual row: padded, in the last batch
+        self._row_size = 1  # to which the rows of the last batch were padded
         self._isolated = False  # the pool holds an entry of a dead worker, alone
         self._claim_s = 0.001  # running mean of a claim's round trip
         self._may_hold_fill_lock = False
@@ -128,7 +128,6 @@ class Batcher:
         if batch.row_refs is None:
             self._throughput.record(batch.rows_run, seconds, backlog=batch.closed in BACKLOG)
             return
-        self._row_size = max(1, round(batch.padded_size / batch.rows_run))
         rows = [
             (claimed.sizes[index][0], claimed.entry.bytes / len(claimed.sizes)) for claimed, index in batch.row_refs
         ]
@@ -288,9 +287,9 @@ class Batcher:
             await self._await_end(forward_s, remaining_s)
             return
         lead_s = self._claim_s + self._tracker.fetch_s + self._tracker.decoder.mean_s * self._limits.max_rows
-        soon = remaining_s <= lead_s
+        soon, room = remaining_s <= lead_s, self._pool_room()
         if soon and (closed := self._complete()):
-            if self._waiting and self._pool_room() > 0:
+            if self._waiting and room > 0:
                 await self._claim_ahead(soon=True)
             if len(self._on_device) == 1:
                 if self._pool.ready():
@@ -298,14 +297,14 @@ class Batcher:
                 else:
                     await self._until_freed(MIN_AHEAD_POLL_S)
             return
-        if soon and self.sole_worker and self._last_id:  # no other worker could make a fuller batch of these
+        if soon and room > 0 and self.sole_worker and self._last_id:  # no other worker could make a fuller batch of these
             wait_ms = math.ceil(max(MIN_AHEAD_POLL_S, remaining_s) * 1000)
             claim = await self._claim_ahead(soon=True, after_entry=(self._last_id, wait_ms))
             if claim.entries or not claim.waiting:
                 return
             self._waiting = 0  # the entries were left to another worker, so there is one: poll from now on
-        wanted = 1 if soon else max(1, self._pool_room()) if backlog else math.inf
-        if self._waiting >= wanted:
+        wanted = 1 if soon else room if backlog else math.inf
+        if room > 0 and self._waiting >= wanted:
             await self._claim_ahead(soon=soon)
         poll_s = max(MIN_AHEAD_POLL_S, run_s / AHEAD_POLLS)
         if not soon:
@@ -399,8 +398,8 @@ class Batcher:
         """Return how many more rows the pool takes while the device is busy. A larger pool is cut better; but rows on
         the stream can be claimed by workers that join."""
         most = self._limits.pool_rows or (2 if self.sized else 1) * self._limits.max_rows
-        if self._row_s:
-            most = min(most, max(self._first_rows(), int(POOL_S / self._row_s)))
+        if row_s := self._row_s or self._costs.estimate(1, self._row_size):
+            most = min(most, max(self._first_rows(), int(POOL_S / row_s)))
         return most - self._pool.rows
 
     def _submit(self, closed: CloseReason) -> None:
@@ -414,6 +413,7 @@ class Batcher:
             closed = "full" if part.rows >= self._limits.max_rows else "cost"
         self._last_batch = batch = Batch(next(self._batch_ids), part.claimed_entries, closed, part.row_refs)
         batch.on_device_at = now
+        self._row_size = part.size
         batch.predicted_s = self._costs.estimate(part.rows, part.size)
         last = closed == "idle" and not self._arrival_likely(batch.predicted_s + self._claim_s)
         batch.run_inline = last or SHORT_FACTOR * batch.predicted_s < self._claim_s
