@@ -297,7 +297,9 @@ class Batcher:
                 else:
                     await self._until_freed(MIN_AHEAD_POLL_S)
             return
-        if soon and room > 0 and self.sole_worker and self._last_id:  # no other worker could make a fuller batch of these
+        if (
+            soon and room > 0 and self.sole_worker and self._last_id
+        ):  # no other worker could make a fuller batch of these
             wait_ms = math.ceil(max(MIN_AHEAD_POLL_S, remaining_s) * 1000)
             claim = await self._claim_ahead(soon=True, after_entry=(self._last_id, wait_ms))
             if claim.entries or not claim.waiting:
