@@ -72,7 +72,7 @@ class Batcher:
         self._costs = costs
         self._throughput = throughput
         self._failure_detector = failure_detector
-        self.sole_worker = False  # no other worker serves this model
+        self.workers = 2  # that serve this model; until that is known, it is taken to be one of several
         self.sized = False  # rows of the model have sizes; set before `run`
         self._arrivals = ArrivalPredictor()
         self._last_batch: Batch | None = None
@@ -88,6 +88,7 @@ class Batcher:
         self._claim_s = 0.001  # running mean of a claim's round trip
         self._may_hold_fill_lock = False
         self._waiting: float = math.inf  # entries on the stream after the last claim; inf once that is outdated
+        self._left_waiting = 0  # entries on the stream after the last claim
         self._last_id = ""  # the group's last-delivered-id after the last claim
         self._releases: set[asyncio.Task[None]] = set()
         self._free_since: float | None = None
@@ -99,6 +100,11 @@ class Batcher:
         self._draining = True
         self._freed.set()
         await self._drained.wait()
+
+    @property
+    def sole_worker(self) -> bool:
+        """Whether no other worker serves this model."""
+        return self.workers == 1
 
     @property
     def limits(self) -> Limits:
@@ -381,7 +387,8 @@ class Batcher:
         now = time.monotonic()
         if "after_wakeup_s" not in how and "after_entry" not in how:
             self._claim_s += 0.1 * (now - started - self._claim_s)
-        self._waiting, self._last_id = claim.waiting, claim.last_id
+        self._waiting = self._left_waiting = claim.waiting
+        self._last_id = claim.last_id
         pool.next_too_large = claim.next_too_large
         pool.last_id = claim.last_id if mode != "ahead" else ""
         if claim.entries:
@@ -397,12 +404,18 @@ class Batcher:
         return self._pool.next_rows(self._limits.max_rows, self._usual_times, self._limits.max_rows)
 
     def _pool_room(self) -> int:
-        """Return how many more rows the pool takes while the device is busy. A larger pool is cut better; but rows on
-        the stream can be claimed by workers that join."""
+        """Return how many more rows the pool takes while the device is busy.
+
+        A larger pool is cut better. But rows on the stream can be claimed by workers that join or are free soon, so of
+        more than one batch a worker takes only its share.
+        """
         most = self._limits.pool_rows or (2 if self.sized else 1) * self._limits.max_rows
         if row_s := self._row_s or self._costs.estimate(1, self._row_size):
             most = min(most, max(self._first_rows(), int(POOL_S / row_s)))
-        return most - self._pool.rows
+        held = self._pool.rows
+        if not self.sole_worker:
+            most = min(most, max(self._first_rows(), (held + self._left_waiting) // self.workers))
+        return most - held
 
     def _submit(self, closed: CloseReason) -> None:
         """Close the batch being filled and hand it to the engine."""

@@ -135,7 +135,7 @@ class Running:
         self.failures = FailureDetector()
         throughput = ThroughputEstimator(self.costs, limits.max_rows)
         self.batcher = Batcher(queue, self.tracker, self.engine, limits, self.costs, throughput, self.failures, "w")
-        self.batcher.sized, self.batcher.sole_worker = True, True
+        self.batcher.sized, self.batcher.workers = True, 1
         encoding = EncodingStage(self.engine, self.decoder, ReplyEncoder(self.model, "w", log), metrics, None)
         self.batches: list[Batch] = []
 
@@ -311,7 +311,7 @@ async def test_with_the_device_free_no_more_is_claimed_than_one_batch_of_what_ot
     for rows in (1, 2, 4, 8, 16, 32):
         for size in (5, 10):
             running.costs.record(rows, rows * size * 0.01, size=size)  # nothing is gained by a batch
-    running.batcher.sole_worker = False
+    running.batcher.workers = 2
     for _ in range(32):
         running.queue.add("x" * 10)
     running.start()
@@ -328,7 +328,7 @@ async def test_the_pool_holds_about_a_second_of_work(worker: Callable[..., Runni
         for size in (10, 20):
             running.costs.record(rows, rows * size * 0.01, size=size)
     running.model.token_s = 0.01  # 0.1 s a row
-    running.batcher.sole_worker = False
+    running.batcher.workers = 2
     for _ in range(100):
         running.queue.add("x" * 10)
     running.start()
@@ -337,3 +337,21 @@ async def test_the_pool_holds_about_a_second_of_work(worker: Callable[..., Runni
         most = max(most, running.batcher._pool.rows)
         await asyncio.sleep(0.01)
     assert 5 <= most <= 11, (running.queue.claimed, running.batcher._row_s, running.batcher._row_size)
+
+
+async def test_of_more_than_one_batch_a_worker_leaves_the_others_their_share(worker: Callable[..., Running]) -> None:
+    running = worker()
+    for rows in (1, 2, 4, 8, 16, 32):
+        for size in (10, 20):
+            running.costs.record(rows, rows * size * 0.001, size=size)
+    running.model.token_s = 0.001
+    running.batcher.workers = 4
+    running.start()
+    for _ in range(40):
+        running.queue.add("x" * 10)
+    most, left = 0, 40
+    while left > 20:
+        left = len(running.queue.entries)
+        most = max(most, running.batcher._pool.rows)
+        await asyncio.sleep(0.001)
+    assert most <= 10
