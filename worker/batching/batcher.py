@@ -83,7 +83,7 @@ class Batcher:
         self._drained = asyncio.Event()
         self._draining = False
         self._row_s = 0.0  # running mean of a row's time on the device
-        self._row_size = 1  # to which the rows of the last batch were padded
+        self._row_size = 1  # to which rows are padded, as in the last batch
         self._isolated = False  # the pool holds an entry of a dead worker, alone
         self._claim_s = 0.001  # running mean of a claim's round trip
         self._may_hold_fill_lock = False
@@ -141,7 +141,7 @@ class Batcher:
 
     async def run(self) -> None:
         """Claim, fill and submit until drained. Never returns: a task that ends means an error."""
-        self._pool.sized = self.sized
+        self._pool.sized, self._row_size = self.sized, self._costs.first_size or 1
         failures = 0
         while not self._draining:
             try:
@@ -401,7 +401,8 @@ class Batcher:
         """Return how many rows to claim with the device free: no more than one batch of what others could run."""
         if self.sole_worker:
             return self._limits.max_rows
-        return self._pool.next_rows(self._limits.max_rows, self._usual_times, self._limits.max_rows)
+        most = self._limits.max_rows
+        return self._pool.next_rows(most, self._run_times, most, self._row_size)
 
     def _pool_room(self) -> int:
         """Return how many more rows the pool takes while the device is busy.
@@ -428,8 +429,9 @@ class Batcher:
             closed = "full" if part.rows >= self._limits.max_rows else "cost"
         self._last_batch = batch = Batch(next(self._batch_ids), part.claimed_entries, closed, part.row_refs)
         batch.on_device_at = now
-        self._row_size = part.size
-        batch.predicted_s = self._costs.estimate(part.rows, part.size)
+        if part.row_refs:
+            self._row_size = part.size
+        batch.predicted_s = self._costs.estimate(part.rows, self._row_size)
         last = closed == "idle" and not self._arrival_likely(batch.predicted_s + self._claim_s)
         batch.run_inline = last or SHORT_FACTOR * batch.predicted_s < self._claim_s
         if self._free_since is not None and closed in ("full", "bytes"):
@@ -463,10 +465,6 @@ class Batcher:
 
     def _run_times(self, rows: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         return self._costs.estimates(rows, sizes) + self._claim_s
-
-    def _usual_times(self, rows: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        """As `_run_times`, for rows of the usual size."""
-        return self._run_times(rows, sizes * self._row_size)
 
     def _hold_ms(self, seconds: float) -> int:
         return math.ceil(seconds * 1000) + FILL_LOCK_SLACK_MS if self._limits.window_s > 0 else 0

@@ -18,11 +18,11 @@ SLACK = 1.03
 _ALL_UP_TO = 32  # larger batches are tried in steps of a sixteenth
 
 
-def equal_rows(count: int, costs: Costs, max_rows: int) -> int:
+def equal_rows(count: int, costs: Costs, max_rows: int, size: int = 1) -> int:
     """Return how many of `count` rows of one size the next batch takes."""
     rows = _candidates(min(count, max_rows))
-    full, rest, size = count // rows, count % rows, np.ones_like(rows)
-    total = full * costs(rows, size) + np.where(rest > 0, costs(np.maximum(rest, 1), size), 0.0)
+    full, rest, sizes = count // rows, count % rows, np.full_like(rows, size)
+    total = full * costs(rows, sizes) + np.where(rest > 0, costs(np.maximum(rest, 1), sizes), 0.0)
     within = rows[total <= SLACK * total.min()]
     return int(within.min())
 

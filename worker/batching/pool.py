@@ -48,7 +48,7 @@ class Pool:
         self.explores = False  # the next batch waits out its window although no other arrival is likely
         self.cut = False  # what is here was left by a batch
         self._new: list[float] = []
-        self._next_rows: dict[tuple[int, int], int] = {}
+        self._next_rows: dict[tuple[int, int, int], int] = {}
         self._taken = 0
 
     def __bool__(self) -> bool:
@@ -136,15 +136,16 @@ class Pool:
         taken, self.entries = self.entries[:count], self.entries[count:]
         return Part(taken, None, rows, 1)
 
-    def next_rows(self, waiting: int, costs: Costs, max_rows: int) -> int:
+    def next_rows(self, waiting: int, costs: Costs, max_rows: int, size: int = 1) -> int:
         """Return how many of the waiting rows of one size a batch takes. Remembered for a while: costs change
         slowly."""
         self._taken += 1
         if self._taken % REMEMBERED == 0:
             self._next_rows.clear()
-        if (waiting, max_rows) not in self._next_rows:
-            self._next_rows[waiting, max_rows] = equal_rows(waiting, costs, max_rows)
-        return self._next_rows[waiting, max_rows]
+        key = waiting, max_rows, size
+        if key not in self._next_rows:
+            self._next_rows[key] = equal_rows(waiting, costs, max_rows, size)
+        return self._next_rows[key]
 
     def _take_rows(self, costs: Costs, max_rows: int, max_tokens: float) -> Part:
         failed, self._failed = self._failed, []

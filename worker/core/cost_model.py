@@ -26,13 +26,13 @@ class CostModel:
     def __init__(self) -> None:
         self._by_rows = _RowTable()
         self._by_size = _SizeFit()
-        self._first_size = 0  # of the first forward
+        self.first_size = 0  # of the first forward, which is one of the model's example
         self._sized = False  # whether another size was recorded since
 
     def record(self, rows: int, seconds: float, *, size: int = 1, warm_up: bool = False) -> None:
         """Add a forward of `rows` padded to `size`."""
-        self._first_size = self._first_size or size
-        self._sized = self._sized or size != self._first_size
+        self.first_size = self.first_size or size
+        self._sized = self._sized or size != self.first_size
         if self._sized or size != 1:
             self._by_size.record(rows, size, seconds)
         if not self._sized:

@@ -296,12 +296,11 @@ async def test_a_dead_workers_entries_run_isolated_although_the_pool_is_never_em
     running.queue.dead += dead
     running.failures.dead_workers = [DeadWorker("other", b"1")]
     async with asyncio.timeout(5):
-        while not all(entry in running.queue.finished for entry in dead):
+        while running.failures.dead_workers or not all(entry in running.queue.finished for entry in dead):
             await asyncio.sleep(0.005)
     sending.cancel()
     isolated = [batch for batch in running.batches if batch.closed == "isolated"]
     assert [batch.rows for batch in isolated] == [1] * 5
-    assert not running.failures.dead_workers
 
 
 async def test_with_the_device_free_no_more_is_claimed_than_one_batch_of_what_others_could_run(
@@ -309,7 +308,7 @@ async def test_with_the_device_free_no_more_is_claimed_than_one_batch_of_what_ot
 ) -> None:
     running = worker()
     for rows in (1, 2, 4, 8, 16, 32):
-        for size in (5, 10):
+        for size in (10, 20):
             running.costs.record(rows, rows * size * 0.01, size=size)  # nothing is gained by a batch
     running.batcher.workers = 2
     for _ in range(32):
@@ -318,8 +317,7 @@ async def test_with_the_device_free_no_more_is_claimed_than_one_batch_of_what_ot
     async with asyncio.timeout(5):
         while not running.queue.claimed:
             await asyncio.sleep(0.001)
-    mode, rows = running.queue.claimed[0]
-    assert mode == "idle" and rows <= 4
+    assert running.queue.claimed[0] == ("idle", 1)
 
 
 async def test_the_pool_holds_about_a_second_of_work(worker: Callable[..., Running]) -> None:
