@@ -82,6 +82,7 @@ def test_only_a_valid_key_is_let_in(stack: Callable[..., Stack], keys: Path) -> 
         ("/metrics", 401, 403, 200, 200),
         ("/stats", 401, 403, 200, 200),
         ("/live/events", 401, 403, 200, 200),
+        ("/live/models", 401, 200, 200, 200),
         ("/", 200, 200, 200, 200),
         ("/live/page.js", 200, 200, 200, 200),
         ("/nothing", 401, 404, 404, 404),
@@ -110,6 +111,8 @@ def test_key_limited_to_models_learns_nothing_of_others(stack: Callable[..., Sta
     eventually(lambda: system.predict(b"x", **second).status_code == 200, 30)
     responses = [system.predict(b"x", params={"model": m}, headers=bearer(APP)) for m in ("simulated", "no-such")]
     assert [response.status_code for response in responses] == [403, 403]
+    offer = system.client.get(f"{system.url}/live/models", headers=bearer(APP)).json()
+    assert offer == {"default": "", "models": {"second": {"input": {"kinds": ["raw"]}, "inputs": []}}}
     assert {response.json()["detail"] for response in responses} == {"this API key may not use this model"}
 
 
