@@ -119,7 +119,7 @@ def _build(loop: VirtualLoop, scenario: Scenario, outcomes: Outcomes) -> list[Br
                 curve=scenario.curve,
                 costs=scenario.costs,
                 timeout_s=scenario.timeout_s,
-                sole_worker=scenario.workers == scenario.partitions,
+                workers=max(1, scenario.workers // scenario.partitions),
                 outcomes=outcomes,
             )
             for number in range(partition, scenario.workers, scenario.partitions)

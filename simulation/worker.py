@@ -34,7 +34,7 @@ class Worker:
         curve: Curve,
         costs: Costs,
         timeout_s: float,
-        sole_worker: bool,
+        workers: int,
         outcomes: Outcomes,
     ) -> None:
         cost_model = CostModel()
@@ -52,7 +52,7 @@ class Worker:
             cast(Any, FailureDetector()),
             name,
         )
-        batcher.sole_worker = sole_worker
+        batcher.workers = workers
         device.batcher = batcher
         device.publisher = ReplyPublisher(broker)
         loop.spawn(batcher.run())

@@ -259,7 +259,7 @@ class Worker:
 
     async def _after_heartbeat(self, result: HeartbeatResult, sent_at: float) -> None:
         self._error_log.flush()
-        self.batcher.sole_worker = result.alive == 1
+        self.batcher.workers = result.alive
         self._apply(result.limits)
         lost_claims = self.tracker.audit(result.pending, sent_at)
         if lost_claims:

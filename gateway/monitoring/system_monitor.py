@@ -135,4 +135,5 @@ def _capacity(snapshot: Snapshot) -> Capacity:
         (number(report.get("capacity_rows_per_s")) for report in reports),
         (number(report.get("batch_full_s")) for report in reports),
         len(snapshot.gateways),
+        ((number(report.get("row_bytes")), number(report.get("bytes_share"))) for report in reports),
     )

@@ -31,7 +31,7 @@ class AdmissionControl:
         self._max_entries = max_entries
         self.capacity = capacity
         self._clock = clock
-        self._open_rows = 0
+        self._open_rows = 0.0  # usual rows: what is inflight costs as much as these
         self._closed: AdmitStatus | None = None  # why requests are rejected, or None while open
         self._closed_to_ms = 0.0  # requests with a timeout up to this are rejected
         self._updated_at = 0.0
@@ -57,7 +57,7 @@ class AdmissionControl:
 
     def update(self, result: AdmitResult, rejected: Sequence[tuple[NewEntry, AdmitStatus]]) -> None:
         """Take over the broker's answer to a flush."""
-        self._open_rows = result.inflight_rows
+        self._open_rows = self.capacity().cost(result.inflight_rows, result.inflight_bytes)
         self._updated_at = now = self._clock()
         if not rejected and self._closed is None:
             return
@@ -82,25 +82,28 @@ class AdmissionControl:
             return result.waiting < REOPEN_BELOW * self._max_entries
         return self._wait_s(1) * 1000 < REOPEN_BELOW * self._closed_to_ms
 
-    def rejection(self, status: AdmitStatus, timeout_ms: int, rows: int = 1) -> Unavailable:
-        """Return the error that says why a request is rejected and when to retry."""
+    def rejection(self, status: AdmitStatus, timeout_ms: int, rows: int = 1, size_bytes: int = 0) -> Unavailable:
+        """Return the error that says why a request is rejected and when to retry. Without `size_bytes` it counts as
+        usual rows."""
+        cost = self.capacity().cost(rows, size_bytes) if size_bytes else rows
         if status is AdmitStatus.DEADLINE_UNATTAINABLE:
-            retry_s = self._next_retry_s(self._wait_s(rows) - timeout_ms / 1000, rows)
-            return DeadlineUnattainable(self._why_late(timeout_ms, rows), retry_s)
+            retry_s = self._next_retry_s(self._wait_s(cost) - timeout_ms / 1000, cost)
+            return DeadlineUnattainable(self._why_late(timeout_ms, cost), retry_s)
         detail = "the queue is full (MAX_QUEUE or MAX_QUEUE_BYTES)"
-        return QueueFull(detail, self._next_retry_s(self._backlog_s(), rows))
+        return QueueFull(detail, self._next_retry_s(self._backlog_s(), cost))
 
-    def _why_late(self, timeout_ms: int, rows: int) -> str:
+    def _why_late(self, timeout_ms: int, cost: float) -> str:
         """Compute the wait from the rounded numbers that the text shows, so that a reader who checks it gets the same.
         It exceeds the timeout, unless it has fallen since a rejection and not yet by enough to reopen."""
         capacity, timeout_s = self.capacity(), timeout_ms / 1000
-        rate = float(f"{capacity.rows_per_s:.3g}")
+        rate, ahead, own = float(f"{capacity.rows_per_s:.3g}"), round(self._open_rows), round(cost, 1)
+        usual = " of the usual size" if capacity.byte_weight else ""
         if not rate:
-            return f"the timeout of {timeout_s:g} s is too short for {self._open_rows} rows ahead"
-        queue_s, batch_s = round((self._open_rows + rows) / rate, 2), round(capacity.batch_s, 2)
+            return f"the timeout of {timeout_s:g} s is too short for {ahead} rows ahead"
+        queue_s, batch_s = round((ahead + own) / rate, 2), round(capacity.batch_s, 2)
         wait_s = round(queue_s + batch_s, 2)
         text = (
-            f"{self._open_rows} row{'s' * (self._open_rows != 1)} ahead and {rows} of this request at {rate:g} rows/s: "
+            f"{ahead} row{'s' * (ahead != 1)}{usual} ahead and {own:g} of this request at {rate:g} rows/s: "
             f"{_decimal(queue_s)} s, plus {_decimal(batch_s)} s for its own batch = {_decimal(wait_s)} s; "
         )
         if wait_s <= timeout_s and self._closed is AdmitStatus.DEADLINE_UNATTAINABLE:
@@ -109,7 +112,7 @@ class AdmissionControl:
             return f"{text}timeouts up to {closed_to_s:g} s are accepted again below {reopen_s:g} s"
         return f"{text}the timeout is {timeout_s:g} s"
 
-    def _next_retry_s(self, seconds: float, rows: int) -> float:
+    def _next_retry_s(self, seconds: float, rows: float) -> float:
         """Return a retry delay of at least `seconds`, later than those of the clients rejected before. If all retried
         as soon as a place may be free, most would be rejected again, which would cost more than the work."""
         now, capacity = self._clock(), self.capacity()
@@ -127,7 +130,7 @@ class AdmissionControl:
         rate = self.capacity().rows_per_s
         return self._open_rows / rate if rate else 0.0
 
-    def _wait_s(self, rows: int) -> float:
+    def _wait_s(self, rows: float) -> float:
         capacity = self.capacity()
         return (self._open_rows + rows) / capacity.rows_per_s + capacity.batch_s if capacity.rows_per_s else 0.0
 

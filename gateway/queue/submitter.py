@@ -108,7 +108,7 @@ class Submitter:
         self._admission_control.update(result, [(request.entry, status) for request, status in rejected])
         for request, status in rejected:
             entry = request.entry
-            request.end(self._admission_control.rejection(status, entry.timeout_ms, entry.rows))
+            request.end(self._admission_control.rejection(status, entry.timeout_ms, entry.rows, entry.bytes))
 
     async def _send_cancels(self) -> None:
         cancels, self._cancels = self._cancels[:MAX_CALL_REQUESTS], self._cancels[MAX_CALL_REQUESTS:]

@@ -18,7 +18,6 @@ import itertools
 import logging
 import math
 import time
-from concurrent.futures import Future
 
 import numpy as np
 
@@ -73,7 +72,7 @@ class Batcher:
         self._costs = costs
         self._throughput = throughput
         self._failure_detector = failure_detector
-        self.sole_worker = False  # no other worker serves this model
+        self.workers = 2  # that serve this model; until that is known, it is taken to be one of several
         self.sized = False  # rows of the model have sizes; set before `run`
         self._arrivals = ArrivalPredictor()
         self._last_batch: Batch | None = None
@@ -83,13 +82,13 @@ class Batcher:
         self._freed = asyncio.Event()
         self._drained = asyncio.Event()
         self._draining = False
-        self._decoded = asyncio.Event()  # set when an entry of a sized model has been decoded
         self._row_s = 0.0  # running mean of a row's time on the device
-        self._row_size = 1  # of a usual row: padded, in the last batch
+        self._row_size = 1  # to which rows are padded, as in the last batch
         self._isolated = False  # the pool holds an entry of a dead worker, alone
         self._claim_s = 0.001  # running mean of a claim's round trip
         self._may_hold_fill_lock = False
         self._waiting: float = math.inf  # entries on the stream after the last claim; inf once that is outdated
+        self._left_waiting = 0  # entries on the stream after the last claim
         self._last_id = ""  # the group's last-delivered-id after the last claim
         self._releases: set[asyncio.Task[None]] = set()
         self._free_since: float | None = None
@@ -101,6 +100,11 @@ class Batcher:
         self._draining = True
         self._freed.set()
         await self._drained.wait()
+
+    @property
+    def sole_worker(self) -> bool:
+        """Whether no other worker serves this model."""
+        return self.workers == 1
 
     @property
     def limits(self) -> Limits:
@@ -130,7 +134,6 @@ class Batcher:
         if batch.row_refs is None:
             self._throughput.record(batch.rows_run, seconds, backlog=batch.closed in BACKLOG)
             return
-        self._row_size = max(1, round(batch.padded_size / batch.rows_run))
         rows = [
             (claimed.sizes[index][0], claimed.entry.bytes / len(claimed.sizes)) for claimed, index in batch.row_refs
         ]
@@ -138,8 +141,7 @@ class Batcher:
 
     async def run(self) -> None:
         """Claim, fill and submit until drained. Never returns: a task that ends means an error."""
-        self._pool.sized = self.sized
-        self._loop = asyncio.get_running_loop()
+        self._pool.sized, self._row_size = self.sized, self._costs.first_size or 1
         failures = 0
         while not self._draining:
             try:
@@ -231,10 +233,17 @@ class Batcher:
         self._submit(decision.reason or "window")
 
     async def _until_decoded(self) -> None:
-        """Wait until the next batch can be taken from the pool: for a sized model, until an entry has been decoded."""
-        while not self._pool.ready():
-            self._decoded.clear()
-            await self._decoded.wait()
+        """Wait until the next batch can be taken from the pool: for a sized model, until an entry has been decoded, or
+        its deadline has passed."""
+        pool = self._pool
+        while not pool.ready():
+            decoding = {claimed.decoded for claimed in pool.entries}
+            left_s = max(0.0, pool.state().deadline_at - time.monotonic())
+            await asyncio.wait(
+                [asyncio.wrap_future(decoded) for decoded in decoding],
+                timeout=left_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
 
     def _idle_at(self, state: BatchState, now: float) -> float:
         """Return when another arrival stops being likely, or now if a row more costs as much as a batch of its own;
@@ -284,21 +293,26 @@ class Batcher:
             await self._await_end(forward_s, remaining_s)
             return
         lead_s = self._claim_s + self._tracker.fetch_s + self._tracker.decoder.mean_s * self._limits.max_rows
-        soon = remaining_s <= lead_s
-        if soon and self._pool.cut:
-            if self._waiting and self._pool_room():
+        soon, room = remaining_s <= lead_s, self._pool_room()
+        if soon and (closed := self._complete()):
+            if self._waiting and room > 0:
                 await self._claim_ahead(soon=True)
-            if len(self._on_device) == 1 and self._pool.ready():
-                self._submit("cost")
+            if len(self._on_device) == 1:
+                if self._pool.ready():
+                    self._submit(closed)
+                else:
+                    await self._until_freed(MIN_AHEAD_POLL_S)
             return
-        if soon and self.sole_worker and self._last_id:  # no other worker could make a fuller batch of these
+        if (
+            soon and room > 0 and self.sole_worker and self._last_id
+        ):  # no other worker could make a fuller batch of these
             wait_ms = math.ceil(max(MIN_AHEAD_POLL_S, remaining_s) * 1000)
             claim = await self._claim_ahead(soon=True, after_entry=(self._last_id, wait_ms))
             if claim.entries or not claim.waiting:
                 return
             self._waiting = 0  # the entries were left to another worker, so there is one: poll from now on
-        wanted = 1 if soon else max(1, self._pool_room()) if backlog else math.inf
-        if self._waiting >= wanted:
+        wanted = 1 if soon else room if backlog else math.inf
+        if room > 0 and self._waiting >= wanted:
             await self._claim_ahead(soon=soon)
         poll_s = max(MIN_AHEAD_POLL_S, run_s / AHEAD_POLLS)
         if not soon:
@@ -320,14 +334,20 @@ class Batcher:
     async def _claim_ahead(self, **how) -> Claim:
         """Claim while the device is busy; submit the batch behind the running one if it is full."""
         claim = await self._claim("ahead", hold_ms=0, **how)
-        state = self._pool.state()
-        if not self._on_device or len(self._on_device) > 1 or not self._pool.ready():
-            pass  # the device became free meanwhile: top the batch up first
-        elif state.rows >= self._limits.max_rows or state.next_too_large:
-            self._submit("full")
-        elif state.bytes >= self._limits.max_bytes:
-            self._submit("bytes")
+        closed = self._complete()
+        # If the device became free meanwhile, the batch is topped up first.
+        if closed in ("full", "bytes") and len(self._on_device) == 1 and self._pool.ready():
+            self._submit(closed)
         return claim
+
+    def _complete(self) -> CloseReason | None:
+        """Return why the rows in the pool need not wait for others; None if they may."""
+        state = self._pool.state()
+        if state.rows >= self._limits.max_rows or state.next_too_large:
+            return "full"
+        if state.bytes >= self._limits.max_bytes:
+            return "bytes"
+        return "cost" if self._pool.cut else None
 
     async def _until_freed(self, timeout_s: float | None) -> None:
         """Wait until a batch leaves the device, draining begins, or the timeout passes."""
@@ -367,34 +387,36 @@ class Batcher:
         now = time.monotonic()
         if "after_wakeup_s" not in how and "after_entry" not in how:
             self._claim_s += 0.1 * (now - started - self._claim_s)
-        self._waiting, self._last_id = claim.waiting, claim.last_id
+        self._waiting = self._left_waiting = claim.waiting
+        self._last_id = claim.last_id
         pool.next_too_large = claim.next_too_large
         pool.last_id = claim.last_id if mode != "ahead" else ""
         if claim.entries:
             isolated = claim.kind == "isolated"
             claimed_entries = self._tracker.receive(claim.entries, claim.now_ms, now, isolated=isolated)
             pool.add(claimed_entries)
-            if self.sized:
-                for decoded in {claimed.decoded for claimed in claimed_entries}:
-                    decoded.add_done_callback(self._on_decoded)
         return claim
-
-    def _on_decoded(self, decoded: Future[None]) -> None:
-        self._loop.call_soon_threadsafe(self._decoded.set)
 
     def _first_rows(self) -> int:
         """Return how many rows to claim with the device free: no more than one batch of what others could run."""
-        if self.sole_worker or self.sized:
+        if self.sole_worker:
             return self._limits.max_rows
-        return self._pool.next_rows(self._limits.max_rows, self._run_times, self._limits.max_rows)
+        most = self._limits.max_rows
+        return self._pool.next_rows(most, self._run_times, most, self._row_size)
 
     def _pool_room(self) -> int:
-        """Return how many more rows the pool takes while the device is busy. A larger pool is cut better; but rows on
-        the stream can be claimed by workers that join."""
+        """Return how many more rows the pool takes while the device is busy.
+
+        A larger pool is cut better. But rows on the stream can be claimed by workers that join or are free soon, so of
+        more than one batch a worker takes only its share.
+        """
         most = self._limits.pool_rows or (2 if self.sized else 1) * self._limits.max_rows
-        if self._row_s:
-            most = min(most, max(self._first_rows(), int(POOL_S / self._row_s)))
-        return most - self._pool.rows
+        if row_s := self._row_s or self._costs.estimate(1, self._row_size):
+            most = min(most, max(self._first_rows(), int(POOL_S / row_s)))
+        held = self._pool.rows
+        if not self.sole_worker:
+            most = min(most, max(self._first_rows(), (held + self._left_waiting) // self.workers))
+        return most - held
 
     def _submit(self, closed: CloseReason) -> None:
         """Close the batch being filled and hand it to the engine."""
@@ -407,7 +429,9 @@ class Batcher:
             closed = "full" if part.rows >= self._limits.max_rows else "cost"
         self._last_batch = batch = Batch(next(self._batch_ids), part.claimed_entries, closed, part.row_refs)
         batch.on_device_at = now
-        batch.predicted_s = self._costs.estimate(part.rows, part.size)
+        if part.row_refs:
+            self._row_size = part.size
+        batch.predicted_s = self._costs.estimate(part.rows, self._row_size)
         last = closed == "idle" and not self._arrival_likely(batch.predicted_s + self._claim_s)
         batch.run_inline = last or SHORT_FACTOR * batch.predicted_s < self._claim_s
         if self._free_since is not None and closed in ("full", "bytes"):

@@ -18,11 +18,11 @@ SLACK = 1.03
 _ALL_UP_TO = 32  # larger batches are tried in steps of a sixteenth
 
 
-def equal_rows(count: int, costs: Costs, max_rows: int) -> int:
+def equal_rows(count: int, costs: Costs, max_rows: int, size: int = 1) -> int:
     """Return how many of `count` rows of one size the next batch takes."""
     rows = _candidates(min(count, max_rows))
-    full, rest, size = count // rows, count % rows, np.ones_like(rows)
-    total = full * costs(rows, size) + np.where(rest > 0, costs(np.maximum(rest, 1), size), 0.0)
+    full, rest, sizes = count // rows, count % rows, np.full_like(rows, size)
+    total = full * costs(rows, sizes) + np.where(rest > 0, costs(np.maximum(rest, 1), sizes), 0.0)
     within = rows[total <= SLACK * total.min()]
     return int(within.min())
 
@@ -35,7 +35,10 @@ def partition(sizes: np.ndarray, costs: Costs, max_rows: int, max_tokens: float)
     fixed table of costs.) No batch has more than `max_rows` rows, or more than `max_tokens` (rows times largest size)
     unless it is of one row.
     """
-    count, rows = len(sizes), _candidates(min(len(sizes), max_rows))
+    count = len(sizes)
+    rows = _candidates(min(count, max_rows))
+    if count % max_rows not in (0, *rows):  # what full batches leave
+        rows = np.sort(np.append(rows, count % max_rows))
     ends = np.arange(count)[:, None] + rows
     largest = sizes[np.minimum(ends, count) - 1]
     allowed = (ends <= count) & ((rows * largest <= max_tokens) | (rows == 1))

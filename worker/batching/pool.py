@@ -48,7 +48,7 @@ class Pool:
         self.explores = False  # the next batch waits out its window although no other arrival is likely
         self.cut = False  # what is here was left by a batch
         self._new: list[float] = []
-        self._next_rows: dict[int, int] = {}
+        self._next_rows: dict[tuple[int, int, int], int] = {}
         self._taken = 0
 
     def __bool__(self) -> bool:
@@ -56,12 +56,16 @@ class Pool:
 
     @property
     def rows(self) -> int:
-        return sum(claimed.entry.rows for claimed in self.entries) + len(self._rows)
+        return sum(claimed.entry.rows for claimed in (*self.entries, *self._failed)) + len(self._rows)
 
     @property
     def bytes(self) -> int:
-        decoded = {id(row.claimed): row.claimed for row in self._rows}
-        return sum(claimed.entry.bytes for claimed in (*self.entries, *decoded.values()))
+        return sum(claimed.entry.bytes for claimed in self._all())
+
+    def _all(self) -> list[ClaimedEntry]:
+        """Return every entry with rows here, once."""
+        in_part = {id(row.claimed): row.claimed for row in self._rows}
+        return [*self.entries, *self._failed, *in_part.values()]
 
     def add(self, claimed_entries: list[ClaimedEntry]) -> None:
         self.entries += claimed_entries
@@ -73,23 +77,24 @@ class Pool:
         return new
 
     def state(self) -> BatchState:
-        entries = [*self.entries, *(row.claimed for row in self._rows)]
+        entries = self._all()
         oldest = min((claimed.admitted_at for claimed in entries), default=time.monotonic())
         deadline = min((claimed.deadline_at for claimed in entries), default=math.inf)
         return BatchState(self.rows, self.bytes, oldest, deadline, self.next_too_large)
 
     def ready(self) -> bool:
-        """Return whether a batch can be taken: of a sized model, whether any entry is decoded."""
+        """Return whether a batch can be taken: of a sized model, whether any entry is decoded, or will not run."""
         if not self.sized:
             return bool(self.entries)
-        undecoded = []
+        undecoded, now = [], time.monotonic()
         for claimed in self.entries:
-            if not claimed.decoded.done():
-                undecoded.append(claimed)
-            elif claimed.alive:
+            decoded = claimed.decoded.done()
+            if decoded and claimed.alive:
                 self._add_rows(claimed)
-            else:
+            elif decoded or claimed.cancelled or now >= claimed.deadline_at:
                 self._failed.append(claimed)
+            else:
+                undecoded.append(claimed)
         self.entries = undecoded
         return bool(self._rows or self._failed)
 
@@ -131,15 +136,16 @@ class Pool:
         taken, self.entries = self.entries[:count], self.entries[count:]
         return Part(taken, None, rows, 1)
 
-    def next_rows(self, waiting: int, costs: Costs, max_rows: int) -> int:
+    def next_rows(self, waiting: int, costs: Costs, max_rows: int, size: int = 1) -> int:
         """Return how many of the waiting rows of one size a batch takes. Remembered for a while: costs change
         slowly."""
         self._taken += 1
         if self._taken % REMEMBERED == 0:
             self._next_rows.clear()
-        if waiting not in self._next_rows:
-            self._next_rows[waiting] = equal_rows(waiting, costs, max_rows)
-        return min(max_rows, self._next_rows[waiting])
+        key = waiting, max_rows, size
+        if key not in self._next_rows:
+            self._next_rows[key] = equal_rows(waiting, costs, max_rows, size)
+        return self._next_rows[key]
 
     def _take_rows(self, costs: Costs, max_rows: int, max_tokens: float) -> Part:
         failed, self._failed = self._failed, []

@@ -1,7 +1,7 @@
 """Predicts the seconds of a forward from its rows and the size to which they are padded. Learned at warm-up, and from
 every forward since.
 
-Rows of one size: a running mean per power of two of rows, interpolated. Rows of several sizes: n rows padded to size L
+As long as all rows have one size: a running mean per power of two of rows, interpolated. Then n rows padded to size L
 take about
 
     a + b·n·L + c·n·L²
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-OUTLIER = 3.0  # a forward is recorded as at most this multiple of the predicted one: the process may have been paused
+OUTLIER = 3.0  # a forward that takes more than this multiple of the predicted time counts less: a paused process
 _WEIGHT = 0.2  # of the newest measurement in a running mean
 FIRST_FORWARDS = 8  # before there are so many, none is an outlier
 _KEEP = 0.97  # weight of an old forward in the fit after each new one
@@ -26,14 +26,16 @@ class CostModel:
     def __init__(self) -> None:
         self._by_rows = _RowTable()
         self._by_size = _SizeFit()
-        self._sized = False  # whether rows of another size than 1 were recorded
+        self.first_size = 0  # of the first forward, which is one of the model's example
+        self._sized = False  # whether another size was recorded since
 
     def record(self, rows: int, seconds: float, *, size: int = 1, warm_up: bool = False) -> None:
         """Add a forward of `rows` padded to `size`."""
-        self._sized = self._sized or size != 1
-        if self._sized:
+        self.first_size = self.first_size or size
+        self._sized = self._sized or size != self.first_size
+        if self._sized or size != 1:
             self._by_size.record(rows, size, seconds)
-        else:
+        if not self._sized:
             self._by_rows.record(rows, seconds, warm_up=warm_up)
 
     def estimate(self, rows: int, size: int = 1) -> float:
@@ -104,14 +106,15 @@ class _SizeFit:
         self._forwards = 0
 
     def record(self, rows: int, size: int, seconds: float) -> None:
-        features = np.array([1.0, rows * size, rows * size * size])
+        features = np.array([1.0, rows * size, rows * size * size], float)  # float: integers of any size
         self._forwards += 1
         expected = float(features @ self._coefficients)
-        if self._forwards <= FIRST_FORWARDS or not expected:
-            expected = max(seconds, 1e-6)
-        features /= expected
+        if self._forwards <= FIRST_FORWARDS:
+            expected = seconds
+        scale = max(expected, seconds / OUTLIER, 1e-6)  # the further above what is expected, the less it counts
+        features /= scale
         self._products = _KEEP * self._products + np.outer(features, features)
-        self._sums = _KEEP * self._sums + features * min(seconds / expected, OUTLIER)
+        self._sums = _KEEP * self._sums + features * (seconds / scale)
         self._coefficients = self._solve()
 
     def _solve(self) -> np.ndarray:

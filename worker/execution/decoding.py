@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from operator import index as index_of
 from typing import Any
 
 from smartbatch.shared.errors import InvalidInput, ModelFailed, SmartBatchError, TooManyRows
@@ -168,14 +169,16 @@ class Decoder:
         size = 1
         if self._sizes_work:
             try:
-                size = self._model.size(row)
-                if not (type(size) is int and 1 <= size <= MAX_SIZE):
-                    raise TypeError(f"size() returned {size!r:.60}, expected an int from 1 to {MAX_SIZE}")
+                size = index_of(self._model.size(row))  # an integer of numpy is one too
+                if not 1 <= size <= MAX_SIZE:
+                    raise ValueError(f"size() returned {size!r:.60}, expected 1 to {MAX_SIZE}")
             except BaseException as error:  # a user's model may raise anything
                 self._sizes_work, size = False, 1
                 log.error("the model's size() is wrong, so batches are cut by rows from now on: %s", describe(error))
         try:
-            return size, self._model.group(row)
+            group = self._model.group(row)
+            hash(group)  # an unhashable one would fail in the event loop
+            return size, group
         except BaseException as error:
             claimed.fail_row(index, self._error_of(error, claimed))
             return size, None

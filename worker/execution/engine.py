@@ -111,7 +111,7 @@ class Engine:
         self._costs = costs
         self._metrics = metrics
         self._max_rows = max_rows
-        self._memory_limit = MemoryBatchLimit(UNLIMITED if model.sized else max_rows)
+        self._memory_limit = MemoryBatchLimit(UNLIMITED, full=0.75) if model.sized else MemoryBatchLimit(max_rows)
         self._failures = FailureClassifier(model, self._memory_limit, metrics, error_log or ModelErrorLog())
         self._work: queue.SimpleQueue[Batch | Callable[[], None] | None] = queue.SimpleQueue()
         self._launched = LaunchedBatches()
@@ -227,7 +227,8 @@ class Engine:
             _fail(batch, "the model failed on this batch")
         self._running = None
         self._working_since = 0.0
-        self._done(batch)
+        batch.end_entries()
+        self.on_done(batch)
 
     def _run(self, batch: Batch) -> None:
         self._drop_late(batch)
@@ -242,6 +243,7 @@ class Engine:
                 self._run_rows(part)
                 if self._failures.row_too_large:
                     self._failures.restore_limit(limit)
+                    self._metrics.memory_limit.set(self.known_memory_limit)
         batch.forward_s = time.monotonic() - batch.started_at
 
     def _run_rows(self, row_refs: list[RowRef]) -> None:
@@ -252,11 +254,11 @@ class Engine:
         rows = [claimed.rows[index] for claimed, index in row_refs]
         self._working_since = time.monotonic()
         try:
-            outputs = self.forward(rows, size=self._count_size(row_refs, self._running))
+            outputs = self.forward(rows, size=self._largest(row_refs))
         except BaseException as error:  # SystemExit too: only the row that calls sys.exit() fails
             too_large = self._failures.classify(row_refs, error, self._running)
         else:
-            self._store_outputs(row_refs, outputs)
+            self._store_outputs(self._running, row_refs, outputs)
             return
         # Only here is the error released, and with its traceback the device memory that the failed forward held.
         if too_large:
@@ -293,25 +295,22 @@ class Engine:
                 outputs = self._separate(launched.outputs, len(row_refs))
                 batch.started_at = self._launched.started_at(launched)
                 batch.forward_s = time.monotonic() - batch.started_at
-                batch.rows_run = len(row_refs)
-                self._costs.record(len(row_refs), batch.forward_s, size=self._count_size(row_refs, batch))
+                batch.rows_run = rows = len(row_refs)
+                self._costs.record(rows, batch.forward_s, size=self._largest(row_refs))
                 self._metrics.forward(batch.forward_s)
-                self._store_outputs(row_refs, outputs)
+                self._store_outputs(batch, row_refs, outputs)
             except BaseException as error:
                 log.info("a batch failed and runs again exclusively: %s", type(error).__name__)
                 launched.outputs = None  # frees device memory
                 self.call(functools.partial(self._run_exclusively, batch))
                 self._launched.completed()
                 continue
+            batch.end_entries()  # before the device thread can run, and end, another part of these entries
             self._launched.completed()
-            self._done(batch)
+            self.on_done(batch)
             del launched, outputs  # frees memory: the next batch may come much later
 
     # --- both threads
-
-    def _done(self, batch: Batch) -> None:
-        batch.end_entries()
-        self.on_done(batch)
 
     def _fitting(self, row_refs: Sequence[RowRef]) -> int:
         """Return how many of the first rows fit the device's memory, at least one."""
@@ -324,16 +323,6 @@ class Engine:
                 break
             rows += 1
         return max(1, rows)
-
-    def _count_size(self, row_refs: Sequence[RowRef], batch: Batch | None) -> int:
-        """Add the sizes of rows that run together to their batch's. Returns the size of the largest."""
-        if not self._model.sized:
-            return 1
-        padded = padded_size(row_refs)
-        if batch is not None:
-            batch.real_size += sum(claimed.size(index) for claimed, index in row_refs)
-            batch.padded_size += padded
-        return padded // len(row_refs)
 
     def _drop_late(self, batch: Batch) -> None:
         """Wait until every entry is decoded, or its deadline has passed: then it gets DeadlineExceeded."""
@@ -371,9 +360,17 @@ class Engine:
             raise RuntimeError(f"the model returned {len(separated)} outputs for {rows} rows")
         return separated
 
-    def _store_outputs(self, row_refs: list[RowRef], outputs: Sequence[Any]) -> None:
+    def _largest(self, row_refs: Sequence[RowRef]) -> int:
+        """Return the size to which these rows are padded."""
+        return padded_size(row_refs) // len(row_refs) if self._model.sized else 1
+
+    def _store_outputs(self, batch: Batch | None, row_refs: list[RowRef], outputs: Sequence[Any]) -> None:
+        """Store the outputs of rows that ran together in their entries, and their sizes in the batch."""
         for (claimed, index), output in zip(row_refs, outputs, strict=True):
             claimed.outputs[index] = output
+        if self._model.sized and batch is not None:
+            batch.real_size += sum(claimed.size(index) for claimed, index in row_refs)
+            batch.padded_size += padded_size(row_refs)
         if self._memory_limit.exceeded and self._memory_limit.fitted(padded_size(row_refs)):
             self._metrics.memory_limit.set(self.known_memory_limit)
             log.info("probing batches of up to %d %s again", self.memory_limit, self._failures.unit)

@@ -66,8 +66,7 @@ class FailureClassifier:
         """Undo a change that a single row caused: the limit is on the number of rows, not on their size."""
         if self._memory_limit.rows < rows:
             self._memory_limit.restore(rows)
-            self._metrics.memory_limit.set(rows)
-            log.info("a single row was too large: batches of up to %d %s again", rows, self.unit)
+            log.info("a single row was too large: the limit of %s is what it was", self.unit)
 
     def row_error(self, error: BaseException, claimed: ClaimedEntry, batch: Batch | None) -> SmartBatchError:
         """Return the error for the client; log it if the model is at fault."""

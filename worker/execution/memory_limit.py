@@ -12,10 +12,14 @@ MAX_PROBE_AFTER_BATCHES = 64 * PROBE_AFTER_BATCHES  # hours at the usual rates; 
 
 
 class MemoryBatchLimit:
-    """Changed by the device's two threads, never by both at once. Any thread may read `rows`."""
+    """Changed by the device's two threads, never by both at once. Any thread may read `rows`.
 
-    def __init__(self, max_rows: int) -> None:
+    `full`: share of the limit from which a batch counts as one at the limit. Rows of several sizes seldom add up to it.
+    """
+
+    def __init__(self, max_rows: int, *, full: float = 1.0) -> None:
         self._max_rows = max_rows
+        self._full = full
         self.rows = max_rows
         self.exceeded = False  # whether any batch did not fit; until then `fitted` need not be called
         self._full_batches = 0  # at the present limit
@@ -37,7 +41,7 @@ class MemoryBatchLimit:
         if rows > self._proven > 0:
             self._proven = 0
             self._probe_after = PROBE_AFTER_BATCHES
-        if self.rows >= self._max_rows or rows < self.rows:
+        if self.rows >= self._max_rows or rows < self._full * self.rows:
             return False
         self._full_batches += 1
         if self._full_batches < self._probe_after:

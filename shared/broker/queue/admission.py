@@ -43,22 +43,46 @@ class Capacity(msgspec.Struct, frozen=True):
     rows_per_s: float = 0.0
     batch_s: float = 0.0  # duration of a full batch on the fastest worker
     gateways: int = 1  # that share the capacity
+    row_weight: float = 1.0  # cost of each row, in usual rows
+    byte_weight: float = 0.0  # cost of each byte of payload, in usual rows, where rows have sizes
 
     @staticmethod
-    def of(rates: Iterable[float], batches_s: Iterable[float], gateways: int = 1) -> Capacity:
-        """Combine the workers' rows per second and seconds per full batch, which are 0 before a first batch."""
-        return Capacity(SAFETY_FACTOR * sum(rates), min(filter(None, batches_s), default=0.0), max(1, gateways))
+    def of(
+        rates: Iterable[float],
+        batches_s: Iterable[float],
+        gateways: int = 1,
+        bytes_shares: Iterable[tuple[float, float]] = (),
+    ) -> Capacity:
+        """Combine the workers' rows per second and seconds per full batch, which are 0 before a first batch.
+
+        `bytes_shares`: the bytes of a usual row, and the share of its cost that is proportional to bytes.
+        """
+        shares = [(row_bytes, share) for row_bytes, share in bytes_shares if row_bytes > 0]
+        share = sum(share for _, share in shares) / len(shares) if shares else 0.0
+        row_bytes = sum(row_bytes for row_bytes, _ in shares) / len(shares) if shares else 1.0
+        return Capacity(
+            SAFETY_FACTOR * sum(rates),
+            min(filter(None, batches_s), default=0.0),
+            max(1, gateways),
+            1.0 - share,
+            share / row_bytes,
+        )
+
+    def cost(self, rows: int, size_bytes: int) -> float:
+        """Return what so many rows of so many bytes in all cost, in usual rows."""
+        return rows * self.row_weight + size_bytes * self.byte_weight
 
 
 UNKNOWN = Capacity()
 
 
 class AdmitResult(msgspec.Struct, frozen=True):
-    """The result of one `admit`. `inflight_rows` counts the rows that wait or run."""
+    """The result of one `admit`. `inflight_rows` and `inflight_bytes` are of what waits or runs."""
 
     waiting: int
     inflight_rows: int
     statuses: list[AdmitStatus]
+    inflight_bytes: int = 0
 
 
 class NewEntry(msgspec.Struct):
@@ -124,18 +148,20 @@ class Admission:
             ids.append(request.id)
             each += (f"{size}|{rows}", f"{timeout_ms}|{request.kind}|{request.trace}", payload)
         args: list[Argument] = [GROUP, *self._limits, int(force)]
-        args += (capacity.rows_per_s / 1000, capacity.batch_s * 1000, self._gateway_id)
-        args += (len(ids), all_bytes, all_rows, min_timeout_ms, *ids, *each)
+        args += (capacity.rows_per_s / 1000, capacity.batch_s * 1000, capacity.row_weight, capacity.byte_weight)
+        args += (self._gateway_id, len(ids), all_bytes, all_rows, min_timeout_ms, *ids, *each)
         script_keys = [keys.requests, keys.inflight, keys.fill_lock, keys.wakeup]
         sets = [
             ("SET", keys.body(request.id), request.payload, "PX", request.timeout_ms + self._body_ttl_ms)
             for request in bodies
         ]
-        waiting, inflight_rows, *codes = await ADMIT.call(self._connection, script_keys, args, before=sets)
+        waiting, inflight_rows, inflight_bytes, *codes = await ADMIT.call(
+            self._connection, script_keys, args, before=sets
+        )
         statuses = [_STATUSES[code] for code in codes]
         if bodies:
             await self._unlink_rejected(bodies, zip(ids, statuses, strict=True))
-        return AdmitResult(waiting, inflight_rows, statuses)
+        return AdmitResult(waiting, inflight_rows, statuses, inflight_bytes)
 
     async def _unlink_rejected(
         self, bodies: Sequence[NewEntry], statuses: Iterable[tuple[Argument, AdmitStatus]]

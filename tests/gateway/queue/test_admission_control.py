@@ -195,6 +195,21 @@ def test_while_the_wait_falls_a_rejection_says_when_timeouts_are_accepted_again(
     )
 
 
+def test_long_texts_make_a_longer_queue_than_short_ones(clock: Clock) -> None:
+    capacity = Capacity.of([50 / 0.9], [0.2], bytes_shares=[(100.0, 0.8)])
+    admission_control = AdmissionControl(100, lambda: capacity, clock)
+    status = AdmitStatus.DEADLINE_UNATTAINABLE
+    late = NewEntry("r", 2000, 1, "text", b"x" * 1000)
+    admission_control.update(AdmitResult(9, 10, [status], 20_000), [(late, status)])  # 10 * 0.2 + 20,000 * 0.008 rows
+    assert str(admission_control.rejection(status, 2000, 1, 1000)) == (
+        "162 rows of the usual size ahead and 8.2 of this request at 50 rows/s: 3.4 s, plus 0.2 s for its own batch = "
+        "3.6 s; the timeout is 2 s"
+    )
+    assert is_rejected(admission_control, 2000)
+    admission_control.update(AdmitResult(9, 10, [AdmitStatus.ADMITTED], 1000), [])
+    assert not is_rejected(admission_control, 2000)
+
+
 def test_requests_rejected_together_retry_one_after_the_other(
     admission_control: AdmissionControl, clock: Clock
 ) -> None:

@@ -26,7 +26,7 @@ async def test_bytes_inflight_count_whoever_admitted_them(client: Client) -> Non
 async def test_as_much_of_a_too_large_flush_is_admitted_as_fits(client: Client) -> None:
     flush = [request(number) for number in range(4)]
     result = await admission(client, max_bytes=300).admit(flush)
-    assert result == AdmitResult(3, 3, [ADMITTED, ADMITTED, ADMITTED, FULL])
+    assert result == AdmitResult(3, 3, [ADMITTED, ADMITTED, ADMITTED, FULL], 300)
 
 
 async def test_entries_may_fill_the_queue_exactly(client: Client) -> None:
@@ -40,6 +40,18 @@ async def test_a_request_that_can_just_be_in_time_is_admitted(client: Client) ->
     result = await admission(client).admit([request(1, rows=39), request(2)], capacity=ten_a_second)
     assert result.statuses == [ADMITTED, ADMITTED]
     assert (await admission(client).admit([request(3)], capacity=ten_a_second)).statuses == [DEADLINE_UNATTAINABLE]
+
+
+async def test_where_rows_have_sizes_bytes_count_as_rows(client: Client) -> None:
+    """Each has 100 bytes and a timeout of 5 s, and a usual row has 10 bytes: ten usual rows each."""
+    ten_a_second = Capacity.of([10 / 0.9], [1.0], bytes_shares=[(10.0, 1.0)])
+    assert (ten_a_second.row_weight, ten_a_second.byte_weight) == (0.0, 0.1)
+    four = [request(number) for number in range(4)]
+    result = await admission(client).admit(four, capacity=ten_a_second)
+    assert (result.statuses, result.inflight_bytes) == ([ADMITTED] * 4, 400)
+    assert (await admission(client).admit([request(4)], capacity=ten_a_second)).statuses == [DEADLINE_UNATTAINABLE]
+    half = Capacity.of([10 / 0.9], [1.0], bytes_shares=[(10.0, 0.5), (0.0, 0.0)])  # 5.5 usual rows each
+    assert (await admission(client).admit([request(4)], capacity=half)).statuses == [ADMITTED]
 
 
 async def test_an_unattainable_deadline_behind_one_waiting_entry_is_rejected(client: Client) -> None:

@@ -38,7 +38,7 @@ async def claim(client: Client, worker_id: str = "w1", mode: Mode = "idle", **ho
 
 
 async def test_an_admitted_request_is_on_the_stream_and_inflight(client: Client) -> None:
-    assert await admission(client).admit([request(1)]) == AdmitResult(1, 1, [ADMITTED])
+    assert await admission(client).admit([request(1)]) == AdmitResult(1, 1, [ADMITTED], 100)
     [(entry_id, fields)] = await client.xrange(KEYS.requests)
     assert list(fields) == [b"id", b"header", b"payload"]
     assert re.fullmatch(rb"gw\|\d{13}\|100\|1\|5000\|raw\|", fields[b"header"])
@@ -50,20 +50,20 @@ async def test_an_admitted_request_is_on_the_stream_and_inflight(client: Client)
 
 async def test_admitting_again_under_the_same_id_changes_nothing(client: Client) -> None:
     for _ in range(3):
-        assert await admission(client).admit([request(1), request(2)]) == AdmitResult(2, 2, [ADMITTED, ADMITTED])
+        assert await admission(client).admit([request(1), request(2)]) == AdmitResult(2, 2, [ADMITTED, ADMITTED], 200)
     assert await client.xlen(KEYS.requests) == 2
 
 
 async def test_entries_over_the_limit_are_rejected_individually(client: Client) -> None:
     result = await admission(client, max_entries=2).admit([request(n) for n in range(4)])
-    assert result == AdmitResult(2, 2, [ADMITTED, ADMITTED, FULL, FULL])
+    assert result == AdmitResult(2, 2, [ADMITTED, ADMITTED, FULL, FULL], 200)
 
 
 async def test_a_flush_with_known_requests_and_too_little_room_is_decided_individually(client: Client) -> None:
     await admission(client).admit([request(1), request(2, rows=3)])
     flush = [request(3, rows=2), request(1), request(4), request(2, rows=3), request(5)]
     result = await admission(client, max_entries=4).admit(flush)
-    assert result == AdmitResult(4, 7, [ADMITTED, ADMITTED, ADMITTED, ADMITTED, FULL])
+    assert result == AdmitResult(4, 7, [ADMITTED, ADMITTED, ADMITTED, ADMITTED, FULL], 400)
     sums = await client.hmget(KEYS.inflight, ["#bytes", "#extra_rows"])
     assert sums == [b"400", b"3"]
     assert [fields[b"id"] for _, fields in await client.xrange(KEYS.requests)] == [b"r1", b"r2", b"r3", b"r4"]
@@ -80,7 +80,7 @@ async def test_an_unattainable_deadline_is_rejected_by_all_rows_ahead(client: Cl
     extra_rows = [request(1, rows=30), request(2, rows=14), request(3), request(4)]  # each has 5 s
     result = await admission(client).admit(extra_rows, capacity=ten_a_second)
     # 30 rows with nothing waiting; 44 would take 4.4 s and a batch; 45 take 4.5 s and a batch, 46 are too many.
-    assert result == AdmitResult(3, 45, [ADMITTED, ADMITTED, ADMITTED, DEADLINE_UNATTAINABLE])
+    assert result == AdmitResult(3, 45, [ADMITTED, ADMITTED, ADMITTED, DEADLINE_UNATTAINABLE], 300)
     await claim(client, room_rows=1)
     assert (await admission(client).admit([request(5)], capacity=ten_a_second)).statuses == [
         DEADLINE_UNATTAINABLE

@@ -53,7 +53,7 @@ def made(around: Around, forward_s: float) -> Batcher:
     batcher = Batcher(
         any_, any_, any_, Limits(32, 1 << 30, 0.01), times, ThroughputEstimator(times, 32), FailureDetector(), "w"
     )
-    batcher.sole_worker = True
+    batcher.workers = 1
     return batcher
 
 
@@ -72,19 +72,17 @@ def test_nothing_is_claimed_behind_a_very_short_batch(forward_s: float, run_inli
 
 
 @pytest.mark.parametrize(
-    ("forward_s", "sole_worker", "claims"),
+    ("forward_s", "workers", "claims"),
     [
-        (0.100, True, 1),
-        (0.100, False, 0),  # another worker may be free by then, and take it at once
-        (0.0005, True, 0),
+        (0.100, 1, 1),
+        (0.100, 2, 0),  # another worker may be free by then, and take it at once
+        (0.0005, 1, 0),
     ],
 )
-async def test_the_next_claim_leaves_just_before_a_lone_batch_ends(
-    forward_s: float, sole_worker: bool, claims: int
-) -> None:
+async def test_the_next_claim_leaves_just_before_a_lone_batch_ends(forward_s: float, workers: int, claims: int) -> None:
     around = Around()
     batcher = made(around, forward_s)
-    batcher.sole_worker = sole_worker
+    batcher.workers = workers
     for number in range(50):  # always a lone client
         batcher._arrivals.observe([float(number)], learn=True)
         batcher._arrivals.batch_answered(1, number + 0.005, last=True)
