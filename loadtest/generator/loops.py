@@ -54,8 +54,10 @@ class Recorder(Protocol):
 
 
 class LoadLoop(ABC):
-    """Sends requests to 127.0.0.1, at random or, if `seed` is None, in turn. All work is done inside `run`, which may be
-    called repeatedly."""
+    """Sends requests to 127.0.0.1, chosen at random or, if `seed` is None, in turn.
+
+    All work is done inside `run`, which may be called repeatedly.
+    """
 
     def __init__(self, port: int, requests: Sequence[bytes], recorder: Recorder, seed: int | None = SEED) -> None:
         self.recorder = recorder

@@ -2,9 +2,9 @@
 
     python -m loadtest.servers.bare_texts COUNT ORDER,ORDER   → {"ORDER": {"texts_per_s": …, "p50_ms": …}, …}
 
-ORDER is `sorted` (all texts by length, in batches of 32), `arrival` (as they come, in batches of 32) or `single` (as they
-come, one by one). `p50_ms` is the median time of a forward. The texts are tokens before the clock starts. The result also
-has `longest_ms`, the median time of the longest text alone, and `tokens`, the tokens of each text.
+ORDER is `sorted` (all texts by length, in batches of 32), `arrival` (as they come, in batches of 32) or `single` (as
+they come, one by one). `p50_ms` is the median time of a forward. The texts are tokens before the clock starts. The
+result also has `longest_ms`, the median time of the longest text alone, and `tokens`, the tokens of each text.
 """
 
 from __future__ import annotations

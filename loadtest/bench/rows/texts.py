@@ -1,5 +1,7 @@
-"""T: texts of many lengths through the embedding example on one CPU thread, compared with bare loops of its forward and,
-where it is installed, with infinity-emb."""
+"""T: texts of many lengths through the embedding example on one CPU thread.
+
+Compared with bare loops of its forward and, where it is installed, with infinity-emb.
+"""
 
 from __future__ import annotations
 
@@ -90,12 +92,12 @@ def row(run: Run) -> Outcome:
         capacity = median([each[str(MEASURED)]["texts_per_s"] for each in rounds])
         run.log(f"T, open loop at {OPEN_SHARE:.0%} of the capacity")
         steady = _open_loop(system, requests, OPEN_SHARE * capacity, run.seconds(60))
-        details["steady"] = _latencies(steady, tokens)
+        details["steady"] = latencies(steady, tokens)
         run.log(f"T, open loop at {OVERLOAD} times the capacity")
         in_time = [_predict_request(system.port, text, TIMEOUT_S) for text in docstrings()[:count]]
         seconds = run.seconds(20)
         overload = _open_loop(system, in_time, OVERLOAD * capacity, RAMP_S + seconds)
-        details["overload"] = _overload(overload, tokens, seconds)
+        details["overload"] = overloaded(overload, tokens, seconds)
     if infinity.installed():
         details["infinity"] = _infinity(run, count)
     return Outcome(_figures(details, capacity), {"capacity": capacity, **details})
@@ -161,19 +163,21 @@ def _embeddings_request(port: int, text: str) -> bytes:
 
 
 def _closed_loop(system: System, requests: list[bytes], connections: int, count: int) -> dict[str, Any]:
-    """Measure `count` answers, from when each connection has had one. The texts are sent in turn, so these are answers to
-    nearly the same texts each time, and as many of them wait at the end as at the beginning."""
+    """Measure `count` answers, after as many as there are connections.
+
+    The texts are sent in turn, so the answers are to nearly the same texts each time.
+    """
     answers = Answers()
     loop = ClosedLoop(system.port, requests, answers, connections, seed=None)
     _run(loop, answers, connections + count)
     counted = answers[connections : connections + count]
-    latencies = sorted(answer.latency_ms for answer in counted if answer.status == 200)
+    in_ms = sorted(answer.latency_ms for answer in counted if answer.status == 200)
     seconds = counted[-1].end - answers[connections - 1].end
     return {
-        "texts_per_s": round(len(latencies) / seconds, 2),
-        "errors": len(counted) - len(latencies),
-        "p50_ms": round(percentile(latencies, 0.5), 2),
-        "p99_ms": round(percentile(latencies, 0.99), 2),
+        "texts_per_s": round(len(in_ms) / seconds, 2),
+        "errors": len(counted) - len(in_ms),
+        "p50_ms": round(percentile(in_ms, 0.5), 2),
+        "p99_ms": round(percentile(in_ms, 0.99), 2),
     }
 
 
@@ -197,7 +201,7 @@ def _open_loop(system: System, requests: list[bytes], rate: float, seconds: floa
     return answers
 
 
-def _latencies(answers: Answers, tokens: list[int]) -> dict[str, Any]:
+def latencies(answers: Answers, tokens: list[int]) -> dict[str, Any]:
     """Return the latencies of short and long texts; requests without an answer in time count as infinite."""
     by_length: dict[str, list[float]] = {"short_ms": [], "long_ms": []}
     for answer in answers:
@@ -209,7 +213,7 @@ def _latencies(answers: Answers, tokens: list[int]) -> dict[str, Any]:
     }
 
 
-def _overload(answers: Answers, tokens: list[int], seconds: float) -> dict[str, Any]:
+def overloaded(answers: Answers, tokens: list[int], seconds: float) -> dict[str, Any]:
     counted = [answer for answer in answers if answer.start >= RAMP_S]
     good = [answer for answer in counted if answer.status == 200 and answer.latency_ms <= TIMEOUT_S * 1000]
     statuses = sorted({answer.status for answer in counted})
