@@ -122,9 +122,9 @@ def test_a_quick_runs_result_is_complete_and_adds_up(tmp_path: Path) -> None:
             assert set(measured["cpu_s_per_1000"]) == roles
             assert measured["cpu_s_per_1000_total"] == pytest.approx(sum(measured["cpu_s_per_1000"].values()), abs=1e-3)
     details = result["rows"]["overload"]["details"]
-    for overloaded in (device[times] for device in (details, details["slower"]) for times in ("2", "5")):
-        assert sum(overloaded["statuses"].values()) == overloaded["offered"] > 1000
-        assert all(sum(step.values()) - step["at_s"] > 0 for step in overloaded["over_time"])
+    for load in (device[times] for device in (details, details["slower"]) for times in ("2", "5")):
+        assert sum(load["statuses"].values()) == load["offered"] > 1000
+        assert all(sum(step.values()) - step["at_s"] > 0 for step in load["over_time"])
     rejection = details["rejection"]
     assert rejection["errors"] > 0.8 * rejection["requests"] > 1000
     assert 0 < rejection["cpu_s_per_1000"]["gateway"] < 1

@@ -16,7 +16,7 @@ from loadtest.generator.connection import Connection, request_bytes
 from loadtest.generator.loops import ClosedLoop, LoadLoop, OpenLoop, poisson
 from loadtest.generator.trace import LAST_RESPONSES_S, percentile
 from loadtest.servers import infinity
-from loadtest.system import ROOT, System, smartbatch
+from loadtest.system import ROOT, System, reference_server, smartbatch
 from loadtest.workload.texts import docstrings
 
 MODEL = "examples/text_embedding.py:TextEmbedding"
@@ -61,15 +61,6 @@ class Answers(list[Answer]):
 
     def failed(self, error: str) -> None:
         pass
-
-
-class Infinity(System):
-    """infinity-emb's server."""
-
-    ready_path = "/health"
-
-    def __init__(self, port: int) -> None:
-        super().__init__(["-m", "loadtest.servers.infinity", str(port)], port)
 
 
 def row(run: Run) -> Outcome:
@@ -138,10 +129,10 @@ def _bare(count: int, orders: str) -> dict[str, Any]:
 
 
 def _infinity(run: Run, count: int) -> dict[str, Any]:
-    from smartbatch.deploy.ports import free_port
-
     measured = {}
-    with Infinity(free_port()) as system:
+    server = reference_server("infinity")
+    server.ready_path = "/health"
+    with server as system:
         requests = [_embeddings_request(system.port, text) for text in docstrings()[:count]]
         _closed_loop(system, requests, MEASURED, WARM)
         for connections in SHARES:
