@@ -79,7 +79,16 @@ def _distributions(last: WindowStats) -> RenderableType:
     both = Table.grid(padding=(0, 4))
     rows = {f"up to {bound}" if bound != "inf" else "more": count for bound, count in last.rows_at_most.items()}
     both.add_row(_shares("rows per batch", rows), _shares("close reason", last.closed))
-    return both
+    return Group(both, sizes(last)) if last.padding_ratio else both
+
+
+def sizes(last: WindowStats) -> Text:
+    """Render what padding cost, of a model whose rows have sizes, and how well the forwards were predicted."""
+    return Text.assemble(
+        *_field("padded size", f"{last.padding_ratio:.2f} × the real one"),
+        *_field("forwards", f"{last.forward_s:.3g} s"),
+        *_field("predicted", f"{last.predicted_s:.3g} s"),
+    )
 
 
 def _shares(title: str, counts: Mapping[str, int]) -> RenderableType:

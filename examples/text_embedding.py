@@ -41,6 +41,9 @@ class TextEmbedding:
             raise InvalidInput(f"expected text, got {payload.kind}")
         return [self._tokens(text) for text in payload.content]
 
+    # No `size`: by default that of a row is the length of its first dimension, here its tokens. Rows of about the same
+    # size share a batch.
+
     def _tokens(self, text):
         return torch.tensor(self.tokenizer.encode(text).ids)  # (length,) int64
 

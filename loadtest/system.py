@@ -27,6 +27,8 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # ignore
 class System:
     """All processes of one server. A context manager: entering waits until the server is ready, leaving stops it."""
 
+    ready_path = "/readyz"
+
     def __init__(self, command: list[str], port: int, workers: int = 0, **settings: object) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.port = port
@@ -109,7 +111,7 @@ class System:
             if self._popen.poll() is not None:
                 raise RuntimeError(f"the server ended while starting:\n{self._output()}")
             try:
-                ready = json.loads(self.get("/readyz"))["ready_workers"]
+                ready = json.loads(self.get(self.ready_path)).get("ready_workers", {})
                 if sum(ready.values()) >= self._workers:
                     return
             except OSError:  # not listening yet, or 503: not ready

@@ -40,6 +40,8 @@ class WindowStats(msgspec.Struct):
     """One model's last `window_s` seconds, which are fewer than WINDOW_S after the start.
 
     `parts_ms`: mean time of each part of an answered request. `rows_at_most`: batches by rows, as upper bounds.
+    `padding_ratio`: padded by real size of the rows that ran; None if none did, or if rows of the model have no sizes.
+    `forward_s`, `predicted_s`: seconds of the forwards, and as they had been predicted.
     """
 
     window_s: float
@@ -48,6 +50,9 @@ class WindowStats(msgspec.Struct):
     rows_at_most: dict[str, int]
     closed: dict[str, int]
     workers: dict[str, WorkerWindowStats]
+    padding_ratio: float | None = None
+    forward_s: float = 0.0
+    predicted_s: float = 0.0
 
 
 class _Sample(msgspec.Struct):
@@ -75,6 +80,7 @@ class StatsWindow:
         each = {process: self._since_oldest(process) for process in samples[-1].counts}
         together = sum_counts(each.values())
         answered = together.value("total", "answered")
+        real, padded = together.value("size", "real"), together.value("size", "padded")
         return WindowStats(
             window_s=round(window_s, 1),
             answered=int(answered),
@@ -84,6 +90,9 @@ class StatsWindow:
             rows_at_most=together.ints("batch_rows"),
             closed=together.ints("closed"),
             workers={worker_id: _worker(each[worker_id], window_s) for worker_id in snapshot.workers},
+            padding_ratio=round(padded / real, 3) if real else None,
+            forward_s=round(together.value("seconds", "busy"), 3),
+            predicted_s=round(together.value("seconds", "predicted"), 3),
         )
 
     def _since_oldest(self, process: str) -> Counts:

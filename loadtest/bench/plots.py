@@ -24,7 +24,7 @@ MAX_GOODNESS = 3.0  # times better than the goal; larger values are drawn as thi
 
 def draw(document: dict[str, Any], folder: Path) -> list[Path]:
     """Draw the goals and every row of the result that has a plot. Return the files."""
-    rows = {"S": _latency, "overload": _overload, "few": _few, "growth": _growth}
+    rows = {"S": _latency, "T": _texts, "overload": _overload, "few": _few, "growth": _growth}
     names = {"S": "latency-S.png"}
     paths = [_goals(document, folder / "goals.png")] if _judged(document) else []
     for name, draw_row in rows.items():
@@ -78,6 +78,35 @@ def _latency(details: dict[str, Any], path: Path) -> Path:
     axes.set_title("S: 4 ms and 0.2 ms a row; a line for each round", fontsize=10)
     axes.grid(alpha=0.3, which="both")
     axes.legend()
+    return _save(figure, path)
+
+
+def _texts(details: dict[str, Any], path: Path) -> Path:
+    figure, (rates, latencies) = plt.subplots(1, 2, figsize=(10, 4))
+    rounds = details["rounds"]
+    bars = {
+        "bare loop, sorted": ([each["sorted"] for each in rounds], PLAIN),
+        "bare loop, one by one": ([each["single"] for each in rounds], PLAIN),
+        "bare loop, order of arrival": ([details["arrival"]], PLAIN),
+    }
+    for connections in ("32", "64", "128"):
+        bars[f"{connections} connections"] = ([each[connections] for each in rounds], MET)
+        if connections in details.get("infinity", {}):
+            bars[f"infinity-emb, {connections}"] = ([details["infinity"][connections]], KINDS["other"])
+    for at, (measured, color) in enumerate(bars.values()):
+        values = [each["texts_per_s"] for each in measured]
+        rates.barh(at, sum(values) / len(values), color=color, height=0.62)
+        rates.plot(values, [at] * len(values), "|", color="black")
+    rates.set_yticks(range(len(bars)), list(bars), fontsize=8)
+    rates.invert_yaxis()
+    rates.set_xlabel("texts/s, and each round")
+    for name, color in (("short_ms", MET), ("long_ms", MISSED)):
+        measured_ms = details["steady"][name]
+        latencies.plot(list(measured_ms), list(measured_ms.values()), marker=".", color=color, label=name[:-3])
+    latencies.set_ylabel("ms")
+    latencies.set_ylim(bottom=0)
+    latencies.set_title("open loop at 80 % of capacity: texts of up to 32 tokens, and of more", fontsize=9)
+    latencies.legend()
     return _save(figure, path)
 
 

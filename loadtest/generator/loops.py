@@ -54,13 +54,17 @@ class Recorder(Protocol):
 
 
 class LoadLoop(ABC):
-    """Sends requests to 127.0.0.1. All work is done inside `run`, which may be called repeatedly."""
+    """Sends requests to 127.0.0.1, chosen at random or, if `seed` is None, in turn.
 
-    def __init__(self, port: int, requests: Sequence[bytes], recorder: Recorder, seed: int = SEED) -> None:
+    All work is done inside `run`, which may be called repeatedly.
+    """
+
+    def __init__(self, port: int, requests: Sequence[bytes], recorder: Recorder, seed: int | None = SEED) -> None:
         self.recorder = recorder
         self._address = ("127.0.0.1", port)
         self._requests = requests
-        self._choice = itertools.cycle(random.Random(seed).choices(range(len(requests)), k=4096))
+        numbers = range(len(requests))
+        self._choice = itertools.cycle(numbers if seed is None else random.Random(seed).choices(numbers, k=4096))
         self._open: dict[int, Connection] = {}  # by file descriptor
         self._lost_sockets: list[socket.socket] = []
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
@@ -217,7 +221,9 @@ class LoadLoop(ABC):
 class ClosedLoop(LoadLoop):
     """Each user has a connection and sends again once it has its response."""
 
-    def __init__(self, port: int, requests: Sequence[bytes], recorder: Recorder, users: int, seed: int = SEED) -> None:
+    def __init__(
+        self, port: int, requests: Sequence[bytes], recorder: Recorder, users: int, seed: int | None = SEED
+    ) -> None:
         super().__init__(port, requests, recorder, seed)
         for _ in range(users):
             self._connect()

@@ -283,6 +283,21 @@ def test_page_opens_with_the_history_of_before(simulated: Stack, watch: Callable
     expect(answered.filter(has_text=re.compile(r"^[234](\.|$)"))).not_to_have_count(0)
 
 
+def test_padding_and_predicted_seconds_are_shown_of_a_model_whose_rows_have_sizes(
+    stack: Callable[..., Stack], watch: Callable[..., Watched]
+) -> None:
+    system = stack(MODEL_PATH="tests/system/texts_model.py:Texts").up()
+    page = watch(system.url).page
+    is_live(page)
+    sizes = page.locator("#sizes")
+    expect(sizes).to_be_hidden()
+    assert system.predict(b"a text").status_code == 200
+    expect(sizes).to_have_text(
+        re.compile(r"^Padded size 1 × the real one; forwards took [\d.]+ s, predicted [\d.]+ s\.$"), timeout=WAIT_MS
+    )
+    expect(sizes).to_be_hidden(timeout=2 * WAIT_MS)  # none of the last seconds
+
+
 def test_banner_names_the_reason_of_rejections_and_a_missing_worker(
     stack: Callable[..., Stack], watch: Callable[..., Watched]
 ) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from smartbatch.deploy.top_frame import sizes
+from smartbatch.gateway.monitoring.window_stats import WindowStats
 from tests.brokers import Broker, eventually
 from tests.deploy.test_cli import ROOT, Ended
 from tests.system.conftest import stack  # noqa: F401
@@ -51,6 +53,11 @@ async def test_top_follows_a_load(stack: Callable[..., Stack], broker: Broker) -
     shown = "\n".join(Ended("top", "--once", REDIS_URL=broker.url).out)
     for text in ("answered ", "waiting 0   running 0", "rows per batch", *model["stats"]["workers"]):
         assert text in shown
+
+
+def test_padding_and_predicted_seconds_are_shown() -> None:
+    last = WindowStats(10.0, 0, {}, {}, {}, {}, padding_ratio=1.125, forward_s=8.0, predicted_s=7.5)
+    assert sizes(last).plain.split("   ") == ["padded size 1.12 × the real one", "forwards 8 s", "predicted 7.5 s", ""]
 
 
 def test_top_reports_a_missing_model_and_ends_without_a_broker(broker: Broker) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 
 from loadtest.bench.figures import Figure, Outcome, document, table
 from loadtest.bench.one_queue import mean_batch
+from loadtest.bench.rows.texts import RAMP_S, SHORT, Answers, latencies, overloaded
+from loadtest.generator.connection import Connection
 from loadtest.servers.naive import digest
 from smartbatch.worker.models.simulated import expected
 
@@ -53,6 +56,40 @@ def test_a_missing_latency_is_null_in_the_document_and_a_failed_row_is_in_the_ta
     assert "failed: RuntimeError: no" in table(outcomes, {"R": "RuntimeError: no"})
 
 
+def test_texts_are_sent_in_turn_and_counted_by_their_length() -> None:
+    connection = Connection(socket.socket())
+    answers = Answers()
+    with connection.socket:
+        for text, status, took_s in ((0, 200, 0.5), (1, 200, 3.0), (1, 503, 0.1), (0, 200, 1.0)):
+            connection.body, connection.status = text, status
+            answers.ended(connection, RAMP_S, RAMP_S + took_s)
+        connection.status = 200
+        answers.ended(connection, 0.0, 0.1)  # while the load begins: not counted under overload
+    tokens = [SHORT, SHORT + 1]
+    assert overloaded(answers, tokens, 2.0) == {
+        **{"offered_per_s": 2.0, "in_time_per_s": 1.0, "tokens_per_s": 32.0, "statuses": {"200": 3, "503": 1}}
+    }
+    assert latencies(answers, tokens) == {
+        "short_ms": {"p50": 500.0, "p90": 1000.0, "p99": 1000.0},
+        "long_ms": {"p50": float("inf"), "p90": float("inf"), "p99": float("inf")},
+    }
+
+
+@pytest.mark.extended
+@pytest.mark.timeout(240)
+def test_a_quick_run_of_texts_judges_every_goal(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "loadtest.bench", "--quick", "--only", "T", "--out", str(tmp_path)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=230)
+    assert ended.returncode == 0, ended.stderr
+    row = json.loads((tmp_path / "bench.json").read_text())["rows"]["T"]
+    goals = {each["name"] for each in row["figures"] if each["goal"]}
+    assert {f"{connections} connections, throughput" for connections in (32, 64, 128)} < goals
+    assert {"one connection, p50", "80% of capacity, p99 of short texts", "2 × capacity, goodput"} < goals
+    (measured,) = row["details"]["rounds"]
+    assert [measured[connections]["errors"] for connections in ("1", "32", "64", "128")] == [0, 0, 0, 0]
+    assert {path.name for path in tmp_path.glob("*.png")} == {"goals.png", "T.png"}
+
+
 @pytest.mark.extended
 @pytest.mark.timeout(240)
 def test_a_quick_runs_result_is_complete_and_adds_up(tmp_path: Path) -> None:
@@ -85,9 +122,9 @@ def test_a_quick_runs_result_is_complete_and_adds_up(tmp_path: Path) -> None:
             assert set(measured["cpu_s_per_1000"]) == roles
             assert measured["cpu_s_per_1000_total"] == pytest.approx(sum(measured["cpu_s_per_1000"].values()), abs=1e-3)
     details = result["rows"]["overload"]["details"]
-    for overloaded in (device[times] for device in (details, details["slower"]) for times in ("2", "5")):
-        assert sum(overloaded["statuses"].values()) == overloaded["offered"] > 1000
-        assert all(sum(step.values()) - step["at_s"] > 0 for step in overloaded["over_time"])
+    for load in (device[times] for device in (details, details["slower"]) for times in ("2", "5")):
+        assert sum(load["statuses"].values()) == load["offered"] > 1000
+        assert all(sum(step.values()) - step["at_s"] > 0 for step in load["over_time"])
     rejection = details["rejection"]
     assert rejection["errors"] > 0.8 * rejection["requests"] > 1000
     assert 0 < rejection["cpu_s_per_1000"]["gateway"] < 1

@@ -56,6 +56,20 @@ def test_counts_before_the_first_snapshot_are_outside_the_window() -> None:
     assert last.workers == {"w": WorkerWindowStats(2, 10, 0.75)}
 
 
+def test_padding_and_predicted_seconds_are_those_of_the_window() -> None:
+    window = StatsWindow()
+
+    def report(real: int, padded: int, predicted_s: float, busy_s: float) -> Snapshot:
+        counts = {"size": {"real": real, "padded": padded}, "seconds": {"predicted": predicted_s, "busy": busy_s}}
+        workers = {"w": {"started_ms": "0", "counts": encode(counts)}}
+        return Snapshot("m", 1000 * (100 + real), workers=workers, gateways={})
+
+    last = window.add(report(1, 5, 7.0, 8.0))
+    assert (last.padding_ratio, last.forward_s, last.predicted_s) == (None, 0.0, 0.0)
+    last = window.add(report(5, 11, 7.5, 8.4))
+    assert (last.padding_ratio, last.forward_s, last.predicted_s) == (1.5, 0.4, 0.5)
+
+
 def test_old_counts_leave_the_window() -> None:
     window, worker = StatsWindow(), Worker()
     for second in range(100, 130):

@@ -146,7 +146,16 @@ function showModel({ stats, last, info, point }) {
       last: status,
     })),
   );
+  padding(last);
   workers(stats, last);
+}
+
+// What padding cost, of a model whose rows have sizes, and how well the forwards were predicted.
+function padding({ padding_ratio, forward_s, predicted_s }) {
+  part("sizes").hidden = !padding_ratio;
+  if (!padding_ratio) return;
+  const times = `forwards took ${number(forward_s)} s, predicted ${number(predicted_s)} s`;
+  setText(part("sizes"), `Padded size ${number(padding_ratio)} × the real one; ${times}.`);
 }
 
 // JSON has no infinity; the server writes "inf".

@@ -1,0 +1,216 @@
+"""T: texts of many lengths through the embedding example on one CPU thread.
+
+Compared with bare loops of its forward and, where it is installed, with infinity-emb.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any, NamedTuple
+
+from loadtest.bench.figures import Figure, Outcome
+from loadtest.bench.run import Run, median, median_of
+from loadtest.generator.connection import Connection, request_bytes
+from loadtest.generator.loops import ClosedLoop, LoadLoop, OpenLoop, poisson
+from loadtest.generator.trace import LAST_RESPONSES_S, percentile
+from loadtest.servers import infinity
+from loadtest.system import ROOT, System, reference_server, smartbatch
+from loadtest.workload.texts import docstrings
+
+MODEL = "examples/text_embedding.py:TextEmbedding"
+COUNT = 1000  # texts of a measurement
+SHARES = {32: 0.9, 64: 1.0, 128: 1.0}  # of the sorted bare loop, by connections
+MEASURED = 64  # connections whose throughput is the capacity
+ONE_CONNECTION = 1.15  # times a forward in the bare loop
+SHORT = 32  # tokens
+OPEN_SHARE = 0.8  # of the capacity
+SHORT_P99 = 6  # times what the longest text takes alone
+OVERLOAD = 2
+OVERLOAD_SHARE = 0.95
+TIMEOUT_S = 2.0  # of a request under overload
+RAMP_S = 3.0  # the first seconds under overload are not counted
+INFINITY = 2  # times its throughput
+MAX_S = 180.0  # of a closed loop
+WARM = 200  # texts
+
+
+class Answer(NamedTuple):
+    """Times in seconds on the loop's clock; `text` is its number."""
+
+    text: int
+    start: float
+    end: float
+    status: int
+
+    @property
+    def latency_ms(self) -> float:
+        return (self.end - self.start) * 1000
+
+
+class Answers(list[Answer]):
+    """Recorder of a loop: the answers in the order in which they came."""
+
+    def started(self, start: float, now: float) -> None:
+        pass
+
+    def ended(self, connection: Connection, start: float, now: float) -> float:
+        self.append(Answer(connection.body, start, now, connection.status))
+        return 0.0
+
+    def failed(self, error: str) -> None:
+        pass
+
+
+def row(run: Run) -> Outcome:
+    count = 64 if run.quick else COUNT
+    run.log("T, the bare loop in arrival order")
+    bare = [_bare(count, "arrival")]
+    details: dict[str, Any] = {"arrival": bare[0].pop("arrival"), "rounds": (rounds := [])}
+    tokens = bare[0].pop("tokens")
+    with smartbatch(MODEL, TORCH_THREADS=1, DEVICE="cpu") as system:
+        requests = [_predict_request(system.port, text) for text in docstrings()[:count]]
+        _closed_loop(system, requests, MEASURED, WARM)
+        for number in range(run.rounds(3)):
+            run.log(f"T, the bare loop, sorted and one by one, round {number + 1}")
+            one = {**_bare(count, "sorted,single")}
+            for connections in (1, *SHARES):
+                run.log(f"T, {connections} connections, round {number + 1}")
+                one[str(connections)] = _closed_loop(system, requests, connections, count)
+            one.pop("tokens")
+            rounds.append(one)
+        capacity = median([each[str(MEASURED)]["texts_per_s"] for each in rounds])
+        run.log(f"T, open loop at {OPEN_SHARE:.0%} of the capacity")
+        steady = _open_loop(system, requests, OPEN_SHARE * capacity, run.seconds(60))
+        details["steady"] = latencies(steady, tokens)
+        run.log(f"T, open loop at {OVERLOAD} times the capacity")
+        in_time = [_predict_request(system.port, text, TIMEOUT_S) for text in docstrings()[:count]]
+        seconds = run.seconds(20)
+        overload = _open_loop(system, in_time, OVERLOAD * capacity, RAMP_S + seconds)
+        details["overload"] = overloaded(overload, tokens, seconds)
+    if infinity.installed():
+        details["infinity"] = _infinity(run, count)
+    return Outcome(_figures(details, capacity), {"capacity": capacity, **details})
+
+
+def _figures(details: dict[str, Any], capacity: float) -> list[Figure]:
+    rounds, steady, overload = details["rounds"], details["steady"], details["overload"]
+    in_order = {order: median_of([each[order] for each in rounds], "texts_per_s") for order in ("sorted", "single")}
+    longest_ms, single_ms = median_of(rounds, "longest_ms"), median_of([each["single"] for each in rounds], "p50_ms")
+    figures = [
+        Figure("a bare loop, sorted beforehand", in_order["sorted"], "texts/s"),
+        Figure("a bare loop, one by one", in_order["single"], "texts/s"),
+        Figure("a bare loop, in the order of arrival", details["arrival"]["texts_per_s"], "texts/s"),
+    ]
+    for connections, share in SHARES.items():
+        rate = median([each[str(connections)]["texts_per_s"] for each in rounds])
+        goal = round(share * in_order["sorted"], 2)
+        figures.append(Figure(f"{connections} connections, throughput", rate, "texts/s", goal))
+        if theirs := details.get("infinity", {}).get(str(connections)):
+            goal = INFINITY * theirs["texts_per_s"]
+            figures.append(Figure(f"{connections} connections, and infinity-emb", rate, "texts/s", goal))
+    p50_ms = median([each["1"]["p50_ms"] for each in rounds])
+    figures.append(Figure("one connection, p50", p50_ms, "ms", round(ONE_CONNECTION * single_ms, 2), "at most"))
+    short, long = steady["short_ms"]["p99"], steady["long_ms"]["p99"]
+    at = f"{OPEN_SHARE:.0%} of capacity"
+    figures += [
+        Figure(f"{at}, p99 of short texts", short, "ms", round(SHORT_P99 * longest_ms, 1), "at most"),
+        Figure(f"{at}, and of long ones", short, "ms", long, "at most"),
+    ]
+    at, goal = f"{OVERLOAD} × capacity", round(OVERLOAD_SHARE * capacity, 2)
+    return [*figures, Figure(f"{at}, goodput", overload["in_time_per_s"], "texts/s", goal)]
+
+
+def _bare(count: int, orders: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "loadtest.servers.bare_texts", str(count), orders]
+    out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=600).stdout
+    return json.loads(out)
+
+
+def _infinity(run: Run, count: int) -> dict[str, Any]:
+    measured = {}
+    server = reference_server("infinity")
+    server.ready_path = "/health"
+    with server as system:
+        requests = [_embeddings_request(system.port, text) for text in docstrings()[:count]]
+        _closed_loop(system, requests, MEASURED, WARM)
+        for connections in SHARES:
+            run.log(f"T, infinity-emb, {connections} connections")
+            measured[str(connections)] = _closed_loop(system, requests, connections, count)
+    return measured
+
+
+def _predict_request(port: int, text: str, timeout_s: float | None = None) -> bytes:
+    headers = {"content_type": "application/json", "accept": "application/msgpack"}
+    if timeout_s:
+        headers["x_request_timeout"] = f"{timeout_s:g}"
+    return request_bytes(port, json.dumps({"data": [text]}).encode(), **headers)
+
+
+def _embeddings_request(port: int, text: str) -> bytes:
+    body = {"model": "default/not-specified", "input": [text], "encoding_format": "base64"}
+    return request_bytes(port, json.dumps(body).encode(), "/embeddings", content_type="application/json")
+
+
+def _closed_loop(system: System, requests: list[bytes], connections: int, count: int) -> dict[str, Any]:
+    """Measure `count` answers, after as many as there are connections.
+
+    The texts are sent in turn, so the answers are to nearly the same texts each time.
+    """
+    answers = Answers()
+    loop = ClosedLoop(system.port, requests, answers, connections, seed=None)
+    _run(loop, answers, connections + count)
+    counted = answers[connections : connections + count]
+    in_ms = sorted(answer.latency_ms for answer in counted if answer.status == 200)
+    seconds = counted[-1].end - answers[connections - 1].end
+    return {
+        "texts_per_s": round(len(in_ms) / seconds, 2),
+        "errors": len(counted) - len(in_ms),
+        "p50_ms": round(percentile(in_ms, 0.5), 2),
+        "p99_ms": round(percentile(in_ms, 0.99), 2),
+    }
+
+
+def _run(loop: LoadLoop, answers: Answers, count: int) -> None:
+    try:
+        while len(answers) < count and loop.now() < MAX_S:
+            loop.run(loop.now() + 0.1)
+    finally:
+        loop.close()
+    if len(answers) < count:
+        raise RuntimeError(f"{len(answers)} of {count} answers came within {MAX_S:g} s")
+
+
+def _open_loop(system: System, requests: list[bytes], rate: float, seconds: float) -> Answers:
+    answers = Answers()
+    loop = OpenLoop(system.port, requests, answers, poisson(rate, seconds))
+    try:
+        loop.run(seconds + LAST_RESPONSES_S)
+    finally:
+        loop.close()
+    return answers
+
+
+def latencies(answers: Answers, tokens: list[int]) -> dict[str, Any]:
+    """Return the latencies of short and long texts; requests without an answer in time count as infinite."""
+    by_length: dict[str, list[float]] = {"short_ms": [], "long_ms": []}
+    for answer in answers:
+        latency_ms = answer.latency_ms if answer.status == 200 else float("inf")
+        by_length["short_ms" if tokens[answer.text] <= SHORT else "long_ms"].append(latency_ms)
+    return {
+        name: {f"p{share}": round(percentile(sorted(found), share / 100), 1) for share in (50, 90, 99)}
+        for name, found in by_length.items()
+    }
+
+
+def overloaded(answers: Answers, tokens: list[int], seconds: float) -> dict[str, Any]:
+    counted = [answer for answer in answers if answer.start >= RAMP_S]
+    good = [answer for answer in counted if answer.status == 200 and answer.latency_ms <= TIMEOUT_S * 1000]
+    statuses = sorted({answer.status for answer in counted})
+    return {
+        "offered_per_s": round(len(counted) / seconds, 2),
+        "in_time_per_s": round(len(good) / seconds, 2),
+        "tokens_per_s": round(sum(tokens[answer.text] for answer in good) / seconds, 1),
+        "statuses": {str(status): sum(answer.status == status for answer in counted) for status in statuses},
+    }
