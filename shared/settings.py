@@ -200,10 +200,12 @@ def default_model_name(model_path: str) -> str:
     """Return the default name of a model.
 
     `resnet18` → resnet18, `pkg.mod:Class` and `dir/mod.py:Class` → Class, `dir/net.pt2` → net,
-    `simulated:base_ms=4` → simulated.
+    `hf:dir/name` → name, `simulated:base_ms=4` → simulated.
     """
     if model_path.startswith("simulated"):
         return "simulated"
+    if model_path.startswith("hf:"):
+        model_path = model_path.removeprefix("hf:").partition("@")[0]
     name = model_path.rpartition(":")[2] if ":" in model_path else PurePath(model_path).name.removesuffix(".pt2")
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name) or "model"
 
