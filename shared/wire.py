@@ -194,7 +194,8 @@ class ErrorInfo(msgspec.Struct):
 class Result(msgspec.Struct, omit_defaults=True):
     """The model's result for one request; exactly one of the first three fields is set.
 
-    `tokens` counts those of all rows; 0 unless the model takes text and counts them. `errors` of a partial result has the failed rows, counted from 0; that field lacks them.
+    `errors` of a partial result has the failed rows, counted from 0; that field lacks them. `tokens` counts those of
+    all rows; 0 unless the model takes text and counts them.
     """
 
     classes: list[list[tuple[int, str, float]]] | None = None

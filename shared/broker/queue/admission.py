@@ -43,11 +43,14 @@ class Capacity(msgspec.Struct, frozen=True):
     rows_per_s: float = 0.0
     batch_s: float = 0.0  # duration of a full batch on the fastest worker
     gateways: int = 1  # that share the capacity
+    workers: int = 0
 
     @staticmethod
     def of(rates: Iterable[float], batches_s: Iterable[float], gateways: int = 1) -> Capacity:
         """Combine the workers' rows per second and seconds per full batch, which are 0 before a first batch."""
-        return Capacity(SAFETY_FACTOR * sum(rates), min(filter(None, batches_s), default=0.0), max(1, gateways))
+        each = list(rates)
+        least_s = min(filter(None, batches_s), default=0.0)
+        return Capacity(SAFETY_FACTOR * sum(each), least_s, max(1, gateways), len(each))
 
 
 UNKNOWN = Capacity()

@@ -133,4 +133,3 @@ def head_of(folder: Folder, device: torch.device) -> Head:
     if kind == "embedding":
         return EmbeddingHead(folder, device)
     return ScoreHead(folder) if kind == "reranker" else ClassHead(folder)
-
