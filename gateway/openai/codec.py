@@ -65,6 +65,8 @@ def read_json(decoder: msgspec.json.Decoder[Any], body: Any, field: str = "") ->
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         text = str(error)[:300]
+        if field and "`$" not in text:
+            text += " - at `$`"
         raise InvalidInput(text.replace("`$", f"`{field}") if field else text.replace("`$.", "`")) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise MalformedBody(f"the body isn't JSON in UTF-8: {str(error)[:300]}") from None

@@ -14,7 +14,7 @@ from smartbatch.gateway.core.response_types import Health, PredictResponse, Prob
 from smartbatch.gateway.formats.render import Format
 from smartbatch.gateway.inference import predict
 from smartbatch.gateway.web import metrics_page
-from smartbatch.gateway.web.openapi import oip
+from smartbatch.gateway.web.openapi import oip, openai
 from smartbatch.gateway.web.openapi.inputs import INPUTS, input_schemas
 from smartbatch.gateway.web.openapi.parts import JSON, Json, json_content, limits, page, parameter, ref, running, schema
 from smartbatch.gateway.web.paths import PROBES
@@ -28,7 +28,8 @@ _BYTES: Json = {}
 
 def document(settings: Settings) -> bytes:
     _, components = msgspec.json.schema_components(
-        (PredictResponse, Health, Problem, Readiness, Stats, *oip.TYPES), ref_template="#/components/schemas/{name}"
+        (PredictResponse, Health, Problem, Readiness, Stats, *oip.TYPES, *openai.TYPES),
+        ref_template="#/components/schemas/{name}",
     )
     described: Json = {
         "openapi": "3.1.0",
@@ -55,8 +56,9 @@ def document(settings: Settings) -> bytes:
             ),
             "/openapi.json": _page("openapi", "OpenAPI document", {200: {JSON: schema("object")}}),
             **oip.paths(settings),
+            **openai.paths(settings),
         },
-        "components": {"schemas": {**components, **input_schemas()}},
+        "components": {"schemas": {**components, **input_schemas(), **openai.request_schemas()}},
     }
     for path, operations in described["paths"].items():
         for operation in operations.values():
@@ -75,6 +77,8 @@ def document(settings: Settings) -> bytes:
 def _tag(path: str) -> str:
     if path == "/predict":
         return "Inference"
+    if path.startswith("/v1"):
+        return "OpenAI's and Cohere's clients"
     return "Open Inference Protocol" if path.startswith("/v2") else "Monitoring"
 
 
