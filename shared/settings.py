@@ -32,8 +32,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Meta(
             min_length=1,
-            description="Model to serve: a torchvision name, `efficientnet_lite0`, `file.py:Class`, `module:Class`, "
-            "a `.pt2` file, or `simulated:base_ms=4,row_ms=0.2`",
+            description="Model to serve: a torchvision name, `efficientnet_lite0`, `minilm`, `hf:DIR`, "
+            "`file.py:Class`, `module:Class`, a `.pt2` file, or `simulated:base_ms=4,row_ms=0.2`",
         ),
     ] = "efficientnet_lite0"
     model_name: Annotated[
