@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ from tests.system.stack import Stack
 # A client may set a timeout of a millisecond, and then a 504 is correct. What the schema allows and the
 # model doesn't take (another number of columns, text) is rejected with the codes here.
 EXPECTATIONS = """
+hooks = "hooks.py"
+
 [checks]
 not_a_server_error.expected-statuses = ["2xx", "4xx", 504]
 positive_data_acceptance.expected-statuses = ["2xx", 404, 413, 415, 422, 504]
@@ -23,12 +25,25 @@ positive_data_acceptance.expected-statuses = ["2xx", 404, 413, 415, 422, 504]
 include-path-regex = "/v2/.*/infer"
 [operations.checks]
 positive_data_acceptance.expected-statuses = ["2xx", 400, 404, 413, 422, 504]
+[operations.generation]
+allow-extra-parameters = false  # unknown headers are no error in HTTP, nor unknown parameters in this protocol
+"""
+
+# With a length of 0 the body is the data of the input, whatever its Content-Type. So it isn't wrong as JSON.
+HOOKS = """
+import schemathesis
+
+@schemathesis.hook
+def before_call(context, case, kwargs):
+    if case.media_type == "application/json" and (case.headers or {}).get("Inference-Header-Content-Length") == "0":
+        del case.headers["Inference-Header-Content-Length"]
 """
 
 
 def explore(system: Stack, folder: Path, *options: str) -> None:
     """Have schemathesis send valid and invalid requests; every response must conform to the document."""
     (folder / "schemathesis.toml").write_text(EXPECTATIONS)
+    (folder / "hooks.py").write_text(HOOKS)
     phases = ["--phases", "examples,coverage,fuzzing", "--max-examples", "30", "--seed", "1", "--continue-on-failure"]
     command = ["-m", "schemathesis.cli", "--config-file", "schemathesis.toml", "run", f"{system.url}/openapi.json"]
     run = subprocess.run(
@@ -96,3 +111,59 @@ def test_the_document_names_limits_media_types_and_every_error(stack: Callable[.
     assert "499" not in predict["responses"]  # the client has disconnected
     assert "queue_full" in predict["responses"]["503"]["description"]
     assert "Retry-After" in predict["responses"]["503"]["headers"]
+
+
+def bodies(operation: dict, model: str) -> Iterator[tuple[str, dict]]:
+    """Yield the content type and the example of each body that the document gives for a model."""
+    for media, described in operation["requestBody"]["content"].items():
+        if example := described.get("examples", {}).get(model):
+            yield media, example
+        if media == "multipart/form-data" and (fields := described["schema"].get("properties")):
+            yield media, fields
+
+
+@pytest.mark.parametrize(
+    ("path", "medias"),
+    [
+        ("examples.text_embedding:TextEmbedding", ["application/json", "text/plain"]),
+        ("examples.tabular:Iris", ["application/json"]),
+        ("efficientnet_lite0", ["image/png", "multipart/form-data"]),
+        ("examples.photo_and_numbers:PhotoAndNumbers", ["application/json", "multipart/form-data"]),
+        ("simulated:base_ms=0,row_ms=0", ["text/plain"]),
+    ],
+)
+def test_each_example_is_a_body_that_the_served_model_takes(
+    stack: Callable[..., Stack], path: str, medias: list[str]
+) -> None:
+    system = stack(MODEL_PATH=path, MODEL_NAME="mine", MAX_BATCH_SIZE=2)
+    system.up()
+    document = system.client.get(f"{system.url}/openapi.json").json()
+    tried = []
+    image = system.client.get(f"{system.url}/docs/example.png").content
+    for media, example in bodies(document["paths"]["/predict"]["post"], "mine"):
+        headers = {"content-type": media}
+        if media == "multipart/form-data":
+            fields = [(name, field.get("examples", [image])[0]) for name, field in example.items()]
+            files = [(name, (None if isinstance(value, str) else name, value)) for name, value in fields]
+            if "rows.npy" in example:  # whose content no text can show
+                continue
+            response = system.client.post(f"{system.url}/predict", files=files)
+        elif "externalValue" in example:
+            content = system.client.get(f"{system.url}{example['externalValue']}").content
+            response = system.predict(content, headers=headers)
+        elif media == "application/json":
+            response = system.client.post(f"{system.url}/predict", json=example["value"])
+        else:
+            response = system.predict(example["value"].encode(), headers=headers)
+        assert response.status_code == 200, (media, response.text)
+        tried.append(media)
+    assert tried == medias
+    for base in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        infer = document["paths"][f"{base}/infer"]["post"]
+        where = {each["name"]: each["example"] for each in infer["parameters"] if each["in"] == "path"}
+        example = infer["requestBody"]["content"]["application/json"]["examples"]["mine"]
+        response = system.client.post(f"{system.url}{base}/infer".format(**where), json=example["value"])
+        assert response.status_code == 200, response.text
+    index = document["paths"]["/v2/repository/index"]["post"]["requestBody"]["content"]["application/json"]
+    response = system.client.post(f"{system.url}/v2/repository/index", json=index["example"])
+    assert [model["name"] for model in response.json()] == ["mine"]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from smartbatch.gateway.openai import embeddings, endpoints, rerank, types
 from smartbatch.gateway.web.openapi.parts import JSON, Json, json_content, limits, page, parameter, ref, running, schema
 from smartbatch.shared import errors
 from smartbatch.shared.keys import MODEL_NAME
+from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.settings import Settings
 
 TYPES = (
@@ -48,8 +51,17 @@ def request_schemas() -> Json:
     }
 
 
-def paths(settings: Settings) -> Json:
-    model = parameter("path", "model", schema("string", pattern=f"^{MODEL_NAME.pattern}$"), "Name", required=True)
+def paths(settings: Settings, models: Sequence[ModelInfo] = ()) -> Json:
+    """Describe the paths. The example of each is for the first of `models` that takes it, if one does."""
+    embeds = next((info.name for info in models if _embeds(info)), None)
+    reranks = next((info.name for info in models if {spec.name for spec in info.inputs} == rerank.INPUTS), None)
+    texts = {"model": embeds, "input": ["a cat", "a kitten"]} if embeds else None
+    documents = {"model": reranks, "query": "a cat", "documents": ["a kitten", "a train"]} if reranks else None
+    name = {
+        **schema("string", pattern=f"^{MODEL_NAME.pattern}$"),
+        "example": models[0].name if models else settings.model,
+    }
+    model = parameter("path", "model", name, "Name of the model", required=True)
     of_model = page(
         "openai_model",
         endpoints.MODELS,
@@ -62,15 +74,24 @@ def paths(settings: Settings) -> Json:
         "openai_models", endpoints.MODELS, "Models that the API key may use", {200: json_content("ModelList")}
     )
     return {
-        embeddings.PATH: {"post": _runs(settings, "openai_embeddings", "Embed texts", "Embeddings")},
-        rerank.PATH: {"post": _runs(settings, "rerank", "Sort documents by their relevance to a query", "Rerank")},
+        embeddings.PATH: {"post": _runs(settings, "openai_embeddings", "Embed texts", "Embeddings", texts)},
+        rerank.PATH: {
+            "post": _runs(settings, "rerank", "Sort documents by their relevance to a query", "Rerank", documents)
+        },
         endpoints.MODELS: {"get": _with_errors(listed)},
         endpoints.MODELS + "/{model}": {"get": _with_errors(of_model)},
     }
 
 
-def _runs(settings: Settings, name: str, summary: str, types_name: str) -> Json:
+def _embeds(info: ModelInfo) -> bool:
+    return "text" in info.input.kinds and not info.classifier
+
+
+def _runs(settings: Settings, name: str, summary: str, types_name: str, example: Json | None) -> Json:
     parameters, headers, refusals = running(settings, JSON)
+    request = json_content(f"{types_name}Request")
+    if example:
+        request[JSON]["example"] = example
     described: Json = {
         "operationId": name,
         "summary": summary,
@@ -78,7 +99,7 @@ def _runs(settings: Settings, name: str, summary: str, types_name: str) -> Json:
         "requestBody": {
             "required": True,
             "description": limits(settings),
-            "content": json_content(f"{types_name}Request"),
+            "content": request,
         },
         "responses": {
             "200": {"description": summary, "headers": headers, "content": json_content(f"{types_name}Response")},
