@@ -34,7 +34,7 @@ _DECIMAL = re.compile(r"[0-9]{1,9}(?:\.[0-9]{0,20})?|\.[0-9]{1,20}")
 
 
 class InferenceRequest:
-    """The steps are `parse_head`, `read_body` (only if the codec has `model_in_body`), `parse_body`, `submit` (or `reply`)
+    """The steps are `parse_head`, `read_body` (if `codec.model_in_body`), `parse_body`, `submit` (or `reply`)
     and `finish`. Each may raise, and the driver passes the error to `fail`. So every request ends in exactly one
     response, and is counted and released once. A traced request ends in one span, a failed one in one log line.
 

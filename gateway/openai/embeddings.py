@@ -32,6 +32,12 @@ _IDS = msgspec.json.Decoder(list[TokenId])
 _ID_LISTS = msgspec.json.Decoder(list[list[TokenId]])
 
 
+def embeds(info: ModelInfo) -> bool:
+    """Return whether a model announces that it makes one vector of each text."""
+    takes_text = "text" in info.input.kinds and "raw" not in info.input.kinds
+    return takes_text and not info.classifier and len(info.outputs) == 1 and len(info.outputs[0].shape) == 1
+
+
 class EmbeddingsCodec(JsonCodec):
     path = PATH
     decoder = msgspec.json.Decoder(EmbeddingsRequest)

@@ -53,7 +53,7 @@ def request_schemas() -> Json:
 
 def paths(settings: Settings, models: Sequence[ModelInfo] = ()) -> Json:
     """Describe the paths. The example of each is for the first of `models` that takes it, if one does."""
-    embeds = next((info.name for info in models if _embeds(info)), None)
+    embeds = next((info.name for info in models if embeddings.embeds(info)), None)
     reranks = next((info.name for info in models if {spec.name for spec in info.inputs} == rerank.INPUTS), None)
     texts = {"model": embeds, "input": ["a cat", "a kitten"]} if embeds else None
     documents = {"model": reranks, "query": "a cat", "documents": ["a kitten", "a train"]} if reranks else None
@@ -81,10 +81,6 @@ def paths(settings: Settings, models: Sequence[ModelInfo] = ()) -> Json:
         endpoints.MODELS: {"get": _with_errors(listed)},
         endpoints.MODELS + "/{model}": {"get": _with_errors(of_model)},
     }
-
-
-def _embeds(info: ModelInfo) -> bool:
-    return "text" in info.input.kinds and not info.classifier
 
 
 def _runs(settings: Settings, name: str, summary: str, types_name: str, example: Json | None) -> Json:
