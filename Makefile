@@ -22,7 +22,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOADTEST := $(VENV)/.loadtest
 DEV := $(VENV)/.dev
-EXTRAS := worker,client,grpc,otel,local,examples
+EXTRAS := worker,text,client,grpc,otel,local,examples
 DOCS := $(VENV)/.docs
 
 .PHONY: up test test-all test-docker chaos soak bench benchmark study locust check docs docs-serve format generated protocol clean

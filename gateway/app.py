@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import multiprocessing
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from starlette.applications import Starlette
@@ -15,10 +16,13 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
-from smartbatch.gateway.core.problems import problem, problem_with
+from smartbatch.gateway.core.problems import Headers, problem, problem_with
 from smartbatch.gateway.http.endpoint import inference_endpoint
 from smartbatch.gateway.http.fast_path import is_inference_path
 from smartbatch.gateway.oip.routes import routes as oip_routes
+from smartbatch.gateway.openai.endpoints import routes as openai_routes
+from smartbatch.gateway.openai.errors import PREFIX as OPENAI
+from smartbatch.gateway.openai.errors import from_problem
 from smartbatch.gateway.services import GatewayServices
 from smartbatch.gateway.web import health, metrics_page
 from smartbatch.gateway.web.docs.pages import FILES as DOCS_FILES
@@ -47,7 +51,7 @@ class App(Starlette):
             return
         authenticator = self.state.gateway.authenticator
         if authenticator and (error := authenticator.refusal(scope["path"], scope["headers"])):
-            await _problem_response(error)(scope, receive, send)
+            await _problem_response(error, scope["path"])(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
@@ -106,6 +110,7 @@ def create_app(settings: Settings | None = None, extra_server: ExtraServer | Non
             Route("/openapi.json", openapi),
             *(Route(path, docs) for path in DOCS_FILES),
             *oip_routes(public, management, inference_endpoint),
+            *openai_routes(public, inference_endpoint),
             *page.routes(management),
         ],
         exception_handlers={404: _http_error, 405: _http_error, Exception: _unexpected},
@@ -127,14 +132,20 @@ async def _http_error(request: Request, error: Exception) -> Response:
     else:
         allowed = (error.headers or {}).get("Allow", "other methods")
         code, detail = "method_not_allowed", f"{path} allows only {allowed}"
-    status, headers, body = problem_with(error.status_code, code, detail, None)
-    return Response(body, status, {**headers, **(error.headers or {})})
+    return _response(problem_with(error.status_code, code, detail, None), path, error.headers or {})
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    return _problem_response(error)
+    return _problem_response(error, request.scope["path"])
 
 
-def _problem_response(error: Exception) -> Response:
-    status, headers, body = problem(error, None)
-    return Response(body, status, headers)
+def _problem_response(error: Exception, path: str) -> Response:
+    return _response(problem(error, None), path)
+
+
+def _response(
+    described: tuple[int, Headers, bytes], path: str, more: Mapping[str, str] = MappingProxyType({})
+) -> Response:
+    """Render problem details, in OpenAI's form under its paths."""
+    status, headers, body = from_problem(*described) if path.startswith(OPENAI) else described
+    return Response(body, status, {**headers, **more})

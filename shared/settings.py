@@ -32,8 +32,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Meta(
             min_length=1,
-            description="Model to serve: a torchvision name, `efficientnet_lite0`, `file.py:Class`, `module:Class`, "
-            "a `.pt2` file, or `simulated:base_ms=4,row_ms=0.2`",
+            description="Model to serve: a torchvision name, `efficientnet_lite0`, `minilm`, `hf:DIR`, "
+            "`file.py:Class`, `module:Class`, a `.pt2` file, or `simulated:base_ms=4,row_ms=0.2`",
         ),
     ] = "efficientnet_lite0"
     model_name: Annotated[
@@ -212,10 +212,12 @@ def default_model_name(model_path: str) -> str:
     """Return the default name of a model.
 
     `resnet18` → resnet18, `pkg.mod:Class` and `dir/mod.py:Class` → Class, `dir/net.pt2` → net,
-    `simulated:base_ms=4` → simulated.
+    `hf:dir/name` → name, `simulated:base_ms=4` → simulated.
     """
     if model_path.startswith("simulated"):
         return "simulated"
+    if model_path.startswith("hf:"):
+        model_path = model_path.removeprefix("hf:").partition("@")[0]
     name = model_path.rpartition(":")[2] if ":" in model_path else PurePath(model_path).name.removesuffix(".pt2")
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name) or "model"
 

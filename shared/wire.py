@@ -16,6 +16,7 @@ Reply    {v, result, batch, ms} or {v, error: {code, detail}, batch, ms}
     result   {classes: [[(index, label, probability), …] per row]}
              {outputs: {name: tensor}}                the first dimension is rows
              {values: [anything per row]}
+             a text model adds tokens: how many all rows had
              a partial result also has errors: {row: {code, detail}}; the field above then lacks these rows
     batch    {id, rows, requests, closed, worker, deliveries, position}; absent if the entry was in no batch
     ms       {queue, decode, batch_wait, forward}
@@ -193,13 +194,15 @@ class ErrorInfo(msgspec.Struct):
 class Result(msgspec.Struct, omit_defaults=True):
     """The model's result for one request; exactly one of the first three fields is set.
 
-    `errors` of a partial result has the failed rows, counted from 0; that field lacks them.
+    `errors` of a partial result has the failed rows, counted from 0; that field lacks them. `tokens` counts those of
+    all rows; 0 unless the model takes text and counts them.
     """
 
     classes: list[list[tuple[int, str, float]]] | None = None
     outputs: dict[str, Tensor] | None = None
     values: list[Any] | None = None
     errors: dict[int, ErrorInfo] = {}
+    tokens: int = 0
 
 
 class Reply(msgspec.Struct):

@@ -34,7 +34,20 @@ EXCEPT = {
 # Within a package, from the top down: a file imports from its own layer and from those below it, never from above.
 # "." is the files of the folder itself. Imports for type checking count.
 LAYERS = {
-    "gateway": (".", "web", "grpc", "http", "oip", "inference", "monitoring", "queue", "auth", "formats", "core"),
+    "gateway": (
+        ".",
+        "web",
+        "grpc",
+        "http",
+        "openai",
+        "oip",
+        "inference",
+        "monitoring",
+        "queue",
+        "auth",
+        "formats",
+        "core",
+    ),
     "worker": (".", "batching", "queue", "execution", "models", "optimization", "images", "observability", "core"),
     "shared": ("broker", "telemetry", "process", "."),
     "shared/broker": ("admin", "queue", "connection", "."),

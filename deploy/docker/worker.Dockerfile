@@ -40,7 +40,7 @@ RUN test -z "$APT_PACKAGES" \
 COPY pyproject.toml setup.py ./
 COPY smartbatch smartbatch
 RUN touch README.md LICENSE \
- && pip install --no-cache-dir -c constraints.txt ".[worker,otel]" \
+ && pip install --no-cache-dir -c constraints.txt ".[worker,text,otel]" \
  && rm -rf build *.egg-info
 
 COPY gateway gateway

@@ -47,18 +47,26 @@ class Principal:
     def may_use(self, model: str) -> bool:
         return not self.key.models or model in self.key.models
 
-    def authorize(self, model: str) -> None:
-        """Authorize and count a request to `model`. Raises Forbidden, RateLimited or QuotaExceeded."""
+    def authorize(self, model: str | None) -> None:
+        """Authorize and count a request to `model`. None: its body names the model, and `check_model` follows.
+
+        Raises Forbidden, RateLimited or QuotaExceeded.
+        """
         key = self.key
         if key.role == "monitor":
             self._decisions["forbidden"].inc()
             raise Forbidden("an API key with the role monitor can only read /metrics and /stats")
-        if not self.may_use(model):
-            self._decisions["forbidden"].inc()
-            raise Forbidden("this API key may not use this model")  # names no other model
+        if model is not None:
+            self.check_model(model)
         if key.limited:
             self._charge(key)
         self._decisions["admitted"].inc()
+
+    def check_model(self, model: str) -> None:
+        """Raises Forbidden."""
+        if not self.may_use(model):
+            self._decisions["forbidden"].inc()
+            raise Forbidden("this API key may not use this model")  # names no other model
 
     def _charge(self, key: Key) -> None:
         if key.quota:

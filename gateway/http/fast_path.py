@@ -8,6 +8,7 @@ request takes 1.35 to 1.5 times the CPU time (`make bench ONLY=E`).
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Protocol
 
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -23,20 +24,29 @@ from smartbatch.gateway.inference.request import InferenceRequest
 from smartbatch.gateway.inference.request_services import RequestServices
 from smartbatch.gateway.oip.infer import PATH as INFER
 from smartbatch.gateway.oip.infer import OipCodec
+from smartbatch.gateway.openai.embeddings import PATH as EMBEDDINGS
+from smartbatch.gateway.openai.embeddings import EmbeddingsCodec
+from smartbatch.gateway.openai.rerank import PATH as RERANK
+from smartbatch.gateway.openai.rerank import RerankCodec
 from smartbatch.gateway.queue.queued_request import Outcome
 from smartbatch.shared.errors import ClientGone
 
 log = logging.getLogger(__name__)
 
 
+# By path. The paths of the Open Inference Protocol contain the model's name.
+_CODECS: dict[str, Callable[[], Codec]] = {PREDICT: PredictCodec, EMBEDDINGS: EmbeddingsCodec, RERANK: RerankCodec}
+
+
 def is_inference_path(path: str) -> bool:
     """Return whether a POST to this path runs a model."""
-    return path == PREDICT or INFER.fullmatch(path) is not None
+    return path in _CODECS or INFER.fullmatch(path) is not None
 
 
 def codec_for(path: str) -> Codec:
     """Return a codec for a POST to an inference path."""
-    return PredictCodec() if path == PREDICT else OipCodec(path)
+    new_codec = _CODECS.get(path)
+    return OipCodec(path) if new_codec is None else new_codec()
 
 
 def is_eligible(head: Head) -> bool:
@@ -115,6 +125,8 @@ class FastPathCycle:
             request.parse_head(head.headers, head.query)
             if self.error is not None:
                 raise self.error
+            if request.codec.model_in_body:
+                request.read_body(body)
             request.parse_body(body)
             request.submit(self._on_outcome)
         except Exception as error:

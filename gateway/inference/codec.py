@@ -31,6 +31,8 @@ class Codec(ABC):
 
     header_names: ClassVar[frozenset[bytes]]  # the headers passed to `parse_head`, including COMMON_HEADERS
 
+    model_in_body: ClassVar[bool] = False  # `read_body` sets `model`, not `parse_head`
+
     # Set by `parse_head`.
     model: str | None = None  # None: the default model
     timeout_s: float | None = None  # from the protocol, in addition to X-Request-Timeout; `parse_body` may set it too
@@ -43,6 +45,9 @@ class Codec(ABC):
     @abstractmethod
     def check_head(self) -> None:
         """Refuse options of the head that the server doesn't support. Called after authorization."""
+
+    def read_body(self, body: bytes) -> None:  # noqa: B027 - nothing to do where the head names the model
+        """Find the model in the body, for a codec with `model_in_body`. Raises ClientError."""
 
     @abstractmethod
     def parse_body(self, body: bytes, info: ModelInfo | None, max_rows: int) -> Payload:

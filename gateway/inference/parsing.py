@@ -21,13 +21,20 @@ async def parse_body(services: RequestServices, request: InferenceRequest, body:
     if coding:
         with contextlib.suppress(BodyTooLarge):
             body, coding = inflate(body, coding, min(LARGE_BYTES, limit)), ""
+    named_in_body = request.codec.model_in_body
     if not coding and len(body) <= LARGE_BYTES:
+        if named_in_body:
+            request.read_body(body)
         request.parse_body(body)
         return
     size = limit if coding else len(body)
     services.body_memory.reserve(size)
     try:
         async with asyncio.timeout_at(request.deadline_at):  # on the loop's clock, which is time.monotonic()
+            if named_in_body:
+                if coding:
+                    body, coding = await services.in_thread(inflate, body, coding, limit), ""
+                request.read_body(body)
             await services.in_thread(lambda: request.parse_body(inflate(body, coding, limit) if coding else body))
     except TimeoutError:
         raise DeadlineExceeded("the timeout passed before the body was parsed") from None

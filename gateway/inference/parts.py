@@ -62,6 +62,7 @@ def join(replies: Sequence[Reply]) -> Reply:
     results = [reply.result for reply in replies if reply.result is not None]
     slowest = max(replies, key=lambda reply: sum(reply.ms.values()))
     joined = Result(errors={row: error for result in results for row, error in result.errors.items()})
+    joined.tokens = sum(result.tokens for result in results)
     filled = [result for result in results if result.values != []]  # empty: all rows of the part failed
     first = filled[0] if filled else Result(values=[])
     if first.classes is not None:

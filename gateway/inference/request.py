@@ -34,9 +34,9 @@ _DECIMAL = re.compile(r"[0-9]{1,9}(?:\.[0-9]{0,20})?|\.[0-9]{1,20}")
 
 
 class InferenceRequest:
-    """The steps are `parse_head`, `parse_body`, `submit` (or `reply`) and `finish`. Each may raise, and the driver
-    passes the error to `fail`. So every request ends in exactly one response, and is counted and released once. A
-    traced request ends in one span, a failed one in one log line.
+    """The steps are `parse_head`, `read_body` (if `codec.model_in_body`), `parse_body`, `submit` (or `reply`)
+    and `finish`. Each may raise, and the driver passes the error to `fail`. So every request ends in exactly one
+    response, and is counted and released once. A traced request ends in one span, a failed one in one log line.
 
     It implements QueuedRequest: the model queue contains the same object.
     """
@@ -44,6 +44,7 @@ class InferenceRequest:
     # Class attributes are the defaults, since one instance is created for each request.
     entry: NewEntry  # set by `parse_body`, unless it sets `_parts`
     _parts: Sequence[Part] = ()  # of a request with more rows than a batch may have
+    _submitted = 0  # how many of them
     principal: Principal | None = None  # None: no API keys are configured
     admitted_at = 0.0
     waiting = False
@@ -85,10 +86,21 @@ class InferenceRequest:
         if codec.timeout_s is not None:
             self._shorten_timeout(codec.timeout_s)
         if self.principal is not None:
-            self.principal.authorize(codec.model or self.queue.keys.model)
+            self.principal.authorize(None if codec.model_in_body else codec.model or self.queue.keys.model)
         if codec.model is not None:
             self.queue = services.queue(codec.model)
         codec.check_head()
+        if not codec.model_in_body:
+            self.queue.check(self.timeout_ms)
+
+    def read_body(self, body: bytes) -> None:
+        """Find the model queue by the body, for protocols that name the model there. Called in the event loop."""
+        codec = self.codec
+        codec.read_body(body)
+        if self.principal is not None:
+            self.principal.check_model(codec.model or self.queue.keys.model)
+        if codec.model is not None:
+            self.queue = self._services.queue(codec.model)
         self.queue.check(self.timeout_ms)
 
     def parse_body(self, body: bytes) -> None:
@@ -116,9 +128,24 @@ class InferenceRequest:
     def submit(self, on_outcome: Callable[[Outcome], None]) -> None:
         """Put the request into the model queue. `on_outcome` is called once, in the event loop, and must not raise."""
         self._on_outcome = on_outcome
+        if self._parts:
+            self.queue.check_rows(self._rows, self.timeout_ms)
         self._queued = self.waiting = True
-        for queued in self._parts or (self,):
-            self.queue.submit(queued)
+        if self._parts:
+            for _ in range(self.queue.parts_at_once):
+                self._submit_part()
+        else:
+            self.queue.submit(self)
+
+    def _submit_part(self) -> None:
+        """Submit the next part, if one is left. Only some are in the queue at once, so that a request of thousands of
+        rows lets others in between."""
+        if self._submitted == len(self._parts):
+            return
+        part = self._parts[self._submitted]
+        self._submitted += 1
+        part.entry.timeout_ms = max(1, int((self.deadline_at - time.monotonic()) * 1000))
+        self.queue.submit(part)
 
     async def reply(self) -> bytes:
         """Submit the request, and await the packed reply. Raises the error that ends it."""
@@ -149,6 +176,8 @@ class InferenceRequest:
         self.queue.release(part, answered=True)
         if part.reply.error is not None:
             self.end(pack_reply(part.reply))
+        elif self._submitted < len(self._parts):
+            self._submit_part()
         elif all(part.answered for part in self._parts):
             self.admitted_at = max(part.admitted_at for part in self._parts)
             replies = [part.reply for part in self._parts]

@@ -55,6 +55,14 @@ class AdmissionControl:
             raise self.rejection(self._closed, timeout_ms)
         self._tokens -= 1
 
+    def check_rows(self, rows: int, timeout_ms: int) -> None:
+        """Raises DeadlineUnattainable if so many rows would not be done in time. The broker only sees some of them at
+        once, so it can't tell."""
+        if self._clock() - self._updated_at > CLOSED_S:
+            self._open_rows = 0  # out of date
+        if self._wait_s(rows) * 1000 > timeout_ms:
+            raise self.rejection(AdmitStatus.DEADLINE_UNATTAINABLE, timeout_ms, rows)
+
     def update(self, result: AdmitResult, rejected: Sequence[tuple[NewEntry, AdmitStatus]]) -> None:
         """Take over the broker's answer to a flush."""
         self._open_rows = self.capacity().cost(result.inflight_rows, result.inflight_bytes)

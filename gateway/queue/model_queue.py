@@ -28,6 +28,8 @@ from smartbatch.shared.settings import Settings
 # outstanding requests.
 DEADLINE_INTERVAL_S = 0.01
 
+MIN_PARTS_AT_ONCE = 4
+
 _deadline_at = operator.attrgetter("deadline_at")
 
 
@@ -83,6 +85,15 @@ class ModelQueue:
         if not self._submitter.broker_up:
             raise BrokerUnavailable("the broker can't be reached", self._admission_control.retry_after_s())
         self._admission_control.check(timeout_ms)
+
+    def check_rows(self, rows: int, timeout_ms: int) -> None:
+        """Reject a request of many rows that would be late. Raises DeadlineUnattainable."""
+        self._admission_control.check_rows(rows, timeout_ms)
+
+    @property
+    def parts_at_once(self) -> int:
+        """How many parts of one request keep all workers busy: each has one running, one claimed and one waiting."""
+        return max(MIN_PARTS_AT_ONCE, 3 * self._admission_control.capacity().workers)
 
     def submit(self, request: QueuedRequest) -> None:
         """Send the request's entry to the broker. Call `check` before, and `release` after, whatever the outcome."""

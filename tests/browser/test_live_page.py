@@ -119,6 +119,20 @@ def test_photo_prediction_by_keyboard_only(stack: Callable[..., Stack], watch: C
     expect(page.locator("#text-box")).to_be_hidden()
 
 
+def test_the_nearest_examples_of_a_text_are_shown(stack: Callable[..., Stack], watch: Callable[..., Watched]) -> None:
+    page = watch(stack(MODEL_PATH="minilm", MAX_BATCH_SIZE=8, TORCH_THREADS=1).up().url).page
+    text = page.locator("#text")
+    expect(text).to_have_value("a kitten", timeout=WAIT_MS)
+    for given, best in (("a kitten", "A cat sleeps on"), ("I can't log in any more", "How do I reset my password")):
+        text.fill(given)
+        page.get_by_role("button", name="Send").click()
+        expect(page.locator("#status")).to_have_text(
+            re.compile(rf"^Nearest: {best}.* [\d.]+ ms, in a batch of 8 rows\.$")
+        )
+        expect(page.locator("#prediction li")).to_have_count(7)
+        expect(page.locator("#prediction li").first).to_contain_text(re.compile(rf"^{best}.*0\.[3-9]\d$"))
+
+
 def test_model_without_photo_input_shows_a_text_box(
     simulated: Stack, broker: Broker, watch: Callable[..., Watched]
 ) -> None:

@@ -50,13 +50,20 @@ def explore(system: Stack, folder: Path, *options: str) -> None:
         [sys.executable, *command, *phases, *options], cwd=folder, capture_output=True, text=True, timeout=100
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "Tested: 20" in run.stdout  # all but the document itself
+    assert "Tested: 24" in run.stdout  # all but the document itself
     assert "Traceback" not in system.processes[0].log.read_text()
 
 
 @pytest.mark.extended
 def test_responses_conform_to_the_openapi_document(stack: Callable[..., Stack], tmp_path: Path) -> None:
     system = stack(MODEL_PATH="examples.tabular:Iris", MODEL_NAME="iris")
+    system.up()
+    explore(system, tmp_path)
+
+
+@pytest.mark.extended
+def test_responses_of_a_text_model_conform_to_the_openapi_document(stack: Callable[..., Stack], tmp_path: Path) -> None:
+    system = stack(MODEL_PATH="minilm")
     system.up()
     explore(system, tmp_path)
 

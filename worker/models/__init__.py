@@ -15,10 +15,12 @@ __all__ = ["LoadContext", "Model", "listing", "resolve"]
 
 EFFICIENTNET = "efficientnet_lite0"
 SIMULATED = "simulated"
+MINILM = "minilm"
+HUGGING_FACE = "hf"
 
 WEIGHT_FILES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 CHOICES = (
-    "MODEL_PATH is a torchvision classification model (resnet18), efficientnet_lite0, "
+    "MODEL_PATH is a torchvision classification model (resnet18), efficientnet_lite0, minilm, hf:DIR, "
     "simulated:base_ms=4,row_ms=0.2, file.py:Class, module:Class, or a .pt2 file"
 )
 
@@ -38,6 +40,14 @@ def resolve(model_path: str) -> Model:
         from smartbatch.worker.models.exported import Exported
 
         return Exported(model_path)
+    if model_path == MINILM:
+        from smartbatch.worker.models.text.model import TextModel
+
+        return TextModel.minilm()
+    if head == HUGGING_FACE and colon:
+        from smartbatch.worker.models.text.model import TextModel
+
+        return TextModel.of(rest)
     if colon:
         from smartbatch.worker.models.user import UserModel
 
@@ -60,7 +70,7 @@ def _from_torchvision(name: str) -> Model:
         return VisionClassifier(name)
     if Path(f"{name}.py").is_file():
         raise ModelLoadError(f"MODEL_PATH={name}: which class of {name}.py? Name it: {name}.py:Class")
-    near = difflib.get_close_matches(name, [*known, EFFICIENTNET, SIMULATED], n=3)
+    near = difflib.get_close_matches(name, [*known, EFFICIENTNET, MINILM, SIMULATED], n=3)
     hint = f"; did you mean {' or '.join(near)}?" if near else ";"
     raise ModelLoadError(f"unknown model {name!r}{hint} {CHOICES}")
 
@@ -71,6 +81,8 @@ def listing() -> list[tuple[str, str]]:
 
     return [
         (EFFICIENTNET, "image classifier, ImageNet weights from a pip package: no download"),
+        (MINILM, "text embeddings (all-MiniLM-L6-v2), weights from a pip package: no download"),
+        ("hf:DIR", "embedding model, reranker or text classifier in Hugging Face's layout; hf:org/name fetches it"),
         (f"{SIMULATED}:base_ms=4,row_ms=0.2", "accelerator stand-in that sleeps base + rows × row"),
         ("file.py:Class", "your own class, in a file"),
         ("module:Class", "your own class, in an importable module"),

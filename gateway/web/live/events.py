@@ -25,7 +25,7 @@ from smartbatch.gateway.http.connection_registry import ConnectionRegistry
 from smartbatch.gateway.monitoring.history import LiveModel, ModelHistory
 from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
 from smartbatch.shared.errors import Draining, SmartBatchError, Unavailable
-from smartbatch.shared.model_info import InputSpec
+from smartbatch.shared.model_info import InputSpec, OutputSpec
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +51,12 @@ class LiveEvent(msgspec.Struct, omit_defaults=True):
 
 
 class Inputs(msgspec.Struct):
-    """What a model takes: ModelInfo's fields."""
+    """What a model takes and returns: ModelInfo's fields."""
 
     input: InputSpec
     inputs: tuple[InputSpec, ...]
+    outputs: tuple[OutputSpec, ...]
+    classifier: bool
 
 
 class Offer(msgspec.Struct):
@@ -170,7 +172,10 @@ class LiveStream:
     def offer(self, principal: Principal | None) -> Offer:
         default = self._default if _may_use(principal, self._default) else ""
         infos = {name: info for name, info in self._monitor.models.items() if _may_use(principal, name)}
-        return Offer(default, {name: Inputs(info.input, info.inputs) for name, info in infos.items()})
+        return Offer(
+            default,
+            {name: Inputs(info.input, info.inputs, info.outputs, info.classifier) for name, info in infos.items()},
+        )
 
 
 def _may_use(principal: Principal | None, model: str) -> bool:

@@ -17,7 +17,7 @@ from smartbatch.gateway.core.response_types import Health, PredictResponse, Prob
 from smartbatch.gateway.formats.render import Format
 from smartbatch.gateway.inference import predict
 from smartbatch.gateway.web import metrics_page
-from smartbatch.gateway.web.openapi import oip
+from smartbatch.gateway.web.openapi import oip, openai
 from smartbatch.gateway.web.openapi.examples import IMAGE, request_content
 from smartbatch.gateway.web.openapi.inputs import INPUTS, input_schemas
 from smartbatch.gateway.web.openapi.parts import JSON, Json, json_content, limits, page, parameter, ref, running, schema
@@ -36,7 +36,8 @@ def document(settings: Settings, models: tuple[ModelInfo, ...] = ()) -> bytes:
     """Return the document with an example for each of `models`. Without models it has all that any model may take."""
     models = tuple(sorted(models, key=lambda info: (info.name != settings.model, info.name)))
     _, components = msgspec.json.schema_components(
-        (PredictResponse, Health, Problem, Readiness, Stats, *oip.TYPES), ref_template="#/components/schemas/{name}"
+        (PredictResponse, Health, Problem, Readiness, Stats, *oip.TYPES, *openai.TYPES),
+        ref_template="#/components/schemas/{name}",
     )
     described: Json = {
         "openapi": "3.1.0",
@@ -63,8 +64,9 @@ def document(settings: Settings, models: tuple[ModelInfo, ...] = ()) -> bytes:
             ),
             "/openapi.json": _page("openapi", "OpenAPI document", {200: {JSON: schema("object")}}),
             **oip.paths(settings, models),
+            **openai.paths(settings, models),
         },
-        "components": {"schemas": {**components, **input_schemas()}},
+        "components": {"schemas": {**components, **input_schemas(), **openai.request_schemas()}},
     }
     for path, operations in described["paths"].items():
         for method, operation in operations.items():
@@ -86,6 +88,8 @@ def document(settings: Settings, models: tuple[ModelInfo, ...] = ()) -> bytes:
 def _tag(path: str) -> str:
     if path == "/predict":
         return "Inference"
+    if path.startswith("/v1"):
+        return "OpenAI's and Cohere's clients"
     return "Open Inference Protocol" if path.startswith("/v2") else "Monitoring"
 
 

@@ -43,6 +43,7 @@ class Capacity(msgspec.Struct, frozen=True):
     rows_per_s: float = 0.0
     batch_s: float = 0.0  # duration of a full batch on the fastest worker
     gateways: int = 1  # that share the capacity
+    workers: int = 0
     row_weight: float = 1.0  # cost of each row, in usual rows
     byte_weight: float = 0.0  # cost of each byte of payload, in usual rows, where rows have sizes
 
@@ -60,10 +61,12 @@ class Capacity(msgspec.Struct, frozen=True):
         shares = [(row_bytes, share) for row_bytes, share in bytes_shares if row_bytes > 0]
         share = sum(share for _, share in shares) / len(shares) if shares else 0.0
         row_bytes = sum(row_bytes for row_bytes, _ in shares) / len(shares) if shares else 1.0
+        each = list(rates)
         return Capacity(
-            SAFETY_FACTOR * sum(rates),
+            SAFETY_FACTOR * sum(each),
             min(filter(None, batches_s), default=0.0),
             max(1, gateways),
+            len(each),
             1.0 - share,
             share / row_bytes,
         )

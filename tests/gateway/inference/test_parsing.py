@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from smartbatch.gateway.inference.parsing import LARGE_BYTES, parse_body
+from smartbatch.gateway.inference.predict import PredictCodec
 from smartbatch.gateway.services import GatewayServices
 from smartbatch.shared.errors import BodyTooLarge
 from smartbatch.shared.settings import from_environment
@@ -18,6 +19,7 @@ class AnyBody:
     """Stands in for an InferenceRequest and accepts any body."""
 
     bytes = 0
+    codec = PredictCodec()
 
     def __init__(self) -> None:
         self.deadline_at = asyncio.get_running_loop().time() + 10

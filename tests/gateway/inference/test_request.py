@@ -16,8 +16,9 @@ from smartbatch.gateway.inference.request import InferenceRequest
 from smartbatch.gateway.queue.queued_request import Outcome
 from smartbatch.gateway.services import GatewayServices
 from smartbatch.shared.broker.queue.admission import AdmitResult, AdmitStatus, Capacity, NewEntry
-from smartbatch.shared.errors import QueueFull, Unauthenticated
+from smartbatch.shared.errors import DeadlineUnattainable, InvalidInput, QueueFull, Unauthenticated
 from smartbatch.shared.settings import from_environment
+from smartbatch.shared.wire import Reply, Result, pack_reply, unpack_reply
 from tests.brokers import Broker
 
 KEYS = "app:" + "0" * 64
@@ -135,3 +136,52 @@ async def test_an_ended_request_is_garbage_collected(
         assert entry() is None
     finally:
         gc.enable()
+
+
+def many_rows(services: GatewayServices, rows: int) -> InferenceRequest:
+    request = predict(services, (b"content-type", b"application/json"))
+    request.parse_body(json.dumps({"data": ["a"] * rows}).encode())
+    return request
+
+
+async def test_only_some_parts_of_a_request_are_in_the_queue_at_once(services: GatewayServices) -> None:
+    outcomes: list[Outcome] = []
+    queue = services.default_queue
+    queue._admission_control.capacity = lambda: Capacity(rows_per_s=1000, batch_s=0.01, workers=2)
+    request = many_rows(services, 10 * 32)
+    request.submit(outcomes.append)
+    assert list(queue.outstanding) == [f"{request.id}.{n}" for n in range(1, 7)]  # three for each worker
+    for answered in range(1, 11):
+        assert outcomes == []
+        part = queue.outstanding[f"{request.id}.{answered}"]
+        part.end(pack_reply(Reply(Result(values=[answered] * 32, tokens=answered))))
+        assert len(queue.outstanding) == min(6, 10 - answered)
+    assert isinstance(outcomes[0], bytes)
+    result = unpack_reply(outcomes[0]).result
+    assert result is not None
+    assert result.values == [n for n in range(1, 11) for _ in range(32)]
+    assert result.tokens == 55
+
+
+async def test_an_error_of_a_part_ends_the_request_and_submits_no_more(services: GatewayServices) -> None:
+    outcomes: list[Outcome] = []
+    queue = services.default_queue
+    queue._admission_control.capacity = lambda: Capacity(rows_per_s=1000, batch_s=0.01)
+    request = many_rows(services, 10 * 32)
+    request.submit(outcomes.append)
+    first, second, *_ = queue.outstanding.values()
+    first.end(pack_reply(Reply(None, InvalidInput("no"))))
+    assert len(outcomes) == 1
+    request.record_failure(InvalidInput("no"))
+    second.end(pack_reply(Reply(Result(values=[1] * 32))))
+    assert list(queue.outstanding) == []
+
+
+async def test_a_request_of_many_rows_that_would_be_late_is_rejected_at_once(services: GatewayServices) -> None:
+    queue = services.default_queue
+    queue._admission_control.capacity = lambda: Capacity(rows_per_s=10, batch_s=0.5)
+    with pytest.raises(DeadlineUnattainable, match=r"0 rows ahead and 320 of this request at 10 rows/s: 32 s, plus"):
+        many_rows(services, 320).submit(lambda outcome: None)
+    assert list(queue.outstanding) == []
+    many_rows(services, 280).submit(lambda outcome: None)
+    assert len(queue.outstanding) == 4

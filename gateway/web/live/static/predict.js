@@ -1,5 +1,6 @@
 // The form that sends requests, with the inputs that the model takes: an image, text, JSON, or any file.
 
+import { embeds, EXAMPLES, nearest } from "./nearest.js";
 import { clearResult, showResult, showStatus } from "./result.js";
 import { headersWith } from "./stream.js";
 import { setText } from "./tables.js";
@@ -47,6 +48,7 @@ export class PredictForm {
     if (!info) return;
     const { type, label, text, note } = example(info);
     this._type = type;
+    this._embeds = embeds(info);
     part("text").value = text;
     setText(part("text-label"), label);
     setText(part("text-note"), note);
@@ -72,10 +74,12 @@ export class PredictForm {
 
   async _text() {
     const text = part("text").value;
+    if (this._embeds) return this._send(JSON.stringify({ data: [text, ...EXAMPLES] }), JSON_TYPE, "the text", nearest);
     await this._send(text, this._type, this._type === JSON_TYPE ? "the JSON" : "the text");
   }
 
-  async _send(content, type, name) {
+  // `near` makes what is shown of a response that isn't shown as it is.
+  async _send(content, type, name, near = null) {
     this._request?.abort();
     const request = (this._request = new AbortController());
     clearResult();
@@ -86,7 +90,7 @@ export class PredictForm {
       const headers = { ...headersWith(this._key()), "Content-Type": type, Accept: "application/json" };
       const response = await fetch(target, { method: "POST", body: content, headers, signal: request.signal });
       const body = await response.json().catch(() => ({ title: response.statusText, detail: "the response is not JSON" }));
-      if (response.ok && body.timing_ms) return showResult(body);
+      if (response.ok && body.timing_ms) return showResult(body, near?.(body));
       showStatus(`${response.status} ${body.title}: ${body.detail}`, true);
       if (response.status === 401) this._needsKey(body.detail);
     } catch (error) {
@@ -99,12 +103,14 @@ const JSON_TYPE = "application/json";
 const TEXT = { type: "text/plain", label: "Text" };
 
 // An input that the model accepts, and a description of it.
-function example({ input, inputs }) {
+function example(info) {
+  const { input, inputs } = info;
   if (inputs?.length) {
     const value = Object.fromEntries(inputs.map((each) => [each.name, valueOf(each)]));
     const names = inputs.map(({ name, kinds }) => `${name} (${kinds.join(" or ")})`).join(", ");
     return json({ inputs: value }, `The inputs by name: ${names}. Images and raw bytes are in base64.`);
   }
+  if (embeds(info)) return { ...TEXT, text: "a kitten", note: "It is embedded together with a few examples, to show which are nearest." };
   if (input.kinds.includes("text")) return { ...TEXT, text: "a text", note: "One text, as one row." };
   if (input.kinds.includes("raw")) return { ...TEXT, text: "hello", note: "Any text, as one row." };
   const { dtype, shape } = input;

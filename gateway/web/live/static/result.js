@@ -17,12 +17,14 @@ export function clearResult() {
   part("result").hidden = true;
 }
 
-export function showResult(response) {
+// `near` has what is shown in place of the result: [text, cosine] each, the nearest first.
+export function showResult(response, near = null) {
   const { batch, timing_ms: ms } = response;
   const best = response.predictions?.[0]?.[0];
-  const what = best ? `${best.label}, ${percent(Number(best.probability))}.` : "Done.";
+  const classes = best ? `${best.label}, ${percent(Number(best.probability))}.` : "Done.";
+  const what = near ? `Nearest: ${near[0][0]}` : classes;
   showStatus(`${what} ${number(ms.total)} ms, in a batch of ${counted(batch.rows, "row")}.`);
-  part("prediction").replaceChildren(...prediction(response));
+  part("prediction").replaceChildren(...(near ? [bars(near.map(([text, cosine]) => [text, cosine.toFixed(2), cosine]))] : prediction(response)));
   timeline(ms);
   fields(part("batch"), [
     ["Batch", batch.id],
@@ -43,18 +45,27 @@ function prediction(response) {
     pre.textContent = text.length > MAX_SHOWN ? `${text.slice(0, MAX_SHOWN)} …` : text;
     return [pre];
   }
-  return response.predictions.map((classes) => {
-    const list = document.createElement("ol");
-    list.className = "classes";
-    for (const { label, probability } of classes) {
-      const entry = list.appendChild(document.createElement("li"));
-      const share = Number(probability); // "NaN" comes as a string
-      const bar = document.createElement("i");
-      bar.style.width = `${(share || 0) * 100}%`;
-      entry.append(span(label), span(Number.isNaN(share) ? "NaN" : percent(share)), bar);
-    }
-    return list;
-  });
+  return response.predictions.map((classes) =>
+    bars(
+      classes.map(({ label, probability }) => {
+        const share = Number(probability); // "NaN" comes as a string
+        return [label, Number.isNaN(share) ? "NaN" : percent(share), share];
+      }),
+    ),
+  );
+}
+
+// A list of [label, text, share]; the share is shown as a bar.
+function bars(entries) {
+  const list = document.createElement("ol");
+  list.className = "classes";
+  for (const [label, text, share] of entries) {
+    const entry = list.appendChild(document.createElement("li"));
+    const bar = document.createElement("i");
+    bar.style.width = `${Math.max(0, share || 0) * 100}%`;
+    entry.append(span(label), span(text), bar);
+  }
+  return list;
 }
 
 function timeline(ms) {

@@ -1,0 +1,1 @@
+"""Text models in Hugging Face's layout: embeddings, rerankers and classifiers."""
