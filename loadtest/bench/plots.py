@@ -106,7 +106,7 @@ def _texts(details: dict[str, Any], path: Path) -> Path:
             latencies.plot(list(measured_ms), list(measured_ms.values()), marker=".", color=color, label=label)
     latencies.set_ylabel("ms")
     latencies.set_ylim(bottom=0)
-    latencies.set_title("open loop at 80 % of capacity: texts of up to 32 tokens, and of more", fontsize=9)
+    latencies.set_title("open loop at 80 % of capacity; up to 32 tokens are short", fontsize=10)
     latencies.legend()
     return _save(figure, path)
 
