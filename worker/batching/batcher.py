@@ -79,6 +79,7 @@ class Batcher:
         self._batch_ids = (f"{worker_id}-{n}" for n in itertools.count(1))
         self._pool = Pool()
         self._on_device: list[Batch] = []  # the running batch and the one claimed ahead
+        self._topped_up: Batch | None = None  # behind this one, a pool that was complete was topped up
         self._freed = asyncio.Event()
         self._drained = asyncio.Event()
         self._draining = False
@@ -233,17 +234,23 @@ class Batcher:
         self._submit(decision.reason or "window")
 
     async def _until_decoded(self) -> None:
-        """Wait until the next batch can be taken from the pool: for a sized model, until an entry has been decoded, or
-        its deadline has passed."""
+        """Wait until the next batch can be taken from the pool.
+
+        Of a sized model all entries should be decoded by then. Those that still aren't after the window, and after the
+        time that one batch more would take, go without the others.
+        """
         pool = self._pool
-        while not pool.ready():
-            decoding = {claimed.decoded for claimed in pool.entries}
-            left_s = max(0.0, pool.state().deadline_at - time.monotonic())
-            await asyncio.wait(
-                [asyncio.wrap_future(decoded) for decoded in decoding],
-                timeout=left_s,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+        if pool.ready(self._limits.max_rows):
+            return
+        now = time.monotonic()
+        together_until = max(now + self._run_s(1, self._row_size), pool.state().oldest_at + self._limits.window_s)
+        while not pool.ready(self._limits.max_rows if now < together_until else 1):
+            until = min(claimed.deadline_at for claimed in pool.entries)
+            if now < together_until:
+                until = min(until, together_until)
+            decoding = [asyncio.wrap_future(decoded) for decoded in {claimed.decoded for claimed in pool.entries}]
+            await asyncio.wait(decoding, timeout=max(0.0, until - now), return_when=asyncio.FIRST_COMPLETED)
+            now = time.monotonic()
 
     def _idle_at(self, state: BatchState, now: float) -> float:
         """Return when another arrival stops being likely, or now if a row more costs as much as a batch of its own;
@@ -295,10 +302,11 @@ class Batcher:
         lead_s = self._claim_s + self._tracker.fetch_s + self._tracker.decoder.mean_s * self._limits.max_rows
         soon, room = remaining_s <= lead_s, self._pool_room()
         if soon and (closed := self._complete()):
-            if self._waiting and room > 0:
+            if self._waiting and room > 0 and self._topped_up is not running:
+                self._topped_up = running
                 await self._claim_ahead(soon=True)
             if len(self._on_device) == 1:
-                if self._pool.ready():
+                if self._pool.ready(self._limits.max_rows):
                     self._submit(closed)
                 else:
                     await self._until_freed(MIN_AHEAD_POLL_S)
@@ -336,7 +344,8 @@ class Batcher:
         claim = await self._claim("ahead", hold_ms=0, **how)
         closed = self._complete()
         # If the device became free meanwhile, the batch is topped up first.
-        if closed in ("full", "bytes") and len(self._on_device) == 1 and self._pool.ready():
+        ready = self._pool.ready(self._limits.max_rows)
+        if closed in ("full", "bytes") and len(self._on_device) == 1 and ready:
             self._submit(closed)
         return claim
 

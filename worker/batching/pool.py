@@ -82,8 +82,9 @@ class Pool:
         deadline = min((claimed.deadline_at for claimed in entries), default=math.inf)
         return BatchState(self.rows, self.bytes, oldest, deadline, self.next_too_large)
 
-    def ready(self) -> bool:
-        """Return whether a batch can be taken: of a sized model, whether any entry is decoded, or will not run."""
+    def ready(self, rows: int = 1) -> bool:
+        """Return whether a batch can be taken. Of a sized model that is so once `rows` rows are decoded, or whatever is
+        here; entries that won't run are not waited for."""
         if not self.sized:
             return bool(self.entries)
         undecoded, now = [], time.monotonic()
@@ -96,7 +97,7 @@ class Pool:
             else:
                 undecoded.append(claimed)
         self.entries = undecoded
-        return bool(self._rows or self._failed)
+        return bool(self._rows or self._failed) and (not undecoded or rows <= max(1, len(self._rows)))
 
     def _add_rows(self, claimed: ClaimedEntry) -> None:
         claimed.rows_left = 0

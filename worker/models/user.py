@@ -175,8 +175,8 @@ class UserModel(Model):
     def size(self, row: Any) -> int:
         if self._size is not None:
             return self._size(row)
-        shape: Sequence[int] = getattr(row, "shape", ())
-        return max(1, int(shape[0])) if len(shape) else 1
+        shape = tuple(getattr(row, "shape", ()))
+        return max(1, int(shape[0])) if shape else 1
 
     def collate(self, rows: Sequence[Any]) -> Any:
         if self._collate is not None:

@@ -156,9 +156,17 @@ def test_only_decoded_entries_are_taken() -> None:
     assert take(pool, launches_dominate).claimed_entries == [quick]
     assert pool.cut and pool.rows == 1 and not pool.ready()
     decode(slow, 5)
-    assert pool.ready()
+    assert pool.ready(32)
     assert take(pool, launches_dominate).claimed_entries == [slow]
     assert not pool
+
+
+def test_a_batch_is_ready_once_enough_rows_are_decoded_or_all() -> None:
+    slow, pool = entry(5, decoded=False), Pool(sized=True)
+    pool.add([entry(5, 6, 7), slow])
+    assert pool.ready() and pool.ready(3) and not pool.ready(4)
+    decode(slow, 5)
+    assert pool.ready(32)
 
 
 def failed(*rows: int) -> ClaimedEntry:

@@ -192,7 +192,7 @@ async def test_entries_of_very_different_sizes_all_end_once(worker: Callable[...
     assert "cost" in {batch.closed for batch in running.batches}
     padded = sum(batch.padded_size for batch in running.batches)
     real = sum(batch.real_size for batch in running.batches)
-    assert 1 <= padded / real < 1.5
+    assert 1 <= padded / real < 2.5  # in the order of arrival about 5
     assert sorted(row for rows in running.ran() for row in rows) == sorted(
         3 + 97 * (n % 7 == 0) for n in range(300) for _ in range(1 + n % 3)
     )
@@ -252,6 +252,19 @@ async def test_others_run_while_one_entry_is_slow_to_decode(worker: Callable[...
     await running.until_finished(10, 0.9)
     assert slow not in running.queue.finished
     await running.until_finished(11)
+
+
+async def test_rows_that_are_decoded_one_by_one_share_a_batch(worker: Callable[..., Running]) -> None:
+    running = worker(max_rows=16, window_s=0.5, adaptive=False)
+    running.model.slow_s = 0.002
+    running.decoder.mean_s = 0.002
+    for rows in (1, 16):
+        running.costs.record(rows, 0.05 + 1e-6 * rows, size=4)
+    for _ in range(32):
+        running.queue.add("slow")
+    running.start()
+    await running.until_finished(32)
+    assert [batch.rows for batch in running.batches] == [16, 16]
 
 
 async def test_an_entry_decoded_past_its_deadline_holds_up_no_other(worker: Callable[..., Running]) -> None:
