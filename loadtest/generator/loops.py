@@ -260,7 +260,7 @@ class OpenLoop(LoadLoop):
         recorder: Recorder,
         starts: Iterator[float],
         connections: int = 1024,
-        seed: int = SEED,
+        seed: int | None = SEED,
     ) -> None:
         super().__init__(port, requests, recorder, seed)
         self._starts = starts

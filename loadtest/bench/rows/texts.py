@@ -22,7 +22,7 @@ from loadtest.workload.texts import docstrings
 MODEL = "examples/text_embedding.py:TextEmbedding"
 COUNT = 1000  # texts of a measurement
 SHARES = {32: 0.9, 64: 1.0, 128: 1.0}  # of the sorted bare loop, by connections
-MEASURED = 64  # connections whose throughput is the capacity
+MEASURED = 64  # connections whose throughput is the capacity of the round
 ONE_CONNECTION = 1.15  # times a forward in the bare loop
 SHORT = 32  # tokens
 OPEN_SHARE = 0.8  # of the capacity
@@ -32,6 +32,7 @@ OVERLOAD_SHARE = 0.95
 TIMEOUT_S = 2.0  # of a request under overload
 RAMP_S = 3.0  # the first seconds under overload are not counted
 INFINITY = 2  # times its throughput
+OPEN_PASSES = 2  # times that all texts are sent in an open loop
 MAX_S = 180.0  # of a closed loop
 WARM = 200  # texts
 
@@ -66,60 +67,69 @@ class Answers(list[Answer]):
 def row(run: Run) -> Outcome:
     count = 64 if run.quick else COUNT
     run.log("T, the bare loop in arrival order")
-    bare = [_bare(count, "arrival")]
-    details: dict[str, Any] = {"arrival": bare[0].pop("arrival"), "rounds": (rounds := [])}
-    tokens = bare[0].pop("tokens")
+    bare = _bare(count, "arrival")
+    tokens: list[int] = bare["tokens"]
+    rounds: list[dict[str, Any]] = []
+    details: dict[str, Any] = {"arrival": bare["arrival"], "rounds": rounds}
     with smartbatch(MODEL, TORCH_THREADS=1, DEVICE="cpu") as system:
         requests = [_predict_request(system.port, text) for text in docstrings()[:count]]
+        in_time = [_predict_request(system.port, text, TIMEOUT_S) for text in docstrings()[:count]]
         _closed_loop(system, requests, MEASURED, WARM)
         for number in range(run.rounds(3)):
             run.log(f"T, the bare loop, sorted and one by one, round {number + 1}")
-            one = {**_bare(count, "sorted,single")}
+            each = _bare(count, "sorted,single")
+            rounds.append({name: each[name] for name in ("sorted", "single", "longest_ms")})
             for connections in (1, *SHARES):
                 run.log(f"T, {connections} connections, round {number + 1}")
-                one[str(connections)] = _closed_loop(system, requests, connections, count)
-            one.pop("tokens")
-            rounds.append(one)
-        capacity = median([each[str(MEASURED)]["texts_per_s"] for each in rounds])
-        run.log(f"T, open loop at {OPEN_SHARE:.0%} of the capacity")
-        steady = _open_loop(system, requests, OPEN_SHARE * capacity, run.seconds(60))
-        details["steady"] = latencies(steady, tokens)
-        run.log(f"T, open loop at {OVERLOAD} times the capacity")
-        in_time = [_predict_request(system.port, text, TIMEOUT_S) for text in docstrings()[:count]]
-        seconds = run.seconds(20)
-        overload = _open_loop(system, in_time, OVERLOAD * capacity, RAMP_S + seconds)
-        details["overload"] = overloaded(overload, tokens, seconds)
+                rounds[-1][str(connections)] = _closed_loop(system, requests, connections, count)
+            capacity = rounds[-1][str(MEASURED)]["texts_per_s"]
+            run.log(f"T, open loop at {OPEN_SHARE:.0%} of the capacity and {OVERLOAD} times, round {number + 1}")
+            steady = _open_loop(system, requests, OPEN_SHARE * capacity, OPEN_PASSES * count / (OPEN_SHARE * capacity))
+            rounds[-1]["steady"] = latencies(steady, tokens)
+            seconds = run.seconds(OPEN_PASSES * count / (OVERLOAD * capacity))
+            overload = _open_loop(system, in_time, OVERLOAD * capacity, RAMP_S + seconds)
+            rounds[-1]["overload"] = overloaded(overload, tokens, seconds)
     if infinity.installed():
         details["infinity"] = _infinity(run, count)
-    return Outcome(_figures(details, capacity), {"capacity": capacity, **details})
+    return Outcome(_figures(details), details)
 
 
-def _figures(details: dict[str, Any], capacity: float) -> list[Figure]:
-    rounds, steady, overload = details["rounds"], details["steady"], details["overload"]
-    in_order = {order: median_of([each[order] for each in rounds], "texts_per_s") for order in ("sorted", "single")}
-    longest_ms, single_ms = median_of(rounds, "longest_ms"), median_of([each["single"] for each in rounds], "p50_ms")
+def _figures(details: dict[str, Any]) -> list[Figure]:
+    rounds = details["rounds"]
     figures = [
-        Figure("a bare loop, sorted beforehand", in_order["sorted"], "texts/s"),
-        Figure("a bare loop, one by one", in_order["single"], "texts/s"),
+        Figure(
+            "a bare loop, sorted beforehand", median_of([each["sorted"] for each in rounds], "texts_per_s"), "texts/s"
+        ),
+        Figure("a bare loop, one by one", median_of([each["single"] for each in rounds], "texts_per_s"), "texts/s"),
         Figure("a bare loop, in the order of arrival", details["arrival"]["texts_per_s"], "texts/s"),
     ]
     for connections, share in SHARES.items():
-        rate = median([each[str(connections)]["texts_per_s"] for each in rounds])
-        goal = round(share * in_order["sorted"], 2)
-        figures.append(Figure(f"{connections} connections, throughput", rate, "texts/s", goal))
+        measured = [each[str(connections)]["texts_per_s"] for each in rounds]
+        rate = median(measured)
+        of_sorted = [own / each["sorted"]["texts_per_s"] for own, each in zip(measured, rounds, strict=True)]
+        figures.append(Figure(f"{connections} connections, throughput", rate, "texts/s"))
+        figures.append(Figure(f"{connections} connections, of sorted", percent(median(of_sorted)), "%", 100 * share))
         if theirs := details.get("infinity", {}).get(str(connections)):
             goal = INFINITY * theirs["texts_per_s"]
             figures.append(Figure(f"{connections} connections, and infinity-emb", rate, "texts/s", goal))
-    p50_ms = median([each["1"]["p50_ms"] for each in rounds])
-    figures.append(Figure("one connection, p50", p50_ms, "ms", round(ONE_CONNECTION * single_ms, 2), "at most"))
-    short, long = steady["short_ms"]["p99"], steady["long_ms"]["p99"]
-    at = f"{OPEN_SHARE:.0%} of capacity"
-    figures += [
-        Figure(f"{at}, p99 of short texts", short, "ms", round(SHORT_P99 * longest_ms, 1), "at most"),
-        Figure(f"{at}, and of long ones", short, "ms", long, "at most"),
+    one_by_one = median([each["1"]["p50_ms"] / each["single"]["p50_ms"] for each in rounds])
+    short = median([each["steady"]["short_ms"]["p99"] / each["longest_ms"] for each in rounds])
+    of_long = median([each["steady"]["short_ms"]["p99"] / each["steady"]["long_ms"]["p99"] for each in rounds])
+    goodput = median([each["overload"]["in_time_per_s"] / each[str(MEASURED)]["texts_per_s"] for each in rounds])
+    at = f"{OPEN_SHARE:.0%} of capacity, p99 of short texts"
+    return [
+        *figures,
+        Figure("one connection, p50", median([each["1"]["p50_ms"] for each in rounds]), "ms"),
+        Figure("one connection, p50 of one by one", percent(one_by_one), "%", 100 * ONE_CONNECTION, "at most"),
+        Figure(at, median([each["steady"]["short_ms"]["p99"] for each in rounds]), "ms"),
+        Figure(f"{at}, of the longest alone", percent(short), "%", 100 * SHORT_P99, "at most"),
+        Figure(f"{at}, of long ones'", percent(of_long), "%", 100, "at most"),
+        Figure(f"{OVERLOAD} × capacity, goodput of capacity", percent(goodput), "%", 100 * OVERLOAD_SHARE),
     ]
-    at, goal = f"{OVERLOAD} × capacity", round(OVERLOAD_SHARE * capacity, 2)
-    return [*figures, Figure(f"{at}, goodput", overload["in_time_per_s"], "texts/s", goal)]
+
+
+def percent(share: float) -> float:
+    return round(100 * share, 1)
 
 
 def _bare(count: int, orders: str) -> dict[str, Any]:
@@ -184,7 +194,7 @@ def _run(loop: LoadLoop, answers: Answers, count: int) -> None:
 
 def _open_loop(system: System, requests: list[bytes], rate: float, seconds: float) -> Answers:
     answers = Answers()
-    loop = OpenLoop(system.port, requests, answers, poisson(rate, seconds))
+    loop = OpenLoop(system.port, requests, answers, poisson(rate, seconds), seed=None)
     try:
         loop.run(seconds + LAST_RESPONSES_S)
     finally:
