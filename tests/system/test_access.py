@@ -112,7 +112,7 @@ def test_key_limited_to_models_learns_nothing_of_others(stack: Callable[..., Sta
     responses = [system.predict(b"x", params={"model": m}, headers=bearer(APP)) for m in ("simulated", "no-such")]
     assert [response.status_code for response in responses] == [403, 403]
     offer = system.client.get(f"{system.url}/live/models", headers=bearer(APP)).json()
-    assert offer == {"default": "", "models": {"second": {"input": {"kinds": ["raw"]}, "inputs": []}}}
+    assert offer == {"default": "", "models": {"second": {"input": {"kinds": ["raw"]}, "inputs": [], "example": None}}}
     assert {response.json()["detail"] for response in responses} == {"this API key may not use this model"}
 
 

@@ -152,7 +152,9 @@ async def test_a_viewer_sees_only_the_models_of_its_key(viewed: Viewed) -> None:
         offer = msgspec.to_builtins(viewed.live.offer(principal))
         assert offer == {
             "default": default,
-            "models": {n: {"input": {"kinds": ("text",)}, "inputs": ()} for n in names},
+            "models": {
+                n: {"input": {"kinds": ("text",)}, "inputs": (), "example": {"data": ["a text"]}} for n in names
+            },
         }
 
 
