@@ -18,6 +18,7 @@ MAGIC = b"PK\x03\x04"
 MAX_INFLATED_BYTES = 16 * 1024 * 1024
 
 _DIRECTORY_ENTRY = b"PK\x01\x02"
+# What zipfile raises for a broken archive; NotImplementedError for a compression method that it doesn't know.
 _BROKEN = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, zlib.error, struct.error)
 
 

@@ -82,7 +82,7 @@ class AsgiRequestCycle(RequestResponseCycle):
 
     def start(self) -> None:
         self.started = True
-        self.transport.run_in_task(self)  # type: ignore[attr-defined]
+        self.transport.run_in_task(self)  # type: ignore[attr-defined] # it is a Connection
 
     # --- called by the application
 

@@ -11,6 +11,8 @@ from smartbatch.gateway.monitoring.model_view import describe
 from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
 
 JSON = "application/json"
+# Requested by orchestrators and load balancers, without an API key. They reveal nothing.
+PROBES = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 HEALTHY = msgspec.json.encode(Health())
 
 

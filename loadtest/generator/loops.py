@@ -106,7 +106,7 @@ class LoadLoop(ABC):
             connection.socket.close()
         self._open.clear()
         if _EPOLL:
-            self._poller.close()  # type: ignore[union-attr]
+            self._poller.close()  # type: ignore[union-attr] # select.poll has no close
 
     def _send_due(self, now: float) -> float:
         """Send the requests that are due; return when the next one is due."""

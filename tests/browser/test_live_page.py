@@ -160,7 +160,7 @@ def test_model_without_photo_input_shows_a_text_box(
     expect(page.locator("#text-label")).to_have_text("Text")
     page.locator("#model").select_option("mixed")
     expect(photo).to_be_hidden()
-    expect(text).to_have_value('{"inputs":{"words":"a text","numbers":[0,0]}}')
+    expect(text).to_have_value('{"inputs":{"words":["a text"],"numbers":[[0,0]]}}')
     page.locator("#model").select_option("eyes")
     expect(photo).to_be_visible()
     expect(text).to_be_hidden()

@@ -114,7 +114,7 @@ def test_key_limited_to_models_learns_nothing_of_others(stack: Callable[..., Sta
     offer = system.client.get(f"{system.url}/live/models", headers=bearer(APP)).json()
     assert (offer["default"], list(offer["models"])) == ("", ["second"])
     outputs = [{"name": "output", "dtype": "float32", "shape": [10]}]
-    described = {"input": {"kinds": ["raw"]}, "inputs": [], "outputs": outputs, "classifier": False}
+    described = {"input": {"kinds": ["raw"]}, "inputs": [], "outputs": outputs, "classifier": False, "example": None}
     assert offer["models"]["second"] == described
     assert {response.json()["detail"] for response in responses} == {"this API key may not use this model"}
 

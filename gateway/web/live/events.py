@@ -24,8 +24,9 @@ from smartbatch.gateway.core.problems import problem
 from smartbatch.gateway.http.connection_registry import ConnectionRegistry
 from smartbatch.gateway.monitoring.history import LiveModel, ModelHistory
 from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
+from smartbatch.gateway.web.openapi.examples import json_body
 from smartbatch.shared.errors import Draining, SmartBatchError, Unavailable
-from smartbatch.shared.model_info import InputSpec, OutputSpec
+from smartbatch.shared.model_info import InputSpec, ModelInfo, OutputSpec
 
 log = logging.getLogger(__name__)
 
@@ -51,16 +52,18 @@ class LiveEvent(msgspec.Struct, omit_defaults=True):
 
 
 class Inputs(msgspec.Struct):
-    """What a model takes and returns: ModelInfo's fields."""
+    """What a model takes and returns: ModelInfo's fields, and the example of a JSON body."""
 
     input: InputSpec
     inputs: tuple[InputSpec, ...]
     outputs: tuple[OutputSpec, ...]
     classifier: bool
+    example: Any
 
 
 class Offer(msgspec.Struct):
-    """What a key that may not read statistics needs to know to send requests."""
+    """What the form needs to know to send requests: for a key that may not read statistics, the models; and for every
+    key, the examples."""
 
     default: str
     models: dict[str, Inputs]
@@ -172,10 +175,11 @@ class LiveStream:
     def offer(self, principal: Principal | None) -> Offer:
         default = self._default if _may_use(principal, self._default) else ""
         infos = {name: info for name, info in self._monitor.models.items() if _may_use(principal, name)}
-        return Offer(
-            default,
-            {name: Inputs(info.input, info.inputs, info.outputs, info.classifier) for name, info in infos.items()},
-        )
+        return Offer(default, {name: _inputs(info) for name, info in infos.items()})
+
+
+def _inputs(info: ModelInfo) -> Inputs:
+    return Inputs(info.input, info.inputs, info.outputs, info.classifier, json_body(info))
 
 
 def _may_use(principal: Principal | None, model: str) -> bool:
@@ -205,7 +209,7 @@ class Events:
 
 
 async def models(request: Request) -> Response:
-    """GET /live/models: what the models take, for the form of a viewer whose key may not read statistics."""
+    """GET /live/models: what the models take, for the form."""
     live: LiveStream = request.app.state.gateway.live
     offer = live.offer(live.identify(request.headers.raw))
     return Response(msgspec.json.encode(offer), headers=_HEADERS, media_type="application/json")

@@ -3,17 +3,13 @@ of statistics (events.py) does."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
 from collections.abc import Callable
-from importlib import resources
-from typing import Any
+from pathlib import Path
 
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from smartbatch.gateway.web.live.events import Events, models
+from smartbatch.gateway.web.page_files import page_files
 
 _HTML, _CSS, _SCRIPT = ("text/html; charset=utf-8", "text/css; charset=utf-8", "text/javascript; charset=utf-8")
 
@@ -38,31 +34,10 @@ FILES = {
 EVENTS = "/live/events"
 MODELS = "/live/models"
 
-# No inline scripts or styles and no other origins; blob: is the preview of the chosen image.
-_HEADERS = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-cache",  # revalidated every time, mostly with a 304
-}
+file = page_files(Path(__file__).parent / "static", FILES, "style-src 'self'; img-src 'self' blob:")  # blob: a preview
 
 
 def routes(route: Callable[..., BaseRoute]) -> list[BaseRoute]:
     """Return the routes of the page and its stream. `route` creates one on the management port."""
     endpoints = [route(EVENTS, Events(), methods=["GET"]), route(MODELS, models)]
     return [*(route(path, file) for path in FILES), *endpoints]
-
-
-async def file(request: Request) -> Response:
-    content, etag, media_type = _load(request.scope["path"])
-    headers = {**_HEADERS, "etag": etag}
-    if request.headers.get("if-none-match") == etag:
-        return Response(status_code=304, headers=headers)
-    return Response(content, headers=headers, media_type=media_type)
-
-
-@functools.cache
-def _load(path: str) -> tuple[bytes, str, Any]:
-    name, media_type = FILES[path]
-    content = (resources.files("smartbatch.gateway.web.live") / "static" / name).read_bytes()
-    return content, f'"{hashlib.sha256(content).hexdigest()[:16]}"', media_type

@@ -17,11 +17,11 @@ from smartbatch.gateway.core.response_types import Health, PredictResponse, Prob
 from smartbatch.gateway.formats.render import Format
 from smartbatch.gateway.inference import predict
 from smartbatch.gateway.web import metrics_page
+from smartbatch.gateway.web.health import PROBES
 from smartbatch.gateway.web.openapi import oip, openai
 from smartbatch.gateway.web.openapi.examples import IMAGE, request_content
 from smartbatch.gateway.web.openapi.inputs import INPUTS, input_schemas
 from smartbatch.gateway.web.openapi.parts import JSON, Json, json_content, limits, page, parameter, ref, running, schema
-from smartbatch.gateway.web.paths import PROBES
 from smartbatch.shared import __version__
 from smartbatch.shared.keys import MODEL_NAME
 from smartbatch.shared.model_info import ModelInfo

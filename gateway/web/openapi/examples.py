@@ -61,7 +61,7 @@ def _media_types(info: ModelInfo) -> list[str]:
     accepted = formats.accepted_media_types(info)
     if "raw" in info.input.kinds:
         accepted += [media for media in ("text/plain", _OCTETS) if media not in accepted]
-    if JSON in accepted and _json(info) is None:  # the example would be too long, or an image in base64
+    if JSON in accepted and json_body(info) is None:  # the example would be too long, or an image in base64
         accepted.remove(JSON)
     return accepted
 
@@ -72,13 +72,14 @@ def _summary(info: ModelInfo, models: Sequence[ModelInfo]) -> str:
 
 def _example(media: str, info: ModelInfo) -> Json | None:
     if media == JSON:
-        return {"value": _json(info)}
+        return {"value": json_body(info)}
     if media == "text/plain":
         return {"value": TEXT}
     return {"externalValue": IMAGE} if media == "image/png" else None
 
 
-def _json(info: ModelInfo) -> Json | None:
+def json_body(info: ModelInfo) -> Json | None:
+    """Return a JSON body with one row; None if the model takes none, or it would be too long."""
     if info.inputs:
         values = {spec.name: _value(spec, spec.kinds) for spec in info.inputs}
         return None if None in values.values() else {"inputs": values}

@@ -9,7 +9,7 @@ from typing import Any
 from smartbatch.gateway.core.problems import CONTENT_TYPE, DAY_S, MAX_RETRY_AFTER_S, status_of
 from smartbatch.gateway.http.heads import MAX_HEAD_BYTES, MAX_URL_BYTES
 from smartbatch.gateway.inference.request import MAX_TIMEOUT_S, MIN_TIMEOUT_S
-from smartbatch.gateway.web.paths import PROBES
+from smartbatch.gateway.web.health import PROBES
 from smartbatch.shared import errors
 from smartbatch.shared.settings import Settings
 from smartbatch.shared.telemetry import metric_names as names

@@ -2,14 +2,13 @@
 
 import { Charts } from "./charts.js";
 import { History } from "./history.js";
-import { PredictForm } from "./predict.js";
+import { fetchOffer, PredictForm } from "./predict.js";
 import { problems, worstFirst } from "./problems.js";
-import { headersWith, Stream } from "./stream.js";
+import { Stream } from "./stream.js";
 import { bars, fields, list, rows, setText } from "./tables.js";
 import { CLOSED, counted, number, OUTCOMES, percent } from "./texts.js";
 
 const KEY = "smartbatch-api-key"; // in this tab's sessionStorage
-const OFFER = new URL("models", import.meta.url); // what a key that may not read statistics needs for the form
 const LINK = "#model="; // and a name: the part of the address that selects a model
 
 const part = (id) => document.getElementById(id);
@@ -38,9 +37,9 @@ function event(now) {
 // A key that may not read statistics sees the form alone. Returns whether there is a model to offer: there is none before the first
 // worker has announced its model.
 async function offer(signal) {
-  const response = await fetch(OFFER, { headers: headersWith(key()), signal, cache: "no-store" });
-  if (!response.ok) return false;
-  const { default: first, models } = await response.json();
+  const offered = await fetchOffer(key(), signal);
+  if (!offered) return false;
+  const { default: first, models } = offered;
   const infos = Object.entries(models).map(([name, info]) => [name, { info }]);
   newest = { default: first, predict: "here", models: Object.fromEntries(infos) };
   readable = false;

@@ -6,8 +6,7 @@ import { headersWith } from "./stream.js";
 import { setText } from "./tables.js";
 
 const PREDICT = new URL("../predict", import.meta.url);
-const MAX_EXAMPLE = 4096; // characters
-const PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mNoaGgAAAMEAYF1LgG8AAAAAElFTkSuQmCC"; // a PNG of one pixel
+const OFFER = new URL("models", import.meta.url);
 
 const part = (id) => document.getElementById(id);
 
@@ -46,12 +45,20 @@ export class PredictForm {
     part("photo").accept = image ? "image/*" : "";
     setText(part("photo-choose"), image ? "Choose an image" : "Choose a file");
     if (!info) return;
-    const { type, label, text, note } = example(info);
+    const { type, label, text, note } = inputOf(info);
     this._type = type;
     this._embeds = embeds(info);
     part("text").value = text;
     setText(part("text-label"), label);
     setText(part("text-note"), note);
+    if (type === JSON_TYPE) this._showExample(offered);
+  }
+
+  // Fill in a body that the model accepts, unless another model was selected meanwhile, or it is not short.
+  async _showExample(offered) {
+    const models = await fetchOffer(this._key()).then((found) => found?.models, () => null);
+    const example = models?.[this._model()]?.example;
+    if (offered === this._offered && example && !part("text").value) part("text").value = JSON.stringify(example);
   }
 
   _pasted(event) {
@@ -102,36 +109,27 @@ export class PredictForm {
 const JSON_TYPE = "application/json";
 const TEXT = { type: "text/plain", label: "Text" };
 
-// An input that the model accepts, and a description of it.
-function example(info) {
+// What to enter: its media type, a text to begin with, and a description.
+function inputOf(info) {
   const { input, inputs } = info;
   if (inputs?.length) {
-    const value = Object.fromEntries(inputs.map((each) => [each.name, valueOf(each)]));
     const names = inputs.map(({ name, kinds }) => `${name} (${kinds.join(" or ")})`).join(", ");
-    return json({ inputs: value }, `The inputs by name: ${names}. Images and raw bytes are in base64.`);
+    return json(`The inputs by name: ${names}. Images and raw bytes are in base64.`);
   }
   if (embeds(info)) return { ...TEXT, text: "a kitten", note: "It is embedded together with a few examples, to show which are nearest." };
   if (input.kinds.includes("text")) return { ...TEXT, text: "a text", note: "One text, as one row." };
   if (input.kinds.includes("raw")) return { ...TEXT, text: "hello", note: "Any text, as one row." };
   const { dtype, shape } = input;
-  const note = shape
-    ? `A list of rows: ${dtype ?? "numbers"} of shape [${shape}] each (-1: any length).`
-    : `A list of rows${dtype ? `, ${dtype}` : ""} in the shape that the model accepts.`;
-  return json({ data: [valueOf(input)] }, note);
+  if (shape) return json(`A list of rows: ${dtype ?? "numbers"} of shape [${shape}] each (-1: any length).`);
+  return json(`A list of rows${dtype ? `, ${dtype}` : ""} in the shape that the model accepts.`);
 }
 
-function json(value, note) {
-  const text = JSON.stringify(value);
-  const short = text.length <= MAX_EXAMPLE;
-  return { type: JSON_TYPE, label: "JSON", text: short ? text : "", note: short ? note : `${note} An example would be too long.` };
+function json(note) {
+  return { type: JSON_TYPE, label: "JSON", text: "", note };
 }
 
-function valueOf({ kinds, dtype, shape }) {
-  if (kinds.includes("text")) return "a text";
-  if (kinds.includes("tensor")) return zeros((shape ?? [2]).map((length) => (length < 0 ? 1 : length)), dtype === "bool" ? false : 0);
-  return kinds.includes("image") ? PIXEL : "aGVsbG8=";
-}
-
-function zeros([length, ...rest], zero) {
-  return length === undefined ? zero : Array.from({ length }, () => zeros(rest, zero));
+// Return what the models take, by name; null if the key may not run models.
+export async function fetchOffer(key, signal) {
+  const response = await fetch(OFFER, { headers: headersWith(key), signal, cache: "no-store" });
+  return response.ok ? response.json() : null;
 }

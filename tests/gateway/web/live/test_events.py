@@ -153,7 +153,14 @@ async def test_a_viewer_sees_only_the_models_of_its_key(viewed: Viewed) -> None:
         assert offer == {
             "default": default,
             "models": {
-                n: {"input": {"kinds": ("text",)}, "inputs": (), "outputs": (), "classifier": False} for n in names
+                n: {
+                    "input": {"kinds": ("text",)},
+                    "inputs": (),
+                    "outputs": (),
+                    "classifier": False,
+                    "example": {"data": ["a text"]},
+                }
+                for n in names
             },
         }
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import msgspec
@@ -20,87 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from smartbatch import client as module
 from smartbatch.client import AsyncClient, Client, errors
 from smartbatch.deploy.ports import free_port
-
-Answer = tuple[int, dict[str, str], bytes]
-
-
-class Server(ThreadingHTTPServer):
-    """Answers each request by `answer(body)`; None breaks the connection. `headers` are those of every request."""
-
-    request_queue_size = 64
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.headers: list[dict[str, str]] = []
-        self.paths: list[str] = []
-        self.answer: Callable[[bytes], Answer | None] = echo
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that gives up a request breaks its connection."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Server
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        self.server.headers.append({name.lower(): value for name, value in self.headers.items()})
-        self.server.paths.append(self.path)
-        answer = self.server.answer(body)
-        if answer is None:
-            self.close_connection = True
-            return
-        status, headers, content = answer
-        self.send_response(status)
-        for name, value in {**headers, "content-length": str(len(content))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-def echo(body: bytes) -> Answer:
-    """Answer as the gateway does for a model that returns its input."""
-    tensor = msgspec.msgpack.decode(body)
-    answer = {"model": "echo", "request_id": "r-1", "outputs": {"output": tensor}, "timing_ms": {"total": 1.0}}
-    return 200, {"content-type": "application/msgpack"}, msgspec.msgpack.encode(answer)
-
-
-def problem(status: int, code: str, **headers: str) -> Answer:
-    body = {"status": status, "code": code, "detail": f"the detail of {code}", "request_id": "r-9"}
-    return status, {"content-type": "application/problem+json", **headers}, json.dumps(body).encode()
-
-
-def in_turn(*answers: Answer | Callable[[bytes], Answer] | None) -> Callable[[bytes], Answer | None]:
-    """Give each request the next answer, and the last one to all that follow."""
-    left = list(answers)
-
-    def answer(body: bytes) -> Answer | None:
-        following = left.pop(0) if len(left) > 1 else left[0]
-        return following(body) if callable(following) else following
-
-    return answer
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[Client]:
-    with Client(server.url, timeout=10) as client:
-        yield client
-
+from tests.client.server import Answer, Server, echo, in_turn, problem
 
 ROWS = np.arange(6, dtype=np.float32).reshape(3, 2)
 
@@ -343,47 +260,3 @@ def test_the_package_does_not_import_httpx_and_the_client_no_server() -> None:
 
 def test_the_client_is_short() -> None:
     assert len(Path(module.__file__).read_text().splitlines()) <= 200
-
-
-def partial_echo(body: bytes) -> Answer:
-    """Answer as the gateway does with `partial` for a model that refuses odd numbers and returns two outputs."""
-    request = msgspec.msgpack.decode(body)
-    rows = np.frombuffer(request["data"], np.int64).reshape(-1, 1)
-    bad = [int(row) for row in np.flatnonzero(rows[:, 0] % 2)]
-    good = np.where(rows % 2, 0, rows)
-    tensors = {"output": {"dtype": "int64", "shape": rows.shape, "data": good.tobytes()}}
-    answer = {"outputs": tensors} if len(bad) < len(rows) else {"values": [None] * len(rows)}
-    problems = [{"row": row, "code": "invalid_input", "detail": f"{rows[row, 0]} is odd"} for row in bad]
-    content = msgspec.msgpack.encode({"model": "m", **answer, **({"errors": problems} if bad else {})})
-    return 200, {"content-type": "application/msgpack"}, content
-
-
-def test_with_partial_the_rows_that_failed_are_named_across_parts(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "PART_BYTES", 16)  # two rows in a request
-    server.answer = partial_echo
-    with Client(server.url) as client:
-        prediction = client.predict(np.array([[2], [3], [5], [7], [4], [6]]), partial=True)
-        all_bad = client.predict(np.array([[1], [3], [5]]), partial=True)
-    assert set(server.paths) == {"/predict?partial=true"}
-    assert prediction.array.tolist() == [[2], [0], [0], [0], [4], [6]]
-    assert {row: str(error) for row, error in prediction.failed.items()} == {
-        1: "3 is odd",
-        2: "5 is odd",
-        3: "7 is odd",
-    }
-    assert {type(error) for error in prediction.failed.values()} == {errors.InvalidInput}
-    assert prediction.responses == [{"model": "m"}] * 3
-    assert (all_bad.outputs, all_bad.values) == ({}, list(all_bad.failed.values()))
-    assert list(all_bad.failed) == [0, 1, 2]
-
-
-@pytest.mark.parametrize("kind", ["values", "predictions"])
-def test_with_partial_errors_are_in_the_places_of_their_rows(server: Server, client: Client, kind: str) -> None:
-    problems = [{"row": 1, "code": "model_failed", "detail": "no"}]
-    content = msgspec.msgpack.encode({kind: [[{"label": "a"}], None], "errors": problems})
-    server.answer = in_turn((200, {"content-type": "application/msgpack"}, content))
-    good, bad = getattr(client.predict(["a", "b"], partial=True), kind)
-    assert good == [{"label": "a"}]
-    assert (type(bad), bad.code, str(bad)) == (errors.ModelFailed, "model_failed", "no")
