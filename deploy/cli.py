@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
+import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import click
 
 from smartbatch.deploy import startup_error
 from smartbatch.shared import __version__
-from smartbatch.shared.errors import SmartBatchError
+from smartbatch.shared.errors import SmartBatchError, StartupError
 from smartbatch.shared.telemetry import logs
 
 COMMANDS = {
@@ -30,8 +34,34 @@ COMMANDS = {
 }
 
 
+_SERVERS = ("up", "gateway", "worker")
+
+
+@contextlib.contextmanager
+def _usage_errors_logged() -> Iterator[None]:
+    """Make a usage error of a server whose log is JSON a StartupError, which is a line of that log."""
+    try:
+        yield
+    except click.UsageError as error:
+        # From the words as they are, since they can't be parsed.
+        server = next((word for word in sys.argv if word in COMMANDS), "")
+        json = os.environ.get("LOG_FORMAT") == "json" or re.search(r"--log-format[= ]json\b", " ".join(sys.argv))
+        if server not in _SERVERS or not json:
+            raise
+        logs.set_up("json", "info", server)
+        raise StartupError(f"{error.format_message().rstrip('.')}; see smartbatch {server} --help") from None
+
+
 class _LazyGroup(click.Group):
     """Imports the module of a subcommand only when it is needed."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _usage_errors_logged():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _usage_errors_logged():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

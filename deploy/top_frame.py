@@ -12,7 +12,7 @@ from rich.text import Text
 from smartbatch.deploy.entry_view import printable
 from smartbatch.deploy.tables import table
 from smartbatch.gateway.core.response_types import ModelStats
-from smartbatch.gateway.monitoring.model_view import ModelView
+from smartbatch.gateway.monitoring.model_view import CLIENT_ERRORS, FAILED, REJECTED, ModelView
 from smartbatch.gateway.monitoring.window_stats import WindowStats
 
 PART_COLOURS = {
@@ -23,8 +23,6 @@ PART_COLOURS = {
     "forward": "blue",
     "reply": "green",
 }
-REJECTED = ("rejected", "denied", "invalid")
-FAILED = ("timeout", "error")
 _BAR = 40  # characters
 _SHARE_BAR = 16
 
@@ -51,6 +49,7 @@ def _model(name: str, view: ModelView) -> list[RenderableType]:
         *_field("answered", f"{stats.throughput_rps:g}/s"),
         *_field("rejected", _rate(stats, REJECTED), "yellow"),
         *_field("failed", _rate(stats, FAILED), "red"),
+        *_field("client errors", _rate(stats, CLIENT_ERRORS)),
         *(part for p in ("p50", "p95", "p99") for part in _field(p, _ms(latency[p]))),
     )
     depth = Text.assemble(

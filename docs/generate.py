@@ -90,7 +90,7 @@ def error_codes() -> Iterator[str]:
     )
     yield (
         "**Retry** says whether the same request may succeed when it is sent again. With 429 and 503 wait for "
-        "`Retry-After` seconds first; nothing was run."
+        "`Retry-After` seconds first; nothing was run. [Troubleshooting](troubleshooting.md) says what to change."
     )
     sent = [cls for cls in errors.by_code().values() if not issubclass(cls, errors.StartupError)]
     rows = [
@@ -115,17 +115,17 @@ def http() -> Iterator[str]:
     )
     for path, operations in api["paths"].items():
         if "/versions/" not in path:
-            for method, operation in operations.items():
-                yield from endpoint(method, path, operation)
+            for operation in operations.values():
+                yield from endpoint(operation)
     yield "Every path of a model also exists with `/versions/1` after the model's name."
     yield "## Schemas"
     for name, schema in sorted(api["components"]["schemas"].items()):
         yield from described_schema(name, schema)
 
 
-def endpoint(method: str, path: str, operation: dict[str, Any]) -> Iterator[str]:
-    yield f"## {method.upper()} {path}"
-    yield " ".join(filter(None, [operation["summary"] + ".", operation.get("description")]))
+def endpoint(operation: dict[str, Any]) -> Iterator[str]:
+    yield f"## {operation['summary']}"
+    yield operation["description"]
     if parameters := operation.get("parameters"):
         rows = [
             (f"`{each['name']}`", each["in"], type_of(each["schema"]), each.get("description", ""))

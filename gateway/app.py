@@ -21,10 +21,10 @@ from smartbatch.gateway.http.fast_path import is_inference_path
 from smartbatch.gateway.oip.routes import routes as oip_routes
 from smartbatch.gateway.services import GatewayServices
 from smartbatch.gateway.web import health, metrics_page
-from smartbatch.gateway.web.docs.pages import PATHS as DOCS_PATHS
+from smartbatch.gateway.web.docs.pages import FILES as DOCS_FILES
 from smartbatch.gateway.web.docs.pages import docs
 from smartbatch.gateway.web.live import page
-from smartbatch.gateway.web.openapi import build
+from smartbatch.gateway.web.openapi.endpoint import openapi
 from smartbatch.shared.process import gc_freeze
 from smartbatch.shared.process.parent import end_with_parent
 from smartbatch.shared.settings import Settings, from_environment
@@ -103,8 +103,8 @@ def create_app(settings: Settings | None = None, extra_server: ExtraServer | Non
             management("/readyz", health.readyz),
             management("/metrics", metrics_page.metrics),
             management("/stats", health.stats),
-            Route("/openapi.json", health.openapi),
-            *(Route(path, docs) for path in DOCS_PATHS),
+            Route("/openapi.json", openapi),
+            *(Route(path, docs) for path in DOCS_FILES),
             *oip_routes(public, management, inference_endpoint),
             *page.routes(management),
         ],
@@ -113,7 +113,6 @@ def create_app(settings: Settings | None = None, extra_server: ExtraServer | Non
     )
     app.management_port = settings.management_port
     app.router.redirect_slashes = False  # a redirect would contain the client's Host header
-    app.state.openapi = build.document(settings)
     return app
 
 

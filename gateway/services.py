@@ -72,8 +72,13 @@ class GatewayServices:
         self.queues: dict[str, ModelQueue] = {}
         self.monitor = SystemMonitor(settings, self.gateway_id, self.queues)
         self.model_infos: dict[str, ModelInfo] = self.monitor.models
+        predicts = settings.management_port < 0  # otherwise the live page is on that port, which needs no key
         self.live = LiveStream(
-            self.monitor, self.connection_registry, settings.model, predicts=settings.management_port < 0
+            self.monitor,
+            self.connection_registry,
+            settings.model,
+            self.authenticator if predicts else None,
+            predicts=predicts,
         )
         self.default_queue = self._create_queue(settings.model)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -82,6 +87,7 @@ class GatewayServices:
     async def start(self) -> None:
         self.default_queue.start(self.watch)
         self.watch(self.monitor.run())
+        self.watch(self.live.run())
         if self.authenticator is not None:
             await self.authenticator.start()
             self.watch(self.authenticator.run())

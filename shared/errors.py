@@ -95,7 +95,7 @@ class BodyTimeout(ClientError):
 
 
 class TooManyRows(ClientError):
-    """The request has more rows than MAX_BATCH_SIZE."""
+    """The request has more rows than MAX_REQUEST_ROWS, or `decode` made more than MAX_BATCH_SIZE rows of one part."""
 
     code = "too_many_rows"
 

@@ -19,6 +19,7 @@ import httpx
 import msgspec
 import numpy as np
 
+from smartbatch.prediction import Prediction, join
 from smartbatch.shared import errors
 
 __all__ = ["AsyncClient", "Client", "Options", "Prediction", "errors"]
@@ -35,24 +36,10 @@ _BY_STATUS = {429: errors.LimitReached, 503: errors.Unavailable, 504: errors.Dea
 class Options(TypedDict, total=False):
     model: str  # default: the client's, else the server's
     top_k: int  # classes per row of a classifier; 0: its outputs in place of classes
+    partial: bool  # rows that fail don't fail the others; see Prediction.failed
     timeout: float  # seconds for everything, pauses included; default: the client's
     request_id: str  # sent as X-Request-Id
     traceparent: str  # default: the current span of OpenTelemetry, if there is one
-
-
-class Prediction(msgspec.Struct):
-    """The result of all rows, in order. A model gives one of `outputs`, `values` and `predictions`."""
-
-    outputs: dict[str, np.ndarray]  # by name, of shape (rows, …); bfloat16 becomes float32
-    values: list[Any]  # one per row
-    predictions: list[list[dict[str, Any]]]  # per row its classes, best first: label, class_id, probability
-    responses: list[dict[str, Any]]  # per request that was sent: model, request_id, batch, timing_ms (milliseconds)
-
-    @property
-    def array(self) -> np.ndarray:
-        """The only output, of shape (rows, …). Raises ValueError if there isn't exactly one."""
-        (array,) = self.outputs.values()
-        return array
 
 
 class AsyncClient(contextlib.AbstractAsyncContextManager["AsyncClient"]):
@@ -82,7 +69,8 @@ class AsyncClient(contextlib.AbstractAsyncContextManager["AsyncClient"]):
             from opentelemetry.propagate import inject
 
             inject(headers)
-        fields = (("model", model), ("top_k", options.get("top_k", "")))
+        partial = "true" if options.get("partial") else ""
+        fields = (("model", model), ("top_k", options.get("top_k", "")), ("partial", partial))
         query = {name: str(value) for name, value in fields if value != ""}
         free = asyncio.Semaphore(CONNECTIONS)
         try:
@@ -91,7 +79,7 @@ class AsyncClient(contextlib.AbstractAsyncContextManager["AsyncClient"]):
                     parts = self._split(data, model)
                     tasks = [asyncio.create_task(self._send(part, query, headers, until, free)) for part in parts]
                     try:
-                        return _join(await asyncio.gather(*tasks))
+                        return join(await asyncio.gather(*tasks))
                     except (errors.TooManyRows, errors.BodyTooLarge):
                         if not isinstance(data, np.ndarray | list) or len(parts[0]) < 2:
                             raise
@@ -184,17 +172,3 @@ def _error(response: httpx.Response) -> errors.SmartBatchError:
     if isinstance(error, errors.Unavailable | errors.LimitReached):
         error.retry_after_s = float(retry_after) if retry_after.isdigit() else 1.0
     return error
-
-
-def _join(answers: list[dict[str, Any]]) -> Prediction:
-    columns = [answer.pop("outputs", {}) for answer in answers]
-    outputs = {name: np.concatenate([_array(column[name]) for column in columns]) for name in columns[0]}
-    values = [value for answer in answers for value in answer.pop("values", ())]
-    predictions = [row for answer in answers for row in answer.pop("predictions", ())]
-    return Prediction(outputs, values, predictions, answers)
-
-
-def _array(tensor: dict[str, Any]) -> np.ndarray:
-    if tensor["dtype"] == "bfloat16":  # which numpy doesn't have: the upper half of a float32
-        return (np.frombuffer(tensor["data"], "<u2").astype("<u4") << 16).view("<f4").reshape(tensor["shape"])
-    return np.frombuffer(tensor["data"], tensor["dtype"]).reshape(tensor["shape"])

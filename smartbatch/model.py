@@ -34,8 +34,9 @@ class Model(Protocol):
       client; in several threads at once. Default: the output unchanged.
     """
 
-    def forward(self, batch: Any) -> Any:
-        """Run one batch, by default a tensor of shape (rows, …) on the device.
+    def forward(self, *args: Any, **inputs: Any) -> Any:
+        """Run one batch, which is the only argument, by default a tensor of shape (rows, …) on the device. A model with
+        several inputs may have an argument for each name instead.
 
         Returns a tensor or array of shape (rows, …), a dict or tuple of such, or a list with one output per row.
         """

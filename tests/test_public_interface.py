@@ -1,5 +1,6 @@
 """The public interface: `import smartbatch`, a model in a user's file, `python my_model.py`."""
 
+# pyright: reportUnnecessaryTypeIgnoreComment=true
 from __future__ import annotations
 
 import ast
@@ -11,12 +12,15 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, ClassVar
 
 import httpx
 import pytest
+import torch
+from torch import nn
 
 import smartbatch
-from smartbatch import client
+from smartbatch import InputSpec, client
 from smartbatch.deploy.ports import free_port
 from smartbatch.shared.errors import ModelLoadError, SettingsError
 from smartbatch.worker.models import LoadContext, resolve
@@ -123,6 +127,67 @@ def test_user_files_named_like_our_packages_have_no_effect(tmp_path: Path) -> No
     with running(tmp_path, command, port) as log:
         assert httpx.post(f"http://127.0.0.1:{port}/predict", **PREDICT).status_code == 200
         assert "of the user" not in log.read_text()
+
+
+class OneInput:
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        return batch * 2
+
+
+class NamedInputs:
+    input: ClassVar = {
+        "words": InputSpec(("text",)),
+        "numbers": InputSpec(("tensor",), "float32", (2,)),
+    }
+
+    def decode(self, inputs):
+        numbers = smartbatch.to_torch(inputs["numbers"].content)
+        return [{"words": word, "numbers": row} for word, row in zip(inputs["words"].content, numbers, strict=True)]
+
+    def forward(self, words: list[str], numbers: torch.Tensor) -> list[float]:
+        return [len(word) + float(row.sum()) for word, row in zip(words, numbers, strict=True)]
+
+
+class OneDict(NamedInputs):
+    def forward(self, batch: dict[str, Any]) -> list[float]:
+        return super().forward(**batch)
+
+
+class Module(nn.Module):
+    def forward(self, photo: torch.Tensor, *, numbers: torch.Tensor) -> torch.Tensor:
+        return photo + numbers
+
+
+class Derived(smartbatch.Model):
+    def forward(self, photo: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        return photo + numbers
+
+
+class Function:
+    forward = staticmethod(torch.add)
+
+
+class NoModel:
+    def predict(self, batch: torch.Tensor) -> torch.Tensor:
+        return batch
+
+
+# `make check` checks the types of these.
+MODELS: list[type[smartbatch.Model]] = [OneInput, NamedInputs, OneDict, Module, Derived, Function]
+OTHERS: list[type[smartbatch.Model]] = [NoModel]  # pyright: ignore[reportAssignmentType]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_class_that_a_type_checker_accepts_is_loaded(model: type[smartbatch.Model]) -> None:
+    loaded = resolve(f"{__name__}:{model.__name__}")
+    loaded.load(LoadContext(device="cpu", torch_threads=1))
+    assert [spec.name for spec in loaded.inputs] == list(getattr(model, "input", {}))
+
+
+@pytest.mark.parametrize("model", OTHERS)
+def test_a_class_that_a_type_checker_refuses_is_not_loaded(model: type[smartbatch.Model]) -> None:
+    with pytest.raises(ModelLoadError, match="forward"):
+        resolve(f"{__name__}:{model.__name__}").load(LoadContext(device="cpu", torch_threads=1))
 
 
 def test_an_unknown_setting_is_rejected_with_the_nearest_name() -> None:

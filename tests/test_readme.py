@@ -11,6 +11,7 @@ import click
 import pytest
 
 from smartbatch.deploy.cli import cli
+from smartbatch.shared import errors
 from smartbatch.shared.settings import describe
 from tests.pages import BLOCK, ROOT, Console
 
@@ -48,6 +49,15 @@ def test_generated_pages_are_up_to_date() -> None:
     generate = _load(ROOT / "docs/generate.py")
     stale = [name for name, text in generate.pages().items() if (ROOT / "docs" / name).read_text() != text]
     assert stale == [], "run `make generated`"
+
+
+def test_troubleshooting_says_what_to_change_for_each_error_code_and_each_alert() -> None:
+    rows = re.findall(r"^\| (.+?) \| (.+) \|$", TEXTS["docs/troubleshooting.md"], re.M)
+    named = [name for seen, _ in rows for name in re.findall(r"`(\w+)`", seen)]
+    never_raised = {cls.code for cls in _load(ROOT / "docs/generate.py").NEVER_RAISED}
+    codes = {*errors.by_code(), errors.INTERNAL, "not_found", "method_not_allowed"} - never_raised
+    alerts = re.findall(r"alert: (\w+)", (ROOT / "deploy/observability/prometheus/alerts.yml").read_text())
+    assert sorted(named) == sorted([*codes, *alerts])
 
 
 def test_every_make_target_exists() -> None:

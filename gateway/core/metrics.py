@@ -115,11 +115,11 @@ class ModelMetrics:
             self._batches.value += 1
 
     def failed(self, error: BaseException, total_s: float) -> None:
-        outcome = _outcome_of(type(error))
+        outcome, code = _outcome_of(type(error)), code_of(error)
         self._outcomes[outcome].value += 1
-        self._errors[code_of(error)].value += 1
+        self._errors[code].value += 1
         self._seconds(outcome).observe(total_s)
-        self.recent.failed(outcome)
+        self.recent.failed(outcome, code)
 
     def counts(self) -> Counts:
         """Return what the gateway reports about the model."""
@@ -163,23 +163,29 @@ _STEPS = 8  # latency buckets per doubling: a percentile is right within 9 %
 
 
 class Slot(msgspec.Struct):
-    """One second: failures by outcome, and the latencies of answered requests in seconds."""
+    """One second: failures by outcome and code, and the latencies of answered requests in seconds."""
 
     second: int
-    failed: defaultdict[str, int]
+    failed: collections.Counter[tuple[str, str]]
     answered: list[float]
 
     def summary(self) -> Summary:
-        outcomes = dict(self.failed)
+        outcomes: collections.Counter[str] = collections.Counter()
+        errors: collections.Counter[str] = collections.Counter()
+        for (outcome, code), count in self.failed.items():
+            outcomes[outcome] += count
+            errors[code] += count
         if self.answered:
             outcomes["ok"] = len(self.answered)
-        return Summary(outcomes, _buckets(self.answered))
+        return Summary(dict(outcomes), dict(errors), _buckets(self.answered))
 
 
 class Summary(msgspec.Struct):
-    """The last WINDOW_S seconds of one or many gateways. `buckets`: latency bucket → answered requests."""
+    """The last WINDOW_S seconds of one or many gateways. `errors`: by code. `buckets`: latency bucket → answered
+    requests."""
 
     outcomes: dict[str, int] = {}
+    errors: dict[str, int] = {}
     buckets: dict[int, int] = {}
 
     @property
@@ -201,14 +207,14 @@ class LatencyWindow:
     """The outcomes and latencies of the last seconds, in slots of one second. Used in one event loop."""
 
     def __init__(self) -> None:
-        self._slot = Slot(0, defaultdict(int), [])  # of the present second
+        self._slot = Slot(0, collections.Counter(), [])  # of the present second
         self._past: deque[tuple[int, Summary]] = deque()  # of past seconds
 
     def answered(self, seconds: float) -> None:
         self._now().answered.append(seconds)
 
-    def failed(self, outcome: str) -> None:
-        self._now().failed[outcome] += 1
+    def failed(self, outcome: str, code: str) -> None:
+        self._now().failed[outcome, code] += 1
 
     def summary(self) -> Summary:
         """Return the last WINDOW_S full seconds."""
@@ -222,7 +228,7 @@ class LatencyWindow:
         self._past.append((slot.second, slot.summary()))
         while self._past and self._past[0][0] < second - WINDOW_S:
             self._past.popleft()
-        self._slot = slot = Slot(second, defaultdict(int), [])
+        self._slot = slot = Slot(second, collections.Counter(), [])
         return slot
 
 
@@ -241,11 +247,13 @@ def _buckets(seconds: list[float]) -> dict[int, int]:
 
 def merge(summaries: Iterable[Summary]) -> Summary:
     outcomes: collections.Counter[str] = collections.Counter()
+    errors: collections.Counter[str] = collections.Counter()
     buckets: collections.Counter[int] = collections.Counter()
     for summary in summaries:
         outcomes.update(summary.outcomes)
+        errors.update(summary.errors)
         buckets.update(summary.buckets)
-    return Summary(dict(outcomes), dict(buckets))
+    return Summary(dict(outcomes), dict(errors), dict(buckets))
 
 
 def pack(summary: Summary) -> bytes:

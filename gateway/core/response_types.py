@@ -113,12 +113,13 @@ Report = dict[str, int | float | str]
 
 
 class ModelStats(msgspec.Struct):
-    """One model: its last `window_s` seconds and its current state."""
+    """One model: its last `window_s` seconds and its current state. `errors`: requests without a result, by code."""
 
     window_s: int
     throughput_rps: float
     latency_ms: dict[str, float | None]
     outcomes: dict[str, int]
+    errors: dict[str, int]
     queue: Queue
     batches: Batches
     workers: dict[str, Report]

@@ -12,6 +12,11 @@ from smartbatch.gateway.monitoring.window_stats import WindowStats, counts_by_pr
 from smartbatch.shared.broker.admin.registry import Snapshot
 from smartbatch.shared.model_info import ModelInfo
 
+# Outcomes that are shown as one number. Only rejections and failures are the server's doing.
+REJECTED = ("rejected",)
+FAILED = ("timeout", "error")
+CLIENT_ERRORS = ("denied", "invalid")
+
 _NOT_SHOWN = ("counts", "recent")  # shown elsewhere
 
 
@@ -31,6 +36,7 @@ def describe(snapshot: Snapshot) -> ModelStats:
         throughput_rps=round(recent.answered / WINDOW_S, 2),
         latency_ms={f"p{p:g}": recent.percentile_ms(p) for p in (50, 95, 99)},
         outcomes=recent.outcomes,
+        errors=recent.errors,
         queue=Queue(
             waiting=snapshot.waiting,
             running=snapshot.running,

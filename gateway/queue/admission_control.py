@@ -85,14 +85,29 @@ class AdmissionControl:
     def rejection(self, status: AdmitStatus, timeout_ms: int, rows: int = 1) -> Unavailable:
         """Return the error that says why a request is rejected and when to retry."""
         if status is AdmitStatus.DEADLINE_UNATTAINABLE:
-            wait_s, timeout_s = self._wait_s(rows), timeout_ms / 1000
-            own = f" with the {rows} of this request" if rows > 1 else ""
-            ahead = f"{self._open_rows} rows are ahead in the queue and take about {wait_s:.3g} s{own}"
-            return DeadlineUnattainable(
-                f"{ahead}; the timeout is {timeout_s:g} s", self._next_retry_s(wait_s - timeout_s, rows)
-            )
+            retry_s = self._next_retry_s(self._wait_s(rows) - timeout_ms / 1000, rows)
+            return DeadlineUnattainable(self._why_late(timeout_ms, rows), retry_s)
         detail = "the queue is full (MAX_QUEUE or MAX_QUEUE_BYTES)"
         return QueueFull(detail, self._next_retry_s(self._backlog_s(), rows))
+
+    def _why_late(self, timeout_ms: int, rows: int) -> str:
+        """Compute the wait from the rounded numbers that the text shows, so that a reader who checks it gets the same.
+        It exceeds the timeout, unless it has fallen since a rejection and not yet by enough to reopen."""
+        capacity, timeout_s = self.capacity(), timeout_ms / 1000
+        rate = float(f"{capacity.rows_per_s:.3g}")
+        if not rate:
+            return f"the timeout of {timeout_s:g} s is too short for {self._open_rows} rows ahead"
+        queue_s, batch_s = round((self._open_rows + rows) / rate, 2), round(capacity.batch_s, 2)
+        wait_s = round(queue_s + batch_s, 2)
+        text = (
+            f"{self._open_rows} row{'s' * (self._open_rows != 1)} ahead and {rows} of this request at {rate:g} rows/s: "
+            f"{_decimal(queue_s)} s, plus {_decimal(batch_s)} s for its own batch = {_decimal(wait_s)} s; "
+        )
+        if wait_s <= timeout_s and self._closed is AdmitStatus.DEADLINE_UNATTAINABLE:
+            closed_to_s = self._closed_to_ms / 1000
+            reopen_s = REOPEN_BELOW * closed_to_s
+            return f"{text}timeouts up to {closed_to_s:g} s are accepted again below {reopen_s:g} s"
+        return f"{text}the timeout is {timeout_s:g} s"
 
     def _next_retry_s(self, seconds: float, rows: int) -> float:
         """Return a retry delay of at least `seconds`, later than those of the clients rejected before. If all retried
@@ -115,6 +130,10 @@ class AdmissionControl:
     def _wait_s(self, rows: int) -> float:
         capacity = self.capacity()
         return (self._open_rows + rows) / capacity.rows_per_s + capacity.batch_s if capacity.rows_per_s else 0.0
+
+
+def _decimal(seconds: float) -> str:
+    return f"{seconds:.2f}".rstrip("0").rstrip(".")
 
 
 def _jittered(seconds: float) -> float:

@@ -1,4 +1,4 @@
-"""GET /healthz, /readyz and /stats, from the latest snapshots of the system monitor; and /openapi.json."""
+"""GET /healthz, /readyz and /stats, from the latest snapshots of the system monitor."""
 
 from __future__ import annotations
 
@@ -33,8 +33,3 @@ async def stats(request: Request) -> Response:
     models = {model: describe(snapshot) for model, snapshot in monitor.snapshots.items()}
     body = Stats("up" if monitor.fresh else "down", models)
     return Response(msgspec.json.encode(body), media_type=JSON)
-
-
-async def openapi(request: Request) -> Response:
-    """Return the OpenAPI 3.1 document."""
-    return Response(request.app.state.openapi, media_type=JSON)

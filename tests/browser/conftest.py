@@ -55,14 +55,14 @@ class Watched:
 
 @pytest.fixture
 def watch(browser: Browser) -> Iterator[Callable[..., Watched]]:
-    """`watch(url, **options)` opens the live page of a gateway in a new window."""
+    """`watch(url, **options)` opens a page of a gateway, by default the live page, in a new window."""
     opened: list[Watched] = []
 
-    def open_page(url: str, **options) -> Watched:
+    def open_page(url: str, path: str = "/", **options) -> Watched:
         page = browser.new_context(**options).new_page()
         watched = Watched(page, url)
         opened.append(watched)
-        page.goto(f"{url}/")
+        page.goto(f"{url}{path}")
         return watched
 
     yield open_page

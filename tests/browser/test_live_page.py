@@ -70,7 +70,9 @@ def test_page_numbers_follow_the_load(simulated: Stack, watch: Callable[..., Wat
 
     shown = eventually(shown_once_current, 15, 0.1)
     assert shown["tiles"]["Answered / s"] == "10"  # 100 in 10 s
-    assert shown["tiles"]["Rejected / s"] == "2"
+    assert (shown["tiles"]["Client errors / s"], shown["tiles"]["Rejected / s"]) == ("2", "0")
+    expect(page.locator("#banner li")).to_have_text([re.compile(r"^17 % client errors: bad_request\. ")])
+    expect(page.locator("#banner li")).to_have_attribute("data-level", "note")
     assert shown["parts"].startswith("Chart: Mean time per part of a request")
     assert float(re.findall(r"forward ([\d.]+)", shown["parts"])[0]) > 4
     # A worker's counts come with its heartbeat.
@@ -90,11 +92,12 @@ def test_photo_prediction_by_keyboard_only(stack: Callable[..., Stack], watch: C
     page = watch(system.up().url).page
     page.on("filechooser", lambda chooser: chooser.set_files(CAT))
     is_live(page)
+    box = page.locator("#photo-box")
+    expect(box).to_be_visible()  # from the event after the worker has announced the model
     for _ in range(10):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.id") == "photo":
             break
-    box = page.locator("#photo-box")
     expect(box).to_have_css("outline-style", "solid")
     page.keyboard.press("Enter")
     expect(page.get_by_role("status").filter(has_text="Egyptian cat, 76 %.")).to_be_visible(timeout=WAIT_MS)
@@ -130,27 +133,30 @@ def test_model_without_photo_input_shows_a_text_box(
         broker.sync.hset("smartbatch:models", info.name, encode(info))
     watched = watch(simulated.url)
     page = watched.page
-    photo, text = page.locator("#photo-box"), page.get_by_label("JSON or text")
-    expect(page.locator("#model option")).to_have_count(5)
-    page.get_by_label("Model").select_option("iris")
+    photo, text = page.locator("#photo-box"), page.locator("#text")
+    expect(page.locator("#model option")).to_have_count(6)
+    expect(page.locator("#try")).to_be_hidden()  # all models
+    page.locator("#model").select_option("iris")
     expect(photo).to_be_hidden()
     expect(text).to_have_value('{"data":[[[0,0],[0,0]]]}')
-    page.get_by_label("Model").select_option("words")
-    expect(text).to_have_value('{"data": ["a text", "another one"]}')
-    page.get_by_label("Model").select_option("mixed")
+    expect(page.locator("#text-label")).to_have_text("JSON")
+    page.locator("#model").select_option("words")
+    expect(text).to_have_value("a text")
+    expect(page.locator("#text-label")).to_have_text("Text")
+    page.locator("#model").select_option("mixed")
     expect(photo).to_be_hidden()
     expect(text).to_have_value('{"inputs":{"words":"a text","numbers":[0,0]}}')
-    page.get_by_label("Model").select_option("eyes")
+    page.locator("#model").select_option("eyes")
     expect(photo).to_be_visible()
     expect(text).to_be_hidden()
-    page.get_by_label("Model").select_option("simulated")
+    page.locator("#model").select_option("simulated")
     text.fill("hello")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     expect(page.locator("#status")).to_have_text(re.compile(r"^Done\. [\d.]+ ms, in a batch of 1 row\.$"))
     expect(page.locator("#prediction pre")).to_contain_text('{"output":{"dtype":"float32","shape":[1,10],"data":')
     # An error shows the server's detail.
-    page.get_by_label("Model").select_option("iris")
+    page.locator("#model").select_option("iris")
     text.fill('{"data": [[1]]}')
     page.get_by_role("button", name="Send").click()
     expect(page.locator("#status")).to_have_text(re.compile("^422 Invalid input: the model takes"))
@@ -178,17 +184,17 @@ def test_api_key_is_requested_and_kept_in_the_tab(
     give(MONITOR)
     is_live(page)
     expect(page.locator("#key-section")).to_be_hidden()
-    page.get_by_role("button", name="Send").click()
-    expect(page.locator("#status")).to_have_text(
-        "403 Forbidden: an API key with the role monitor can only read /metrics and /stats"
-    )
+    expect(page.locator("#tiles")).to_be_visible()
+    expect(page.locator("#try")).to_be_hidden()  # this key may not send requests
     page.reload()
     is_live(page)
+    expect(page.locator("#try")).to_be_hidden()
     page.get_by_role("button", name="Forget API key").click()
     give(APP)
     expect(page.locator("#connection")).to_have_text("No statistics: this key may only run models")
     expect(page.locator("#tiles")).to_be_hidden()
-    page.get_by_label("JSON or text").fill("hello")
+    expect(page.locator("#overview")).to_be_hidden()
+    page.get_by_label("Text").fill("hello")
     page.get_by_role("button", name="Send").click()
     expect(page.locator("#status")).to_contain_text("Done.")
     page.get_by_role("button", name="Forget API key").click()
@@ -224,7 +230,7 @@ def test_page_reconnects_after_a_gateway_restart_and_stops_when_paused(
     gateway = simulated.processes[0]
     assert gateway.stop(signal.SIGTERM, timeout_s=15) == 0  # an open stream does not delay the shutdown
     expect(page.locator("#connection")).to_contain_text("Not live")
-    expect(page.locator(".statistics").first).to_have_class(re.compile("stale"))
+    expect(page.locator("#main")).to_have_class(re.compile("stale"))
     simulated.gateway(PORT=simulated.url.rpartition(":")[2])
     is_live(page)
     page.get_by_role("button", name="Pause").click()
@@ -239,7 +245,7 @@ def test_page_is_accessible_in_light_dark_and_phone_layouts(simulated: Stack, wa
     for options in ({"color_scheme": "light"}, {"color_scheme": "dark"}, {**phone, "reduced_motion": "reduce"}):
         page = watch(simulated.url, **options).page
         is_live(page)
-        page.get_by_label("JSON or text").fill("hello")
+        page.get_by_label("Text").fill("hello")
         page.get_by_role("button", name="Send").click()
         expect(page.locator("#result")).to_be_visible()
         for summary in page.get_by_text("As a table").all():
@@ -254,3 +260,77 @@ def test_page_is_accessible_in_light_dark_and_phone_layouts(simulated: Stack, wa
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == (
             "rgb(20, 23, 26)" if options.get("color_scheme") == "dark" else "rgb(246, 247, 249)"
         )
+
+
+def test_page_opens_with_the_history_of_before(simulated: Stack, watch: Callable[..., Watched]) -> None:
+    for _ in range(20):
+        assert simulated.predict(b"x").status_code == 200
+    eventually(lambda: simulated.stats()["throughput_rps"] == 2.0)
+    eventually(lambda: simulated.stats()["throughput_rps"] == 0.0, 20)
+    page = watch(simulated.url).page
+    is_live(page)
+    page.get_by_text("As a table").nth(0).click()
+    table = page.get_by_role("table", name=re.compile("^Requests per second"))
+    assert "2" in table.locator("tbody tr > :nth-child(2)").all_inner_texts()
+
+
+def test_banner_names_the_reason_of_rejections_and_a_missing_worker(
+    stack: Callable[..., Stack], watch: Callable[..., Watched]
+) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=500,row_ms=0", MAX_BATCH_SIZE=1, MAX_QUEUE=2)
+    system.gateway()
+    page = watch(system.url).page
+    banner = page.locator("#banner li")
+    expect(banner).to_have_text(["No worker is ready. Requests wait until one is: start smartbatch worker."])
+    expect(banner).to_have_attribute("data-level", "bad")
+    system.worker()
+    expect(banner).to_have_count(0, timeout=WAIT_MS)
+    with ThreadPoolExecutor(16) as clients:
+        codes = [response.status_code for response in clients.map(lambda n: system.predict(b"%d" % n), range(32))]
+    assert codes.count(503) > 10
+    expect(banner).to_have_text([re.compile(r"^\d+ % rejected: queue_full\. .*MAX_QUEUE")], timeout=WAIT_MS)
+    expect(banner).to_have_attribute("data-level", "bad")
+
+
+def test_overview_lists_all_models_and_links_to_each(
+    simulated: Stack, broker: Broker, watch: Callable[..., Watched]
+) -> None:
+    info = ModelInfo("iris", "x", InputSpec(("tensor",), "float32", (4,)), 8)
+    broker.sync.hset("smartbatch:models", info.name, encode(info))
+    phone = {"viewport": {"width": 400, "height": 800}}
+    for options in ({"color_scheme": "light"}, {"color_scheme": "dark"}, phone):
+        page = watch(simulated.url, **options).page
+        is_live(page)
+        expect(page.locator("#models tbody tr")).to_have_count(2)
+        assert column(page, "models", 1) == ["iris", "simulated"]
+        assert column(page, "models", 2) == ["no worker ready", "ready"]
+        assert column(page, "models", 9) == ["0", "1"]
+        expect(page.locator("#tiles")).to_be_hidden()
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.get_by_role("link", name="iris").click()
+        expect(page.locator("#tiles")).to_be_visible()
+        expect(page.locator("#model")).to_have_value("iris")
+        expect(page.locator("#banner li")).to_have_text([re.compile("^No worker is ready")])
+        page.reload()
+        expect(page.locator("#model")).to_have_value("iris")
+        page.go_back()
+        expect(page.locator("#overview")).to_be_visible()
+
+
+def test_key_limited_to_a_model_sees_only_that_one(
+    stack: Callable[..., Stack], watch: Callable[..., Watched], tmp_path: Path
+) -> None:
+    keys = write(tmp_path / "keys.toml", boss=f"{ADMIN};role='admin';models=['second']")
+    system = stack(MODEL_PATH="simulated", API_KEYS_FILE=keys)
+    system.gateway()
+    system.worker(MODEL_NAME="second")
+    watched = watch(system.url)
+    page = watched.page
+    page.get_by_label("Key", exact=True).fill(ADMIN)
+    page.get_by_role("button", name="Use key").click()
+    is_live(page)
+    expect(page.locator("#model option")).to_have_text(["second"])
+    expect(page.locator("#tiles")).to_be_visible()
+    watched.expect_fault("401")

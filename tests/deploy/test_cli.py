@@ -296,6 +296,24 @@ def test_error_of_a_server_whose_log_is_json_is_a_line_of_it(setting: dict[str, 
     assert line["message"].startswith(expected)
 
 
+@pytest.mark.parametrize("command", ["up", "gateway", "worker"])
+@pytest.mark.parametrize("arguments", [["--max-batchsize", "4"], ["--port"], ["a word"]])
+def test_usage_error_of_a_server_whose_log_is_json_is_a_line_of_it(command: str, arguments: list[str]) -> None:
+    runs = [Ended(command, *arguments, LOG_FORMAT="json")]
+    if command != "up":  # which has no such option
+        runs.append(Ended(command, "--log-format", "json", *arguments))
+    for ended in runs:
+        assert (ended.code, ended.out) == (2, [])
+        (line,) = [json.loads(line) for line in ended.err]
+        assert line["level"] == "critical"
+        assert arguments[0] in line["message"]
+        assert line["message"].endswith(f"; see smartbatch {command} --help")
+
+
+def test_usage_error_of_another_command_is_text() -> None:
+    assert Ended("queue", "--nothing", LOG_FORMAT="json").err[-1] == "Error: No such option '--nothing'."
+
+
 @pytest.mark.parametrize("command", ["gateway", "settings"])
 def test_redis_url_of_another_scheme_is_rejected_without_its_password(command: str) -> None:
     line = error_line(command, environ={"REDIS_URL": "http://somebody:geheim@h:99"})

@@ -14,7 +14,9 @@ import aiohttp
 import httpx
 import pytest
 
-from tests.brokers import eventually
+from smartbatch.deploy.ports import free_port
+from smartbatch.shared.model_info import InputSpec, ModelInfo, encode
+from tests.brokers import Broker, eventually
 from tests.system.stack import Stack
 
 APP, ADMIN, MONITOR = "sb_app", "sb_admin", "sb_monitor"
@@ -80,6 +82,7 @@ def test_only_a_valid_key_is_let_in(stack: Callable[..., Stack], keys: Path) -> 
         ("/metrics", 401, 403, 200, 200),
         ("/stats", 401, 403, 200, 200),
         ("/live/events", 401, 403, 200, 200),
+        ("/live/models", 401, 200, 200, 200),
         ("/", 200, 200, 200, 200),
         ("/live/page.js", 200, 200, 200, 200),
         ("/nothing", 401, 404, 404, 404),
@@ -108,6 +111,8 @@ def test_key_limited_to_models_learns_nothing_of_others(stack: Callable[..., Sta
     eventually(lambda: system.predict(b"x", **second).status_code == 200, 30)
     responses = [system.predict(b"x", params={"model": m}, headers=bearer(APP)) for m in ("simulated", "no-such")]
     assert [response.status_code for response in responses] == [403, 403]
+    offer = system.client.get(f"{system.url}/live/models", headers=bearer(APP)).json()
+    assert offer == {"default": "", "models": {"second": {"input": {"kinds": ["raw"]}, "inputs": []}}}
     assert {response.json()["detail"] for response in responses} == {"this API key may not use this model"}
 
 
@@ -329,3 +334,25 @@ def test_gateway_open_to_the_network_warns_once(
     assert gateway.log.read_text().count("NO API KEYS") == warned
     assert ("WARNING" in gateway.log.read_text()) == bool(warned)
     assert os.fspath(keys) not in gateway.log.read_text()
+
+
+def test_the_api_document_has_examples_for_the_models_of_the_key_only(
+    stack: Callable[..., Stack], broker: Broker, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "keys.toml", app=APP, boss=f"{ADMIN};role='admin';models=['iris']")
+    system = stack(MODEL_PATH="simulated", API_KEYS_FILE=file, MANAGEMENT_PORT=free_port())
+    for name in ("iris", "words"):
+        broker.sync.hset("smartbatch:models", name, encode(ModelInfo(name, "x", InputSpec(("text",)), 8)))
+    system.gateway()
+
+    def examples(url: str, key: str = "") -> list[str]:
+        document = system.client.get(f"{url}/openapi.json", headers=bearer(key) if key else {}).json()
+        content = document["paths"]["/predict"]["post"]["requestBody"]["content"]
+        return list(content["text/plain"].get("examples", {}))
+
+    assert eventually(lambda: examples(system.url, APP)) == ["iris", "words"]
+    assert examples(system.url, ADMIN) == ["iris"]
+    assert system.client.get(f"{system.url}/openapi.json").status_code == 401
+    assert system.client.get(f"{system.url}/docs").status_code == 200
+    management = f"http://127.0.0.1:{system.environ['MANAGEMENT_PORT']}"
+    assert examples(management) == ["iris", "words"]  # it needs no key

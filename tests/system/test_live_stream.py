@@ -34,11 +34,29 @@ def test_live_event_covers_the_whole_system_from_any_process(stack: Callable[...
     with live_events(system.url) as events:
         moment = next(m for m in events if m["models"]["simulated"]["stats"]["outcomes"].get("ok") == 20)
     model = moment["models"]["simulated"]
-    assert (moment["broker"], moment["default"], moment["predicts"]) == ("up", "simulated", True)
+    assert (moment["broker"], moment["default"], moment["predict"]) == ("up", "simulated", "here")
     assert model["stats"]["throughput_rps"] == 2.0
     assert model["info"]["input"]["kinds"] == ["raw"]
     assert len(model["stats"]["gateways"]) == processes
     assert list(model["last"]["workers"]) == list(model["stats"]["workers"])
+
+
+def test_a_late_viewer_gets_the_history_of_an_idle_gateway(stack: Callable[..., Stack]) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=2,row_ms=0")
+    system.up()
+    for number in range(20):
+        assert system.predict(b"%d" % number).status_code == 200
+
+    def history() -> dict[str, list]:
+        with live_events(system.url) as events:
+            return next(events)["history"]["simulated"]
+
+    eventually(lambda: max(history()["answered"]) == 2.0)  # per second, over ten
+    columns = history()
+    assert columns["p50"][0] is None and columns["p50"][-1] is not None
+    assert columns["forward"][-1] > 1
+    with live_events(system.url) as events:
+        assert ["history" in next(events) for _ in range(2)] == [True, False]
 
 
 def test_timing_parts_add_up_to_the_latency(stack: Callable[..., Stack]) -> None:

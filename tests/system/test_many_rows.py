@@ -9,6 +9,8 @@ import msgpack
 import numpy as np
 import pytest
 
+from smartbatch import InvalidInput
+from smartbatch.client import Client
 from tests.system.stack import Stack
 
 MODEL = """
@@ -134,3 +136,18 @@ def test_npy_holds_no_errors(system: Stack) -> None:
     response = ask(system, rows(3), "?partial=true", headers={"accept": "application/x-npy"})
     assert (response.status_code, response.json()["code"]) == (406, "not_acceptable")
     assert ask(system, rows(3), "?partial=yes").json()["detail"] == "partial: expected true or false, got 'yes'"
+
+
+def test_the_client_has_errors_in_the_places_of_bad_rows(system: Stack) -> None:
+    array = np.stack([np.arange(30, dtype=np.float32)] * 2, 1)
+    array[[4, 17], 0] = -1
+    with Client(system.url) as client:
+        prediction = client.predict(array, partial=True)
+        nothing = client.predict(array[4:5], partial=True)
+    array[[4, 17]] = 0
+    assert prediction.array.tolist() == (array * 2).tolist()
+    assert {row: (type(error), str(error)) for row, error in prediction.failed.items()} == {
+        4: (InvalidInput, "-1 is not accepted"),
+        17: (InvalidInput, "-1 is not accepted"),
+    }
+    assert [str(value) for value in nothing.values] == ["-1 is not accepted"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -89,3 +89,59 @@ def test_the_document_names_limits_media_types_and_every_error(stack: Callable[.
     assert "499" not in predict["responses"]  # the client has disconnected
     assert "queue_full" in predict["responses"]["503"]["description"]
     assert "Retry-After" in predict["responses"]["503"]["headers"]
+
+
+def bodies(operation: dict, model: str) -> Iterator[tuple[str, dict]]:
+    """Yield the content type and the example of each body that the document gives for a model."""
+    for media, described in operation["requestBody"]["content"].items():
+        if example := described.get("examples", {}).get(model):
+            yield media, example
+        if media == "multipart/form-data" and (fields := described["schema"].get("properties")):
+            yield media, fields
+
+
+@pytest.mark.parametrize(
+    ("path", "medias"),
+    [
+        ("examples.text_embedding:TextEmbedding", ["application/json", "text/plain"]),
+        ("examples.tabular:Iris", ["application/json"]),
+        ("efficientnet_lite0", ["image/png", "multipart/form-data"]),
+        ("examples.photo_and_numbers:PhotoAndNumbers", ["application/json", "multipart/form-data"]),
+        ("simulated:base_ms=0,row_ms=0", ["text/plain"]),
+    ],
+)
+def test_each_example_is_a_body_that_the_served_model_takes(
+    stack: Callable[..., Stack], path: str, medias: list[str]
+) -> None:
+    system = stack(MODEL_PATH=path, MODEL_NAME="mine", MAX_BATCH_SIZE=2)
+    system.up()
+    document = system.client.get(f"{system.url}/openapi.json").json()
+    tried = []
+    image = system.client.get(f"{system.url}/docs/example.png").content
+    for media, example in bodies(document["paths"]["/predict"]["post"], "mine"):
+        headers = {"content-type": media}
+        if media == "multipart/form-data":
+            fields = [(name, field.get("examples", [image])[0]) for name, field in example.items()]
+            files = [(name, (None if isinstance(value, str) else name, value)) for name, value in fields]
+            if "rows.npy" in example:  # whose content no text can show
+                continue
+            response = system.client.post(f"{system.url}/predict", files=files)
+        elif "externalValue" in example:
+            content = system.client.get(f"{system.url}{example['externalValue']}").content
+            response = system.predict(content, headers=headers)
+        elif media == "application/json":
+            response = system.client.post(f"{system.url}/predict", json=example["value"])
+        else:
+            response = system.predict(example["value"].encode(), headers=headers)
+        assert response.status_code == 200, (media, response.text)
+        tried.append(media)
+    assert tried == medias
+    for base in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        infer = document["paths"][f"{base}/infer"]["post"]
+        where = {each["name"]: each["example"] for each in infer["parameters"] if each["in"] == "path"}
+        example = infer["requestBody"]["content"]["application/json"]["examples"]["mine"]
+        response = system.client.post(f"{system.url}{base}/infer".format(**where), json=example["value"])
+        assert response.status_code == 200, response.text
+    index = document["paths"]["/v2/repository/index"]["post"]["requestBody"]["content"]["application/json"]
+    response = system.client.post(f"{system.url}/v2/repository/index", json=index["example"])
+    assert [model["name"] for model in response.json()] == ["mine"]

@@ -34,7 +34,9 @@ def warm_up(
     """
     row, *others = rows or [model.example()]
     if row is None:
-        progress("no warm-up: the model has no example row")
+        progress(
+            "no warm-up and no check of batch mates: the model has no `example`, nor an `input` with shape and dtype"
+        )
         return ""
     comparison = Comparison(model.compute_dtype)
     for number, size in enumerate(all_sizes := sizes(max_rows), 1):

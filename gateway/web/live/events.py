@@ -1,7 +1,8 @@
 """The stream of statistics for the live page, as server-sent events.
 
-Once a second, each process creates one event for all its viewers, from the latest snapshots of the system monitor.
-Without viewers it creates none. A slow viewer misses events. Draining ends all streams immediately.
+Once a second, each process adds a point to the history of each model. The first event of a viewer contains the history,
+each later one the newest values. Without viewers nothing is encoded. A slow viewer misses events. Draining ends all
+streams immediately.
 """
 
 from __future__ import annotations
@@ -9,20 +10,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import defaultdict
-from collections.abc import AsyncIterator
-from typing import Literal
+from collections.abc import AsyncGenerator, Iterable
+from typing import Any, Literal
 
 import msgspec
+from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from smartbatch.gateway.auth.authenticator import Authenticator
+from smartbatch.gateway.auth.principal import Principal
 from smartbatch.gateway.core.problems import problem
 from smartbatch.gateway.http.connection_registry import ConnectionRegistry
-from smartbatch.gateway.monitoring.model_view import ModelView, describe
+from smartbatch.gateway.monitoring.history import LiveModel, ModelHistory
 from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
-from smartbatch.gateway.monitoring.window_stats import StatsWindow
-from smartbatch.shared.errors import Draining, Unavailable
+from smartbatch.shared.errors import Draining, SmartBatchError, Unavailable
+from smartbatch.shared.model_info import InputSpec
 
 log = logging.getLogger(__name__)
 
@@ -31,64 +34,73 @@ MAX_VIEWERS = 32  # per process; each is a connection with a copy of the event i
 RETRY_S = 10.0  # Retry-After of a rejected viewer
 _HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}  # proxies must not buffer events
 
+# Where a viewer can send requests: to this port, to another one, or nowhere with its API key.
+Predict = Literal["here", "elsewhere", "forbidden"]
 
-class LiveEvent(msgspec.Struct):
-    """One event. `predicts`: whether this port also serves /predict."""
+
+class LiveEvent(msgspec.Struct, omit_defaults=True):
+    """One event. It contains only the models that the viewer's key may use, encoded LiveModels. `default` is empty if
+    that model isn't one of them. `history`: the columns of ModelHistory, in the first event."""
 
     at_ms: int
     broker: Literal["up", "down"]
     default: str
-    predicts: bool
-    models: dict[str, ModelView]
+    predict: Predict
+    models: dict[str, msgspec.Raw]
+    history: dict[str, dict[str, list[Any]]] = {}
+
+
+class Inputs(msgspec.Struct):
+    """What a model takes: ModelInfo's fields."""
+
+    input: InputSpec
+    inputs: tuple[InputSpec, ...]
+
+
+class Offer(msgspec.Struct):
+    """What a key that may not read statistics needs to know to send requests."""
+
+    default: str
+    models: dict[str, Inputs]
 
 
 class LiveStream:
-    """One per process, used on the event loop only. Its task runs while there are viewers."""
+    """One per process, used on the event loop only; `run` is its task.
+
+    `authenticator` is None if the page needs no key. `predicts`: whether its port also serves /predict.
+    """
 
     def __init__(
-        self, monitor: SystemMonitor, connection_registry: ConnectionRegistry, default: str, *, predicts: bool
+        self,
+        monitor: SystemMonitor,
+        connection_registry: ConnectionRegistry,
+        default: str,
+        authenticator: Authenticator | None,
+        *,
+        predicts: bool,
     ) -> None:
         self._monitor = monitor
         self._connection_registry = connection_registry
         self._default = default
+        self._authenticator = authenticator
         self._predicts = predicts
         self._viewers = 0
-        self._task: asyncio.Task[None] | None = None
-        self._event = b""
+        self._histories: dict[str, ModelHistory] = {}
+        self._models: dict[str, LiveModel] = {}
+        self._encoded: dict[str, msgspec.Raw] = {}  # of `_models`, once a viewer needs it
         self._changed = asyncio.Event()
+        self._failing = False
 
-    def join(self) -> None:
-        """Register a viewer, which must call `leave`. Raises Unavailable or Draining."""
-        if self._connection_registry.draining:
-            raise Draining("the server is shutting down")
-        if self._viewers >= MAX_VIEWERS:
-            raise Unavailable(f"this gateway process serves at most {MAX_VIEWERS} viewers of the live page", RETRY_S)
-        self._viewers += 1
-        if self._task is None:
-            self._task = asyncio.create_task(self._run())
-
-    def leave(self) -> None:
-        self._viewers -= 1
-        if not self._viewers and self._task:
-            self._task.cancel()
-            self._task = None
-            self._event = b""
-
-    async def events(self) -> AsyncIterator[bytes]:
-        """Yield the current event, and then each new one until the process drains."""
-        while not self._connection_registry.draining:
-            changed = self._changed
-            if self._event:
-                yield self._event
-            await changed.wait()
-
-    async def _run(self) -> None:
-        windows: defaultdict[str, StatsWindow] = defaultdict(StatsWindow)
+    async def run(self) -> None:
+        """Add a point once a second until the process drains."""
         while not self._connection_registry.draining:
             try:
-                self._event = b"data: " + msgspec.json.encode(self._make_event(windows)) + b"\n\n"
-            except Exception:  # unexpected values on the broker must not end the stream
-                log.exception("can't make the statistics of the live page")
+                self._add_points()
+                self._failing = False
+            except Exception:  # unexpected values on the broker must not end the streams
+                if not self._failing:
+                    log.exception("can't make the statistics of the live page")
+                self._failing = True
             self._wake()
             try:
                 async with asyncio.timeout(EVERY_S):
@@ -97,18 +109,72 @@ class LiveStream:
                 pass
         self._wake()
 
+    def _add_points(self) -> None:
+        """Read the latest snapshots. While Redis is unreachable, the history has a gap."""
+        monitor = self._monitor
+        if not monitor.fresh:
+            return
+        snapshots, now_s = monitor.snapshots, time.time()
+        histories = {name: self._histories.get(name) or ModelHistory() for name in snapshots}
+        models = {name: histories[name].add(each, monitor.models.get(name), now_s) for name, each in snapshots.items()}
+        self._histories, self._models, self._encoded = histories, models, {}
+
     def _wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    def _make_event(self, windows: defaultdict[str, StatsWindow]) -> LiveEvent:
-        monitor = self._monitor
-        models = {
-            name: ModelView(describe(snapshot), windows[name].add(snapshot), monitor.models.get(name))
-            for name, snapshot in monitor.snapshots.items()
-        }
-        broker = "up" if monitor.fresh else "down"
-        return LiveEvent(int(time.time() * 1000), broker, self._default, self._predicts, models)
+    def join(self) -> None:
+        """Register a viewer, which must call `leave`. Raises Unavailable or Draining."""
+        if self._connection_registry.draining:
+            raise Draining("the server is shutting down")
+        if self._viewers >= MAX_VIEWERS:
+            raise Unavailable(f"this gateway process serves at most {MAX_VIEWERS} viewers of the live page", RETRY_S)
+        self._viewers += 1
+
+    def leave(self) -> None:
+        self._viewers -= 1
+
+    def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal | None:
+        """Return the viewer's principal, or None if the page needs no key. Raises Unauthenticated."""
+        return None if self._authenticator is None else self._authenticator.identify(headers)
+
+    async def events(self, principal: Principal | None) -> AsyncGenerator[bytes]:
+        """Yield the history with the current values, and then the values of each second until the process drains."""
+        first = True
+        while not self._connection_registry.draining:
+            changed = self._changed
+            if self._models:
+                yield b"data: " + self._event(principal, history=first) + b"\n\n"
+                first = False
+            await changed.wait()
+
+    def _event(self, principal: Principal | None, *, history: bool) -> bytes:
+        names = [name for name in self._models if _may_use(principal, name)]
+        for name in names:
+            if name not in self._encoded:
+                self._encoded[name] = msgspec.Raw(msgspec.json.encode(self._models[name]))
+        if principal is not None and principal.key.role == "monitor":
+            predict: Predict = "forbidden"
+        else:
+            predict = "here" if self._predicts else "elsewhere"
+        event = LiveEvent(
+            at_ms=int(time.time() * 1000),
+            broker="up" if self._monitor.fresh else "down",
+            default=self._default if self._default in names else "",
+            predict=predict,
+            models={name: self._encoded[name] for name in names},
+            history={name: self._histories[name].columns() for name in names} if history else {},
+        )
+        return msgspec.json.encode(event)
+
+    def offer(self, principal: Principal | None) -> Offer:
+        default = self._default if _may_use(principal, self._default) else ""
+        infos = {name: info for name, info in self._monitor.models.items() if _may_use(principal, name)}
+        return Offer(default, {name: Inputs(info.input, info.inputs) for name, info in infos.items()})
+
+
+def _may_use(principal: Principal | None, model: str) -> bool:
+    return principal is None or principal.may_use(model)
 
 
 class Events:
@@ -117,8 +183,9 @@ class Events:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         live: LiveStream = scope["app"].state.gateway.live
         try:
+            principal = live.identify(scope["headers"])
             live.join()
-        except Unavailable as error:
+        except SmartBatchError as error:
             status, headers, body = problem(error, None)
             await Response(body, status, headers)(scope, receive, send)
             return
@@ -126,7 +193,14 @@ class Events:
             if scope["method"] == "HEAD":
                 response = Response(headers=_HEADERS, media_type="text/event-stream")
             else:
-                response = StreamingResponse(live.events(), headers=_HEADERS, media_type="text/event-stream")
+                response = StreamingResponse(live.events(principal), headers=_HEADERS, media_type="text/event-stream")
             await response(scope, receive, send)
         finally:
             live.leave()
+
+
+async def models(request: Request) -> Response:
+    """GET /live/models: what the models take, for the form of a viewer whose key may not read statistics."""
+    live: LiveStream = request.app.state.gateway.live
+    offer = live.offer(live.identify(request.headers.raw))
+    return Response(msgspec.json.encode(offer), headers=_HEADERS, media_type="application/json")

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from smartbatch.gateway.web.live.events import Events
+from smartbatch.gateway.web.live.events import Events, models
 
 _HTML, _CSS, _SCRIPT = ("text/html; charset=utf-8", "text/css; charset=utf-8", "text/javascript; charset=utf-8")
 
@@ -25,6 +25,8 @@ FILES = {
     "/live/page.js": ("page.js", _SCRIPT),
     "/live/stream.js": ("stream.js", _SCRIPT),
     "/live/texts.js": ("texts.js", _SCRIPT),
+    "/live/history.js": ("history.js", _SCRIPT),
+    "/live/problems.js": ("problems.js", _SCRIPT),
     "/live/charts.js": ("charts.js", _SCRIPT),
     "/live/tables.js": ("tables.js", _SCRIPT),
     "/live/predict.js": ("predict.js", _SCRIPT),
@@ -33,6 +35,7 @@ FILES = {
     "/live/uPlot.css": ("vendor/uPlot.min.css", _CSS),
 }
 EVENTS = "/live/events"
+MODELS = "/live/models"
 
 # No inline scripts or styles and no other origins; blob: is the preview of the chosen image.
 _HEADERS = {
@@ -45,7 +48,8 @@ _HEADERS = {
 
 def routes(route: Callable[..., BaseRoute]) -> list[BaseRoute]:
     """Return the routes of the page and its stream. `route` creates one on the management port."""
-    return [*(route(path, file) for path in FILES), route(EVENTS, Events(), methods=["GET"])]
+    endpoints = [route(EVENTS, Events(), methods=["GET"]), route(MODELS, models)]
+    return [*(route(path, file) for path in FILES), *endpoints]
 
 
 async def file(request: Request) -> Response:

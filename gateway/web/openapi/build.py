@@ -1,10 +1,13 @@
 """GET /openapi.json: the description of the API, generated from the code that serves it.
 
 Schemas come from the response types, statuses from the error table, limits from the settings, media types from the body
-formats. The document is generated once, with the application.
+formats, examples from the announcements of the models.
 """
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
 
 import msgspec
 
@@ -15,18 +18,23 @@ from smartbatch.gateway.formats.render import Format
 from smartbatch.gateway.inference import predict
 from smartbatch.gateway.web import metrics_page
 from smartbatch.gateway.web.openapi import oip
+from smartbatch.gateway.web.openapi.examples import IMAGE, request_content
 from smartbatch.gateway.web.openapi.inputs import INPUTS, input_schemas
 from smartbatch.gateway.web.openapi.parts import JSON, Json, json_content, limits, page, parameter, ref, running, schema
 from smartbatch.gateway.web.paths import PROBES
 from smartbatch.shared import __version__
 from smartbatch.shared.keys import MODEL_NAME
+from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.settings import Settings
 
 # In OpenAPI a media type without a schema means any bytes.
 _BYTES: Json = {}
 
 
-def document(settings: Settings) -> bytes:
+@functools.lru_cache(maxsize=8)
+def document(settings: Settings, models: tuple[ModelInfo, ...] = ()) -> bytes:
+    """Return the document with an example for each of `models`. Without models it has all that any model may take."""
+    models = tuple(sorted(models, key=lambda info: (info.name != settings.model, info.name)))
     _, components = msgspec.json.schema_components(
         (PredictResponse, Health, Problem, Readiness, Stats, *oip.TYPES), ref_template="#/components/schemas/{name}"
     )
@@ -38,7 +46,7 @@ def document(settings: Settings) -> bytes:
             "description": "Inference server for PyTorch models. Requests that arrive close together run as one batch.",
         },
         "paths": {
-            "/predict": {"post": _predict(settings)},
+            "/predict": {"post": _predict(settings, models)},
             "/healthz": _page("healthz", "Liveness", {200: json_content("Health")}, "200 while the process responds."),
             "/readyz": _page(
                 "readyz",
@@ -54,13 +62,16 @@ def document(settings: Settings) -> bytes:
                 "Rates, latencies, queue, workers and gateways of every model.",
             ),
             "/openapi.json": _page("openapi", "OpenAPI document", {200: {JSON: schema("object")}}),
-            **oip.paths(settings),
+            **oip.paths(settings, models),
         },
         "components": {"schemas": {**components, **input_schemas()}},
     }
     for path, operations in described["paths"].items():
-        for operation in operations.values():
+        for method, operation in operations.items():
             operation["tags"] = [_tag(path)]
+            described_in_words = [operation["summary"] + ".", operation.get("description", "")]
+            operation["description"] = " ".join(filter(None, described_in_words))
+            operation["summary"] = f"{method.upper()} {path}"  # which viewers show as the title
     if KeyStore.configured(settings):
         described["components"]["securitySchemes"] = {
             "bearer": {"type": "http", "scheme": "bearer"},
@@ -83,15 +94,19 @@ def _page(name: str, summary: str, contents: dict[int, Json], description: str =
     return {"get": page(name, path, summary, contents, description=description)}
 
 
-def _predict(settings: Settings) -> Json:
+def _predict(settings: Settings, models: Sequence[ModelInfo]) -> Json:
     contents = {
         Format.JSON.value: {"schema": ref("PredictResponse")},
         Format.MSGPACK.value: {"schema": {"description": "The same object as in JSON, with tensor data as bytes"}},
         Format.NPY.value: _BYTES,
     }
     shared_parameters, headers, refusals = running(settings)
-    accepted = {media: INPUTS.get(media, _BYTES) for media in formats.accepted_media_types(None)}
+    accepted = request_content(models) or {
+        media: INPUTS.get(media, _BYTES) for media in formats.accepted_media_types(None)
+    }
     body = f"{limits(settings)} Each model accepts some of these types; a model of kind `raw` accepts any body."
+    if models and "image/png" in accepted:
+        body += f" An image to try: [{IMAGE}]({IMAGE})."
     parameters = [
         parameter(
             "query",

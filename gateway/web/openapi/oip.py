@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from smartbatch.gateway.oip import infer, metadata, rest_request, rest_response, statistics
+from collections.abc import Sequence
+
+from smartbatch.gateway.oip import VERSION, infer, metadata, rest_request, rest_response, statistics
 from smartbatch.gateway.oip.endpoints import IndexRequest
+from smartbatch.gateway.web.openapi.examples import infer_examples
 from smartbatch.gateway.web.openapi.parts import JSON, Json, json_content, limits, page, parameter, ref, running, schema
 from smartbatch.shared import errors
 from smartbatch.shared.keys import MODEL_NAME
+from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.settings import Settings
 
 TYPES = (
@@ -57,7 +61,7 @@ _OF_MODEL = (
 )
 
 
-def paths(settings: Settings) -> Json:
+def paths(settings: Settings, models: Sequence[ModelInfo] = ()) -> Json:
     ready = {200: json_content("Liveness"), 503: json_content("Liveness")}
     described = {
         "/v2": _get("server", "/v2", "Server metadata", {200: json_content("ServerMetadata")}),
@@ -70,12 +74,12 @@ def paths(settings: Settings) -> Json:
     }
     for versioned in (False, True):
         base = "/v2/models/{model}" + "/versions/{version}" * versioned
+        target = _target(models[0].name if models else settings.model, versioned)
         for path, name, summary, description, contents, codes in _OF_MODEL:
             if versioned:
                 name, summary = f"{name}_of_version", f"{summary} (with version)"
-            target = _target(versioned)
             described[base + path] = _get(name, base + path, summary, contents, target, codes, description)
-        described[base + "/infer"] = {"post": _infer(settings, versioned)}
+        described[base + "/infer"] = {"post": _infer(settings, models, target)}
     return described
 
 
@@ -84,11 +88,13 @@ def _get(name, path, summary, contents, parameters=(), codes=(), description="")
     return {"get": page(f"oip_{name}", path, summary, contents, **more)}
 
 
-def _target(versioned: bool) -> list[Json]:
-    model = schema("string", pattern=f"^{MODEL_NAME.pattern}$")
-    target = [parameter("path", "model", model, "Name of the model", required=True)]
+def _target(model: str, versioned: bool) -> list[Json]:
+    """Describe the parameters of a path. `model` is their example."""
+    name = {**schema("string", pattern=f"^{MODEL_NAME.pattern}$"), "example": model}
+    target = [parameter("path", "model", name, "Name of the model", required=True)]
     if versioned:
-        target.append(parameter("path", "version", schema("string"), "Version of the model; always 1", required=True))
+        version = {**schema("string"), "example": VERSION}
+        target.append(parameter("path", "version", version, "Version of the model; always 1", required=True))
     return target
 
 
@@ -97,10 +103,15 @@ def _index() -> Json:
     codes = (errors.MalformedBody.code, errors.BodyTooLarge.code, errors.BodyTimeout.code, errors.UnsupportedMedia.code)
     path = "/v2/repository/index"
     described = page("oip_index", path, "Model repository index", {200: entries}, codes=codes, content_type=JSON)
-    return {**described, "requestBody": {"required": False, "content": json_content("IndexRequest")}}
+    content = {JSON: {"schema": ref("IndexRequest"), "example": {"ready": True}}}
+    return {**described, "requestBody": {"required": False, "content": content}}
 
 
-def _infer(settings: Settings, versioned: bool) -> Json:
+def _infer(settings: Settings, models: Sequence[ModelInfo], target: list[Json]) -> Json:
+    versioned = len(target) > 1
+    request = json_content("InferRequest")
+    if examples := infer_examples(models):
+        request[JSON]["examples"] = examples
     parameters, headers, refusals = running(settings, JSON)
     length = parameter(
         "header",
@@ -113,11 +124,11 @@ def _infer(settings: Settings, versioned: bool) -> Json:
         "operationId": "oip_infer_of_version" if versioned else "oip_infer",
         "summary": "Run a model" + " (with version)" * versioned,
         "description": "Open Inference Protocol 2, with the binary tensor data extension.",
-        "parameters": [*_target(versioned), length, *parameters],
+        "parameters": [*target, length, *parameters],
         "requestBody": {
             "required": True,
             "description": limits(settings),
-            "content": {**json_content("InferRequest"), **_BINARY},
+            "content": {**request, **_BINARY},
         },
         "responses": {
             "200": {

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from decimal import Decimal
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from smartbatch.gateway.queue.admission_control import AdmissionControl
 from smartbatch.shared.broker.queue.admission import AdmitResult, AdmitStatus, Capacity, NewEntry
@@ -104,7 +109,10 @@ def test_an_unattainable_request_of_many_rows_rejects_no_small_one(admission_con
     )  # 60 more rows are; one more isn't
     assert not is_rejected(admission_control, 2000)
     text = str(admission_control.rejection(AdmitStatus.DEADLINE_UNATTAINABLE, 2000, rows=60))
-    assert text == "50 rows are ahead in the queue and take about 2.4 s with the 60 of this request; the timeout is 2 s"
+    assert text == (
+        "50 rows ahead and 60 of this request at 50 rows/s: 2.2 s, plus 0.2 s for its own batch = 2.4 s; "
+        "the timeout is 2 s"
+    )
 
 
 def test_nothing_is_rejected_while_the_rate_is_unknown(clock: Clock) -> None:
@@ -133,11 +141,58 @@ def test_an_unattainable_request_is_told_when_its_timeout_would_suffice(admissio
         AdmitResult(500, 1000, [AdmitStatus.DEADLINE_UNATTAINABLE]),
         [(request(2000), AdmitStatus.DEADLINE_UNATTAINABLE)],
     )
-    with pytest.raises(
-        DeadlineUnattainable, match=r"1000 rows are ahead in the queue and take about 20.2 s; the timeout is 2 s"
-    ) as caught:
+    with pytest.raises(DeadlineUnattainable) as caught:
         admission_control.check(2000)
+    assert str(caught.value) == (
+        "1000 rows ahead and 1 of this request at 50 rows/s: 20.02 s, plus 0.2 s for its own batch = 20.22 s; "
+        "the timeout is 2 s"
+    )
     assert 18.2 <= caught.value.retry_after_s <= 18.2 * 1.25
+
+
+EXPLANATION = re.compile(
+    r"(\d+) rows? ahead and (\d+) of this request at (\S+) rows/s: (\S+) s, plus (\S+) s for its own batch = (\S+) s; "
+    r"(?:the timeout is (\S+) s|timeouts up to (\S+) s are accepted again below (\S+) s)"
+)
+
+
+@given(
+    inflight=st.integers(1, 100_000),
+    rows=st.integers(1, 100),
+    rate=st.floats(0.01, 1e5),
+    batch_s=st.floats(0, 20),
+    timeout_ms=st.integers(1, 100_000),
+)
+def test_the_numbers_of_an_explanation_add_up(
+    inflight: int, rows: int, rate: float, batch_s: float, timeout_ms: int
+) -> None:
+    admission_control = AdmissionControl(100, lambda: Capacity(rate, batch_s), Clock())
+    late = NewEntry("r", timeout_ms, rows, "raw", b"x")
+    status = AdmitStatus.DEADLINE_UNATTAINABLE
+    admission_control.update(AdmitResult(1, inflight, [status]), [(late, status)])
+    found = EXPLANATION.fullmatch(str(admission_control.rejection(status, timeout_ms, rows)))
+    assert found
+    ahead, own, shown_rate, queue_s, own_s, wait_s = map(Decimal, found.groups()[:6])
+    assert (ahead, own) == (inflight, rows)
+    assert float(shown_rate) == pytest.approx(rate, rel=0.005)
+    assert float((ahead + own) / shown_rate) == pytest.approx(float(queue_s), abs=0.00501)
+    assert queue_s + own_s == wait_s
+    if found[7]:
+        assert float(found[7]) == timeout_ms / 1000
+
+
+def test_while_the_wait_falls_a_rejection_says_when_timeouts_are_accepted_again(
+    admission_control: AdmissionControl,
+) -> None:
+    status = AdmitStatus.DEADLINE_UNATTAINABLE
+    admission_control.update(AdmitResult(90, 100, [status]), [(request(2000), status)])
+    admission_control.update(AdmitResult(80, 87, [AdmitStatus.ADMITTED]), [])
+    with pytest.raises(DeadlineUnattainable) as caught:
+        admission_control.check(2000)
+    assert str(caught.value) == (
+        "87 rows ahead and 1 of this request at 50 rows/s: 1.76 s, plus 0.2 s for its own batch = 1.96 s; "
+        "timeouts up to 2 s are accepted again below 1.9 s"
+    )
 
 
 def test_requests_rejected_together_retry_one_after_the_other(

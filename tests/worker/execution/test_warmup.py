@@ -54,7 +54,9 @@ def test_a_model_without_an_example_serves_without_warm_up() -> None:
     model.example = lambda: None  # pyright: ignore[reportAttributeAccessIssue]
     _, progress = warmed(model, 32)
     assert model.ran == []
-    assert progress == ["no warm-up: the model has no example row"]
+    assert progress == [
+        "no warm-up and no check of batch mates: the model has no `example`, nor an `input` with shape and dtype"
+    ]
 
 
 class Rows(Doubler):

@@ -1,44 +1,38 @@
 // Line charts of the last two minutes, drawn by uPlot. Each shows its newest values as text, and all values as a table.
 
-import { number, PARTS, REJECTED } from "./texts.js";
+import { number, PARTS } from "./texts.js";
 import { rows, setText } from "./tables.js";
 
 const SHOWN_S = 120;
-export const KEPT = 150; // points, one per second
 const TICKS_S = [120, 90, 60, 30, 0];
-const GAP_S = 3.5; // the line is interrupted after this long without an event
 const HEIGHT = 190;
+const TICKS_PX = 20; // tick and gap beside a label
 const TABLE_STEP_S = 10;
 
-const sum = (outcomes, names) => names.reduce((total, name) => total + (outcomes[name] ?? 0), 0);
-
-// `value(view)` returns a series' value, given one model's view of an event. `colour` is a variable of page.css.
+// `name` is a column of the history, `colour` a variable of page.css.
 const CHARTS = [
   {
     title: "Requests per second",
     series: [
-      { label: "answered", colour: "--good", value: ({ stats }) => stats.throughput_rps },
-      { label: "rejected", colour: "--warn", value: ({ stats }) => sum(stats.outcomes, REJECTED) / stats.window_s },
-      {
-        label: "failed",
-        colour: "--bad",
-        value: ({ stats }) => sum(stats.outcomes, ["timeout", "error"]) / stats.window_s,
-      },
+      { label: "answered", colour: "--good", name: "answered" },
+      { label: "rejected", colour: "--warn", name: "rejected" },
+      { label: "failed", colour: "--bad", name: "failed" },
+      { label: "client errors", colour: "--neutral", name: "client_errors" },
     ],
   },
   {
     title: "Latency, ms",
     series: [
-      { label: "p50", colour: "--line-1", value: ({ stats }) => stats.latency_ms.p50 },
-      { label: "p95", colour: "--line-2", value: ({ stats }) => stats.latency_ms.p95 },
-      { label: "p99", colour: "--line-3", value: ({ stats }) => stats.latency_ms.p99 },
+      { label: "p50", colour: "--line-1", name: "p50" },
+      { label: "p95", colour: "--line-2", name: "p95" },
+      { label: "p99", colour: "--line-3", name: "p99" },
     ],
   },
   {
     title: "Requests in the queue",
     series: [
-      { label: "waiting", colour: "--warn", value: ({ stats }) => stats.queue.waiting },
-      { label: "running", colour: "--line-1", value: ({ stats }) => stats.queue.running },
+      { label: "waiting", colour: "--warn", name: "waiting" },
+      { label: "running", colour: "--line-1", name: "running" },
     ],
   },
   {
@@ -47,7 +41,7 @@ const CHARTS = [
     series: PARTS.map(([part, label]) => ({
       label: label.toLowerCase(),
       colour: `--${part.replace("_", "-")}`,
-      value: ({ last }) => last.parts_ms[part] ?? null,
+      name: part,
     })),
   },
 ];
@@ -61,13 +55,14 @@ export class Charts {
     }
   }
 
-  // Replace all points. Each is [seconds, view].
-  show(points) {
-    this._charts.forEach((chart) => chart.show(points));
+  // Show a model's history, from now on this one.
+  show(columns) {
+    this._charts.forEach((chart) => chart.show(columns));
   }
 
-  add(at, model) {
-    this._charts.forEach((chart) => chart.add(at, model));
+  // Show what was added to the history.
+  update() {
+    this._charts.forEach((chart) => chart.update());
   }
 }
 
@@ -90,43 +85,35 @@ class Chart {
     this._plot.className = "plot";
     this._plot.setAttribute("role", "img");
     this._makeTable(figure);
-    this.show([]);
+    this.show({});
     new ResizeObserver(() => this._uplot?.setSize({ width: this._plot.clientWidth, height: HEIGHT })).observe(this._plot);
   }
 
-  show(points) {
-    this._data = [[], ...this._what.series.map(() => [])];
-    this._newest = -Infinity;
-    points.forEach(([at, model]) => this._append(at, model));
+  show(columns) {
+    this._columns = columns;
     this.build();
     this._showValues(this._data[0].length - 1);
     if (this._details.open) this._fillTable();
   }
 
-  add(at, model) {
-    this._append(at, model);
+  update() {
     this._uplot.setData(this._drawn());
     if (this._uplot.cursor.idx == null) this._showValues(this._data[0].length - 1);
-    if (this._details.open && at - this._tableAt >= TABLE_STEP_S) this._fillTable();
+    if (this._details.open && this._newest - this._tableAt >= TABLE_STEP_S) this._fillTable();
   }
 
-  _append(at, model) {
-    if (at - this._newest > GAP_S && this._data[0].length) this._push(at - 1, this._what.series.map(() => null));
-    this._newest = at;
-    this._push(at, this._what.series.map((series) => series.value(model)));
+  get _data() {
+    return ["at_s", ...this._what.series.map(({ name }) => name)].map((name) => this._columns[name] ?? []);
   }
 
-  _push(at, values) {
-    [at, ...values].forEach((value, n) => {
-      this._data[n].push(value);
-      if (this._data[n].length > KEPT) this._data[n].shift();
-    });
+  get _newest() {
+    return this._columns.at_s?.at(-1) ?? 0;
   }
 
   // The data as drawn: in a stacked chart each line is on top of the one before.
   _drawn() {
     const [times, ...series] = this._data;
-    if (!this._what.stacked) return this._data;
+    if (!this._what.stacked) return [times, ...series];
     const below = times.map(() => 0);
     return [times, ...series.map((values) => values.map((v, n) => (v === null ? null : (below[n] += v))))];
   }
@@ -145,19 +132,20 @@ class Chart {
     const options = {
       width: this._plot.clientWidth || 300,
       height: HEIGHT,
+      padding: [8, 20, 0, 4], // half of a label of the time axis is beside the plot
       legend: { show: false },
       cursor: { drag: { x: false, y: false }, points: { size: 6 } },
       scales: {
-        x: { range: () => (this._newest > 0 ? [this._newest - SHOWN_S, this._newest] : [-SHOWN_S, 0]) },
+        x: { range: () => [this._newest - SHOWN_S, this._newest] },
         y: { range: (_, __, most) => [0, most > 0 ? most * 1.1 : 1] },
       },
       axes: [
         {
           ...axis,
-          splits: () => TICKS_S.map((ago) => Math.max(0, this._newest) - ago),
+          splits: () => TICKS_S.map((ago) => this._newest - ago),
           values: () => TICKS_S.map((ago) => (ago ? `-${ago} s` : "now")),
         },
-        { ...axis, size: 52, values: (_, splits) => splits.map(number) },
+        { ...axis, size: widest, values: (_, splits) => splits.map(number) },
       ],
       series: [
         {},
@@ -192,6 +180,7 @@ class Chart {
     for (const text of ["Seconds ago", ...this._what.series.map((series) => series.label)]) {
       const cell = head.appendChild(document.createElement("th"));
       cell.scope = "col";
+      cell.className = "number";
       cell.textContent = text;
     }
     this._table.createTBody();
@@ -209,4 +198,11 @@ class Chart {
     }
     rows(this._table, texts);
   }
+}
+
+// The width of an axis, so that no label is clipped.
+function widest(plot, labels, axis) {
+  plot.ctx.font = plot.axes[axis].font[0];
+  const widths = (labels ?? [""]).map((label) => plot.ctx.measureText(label).width / devicePixelRatio);
+  return Math.max(...widths) + TICKS_PX;
 }

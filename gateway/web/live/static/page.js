@@ -1,45 +1,115 @@
-// Shows the selected model's part of each event of the stream.
+// Shows each event of the stream: one model, or an overview of all.
 
-import { Charts, KEPT } from "./charts.js";
+import { Charts } from "./charts.js";
+import { History } from "./history.js";
 import { PredictForm } from "./predict.js";
-import { Stream } from "./stream.js";
-import { bars, fields, rows, setText } from "./tables.js";
-import { CLOSED, counted, number, OUTCOMES, percent, REJECTED } from "./texts.js";
+import { problems, worstFirst } from "./problems.js";
+import { headersWith, Stream } from "./stream.js";
+import { bars, fields, list, rows, setText } from "./tables.js";
+import { CLOSED, counted, number, OUTCOMES, percent } from "./texts.js";
 
 const KEY = "smartbatch-api-key"; // in this tab's sessionStorage
+const OFFER = new URL("models", import.meta.url); // what a key that may not read statistics needs for the form
+const LINK = "#model="; // and a name: the part of the address that selects a model
 
 const part = (id) => document.getElementById(id);
 const key = () => sessionStorage.getItem(KEY) ?? "";
 
-let selected = ""; // the model that is shown; empty until the first event
-let newest = null;
-const past = []; // events: [seconds, models]
+let selected = ""; // the model that is shown; empty for all
+let newest = null; // the last event
+let readable = true; // whether the key may read statistics
 
+const history = new History();
 const charts = new Charts(part("charts"));
 const form = new PredictForm(key, () => selected, requestKey);
 const stream = new Stream(key, { event, state });
 
 function event(now) {
   newest = now;
-  const names = Object.keys(now.models);
-  if (!names.length) return;
-  if (!now.models[selected]) select(now.models[now.default] ? now.default : names[0]);
-  options(names);
-  if (now.broker === "down") {
-    state("lost", "Redis is unavailable; showing the last known values");
-    return;
-  }
-  state("open");
-  past.push([now.at_ms / 1000, now.models]);
-  if (past.length > KEPT) past.shift();
-  charts.add(now.at_ms / 1000, now.models[selected]);
+  readable = true;
+  if (now.history) history.replace(now.history);
+  if (now.broker === "down") state("lost", "Redis is unavailable; showing the last known values");
+  else state("open");
+  history.add(now.models);
+  if (!select(now.history) && selected) charts.update();
   show();
 }
 
+// A key that may not read statistics sees the form alone.
+async function offer() {
+  const response = await fetch(OFFER, { headers: headersWith(key()), cache: "no-store" }).catch(() => null);
+  if (!response?.ok) return;
+  const { default: first, models } = await response.json();
+  const infos = Object.entries(models).map(([name, info]) => [name, { info }]);
+  newest = { default: first, predict: "here", models: Object.fromEntries(infos) };
+  readable = false;
+  select();
+  show();
+}
+
+// Select the model of the address, the only one, or all. Returns whether the charts were drawn: if the selection has
+// changed, or its history.
+function select(replaced) {
+  const names = Object.keys(newest.models);
+  const address = location.hash.startsWith(LINK) ? location.hash.slice(LINK.length) : "";
+  const one = names.length === 1 || !readable;
+  const next = names.includes(address) ? address : !one ? "" : names.includes(newest.default) ? newest.default : (names[0] ?? "");
+  options(one ? names : ["", ...names]);
+  part("model").value = next;
+  if (next === selected && !replaced) return false;
+  selected = next;
+  charts.show(history.of(selected));
+  return true;
+}
+
+function options(names) {
+  const picker = part("model");
+  if ([...picker.options].map((option) => option.value).join() !== names.join()) {
+    picker.replaceChildren(...names.map((name) => new Option(name || "All models", name)));
+  }
+}
+
 function show() {
-  const { stats, last, info } = newest.models[selected];
-  form.offer(info, newest.predicts);
-  tiles(stats);
+  const { models, predict } = newest;
+  const model = models[selected];
+  part("overview").hidden = !readable || !!selected || !Object.keys(models).length;
+  for (const section of document.querySelectorAll(".statistics")) section.hidden = !readable || !model;
+  part("try").hidden = !model || predict === "forbidden";
+  form.offer(model?.info ?? null, predict);
+  if (readable) banner(selected ? { [selected]: model } : models);
+  if (readable && model) showModel(model);
+}
+
+// Show what is wrong, with the name of the model if there are several; and all models, if none is selected.
+function banner(models) {
+  const found = Object.entries(models).map(([name, view]) => [name, problems(view)]);
+  const all = found.flatMap(([name, each]) => each.map((problem) => ({ name, ...problem }))).sort(worstFirst);
+  const items = [...new Set(all.map(({ text }) => text))].map((text) => {
+    const same = all.filter((problem) => problem.text === text); // several models can have the same problem
+    const names = same.map(({ name }) => name).join(", ");
+    return { level: same[0].level, text: selected ? text : `${names}: ${text}` };
+  });
+  list(part("banner"), newest.broker === "down" ? [REDIS_DOWN] : items);
+  if (selected) return;
+  const states = found.map(([, each]) => each[0] ?? { level: "good", state: "ready" });
+  const cells = ([name, { point, stats }], n) => [
+    { text: name, href: `${LINK}${name}` },
+    { text: states[n].state, level: states[n].level },
+    number(point.answered),
+    number(point.rejected),
+    number(point.failed),
+    number(point.client_errors),
+    number(point.p99),
+    number(point.waiting),
+    ready(stats.workers),
+  ];
+  rows(part("models"), Object.entries(models).map(cells));
+}
+
+const REDIS_DOWN = { level: "bad", text: "Redis is unavailable, so requests are rejected: broker_unavailable. These are the last known values." };
+
+function showModel({ stats, last, info, point }) {
+  tiles(stats, point);
   for (const place of document.querySelectorAll(".window-s")) setText(place, number(stats.window_s));
   setText(part("last-window"), number(last.window_s));
   const most = Math.max(info?.max_batch_size ?? 1, 1);
@@ -82,22 +152,27 @@ function name(size) {
   return Number.isFinite(size) ? `${size}` : "inf";
 }
 
-function tiles({ throughput_rps, latency_ms, outcomes, window_s, queue, workers }) {
-  const rejected = REJECTED.reduce((sum, outcome) => sum + (outcomes[outcome] ?? 0), 0) / window_s;
-  const reports = Object.values(workers);
-  const ready = reports.filter((report) => report.state === "ready").length;
+function tiles({ queue, workers }, point) {
   fields(part("tiles"), [
-    ["Answered / s", number(throughput_rps)],
-    ["p50, ms", number(latency_ms.p50)],
-    ["p95, ms", number(latency_ms.p95)],
-    ["p99, ms", number(latency_ms.p99)],
+    ["Answered / s", number(point.answered)],
+    ["Rejected / s", number(point.rejected)],
+    ["Failed / s", number(point.failed)],
+    ["Client errors / s", number(point.client_errors)],
+    ["Workers ready", ready(workers)],
+    ["Dead letters", number(queue.dead_letters)],
+    ["p50, ms", number(point.p50)],
+    ["p95, ms", number(point.p95)],
+    ["p99, ms", number(point.p99)],
     ["Waiting", number(queue.waiting)],
     ["Running", number(queue.running)],
     ["Oldest wait, s", number(queue.oldest_wait_s)],
-    ["Rejected / s", number(rejected)],
-    ["Workers ready", ready === reports.length ? number(ready) : `${ready} of ${reports.length}`],
-    ["Dead letters", number(queue.dead_letters)],
   ]);
+}
+
+function ready(workers) {
+  const reports = Object.values(workers);
+  const those = reports.filter((report) => report.state === "ready").length;
+  return those === reports.length ? number(those) : `${those} of ${reports.length}`;
 }
 
 function workers({ workers: reports }, last) {
@@ -128,21 +203,13 @@ function progress({ batch, batch_rows, batch_s, state, progress: text }) {
 
 // --- the model
 
-function select(model) {
-  selected = model;
-  charts.show(past.flatMap(([at, models]) => (models[model] ? [[at, models[model]]] : [])));
-}
-
-function options(names) {
-  const list = part("model");
-  if ([...list.options].map((option) => option.value).join() !== names.join()) {
-    list.replaceChildren(...names.map((each) => new Option(each, each)));
-  }
-  list.value = selected;
-}
-
 part("model").addEventListener("change", () => {
-  select(part("model").value);
+  location.hash = part("model").value && `${LINK}${part("model").value}`;
+});
+
+addEventListener("hashchange", () => {
+  if (!newest || (location.hash && !location.hash.startsWith(LINK))) return; // another anchor of the page
+  select();
   show();
 });
 
@@ -160,13 +227,10 @@ const STATES = {
 function state(name, detail) {
   setText(part("connection"), STATES[name](detail));
   part("connection").dataset.state = name;
-  const known = name === "open" || name === "stopped";
-  for (const section of document.querySelectorAll(".statistics")) {
-    section.classList.toggle("stale", !known);
-    if (name === "forbidden" || name === "open") section.hidden = name === "forbidden";
-  }
+  part("main").classList.toggle("stale", name === "lost" || name === "rejected");
   part("forget").hidden = !key();
   if (name === "key") requestKey(detail);
+  if (name === "forbidden") offer();
   if (name === "open") part("key-section").hidden = true;
 }
 
@@ -201,6 +265,9 @@ part("key-form").addEventListener("submit", (event) => {
 
 part("forget").addEventListener("click", () => {
   sessionStorage.removeItem(KEY);
+  newest = { predict: "forbidden", models: {} };
+  select();
+  show();
   stream.restart();
 });
 

@@ -1,11 +1,12 @@
-// The form that sends requests: an image for models that accept images, JSON or text for others.
+// The form that sends requests, with the inputs that the model takes: an image, text, JSON, or any file.
 
 import { clearResult, showResult, showStatus } from "./result.js";
 import { headersWith } from "./stream.js";
 import { setText } from "./tables.js";
 
 const PREDICT = new URL("../predict", import.meta.url);
-const MAX_EXAMPLE = 64; // maximum numbers of a row that is prefilled as an example
+const MAX_EXAMPLE = 4096; // characters
+const PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mNoaGgAAAMEAYF1LgG8AAAAAElFTkSuQmCC"; // a PNG of one pixel
 
 const part = (id) => document.getElementById(id);
 
@@ -26,20 +27,28 @@ export class PredictForm {
     }
     for (const name of ["dragleave", "drop"]) box.addEventListener(name, () => box.classList.remove("over"));
     box.addEventListener("drop", (event) => (event.preventDefault(), this._photo(event.dataTransfer.files[0])));
-    this.offer(null, true);
   }
 
-  // Show the inputs that fit a model. `info` is null before the model is announced, or if the key may not see it.
-  offer(info, predicts) {
-    const offered = JSON.stringify([info, predicts]);
+  // Show the inputs that fit a model. `info` is null before the model is announced.
+  offer(info, predict) {
+    const offered = JSON.stringify([info?.input, info?.inputs, predict]);
     if (offered === this._offered) return;
     this._offered = offered;
-    const kinds = info?.input.kinds ?? ["image", "raw"];
-    part("elsewhere").hidden = predicts;
-    part("photo-box").hidden = !predicts || !(kinds.includes("image") || kinds.includes("raw"));
-    part("text-box").hidden = !predicts || (kinds.includes("image") && info !== null);
-    const [text, note] = info?.inputs ? exampleOfSeveral(info.inputs) : example(info?.input ?? { kinds });
+    const here = predict === "here";
+    const kinds = info?.input.kinds ?? [];
+    const image = kinds.includes("image");
+    const raw = kinds.includes("raw");
+    part("elsewhere").hidden = predict !== "elsewhere";
+    part("unknown").hidden = !here || info !== null;
+    part("photo-box").hidden = !here || !(image || raw);
+    part("text-box").hidden = !here || !info || image;
+    part("photo").accept = image ? "image/*" : "";
+    setText(part("photo-choose"), image ? "Choose an image" : "Choose a file");
+    if (!info) return;
+    const { type, label, text, note } = example(info);
+    this._type = type;
     part("text").value = text;
+    setText(part("text-label"), label);
     setText(part("text-note"), note);
   }
 
@@ -63,7 +72,7 @@ export class PredictForm {
 
   async _text() {
     const text = part("text").value;
-    await this._send(text, isJson(text) ? "application/json" : "text/plain", "the text");
+    await this._send(text, this._type, this._type === JSON_TYPE ? "the JSON" : "the text");
   }
 
   async _send(content, type, name) {
@@ -86,33 +95,37 @@ export class PredictForm {
   }
 }
 
-function isJson(text) {
-  try {
-    return typeof JSON.parse(text) === "object";
-  } catch {
-    return false;
+const JSON_TYPE = "application/json";
+const TEXT = { type: "text/plain", label: "Text" };
+
+// An input that the model accepts, and a description of it.
+function example({ input, inputs }) {
+  if (inputs?.length) {
+    const value = Object.fromEntries(inputs.map((each) => [each.name, valueOf(each)]));
+    const names = inputs.map(({ name, kinds }) => `${name} (${kinds.join(" or ")})`).join(", ");
+    return json({ inputs: value }, `The inputs by name: ${names}. Images and raw bytes are in base64.`);
   }
+  if (input.kinds.includes("text")) return { ...TEXT, text: "a text", note: "One text, as one row." };
+  if (input.kinds.includes("raw")) return { ...TEXT, text: "hello", note: "Any text, as one row." };
+  const { dtype, shape } = input;
+  const note = shape
+    ? `A list of rows: ${dtype ?? "numbers"} of shape [${shape}] each (-1: any length).`
+    : `A list of rows${dtype ? `, ${dtype}` : ""} in the shape that the model accepts.`;
+  return json({ data: [valueOf(input)] }, note);
 }
 
-// An example input, and a description of it.
-function example({ kinds, dtype, shape }) {
-  if (kinds.includes("text")) return ['{"data": ["a text", "another one"]}', "A list of texts, one row each."];
-  if (!kinds.includes("tensor")) return ["hello", "Any text, as one row."];
-  if (!shape) return ['{"data": [[0, 0]]}', `A list of rows${dtype ? `, ${dtype}` : ""} in the shape that the model accepts.`];
-  const row = shape.map((length) => (length < 0 ? 1 : length));
-  const note = `A list of rows: ${dtype ?? "numbers"} of shape [${shape}] each (-1: any length).`;
-  const few = row.reduce((product, length) => product * length, 1) <= MAX_EXAMPLE;
-  return [few ? JSON.stringify({ data: [zeros(row)] }) : "", note];
+function json(value, note) {
+  const text = JSON.stringify(value);
+  const short = text.length <= MAX_EXAMPLE;
+  return { type: JSON_TYPE, label: "JSON", text: short ? text : "", note: short ? note : `${note} An example would be too long.` };
 }
 
-// An example of all inputs of a model that takes several.
-function exampleOfSeveral(inputs) {
-  const value = ({ kinds, shape }) => (kinds.includes("text") ? "a text" : kinds.includes("tensor") ? (shape ? zeros(shape.map((n) => (n < 0 ? 1 : n))) : [0]) : "");
-  const text = JSON.stringify({ inputs: Object.fromEntries(inputs.map((input) => [input.name, value(input)])) });
-  const names = inputs.map(({ name, kinds }) => `${name} (${kinds.join(" or ")})`).join(", ");
-  return [text.length <= 4096 ? text : "", `The inputs by name: ${names}. Images and raw bytes are in base64.`];
+function valueOf({ kinds, dtype, shape }) {
+  if (kinds.includes("text")) return "a text";
+  if (kinds.includes("tensor")) return zeros((shape ?? [2]).map((length) => (length < 0 ? 1 : length)), dtype === "bool" ? false : 0);
+  return kinds.includes("image") ? PIXEL : "aGVsbG8=";
 }
 
-function zeros([length, ...rest]) {
-  return length === undefined ? 0 : Array.from({ length }, () => zeros(rest));
+function zeros([length, ...rest], zero) {
+  return length === undefined ? zero : Array.from({ length }, () => zeros(rest, zero));
 }

@@ -4,7 +4,7 @@ const EVENTS = new URL("events", import.meta.url);
 const SILENT_MS = 6000; // events come every second; after this long without one the connection is lost
 const RETRY_MS = [1000, 2000, 4000, 8000];
 
-// Calls `on.event(event)` each second, and `on.state(name, detail)` when events stop: lost, key (missing or invalid),
+// Calls `on.event(event)` for each event, one a second, and `on.state(name, detail)` when events stop: lost, key (missing or invalid),
 // forbidden (the key may not read statistics), rejected, stopped.
 export class Stream {
   constructor(key, on) {
@@ -65,10 +65,7 @@ export class Stream {
       text += decoder.decode(value, { stream: true });
       const events = text.split("\n\n");
       text = events.pop();
-      const newest = events.at(-1);
-      if (newest?.startsWith("data: ")) {
-        this._on.event(JSON.parse(newest.slice(6)));
-      }
+      for (const event of events) this._on.event(JSON.parse(event.slice("data: ".length)));
     }
   }
 }

@@ -20,16 +20,30 @@ export function fields(list, pairs) {
   });
 }
 
-// Show rows of text; the first cell of a row is its header.
+// Show a list of {level, text}.
+export function list(parent, items) {
+  while (parent.children.length > items.length) parent.lastElementChild.remove();
+  items.forEach(({ level, text }, n) => {
+    const item = parent.children[n] ?? parent.appendChild(document.createElement("li"));
+    item.dataset.level = level;
+    setText(item, text);
+  });
+  parent.hidden = !items.length;
+}
+
+// Show rows of text; the first cell of a row is its header. A cell can be a link, {text, href}, or {text, level}.
 export function rows(table, texts) {
   const body = table.tBodies[0];
   while (body.rows.length > texts.length) body.deleteRow(-1);
   const labels = [...table.tHead.rows[0].cells].map((cell) => cell.textContent);
   texts.forEach((cells, n) => {
-    const row = body.rows[n] ?? newRow(body, cells.length, table.getAttribute("role") === "table");
-    cells.forEach((text, column) => {
-      row.cells[column].dataset.label = labels[column];
-      setText(row.cells[column], text);
+    const row = body.rows[n] ?? newRow(table, table.getAttribute("role") === "table");
+    cells.forEach((content, column) => {
+      const cell = row.cells[column];
+      cell.dataset.label = labels[column];
+      if (content.href) setLink(cell, content);
+      else setText(cell, content.text ?? content);
+      if (content.level) cell.dataset.level = content.level;
     });
   });
 }
@@ -42,7 +56,7 @@ export function bars(table, entries) {
   entries.forEach(({ label, note, value, last }, n) => {
     let row = body.rows[n];
     if (!row) {
-      row = newRow(body, 4);
+      row = newRow(table);
       row.cells[0].append(document.createElement("span"), document.createElement("small"));
       row.cells[2].append(document.createElement("span"), document.createElement("i"));
     }
@@ -56,10 +70,18 @@ export function bars(table, entries) {
   });
 }
 
-function newRow(body, cells, withRoles = false) {
-  const row = body.insertRow();
-  for (let column = 0; column < cells; column++) {
+function setLink(cell, { text, href }) {
+  const link = cell.firstElementChild ?? cell.appendChild(document.createElement("a"));
+  if (link.getAttribute("href") !== href) link.href = href;
+  setText(link, text);
+}
+
+// Add a row with a cell for each of the head's, aligned like it.
+function newRow(table, withRoles = false) {
+  const row = table.tBodies[0].insertRow();
+  for (const [column, head] of [...table.tHead.rows[0].cells].entries()) {
     const cell = row.appendChild(document.createElement(column ? "td" : "th"));
+    cell.className = head.className;
     if (!column) cell.scope = "row";
     if (withRoles) cell.setAttribute("role", column ? "cell" : "rowheader"); // needed when CSS turns rows into cards
   }

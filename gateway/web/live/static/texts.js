@@ -30,7 +30,27 @@ export const OUTCOMES = [
   ["error", "failed", "5xx"],
 ];
 
-export const REJECTED = ["rejected", "denied", "invalid"];
+export const CLIENT_ERRORS = ["denied", "invalid"];
+
+// What to do about the errors that are not the client's, by code.
+export const ADVICE = {
+  queue_full: ["rejected", "Add workers, or raise MAX_QUEUE or MAX_QUEUE_BYTES."],
+  deadline_unattainable: ["rejected", "The workers are too slow to answer in time. Add workers, or raise REQUEST_TIMEOUT or the clients' X-Request-Timeout."],
+  receiving_full: ["rejected", "Many large bodies arrive at once. Raise MAX_RECEIVING_BYTES, or add gateways."],
+  broker_full: ["rejected", "Redis is at its maxmemory. Raise it, or lower MAX_QUEUE_BYTES."],
+  broker_unavailable: ["rejected", "Redis does not respond to a gateway. See the gateway's log."],
+  draining: ["rejected", "A gateway is stopping."],
+  unavailable: ["rejected", "A gateway does not know yet what the model takes. Start a worker."],
+  rate_limited: ["limited", "An API key is over its rate. Raise its rate in API_KEYS_FILE if that is not intended."],
+  quota_exceeded: ["limited", "An API key has used its quota for today. Raise its quota in API_KEYS_FILE if that is not intended."],
+  limit_reached: ["limited", "An API key is over its limit."],
+  deadline_exceeded: ["failed", "Not answered within the timeout. Add workers, or raise REQUEST_TIMEOUT or the clients' X-Request-Timeout."],
+  model_failed: ["failed", "The model raises exceptions. The worker's log has the traceback."],
+  dead_lettered: ["failed", "These requests end workers. Look at them with smartbatch dead list."],
+  wire_error: ["failed", "Workers and gateways differ in version, or another program writes to Redis."],
+  internal_error: ["failed", "This is a bug. The gateway's log has the traceback."],
+  error: ["failed", "See the worker's log."],
+};
 
 // Three significant digits, no exponent; a dash for a missing value.
 export function number(value) {
@@ -43,6 +63,10 @@ export function number(value) {
 
 export function percent(share) {
   return `${(share * 100).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %`;
+}
+
+export function wholePercent(share) {
+  return `${Math.round(share * 100)} %`;
 }
 
 export function ordinal(n) {

@@ -2,16 +2,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
+import msgspec
 import pytest
 
+from smartbatch.gateway.auth.keys import Key, Role
+from smartbatch.gateway.auth.principal import Principal
+from smartbatch.gateway.monitoring.history import KEPT, LiveModel
 from smartbatch.gateway.web.live import events
 from smartbatch.gateway.web.live.events import MAX_VIEWERS, LiveStream
 from smartbatch.shared.broker.admin.registry import Snapshot
 from smartbatch.shared.errors import Draining, Unavailable
+from smartbatch.shared.model_info import InputSpec, ModelInfo
 
 
 class CountingMonitor:
@@ -19,13 +25,16 @@ class CountingMonitor:
 
     fresh = True
     models: dict = {}  # noqa: RUF012
+    names: tuple[str, ...] = ("m",)
     started = 0
     workers: dict = {}  # noqa: RUF012
 
     @property
     def snapshots(self) -> dict[str, Snapshot]:
         self.started += 1
-        return {"m": Snapshot("m", self.started * 1000, waiting=self.started, workers=self.workers)}
+        return {
+            name: Snapshot(name, self.started * 1000, waiting=self.started, workers=self.workers) for name in self.names
+        }
 
 
 class Viewed:
@@ -34,7 +43,11 @@ class Viewed:
         self.monitor = CountingMonitor()
         self.connection_registry: Any = SimpleNamespace(draining=False, drain_began=asyncio.Event())
         monitor: Any = self.monitor
-        self.live = LiveStream(monitor, self.connection_registry, "m", predicts=True)
+        self.live = LiveStream(monitor, self.connection_registry, "m", None, predicts=True)
+
+    def stream(self, principal: Any = None) -> AsyncGenerator[bytes]:
+        self.live.join()
+        return self.live.events(principal)
 
     def drain(self) -> None:
         self.connection_registry.draining = True
@@ -43,41 +56,113 @@ class Viewed:
 
 @pytest.fixture
 async def viewed(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Viewed]:
-    yield Viewed(monkeypatch)
+    viewed = Viewed(monkeypatch)
+    task = asyncio.create_task(viewed.live.run())
+    yield viewed
+    viewed.drain()
+    await task
+
+
+def content(event: bytes) -> dict:
+    assert event.startswith(b"data: ") and event.endswith(b"\n\n")
+    return json.loads(event[6:])
 
 
 def waiting(event: bytes) -> int:
-    assert event.startswith(b"data: ") and event.endswith(b"\n\n")
-    return json.loads(event[6:])["models"]["m"]["stats"]["queue"]["waiting"]
+    return content(event)["models"]["m"]["stats"]["queue"]["waiting"]
 
 
-async def test_all_viewers_share_each_event(viewed: Viewed) -> None:
-    for _ in range(3):
-        viewed.live.join()
-    streams = [viewed.live.events() for _ in range(3)]
-    firsts = [await anext(stream) for stream in streams]
-    assert firsts[0] is firsts[1] is firsts[2]
-    seconds = await asyncio.gather(*(anext(stream) for stream in streams))
-    assert seconds[0] is seconds[1] is seconds[2]
-    assert waiting(seconds[0]) == waiting(firsts[0]) + 1
+def key(role: Role = "admin", models: tuple[str, ...] = ()) -> Principal:
+    return Principal("k", Key(sha256="00" * 32, role=role, models=models), Mock())
 
 
-async def test_no_event_is_made_without_a_viewer(viewed: Viewed) -> None:
-    assert viewed.monitor.started == 0
-    viewed.live.join()
-    await anext(viewed.live.events())
-    viewed.live.leave()
+async def test_first_event_contains_the_history_and_later_ones_the_newest_point(viewed: Viewed) -> None:
+    while viewed.monitor.started < 5:
+        await asyncio.sleep(0.01)
+    stream = viewed.stream()
+    first, second = content(await anext(stream)), content(await anext(stream))
+    columns = first["history"]["m"]
+    assert columns["waiting"] == list(range(1, len(columns["waiting"]) + 1)) and len(columns["waiting"]) >= 5
+    assert columns["at_s"] == sorted(columns["at_s"])
+    assert {len(values) for values in columns.values()} == {len(columns["waiting"])}
+    assert first["models"]["m"]["point"] == {name: values[-1] for name, values in columns.items()}
+    assert "history" not in second
+    assert second["models"]["m"]["point"]["waiting"] == columns["waiting"][-1] + 1
+
+
+async def test_history_ends_after_two_minutes_and_with_its_model(viewed: Viewed) -> None:
+    while viewed.monitor.started < KEPT + 5:
+        viewed.live._add_points()
+    columns = content(await anext(viewed.stream()))["history"]["m"]
+    assert len(columns["waiting"]) == KEPT == 120
+    assert columns["waiting"][-1] == viewed.monitor.started
+    viewed.monitor.names = ("other",)
+    viewed.live._add_points()
+    assert list(content(await anext(viewed.stream()))["history"]) == ["other"]
+
+
+async def test_history_has_a_gap_while_redis_is_unreachable(viewed: Viewed) -> None:
+    stream = viewed.stream()
+    first = content(await anext(stream))
+    viewed.monitor.fresh = False
+    await anext(stream)
+    later = content(await anext(stream))
+    assert (first["broker"], later["broker"]) == ("up", "down")
     started = viewed.monitor.started
-    await asyncio.sleep(0.05)
+    await anext(stream)
     assert viewed.monitor.started == started
-    assert len(asyncio.all_tasks()) == 1
-    viewed.live.join()  # a later viewer gets no old event
-    assert waiting(await anext(viewed.live.events())) == started + 1
+
+
+async def test_nothing_is_encoded_without_a_viewer_and_once_for_all_viewers(
+    viewed: Viewed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded, encode_json = [], msgspec.json.encode
+
+    def encode(value: Any) -> bytes:
+        encoded.append(type(value))
+        return encode_json(value)
+
+    monkeypatch.setattr(msgspec.json, "encode", encode)
+    while viewed.monitor.started < 5:
+        await asyncio.sleep(0.01)
+    assert encoded == []
+    monkeypatch.setattr(events, "EVERY_S", 3600)
+    await asyncio.sleep(0.05)
+    for stream in [viewed.stream() for _ in range(3)]:
+        await anext(stream)
+    assert encoded.count(LiveModel) == 1
+
+
+async def test_a_viewer_sees_only_the_models_of_its_key(viewed: Viewed) -> None:
+    viewed.monitor.names = ("m", "other")
+    viewed.monitor.models = {
+        name: ModelInfo(name, "path", InputSpec(("text",)), 8, fingerprint="f") for name in viewed.monitor.names
+    }
+    viewed.live._add_points()
+    for principal, names, default in (
+        (None, ["m", "other"], "m"),
+        (key(), ["m", "other"], "m"),
+        (key(models=("m",)), ["m"], "m"),
+        (key(models=("other",)), ["other"], ""),
+        (key(models=("no-such",)), [], ""),
+    ):
+        event = content(await anext(viewed.stream(principal)))
+        assert list(event["models"]) == list(event.get("history", ())) == names
+        assert event["default"] == default
+        offer = msgspec.to_builtins(viewed.live.offer(principal))
+        assert offer == {
+            "default": default,
+            "models": {n: {"input": {"kinds": ("text",)}, "inputs": ()} for n in names},
+        }
+
+
+@pytest.mark.parametrize(("role", "predict"), [("monitor", "forbidden"), ("admin", "here")])
+async def test_an_event_says_whether_the_key_may_send_requests(viewed: Viewed, role: Role, predict: str) -> None:
+    assert content(await anext(viewed.stream(key(role))))["predict"] == predict
 
 
 async def test_a_slow_viewer_misses_events_and_gets_the_newest(viewed: Viewed) -> None:
-    viewed.live.join()
-    stream = viewed.live.events()
+    stream = viewed.stream()
     first = waiting(await anext(stream))
     while viewed.monitor.started < first + 5:
         await asyncio.sleep(0.01)
@@ -96,9 +181,9 @@ async def test_the_number_of_viewers_is_limited(viewed: Viewed) -> None:
 async def test_a_drain_ends_every_stream_and_rejects_new_viewers(
     viewed: Viewed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    stream = viewed.stream()
+    await anext(stream)
     monkeypatch.setattr(events, "EVERY_S", 3600)
-    viewed.live.join()
-    stream = viewed.live.events()
     await anext(stream)
     rest = asyncio.create_task(anext(stream, None))
     await asyncio.sleep(0)
@@ -109,8 +194,7 @@ async def test_a_drain_ends_every_stream_and_rejects_new_viewers(
 
 
 async def test_an_event_that_cannot_be_made_ends_no_stream(viewed: Viewed, caplog: pytest.LogCaptureFixture) -> None:
-    viewed.live.join()
-    stream = viewed.live.events()
+    stream = viewed.stream()
     first = waiting(await anext(stream))
     viewed.monitor.workers = {"w": {"started_ms": "0", "counts": 5}}  # a value that Redis cannot return
     while "can't make the statistics" not in caplog.text:

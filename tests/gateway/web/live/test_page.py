@@ -5,7 +5,11 @@ import tomllib
 from importlib import resources
 from pathlib import Path
 
+from smartbatch.gateway.core import metrics
+from smartbatch.gateway.monitoring.history import Point
 from smartbatch.gateway.web.live import page
+from smartbatch.shared import errors
+from smartbatch.shared.settings import Settings
 from smartbatch.shared.telemetry import metric_names as names
 
 ROOT = Path(__file__).parents[4]
@@ -40,3 +44,25 @@ def test_the_page_has_a_text_for_every_close_reason_part_and_outcome() -> None:
     ):
         block = re.findall(rf"export const {name} = \[\n(.*?)\n\];", texts, re.S)[0]
         assert sorted(re.findall(r'^  \["(\w+)"', block, re.M)) == sorted(values)
+
+
+def test_the_page_has_advice_for_every_error_that_is_not_the_clients() -> None:
+    texts = (STATIC / "texts.js").read_text()
+    block = re.findall(r"export const ADVICE = \{\n(.*?)\n\};", texts, re.S)[0]
+    tree = errors.by_code()
+    not_the_servers = {"invalid", "denied", "cancelled"}
+    codes = [
+        code
+        for code in names.REQUEST_ERRORS.values
+        if metrics._outcome_of(tree.get(code, Exception)) not in not_the_servers
+    ]
+    assert sorted(re.findall(r"^  (\w+): \[", block, re.M)) == sorted(codes)
+    settings = {name.upper() for name in Settings.__struct_fields__}
+    assert set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", block)) <= settings
+
+
+def test_every_column_that_the_charts_show_is_in_the_history() -> None:
+    charts = (STATIC / "charts.js").read_text()
+    named = set(re.findall(r'name: "(\w+)"', charts))
+    assert {"answered", "client_errors"} < named
+    assert named | set(names.PART_SECONDS.values) | {"at_s"} == set(Point.__struct_fields__)
