@@ -24,7 +24,7 @@ class TorchModel(Model):
         if context.optimize != "auto" and self._device.type == "cpu":
             return False
         if refusal := network.refusal():
-            log.info("OPTIMIZE: the network serves as it is, one batch at a time: %s", refusal)
+            log.info("OPTIMIZE: the network serves as it is: %s", refusal)
         elif context.optimize == "auto":
             network.optimize(context)
         return not refusal

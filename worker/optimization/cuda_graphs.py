@@ -39,9 +39,7 @@ class CudaGraphs:
         return trees.on_tensors(lambda output: output[:rows].clone(), outputs)  # the next replay overwrites them
 
 
-def _record(
-    network: Network, inputs: Tree, pool: Any
-) -> tuple[torch.cuda.CUDAGraph, Tree, Tree]:
+def _record(network: Network, inputs: Tree, pool: Any) -> tuple[torch.cuda.CUDAGraph, Tree, Tree]:
     """Return the graph and the tensors that it reads and writes."""
     side_stream = torch.cuda.Stream()
     side_stream.wait_stream(torch.cuda.current_stream())

@@ -1,6 +1,7 @@
 """A network as it serves: on its device, in its dtype, as its fastest variant.
 
-Torchvision's classifiers and users' modules share it. What a variant assumes of a network is checked before any is tried.
+Torchvision's classifiers and users' modules share it. Before any variant is tried, it is checked that the network allows
+one.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from smartbatch.worker.optimization import inductor, trees, winograd
 from smartbatch.worker.optimization.cuda_graphs import CudaGraphs
 from smartbatch.worker.optimization.folding import channels_last, fold_batch_norms
 from smartbatch.worker.optimization.trees import Tree
-from smartbatch.worker.optimization.variants import EAGER, TIMED_ROWS_CPU, VariantSelector, error_of, seconds
+from smartbatch.worker.optimization.variants import TIMED_ROWS_CPU, VariantSelector, error_of, seconds
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class ServedNetwork:
     @property
     def variant(self) -> ChosenVariant:
         """The variant that serves now. Any thread may read it."""
-        return self._selector.choice if self._selector else EAGER
+        return self._selector.choice if self._selector else ChosenVariant()
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[list[Tree]]:

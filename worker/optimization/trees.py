@@ -1,4 +1,4 @@
-"""Batches and outputs of a network: a tensor, or tensors in dicts, tuples and lists, all with the rows as first dimension.
+"""Batches and outputs of a network: a tensor, or tensors in dicts, tuples and lists. Their first dimension is the rows.
 
 Other values among them (None, a number, a text) are passed on as they are.
 """

@@ -126,9 +126,7 @@ class VariantSelector:
         return [shortest_s[network] for network in networks]
 
 
-def error_of(
-    expected: list[torch.Tensor], outputs: list[torch.Tensor], dtypes: Iterable[torch.dtype]
-) -> float:
+def error_of(expected: list[torch.Tensor], outputs: list[torch.Tensor], dtypes: Iterable[torch.dtype]) -> float:
     """Return the largest deviation relative to the largest value of its tensor.
 
     Raises ValueError beyond the tolerance of the least precise of `dtypes`, and for other shapes or dtypes.
