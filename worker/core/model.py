@@ -130,8 +130,8 @@ class Model(ABC):
         """Return a key. Rows with equal keys can be collated."""
 
     def size(self, row: Row) -> int:
-        """Return the length to which a batch pads its rows, for a batch of this row alone: tokens of a text, samples of a
-        sound. At least 1. Called in decode threads."""
+        """Return the length to which a batch pads its rows, for a batch of this row alone: tokens of a text, samples of
+        a sound. At least 1. Called in decode threads."""
         return 1
 
     @abstractmethod

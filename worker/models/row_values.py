@@ -63,8 +63,9 @@ def check_announced(result: Result, announced: Sequence[OutputSpec]) -> None:
 
     A model may return values in place of tensors, and tensors that it did not announce.
     """
-    for spec in announced if result.outputs else ():
-        tensor = result.outputs.get(spec.name)
+    outputs = result.outputs or {}
+    for spec in announced if outputs else ():
+        tensor = outputs.get(spec.name)
         if tensor is None:
             raise TypeError(f"the output {spec.name!r} is missing; the model announced it")
         shape = tensor.shape[1:]

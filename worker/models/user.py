@@ -344,7 +344,7 @@ def _find(path: str) -> tuple[Any, str]:
     except Exception as error:  # the user's code may raise anything
         raise ModelLoadError(f"MODEL_PATH={path}: importing {module_name} failed, {describe(error)}") from error
     found = getattr(module, name, None)
-    if found is None or not (inspect.isroutine(found) or _may_be_model(found)):
+    if found is None or not (inspect.isclass(found) or inspect.isroutine(found) or _may_be_model(found)):
         raise ModelLoadError(f"MODEL_PATH={path}: {_no_model(module, module_name, name)}")
     if inspect.isroutine(found) and _required(found):
         raise ModelLoadError(
@@ -356,7 +356,7 @@ def _find(path: str) -> tuple[Any, str]:
 
 
 def _may_be_model(found: Any) -> bool:
-    """Return whether a class or an object is a model, or may be one once it is loaded."""
+    """Return whether an object is a model, or may be one once it is loaded."""
     return any(callable(getattr(found, name, None)) for name in ("forward", "load", "network")) or isinstance(
         getattr(found, "network", None), nn.Module
     )
@@ -381,8 +381,6 @@ def _no_model(module: ModuleType, module_name: str, name: str) -> str:
     ]
     hint = f"; classes with a forward: {', '.join(classes)}" if classes else "; it has no class with a forward either"
     found = getattr(module, name, None)
-    if inspect.isclass(found):
-        return f"{name} has no method forward(self, batch)"
     if found is not None:
         return f"{name} is an object of class {type(found).__name__}, which has no forward{hint}"
     return f"{module_name} has no class {name!r}{hint}"
@@ -408,7 +406,6 @@ def _make(path: str, found: Any) -> Any:
     except Exception as error:  # the user's code may raise anything
         raise ModelLoadError(f"MODEL_PATH={path}: {name}() failed, {describe(error)}") from error
     if not _may_be_model(made):
-        raise ModelLoadError(
-            f"MODEL_PATH={path}: {name}() returned a {type(made).__name__}, which has no method forward(self, batch)"
-        )
+        what = name if inspect.isclass(found) else f"{name}() returned a {type(made).__name__}, which"
+        raise ModelLoadError(f"MODEL_PATH={path}: {what} has no method forward(self, batch)")
     return made

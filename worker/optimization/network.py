@@ -1,7 +1,6 @@
 """A network as it serves: on its device, in its dtype, as its fastest variant.
 
-Torchvision's classifiers and users' modules share it. Before any variant is tried, it is checked that the network allows
-one.
+Torchvision's classifiers and users' modules share it. It tries variants only of a network that allows them.
 """
 
 from __future__ import annotations
