@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from loadtest.bench.figures import Outcome
-from loadtest.bench.rows import broker, echo, few, growth, idle, large, overload, photos, steady, workers
+from loadtest.bench.rows import broker, echo, few, growth, idle, large, overload, own_model, photos, steady, workers
 from loadtest.bench.run import Run
 
 ROWS: dict[str, Callable[[Run], Outcome]] = {
     "E": echo.row,
     "S": steady.row,
     "R": photos.row,
+    "U": own_model.row,
     "overload": overload.row,
     "scale": workers.scale,
     "consolidation": workers.consolidation,

@@ -215,7 +215,7 @@ def test_a_module_that_allows_no_variant_serves_as_it_is_with_a_reason(serve, wh
         optimize="auto",
     )
     assert model.variant.name == "none"
-    assert f"OPTIMIZE: the network serves as it is: {reason}" in caplog.text
+    assert "OPTIMIZE: the network serves as it is: " in caplog.text and reason in caplog.text
     model.forward(model.collate(model.decode(floats([1, 2]))))  # still runs
 
 
