@@ -115,7 +115,7 @@ class UserModel(TorchModel):
             self._prepare(module)
         own, module = self._hand_over()
         self._read_specs(own or (module and module.forward))
-        self._forward = self._user if isinstance(self._user, nn.Module) else own or _not_loaded  # with a module's hooks
+        self._forward = own or _not_loaded
         self.device_name = devices.device_name(self._device)
         overlaps = False
         if module is not None:

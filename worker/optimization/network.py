@@ -108,6 +108,8 @@ class ServedNetwork:
                 batch = trees.on_tensors(self._narrow, batch)
             if not trees.all_rows(batch, rows):
                 raise ValueError(f"it gets tensors whose first dimension is not the {rows} rows of the batch")
+            if other := trees.unknown(batch):
+                raise ValueError(f"it gets a {type(other[0]).__name__}")
             self._examples[rows] = batch
         return trees.on_tensors(torch.clone, self._examples[rows])
 

@@ -25,6 +25,14 @@ def only_tensors(tree: Tree) -> bool:
     return isinstance(tree, torch.Tensor) or len(tensors(tree)) == len(pytree.tree_leaves(tree))
 
 
+def unknown(tree: Tree) -> list[Any]:
+    """Return what is neither a tensor nor a constant, which `form` can't compare."""
+    if isinstance(tree, torch.Tensor):
+        return []
+    constants = torch.Tensor, str, bytes, int, float, type(None), torch.dtype, torch.device
+    return [leaf for leaf in pytree.tree_leaves(tree) if not isinstance(leaf, constants)]
+
+
 def like(tree: Tree, leaves: Sequence[torch.Tensor]) -> Tree:
     """Return these tensors in the structure of a tree of tensors."""
     return leaves[0] if isinstance(tree, torch.Tensor) else pytree.tree_unflatten(leaves, pytree.tree_structure(tree))
