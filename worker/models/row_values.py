@@ -58,23 +58,23 @@ def from_row_outputs(rows: Sequence[Any]) -> Result:
     return Result(values=[_plain(row) for row in rows])
 
 
-def check_announced(result: Result, announced: Sequence[OutputSpec]) -> None:
-    """Compare output tensors with those that the model announced. Raises TypeError for another dtype or shape.
+def check_announced(rows: Sequence[Any], announced: Sequence[OutputSpec]) -> None:
+    """Compare the arrays of each row with what the model announced. Raises RuntimeError for another dtype or shape.
 
-    A model may return values in place of tensors, and tensors that it did not announce.
+    A model may return other values in place of arrays, and arrays that it did not announce.
     """
-    outputs = result.outputs or {}
-    for spec in announced if outputs else ():
-        tensor = outputs.get(spec.name)
-        if tensor is None:
-            raise TypeError(f"the output {spec.name!r} is missing; the model announced it")
-        shape = tensor.shape[1:]
-        fits = len(shape) == len(spec.shape) and all(e in (-1, s) for e, s in zip(spec.shape, shape, strict=True))
-        if tensor.dtype != spec.dtype or not fits:
-            raise TypeError(
-                f"the output {spec.name!r} is {tensor.dtype} {list(shape)} per row; "
-                f"the model announced {spec.dtype} {list(spec.shape)}"
-            )
+    for row in rows if announced else ():
+        arrays = _named_arrays(row)
+        for spec in announced if arrays else ():
+            if (array := arrays.get(spec.name)) is None:
+                raise RuntimeError(f"the output {spec.name!r} is missing; the model announced it")
+            shape = array.shape
+            fits = len(shape) == len(spec.shape) and all(e in (-1, s) for e, s in zip(spec.shape, shape, strict=True))
+            if array.dtype.name != spec.dtype or not fits:
+                raise RuntimeError(
+                    f"the output {spec.name!r} is {array.dtype.name} {list(shape)} per row; "
+                    f"the model announced {spec.dtype} {list(spec.shape)}"
+                )
 
 
 def _columns(rows: Sequence[Any]) -> dict[str, list[np.ndarray]] | None:

@@ -279,16 +279,19 @@ class UserModel(TorchModel):
         return devices.copy_back(outputs) if self.overlaps else outputs
 
     def separate(self, outputs: Any, rows: int) -> list[Any]:
-        return split_rows(outputs, rows)
+        separated = split_rows(outputs, rows)
+        if self._encode is None:  # here a batch that fails is halved until the row at fault is alone
+            check_announced(separated, self.outputs)
+        return separated
 
     def encode(self, rows: Sequence[Any], options: dict[str, Any]) -> Result:
         encoded = rows if self._encode is None else [self._encode(row) for row in rows]
         try:
-            result = from_row_outputs(list(encoded))
-            check_announced(result, self.outputs)
-        except TypeError as error:
+            if self._encode is not None:
+                check_announced(encoded, self.outputs)
+            return from_row_outputs(list(encoded))
+        except (TypeError, RuntimeError) as error:
             raise ModelFailed(str(error)) from None
-        return result
 
 
 def _modules(user: Any) -> Iterator[nn.Module]:

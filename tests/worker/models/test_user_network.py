@@ -377,16 +377,16 @@ def test_a_forward_of_its_own_that_returns_its_buffer_does_not_overlap(serve, ke
     ],
 )
 def test_an_output_of_another_dtype_or_shape_than_announced_is_an_error(serve, returned: str, text: str) -> None:
-    model = serve(
-        f"""
+    source = f"""
         from smartbatch import OutputSpec
         class Mine:
             outputs = (OutputSpec("output", "float32", (2,)),)
             def forward(self, batch): return {returned}
-        """
-    )
+    """
+    with pytest.raises(RuntimeError, match=text):
+        run(serve(source), floats([1, 2]))
     with pytest.raises(ModelFailed, match=text):
-        run(model, floats([1, 2]))
+        run(serve(source + "        def encode(self, row): return row"), floats([1, 2]))
 
 
 def test_an_announced_length_of_any_size_and_values_are_accepted(serve) -> None:
