@@ -259,6 +259,20 @@ def test_without_an_example_nothing_is_tried_and_the_log_says_so(serve, caplog) 
     assert "serves as it is: there is no `example`, nor an `input` with shape and dtype" in caplog.text
 
 
+def test_an_example_of_one_value_shows_nothing(serve, caplog) -> None:
+    caplog.set_level(logging.INFO)
+    source = """
+        from smartbatch import InputSpec
+        class Mine(torch.nn.Embedding):
+            input = InputSpec(("tensor",), "int64", (5,))
+            def __init__(self): super().__init__(9, 2)
+    """
+    assert serve(source, optimize="auto").variant.name == "none"
+    assert "serves as it is: its example is all one value" in caplog.text
+    source += "        def example(self): return torch.arange(5)"
+    assert serve(source, optimize="auto").variant.name == "eager"
+
+
 def test_a_class_that_holds_a_module_is_told_how_to_hand_it_over(serve, caplog) -> None:
     caplog.set_level(logging.INFO)
     serve(
