@@ -125,9 +125,7 @@ class ServedNetwork:
             first, second = (self.eager(self.example(1)) for _ in range(2))
             if not (trees.only_tensors(first) and trees.all_rows(first, 1)):
                 return "its outputs are not all tensors whose first dimension is the rows"
-            if not any(
-                tensor.numel() and (tensor != tensor.flatten()[0]).any() for tensor in trees.tensors(self.example(2))
-            ):
+            if not any(map(_varies, trees.tensors(self.example(2)))):
                 return "its example is all one value, which shows nothing: example() should return a row like requests'"
             if versions != self._versions():
                 return "a forward changes its buffers"
@@ -222,6 +220,10 @@ class ServedNetwork:
 
 def _widen(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _varies(tensor: torch.Tensor) -> bool:
+    return bool(tensor.numel() and (tensor != tensor.flatten()[0]).any())
 
 
 def _memory(tensor: torch.Tensor) -> int:

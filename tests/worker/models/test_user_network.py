@@ -98,7 +98,7 @@ def test_decode_collate_and_encode_stay_those_of_the_class(serve) -> None:
         + """
     class Mine:
         def load(self, device): self.network = Net()
-        def example(self): return np.zeros((3, 32, 32), np.uint8)
+        def example(self): return np.arange(3 * 32 * 32).astype(np.uint8).reshape(3, 32, 32)
         def decode(self, payload): return [np.full((3, 32, 32), len(text), np.uint8) for text in payload.content]
         def collate(self, rows): return torch.from_numpy(np.stack(rows))
         def forward(self, pixels): return self.network(pixels.float() / 255)
