@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 import numpy as np
@@ -32,7 +33,7 @@ def expected() -> dict[str, np.ndarray]:
     return {name: output.numpy() for name, output in outputs.items()}
 
 
-def same(outputs: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> bool:
+def same(outputs: dict[str, Any], expected: dict[str, np.ndarray]) -> bool:
     return outputs.keys() == expected.keys() and all(
         np.allclose(outputs[name], expected[name], atol=1e-5) for name in expected
     )

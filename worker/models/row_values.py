@@ -64,7 +64,7 @@ def check_announced(rows: Sequence[Any], announced: Sequence[OutputSpec]) -> Non
     A model may return other values in place of arrays, and arrays that it did not announce.
     """
     for row in rows if announced else ():
-        arrays = _named_arrays(row)
+        arrays = _named_arrays(row) or {}
         for spec in announced if arrays else ():
             if (array := arrays.get(spec.name)) is None:
                 raise RuntimeError(f"the output {spec.name!r} is missing; the model announced it")

@@ -85,7 +85,7 @@ class VariantSelector:
             return True
         gain = eager_s / candidate_s
         log.info("OPTIMIZE: %s is %.2f times as fast as eager, relative error %.1e", name, gain, error)
-        if candidate_s < serving_s:
+        if candidate_s < min(serving_s, eager_s):
             self._serving = candidate
             self.choice = ChosenVariant(name, gain, error)
         return False

@@ -20,7 +20,7 @@ ROUNDS = 5
 
 def row(run: Run) -> Outcome:
     """Alternate between the two; both get the same tensors as npy."""
-    settings: dict[str, object] = {"DEVICE": "cpu", "TORCH_THREADS": 1, "OPTIMIZE": "none" if run.quick else "auto"}
+    settings: dict[str, Any] = {"DEVICE": "cpu", "TORCH_THREADS": 1, "OPTIMIZE": "none" if run.quick else "auto"}
     with smartbatch("resnet18", MODEL_WEIGHTS="random", **settings) as built_in, smartbatch(MODEL, **settings) as own:
         if not run.quick:
             run.log("U, until both networks are compiled, which takes minutes the first time")
