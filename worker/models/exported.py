@@ -47,8 +47,7 @@ class Exported(TorchModel):
         except Exception as error:  # damaged archives make torch raise anything
             raise ModelLoadError(f"{self._path} is not a program saved by torch.export ({one_line(error)})") from None
         self._read_input(program)
-        # A program that keeps state may return it, and its next forward would change what is still being copied.
-        self.overlaps = self._device.type == "cuda" and not program.graph_signature.buffers_to_mutate
+        self.overlaps = self._device.type == "cuda" and is_pure(program)
         if self._device.type != "cpu":
             from torch.export.passes import move_to_device_pass
 
@@ -124,6 +123,11 @@ class Exported(TorchModel):
 
     def encode(self, rows: Sequence[RowOutput], options: dict[str, Any]) -> Result:
         return Result(outputs={name: from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]})
+
+
+def is_pure(program: torch.export.ExportedProgram) -> bool:
+    """Return whether a program keeps no state. It might return it while its next forward changes it."""
+    return not program.graph_signature.buffers_to_mutate
 
 
 def _described(name: object, value: object) -> str:
