@@ -28,19 +28,15 @@ def test_no_outgoing_connection_uses_a_chosen_port(used_port: int) -> None:
 def test_consecutive_ports_are_all_free() -> None:
     first = free_ports(7)
     for port in range(first, first + 7):
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", port))
+        socket.create_server(("127.0.0.1", port)).close()  # also if closed connections of other tests are in TIME_WAIT
 
 
 def test_consecutive_ports_never_include_one_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     first = free_ports(3)
     monkeypatch.setattr(ports.random, "randrange", lambda *_: first)
     assert free_ports(3) == first
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", first + 1))
-        sock.listen()
-        with pytest.raises(StartupError, match="no free port"):
-            free_ports(3)
+    with socket.create_server(("127.0.0.1", first + 1)), pytest.raises(StartupError, match="no free port"):
+        free_ports(3)
 
 
 @pytest.mark.parametrize("words", [None, "1024\t65000\n"])

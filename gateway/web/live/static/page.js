@@ -22,7 +22,7 @@ let readable = true; // whether the key may read statistics
 const history = new History();
 const charts = new Charts(part("charts"));
 const form = new PredictForm(key, () => selected, requestKey);
-const stream = new Stream(key, { event, state });
+const stream = new Stream(key, { event, state, offer });
 
 function event(now) {
   newest = now;
@@ -35,16 +35,18 @@ function event(now) {
   show();
 }
 
-// A key that may not read statistics sees the form alone.
-async function offer() {
-  const response = await fetch(OFFER, { headers: headersWith(key()), cache: "no-store" }).catch(() => null);
-  if (!response?.ok) return;
+// A key that may not read statistics sees the form alone. Returns whether there is a model to offer: there is none before the first
+// worker has announced its model.
+async function offer(signal) {
+  const response = await fetch(OFFER, { headers: headersWith(key()), signal, cache: "no-store" });
+  if (!response.ok) return false;
   const { default: first, models } = await response.json();
   const infos = Object.entries(models).map(([name, info]) => [name, { info }]);
   newest = { default: first, predict: "here", models: Object.fromEntries(infos) };
   readable = false;
   select();
   show();
+  return infos.length > 0;
 }
 
 // Select the model of the address, the only one, or all. Returns whether the charts were drawn: if the selection has
@@ -230,7 +232,6 @@ function state(name, detail) {
   part("main").classList.toggle("stale", name === "lost" || name === "rejected");
   part("forget").hidden = !key();
   if (name === "key") requestKey(detail);
-  if (name === "forbidden") offer();
   if (name === "open") part("key-section").hidden = true;
 }
 

@@ -5,7 +5,8 @@ const SILENT_MS = 6000; // events come every second; after this long without one
 const RETRY_MS = [1000, 2000, 4000, 8000];
 
 // Calls `on.event(event)` for each event, one a second, and `on.state(name, detail)` when events stop: lost, key (missing or invalid),
-// forbidden (the key may not read statistics), rejected, stopped.
+// forbidden (the key may not read statistics), rejected, stopped. After forbidden, it calls `on.offer(signal)`, and tries again until that
+// returns true.
 export class Stream {
   constructor(key, on) {
     this._key = key;
@@ -44,9 +45,14 @@ export class Stream {
           const problem = await response.json().catch(() => ({}));
           if (signal.aborted) return;
           if (response.status === 401) return this._on.state("key", problem.detail);
-          if (response.status === 403) return this._on.state("forbidden", problem.detail);
-          wait = Math.max(wait, 1000 * Number(response.headers.get("retry-after") || 0));
-          this._on.state("rejected", problem.detail || `status ${response.status}`);
+          if (response.status === 403) {
+            failures = 0;
+            this._on.state("forbidden", problem.detail);
+            if (await this._on.offer(signal)) return;
+          } else {
+            wait = Math.max(wait, 1000 * Number(response.headers.get("retry-after") || 0));
+            this._on.state("rejected", problem.detail || `status ${response.status}`);
+          }
         }
       } catch (error) {
         if (!signal.aborted) this._on.state("lost", "the server is unreachable");
