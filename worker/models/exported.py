@@ -127,6 +127,9 @@ class Exported(TorchModel):
 
 def is_pure(program: torch.export.ExportedProgram) -> bool:
     """Return whether a program keeps no state. It might return it while its next forward changes it."""
+    operations = (node.target for node in program.graph.nodes)
+    if any(getattr(getattr(each, "_schema", None), "is_mutable", False) for each in operations):
+        program = program.run_decompositions({})  # then the signature lists the buffers that operations in place change
     return not program.graph_signature.buffers_to_mutate
 
 
