@@ -7,6 +7,7 @@ Needs torch and torchvision. Weights are random, so nothing is downloaded. Write
     bare        the network alone in a loop, channels_last, one batch after the other
     jpegs       JPEG decoding: by the device a batch at a time, and by one CPU thread
     engine      the worker's engine without HTTP: stack rows, copy, normalize, run the chosen variant, copy back
+    own         the same engine with ResNet18 as a user's class, compared with MODEL_PATH=resnet18, on float32 tensors
     end to end  `smartbatch up` with JPEGs over HTTP; the CPU time of each process shows the bottleneck
 """
 
@@ -23,11 +24,13 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import torch
 import torchvision
 
+from loadtest.bench.rows.own_model import MODEL as OWN_MODEL
 from loadtest.bench.rows.photos import photo
-from loadtest.bench.run import Run, closed_loop
+from loadtest.bench.run import Run, closed_loop, median
 from loadtest.system import smartbatch
 from smartbatch.shared.broker.queue.claims import Entry
 from smartbatch.worker.core.batch import Batch, ClaimedEntry
@@ -99,6 +102,7 @@ def main() -> None:
             result["images"][size] = {"bare": in_bare.as_json(), "engine": in_engine.as_json()}
             share = in_engine.per_s / in_bare.per_s
             run.log(f"{name}, {size} rows: bare {in_bare.per_s:,.0f}/s, engine {in_engine.per_s:,.0f}/s ({share:.0%})")
+    document["own"] = own_model(context, options.sizes, run)
     if not options.no_http:
         document["end_to_end"] = end_to_end(options, run)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -143,8 +147,26 @@ def jpegs(device: torch.device, size: int, seconds: float) -> dict[str, Measured
     return {str(device): repeat(by_device, seconds), "one CPU thread": repeat(by_cpu, seconds)}
 
 
-def engine(model: Model, size: int, seconds: float) -> Measured:
-    """Measure the engine, which always has decoded rows to run."""
+def own_model(context: LoadContext, sizes: list[int], run: Run) -> dict[str, Any]:
+    """Measure the engine with ResNet18 as a user's class and as the built-in one, in turns, on equal rows."""
+    models = {"own": resolve(OWN_MODEL), "built in": resolve("resnet18")}
+    for name, model in models.items():
+        model.load(context if name == "built in" else msgspec.structs.replace(context, weights="default"))
+    row = torch.rand(3, 224, 224)
+    result: dict[str, Any] = {"variants": {name: str(model.variant) for name, model in models.items()}, "images": {}}
+    for size in sizes:
+        rates: dict[str, list[float]] = {name: [] for name in models}
+        for _ in range(run.rounds(3)):
+            for name, model in models.items():
+                rates[name].append(round(engine(model, size, run.seconds(3), row).per_s, 1))
+        share = median([own / built_in for own, built_in in zip(*rates.values(), strict=True)])
+        result["images"][size] = {**rates, "share": round(share, 3)}
+        run.log(f"resnet18 as a user's class, {size} rows: {share:.1%} of the built-in one")
+    return result
+
+
+def engine(model: Model, size: int, seconds: float, row: Any = None) -> Measured:
+    """Measure the engine, which always has decoded rows to run, by default the model's example."""
     running = Engine(model, size, CostModel(), WorkerMetrics("m", "w"))
     places = threading.Semaphore(IN_FLIGHT)
     done: list[Batch] = []
@@ -153,7 +175,7 @@ def engine(model: Model, size: int, seconds: float) -> Measured:
         done.append(batch)
         places.release()
 
-    row = model.example()
+    row = model.example() if row is None else row
     batches = [[_entry(row) for _ in range(size)] for _ in range(IN_FLIGHT + 1)]
     entries = itertools.cycle(batches)
     counted = 0  # of `done`

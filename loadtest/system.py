@@ -84,7 +84,7 @@ class System:
         """Wait until no worker compiles a network any more. Compiling takes minutes the first time."""
         deadline = time.monotonic() + timeout_s
         root = psutil.Process(self._popen.pid)
-        while any("compile_process" in " ".join(child.cmdline()) for child in root.children(recursive=True)):
+        while any("compile_process" in _command(child) for child in root.children(recursive=True)):
             if time.monotonic() > deadline:
                 raise RuntimeError(f"compiling took more than {timeout_s:g} s")
             time.sleep(1)
@@ -121,6 +121,13 @@ class System:
 
     def _output(self) -> str:
         return Path(self._log.name).read_text()[-2000:]
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # it has just ended
+        return ""
 
 
 def smartbatch(model: str, workers: int = 1, **settings: object) -> System:

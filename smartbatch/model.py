@@ -29,6 +29,9 @@ class Model(Protocol):
       InvalidInput (or ValueError) with a text for the client. Default: a torch tensor per row, a str per text, bytes
       per image, the bytes of any other body.
     - `group(self, row)`: returns a key; rows with equal keys run together. Default: by shape and dtype.
+    - `network(self)`: returns an nn.Module that takes the place of `forward`; or `load` sets `self.network`, which
+      `forward` calls. Such a network gets the variants of OPTIMIZE, and DTYPE.
+    - `overlaps: bool`: whether the next forward may start while outputs are being copied to the host.
     - `collate(self, rows) -> batch`: a list of rows → one batch. Default: tensors are stacked on the device.
     - `encode(self, row_output)`: one row's output → a tensor, an array, or anything that JSON can represent, for the
       client; in several threads at once. Default: the output unchanged.

@@ -213,15 +213,15 @@ def test_a_model_is_loaded_from_a_file_wherever_it_is(tmp_path: Path) -> None:
         ("{}/twice.py", "which class of the file\\? Name it: {}/twice.py:Class"),
         ("{}/twice", "which class of {}/twice.py\\? Name it: {}/twice.py:Class"),
         ("{}/twice.py:Triple", "twice.py has no class 'Triple'; classes with a forward: Doubler$"),
-        ("{}/twice.py:double", "double is a function, .* class Model: forward = staticmethod\\(double\\)"),
-        ("{}/twice.py:net", "net is an object of class Doubler, .*; classes with a forward: Doubler$"),
+        ("{}/twice.py:double", "double is a function of batch; .* class Model: forward = staticmethod\\(double\\)$"),
+        ("{}/twice.py:size", "size is an object of class int, which has no forward; classes with a forward: Doubler$"),
         ("{}/twice:Doubler", "a file is named with its ending: {}/twice.py:Doubler"),
         ("net.pt", "--model my_model.py:Net --weights net.pt"),
         ("{}/net.safetensors", "save the model with torch.export"),
     ],
 )
 def test_a_model_file_that_cannot_be_loaded_says_why(tmp_path: Path, path: str, text: str) -> None:
-    (tmp_path / "twice.py").write_text(f"{DOUBLER}\n\ndef double(batch): ...\n\n\nnet = Doubler()\n")
+    (tmp_path / "twice.py").write_text(f"{DOUBLER}\n\ndef double(batch): ...\n\n\nsize = 3\n")
     with pytest.raises(ModelLoadError, match=text.replace("{}", str(tmp_path))):
         resolve(path.replace("{}", str(tmp_path)))
 

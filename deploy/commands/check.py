@@ -45,8 +45,9 @@ MEASURE_RUNS = 30
 def command(model_path: str, files: tuple[Path, ...], **options: str | None) -> None:
     """Load MODEL (a value of MODEL_PATH, such as my_model.py:Net) in this process and run it, without a server.
 
-    Shows the shapes of inputs and outputs, the time by batch size, and whether the rows of a batch change each other's
-    results, which would change a request's result by who else asks. Exit code: 0, 1 if they do, 2 after an error.
+    Shows the shapes of inputs and outputs, the variants of its network that OPTIMIZE tried and which it chose, the time
+    by batch size, and whether the rows of a batch change each other's results, which would change a request's result by
+    who else asks. Exit code: 0, 1 if they do, 2 after an error.
     """
     from smartbatch.worker import models
     from smartbatch.worker.core.batch_sizes import sizes
@@ -56,6 +57,8 @@ def command(model_path: str, files: tuple[Path, ...], **options: str | None) -> 
     from smartbatch.worker.observability.metrics import WorkerMetrics
 
     logging.basicConfig(format="%(message)s", level=logging.ERROR)
+    for name in ("models", "optimization"):  # which variants were tried, and why others were not
+        logging.getLogger(f"smartbatch.worker.{name}").setLevel(logging.INFO)
     settings = read({**options, "model_path": model_path})
     screen = console()
     model = models.resolve(model_path)
@@ -73,6 +76,8 @@ def command(model_path: str, files: tuple[Path, ...], **options: str | None) -> 
         seconds = _measure(lambda size=size: engine.forward(list(itertools.islice(itertools.cycle(group), size))))
         times.add_row(str(size), f"{seconds * 1000:.3f}", f"{size / seconds:,.0f}")
     screen.print(times)
+    if model.variant.name != "none":
+        screen.print(f"variant: {model.variant}")
     screen.print(warning or "batch mates: a row's result is the same alone and in any batch", style=warning and "red")
     sys.exit(1 if warning else 0)
 

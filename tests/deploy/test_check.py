@@ -34,6 +34,22 @@ class Centred(Net):
         return batch - batch.mean(0)
 
 
+class Photos(nn.Module):
+    input = smartbatch.InputSpec(("tensor",), "float32", (3, 16, 16))
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3)
+
+    def forward(self, batch):
+        return self.layer(batch).mean((2, 3))
+
+
+class Chance(Net):
+    def forward(self, batch):
+        return torch.rand_like(batch)
+
+
 class Lengths:
     def decode(self, payload):
         if payload.kind != "text":
@@ -119,6 +135,17 @@ def test_rows_that_change_each_others_results_are_exit_code_1(check: Check) -> N
     text = check("Centred", code=1)
     assert "OTHER REQUESTS CHANGE A REQUEST'S RESULT" in text
     assert "forward on cpu" in text  # the times are shown all the same
+
+
+def test_the_variants_of_a_users_network_are_shown(check: Check, caplog) -> None:
+    text = check("Photos")
+    assert "OPTIMIZE: channels_last is " in caplog.text and "times as fast as eager" in caplog.text
+    assert "\nvariant: " in text
+
+
+def test_why_a_network_allows_no_variant_is_shown(check: Check, caplog) -> None:
+    check("Chance", code=1)
+    assert "OPTIMIZE: the network serves as it is: the same input gave two outputs" in caplog.text
 
 
 def test_rows_of_the_files_are_the_batch_mates_of_each_other(check: Check) -> None:

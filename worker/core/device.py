@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,11 +45,21 @@ def device_name(device: torch.device) -> str:
 
 def stack_on(device: torch.device, rows: Sequence[torch.Tensor]) -> torch.Tensor:
     """Stack rows of one dtype and shape on the device."""
-    if device.type != "cuda":
+    if device.type != "cuda" or rows[0].is_cuda:
         return torch.stack(tuple(rows)).to(device)  # (rows, …)
     # torch's caching host allocator reuses a block of pinned memory only after its copy is done
     staging = torch.empty((len(rows), *rows[0].shape), dtype=rows[0].dtype, pin_memory=True)
     torch.stack(tuple(rows), out=staging)
+    return _copy_to(device, staging)
+
+
+def stack_arrays_on(device: torch.device, rows: Sequence[np.ndarray]) -> torch.Tensor:
+    """Stack arrays of one dtype and shape on the device."""
+    stacked = torch.from_numpy(np.stack(rows))  # (rows, …)
+    return _copy_to(device, stacked.pin_memory()) if device.type == "cuda" else stacked.to(device)
+
+
+def _copy_to(device: torch.device, staging: torch.Tensor) -> torch.Tensor:
     copy_stream, compute_stream = _stream(device, "in"), torch.cuda.current_stream(device)
     with torch.cuda.stream(copy_stream):  # overlaps with the running forward
         batch = staging.to(device, non_blocking=True)  # (rows, …)
@@ -61,6 +72,8 @@ class AsyncHostCopy:
     """Outputs being copied to the host. `wait` waits for them and for nothing that was launched later."""
 
     def __init__(self, outputs: torch.Tensor) -> None:
+        if outputs.dtype in (torch.float16, torch.bfloat16):
+            outputs = outputs.float()  # as tensors.to_numpy
         copy_stream = _stream(outputs.device, "out")
         copy_stream.wait_stream(torch.cuda.current_stream(outputs.device))
         with torch.cuda.stream(copy_stream):
@@ -75,9 +88,16 @@ class AsyncHostCopy:
         return self._host.numpy()
 
 
-def copy_back(outputs: torch.Tensor) -> torch.Tensor | AsyncHostCopy:
-    """Start copying outputs to the host, where a copy can be waited for later."""
-    return AsyncHostCopy(outputs) if outputs.is_cuda else outputs
+def copy_back(outputs: Any) -> Any:
+    """Start copying outputs to the host, where a copy can be waited for later. Containers become plain ones."""
+    if isinstance(outputs, torch.Tensor):
+        return AsyncHostCopy(outputs) if outputs.is_cuda else outputs
+    if isinstance(outputs, dict):
+        return {name: copy_back(output) for name, output in outputs.items()}
+    if isinstance(outputs, list | tuple):
+        copies = [copy_back(output) for output in outputs]
+        return copies if isinstance(outputs, list) else tuple(copies)
+    return outputs
 
 
 @functools.cache

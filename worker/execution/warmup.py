@@ -18,8 +18,9 @@ from smartbatch.shared.errors import ModelLoadError
 from smartbatch.worker.core.batch_sizes import sizes
 from smartbatch.worker.core.device_errors import is_out_of_memory
 from smartbatch.worker.core.model import Model
+from smartbatch.worker.core.random_rows import mates
 from smartbatch.worker.core.user_traceback import describe
-from smartbatch.worker.execution.batch_mates import Comparison, mates
+from smartbatch.worker.execution.batch_mates import Comparison
 from smartbatch.worker.execution.engine import Engine
 
 log = logging.getLogger(__name__)

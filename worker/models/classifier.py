@@ -6,7 +6,6 @@ in separate forwards. Or a row is a (bytes,) uint8 tensor: a JPEG that the devic
 
 from __future__ import annotations
 
-import logging
 from abc import abstractmethod
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -19,24 +18,19 @@ from smartbatch.shared.errors import InvalidInput
 from smartbatch.shared.model_info import InputSpec, OutputSpec
 from smartbatch.shared.wire import Payload, Result, Tensor
 from smartbatch.worker.core import device as devices
-from smartbatch.worker.core.batch_sizes import sizes
-from smartbatch.worker.core.model import ChosenVariant, LoadContext, Model
+from smartbatch.worker.core.model import LoadContext
 from smartbatch.worker.core.tensors import from_numpy, to_numpy, to_torch
 from smartbatch.worker.images import device_jpeg
 from smartbatch.worker.images.decode import Preset, decode_images
 from smartbatch.worker.images.device_jpeg import DeviceJpegs
 from smartbatch.worker.images.header import Header
-from smartbatch.worker.optimization import inductor, winograd
-from smartbatch.worker.optimization.cuda_graphs import CudaGraphs
-from smartbatch.worker.optimization.folding import channels_last, fold_batch_norms
-from smartbatch.worker.optimization.variants import TIMED_ROWS_CPU, Network, VariantSelector
-
-log = logging.getLogger(__name__)
+from smartbatch.worker.models.torch_model import TorchModel
+from smartbatch.worker.optimization.network import ServedNetwork
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 
-class Classifier(Model):
+class Classifier(TorchModel):
     """Subclasses provide the preset and build the network."""
 
     classifier = True
@@ -45,7 +39,6 @@ class Classifier(Model):
         self._preset = preset
         self._max_pixels = LoadContext().max_image_pixels
         self._labels: list[str] = []
-        self._selector: VariantSelector | None = None
         self._jpegs: DeviceJpegs | None = None
         self.input = InputSpec(("image", "tensor"), "float32", (3, preset.crop, preset.crop))
 
@@ -53,82 +46,32 @@ class Classifier(Model):
     def build(self, context: LoadContext) -> tuple[nn.Module, Sequence[str]]:
         """Return the network with its weights, and its labels in the order of its logits."""
 
-    def eager(self, context: LoadContext) -> nn.Module:
-        """Build the network, unoptimized, on its device and in its dtype."""
-        self._device = devices.open_device(context)
-        self._dtype = devices.DTYPES[context.dtype]
-        self.compute_dtype = context.dtype
-        self.overlaps = self._device.type == "cuda"
-        network, labels = self.build(context)
-        self._labels = list(labels)
-        return network.eval().to(device=self._device, dtype=self._dtype)
-
     def load(self, context: LoadContext) -> None:
         self._max_pixels = context.max_image_pixels
-        network = self.eager(context)
-        self._network: Network = network
+        self._device = devices.open_device(context)
+        self.compute_dtype = context.dtype
+        self.overlaps = self._device.type == "cuda"
         self._mean = torch.tensor(self._preset.mean, device=self._device).view(3, 1, 1)
         self._std = torch.tensor(self._preset.std, device=self._device).view(3, 1, 1)
+        network, labels = self.build(context)
+        self.network = self._served = ServedNetwork(
+            network.eval().to(self._device), self._device, context.dtype, self._noise
+        )
         classes = self.separate(self.forward(self.collate([self.example()])), 1)[0].size
-        self._labels = self._labels if len(self._labels) == classes else [str(index) for index in range(classes)]
+        self._labels = list(labels) if len(labels) == classes else [str(index) for index in range(classes)]
         self.outputs = (OutputSpec("logits", "float32", (classes,)),)
         self.device_name = devices.device_name(self._device)
-        if context.optimize == "auto":
-            self._optimize(network, context)
-            if self._device.type == "cuda":
-                context.progress("trying to decode JPEGs on the device")
-                threads = context.decode_threads
-                self._jpegs = device_jpeg.try_device(self._device, self._preset, context.max_batch_size, threads)
+        self.optimize(self.network, context)
+        if context.optimize == "auto" and self._device.type == "cuda":
+            context.progress("trying to decode JPEGs on the device")
+            threads = context.decode_threads
+            self._jpegs = device_jpeg.try_device(self._device, self._preset, context.max_batch_size, threads)
 
-    def _optimize(self, network: nn.Module, context: LoadContext) -> None:
-        rows = min(TIMED_ROWS_CPU, context.max_batch_size) if self._device.type == "cpu" else context.max_batch_size
-        self._network = self._selector = VariantSelector(network, self.noise, rows)
-        variants = [
-            ("channels_last", lambda: channels_last(network)),
-            ("folded channels_last", lambda: channels_last(fold_batch_norms(network, self.noise(1)))),
-        ]
-        if self._device.type == "cuda":
-            folded = variants[-1][1]
-            variants.append(("CUDA graphs", lambda: CudaGraphs(folded(), self.noise, sizes(context.max_batch_size))))
-        if winograd.possible(network):
-            variants.append((winograd.NAME, lambda: winograd.winograd(network, self.noise(rows))))
-        for name, make in variants:
-            context.progress(f"trying {name}")
-            for _ in self._selector.consider(name, make):
-                pass
-        self._try_inductor(network, self._selector, context)
-        context.progress(f"serving as {self._selector.choice}")
-
-    def _try_inductor(self, network: nn.Module, selector: VariantSelector, context: LoadContext) -> None:
-        """Try the library that an earlier start compiled; if there is none, compile it while serving."""
-        if self._device.type not in inductor.DEVICES or not context.model_path:
-            return
-        try:
-            folder = inductor.cache_folder() / inductor.key(network, context.dtype, self._device)
-        except OSError as error:
-            log.warning("OPTIMIZE: %s is skipped: %s", inductor.NAME, error)
-            return
-        threads = torch.get_num_threads()
-        job = inductor.CompileJob(
-            context.model_path, str(self._device), context.dtype, context.weights, threads, str(folder)
-        )
-        compiled = inductor.Inductor(selector, job, self._device)
-        if compiled.cached:
-            context.progress(f"trying {inductor.NAME}")
-            for _ in compiled.consider():
-                pass
-        elif context.in_device_thread:
-            compiled.compile_in_background(context.in_device_thread)
-
-    def noise(self, rows: int) -> torch.Tensor:
+    def _noise(self, rows: int) -> torch.Tensor:
         """Return the batch on which variants are compared: reproducible, with distinct values."""
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn((rows, 3, self._preset.crop, self._preset.crop), generator=generator)
-        return noise.to(self._device, self._dtype)  # (rows, 3, H, W)
-
-    @property
-    def variant(self) -> ChosenVariant:
-        return self._selector.choice if self._selector else super().variant
+        return noise.to(self._device)  # (rows, 3, H, W) float32
 
     def example(self) -> torch.Tensor:
         return torch.full((3, self._preset.crop, self._preset.crop), 127, dtype=torch.uint8)
@@ -178,20 +121,11 @@ class Classifier(Model):
     def forward(self, batch: torch.Tensor) -> torch.Tensor | devices.AsyncHostCopy:
         if batch.dtype == torch.uint8:
             batch = batch.float().div_(255).sub_(self._mean).div_(self._std)  # (rows, 3, H, W) float32
-        return devices.copy_back(self._network(batch.to(self._dtype)).float())  # (rows, classes) float32
+        return devices.copy_back(self._served(batch))  # (rows, classes) float32
 
     def separate(self, outputs: torch.Tensor | devices.AsyncHostCopy, rows: int) -> list[np.ndarray]:
         """Return the logits of each row, (classes,) float32."""
         return list(outputs.wait() if isinstance(outputs, devices.AsyncHostCopy) else to_numpy(outputs))
-
-    def free_memory(self) -> None:
-        devices.free_memory()
-
-    def device_memory(self) -> dict[str, int]:
-        return devices.memory(self.device_name)
-
-    def device_works(self) -> bool:
-        return devices.works(self._device)
 
     def encode(self, rows: Sequence[np.ndarray], options: dict[str, Any]) -> Result:
         top_k = options.get("top_k") or 0

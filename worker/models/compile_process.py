@@ -61,12 +61,19 @@ def _compile(job: CompileJob, work: Path, folder: Path) -> None:
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     tempfile.tempdir = str(work)
     from smartbatch.worker.models import resolve
-    from smartbatch.worker.models.classifier import Classifier
+    from smartbatch.worker.models.torch_model import TorchModel
 
     model = resolve(job.model_path)
-    assert isinstance(model, Classifier)
-    network = model.eager(job.context)
-    package = compile_network(network, model.noise(EXAMPLE_ROWS), work)
+    model.load(job.context)
+    network = model.network if isinstance(model, TorchModel) else None
+    if network is None:
+        raise RuntimeError(f"{job.model_path} has no network here")
+    if network.key() != folder.name:
+        raise RuntimeError(
+            "it is another network in the compiling process: are its weights random, without a seed, or from a file "
+            "that has changed?"
+        )
+    package = compile_network(network.eager, network.example(EXAMPLE_ROWS), work)
     unpack(package, work / "result")
     (work / "result").replace(folder)
 
@@ -75,11 +82,14 @@ def compile_network(network, example, work: Path) -> Path:
     """Compile for any number of rows. Returns the path of the package."""
     import torch
 
+    from smartbatch.worker.optimization import trees
+
     network = network.to(memory_format=torch.channels_last)
-    example = example.contiguous(memory_format=torch.channels_last)
+    example = trees.channels_last(example)
     rows = torch.export.Dim("rows", min=1, max=MAX_ROWS)
+    shapes = trees.map_leaves(lambda leaf: {0: rows} if isinstance(leaf, torch.Tensor) else None, example)
     with torch.no_grad():
-        program = torch.export.export(network, (example,), dynamic_shapes=({0: rows},))
+        program = torch.export.export(network, (example,), dynamic_shapes=(shapes,))
         path = torch._inductor.aoti_compile_and_package(
             program, package_path=str(work / "network.pt2"), inductor_configs={"freezing": True}
         )

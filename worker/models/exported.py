@@ -16,15 +16,17 @@ from smartbatch.shared.errors import InvalidInput, ModelLoadError
 from smartbatch.shared.model_info import InputSpec, OutputSpec
 from smartbatch.shared.wire import Payload, Result
 from smartbatch.worker.core import device as devices
-from smartbatch.worker.core.model import INPUTS, LoadContext, Model
-from smartbatch.worker.core.tensors import from_numpy, to_numpy, to_torch
+from smartbatch.worker.core.model import INPUTS, LoadContext
+from smartbatch.worker.core.tensors import from_numpy, to_torch
 from smartbatch.worker.core.user_traceback import one_line
 from smartbatch.worker.models.named_inputs import content_of, join, specs_of
+from smartbatch.worker.models.row_values import split_rows
+from smartbatch.worker.models.torch_model import TorchModel
 
 RowOutput = dict[str, np.ndarray]
 
 
-class Exported(Model):
+class Exported(TorchModel):
     """A row is a torch tensor of the program's dtype and shape, without the batch dimension; or such by input name."""
 
     def __init__(self, path: str) -> None:
@@ -45,6 +47,7 @@ class Exported(Model):
         except Exception as error:  # damaged archives make torch raise anything
             raise ModelLoadError(f"{self._path} is not a program saved by torch.export ({one_line(error)})") from None
         self._read_input(program)
+        self.overlaps = self._device.type == "cuda" and is_pure(program)
         if self._device.type != "cpu":
             from torch.export.passes import move_to_device_pass
 
@@ -98,9 +101,12 @@ class Exported(Model):
         return tuple(devices.stack_on(self._device, [row[spec.name] for row in rows]) for spec in self.inputs)
 
     @torch.inference_mode()
-    def forward(self, batch: Sequence[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    def forward(self, batch: Sequence[torch.Tensor]) -> Sequence[dict[str, Any]]:
+        """Return the outputs of each part of the batch, by name."""
         most = min(self._largest, len(batch[0]))
-        return [self._run(parts) for parts in zip(*(tensor.split(most) for tensor in batch), strict=True)]
+        return devices.copy_back(
+            [self._run(parts) for parts in zip(*(tensor.split(most) for tensor in batch), strict=True)]
+        )
 
     def _run(self, parts: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         rows = len(parts[0])
@@ -110,21 +116,21 @@ class Exported(Model):
         arguments, keywords = self._structure.unflatten(parts)
         return {name: output[:rows] for name, output in _named(self._network(*arguments, **keywords)).items()}
 
-    def separate(self, outputs: list[dict[str, torch.Tensor]], rows: int) -> list[RowOutput]:
-        arrays = {name: np.concatenate([to_numpy(part[name]) for part in outputs]) for name in outputs[0]}
-        return [{name: array[row] for name, array in arrays.items()} for row in range(rows)]
-
-    def free_memory(self) -> None:
-        devices.free_memory()
-
-    def device_memory(self) -> dict[str, int]:
-        return devices.memory(self.device_name)
-
-    def device_works(self) -> bool:
-        return devices.works(self._device)
+    def separate(self, outputs: Sequence[dict[str, Any]], rows: int) -> list[RowOutput]:
+        most = min(self._largest, rows)
+        parts = [split_rows(part, min(most, rows - at * most)) for at, part in enumerate(outputs)]
+        return [row for part in parts for row in part]
 
     def encode(self, rows: Sequence[RowOutput], options: dict[str, Any]) -> Result:
         return Result(outputs={name: from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]})
+
+
+def is_pure(program: torch.export.ExportedProgram) -> bool:
+    """Return whether a program keeps no state. It might return it while its next forward changes it."""
+    operations = (node.target for node in program.graph.nodes)
+    if any(getattr(getattr(each, "_schema", None), "is_mutable", False) for each in operations):
+        program = program.run_decompositions({})  # then the signature lists the buffers that operations in place change
+    return not program.graph_signature.buffers_to_mutate
 
 
 def _described(name: object, value: object) -> str:

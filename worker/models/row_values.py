@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from smartbatch.shared.model_info import OutputSpec
 from smartbatch.shared.wire import Result
+from smartbatch.worker.core.device import AsyncHostCopy
 from smartbatch.worker.core.tensors import from_numpy, to_numpy
 
 
@@ -25,8 +27,8 @@ def split_rows(outputs: Any, rows: int) -> list[Any]:
         return [{name: column[row] for name, column in columns.items()} for row in range(rows)]
     if isinstance(outputs, tuple):
         return list(zip(*(split_rows(column, rows) for column in outputs), strict=True))
-    if isinstance(outputs, torch.Tensor):
-        outputs = to_numpy(outputs)
+    if isinstance(outputs, torch.Tensor | AsyncHostCopy):
+        outputs = _on_host(outputs)
     if isinstance(outputs, np.ndarray | np.generic) and not outputs.ndim:
         raise RuntimeError(
             f"forward returned one number for {rows} rows; the first dimension of an output must be the rows"
@@ -34,7 +36,7 @@ def split_rows(outputs: Any, rows: int) -> list[Any]:
     if isinstance(outputs, np.ndarray):
         parts: list[Any] = list(outputs)
     elif isinstance(outputs, list):
-        parts = [to_numpy(part) if isinstance(part, torch.Tensor) else part for part in outputs]
+        parts = [_on_host(part) if isinstance(part, torch.Tensor | AsyncHostCopy) else part for part in outputs]
     else:
         raise RuntimeError(
             f"forward returned a {type(outputs).__name__}; expected a tensor, array, dict, tuple or list"
@@ -44,12 +46,35 @@ def split_rows(outputs: Any, rows: int) -> list[Any]:
     return parts
 
 
+def _on_host(output: torch.Tensor | AsyncHostCopy) -> np.ndarray:
+    return output.wait() if isinstance(output, AsyncHostCopy) else to_numpy(output)
+
+
 def from_row_outputs(rows: Sequence[Any]) -> Result:
     """Make the result of one request's rows. Raises TypeError for values that no tensor and no JSON can represent."""
     columns = _columns(rows)
     if columns is not None:
         return Result(outputs={name: from_numpy(np.stack(column)) for name, column in columns.items()})
     return Result(values=[_plain(row) for row in rows])
+
+
+def check_announced(rows: Sequence[Any], announced: Sequence[OutputSpec]) -> None:
+    """Compare the arrays of each row with what the model announced. Raises RuntimeError for another dtype or shape.
+
+    A model may return other values in place of arrays, and arrays that it did not announce.
+    """
+    for row in rows if announced else ():
+        arrays = _named_arrays(row) or {}
+        for spec in announced if arrays else ():
+            if (array := arrays.get(spec.name)) is None:
+                raise RuntimeError(f"the output {spec.name!r} is missing; the model announced it")
+            shape = array.shape
+            fits = len(shape) == len(spec.shape) and all(e in (-1, s) for e, s in zip(spec.shape, shape, strict=True))
+            if array.dtype.name != spec.dtype or not fits:
+                raise RuntimeError(
+                    f"the output {spec.name!r} is {array.dtype.name} {list(shape)} per row; "
+                    f"the model announced {spec.dtype} {list(spec.shape)}"
+                )
 
 
 def _columns(rows: Sequence[Any]) -> dict[str, list[np.ndarray]] | None:

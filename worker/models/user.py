@@ -1,6 +1,7 @@
-"""A user's own class, served as `MODEL_PATH=module:Class` or `MODEL_PATH=path/to/file.py:Class`.
+"""A user's own model, served as `MODEL_PATH=module:name` or `MODEL_PATH=path/to/file.py:name`.
 
-A module is imported like any other; the working directory is searched too. Only `forward` is required:
+A module is imported like any other; the working directory is searched too. The name is that of a class, of a function
+without arguments that makes the model, or of the model itself. Only `forward` is required:
 
     class Doubler:
         def forward(self, batch):          # a tensor (rows, …) on the device
@@ -10,6 +11,7 @@ The other methods have defaults and are called in this order:
 
     load(self, device)      once: read weights, move them to `device` (a torch.device). `load(self)` works too, and
                             `load(self, device, weights)`, which gets MODEL_WEIGHTS (None for `default`).
+    network(self)           once: returns an nn.Module that takes the place of `forward`.
     decode(self, payload)   a request's payload → a list of rows. `payload.kind` is "tensor", "text", "image" or
                             "raw", `payload.content` its content (shared/wire.py). Raise ValueError with a text
                             for the client if the input is wrong. Runs in several threads at once.
@@ -32,8 +34,13 @@ If `input` is a dict of InputSpecs by name, `decode` gets a dict of payloads by 
 values, and a batch one of what is stacked or listed. `forward` gets it as that dict, or as keyword arguments if it has
 an argument for each input.
 
-The class may be an `nn.Module` itself, or hold modules in its attributes. After `load` they are put into evaluation
+The model may be an `nn.Module` itself, or hold modules in its attributes. After `load` they are put into evaluation
 mode and, if they are on the CPU, moved to the device. With `train_mode = True` in the class they keep their mode.
+
+A network that is handed over is served by a ServedNetwork, as torchvision's are: the model itself if it is a module,
+what its method `network` returns, or its attribute `network`, which is replaced, so that its `forward` calls that.
+`overlaps = True` says that batches may be launched while the outputs of earlier ones are still being copied; without it
+the batches of a network that was handed over overlap where the device allows it.
 """
 
 from __future__ import annotations
@@ -42,6 +49,7 @@ import importlib
 import importlib.util
 import inspect
 import itertools
+import logging
 import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
@@ -56,57 +64,144 @@ from smartbatch.shared.errors import InvalidInput, ModelFailed, ModelLoadError, 
 from smartbatch.shared.model_info import InputSpec, OutputSpec
 from smartbatch.shared.wire import Payload, Result
 from smartbatch.worker.core import device as devices
-from smartbatch.worker.core.model import INPUTS, LoadContext, Model
+from smartbatch.worker.core.model import INPUTS, LoadContext
+from smartbatch.worker.core.random_rows import mates
 from smartbatch.worker.core.tensors import to_torch
 from smartbatch.worker.core.user_traceback import describe, one_line
 from smartbatch.worker.core.weights import fill, read_state_dict
 from smartbatch.worker.models.named_inputs import content_of, join, specs_of
-from smartbatch.worker.models.row_values import from_row_outputs, split_rows
+from smartbatch.worker.models.row_values import check_announced, from_row_outputs, split_rows
+from smartbatch.worker.models.torch_model import TorchModel
+from smartbatch.worker.optimization import trees
+from smartbatch.worker.optimization.network import ServedNetwork
+from smartbatch.worker.optimization.trees import Tree
+
+log = logging.getLogger(__name__)
 
 
-class UserModel(Model):
-    """Wraps one instance of the user's class and provides the defaults."""
+class UserModel(TorchModel):
+    """Wraps the user's model and provides the defaults."""
 
     def __init__(self, path: str) -> None:
         self._path = path
-        found = _find_class(path)
-        self.files = (inspect.getfile(found),)
-        self._user: Any = _instantiate(path, found)
-        self._forward = self._user if isinstance(self._user, nn.Module) else self._user.forward  # with a module's hooks
+        found, file = _find(path)
+        self.files = (file,)
+        self._user: Any = _make(path, found)
         self._collate = self._method("collate")
         self._group = self._method("group")
         self._size = self._method("size")
         self._decode = self._method("decode")
         self._encode = self._method("encode")
         self.input = InputSpec(("image", "tensor", "text", "raw"))
-        self._read_specs()
-        self._device = torch.device("cpu")
+        self._forward: Callable[..., Any] = _not_loaded
+        self._read_specs(self._method("forward"))
 
     def _method(self, name: str) -> Callable[..., Any] | None:
         method = getattr(self._user, name, None)
         return method if callable(method) else None
 
-    def _read_specs(self) -> None:
+    def _read_specs(self, forward: Callable[..., Any] | None) -> None:
         """Read what the class announces, which it may know only after load()."""
         announced = getattr(self._user, "input", None)
         if isinstance(announced, dict):
             self.input, self.inputs = INPUTS, specs_of(announced, self._path)
         elif announced is not None:
             self.input = announced
-        parameters = inspect.signature(self._user.forward).parameters if self.inputs else {}
+        parameters = inspect.signature(forward).parameters if self.inputs and forward else {}
         self._by_name = bool(parameters) and all(spec.name in parameters for spec in self.inputs)
         self.outputs: tuple[OutputSpec, ...] = tuple(getattr(self._user, "outputs", ()))
         self.sized = self._size is not None or (self._collate is not None and not _fixed_shape(self.input))
 
     def load(self, context: LoadContext) -> None:
         self._device = devices.open_device(context)
-        if context.dtype != "float32":
-            raise ModelLoadError(f"DTYPE={context.dtype} doesn't apply to {self._path}: choose the type in its load()")
         self._call_load(context.weights)
         for module in _modules(self._user):
             self._prepare(module)
-        self._read_specs()
+        own, module = self._hand_over()
+        self._read_specs(own or (module and module.forward))
+        self._forward = own or _not_loaded
         self.device_name = devices.device_name(self._device)
+        overlaps = False
+        if module is not None:
+            overlaps = self._serve(module, own, context)
+        elif context.dtype != "float32":
+            raise ModelLoadError(
+                f"DTYPE={context.dtype} doesn't apply to {self._path}: hand its network over "
+                "(self.network, docs/your-model.md), or choose the type in its load()"
+            )
+        elif context.optimize == "auto" and any(_modules(self._user)):
+            log.info("OPTIMIZE: %s runs as it is: it doesn't hand over its network (self.network)", self._path)
+        self.overlaps = bool(getattr(self._user, "overlaps", overlaps and self._device.type == "cuda"))
+
+    def _hand_over(self) -> tuple[Callable[..., Any] | None, nn.Module | None]:
+        """Return the class's own `forward`, and the network that it hands over, prepared; each may be None."""
+        own = self._method("forward")
+        if isinstance(self._user, nn.Module):
+            return None, self._user
+        module = getattr(self._user, "network", None)
+        if inspect.ismethod(module):
+            if own is not None:
+                raise ModelLoadError(
+                    f"{self._path} has a method network() besides forward(): set self.network in load() for forward to "
+                    "call, or leave forward() out"
+                )
+            module = self._call_theirs("network()", module)
+            if not isinstance(module, nn.Module):
+                raise ModelLoadError(f"{self._path}: network() returned a {type(module).__name__}, not an nn.Module")
+            self._prepare(module)
+        if isinstance(module, nn.Module):
+            return own, module
+        if own is None:
+            raise ModelLoadError(f"{self._path} has no method forward(self, batch) and no network")
+        return own, None
+
+    def _serve(self, module: nn.Module, own: Callable[..., Any] | None, context: LoadContext) -> bool:
+        """Serve a network that was handed over, by itself or for `own` to call. Returns whether batches may overlap."""
+        self.network = network = ServedNetwork(module, self._device, context.dtype, self._network_batch)
+        if context.dtype != "float32":
+            self.compute_dtype = context.dtype
+        if own is None:
+            self._forward = network
+            return self.optimize(network, context)
+        self._user.network = network
+        return self.optimize(network, context) and self._keeps_no_outputs()
+
+    def _network_batch(self, rows: int) -> Tree:
+        """Return what the network gets for a batch of so many random rows. Raises ValueError if nothing is known."""
+        batch = self._random_batch(rows)
+        assert self.network is not None
+        if self._forward is self.network:
+            return ((), batch) if self._by_name else batch if isinstance(batch, torch.Tensor) else ((batch,), {})
+        with self.network.recording() as batches:
+            self.forward(batch)
+        if len(batches) != 1:
+            raise ValueError(f"forward calls self.network {len(batches)} times, and it must be once per batch")
+        return batches[0]
+
+    def _random_batch(self, rows: int) -> Any:
+        row = self.example()
+        if row is None:
+            raise ValueError("there is no `example`, nor an `input` with shape and dtype")
+        drawn = mates(row, rows)
+        if len({self.group(each) for each in drawn}) > 1:
+            drawn = [row] * rows
+        return self.collate(drawn)
+
+    def _keeps_no_outputs(self) -> bool:
+        """Return whether the next forward leaves the outputs of the previous one alone."""
+        first, second = (self.forward(self._random_batch(1)) for _ in range(2))
+        memory = [
+            {tensor.untyped_storage().data_ptr() for tensor in trees.tensors(outputs)} for outputs in (first, second)
+        ]
+        return not memory[0] & memory[1]
+
+    def _call_theirs(self, what: str, function: Callable[..., Any], *positional: Any, **named: Any) -> Any:
+        try:
+            return function(*positional, **named)
+        except SmartBatchError:
+            raise
+        except Exception as error:  # the user's code may raise anything
+            raise ModelLoadError(f"{self._path}: {what} failed, {describe(error)}") from error
 
     def _call_load(self, weights: str) -> None:
         """Call the class's `load` with as many arguments as it takes; read MODEL_WEIGHTS for a module without one."""
@@ -121,12 +216,8 @@ class UserModel(Model):
         if load is None:
             return
         arguments: dict[str, Any] = {"weights": None if weights == "default" else weights} if "weights" in takes else {}
-        try:
-            load(self._device, **arguments) if takes.keys() - {"weights"} else load(**arguments)
-        except SmartBatchError:
-            raise
-        except Exception as error:  # the user's code may raise anything
-            raise ModelLoadError(f"{self._path}: load failed, {describe(error)}") from error
+        positional = (self._device,) if takes.keys() - {"weights"} else ()
+        self._call_theirs("load", load, *positional, **arguments)
 
     def _prepare(self, module: nn.Module) -> None:
         """Move a module to the device and let it compute what it does at inference."""
@@ -187,32 +278,29 @@ class UserModel(Model):
 
     def _stack(self, rows: Sequence[Any]) -> Any:
         if all(isinstance(row, np.ndarray) for row in rows):
-            return torch.from_numpy(np.stack(rows)).to(self._device)
+            return devices.stack_arrays_on(self._device, rows)
         if all(isinstance(row, torch.Tensor) for row in rows):
             return devices.stack_on(self._device, rows)
         return list(rows)
 
     @torch.inference_mode()
     def forward(self, batch: Any) -> Any:
-        return self._forward(**batch) if self._by_name else self._forward(batch)
+        outputs = self._forward(**batch) if self._by_name else self._forward(batch)
+        return devices.copy_back(outputs) if self.overlaps else outputs
 
     def separate(self, outputs: Any, rows: int) -> list[Any]:
-        return split_rows(outputs, rows)
-
-    def free_memory(self) -> None:
-        devices.free_memory()
-
-    def device_memory(self) -> dict[str, int]:
-        return devices.memory(self.device_name)
-
-    def device_works(self) -> bool:
-        return devices.works(self._device)
+        separated = split_rows(outputs, rows)
+        if self._encode is None:  # here a batch that fails is halved until the row at fault is alone
+            check_announced(separated, self.outputs)
+        return separated
 
     def encode(self, rows: Sequence[Any], options: dict[str, Any]) -> Result:
         encoded = rows if self._encode is None else [self._encode(row) for row in rows]
         try:
+            if self._encode is not None:
+                check_announced(encoded, self.outputs)
             return from_row_outputs(list(encoded))
-        except TypeError as error:
+        except (TypeError, RuntimeError) as error:
             raise ModelFailed(str(error)) from None
 
 
@@ -249,13 +337,18 @@ def _default_rows(payload: Payload | dict[str, Payload]) -> list[Any]:
     return [content.data] if payload.kind == "raw" else list(content)
 
 
-def _find_class(path: str) -> type:
-    module_name, _, class_name = path.rpartition(":")
+def _not_loaded(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("the model is not loaded yet")
+
+
+def _find(path: str) -> tuple[Any, str]:
+    """Return what MODEL_PATH names, and the file that defines it."""
+    module_name, _, name = path.rpartition(":")
     file = Path(module_name).absolute() if module_name.endswith(".py") else None
     if file and not file.is_file():
         raise ModelLoadError(f"MODEL_PATH={path}: there is no file {file}")
     if not file and "/" in module_name:
-        raise ModelLoadError(f"MODEL_PATH={path}: a file is named with its ending: {module_name}.py:{class_name}")
+        raise ModelLoadError(f"MODEL_PATH={path}: a file is named with its ending: {module_name}.py:{name}")
     directory = str(file.parent if file else Path.cwd())
     if directory not in sys.path and (file or "" not in sys.path):
         sys.path.insert(0, directory)
@@ -267,16 +360,37 @@ def _find_class(path: str) -> type:
         raise ModelLoadError(f"MODEL_PATH={path}: {module_name} requires {error.name!r}, not installed") from error
     except Exception as error:  # the user's code may raise anything
         raise ModelLoadError(f"MODEL_PATH={path}: importing {module_name} failed, {describe(error)}") from error
-    found = getattr(module, class_name, None)
-    if not inspect.isclass(found):
-        raise ModelLoadError(f"MODEL_PATH={path}: {_no_class(module, module_name, class_name)}")
-    if not callable(getattr(found, "forward", None)):
-        raise ModelLoadError(f"MODEL_PATH={path}: {class_name} has no method forward(self, batch)")
-    return found
+    found = getattr(module, name, None)
+    if found is None or not (inspect.isclass(found) or inspect.isroutine(found) or _may_be_model(found)):
+        raise ModelLoadError(f"MODEL_PATH={path}: {_no_model(module, module_name, name)}")
+    if inspect.isroutine(found) and _required(found):
+        raise ModelLoadError(
+            f"MODEL_PATH={path}: {name} is a function of {', '.join(_required(found))}; a function that makes a model "
+            f"has no arguments, and a model that calls this one is class Model: forward = staticmethod({name})"
+        )
+    defined = found if inspect.isclass(found) or inspect.isfunction(found) else module
+    return found, inspect.getfile(defined)
 
 
-def _no_class(module: ModuleType, module_name: str, name: str) -> str:
-    """Say what a module has under a name that is not a class's, and how to name a class."""
+def _may_be_model(found: Any) -> bool:
+    """Return whether an object is a model, or may be one once it is loaded."""
+    return any(callable(getattr(found, name, None)) for name in ("forward", "load", "network")) or isinstance(
+        getattr(found, "network", None), nn.Module
+    )
+
+
+def _required(function: Callable[..., Any]) -> list[str]:
+    """Return the arguments without which a function can't be called."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # some of C have no signature
+        return []
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [each.name for each in parameters if each.default is each.empty and each.kind not in optional]
+
+
+def _no_model(module: ModuleType, module_name: str, name: str) -> str:
+    """Say what a module has under a name that is not a model's, and how to name one."""
     classes = [
         each
         for each, value in vars(module).items()
@@ -284,13 +398,8 @@ def _no_class(module: ModuleType, module_name: str, name: str) -> str:
     ]
     hint = f"; classes with a forward: {', '.join(classes)}" if classes else "; it has no class with a forward either"
     found = getattr(module, name, None)
-    if inspect.isfunction(found):
-        return (
-            f"{name} is a function, and a model is a class; make one that calls it: "
-            f"class Model: forward = staticmethod({name}){hint if classes else ''}"
-        )
     if found is not None:
-        return f"{name} is an object of class {type(found).__name__}, and a model is named by its class{hint}"
+        return f"{name} is an object of class {type(found).__name__}, which has no forward{hint}"
     return f"{module_name} has no class {name!r}{hint}"
 
 
@@ -304,8 +413,16 @@ def _import_file(file: Path) -> ModuleType:
     return module
 
 
-def _instantiate(path: str, found: type) -> Any:
+def _make(path: str, found: Any) -> Any:
+    """Make the model of a class or a function; an object is one."""
+    name = path.rpartition(":")[2]
+    if not (inspect.isclass(found) or inspect.isroutine(found)):
+        return found
     try:
-        return found()
+        made = found()
     except Exception as error:  # the user's code may raise anything
-        raise ModelLoadError(f"MODEL_PATH={path}: {path.rpartition(':')[2]}() failed, {describe(error)}") from error
+        raise ModelLoadError(f"MODEL_PATH={path}: {name}() failed, {describe(error)}") from error
+    if not _may_be_model(made):
+        what = name if inspect.isclass(found) else f"{name}() returned a {type(made).__name__}, which"
+        raise ModelLoadError(f"MODEL_PATH={path}: {what} has no method forward(self, batch)")
+    return made

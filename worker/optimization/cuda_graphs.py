@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from smartbatch.worker.optimization import trees
+from smartbatch.worker.optimization.trees import Tree
 from smartbatch.worker.optimization.variants import Network
 
 WARM_UPS = 3  # forwards before a recording, as torch requires: they select algorithms and fill caches
@@ -19,26 +21,25 @@ WARM_UPS = 3  # forwards before a recording, as torch requires: they select algo
 class CudaGraphs:
     """Used by the device thread only. Its constructor raises torch.OutOfMemoryError if the sizes don't fit."""
 
-    def __init__(self, network: Network, example: Callable[[int], torch.Tensor], sizes: Sequence[int]) -> None:
+    def __init__(self, network: Network, example: Callable[[int], Tree], sizes: Sequence[int]) -> None:
         """`sizes`: rows, ascending; the last is the largest batch that will run. `example(rows)` makes a batch."""
         self._sizes = list(sizes)
-        self._recorded: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]] = {}
+        self._recorded: dict[int, tuple[torch.cuda.CUDAGraph, Tree, Tree]] = {}
         pool = torch.cuda.graph_pool_handle()
         for size in reversed(self._sizes):  # largest first: the others reuse its memory
             # Recorded on zeros, on which outputs are never compared, so a graph that ignores its inputs is detected.
-            self._recorded[size] = _record(network, example(size).zero_(), pool)
+            self._recorded[size] = _record(network, trees.on_tensors(torch.Tensor.zero_, example(size)), pool)
 
-    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        rows = len(batch)
+    def __call__(self, batch: Tree) -> Tree:
+        rows = trees.rows_of(batch)
         graph, inputs, outputs = self._recorded[self._sizes[bisect_left(self._sizes, rows)]]
-        inputs[:rows].copy_(batch)
+        for recorded, given in zip(trees.tensors(inputs), trees.tensors(batch), strict=True):
+            recorded[:rows].copy_(given)
         graph.replay()
-        return outputs[:rows].clone()  # the next replay overwrites them
+        return trees.on_tensors(lambda output: output[:rows].clone(), outputs)  # the next replay overwrites them
 
 
-def _record(
-    network: Network, inputs: torch.Tensor, pool: Any
-) -> tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]:
+def _record(network: Network, inputs: Tree, pool: Any) -> tuple[torch.cuda.CUDAGraph, Tree, Tree]:
     """Return the graph and the tensors that it reads and writes."""
     side_stream = torch.cuda.Stream()
     side_stream.wait_stream(torch.cuda.current_stream())

@@ -8,13 +8,15 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from smartbatch.worker.optimization import trees
+from smartbatch.worker.optimization.trees import Tree
 from smartbatch.worker.optimization.variants import Network
 
 
 def channels_last(network: nn.Module) -> Network:
     """Return a copy with weights and activations in channels_last, which vector units and tensor cores prefer."""
     copied = weights_channels_last(copy.deepcopy(network))
-    return lambda batch: copied(batch.contiguous(memory_format=torch.channels_last))
+    return lambda batch: copied(trees.channels_last(batch))
 
 
 def weights_channels_last(network: nn.Module) -> nn.Module:
@@ -23,7 +25,7 @@ def weights_channels_last(network: nn.Module) -> nn.Module:
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def fold_batch_norms(network: nn.Module, batch: torch.Tensor) -> nn.Module:
+def fold_batch_norms(network: nn.Module, batch: Tree) -> nn.Module:
     """Return a copy in which each convolution includes the batch norm that follows it.
 
     Pairs are found by running a forward, so subclasses of nn.Conv2d are included. A convolution whose output has other
@@ -47,7 +49,7 @@ def fold_batch_norms(network: nn.Module, batch: torch.Tensor) -> nn.Module:
     return copied
 
 
-def _convolution_norm_pairs(network: nn.Module, batch: torch.Tensor) -> dict[nn.Conv2d, str]:
+def _convolution_norm_pairs(network: nn.Module, batch: Tree) -> dict[nn.Conv2d, str]:
     """Run the batch. Returns each convolution that ran once and the name of the batch norm that consumed its output."""
     producer: dict[int, nn.Conv2d] = {}  # by id of the output
     kept: list[torch.Tensor] = []  # keeps ids unique

@@ -6,7 +6,10 @@ lowest priority while the worker serves. The library works for any number of row
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib.metadata
+import inspect
 import logging
 import os
 import platform
@@ -20,10 +23,11 @@ from typing import Any
 
 import msgspec
 import torch
-import torchvision
 from torch import nn
 
 from smartbatch.worker.core.model import LoadContext
+from smartbatch.worker.optimization import trees
+from smartbatch.worker.optimization.trees import Tree
 from smartbatch.worker.optimization.variants import Network, VariantSelector
 
 log = logging.getLogger(__name__)
@@ -32,6 +36,7 @@ NAME = "inductor"
 DEVICES = ("cpu", "cuda")
 LIMIT_S = 1800.0  # efficientnet_lite0 took 323 s on a fifth of a core
 LIBRARY = "network.so"
+WORTHWHILE_S = 0.001  # a network whose forward of one row is faster isn't compiled
 
 
 class CompileJob(msgspec.Struct):
@@ -59,18 +64,30 @@ def cache_folder() -> Path:
     return folder
 
 
-def key(network: nn.Module, dtype: str, device: torch.device) -> str:
-    """Return a hash of everything that compiled code depends on: CPU or GPU, number of threads, network."""
+def key(network: nn.Module, example: Tree, dtype: str, device: torch.device) -> str:
+    """Return a hash of everything that compiled code depends on: CPU or GPU, number of threads, network, input."""
     digest = hashlib.sha256()
     machine = f"{platform.machine()} {cpu_flags()}"
     if device.type == "cuda":
         machine += f" {torch.cuda.get_device_name(device)} {torch.cuda.get_device_capability(device)}"
-    for part in (torch.__version__, torchvision.__version__, machine, torch.get_num_threads(), dtype, str(network)):
+    versions = torch.__version__, importlib.metadata.version("torchvision")
+    for part in (*versions, machine, torch.get_num_threads(), dtype, network, trees.form(example)):
         digest.update(f"{part}\n".encode())
+    for file in _sources(network):
+        digest.update(file.read_bytes())
     for name, tensor in network.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:32]
+
+
+def _sources(network: nn.Module) -> list[Path]:
+    """Return the files that define the classes of a network's modules, except torch's own."""
+    found = set()
+    for kind in {type(module) for module in network.modules()}:
+        with contextlib.suppress(TypeError, OSError):  # it was not read from a file
+            found.add(Path(inspect.getfile(kind)).resolve())
+    return sorted(file for file in found if Path(torch.__file__).parent not in file.parents and file.is_file())
 
 
 def cpu_flags() -> str:
@@ -81,8 +98,8 @@ def cpu_flags() -> str:
     return " ".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
 
 
-def load(folder: Path, device: torch.device) -> Network:
-    """Load a compiled network. Torch's loader may raise anything."""
+def load(folder: Path, device: torch.device, outputs: Tree) -> Network:
+    """Load a compiled network that returns what `outputs` shows. Torch's loader may raise anything."""
     library = str(folder / LIBRARY)
     core: Any = torch._C
     runners = core._aoti  # the package loader unpacks to /tmp, which may be mounted noexec, and never cleans up
@@ -90,7 +107,7 @@ def load(folder: Path, device: torch.device) -> Network:
         runner = runners.AOTIModelContainerRunnerCuda(library, 1, str(device), str(folder))
     else:
         runner = runners.AOTIModelContainerRunnerCpu(library, 1)
-    return lambda batch: runner.run([batch.contiguous(memory_format=torch.channels_last)])[0]
+    return lambda batch: trees.like(outputs, runner.run(trees.tensors(trees.channels_last(batch))))
 
 
 class Inductor:
@@ -99,10 +116,13 @@ class Inductor:
     Created in the device thread while loading. A thread of its own waits for the compiling process.
     """
 
-    def __init__(self, selector: VariantSelector, job: CompileJob, device: torch.device) -> None:
+    def __init__(
+        self, selector: VariantSelector, job: CompileJob, eager: nn.Module, example: Callable[[int], Tree]
+    ) -> None:
         self._selector = selector
         self._job = job
-        self._device = device
+        self._eager = eager
+        self._example = example
         self._folder = Path(job.folder)
 
     @property
@@ -111,9 +131,12 @@ class Inductor:
 
     def consider(self) -> Generator[None, None, None]:
         """Check and time the cached library. Keep it even if it fails: a new one might fail at each start too."""
-        failed = yield from self._selector.consider(NAME, lambda: load(self._folder, self._device), compiled=True)
+        failed = yield from self._selector.consider(NAME, self._load)
         if failed:
             log.warning("OPTIMIZE: delete %s to compile it again at the next start", self._folder)
+
+    def _load(self) -> Network:
+        return load(self._folder, torch.device(self._job.device), self._eager(self._example(1)))
 
     def compile_in_background(self, in_device_thread: Callable[[Callable[[], None]], None]) -> None:
         """Compile once the worker serves, then check and time the result between batches."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 
 import torch
 from torch import nn
@@ -16,10 +16,12 @@ from torch import nn
 from smartbatch.worker.core.device_errors import is_out_of_memory
 from smartbatch.worker.core.model import ChosenVariant
 from smartbatch.worker.core.user_traceback import one_line
+from smartbatch.worker.optimization import trees
+from smartbatch.worker.optimization.trees import Tree
 
 log = logging.getLogger(__name__)
 
-Network = Callable[[torch.Tensor], torch.Tensor]
+Network = Callable[[Tree], Tree]
 
 EAGER = ChosenVariant("eager")
 TIMED_ROWS_CPU = 4  # on a CPU the time grows with the rows, and timing delays the start
@@ -37,39 +39,35 @@ class VariantSelector:
     A candidate that can't be built, deviates or is no faster is logged and skipped.
     """
 
-    def __init__(self, eager: nn.Module, example: Callable[[int], torch.Tensor], rows: int) -> None:
+    def __init__(self, eager: nn.Module, example: Callable[[int], Tree], rows: int) -> None:
         """`example(rows)` makes a batch like those of requests; candidates are timed with `rows` rows."""
         self._eager: Network = eager
+        self._dtypes = {tensor.dtype for tensor in eager.parameters()}
         self._example = example
         self._rows = rows
-        self._reference: dict[int, torch.Tensor] = {}  # by rows: the eager outputs for the example
-        self._fallback: Network | None = None
+        self._reference: dict[int, list[torch.Tensor]] = {}  # by rows: the eager outputs for the example
         self._serving: Network = eager
         self.choice = EAGER
 
-    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        if self._fallback is None:
-            return self._serving(batch)
-        return self._run_compiled(batch, self._fallback)
-
-    def _run_compiled(self, batch: torch.Tensor, fallback: Network) -> torch.Tensor:
-        """Run the compiled variant. If it raises and the eager network does not, use the eager network from then on."""
+    def __call__(self, batch: Tree) -> Tree:
+        """Run the variant. If it raises and the eager network does not, use the eager network from then on."""
+        if self._serving is self._eager:
+            return self._eager(batch)
         try:
             return self._serving(batch)
         except Exception as error:
             if is_out_of_memory(error):
                 raise  # the engine halves the batch
             why = one_line(error)
-        outputs = fallback(batch)  # raises too if the batch or the device is at fault
-        log.error("the compiled network failed on %d rows and is not used any more: %s", len(batch), why)
-        self._serving, self._fallback = fallback, None
-        self.choice = EAGER
+        outputs = self._eager(batch)  # raises too if the batch or the device is at fault
+        log.error(
+            "OPTIMIZE: %s failed on %d rows and is not used any more: %s", self.choice.name, trees.rows_of(batch), why
+        )
+        self._serving, self.choice = self._eager, EAGER
         return outputs
 
     @torch.inference_mode()
-    def consider(
-        self, name: str, make: Callable[[], Network], *, compiled: bool = False
-    ) -> Generator[None, None, bool]:
+    def consider(self, name: str, make: Callable[[], Network]) -> Generator[None, None, bool]:
         """Select the network that `make` returns if its outputs match and it is faster. Yields between forwards.
 
         Returns whether it failed; a slower one has not failed.
@@ -87,8 +85,7 @@ class VariantSelector:
             return True
         gain = eager_s / candidate_s
         log.info("OPTIMIZE: %s is %.2f times as fast as eager, relative error %.1e", name, gain, error)
-        if candidate_s < serving_s:
-            self._fallback = self._eager if compiled else None
+        if candidate_s < min(serving_s, eager_s):
             self._serving = candidate
             self.choice = ChosenVariant(name, gain, error)
         return False
@@ -103,42 +100,66 @@ class VariantSelector:
                 self._rows = 1
         return self._rows
 
-    def _eager_outputs(self, rows: int) -> torch.Tensor:
+    def _eager_outputs(self, rows: int) -> list[torch.Tensor]:
         if rows not in self._reference:
-            outputs = self._eager(self._example(rows)).float()  # (rows, …) float32
-            if not outputs.isfinite().all():
+            outputs = trees.tensors(self._eager(self._example(rows)))
+            if not all(output.isfinite().all() for output in outputs):
                 raise ValueError("the eager network's outputs aren't finite, so nothing can be compared with them")
-            self._reference[rows] = outputs.cpu()
+            self._reference[rows] = [output.cpu() for output in outputs]
         return self._reference[rows]
 
     def _error_of(self, candidate: Network, rows: int) -> float:
         """Return the largest deviation relative to the largest output. Raises ValueError beyond the tolerance."""
         batch = self._example(rows)
         expected = self._eager_outputs(rows)
-        outputs = candidate(batch)
-        if outputs.shape != expected.shape:
-            raise ValueError(f"outputs of shape {list(outputs.shape)} instead of {list(expected.shape)}")
-        error = float((outputs.float().cpu() - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
-        tolerance = TOLERANCE[batch.dtype]
-        if not error <= tolerance:  # also true of NaN
-            raise ValueError(f"its outputs deviate by {error:.1e} of the largest, the tolerance is {tolerance:.0e}")
-        return error
+        dtypes = {tensor.dtype for tensor in (*trees.tensors(batch), *expected)} | self._dtypes
+        return error_of(expected, trees.tensors(candidate(batch)), dtypes)
 
     def _race(self, *networks: Network) -> Generator[None, None, list[float]]:
         """Return the shortest time of each network. They take turns, so a slowdown of the machine affects all."""
-        batch = self._example(self._timed_rows())
+        rows = self._timed_rows()
         shortest_s = dict.fromkeys(networks, float("inf"))  # the serving network may be the eager one
         for _ in range(ROUNDS):
             for network in shortest_s:
-                shortest_s[network] = min(shortest_s[network], seconds(network, batch))
+                shortest_s[network] = min(shortest_s[network], seconds(network, self._example(rows)))
                 yield
         return [shortest_s[network] for network in networks]
 
 
-def seconds(network: Network, batch: torch.Tensor) -> float:
+def error_of(expected: list[torch.Tensor], outputs: list[torch.Tensor], dtypes: Iterable[torch.dtype]) -> float:
+    """Return the largest deviation relative to the largest value of its tensor.
+
+    Raises ValueError beyond the tolerance of the least precise of `dtypes`, and for other shapes or dtypes.
+    """
+    tolerance = max((TOLERANCE[dtype] for dtype in dtypes if dtype in TOLERANCE), default=TOLERANCE[torch.float32])
+    if len(outputs) != len(expected):
+        raise ValueError(f"{len(outputs)} outputs instead of {len(expected)}")
+    largest = 0.0
+    for wanted, output in zip(expected, outputs, strict=True):
+        if output.shape != wanted.shape or output.dtype != wanted.dtype:
+            raise ValueError(
+                f"outputs of shape {list(output.shape)} instead of {list(wanted.shape)}"
+                if output.shape != wanted.shape
+                else f"outputs of {output.dtype} instead of {wanted.dtype}"
+            )
+        if not wanted.numel():
+            continue
+        if not wanted.dtype.is_floating_point:
+            error = 0.0 if torch.equal(output.cpu(), wanted.cpu()) else float("inf")
+        else:
+            wanted = wanted.cpu().float()
+            error = float((output.cpu().float() - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30))
+        if not error <= tolerance:  # also true of NaN
+            raise ValueError(f"its outputs deviate by {error:.1e} of the largest, the tolerance is {tolerance:.0e}")
+        largest = max(largest, error)
+    return largest
+
+
+def seconds(network: Network, batch: Tree) -> float:
     """Time one forward."""
     # on a CPU the CPU time of this thread, since wall time would include other processes
-    clock = time.thread_time if batch.device.type == "cpu" else time.perf_counter
+    clock = time.thread_time if trees.tensors(batch)[0].device.type == "cpu" else time.perf_counter
     started = clock()
-    network(batch).cpu()  # waits for the device
+    for output in trees.tensors(network(batch)):
+        output.cpu()  # waits for the device
     return clock() - started

@@ -21,8 +21,10 @@ from typing import TypeGuard
 import torch
 from torch import nn
 
+from smartbatch.worker.optimization import trees
 from smartbatch.worker.optimization.folding import fold_batch_norms, weights_channels_last
 from smartbatch.worker.optimization.inductor import cache_folder, compiler, cpu_flags, has_compiler
+from smartbatch.worker.optimization.trees import Tree
 from smartbatch.worker.optimization.variants import Network, seconds
 
 log = logging.getLogger(__name__)
@@ -157,7 +159,7 @@ def is_supported(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     )
 
 
-def winograd(network: nn.Module, batch: torch.Tensor) -> Network:
+def winograd(network: nn.Module, batch: Tree) -> Network:
     """Return a copy in channels_last, with batch norms folded and convolutions replaced where that is faster.
 
     `batch` is the one to time. Raises ValueError if no convolution gains, and as library() and compile_kernel() do.
@@ -165,23 +167,23 @@ def winograd(network: nn.Module, batch: torch.Tensor) -> Network:
     path = library()
     if not path.is_file():
         compile_kernel(path)
-    copied = weights_channels_last(fold_batch_norms(network, batch[:1]))
-    faster = _faster(copied, Kernel(path), batch.contiguous(memory_format=torch.channels_last))
+    copied = weights_channels_last(fold_batch_norms(network, trees.split(batch, 1)[0]))
+    faster = _faster(copied, Kernel(path), trees.channels_last(batch))
     if not faster:
         raise ValueError("no convolution gains from it")
     for name, module in list(copied.named_modules(remove_duplicate=False)):
         if module in faster:
             copied.set_submodule(name, faster[module])
-    return lambda batch: _in_pieces(copied, batch.contiguous(memory_format=torch.channels_last))
+    return lambda batch: _in_pieces(copied, trees.channels_last(batch))
 
 
-def _in_pieces(network: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-    if len(batch) <= PIECE_ROWS:
+def _in_pieces(network: nn.Module, batch: Tree) -> Tree:
+    if trees.rows_of(batch) <= PIECE_ROWS:
         return network(batch)
-    return torch.cat([network(piece) for piece in batch.split(PIECE_ROWS)])
+    return trees.concatenate([network(piece) for piece in trees.split(batch, PIECE_ROWS)])
 
 
-def _faster(network: nn.Module, kernel: Kernel, batch: torch.Tensor) -> dict[nn.Module, WinogradConv2d]:
+def _faster(network: nn.Module, kernel: Kernel, batch: Tree) -> dict[nn.Module, WinogradConv2d]:
     """Run the batch. Returns the convolutions that were slower than their replacements, with these."""
     replacements: dict[nn.Module, WinogradConv2d] = {}
     gains_s: dict[nn.Module, float] = {}

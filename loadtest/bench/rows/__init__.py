@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from loadtest.bench.figures import Outcome
-from loadtest.bench.rows import broker, echo, few, growth, idle, large, overload, photos, steady, texts, workers
+from loadtest.bench.rows import (
+    broker,
+    echo,
+    few,
+    growth,
+    idle,
+    large,
+    overload,
+    own_model,
+    photos,
+    steady,
+    texts,
+    workers,
+)
 from loadtest.bench.run import Run
 
 ROWS: dict[str, Callable[[Run], Outcome]] = {
@@ -13,6 +26,7 @@ ROWS: dict[str, Callable[[Run], Outcome]] = {
     "S": steady.row,
     "R": photos.row,
     "T": texts.row,
+    "U": own_model.row,
     "overload": overload.row,
     "scale": workers.scale,
     "consolidation": workers.consolidation,

@@ -11,7 +11,7 @@ import torch
 
 from smartbatch.worker.core.batch_sizes import sizes
 from smartbatch.worker.core.cost_model import CostModel
-from smartbatch.worker.execution.batch_mates import mates
+from smartbatch.worker.core.random_rows import mates
 from smartbatch.worker.execution.engine import Engine
 from smartbatch.worker.execution.warmup import warm_up
 from smartbatch.worker.observability.metrics import WorkerMetrics

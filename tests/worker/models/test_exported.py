@@ -5,6 +5,7 @@ import torch
 from smartbatch.shared.errors import InvalidInput, ModelLoadError
 from smartbatch.shared.wire import Payload, Tensor
 from smartbatch.worker.models import LoadContext, resolve
+from smartbatch.worker.models.exported import is_pure
 
 
 class Scale(torch.nn.Module):
@@ -128,6 +129,27 @@ def test_wrong_input_is_rejected(tmp_path):
         run(model, np.zeros((1, 2), np.float32))
     with pytest.raises(InvalidInput, match="dtype float32, got int64"):
         run(model, np.zeros((1, 3), np.int64))
+
+
+class Counting(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x):
+        self.calls += 1
+        return x + self.calls
+
+
+def test_only_a_program_without_state_may_overlap():
+    modules = (
+        Scale(),
+        torch.nn.ReLU(inplace=True),
+        torch.nn.Sequential(Scale(), torch.nn.ReLU(inplace=True)),
+        Counting(),
+    )
+    pure = [is_pure(torch.export.export(module, (torch.zeros(4, 3),))) for module in modules]
+    assert pure == [True, True, True, False]
 
 
 def test_missing_and_broken_files_are_one_line(tmp_path):

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from smartbatch.worker.models import LoadContext, resolve
-from smartbatch.worker.models.classifier import Classifier
+from smartbatch.worker.models.torch_model import TorchModel
 from smartbatch.worker.optimization import inductor
 from smartbatch.worker.optimization.inductor import CompileJob, Inductor
+from smartbatch.worker.optimization.network import ServedNetwork
 from smartbatch.worker.optimization.variants import VariantSelector
 
 NAME = "squeezenet1_1"  # the smallest
@@ -22,28 +23,37 @@ CPU = torch.device("cpu")
 
 
 def order(folder: Path, model_path: str = NAME) -> CompileJob:
-    return CompileJob(model_path, "cpu", "float32", "random", 1, str(folder))
+    return CompileJob(model_path, "cpu", "float32", "random" if model_path == NAME else "default", 1, str(folder))
+
+
+def example(rows: int) -> torch.Tensor:
+    return torch.ones(rows, 3)
 
 
 def selector() -> VariantSelector:
-    return VariantSelector(nn.Identity(), lambda rows: torch.ones(rows, 3), 2)
+    return VariantSelector(nn.Identity(), example, 2)
+
+
+def loaded(model_path: str) -> ServedNetwork:
+    model = resolve(model_path)
+    model.load(LoadContext("cpu", weights="random" if model_path == NAME else "default", torch_threads=1))
+    assert isinstance(model, TorchModel) and model.network is not None
+    return model.network
 
 
 @pytest.mark.extended
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not shutil.which("g++"), reason="Inductor takes a C++ compiler, and there is no g++")
 def test_a_compiled_network_matches_eager_for_any_number_of_rows(tmp_path: Path) -> None:
-    folder = tmp_path / "net"
+    network = loaded(NAME)
+    folder = tmp_path / network.key()
     inductor.run_compiler(order(folder))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["net", "net.lock"]
-    model = resolve(NAME)
-    assert isinstance(model, Classifier)
-    network = model.eager(LoadContext("cpu", weights="random", torch_threads=1))
-    compiled = inductor.load(folder, CPU)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [folder.name, f"{folder.name}.lock"]
     with torch.inference_mode():
+        compiled = inductor.load(folder, CPU, network.eager(network.example(1)))
         for rows in (1, 2, 5):
-            expected = network(model.noise(rows))
-            assert (compiled(model.noise(rows)) - expected).abs().max() / expected.abs().max() < 1e-4
+            expected = network.eager(network.example(rows))
+            assert (compiled(network.example(rows)) - expected).abs().max() / expected.abs().max() < 1e-4
     made_at = (folder / inductor.LIBRARY).stat().st_mtime_ns
     inductor.run_compiler(order(folder))
     assert (folder / inductor.LIBRARY).stat().st_mtime_ns == made_at  # another worker requested the same
@@ -64,7 +74,7 @@ def test_without_a_compiler_inductor_is_skipped_and_logged(tmp_path: Path, monke
     caplog.set_level(logging.INFO)
     monkeypatch.setenv("CXX", "no-such-compiler")
     outcomes: list[object] = []
-    Inductor(selector(), order(tmp_path / "net"), CPU).compile_in_background(outcomes.append)
+    Inductor(selector(), order(tmp_path / "net"), nn.Identity(), example).compile_in_background(outcomes.append)
     assert outcomes == []
     assert "inductor is skipped: there is no C++ compiler no-such-compiler" in caplog.text
 
@@ -74,7 +84,7 @@ def test_a_damaged_library_is_skipped_and_logged(tmp_path: Path, caplog) -> None
     folder.mkdir()
     (folder / inductor.LIBRARY).write_bytes(b"nothing to run")
     chooser = selector()
-    compiled = Inductor(chooser, order(folder), CPU)
+    compiled = Inductor(chooser, order(folder), nn.Identity(), example)
     assert compiled.cached
     for _ in compiled.consider():
         pass
@@ -100,17 +110,71 @@ def test_the_cache_key_covers_all_that_compiled_code_depends_on() -> None:
         nn.init.zeros_(linear.bias)
         return linear
 
+    def key(network: nn.Module, dtype: str = "float32", width: int = 2) -> str:
+        return inductor.key(network, torch.ones(1, width), dtype, CPU)
+
     threads = torch.get_num_threads()
-    one = inductor.key(network(1.0), "float32", CPU)
-    assert one == inductor.key(network(1.0), "float32", CPU)
+    one = key(network(1.0))
+    assert one == key(network(1.0))
     others = {
-        inductor.key(network(2.0), "float32", CPU),
-        inductor.key(network(1.0, size=3), "float32", CPU),
-        inductor.key(network(1.0), "bfloat16", CPU),
+        key(network(2.0)),
+        key(network(1.0, size=3)),
+        key(network(1.0), "bfloat16"),
+        key(network(1.0), width=3),
     }
     torch.set_num_threads(threads + 1)
     try:
-        others.add(inductor.key(network(1.0), "float32", CPU))
+        others.add(key(network(1.0)))
     finally:
         torch.set_num_threads(threads)
-    assert len(others - {one}) == 4
+    assert len(others - {one}) == 5
+
+
+THEIRS = """
+import torch
+from smartbatch import InputSpec
+
+class Theirs(torch.nn.Module):
+    input = {"image": InputSpec(("tensor",), "float32", (3, 16, 16)), "scale": InputSpec(("tensor",), "float32", (1,))}
+    def __init__(self):
+        super().__init__()
+        %s
+        self.convolution = torch.nn.Conv2d(3, 4, 3)
+    def forward(self, scale, image):
+        features = self.convolution(image).mean((2, 3))
+        return {"features": features, "scaled": features * scale}
+"""
+
+
+def test_the_cache_key_covers_the_code_of_a_users_module(tmp_path: Path) -> None:
+    keys = []
+    for name, mean in (("one", "mean((2, 3))"), ("same", "mean((2, 3))"), ("two", "sum((2, 3))")):
+        file = tmp_path / f"{name}_module.py"
+        file.write_text((THEIRS % "torch.manual_seed(0)").replace("mean((2, 3))", mean))
+        keys.append(loaded(f"{file}:Theirs").key())
+    assert keys[0] == keys[1] != keys[2]
+
+
+@pytest.mark.extended
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not shutil.which("g++"), reason="Inductor takes a C++ compiler, and there is no g++")
+def test_a_users_module_of_several_inputs_and_outputs_compiles(tmp_path: Path) -> None:
+    file = tmp_path / "theirs_to_compile.py"
+    file.write_text(THEIRS % "torch.manual_seed(0)")
+    network = loaded(f"{file}:Theirs")
+    folder = tmp_path / network.key()
+    inductor.run_compiler(order(folder, f"{file}:Theirs"))
+    with torch.inference_mode():
+        compiled = inductor.load(folder, CPU, network.eager(network.example(1)))
+        for rows in (1, 5):
+            expected, outputs = network.eager(network.example(rows)), compiled(network.example(rows))
+            assert outputs.keys() == expected.keys() == {"features", "scaled"}
+            assert all(torch.allclose(outputs[name], expected[name], atol=1e-5) for name in expected)
+
+
+def test_weights_that_differ_in_the_compiling_process_are_reported(tmp_path: Path) -> None:
+    file = tmp_path / "theirs_at_random.py"
+    file.write_text(THEIRS % "torch.seed()")
+    folder = tmp_path / loaded(f"{file}:Theirs").key()
+    with pytest.raises(RuntimeError, match="another network in the compiling process: are its weights random"):
+        inductor.run_compiler(order(folder, f"{file}:Theirs"))

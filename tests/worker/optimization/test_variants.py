@@ -59,9 +59,9 @@ def example(rows: int) -> torch.Tensor:
     return torch.randn((rows, 3, 16, 16), generator=torch.Generator().manual_seed(0))
 
 
-def considered(make, *, compiled: bool = False, eager: nn.Module | None = None) -> VariantSelector:
+def considered(make, *, eager: nn.Module | None = None) -> VariantSelector:
     selector = VariantSelector(eager or Slow(), example, 4)
-    for _ in selector.consider("other", make, compiled=compiled):
+    for _ in selector.consider("other", make):
         pass
     return selector
 
@@ -161,9 +161,9 @@ class Brittle:
         return batch * 2
 
 
-def test_a_compiled_network_that_raises_is_replaced_by_eager(caplog) -> None:
+def test_a_variant_that_raises_is_replaced_by_eager(caplog) -> None:
     brittle = Brittle()
-    selector = considered(lambda: brittle, compiled=True)
+    selector = considered(lambda: brittle)
     assert selector.choice.name == "other"
     brittle.error = RuntimeError("assertion in the compiled code")
     assert selector(torch.ones(1)).item() == 2
@@ -174,16 +174,16 @@ def test_a_compiled_network_that_raises_is_replaced_by_eager(caplog) -> None:
     assert "assertion in the compiled code" in caplog.text
 
 
-def test_a_compiled_network_passes_out_of_memory_on_to_the_engine() -> None:
+def test_a_variant_passes_out_of_memory_on_to_the_engine() -> None:
     brittle = Brittle()
-    selector = considered(lambda: brittle, compiled=True)
+    selector = considered(lambda: brittle)
     brittle.error = torch.OutOfMemoryError("CUDA out of memory")
     with pytest.raises(torch.OutOfMemoryError):
         selector(torch.ones(1))
     assert selector.choice.name == "other"
 
 
-def test_a_batch_that_fails_in_eager_too_keeps_the_compiled_network() -> None:
+def test_a_batch_that_fails_in_eager_too_keeps_the_variant() -> None:
     class Picky(Slow):
         def forward(self, batch: torch.Tensor) -> torch.Tensor:
             if batch.sum() < -1e6:
@@ -191,7 +191,7 @@ def test_a_batch_that_fails_in_eager_too_keeps_the_compiled_network() -> None:
             return super().forward(batch)
 
     brittle = Brittle()
-    selector = considered(lambda: brittle, compiled=True, eager=Picky())
+    selector = considered(lambda: brittle, eager=Picky())
     brittle.error = RuntimeError("unlucky")
     with pytest.raises(ValueError, match="too negative"):
         selector(torch.full((1,), -1e7))
