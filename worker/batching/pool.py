@@ -116,7 +116,7 @@ class Pool:
         return Part(entries, None, rows, 1)
 
     def take(self, costs: Costs, max_rows: int, max_tokens: float) -> Part:
-        """Remove and return the next batch: of those that cost least, the one with the earliest deadline."""
+        """Remove and return the next one of the batches that cost least together."""
         self.next_too_large = self.explores = False
         self.last_id = ""
         part = self._take_rows(costs, max_rows, max_tokens) if self.sized else self._take_entries(costs, max_rows)
@@ -164,12 +164,32 @@ class Pool:
             for count in partition(sizes, costs, max_rows, max_tokens):
                 batches.append(rows[start : start + count])
                 start += count
-        taken = min(batches, key=lambda rows: min(_urgency(row.claimed) for row in rows), default=[])
+        taken = _next(batches, costs) if batches else []
         numbers = {row.number for row in taken}
         self._rows = [row for row in self._rows if row.claimed.alive and row.number not in numbers]
         entries = {id(row.claimed): row.claimed for row in taken}
         row_refs = [(row.claimed, row.index) for row in taken]
         return Part([*entries.values(), *failed], row_refs, len(taken), taken[-1].size if taken else 1)
+
+
+def _next(batches: list[list[Row]], costs: Costs) -> list[Row]:
+    """Return the batch that runs next: one that would be late behind all others, by deadline; else the one with the
+    highest product of its oldest row's wait and its rows per second.
+
+    So a short row isn't answered after many long ones, and the turn of a long one comes, since its wait grows.
+    """
+    now = time.monotonic()
+    rows = np.array([len(batch) for batch in batches])
+    seconds = costs(rows, np.array([batch[-1].size for batch in batches]))
+    urgent = min(batches, key=_earliest_deadline)
+    if _earliest_deadline(urgent) < now + float(seconds.sum()):
+        return urgent
+    waited = np.array([now - min(row.claimed.admitted_at for row in batch) for batch in batches])
+    return batches[int((waited * rows / seconds).argmax())]
+
+
+def _earliest_deadline(batch: list[Row]) -> float:
+    return min(row.claimed.deadline_at for row in batch)
 
 
 def _urgency(claimed: ClaimedEntry) -> tuple[float, float]:

@@ -33,6 +33,11 @@ def padding_dominates(rows: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return 0.001 + rows * sizes
 
 
+def milliseconds(rows: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """A size of 1 takes a millisecond; nothing is gained by sharing."""
+    return 1e-6 + 0.001 * rows * sizes
+
+
 class Sized(Doubler):
     """Rows are numbers, and as large as their value. Doubles them."""
 
@@ -109,13 +114,12 @@ def test_an_entry_that_is_not_decoded_is_taken_where_rows_have_one_size() -> Non
     assert take(pool).rows == 1
 
 
-@pytest.mark.parametrize("sized", [False, True])
-def test_the_earliest_deadline_goes_first_then_the_oldest(sized: bool) -> None:
+def test_of_rows_of_one_size_the_earliest_deadline_goes_first_then_the_oldest() -> None:
     late, first, second, urgent = entry(1), entry(1), entry(1), entry(1, timeout_s=5)
     late.deadline_at, first.deadline_at, second.deadline_at = 300.0 + time.monotonic(), *[200.0 + time.monotonic()] * 2
     second.deadline_at = first.deadline_at
     first.admitted_at = second.admitted_at - 1
-    pool = pool_of(late, second, first, urgent, sized=sized)
+    pool = pool_of(late, second, first, urgent, sized=False)
     order = [take(pool).claimed_entries for _ in range(4)]
     assert order == [[urgent], [first], [second], [late]]
     assert not pool
@@ -128,6 +132,35 @@ def test_short_rows_do_not_share_a_batch_with_long_ones() -> None:
     pool = pool_of(entry(500), entry(10), entry(500), entry(10))
     assert [rows_of(take(pool, lambda rows, sizes: 50.0 + rows * sizes)) for _ in range(2)] == [[500, 500], [10, 10]]
     assert not pool
+
+
+def aged(seconds: float, *rows: int, timeout_s: float = 60.0) -> ClaimedEntry:
+    claimed = entry(*rows, timeout_s=timeout_s)
+    claimed.admitted_at = time.monotonic() - seconds
+    return claimed
+
+
+def test_a_short_row_does_not_wait_for_long_ones_that_came_before_it() -> None:
+    pool = pool_of(*(aged(0.4, 1000) for _ in range(8)), aged(0.1, 10))
+    assert rows_of(take(pool, milliseconds)) == [10]
+
+
+def test_a_long_row_does_not_wait_for_ever_behind_short_ones() -> None:
+    pool, waited = pool_of(aged(0.0, 1000)), 0
+    for _ in range(1000):
+        pool.add([aged(0.01, 10)])
+        assert pool.ready()
+        if rows_of(take(pool, milliseconds)) == [1000]:
+            break
+        waited += 1
+        for row in pool._rows:
+            row.claimed.admitted_at -= 0.01  # what the batch took
+    assert 10 < waited <= 101  # its wait grows to 100 times that of a short one, which takes a hundredth of the time
+
+
+def test_a_row_that_would_be_late_behind_the_others_goes_first() -> None:
+    pool = pool_of(*(aged(0.1, 10) for _ in range(8)), aged(0.1, 1000, timeout_s=1.05))
+    assert rows_of(take(pool, milliseconds)) == [1000]
 
 
 def test_a_part_names_its_rows_and_the_largest_size() -> None:
