@@ -141,7 +141,7 @@ async def test_several_poison_entries_fail_no_healthy_entry(stack: Callable[...,
         else:
             assert (response.status, response.code) == (500, "dead_lettered")
     assert len(dead_letters(system)) == 5
-    assert len(workers.exits) == 6  # one in a shared batch, then each isolated
+    assert 6 <= len(workers.exits) <= 8  # one in a shared batch of each worker at most, then each isolated
 
 
 async def test_entries_claimed_ahead_of_a_kill_succeed_with_max_deliveries_two(
