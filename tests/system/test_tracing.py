@@ -86,7 +86,9 @@ def test_a_request_is_one_trace_from_the_client_to_its_reply(stack: Callable[...
         assert server.start - 2e6 <= spans[part].start <= spans[part].end <= server.end + 2e6
     in_ms = {part: spans[part].ms for part in PARTS}
     in_ms["batch_wait"] += (spans["decode"].start - spans["queue"].end) / 1e6  # the wait for a decode thread
-    assert in_ms == pytest.approx({part: result["timing_ms"][part] for part in PARTS}, abs=2.1)  # Redis has milliseconds
+    assert in_ms == pytest.approx(
+        {part: result["timing_ms"][part] for part in PARTS}, abs=2.1
+    )  # Redis has milliseconds
     assert sum(in_ms.values()) == pytest.approx(server.ms, abs=5)
     assert spans["forward"].ms >= 60
     # The resource
