@@ -14,13 +14,14 @@ from smartbatch.shared.errors import ModelFailed, ModelLoadError, SmartBatchErro
 from smartbatch.shared.model_info import OutputSpec
 from smartbatch.shared.wire import Payload, Result
 from smartbatch.worker.core import device as devices
-from smartbatch.worker.core.model import LoadContext, Model
+from smartbatch.worker.core.model import LoadContext
 from smartbatch.worker.core.tensors import to_numpy
 from smartbatch.worker.core.user_traceback import one_line
 from smartbatch.worker.models.text import folder as folders
 from smartbatch.worker.models.text.folder import Folder
 from smartbatch.worker.models.text.heads import TEXT_OR_IDS, head_of
 from smartbatch.worker.models.text.tokens import TextTokenizer, Tokens
+from smartbatch.worker.models.torch_model import TorchModel
 
 EXAMPLE = "Requests that arrive close together run as one batch, and each gets its own answer."
 
@@ -35,7 +36,7 @@ class RowOutput(NamedTuple):
     tokens: int
 
 
-class TextModel(Model):
+class TextModel(TorchModel):
     sized = True
     input = TEXT_OR_IDS
 
@@ -123,15 +124,6 @@ class TextModel(Model):
         values, lengths = outputs
         array = values.wait() if isinstance(values, devices.AsyncHostCopy) else to_numpy(values)
         return [RowOutput(row, tokens) for row, tokens in zip(array, lengths, strict=True)]
-
-    def free_memory(self) -> None:
-        devices.free_memory()
-
-    def device_memory(self) -> dict[str, int]:
-        return devices.memory(self.device_name)
-
-    def device_works(self) -> bool:
-        return devices.works(self._device)
 
     def encode(self, rows: Sequence[RowOutput], options: dict[str, Any]) -> Result:
         result = self._head.encode(_stack([row.values for row in rows]), options)
