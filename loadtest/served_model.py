@@ -13,16 +13,8 @@ from loadtest.system import ROOT, System, environment, reference_server, smartba
 
 # Read from the caller's environment and stored with the result.
 SETTINGS = (
-    *(
-        "MAX_BATCH_SIZE",
-        "MAX_WAIT_TIME",
-        "WINDOW",
-        "MAX_BATCH_BYTES",
-        "MAX_BATCH_TOKENS",
-        "POOL",
-        "MAX_QUEUE",
-        "MAX_QUEUE_BYTES",
-    ),
+    *("MAX_BATCH_SIZE", "MAX_WAIT_TIME", "WINDOW", "MAX_BATCH_BYTES", "MAX_BATCH_TOKENS", "POOL"),
+    *("MAX_QUEUE", "MAX_QUEUE_BYTES"),
     *("REQUEST_TIMEOUT", "GATEWAY_PROCESSES", "DECODE_THREADS", "TORCH_THREADS", "MAX_IMAGE_PIXELS", "MAX_BODY_BYTES"),
     *("DEVICE", "DTYPE", "OPTIMIZE"),
 )

@@ -96,8 +96,7 @@ def to_lists(tensor: Tensor) -> Any:
     elif tensor.dtype == "bfloat16":
         numbers = memoryview(bfloat16_to_float32(numbers))
     code = "?" if tensor.dtype == "bool" else _TYPECODES.get(tensor.dtype, "f")
-    # typeshed wants the code as a literal
-    return numbers.cast(code, tensor.shape).tolist()  # type: ignore[call-overload]
+    return numbers.cast(code, tensor.shape).tolist()  # type: ignore[call-overload]  # typeshed wants a literal code
 
 
 def bfloat16_to_float32(data: bytes | bytearray | memoryview) -> bytearray:

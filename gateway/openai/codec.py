@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -10,20 +11,24 @@ import msgspec
 from smartbatch.gateway.formats.render import response_headers
 from smartbatch.gateway.inference.codec import COMMON_HEADERS, Codec, Headers, Response
 from smartbatch.gateway.openai.errors import JSON, openai_error
+from smartbatch.gateway.openai.types import Usage
 from smartbatch.shared.errors import BodyTimeout, InvalidInput, MalformedBody
 from smartbatch.shared.keys import check_model_name
-from smartbatch.shared.wire import BatchInfo, Reply, Tensor
+from smartbatch.shared.wire import Reply, Tensor
 
 _JSON_HEADER = (b"content-type", JSON.encode())
 
 
 class JsonCodec(Codec):
-    """`decoder` decodes the body to a struct with a `model`."""
+    """`decoder` decodes the body to a struct with a `model`; `dimensions` are those of the one output that is wanted,
+    and `wanted` says what it is."""
 
     header_names = COMMON_HEADERS
     model_in_body = True
     path: ClassVar[str]
     decoder: ClassVar[msgspec.json.Decoder[Any]]
+    dimensions: ClassVar[int]
+    wanted: ClassVar[str]
     _body: Any
 
     def parse_head(self, headers: Mapping[bytes, str], query: bytes) -> None:
@@ -36,6 +41,21 @@ class JsonCodec(Codec):
         self._body = read_json(self.decoder, body)
         if self._body.model:
             self.model = check_model_name(self._body.model)
+
+    def render_reply(
+        self, reply: Reply, timing_ms: dict[str, float], *, model: str, request_id: str, client_id: str
+    ) -> Response:
+        tensor = _only_output(reply, self.dimensions)
+        if tensor is None:
+            raise InvalidInput(f"the model {model} doesn't return {self.wanted}")
+        tokens = reply.result.tokens if reply.result else 0
+        content = self._content(tensor, Usage(tokens, tokens), model, request_id)
+        headers: Headers = [_JSON_HEADER, *response_headers(client_id, reply.batch, timing_ms)]
+        return Response(200, headers, msgspec.json.encode(content))
+
+    @abstractmethod
+    def _content(self, tensor: Tensor, usage: Usage, model: str, request_id: str) -> msgspec.Struct:
+        """Return the content of the response. Raises InvalidInput."""
 
     def render_error(self, error: Exception, *, request_id: str, client_id: str) -> Response:
         status, headers, content = openai_error(error, request_id)
@@ -54,11 +74,6 @@ class JsonCodec(Codec):
         }
 
 
-def response(content: Any, client_id: str, batch: BatchInfo | None, timing_ms: dict[str, float]) -> Response:
-    headers: Headers = [_JSON_HEADER, *response_headers(client_id, batch, timing_ms)]
-    return Response(200, headers, msgspec.json.encode(content))
-
-
 def read_json(decoder: msgspec.json.Decoder[Any], body: Any, field: str = "") -> Any:
     """Decode the body, or one `field` of it. Raises MalformedBody or InvalidInput."""
     try:
@@ -74,7 +89,7 @@ def read_json(decoder: msgspec.json.Decoder[Any], body: Any, field: str = "") ->
         raise MalformedBody("the body is nested too deeply") from None
 
 
-def only_output(reply: Reply, dimensions: int) -> Tensor | None:
+def _only_output(reply: Reply, dimensions: int) -> Tensor | None:
     """Return the one float output with this many dimensions, or None."""
     outputs = (reply.result.outputs if reply.result else None) or {}
     if len(outputs) != 1:

@@ -12,12 +12,11 @@ from msgspec import Meta
 from smartbatch.gateway.formats.json_body import inspect
 from smartbatch.gateway.formats.row_shapes import check_rows
 from smartbatch.gateway.formats.tensor_bytes import in_c_order, to_bytes, to_lists
-from smartbatch.gateway.inference.codec import Response
-from smartbatch.gateway.openai.codec import JsonCodec, only_output, read_json, response
+from smartbatch.gateway.openai.codec import JsonCodec, read_json
 from smartbatch.gateway.openai.types import Embedding, EmbeddingsRequest, EmbeddingsResponse, Usage
 from smartbatch.shared.errors import BodyTooLarge, InvalidInput
 from smartbatch.shared.model_info import ModelInfo
-from smartbatch.shared.wire import Payload, Reply, Tensor
+from smartbatch.shared.wire import Payload, Tensor
 
 PATH = "/v1/embeddings"
 # Lists of token ids are sent to the worker as one tensor, filled up with PAD_ID to the longest.
@@ -41,6 +40,7 @@ def embeds(info: ModelInfo) -> bool:
 class EmbeddingsCodec(JsonCodec):
     path = PATH
     decoder = msgspec.json.Decoder(EmbeddingsRequest)
+    dimensions, wanted = 2, "one vector per text, so it gives no embeddings"
     _body: EmbeddingsRequest
 
     def parse_body(self, body: bytes, info: ModelInfo | None, max_rows: int) -> Payload:
@@ -53,23 +53,14 @@ class EmbeddingsCodec(JsonCodec):
             payload.options = {"dimensions": request.dimensions}
         return payload
 
-    def render_reply(
-        self, reply: Reply, timing_ms: dict[str, float], *, model: str, request_id: str, client_id: str
-    ) -> Response:
-        tensor = only_output(reply, 2)
-        if tensor is None:
-            raise InvalidInput(f"the model {model} doesn't return one vector per text, so it gives no embeddings")
+    def _content(self, tensor: Tensor, usage: Usage, model: str, request_id: str) -> EmbeddingsResponse:
         wanted = self._body.dimensions
         if wanted and tensor.shape[1] != wanted:
             raise InvalidInput(
                 f"dimensions: the model {model} can't shorten its embeddings of {tensor.shape[1]} numbers"
             )
         vectors = _base64(tensor) if self._body.encoding_format == "base64" else to_lists(tensor)
-        tokens = reply.result.tokens if reply.result else 0
-        content = EmbeddingsResponse(
-            [Embedding(index, vector) for index, vector in enumerate(vectors)], model, Usage(tokens, tokens)
-        )
-        return response(content, client_id, reply.batch, timing_ms)
+        return EmbeddingsResponse([Embedding(index, vector) for index, vector in enumerate(vectors)], model, usage)
 
 
 def _payload(raw: msgspec.Raw, max_rows: int) -> Payload:

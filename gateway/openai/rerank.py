@@ -8,12 +8,11 @@ from smartbatch.gateway.formats.json_body import MAX_LISTS
 from smartbatch.gateway.formats.named_inputs import NOT_ANNOUNCED
 from smartbatch.gateway.formats.row_shapes import check_rows
 from smartbatch.gateway.formats.tensor_bytes import to_lists
-from smartbatch.gateway.inference.codec import Response
-from smartbatch.gateway.openai.codec import JsonCodec, only_output, response
+from smartbatch.gateway.openai.codec import JsonCodec
 from smartbatch.gateway.openai.types import RerankDocument, RerankRequest, RerankResponse, RerankResult, Usage
 from smartbatch.shared.errors import BodyTooLarge, InvalidInput, Unavailable
 from smartbatch.shared.model_info import ModelInfo
-from smartbatch.shared.wire import Payload, Reply
+from smartbatch.shared.wire import Payload, Tensor
 
 PATH = "/v1/rerank"
 INPUTS = {"query", "document"}
@@ -23,6 +22,7 @@ MAX_QUERY_CHARS = 16 * 1024 * 1024  # of all copies of the query: each row has o
 class RerankCodec(JsonCodec):
     path = PATH
     decoder = msgspec.json.Decoder(RerankRequest)
+    dimensions, wanted = 1, "one score per document, so it is no reranker"
     _body: RerankRequest
 
     def read_body(self, body: bytes) -> None:
@@ -44,21 +44,14 @@ class RerankCodec(JsonCodec):
         columns = {"query": Payload("text", [query] * len(texts)), "document": Payload("text", texts)}
         return Payload("inputs", {spec.name: columns[spec.name] for spec in info.inputs})
 
-    def render_reply(
-        self, reply: Reply, timing_ms: dict[str, float], *, model: str, request_id: str, client_id: str
-    ) -> Response:
-        tensor = only_output(reply, 1)
-        if tensor is None:
-            raise InvalidInput(f"the model {model} doesn't return one score per document, so it is no reranker")
+    def _content(self, tensor: Tensor, usage: Usage, model: str, request_id: str) -> RerankResponse:
         results = [RerankResult(index, score) for index, score in enumerate(to_lists(tensor))]
         results.sort(key=lambda result: -result.relevance_score)
         del results[self._body.top_n or len(results) :]
         if self._body.return_documents:
             for result in results:
                 result.document = RerankDocument(_text(self._body.documents[result.index]))
-        tokens = reply.result.tokens if reply.result else 0
-        content = RerankResponse(request_id, model, results, Usage(tokens, tokens))
-        return response(content, client_id, reply.batch, timing_ms)
+        return RerankResponse(request_id, model, results, usage)
 
 
 def _text(document: str | RerankDocument) -> str:

@@ -83,7 +83,7 @@ def test_models_are_listed(client: openai.OpenAI) -> None:
 def test_errors_are_those_that_the_client_knows(client: openai.OpenAI, system: Stack) -> None:
     def error(model: str = "minilm", **given: object) -> openai.APIStatusError:
         with pytest.raises(openai.APIStatusError) as raised:
-            client.embeddings.create(model=model, **given)  # type: ignore[arg-type]
+            client.embeddings.create(model=model, **given)  # type: ignore[arg-type]  # wrong types are tried
         return raised.value
 
     unknown = error("text-embedding-3-small", input="a")

@@ -27,6 +27,11 @@ include-path-regex = "/v2/.*/infer"
 positive_data_acceptance.expected-statuses = ["2xx", 400, 404, 413, 422, 504]
 [operations.generation]
 allow-extra-parameters = false  # unknown headers are no error in HTTP, nor unknown parameters in this protocol
+
+[[operations]]
+include-path-regex = "/v1/.*"
+[operations.generation]
+allow-extra-parameters = false  # as above
 """
 
 # With a length of 0 the body is the data of the input, whatever its Content-Type. So it isn't wrong as JSON.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Callable
+from typing import Any
 
 import aiohttp
 import numpy as np
@@ -17,6 +18,8 @@ from tests.system.stack import Stack
 from tests.worker.images.photos import encoded, pixels
 
 PHOTOS = 120
+ALONE = 72  # are sent one by one, the others in requests that fill a batch
+ROWS = 16  # MAX_BATCH_SIZE
 TOLERANCE = 1e-4
 
 
@@ -49,24 +52,34 @@ def direct(views: list[bytes]) -> list[np.ndarray]:
 
 @pytest.mark.timeout(180)
 async def test_every_photo_gets_its_own_correct_response(stack: Callable[..., Stack]) -> None:
-    system = stack(MODEL_PATH="efficientnet_lite0", TORCH_THREADS=1, MAX_BATCH_SIZE=16, OPTIMIZE="auto")
+    system = stack(MODEL_PATH="efficientnet_lite0", TORCH_THREADS=1, MAX_BATCH_SIZE=ROWS, OPTIMIZE="auto")
     system.up()
     views = jpegs()
+    headers = {"accept": "application/x-npy"}
     responses: dict[int, np.ndarray] = {}
     rows: list[int] = []
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=40)) as client:
 
-        async def send(number: int) -> None:
-            headers = {"accept": "application/x-npy"}
-            async with client.post(f"{system.url}/predict", data=views[number], headers=headers) as response:
+        async def send(numbers: range) -> None:
+            """Send one photo as it is, several as a form."""
+            photos = [views[number] for number in numbers]
+            body: Any = photos[0]
+            if len(photos) > 1:
+                body = aiohttp.FormData()
+                for photo in photos:
+                    body.add_field("photo", photo, filename="photo.jpg", content_type="image/jpeg")
+            async with client.post(f"{system.url}/predict", data=body, headers=headers) as response:
                 assert response.status == 200, await response.text()
-                responses[number] = np.load(io.BytesIO(await response.read()))
+                responses.update(zip(numbers, np.load(io.BytesIO(await response.read())), strict=True))
                 rows.append(int(response.headers["x-batch-rows"]))
 
-        await asyncio.gather(*(send(number) for number in range(PHOTOS)))
-    assert max(rows) > 1  # they did share batches, as large ones as pay on this machine
+        await asyncio.gather(*(send(range(number, number + 1)) for number in range(ALONE)))
+        assert max(rows) > 1  # they did share batches, as large ones as pay
+        rows.clear()
+        await asyncio.gather(*(send(range(first, first + ROWS)) for first in range(ALONE, PHOTOS, ROWS)))
+    assert rows == [ROWS] * ((PHOTOS - ALONE) // ROWS)
     expected = direct(views)
-    worst = max(float(np.abs(responses[n][0] - expected[n]).max()) for n in range(PHOTOS))
+    worst = max(float(np.abs(responses[n] - expected[n]).max()) for n in range(PHOTOS))
     assert worst < TOLERANCE
     apart = min(float(np.abs(expected[a] - expected[b]).max()) for a in range(PHOTOS) for b in range(a))
     assert apart > 100 * TOLERANCE  # so a mix-up would be detected

@@ -19,12 +19,11 @@ import logging
 import math
 import time
 
-import numpy as np
-
 from smartbatch.shared.broker.queue.claims import Claim, Mode, WorkerQueue
 from smartbatch.shared.errors import BrokerUnavailable
 from smartbatch.worker.batching.arrivals import ArrivalPredictor
-from smartbatch.worker.batching.partition import SLACK
+from smartbatch.worker.batching.batch_times import BatchTimes
+from smartbatch.worker.batching.fill_lock import FillLock, hold_ms
 from smartbatch.worker.batching.policy import decide
 from smartbatch.worker.batching.pool import Pool
 from smartbatch.worker.batching.throughput import ThroughputEstimator
@@ -37,15 +36,12 @@ from smartbatch.worker.queue.failure_detection import FailureDetector
 log = logging.getLogger(__name__)
 
 WAKEUP_S = 0.5  # longest wait for a wakeup: a worker that crashed with the fill lock delays others no longer
-FILL_LOCK_SLACK_MS = 100  # how long the fill lock outlasts the window
 MIN_AHEAD_POLL_S = 0.002
 AHEAD_POLLS = 4  # polls for a batch to claim ahead, during one forward
 # The sole worker sends the next claim this long before the end of a batch that no arrival is likely to follow, so that
 # only the replies are left to do afterwards. (asyncio's timers count whole milliseconds.)
 EARLY_S = 0.001
-SHORT_FACTOR = (
-    4  # a forward this many times shorter than a claim's round trip ends before a claim made meanwhile returns
-)
+SHORT_FACTOR = 4  # a forward so many times shorter than a claim ends before a claim made meanwhile returns
 BACKLOG = ("full", "bytes", "cost")  # other entries waited when such a batch was closed
 POOL_S = 1.0  # predicted seconds of the rows in the pool, at most
 RETRY_S = (0.02, 0.1, 0.25, 0.5)
@@ -69,7 +65,8 @@ class Batcher:
         self._tracker = tracker
         self._engine = engine
         self._limits = limits
-        self._costs = costs
+        self._times = BatchTimes(costs)
+        self._fill_lock = FillLock(queue)
         self._throughput = throughput
         self._failure_detector = failure_detector
         self.workers = 2  # that serve this model; until that is known, it is taken to be one of several
@@ -83,15 +80,10 @@ class Batcher:
         self._freed = asyncio.Event()
         self._drained = asyncio.Event()
         self._draining = False
-        self._row_s = 0.0  # running mean of a row's time on the device
-        self._row_size = 1  # to which rows are padded, as in the last batch
         self._isolated = False  # the pool holds an entry of a dead worker, alone
-        self._claim_s = 0.001  # running mean of a claim's round trip
-        self._may_hold_fill_lock = False
         self._waiting: float = math.inf  # entries on the stream after the last claim; inf once that is outdated
         self._left_waiting = 0  # entries on the stream after the last claim
         self._last_id = ""  # the group's last-delivered-id after the last claim
-        self._releases: set[asyncio.Task[None]] = set()
         self._free_since: float | None = None
 
     # --- called by others
@@ -131,7 +123,7 @@ class Batcher:
 
     def _record(self, batch: Batch, seconds: float) -> None:
         """Learn from a batch that was on the device for this long."""
-        self._row_s += 0.1 * (seconds / batch.rows_run - self._row_s) if self._row_s else seconds / batch.rows_run
+        self._times.record_batch(batch.rows_run, seconds)
         if batch.row_refs is None:
             self._throughput.record(batch.rows_run, seconds, backlog=batch.closed in BACKLOG)
             return
@@ -142,7 +134,8 @@ class Batcher:
 
     async def run(self) -> None:
         """Claim, fill and submit until drained. Never returns: a task that ends means an error."""
-        self._pool.sized, self._row_size = self.sized, self._costs.first_size or 1
+        self._pool.sized = self.sized
+        self._times.started()
         failures = 0
         while not self._draining:
             try:
@@ -180,15 +173,15 @@ class Batcher:
         running = sum(len(batch.claimed_entries) for batch in self._on_device)
         window_s = self._limits.window_s
         # Without a likely arrival don't take the fill lock: then it needs no release.
-        hold_ms = self._hold_ms(window_s) if self._arrival_likely(window_s, running=running) else 0
+        hold = hold_ms(window_s, self._limits) if self._arrival_likely(window_s, running=running) else 0
         if dead_worker := next(iter(self._failure_detector.dead_workers), None):
-            claim = await self._claim("idle", hold_ms=hold_ms, dead_worker=dead_worker)
+            claim = await self._claim("idle", hold_ms=hold, dead_worker=dead_worker)
             self._isolated = claim.kind == "isolated" and bool(self._pool)
             if claim.kind != "isolated" and dead_worker in self._failure_detector.dead_workers:
                 self._failure_detector.dead_workers.remove(dead_worker)  # it has no entries left
             if claim.kind != "empty":
                 return bool(self._pool)
-        await self._claim("idle", hold_ms=hold_ms, after_wakeup_s=WAKEUP_S)
+        await self._claim("idle", hold_ms=hold, after_wakeup_s=WAKEUP_S)
         return bool(self._pool)
 
     async def _run_isolated(self) -> None:
@@ -204,13 +197,12 @@ class Batcher:
         """Wait for more entries until the policy closes the batch, then submit it."""
         pool = self._pool
         if pool.cut and (self._failure_detector.dead_workers or self._tracker.has_suspects):
+            # Without topping up: the pool must be empty before a dead worker's entries are claimed.
             await self._until_decoded()
-            self._submit(
-                "cost"
-            )  # without topping up: the pool must be empty before a dead worker's entries are claimed
+            self._submit("cost")
             return
         while True:
-            run_s = self._run_s(pool.rows, self._row_size)
+            run_s = self._times.run_s(pool.rows)
             now, state = time.monotonic(), pool.state()
             idle_at = self._idle_at(state, now)
             decision = decide(state, self._limits, now, run_s, idle_at=idle_at, draining=self._draining)
@@ -219,17 +211,17 @@ class Batcher:
             left_s = max(0.0, decision.until - time.monotonic())
             # Top up once with the device free, if the batch was claimed ahead or adopted; and take the fill lock before
             # waiting, if the first claim did not.
-            if not pool.last_id or not (decision.reason or self._may_hold_fill_lock):
-                await self._claim("idle", hold_ms=self._hold_ms(left_s) if left_s else 0)
+            if not pool.last_id or not (decision.reason or self._fill_lock.may_hold):
+                await self._claim("idle", hold_ms=hold_ms(left_s, self._limits) if left_s else 0)
                 continue
             if decision.reason:
                 break
             wait = (pool.last_id, math.ceil(left_s * 1000))
-            claim = await self._claim("top", hold_ms=self._hold_ms(left_s), after_entry=wait)
+            claim = await self._claim("top", hold_ms=hold_ms(left_s, self._limits), after_entry=wait)
             if claim.kind == "empty" and claim.waiting:
                 break  # another worker holds the fill lock now: the waiting entries are for its batch
-        if decision.reason not in ("full", "bytes") and self._may_hold_fill_lock:
-            self._release_fill_lock()
+        if decision.reason not in ("full", "bytes") and self._fill_lock.may_hold:
+            self._fill_lock.release()
         await self._until_decoded()
         self._submit(decision.reason or "window")
 
@@ -243,7 +235,7 @@ class Batcher:
         if pool.ready(self._limits.max_rows):
             return
         now = time.monotonic()
-        together_until = max(now + self._run_s(1, self._row_size), pool.state().oldest_at + self._limits.window_s)
+        together_until = max(now + self._times.run_s(1), pool.state().oldest_at + self._limits.window_s)
         while not pool.ready(self._limits.max_rows if now < together_until else 1):
             until = min(claimed.deadline_at for claimed in pool.entries)
             if now < together_until:
@@ -259,7 +251,7 @@ class Batcher:
         if not self._limits.adaptive or state.rows >= self._limits.max_rows:
             return math.inf
         self._arrivals.observe(pool.new_arrivals(), learn=True)
-        if not self._waiting_pays(state.rows):
+        if not self._times.waiting_pays(state.rows):
             return now
         if pool.explores:
             return math.inf
@@ -268,12 +260,6 @@ class Batcher:
             pool.explores = True
             return math.inf
         return idle_at
-
-    def _waiting_pays(self, rows: int) -> bool:
-        """Return whether one row more in the next batch costs less than a batch of its own."""
-        size = self._row_size
-        apart_s = self._run_s(rows, size) + self._run_s(1, size)
-        return apart_s > SLACK * self._run_s(rows + 1, size)
 
     def _arrival_likely(self, within_s: float, *, running: int = 0) -> bool:
         """Return whether an arrival is likely within `within_s` of one that comes now, or that comes after the replies
@@ -294,12 +280,12 @@ class Batcher:
         running = self._on_device[0]
         backlog = running.closed in BACKLOG
         forward_s = running.predicted_s
-        run_s = forward_s + self._claim_s
+        run_s = forward_s + self._times.claim_s
         remaining_s = running.on_device_at + run_s - time.monotonic()
         if running.run_inline or not (backlog or self._arrival_likely(run_s)):
             await self._await_end(forward_s, remaining_s)
             return
-        lead_s = self._claim_s + self._tracker.fetch_s + self._tracker.decoder.mean_s * self._limits.max_rows
+        lead_s = self._times.claim_s + self._tracker.fetch_s + self._tracker.decoder.mean_s * self._limits.max_rows
         soon, room = remaining_s <= lead_s, self._pool_room()
         if soon and (closed := self._complete()):
             if self._waiting and room > 0 and self._topped_up is not running:
@@ -311,9 +297,8 @@ class Batcher:
                 else:
                     await self._until_freed(MIN_AHEAD_POLL_S)
             return
-        if (
-            soon and room > 0 and self.sole_worker and self._last_id
-        ):  # no other worker could make a fuller batch of these
+        # No other worker could make a fuller batch of these.
+        if soon and room > 0 and self.sole_worker and self._last_id:
             wait_ms = math.ceil(max(MIN_AHEAD_POLL_S, remaining_s) * 1000)
             claim = await self._claim_ahead(soon=True, after_entry=(self._last_id, wait_ms))
             if claim.entries or not claim.waiting:
@@ -331,7 +316,7 @@ class Batcher:
 
     async def _await_end(self, forward_s: float, remaining_s: float) -> None:
         """Wait for the end of a batch that no arrival is likely to follow; the sole worker claims EARLY_S before it."""
-        early_s = remaining_s - self._claim_s - EARLY_S
+        early_s = remaining_s - self._times.claim_s - EARLY_S
         if not self.sole_worker or forward_s < 2 * EARLY_S:
             await self._until_freed(None)
         elif early_s > 0:
@@ -383,7 +368,7 @@ class Batcher:
         """Claim as many entries as the pool has room for."""
         pool = self._pool
         if mode != "ahead" and hold_ms > 0:
-            self._may_hold_fill_lock = True
+            self._fill_lock.may_hold = True
         started = time.monotonic()
         claim = await self._queue.claim(
             mode,
@@ -395,7 +380,7 @@ class Batcher:
         )
         now = time.monotonic()
         if "after_wakeup_s" not in how and "after_entry" not in how:
-            self._claim_s += 0.1 * (now - started - self._claim_s)
+            self._times.record_claim(now - started)
         self._waiting = self._left_waiting = claim.waiting
         self._last_id = claim.last_id
         pool.next_too_large = claim.next_too_large
@@ -407,11 +392,15 @@ class Batcher:
         return claim
 
     def _first_rows(self) -> int:
-        """Return how many rows to claim with the device free: no more than one batch of what others could run."""
-        if self.sole_worker:
-            return self._limits.max_rows
+        """Return how many rows to claim with the device free: one batch, or, if no other worker could run them, about a
+        second of work."""
         most = self._limits.max_rows
-        return self._pool.next_rows(most, self._run_times, most, self._row_size)
+        batch = self._pool.next_rows(most, self._times.of, most, self._times.row_size)
+        return min(most, max(batch, self._rows_of_a_second())) if self.sole_worker else batch
+
+    def _rows_of_a_second(self) -> int:
+        """Return how many rows the pool holds at most, if a batch isn't larger."""
+        return int(POOL_S / max(self._times.row_s, 1e-6))
 
     def _pool_room(self) -> int:
         """Return how many more rows the pool takes while the device is busy.
@@ -420,8 +409,7 @@ class Batcher:
         more than one batch a worker takes only its share.
         """
         most = self._limits.pool_rows or (2 if self.sized else 1) * self._limits.max_rows
-        if row_s := self._row_s or self._costs.estimate(1, self._row_size):
-            most = min(most, max(self._first_rows(), int(POOL_S / row_s)))
+        most = min(most, max(self._first_rows(), self._rows_of_a_second()))
         held = self._pool.rows
         if not self.sole_worker:
             most = min(most, max(self._first_rows(), (held + self._left_waiting) // self.workers))
@@ -433,47 +421,25 @@ class Batcher:
         self._arrivals.observe(self._pool.new_arrivals(), learn=False)
         self._arrivals.batch_closed(now, sole_worker=self.sole_worker)
         pool = self._pool
-        part = pool.take_all() if closed == "isolated" else pool.take(self._run_times, *self._batch_limits())
+        part = pool.take_all() if closed == "isolated" else pool.take(self._times.of, *self._batch_limits())
         if pool.cut:
             closed = "full" if part.rows >= self._limits.max_rows else "cost"
         self._last_batch = batch = Batch(next(self._batch_ids), part.claimed_entries, closed, part.row_refs)
         batch.on_device_at = now
         if part.row_refs:
-            self._row_size = part.size
-        batch.predicted_s = self._costs.estimate(part.rows, self._row_size)
-        last = closed == "idle" and not self._arrival_likely(batch.predicted_s + self._claim_s)
-        batch.run_inline = last or SHORT_FACTOR * batch.predicted_s < self._claim_s
+            self._times.row_size = part.size
+        batch.predicted_s = self._times.forward_s(part.rows)
+        last = closed == "idle" and not self._arrival_likely(batch.predicted_s + self._times.claim_s)
+        batch.run_inline = last or SHORT_FACTOR * batch.predicted_s < self._times.claim_s
         if self._free_since is not None and closed in ("full", "bytes"):
             complete_at = max(claimed.admitted_at for claimed in batch.claimed_entries)
             self._tracker.metrics.starved.inc(max(0.0, now - max(self._free_since, complete_at)))
         self._free_since = None
-        self._may_hold_fill_lock = False
+        self._fill_lock.may_hold = False
         self._on_device.append(batch)
         self._engine.submit(batch)
-
-    def _release_fill_lock(self) -> None:
-        """Release the lock without waiting for the reply. If the call gets lost, the lock expires by itself."""
-        task = asyncio.create_task(self._try_release())
-        self._releases.add(task)
-        task.add_done_callback(self._releases.discard)
-
-    async def _try_release(self) -> None:
-        try:
-            await self._queue.release()
-        except BrokerUnavailable as error:
-            log.warning("release of the fill lock failed: %s", error)
 
     def _batch_limits(self) -> tuple[int, float]:
         """Return the most rows of one batch, and the most rows times size."""
         tokens = [self._limits.max_tokens or math.inf, self._engine.memory_limit] if self.sized else [math.inf]
         return self._limits.max_rows, min(tokens)
-
-    def _run_s(self, rows: int, size: int) -> float:
-        """Return the predicted seconds of a batch with the claim before it."""
-        return self._costs.estimate(rows, size) + self._claim_s
-
-    def _run_times(self, rows: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        return self._costs.estimates(rows, sizes) + self._claim_s
-
-    def _hold_ms(self, seconds: float) -> int:
-        return math.ceil(seconds * 1000) + FILL_LOCK_SLACK_MS if self._limits.window_s > 0 else 0

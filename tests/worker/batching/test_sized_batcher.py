@@ -333,13 +333,15 @@ async def test_with_the_device_free_no_more_is_claimed_than_one_batch_of_what_ot
     assert running.queue.claimed[0] == ("idle", 1)
 
 
-async def test_the_pool_holds_about_a_second_of_work(worker: Callable[..., Running]) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_the_pool_holds_about_a_second_of_work(worker: Callable[..., Running], workers: int) -> None:
+    """So that a worker that joins finds the others on the stream."""
     running = worker()
     for rows in (1, 2, 4, 8, 16, 32):
         for size in (10, 20):
             running.costs.record(rows, rows * size * 0.01, size=size)
     running.model.token_s = 0.01  # 0.1 s a row
-    running.batcher.workers = 2
+    running.batcher.workers = workers
     for _ in range(100):
         running.queue.add("x" * 10)
     running.start()
@@ -347,7 +349,7 @@ async def test_the_pool_holds_about_a_second_of_work(worker: Callable[..., Runni
     while time.monotonic() < ends_at:
         most = max(most, running.batcher._pool.rows)
         await asyncio.sleep(0.01)
-    assert 5 <= most <= 11, (running.queue.claimed, running.batcher._row_s, running.batcher._row_size)
+    assert 5 <= most <= 11, (running.queue.claimed, vars(running.batcher._times))
 
 
 async def test_of_more_than_one_batch_a_worker_leaves_the_others_their_share(worker: Callable[..., Running]) -> None:
