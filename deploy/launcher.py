@@ -25,6 +25,7 @@ from smartbatch.shared.broker.admin.registry import Snapshot
 from smartbatch.shared.broker.connection.check import check
 from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnection
 from smartbatch.shared.errors import BrokerUnavailable, StartupError
+from smartbatch.shared.keys import Keys
 from smartbatch.shared.settings import Settings, mask_url
 
 log = logging.getLogger(__name__)
@@ -192,7 +193,7 @@ class Launcher:
 
     async def _until_ready(self) -> bool:
         """Show the progress of the workers until the gateway is ready. Returns False if a signal came first."""
-        connection = MultiplexedConnection(self._url)
+        connection = MultiplexedConnection(self._url, Keys(self._settings.model).requests)
         shown: dict[str, str] = {}
         try:
             with self._status() as status:

@@ -10,10 +10,11 @@ from typing import TypeVar
 from smartbatch.shared.broker.admin import registry
 from smartbatch.shared.broker.admin.dead_letters import DeadLetter, DeadLetters
 from smartbatch.shared.broker.admin.entries import Entries, EntryStatus
+from smartbatch.shared.broker.admin.registry import Snapshot
 from smartbatch.shared.broker.connection.check import check
-from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnection
+from smartbatch.shared.broker.connection.connections import Connections
 from smartbatch.shared.errors import SmartBatchError
-from smartbatch.shared.keys import Keys
+from smartbatch.shared.keys import MODELS, Keys
 from smartbatch.shared.settings import Settings
 
 T = TypeVar("T")
@@ -23,44 +24,54 @@ _LETTER_ID = re.compile(r"\d+-\d+")
 
 
 @asynccontextmanager
-async def open_connection(settings: Settings, block_s: float = 0.0) -> AsyncIterator[MultiplexedConnection]:
+async def open_connections(settings: Settings, block_s: float = 0.0) -> AsyncIterator[Connections]:
     await check(settings.broker_url)
-    with closing(MultiplexedConnection(settings.broker_url, block_s=block_s)) as connection:
-        yield connection
+    with closing(Connections(settings.broker_url, block_s=block_s)) as connections:
+        yield connections
 
 
-async def models_named(connection: MultiplexedConnection, name: str | None) -> list[str]:
-    return [name] if name else sorted(await registry.models(connection))
+def snapshot_of(connections: Connections, model: str) -> Awaitable[Snapshot]:
+    return registry.snapshot(connections.of(Keys(model).requests), model)
 
 
-async def every_letter(connection: MultiplexedConnection, name: str | None) -> Matches[DeadLetter]:
+def letters_of(connections: Connections, model: str) -> DeadLetters:
+    keys = Keys(model)
+    return DeadLetters(connections.of(keys.dead), keys)
+
+
+def entries_of(connections: Connections, model: str) -> Entries:
+    return Entries(connections.of(Keys(model).requests), model)
+
+
+async def models_named(connections: Connections, name: str | None) -> list[str]:
+    return [name] if name else sorted(await registry.models(connections.of(MODELS)))
+
+
+async def every_letter(connections: Connections, name: str | None) -> Matches[DeadLetter]:
     return [
         (m, letter)
-        for m in await models_named(connection, name)
-        for letter in await DeadLetters(connection, Keys(m)).newest()
+        for m in await models_named(connections, name)
+        for letter in await letters_of(connections, m).newest()
     ]
 
 
-async def find_letters(
-    connection: MultiplexedConnection, name: str | None, letter_ids: Sequence[str]
-) -> Matches[DeadLetter]:
+async def find_letters(connections: Connections, name: str | None, letter_ids: Sequence[str]) -> Matches[DeadLetter]:
     """Return the dead letter of each ID. Raises SmartBatchError unless every ID matches exactly one."""
     for letter_id in letter_ids:
         if not _LETTER_ID.fullmatch(letter_id):
             raise SmartBatchError(f"invalid dead letter ID {letter_id!r:.60}; expected one like 1795433558335-0")
-    find = lambda model, ids: DeadLetters(connection, Keys(model)).find(ids)  # noqa: E731
-    return await _find(connection, name, letter_ids, find, "dead letter", "smartbatch dead list")
+    find = lambda model, ids: letters_of(connections, model).find(ids)  # noqa: E731
+    return await _find(connections, name, letter_ids, find, "dead letter", "smartbatch dead list")
 
 
-async def find_entries(connection: MultiplexedConnection, name: str | None, ids: Sequence[str]) -> Matches[EntryStatus]:
+async def find_entries(connections: Connections, name: str | None, ids: Sequence[str]) -> Matches[EntryStatus]:
     """Return the entry of each entry or request ID. Raises SmartBatchError unless every ID matches exactly one."""
-    return await _find(
-        connection, name, ids, lambda model, ids: Entries(connection, model).find(ids), "entry", "smartbatch queue"
-    )
+    find = lambda model, ids: entries_of(connections, model).find(ids)  # noqa: E731
+    return await _find(connections, name, ids, find, "entry", "smartbatch queue")
 
 
 async def _find(
-    connection: MultiplexedConnection,
+    connections: Connections,
     name: str | None,
     ids: Sequence[str],
     find: Callable[[str, Sequence[str]], Awaitable[list[T | None]]],
@@ -69,7 +80,7 @@ async def _find(
 ) -> Matches[T]:
     ids = list(dict.fromkeys(ids))
     found: dict[str, Matches[T]] = {id_: [] for id_ in ids}
-    for model in await models_named(connection, name):
+    for model in await models_named(connections, name):
         for id_, each in zip(ids, await find(model, ids), strict=True):
             if each is not None:
                 found[id_].append((model, each))

@@ -24,6 +24,7 @@ The braces make the model's name the hash tag, so that all keys of one script ar
 
 from __future__ import annotations
 
+import binascii
 import re
 
 from smartbatch.shared.errors import UnknownModel
@@ -31,6 +32,8 @@ from smartbatch.shared.errors import UnknownModel
 GROUP = "workers"
 MODELS = "smartbatch:models"
 BUCKETS = "smartbatch:access:{usage}:buckets"
+
+SLOTS = 16384  # of a cluster
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -40,6 +43,18 @@ def check_model_name(name: str) -> str:
     if not MODEL_NAME.fullmatch(name):
         raise UnknownModel(f"a model name must be 1 to 128 characters of A-Z a-z 0-9 . _ -, got {name[:140]!r}")
     return name
+
+
+def hash_tag(key: str) -> str:
+    """Return the part of a key that decides its slot: the first {…} that is not empty, or else the whole key."""
+    _, brace, rest = key.partition("{")
+    tag, brace_end, _ = rest.partition("}")
+    return tag if brace and brace_end and tag else key
+
+
+def slot(key: str) -> int:
+    """Return the slot of a key in a cluster."""
+    return binascii.crc_hqx(hash_tag(key).encode(), 0) % SLOTS
 
 
 def counts(day: str) -> str:

@@ -12,14 +12,14 @@ import re
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 from msgspec import Meta
 
 from smartbatch.shared.errors import SettingsError
 from smartbatch.shared.keys import check_model_name
-from smartbatch.shared.redis_url import PASSWORD_FILE, URL_OPTIONS, parse_url
+from smartbatch.shared.redis_url import PASSWORD_FILE, URL_OPTIONS, InvalidUrl, expected, parse_url
 
 NEAR = 0.87  # difflib's ratio of MAX_BATCHSIZE is 0.96; that of WINDOWID, which terminals set, is 0.857
 
@@ -88,7 +88,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # the broker
     redis_url: Annotated[
         str,
-        Meta(description="URL of the broker: `redis://`, `rediss://` or `unix://`, with user and password if needed"),
+        Meta(
+            description="URL of the broker: `redis://`, `rediss://`, `unix://`, `redis+sentinel://h1,h2/name` or "
+            "`redis+cluster://h1,h2`, with user and password if needed"
+        ),
     ] = "redis://127.0.0.1:6379/0"
     redis_password_file: Annotated[
         str, Meta(description="File with the password of REDIS_URL's user; read at each connection")
@@ -242,7 +245,7 @@ def from_environment(environ: Mapping[str, str] | None = None, **overrides: Any)
             raise SettingsError(f"{field.upper()}: expected {_expected(field)}, got {raw!r}") from None
     settings = msgspec.convert(values, Settings, strict=False)
     _check_redis_url(settings.redis_url)
-    if settings.redis_password_file and (urlsplit(settings.redis_url).password or "password=" in settings.redis_url):
+    if settings.redis_password_file and parse_url(settings.redis_url).password:
         raise SettingsError("REDIS_PASSWORD_FILE: REDIS_URL has a password too; set only one of them")
     return settings
 
@@ -303,10 +306,10 @@ def mask_url(url: str) -> str:
 def _check_redis_url(url: str) -> None:
     try:
         parse_url(url)
-    except ValueError:
-        expected = "redis://user:password@host:port/db (or rediss://, unix://; special characters %-encoded)"
-        raise SettingsError(f"REDIS_URL: expected {expected}, got {mask_url(url)!r}") from None
-    for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True):
+    except ValueError as error:
+        reason = str(error) if isinstance(error, InvalidUrl) else f"expected {expected(url)}"
+        raise SettingsError(f"REDIS_URL: {reason}, got {mask_url(url)!r}") from None
+    for name, _ in parse_qsl(url.partition("?")[2], keep_blank_values=True):
         if name not in URL_OPTIONS:
             known = ", ".join(sorted(URL_OPTIONS))
             raise SettingsError(f"REDIS_URL: unknown option {name[:40]!r}; known options are {known}")

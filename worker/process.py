@@ -26,12 +26,13 @@ import uvloop
 
 from smartbatch.shared.broker.admin import registry
 from smartbatch.shared.broker.connection.check import check
+from smartbatch.shared.broker.connection.connections import Connections
 from smartbatch.shared.broker.connection.multiplexed import BLOCK_S, MultiplexedConnection
 from smartbatch.shared.broker.queue.claims import WorkerQueue
 from smartbatch.shared.broker.queue.leases import LEASE_MS, HeartbeatResult, Leases
 from smartbatch.shared.broker.queue.live_limits import LiveLimits
 from smartbatch.shared.errors import BrokerFull, ModelLoadError, SmartBatchError, StartupError
-from smartbatch.shared.keys import Keys
+from smartbatch.shared.keys import MODELS, Keys
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.process import gc_freeze, tasks
 from smartbatch.shared.settings import Settings
@@ -72,9 +73,11 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._tracing = start_tracing(settings.model, self.worker_id)
         self.model = models.resolve(settings.model_path)
-        self._redis = MultiplexedConnection(settings.broker_url)
-        self._blocking_redis = MultiplexedConnection(settings.broker_url, block_s=BLOCK_S)
-        self._lease_redis = MultiplexedConnection(settings.broker_url)  # a heartbeat must not wait behind a large reply
+        self._connections = Connections(settings.broker_url)
+        self._redis = self._connections.of(keys.requests)
+        self._blocking_redis = MultiplexedConnection(settings.broker_url, keys.requests, block_s=BLOCK_S)
+        # a heartbeat must not wait behind a large reply
+        self._lease_redis = MultiplexedConnection(settings.broker_url, keys.leases)
         queue = WorkerQueue(
             self._blocking_redis,
             self._redis,
@@ -162,7 +165,7 @@ class Worker:
         """Announce the model if its name is free or its own. Returns the other model that holds the name."""
         other = await registry.reserve_name(self._redis, self._info, ttl_ms=LEASE_MS, replace=replace)
         if other is None:
-            await registry.announce(self._redis, self._info)
+            await registry.announce(self._connections.of(MODELS), self._info)
         return other
 
     async def _serve(self) -> None:
@@ -200,7 +203,7 @@ class Worker:
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
         self._blocking_redis.close()
-        self._redis.close()
+        self._connections.close()
         self._lease_redis.close()
 
     # --- loading, in the device thread

@@ -13,10 +13,11 @@ import click
 import msgspec
 
 from smartbatch.deploy.entry_view import print_fields, printable, when
-from smartbatch.deploy.lookup import every_letter, find_letters, models_named, open_connection
+from smartbatch.deploy.lookup import every_letter, find_letters, letters_of, models_named, open_connections
 from smartbatch.deploy.options import json_option, model_option, read_for_operator, save_option, setting_options
-from smartbatch.shared.broker.admin.dead_letters import DeadLetter, DeadLetters, Requeue
-from smartbatch.shared.broker.connection.multiplexed import BLOCK_S, MultiplexedConnection
+from smartbatch.shared.broker.admin.dead_letters import DeadLetter, Requeue
+from smartbatch.shared.broker.connection.connections import Connections
+from smartbatch.shared.broker.connection.multiplexed import BLOCK_S
 from smartbatch.shared.errors import DeadlineExceeded, SmartBatchError
 from smartbatch.shared.keys import Keys
 from smartbatch.shared.settings import Settings
@@ -97,10 +98,10 @@ def _check_choice(letter_ids: Sequence[str], everything: bool) -> None:
 
 
 async def _list(settings: Settings, name: str | None, limit: int, as_json: bool) -> None:
-    async with open_connection(settings) as connection:
+    async with open_connections(settings) as connections:
         found = []
-        for model in await models_named(connection, name):
-            found += [(model, letter) for letter in await DeadLetters(connection, Keys(model)).newest(limit)]
+        for model in await models_named(connections, name):
+            found += [(model, letter) for letter in await letters_of(connections, model).newest(limit)]
     if as_json:
         click.echo(json.dumps([_summary(model, letter) for model, letter in found], indent=2))
         return
@@ -121,9 +122,9 @@ async def _list(settings: Settings, name: str | None, limit: int, as_json: bool)
 async def _show(settings: Settings, name: str | None, letter_id: str, file: Path | None, as_json: bool) -> None:
     from smartbatch.deploy.payloads import payload_fields
 
-    async with open_connection(settings) as connection:
-        [(model, letter)] = await find_letters(connection, name, [letter_id])
-        packed = await DeadLetters(connection, Keys(model)).payload(letter)
+    async with open_connections(settings) as connections:
+        [(model, letter)] = await find_letters(connections, name, [letter_id])
+        packed = await letters_of(connections, model).payload(letter)
     fields = _summary(model, letter)
     missing = "expired" if letter.entry.bytes else "unknown"
     fields |= payload_fields(packed, file, missing)
@@ -137,10 +138,12 @@ async def _requeue(
     settings: Settings, name: str | None, letter_ids: Sequence[str], no_wait: bool, as_json: bool
 ) -> int:
     outcomes: list[dict[str, Any]] = []
-    async with open_connection(settings) as connection, open_connection(settings, BLOCK_S) as blocking:
-        found = await find_letters(connection, name, letter_ids) if letter_ids else await every_letter(connection, name)
+    async with open_connections(settings) as connections, open_connections(settings, BLOCK_S) as blocking:
+        found = (
+            await find_letters(connections, name, letter_ids) if letter_ids else await every_letter(connections, name)
+        )
         for model, letter in found:
-            outcome = await _requeue_one(settings, connection, blocking, model, letter, wait=not no_wait)
+            outcome = await _requeue_one(settings, connections, blocking, model, letter, wait=not no_wait)
             outcomes.append({"id": letter.id, "model": model, "request": letter.new_request_id, **outcome})
             if not as_json:
                 click.echo(f"{letter.id}  {printable(_sentence(outcome))}")
@@ -151,8 +154,8 @@ async def _requeue(
 
 async def _requeue_one(
     settings: Settings,
-    connection: MultiplexedConnection,
-    blocking: MultiplexedConnection,
+    connections: Connections,
+    blocking: Connections,
     model: str,
     letter: DeadLetter,
     *,
@@ -161,8 +164,9 @@ async def _requeue_one(
     """Requeue one letter and return its outcome. One at a time, so that two poison inputs never share a batch."""
     keys, timeout_s = Keys(model), settings.request_timeout
     limits = {"max_entries": settings.max_queue, "max_bytes": settings.max_queue_bytes}
-    requeue = Requeue(connection, blocking, keys, reply_ttl_s=settings.reply_ttl, **limits)
-    letters = DeadLetters(connection, keys)
+    of_model = connections.of(keys.dead), blocking.of(keys.dead)
+    requeue = Requeue(*of_model, keys, reply_ttl_s=settings.reply_ttl, **limits)
+    letters = letters_of(connections, model)
     try:
         request_id = await requeue.submit(letter, timeout_s)
     except SmartBatchError as error:
@@ -179,14 +183,16 @@ async def _requeue_one(
 
 
 async def _drop(settings: Settings, name: str | None, letter_ids: Sequence[str], yes: bool, as_json: bool) -> None:
-    async with open_connection(settings) as connection:
-        found = await find_letters(connection, name, letter_ids) if letter_ids else await every_letter(connection, name)
+    async with open_connections(settings) as connections:
+        found = (
+            await find_letters(connections, name, letter_ids) if letter_ids else await every_letter(connections, name)
+        )
         if found and not letter_ids and not yes:
             click.confirm(f"Delete {_counted(len(found))}?", abort=True)
         deleted = 0
         for model in dict.fromkeys(model for model, _ in found):
             of_model = [letter for each, letter in found if each == model]
-            deleted += await DeadLetters(connection, Keys(model)).drop(of_model)
+            deleted += await letters_of(connections, model).drop(of_model)
     if as_json:
         click.echo(json.dumps({"deleted": deleted}))
     else:

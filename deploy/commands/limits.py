@@ -7,14 +7,14 @@ import os
 
 import click
 
-from smartbatch.deploy.lookup import models_named, open_connection
+from smartbatch.deploy.lookup import models_named, open_connections, snapshot_of
 from smartbatch.deploy.options import read_for_operator, setting_options
 from smartbatch.deploy.tables import console, table
 from smartbatch.shared.broker.admin import registry
 from smartbatch.shared.broker.admin.registry import Snapshot
 from smartbatch.shared.broker.queue.live_limits import FIELDS, MAX_WAIT_S, LiveLimits, reset_limits, set_limits
 from smartbatch.shared.errors import SmartBatchError
-from smartbatch.shared.keys import Keys
+from smartbatch.shared.keys import MODELS, Keys
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.settings import Settings
 
@@ -43,18 +43,19 @@ def command(max_batch_size: int | None, max_wait_time: float | None, reset: bool
 
 
 async def _run(settings: Settings, name: str | None, limits: LiveLimits, reset: bool) -> None:
-    async with open_connection(settings) as connection:
-        snapshots = [await registry.snapshot(connection, model) for model in await models_named(connection, name)]
+    async with open_connections(settings) as connections:
+        snapshots = [await snapshot_of(connections, model) for model in await models_named(connections, name)]
         served = [snapshot for snapshot in snapshots if snapshot.workers]
         if not reset and limits == LiveLimits():
             _show(served, name)
             return
         snapshot = _choose(served, snapshots)
+        keys = Keys(snapshot.model)
         if reset:
-            await reset_limits(connection, Keys(snapshot.model))
+            await reset_limits(connections.of(keys.limits), keys)
         else:
-            _check(limits, snapshot, (await registry.models(connection)).get(snapshot.model))
-            await set_limits(connection, Keys(snapshot.model), limits)
+            _check(limits, snapshot, (await registry.models(connections.of(MODELS))).get(snapshot.model))
+            await set_limits(connections.of(keys.limits), keys, limits)
         click.echo(_outcome(limits, snapshot))
 
 

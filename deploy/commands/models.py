@@ -8,11 +8,13 @@ from contextlib import closing
 import click
 from rich.console import Console
 
+from smartbatch.deploy.lookup import snapshot_of
 from smartbatch.deploy.options import read_for_operator, setting_options
 from smartbatch.deploy.tables import console, table
 from smartbatch.shared.broker.admin import registry
-from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnection
+from smartbatch.shared.broker.connection.connections import Connections
 from smartbatch.shared.errors import BrokerUnavailable
+from smartbatch.shared.keys import MODELS
 from smartbatch.shared.model_info import InputSpec, ModelInfo
 
 
@@ -39,9 +41,9 @@ def command(everything: bool, **options: str | None) -> None:
 
 
 async def _served(screen: Console, url: str) -> None:
-    with closing(MultiplexedConnection(url)) as connection:
-        models = await registry.models(connection)
-        snapshots = {name: await registry.snapshot(connection, name) for name in models}
+    with closing(Connections(url)) as connections:
+        models = await registry.models(connections.of(MODELS))
+        snapshots = {name: await snapshot_of(connections, name) for name in models}
     served = table(
         "name", "MODEL_PATH", "inputs", "row", "ready workers", "variant", "fingerprint", title="served models"
     )

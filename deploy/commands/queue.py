@@ -14,11 +14,10 @@ from rich.console import Console
 from rich.text import Text
 
 from smartbatch.deploy.entry_view import print_fields, printable, when
-from smartbatch.deploy.lookup import find_entries, models_named, open_connection
+from smartbatch.deploy.lookup import entries_of, find_entries, models_named, open_connections, snapshot_of
 from smartbatch.deploy.options import json_option, model_option, read_for_operator, save_option, setting_options
 from smartbatch.deploy.tables import console, table
-from smartbatch.shared.broker.admin import registry
-from smartbatch.shared.broker.admin.entries import Entries, EntryStatus
+from smartbatch.shared.broker.admin.entries import EntryStatus
 from smartbatch.shared.broker.admin.registry import Snapshot
 from smartbatch.shared.errors import BrokerUnavailable
 from smartbatch.shared.settings import Settings
@@ -89,10 +88,10 @@ def cancel(entry_ids: Sequence[str], name: str | None, as_json: bool, **options:
 
 async def _list(settings: Settings, name: str | None, limit: int, as_json: bool) -> None:
     screen = console()
-    async with open_connection(settings) as connection:
+    async with open_connections(settings) as connections:
         found = [
-            (await registry.snapshot(connection, model), await Entries(connection, model).oldest(limit))
-            for model in await models_named(connection, name)
+            (await snapshot_of(connections, model), await entries_of(connections, model).oldest(limit))
+            for model in await models_named(connections, name)
         ]
     if as_json:
         click.echo(json.dumps([_model(snapshot, entries) for snapshot, entries in found], indent=2))
@@ -106,10 +105,10 @@ async def _list(settings: Settings, name: str | None, limit: int, as_json: bool)
 async def _show(settings: Settings, name: str | None, entry_id: str, file: Path | None, as_json: bool) -> None:
     from smartbatch.deploy.payloads import payload_fields
 
-    async with open_connection(settings) as connection:
-        [(model, status)] = await find_entries(connection, name, [entry_id])
+    async with open_connections(settings) as connections:
+        [(model, status)] = await find_entries(connections, name, [entry_id])
         try:
-            packed, missing = await Entries(connection, model).payload(status), "deleted"
+            packed, missing = await entries_of(connections, model).payload(status), "deleted"
         except BrokerUnavailable as error:  # this Redis user may read the stream, but not external payloads
             packed, missing = None, f"not readable: {error}"
     fields = {"model": model, **_summary(status), **_details(status), **payload_fields(packed, file, missing)}
@@ -121,9 +120,9 @@ async def _show(settings: Settings, name: str | None, entry_id: str, file: Path 
 
 async def _cancel(settings: Settings, name: str | None, entry_ids: Sequence[str], as_json: bool) -> int:
     outcomes: list[dict[str, Any]] = []
-    async with open_connection(settings) as connection:
-        for model, status in await find_entries(connection, name, entry_ids):
-            cancelled = await Entries(connection, model).cancel(status, settings.reply_ttl)
+    async with open_connections(settings) as connections:
+        for model, status in await find_entries(connections, name, entry_ids):
+            cancelled = await entries_of(connections, model).cancel(status, settings.reply_ttl)
             outcomes.append({"model": model, **_summary(status), "cancelled": cancelled})
             if not as_json:
                 outcome = "cancelled" if cancelled else "not cancelled: already answered or cancelled"

@@ -14,8 +14,9 @@ import click
 import msgspec
 
 from smartbatch.deploy.options import read_for_operator, setting_options
-from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnection
+from smartbatch.shared.broker.connection.connections import Connections
 from smartbatch.shared.errors import BrokerUnavailable
+from smartbatch.shared.keys import MODELS
 from smartbatch.shared.process import tasks
 from smartbatch.shared.settings import Settings
 
@@ -40,13 +41,13 @@ def command(name: str | None, interval: float, once: bool, as_json: bool, **opti
 
 
 async def _top(settings: Settings, name: str | None, interval: float, once: bool, as_json: bool) -> None:
-    from smartbatch.deploy.lookup import open_connection
+    from smartbatch.deploy.lookup import open_connections
     from smartbatch.deploy.tables import console
     from smartbatch.deploy.top_frame import frame
 
     screen = console()
-    async with open_connection(settings) as connection:
-        updates = _updates(connection, name, interval)
+    async with open_connections(settings) as connections:
+        updates = _updates(connections, name, interval)
         if once:
             await anext(updates)  # rates need two
             models, error = await anext(updates)
@@ -79,8 +80,9 @@ async def _live(screen, updates: AsyncIterator) -> None:
             await tasks.end([drawing])
 
 
-async def _updates(connection: MultiplexedConnection, name: str | None, interval: float) -> AsyncIterator:
+async def _updates(connections: Connections, name: str | None, interval: float) -> AsyncIterator:
     """Yield (models, error) every `interval` seconds. `error` is empty unless they are out of date."""
+    from smartbatch.deploy.lookup import snapshot_of
     from smartbatch.gateway.monitoring.model_view import ModelView, describe
     from smartbatch.gateway.monitoring.window_stats import StatsWindow
     from smartbatch.shared.broker.admin import registry
@@ -90,9 +92,9 @@ async def _updates(connection: MultiplexedConnection, name: str | None, interval
     while True:
         began_at, error_text = time.monotonic(), ""
         try:
-            infos = await registry.models(connection)
+            infos = await registry.models(connections.of(MODELS))
             names = [name] if name else sorted(infos)
-            seen = {each: await registry.snapshot(connection, each) for each in names}
+            seen = {each: await snapshot_of(connections, each) for each in names}
             models = {each: ModelView(describe(s), windows[each].add(s), infos.get(each)) for each, s in seen.items()}
         except BrokerUnavailable as error:
             error_text = str(error)

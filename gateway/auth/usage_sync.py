@@ -19,6 +19,7 @@ from smartbatch.gateway.auth.principal import Principal, UsageDelta
 from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnection
 from smartbatch.shared.broker.queue.usage import KeyUsage, Usage
 from smartbatch.shared.errors import BrokerFull, BrokerUnavailable
+from smartbatch.shared.keys import BUCKETS
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class UsageSync:
     """One per gateway process; only the authenticator's task calls `sync`."""
 
     def __init__(self, url: str) -> None:
-        self._connection = MultiplexedConnection(url)
+        self._connection = MultiplexedConnection(url, BUCKETS)
         self._usage = Usage(self._connection, uuid.uuid4().hex)
         self._unanswered: _Report | None = None
         self._number = 0

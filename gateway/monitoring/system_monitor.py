@@ -16,9 +16,10 @@ from smartbatch.gateway.core.metrics import pack
 from smartbatch.gateway.queue.model_queue import ModelQueue
 from smartbatch.shared.broker.admin import registry
 from smartbatch.shared.broker.admin.registry import Snapshot, number
-from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnection
+from smartbatch.shared.broker.connection.connections import Connections
 from smartbatch.shared.broker.queue.admission import Capacity
 from smartbatch.shared.errors import BrokerUnavailable
+from smartbatch.shared.keys import MODELS, Keys
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.settings import Settings
 from smartbatch.shared.telemetry import counts
@@ -34,7 +35,7 @@ class SystemMonitor:
     """One long-lived task per gateway process."""
 
     def __init__(self, settings: Settings, gateway_id: str, queues: Mapping[str, ModelQueue]) -> None:
-        self._connection = MultiplexedConnection(settings.broker_url)
+        self._connections = Connections(settings.broker_url)
         self._default = settings.model
         self._gateway_id = gateway_id
         self._queues = queues
@@ -85,7 +86,11 @@ class SystemMonitor:
             await asyncio.sleep(INTERVAL_S)
 
     async def _read(self) -> None:
-        models = await registry.models(self._connection)
+        try:
+            models = await registry.models(self._connections.of(MODELS))
+        except BrokerUnavailable as error:  # on a cluster the models' own nodes may still answer
+            log.warning("reading the list of models failed: %s", error)
+            models = self.models
         names = {self._default, *models, *self._queues}
         self.snapshots = snapshots = await self._snapshots(sorted(names))
         self.capacities.clear()
@@ -94,15 +99,16 @@ class SystemMonitor:
         self._read_at = time.monotonic()
 
     async def _snapshots(self, models: Sequence[str]) -> dict[str, Snapshot]:
-        """Read the snapshot of each model. A model whose keys can't be read is left out."""
+        """Read the snapshots of all models at once. A model whose keys can't be read is left out."""
         snapshots, failed = {}, None
-        for model in models:
-            try:
-                snapshots[model] = await registry.snapshot(self._connection, model)
-            except Exception as error:
-                failed = error
-                if model not in self._unreadable:
-                    log.warning("reading the state of model %s failed: %s", model, error)
+        reads = (registry.snapshot(self._connections.of(Keys(model).requests), model) for model in models)
+        for model, read in zip(models, await asyncio.gather(*reads, return_exceptions=True), strict=True):
+            if isinstance(read, Snapshot):
+                snapshots[model] = read
+                continue
+            failed = read
+            if model not in self._unreadable:
+                log.warning("reading the state of model %s failed: %s", model, failed)
         self._unreadable = set(models) - snapshots.keys()
         if failed and not snapshots:
             raise failed
@@ -118,15 +124,17 @@ class SystemMonitor:
                 "recent": pack(queue.metrics.recent.summary()),
                 counts.FIELD: counts.encode(queue.metrics.counts()),
             }
-            await registry.report_gateway(self._connection, queue.keys, self._gateway_id, report)
+            connection = self._connections.of(queue.keys.requests)
+            await registry.report_gateway(connection, queue.keys, self._gateway_id, report)
 
     async def close(self) -> None:
         try:
             for queue in self._queues.values():
-                await registry.remove_gateway(self._connection, queue.keys, self._gateway_id)
+                connection = self._connections.of(queue.keys.requests)
+                await registry.remove_gateway(connection, queue.keys, self._gateway_id)
         except BrokerUnavailable as error:
             log.warning("this gateway could not be deregistered: %s", error)
-        self._connection.close()
+        self._connections.close()
 
 
 def _capacity(snapshot: Snapshot) -> Capacity:

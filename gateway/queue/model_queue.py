@@ -47,9 +47,9 @@ class ModelQueue:
         self.keys = Keys(model)
         self.metrics = metrics
         self._admission_control = AdmissionControl(settings.max_queue, capacity)
-        self._redis = MultiplexedConnection(settings.broker_url)
-        self._reconciler_redis = MultiplexedConnection(settings.broker_url)
-        self._blocking_redis = MultiplexedConnection(settings.broker_url, block_s=BLOCK_S)
+        self._redis = MultiplexedConnection(settings.broker_url, self.keys.requests)
+        self._reconciler_redis = MultiplexedConnection(settings.broker_url, self.keys.requests)
+        self._blocking_redis = MultiplexedConnection(settings.broker_url, self.keys.requests, block_s=BLOCK_S)
         self.outstanding: dict[str, QueuedRequest] = {}
         self._deadlines = Deadlines(self.outstanding)
         limits: dict[str, Any] = {

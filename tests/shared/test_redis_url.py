@@ -4,29 +4,61 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
 
-from smartbatch.shared.redis_url import BrokerUrl, parse_url
+from smartbatch.shared.redis_url import Address, BrokerUrl, parse_url
 
-PLAIN = BrokerUrl("localhost", 6379, "", 0, "", "", "", None)
+
+def url_of(*addresses: Address, **fields: Any) -> BrokerUrl:
+    return BrokerUrl(addresses=addresses, **fields)
+
+
+def at(host: str, port: int = 6379, **fields: Any) -> BrokerUrl:
+    return url_of(Address(host, port), **fields)
+
+
+SOCKET = Address("localhost", 6379, "/run/redis.sock")
 
 
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("redis://", PLAIN),
-        ("redis://h:1/2", BrokerUrl("h", 1, "", 2, "", "", "", None)),
-        ("redis://[::1]:6379/0", BrokerUrl("::1", 6379, "", 0, "", "", "", None)),
-        ("redis://h?db=4", BrokerUrl("h", 6379, "", 4, "", "", "", None)),
-        ("redis://u:p%40%2F@h", BrokerUrl("h", 6379, "", 0, "u", "p@/", "", None)),
-        ("redis://h?username=u&password=p%2525", BrokerUrl("h", 6379, "", 0, "u", "p%25", "", None)),
-        ("redis://u@h?password_file=%2Frun%2Fpw", BrokerUrl("h", 6379, "", 0, "u", "", "/run/pw", None)),
-        ("unix:///run/redis.sock?db=1", BrokerUrl("localhost", 6379, "/run/redis.sock", 1, "", "", "", None)),
-        ("unix://u:p@/run/redis.sock", BrokerUrl("localhost", 6379, "/run/redis.sock", 0, "u", "p", "", None)),
-        ("rediss://h", BrokerUrl("h", 6379, "", 0, "", "", "", {})),
-        ("rediss://h?ssl_ca_certs=ca.pem", BrokerUrl("h", 6379, "", 0, "", "", "", {"ca_certs": "ca.pem"})),
+        ("redis://", at("localhost")),
+        ("redis://h:1/2", at("h", 1, db=2)),
+        ("redis://[::1]:6379/0", at("::1")),
+        ("redis://h?db=4", at("h", db=4)),
+        ("redis://u:p%40%2F@h", at("h", username="u", password="p@/")),
+        ("redis://h?username=u&password=p%2525", at("h", username="u", password="p%25")),
+        ("redis://u@h?password_file=%2Frun%2Fpw", at("h", username="u", password_file="/run/pw")),
+        ("unix:///run/redis.sock?db=1", url_of(SOCKET, db=1)),
+        ("unix://u:p@/run/redis.sock", url_of(SOCKET, username="u", password="p")),
+        ("rediss://h", at("h", tls={})),
+        ("rediss://h?ssl_ca_certs=ca.pem", at("h", tls={"ca_certs": "ca.pem"})),
+        (
+            "redis+sentinel://u:p@h1:26380,h2,[::1]:5/mymaster?db=2&sentinel_username=s&sentinel_password=q",
+            url_of(
+                Address("h1", 26380),
+                Address("h2", 26379),
+                Address("::1", 5),
+                kind="sentinel",
+                primary_name="mymaster",
+                db=2,
+                username="u",
+                password="p",
+                sentinel_username="s",
+                sentinel_password="q",
+            ),
+        ),
+        ("rediss+sentinel://h/a", at("h", 26379, kind="sentinel", primary_name="a", tls={})),
+        (
+            "redis+cluster://u@h1:7000,h2/?password_file=pw",
+            url_of(Address("h1", 7000), Address("h2", 6379), kind="cluster", username="u", password_file="pw"),
+        ),
+        ("redis+cluster://h/0", at("h", kind="cluster")),
+        ("rediss+cluster://h?ssl_ca_certs=ca.pem", at("h", kind="cluster", tls={"ca_certs": "ca.pem"})),
     ],
 )
 def test_a_url_is_parsed(url: str, expected: BrokerUrl) -> None:
@@ -39,6 +71,18 @@ def test_a_url_is_parsed(url: str, expected: BrokerUrl) -> None:
         ("http://h", "expected redis://"),
         ("h:6379", "expected redis://"),
         ("unix://?db=1", "path"),
+        ("redis+other://h", r"expected redis://.* redis\+cluster://"),
+        ("unix+cluster:///run/redis.sock", "expected redis://"),
+        ("redis://h1:1,h2:2", r"several hosts are for redis\+sentinel://.*; or for redis\+cluster://"),
+        ("redis+sentinel://h1,h2", r"expected redis\+sentinel://.*/name\?db=0"),
+        ("redis+sentinel://h1/mymaster/0", r"expected redis\+sentinel://"),
+        ("redis+sentinel://h1,,h2/mymaster", r"expected redis\+sentinel://"),
+        ("redis+sentinel://h1:x/mymaster", "Port"),
+        ("redis+sentinel://h1/mymaster?ssl_ca_certs=ca.pem", "rediss:// only"),
+        ("redis+cluster://", r"expected redis\+cluster://"),
+        ("redis+cluster://h1/1", "a cluster has database 0 only"),
+        ("redis+cluster://h1?db=3", "a cluster has database 0 only"),
+        ("redis+cluster://h1?sentinel_password=p", r"redis\+sentinel:// only"),
         ("redis://h:port", "Port"),
         ("redis://h/name", "name"),
         ("redis://h?ssl_ca_certs=ca.pem", "rediss:// only"),  # whoever sets this expects TLS
@@ -63,6 +107,13 @@ def test_a_password_file_is_read_at_each_connect(tmp_path: Path) -> None:
     for password in ("first", "second"):
         (tmp_path / "pw").write_text(f"{password}\n")
         assert url.credentials() == ("u", password)
+
+
+def test_sentinels_have_credentials_of_their_own(tmp_path: Path) -> None:
+    url = parse_url(f"redis+sentinel://u:p@h/a?sentinel_username=s&sentinel_password_file={tmp_path}/pw")
+    (tmp_path / "pw").write_text("q\n")
+    assert (url.credentials(), url.sentinel_credentials()) == (("u", "p"), ("s", "q"))
+    assert parse_url("redis+sentinel://u:p@h/a").sentinel_credentials() == ()
 
 
 def test_certificates_and_host_names_are_verified_unless_disabled() -> None:

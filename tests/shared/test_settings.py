@@ -133,14 +133,26 @@ def test_variables_of_others_are_no_near_misses(variable: str) -> None:
 # --- REDIS_URL
 
 
-@pytest.mark.parametrize("url", ["redis://h:1/2", "rediss://u:p@h", "unix:///run/redis.sock", "redis://[::1]:6379/0"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h:1/2",
+        "rediss://u:p@h",
+        "unix:///run/redis.sock",
+        "redis://[::1]:6379/0",
+        "redis+sentinel://u:p@h1:1,[::1]:2/name?sentinel_password=q",
+        "redis+cluster://h1,h2",
+    ],
+)
 def test_redis_url_accepts_every_form_of_redis(url: str) -> None:
     assert from_environment({"REDIS_URL": url}).redis_url == url
 
 
 def test_redis_url_of_another_scheme_is_rejected_without_its_password() -> None:
     text = error_of(REDIS_URL="http://u:geheim@h:99")
-    assert text.startswith("REDIS_URL: expected redis://user:password@host:port/db (or rediss://, unix://; ")
+    assert text.startswith(
+        "REDIS_URL: expected redis://user:password@host:port/db (or rediss://, unix://, redis+sentinel://, "
+    )
     assert text.endswith("got 'http://u:***@h:99'")
 
 
@@ -151,6 +163,9 @@ def test_redis_url_of_another_scheme_is_rejected_without_its_password() -> None:
         "redis://u:geheim@h:99999",
         "redis://u:ge/heim@h:6379/0",
         "redis://u:geheim@[h:1/0",
+        "redis+sentinel://u:geheim@h1,h2",
+        "redis+sentinel://u:geheim@h1:port,h2/name",
+        "redis+cluster://u:geheim@h1,h2/1",
     ],
 )
 def test_invalid_redis_url_is_rejected_without_its_password(url: str) -> None:
@@ -168,6 +183,8 @@ def test_invalid_redis_url_is_rejected_without_its_password(url: str) -> None:
         ("rediss://:p@h/0", "rediss://:***@h/0"),
         ("redis://u:p@ss@h:1", "redis://u:***@h:1"),
         ("unix://u:p@/run/redis.sock", "unix://u:***@/run/redis.sock"),
+        ("redis+cluster://u:p@h1:1,h2:2", "redis+cluster://u:***@h1:1,h2:2"),
+        ("redis+sentinel://h1,h2/n?sentinel_password=p", "redis+sentinel://h1,h2/n?sentinel_password=***"),
     ],
 )
 def test_mask_url_hides_the_password_and_nothing_else(url: str, masked: str) -> None:
@@ -203,7 +220,7 @@ def test_public_settings_name_the_api_keys_and_mask_their_digests() -> None:
 def test_an_unknown_url_option_is_rejected_by_name() -> None:
     text = error_of(REDIS_URL="rediss://u:geheim@h:1/0?ssl_ca_cert=ca.pem&x=geheim")
     assert text.startswith(
-        "REDIS_URL: unknown option 'ssl_ca_cert'; known options are db, password, password_file, ssl_ca_"
+        "REDIS_URL: unknown option 'ssl_ca_cert'; known options are db, password, password_file, sentinel_password, "
     )
     assert "geheim" not in text
 

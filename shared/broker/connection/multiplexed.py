@@ -5,6 +5,9 @@ is alone in its batch needs five calls.
 
 A call times out only if no bytes are transferred, because a large payload may take long over a slow network. Large
 payloads are sent in pieces through bounded buffers, so a buffer that accepts another piece proves progress.
+
+A connection goes to the primary of one key, and looks where that is whenever it connects. If the server says that it is
+not the primary, or not yet, the connection ends like a lost one, and the next call looks again.
 """
 
 from __future__ import annotations
@@ -18,14 +21,15 @@ from typing import Any
 
 import hiredis
 
+from smartbatch.shared.broker.connection.primary import Primaries, primaries
 from smartbatch.shared.errors import BrokerFull, BrokerUnavailable
-from smartbatch.shared.redis_url import parse_url
+from smartbatch.shared.redis_url import Address, parse_url
 
 Argument = str | bytes | int | float
 Command = Sequence[Argument]
 
 COMMAND_TIMEOUT_S = 2.0
-CONNECT_TIMEOUT_S = 1.0
+CONNECT_TIMEOUT_S = 1.0  # with the login
 BLOCK_S = 1.0  # longest blocking read; a dead connection is detected one second later
 CLIENT_NAME = "smartbatch"
 
@@ -34,6 +38,12 @@ _PIECE_BYTES = 128 * 1024
 _HIGH_WATER_BYTES = 512 * 1024  # of the transport's buffer
 _LOW_WATER_BYTES = 256 * 1024  # of the transport's buffer, and of the kernel's where it supports this
 _INCOMPLETE = object()
+# Error replies after which the primary is looked for again. Redis has not executed the command.
+_NOT_PRIMARY = (
+    *("MOVED ", "ASK ", "TRYAGAIN ", "CLUSTERDOWN "),  # the slot is elsewhere, on its way, or nowhere
+    *("READONLY ", "MASTERDOWN ", "LOADING ", "UNBLOCKED "),  # a replica; the last ends a call that waited at a primary
+    "NOREPLICAS ",  # a primary that is cut off (min-replicas-to-write)
+)
 
 
 class UnknownScript(Exception):
@@ -55,15 +65,20 @@ class _PendingCall:
 class MultiplexedConnection(asyncio.Protocol):
     """Connects at the first call, and again after a disconnection. It never sends a command twice.
 
+    All keys of its calls have the hash tag of `key`, which decides the node of a cluster. Without a key any node does.
     Any task of its event loop may call it. A blocking command delays all commands behind it, so a task that blocks has
     its own connection, with `block_s` as the longest time. Cancelling a call of such a connection closes it: otherwise
     the blocking command would take the next element.
     """
 
-    def __init__(self, url: str, *, block_s: float = 0.0) -> None:
+    def __init__(self, url: str, key: str = "", *, block_s: float = 0.0) -> None:
+        self._given_url = url
         self._url = parse_url(url)
+        self.key = key
+        self.address = self._url.addresses[0]  # of the server that it is connected to, or was last
         self._timeout_s = block_s + 1.0 if block_s else COMMAND_TIMEOUT_S
         self._exclusive = bool(block_s)
+        self._primaries: Primaries | None = None  # once it connects
         self._connecting: asyncio.Task[None] | None = None
         self._connections = 0  # so far
         self._ready = False  # connected and logged in
@@ -74,6 +89,7 @@ class MultiplexedConnection(asyncio.Protocol):
         self._buffer_full = False
         self._last_progress_at = 0.0  # when bytes were last transferred, on the loop's clock
         self._timer: asyncio.TimerHandle | None = None
+        self._not_primary: BrokerUnavailable | None = None  # an error reply of this connection said so
 
     @property
     def generation(self) -> int:
@@ -102,7 +118,11 @@ class MultiplexedConnection(asyncio.Protocol):
     def close(self) -> None:
         if self._connecting:
             self._connecting.cancel()
-        self._disconnect(_unavailable("the connection was closed"))
+        self._disconnect(_unavailable("the connection was closed"), lost=False)
+
+    def moved(self, address: Address) -> None:
+        """Disconnect, because the primary of `key` is at `address` now. The next call connects to it."""
+        self._disconnect(_unavailable(f"the primary has moved to {address}"), lost=False)
 
     async def _call(self, commands: Sequence[Command], return_errors: bool = False) -> list[Any]:
         loop = asyncio.get_running_loop()
@@ -116,7 +136,7 @@ class MultiplexedConnection(asyncio.Protocol):
             replies = await pending.future
         except asyncio.CancelledError:
             if self._exclusive:
-                self._disconnect(_unavailable("the call was cancelled"))
+                self._disconnect(_unavailable("the call was cancelled"), lost=False)
             raise
         if not return_errors:
             for reply in replies:
@@ -134,31 +154,46 @@ class MultiplexedConnection(asyncio.Protocol):
         await asyncio.shield(self._connecting)
 
     async def _connect_now(self) -> None:
-        url, loop = self._url, asyncio.get_running_loop()
+        self._primaries = found = primaries(self._given_url)
+        self.address = address = await found.find(self.key)
+        found.add(self)
         try:
-            credentials = url.credentials()
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                if url.path:
-                    await loop.create_unix_connection(lambda: self, url.path)
-                else:
-                    await loop.create_connection(lambda: self, url.host, url.port, ssl=url.tls_context())
-        except TimeoutError as error:
-            raise _unavailable(f"{url.address}: no connection within {CONNECT_TIMEOUT_S:g} s") from error
-        except (OSError, ValueError) as error:
-            raise _unavailable(f"{url.address}: {type(error).__name__}: {error}") from error
+                await self._open(address)
+                await self._log_in()
+        except BaseException as error:
+            self._disconnect(_unavailable("the login failed"))
+            found.remove(self)
+            found.failed(address)
+            if isinstance(error, TimeoutError):
+                raise _unavailable(f"{address}: no connection within {CONNECT_TIMEOUT_S:g} s") from error
+            if isinstance(error, OSError | ValueError):
+                raise _unavailable(f"{address}: {type(error).__name__}: {error}") from error
+            raise
+        self._connections += 1
+        self._ready = self._transport is not None
+
+    async def _open(self, address: Address) -> None:
+        loop = asyncio.get_running_loop()
+        if address.path:
+            await loop.create_unix_connection(lambda: self, address.path)
+        else:
+            await loop.create_connection(lambda: self, address.host, address.port, ssl=self._url.tls_context())
         if self._transport is None:
             raise _unavailable("it closed the connection")
+
+    async def _log_in(self) -> None:
+        url = self._url
+        credentials = url.credentials()
         handshake: list[Command] = [("AUTH", *credentials)] if credentials else []
         handshake.append(("CLIENT", "SETNAME", CLIENT_NAME))
         if url.db:
             handshake.append(("SELECT", url.db))
-        try:
-            await self._call(handshake)
-        except BaseException:
-            self._disconnect(_unavailable("the login failed"))
-            raise
-        self._connections += 1
-        self._ready = self._transport is not None
+        if url.kind == "sentinel":
+            handshake.append(("ROLE",))
+        *_, last = await self._call(handshake)
+        if url.kind == "sentinel" and last[0] != b"master":  # a Sentinel may be wrong for a second
+            raise _unavailable(f"{self.address} is no primary (yet)")
 
     def _connect_done(self, task: asyncio.Task[None]) -> None:
         self._connecting = None
@@ -196,7 +231,8 @@ class MultiplexedConnection(asyncio.Protocol):
         self._transport = transport
         self._transport.set_write_buffer_limits(_HIGH_WATER_BYTES, _LOW_WATER_BYTES)
         _set_options(transport.get_extra_info("socket"))
-        self._reader = hiredis.Reader(replyError=_error_reply, notEnoughData=_INCOMPLETE)
+        self._reader = hiredis.Reader(replyError=self._error_reply, notEnoughData=_INCOMPLETE)
+        self._not_primary = None
         self._last_progress_at, self._buffer_full = asyncio.get_running_loop().time(), False
         self._unsent.clear()
 
@@ -218,6 +254,14 @@ class MultiplexedConnection(asyncio.Protocol):
                 self._add_reply(reply)
         except (hiredis.ProtocolError, IndexError):
             self._disconnect(_unavailable("invalid data from the server"))
+        if self._not_primary is not None:
+            self._disconnect(self._not_primary)
+
+    def _error_reply(self, text: str) -> Exception:
+        error = _error_reply(text)
+        if text.startswith(_NOT_PRIMARY):
+            self._not_primary = _unavailable(text)
+        return error
 
     def _add_reply(self, reply: Any) -> None:
         pending = self._pending[0]
@@ -244,18 +288,23 @@ class MultiplexedConnection(asyncio.Protocol):
         else:
             self._disconnect(_unavailable(f"no reply within {self._timeout_s:g} s"))
 
-    def _disconnect(self, error: Exception) -> None:
+    def _disconnect(self, error: Exception, *, lost: bool = True) -> None:
+        """Fail all calls. Without `lost` the server is not the cause."""
         transport, self._transport = self._transport, None
         if transport is None:
             return
+        if self._primaries is not None:
+            self._primaries.remove(self)
+            if lost:
+                self._primaries.failed(self.address)
         self._ready = False
         transport.abort()
         if self._timer:
             self._timer.cancel()
             self._timer = None
         self._unsent.clear()
-        lost, self._pending = self._pending, deque()
-        for pending in lost:
+        unanswered, self._pending = self._pending, deque()
+        for pending in unanswered:
             if not pending.future.done():
                 pending.future.set_exception(error)
 
