@@ -19,7 +19,8 @@
     smartbatch:access:{usage}:counts:<day>  hash, TTL       API key -> requests of that day
     smartbatch:access:{usage}:seen:<id>     string, TTL     last report of a gateway process
 
-The braces make the model's name the hash tag, so that all keys of one script are in the same cluster slot.
+The braces make the model's name the hash tag, so that all keys of one script are in the same cluster slot. A model's
+further partitions have keys of their own, with tags like M:3; `served` is only in partition 0.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ BUCKETS = "smartbatch:access:{usage}:buckets"
 SLOTS = 16384  # of a cluster
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_PARTITION = re.compile(r"[1-9][0-9]{0,4}")
 
 
 def check_model_name(name: str) -> str:
@@ -65,12 +67,22 @@ def seen(gateway_id: str) -> str:
     return f"smartbatch:access:{{usage}}:seen:{gateway_id}"
 
 
-class Keys:
-    """The keys of one model."""
+def partition_tag(model: str, partition: int) -> str:
+    """Return the hash tag of a model's partition: the model's name alone for partition 0."""
+    return f"{model}:{partition}" if partition else model
 
-    def __init__(self, model: str) -> None:
+
+class Keys:
+    """The keys of one partition of a model. `tag` is the model's name for partition 0, and like M:3 for others."""
+
+    def __init__(self, tag: str) -> None:
+        model, colon, number = tag.partition(":")
+        if colon and not _PARTITION.fullmatch(number):
+            raise UnknownModel(f"a partition is a number from 1 to 99999, got {number[:40]!r}")
         self.model = check_model_name(model)
-        tag = f"smartbatch:{{{model}}}:"
+        self.partition = int(number or 0)
+        self.tag = tag
+        tag = f"smartbatch:{{{tag}}}:"
         self.requests = tag + "requests"
         self.inflight = tag + "inflight"
         self.fill_lock = tag + "fill_lock"

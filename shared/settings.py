@@ -96,6 +96,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_password_file: Annotated[
         str, Meta(description="File with the password of REDIS_URL's user; read at each connection")
     ] = ""
+    partitions: Annotated[
+        int,
+        Meta(ge=0, le=1000, description="Streams per model; 0: one per primary of a cluster, one elsewhere"),
+    ] = 0
+    partition_patience: Annotated[
+        float,
+        Meta(
+            ge=0.1,
+            le=60,
+            description="How long requests wait for a partition whose broker is away before they go to another",
+        ),
+    ] = 1.0
     reply_ttl: Annotated[float, Meta(ge=1, le=86400, description="How long a reply that nobody reads is kept")] = 60.0
     max_deliveries: Annotated[
         int,

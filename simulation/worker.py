@@ -42,20 +42,22 @@ class Worker:
             cost_model.record(rows, curve(rows), warm_up=True)
         self.throughput = ThroughputEstimator(cost_model, limits.max_rows)
         device = Device(loop, curve, cost_model, costs, broker.cores, outcomes)
-        batcher = Batcher(
-            cast(Any, WorkerQueue(broker, name)),
-            cast(Any, EntryTracker(timeout_s)),
-            cast(Any, device),
-            limits,
-            cost_model,
-            self.throughput,
-            cast(Any, FailureDetector()),
-            name,
-        )
+        batcher = Batcher(cast(Any, device), limits, cost_model, self.throughput, name)
+        batcher.enter(cast(Any, Partition(broker, name, timeout_s)))
         batcher.workers = workers
         device.batcher = batcher
         device.publisher = ReplyPublisher(broker)
         loop.spawn(batcher.run())
+
+
+class Partition:
+    """Stands in for smartbatch.worker.queue.partition.Partition."""
+
+    def __init__(self, broker: Broker, me: str, timeout_s: float) -> None:
+        self.queue = WorkerQueue(broker, me)
+        self.tracker = EntryTracker(timeout_s)
+        self.failure_detector = FailureDetector()
+        self.publisher = ReplyPublisher(broker)
 
 
 class WorkerQueue:

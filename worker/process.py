@@ -27,11 +27,9 @@ import uvloop
 from smartbatch.shared.broker.admin import registry
 from smartbatch.shared.broker.connection.check import check
 from smartbatch.shared.broker.connection.connections import Connections
-from smartbatch.shared.broker.connection.multiplexed import BLOCK_S, MultiplexedConnection
-from smartbatch.shared.broker.queue.claims import WorkerQueue
-from smartbatch.shared.broker.queue.leases import LEASE_MS, HeartbeatResult, Leases
+from smartbatch.shared.broker.queue.leases import LEASE_MS, HeartbeatResult
 from smartbatch.shared.broker.queue.live_limits import LiveLimits
-from smartbatch.shared.errors import BrokerFull, ModelLoadError, SmartBatchError, StartupError
+from smartbatch.shared.errors import BrokerUnavailable, ModelLoadError, SmartBatchError, StartupError
 from smartbatch.shared.keys import MODELS, Keys
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.process import gc_freeze, tasks
@@ -53,13 +51,13 @@ from smartbatch.worker.observability.metrics_server import serve_metrics
 from smartbatch.worker.observability.model_error_log import ModelErrorLog
 from smartbatch.worker.observability.status_report import StatusReport
 from smartbatch.worker.observability.tracing import start_tracing
-from smartbatch.worker.queue.entry_tracker import EntryTracker
-from smartbatch.worker.queue.failure_detection import FailureDetector
-from smartbatch.worker.queue.heartbeat import Heartbeat
-from smartbatch.worker.queue.reply_publisher import ReplyPublisher
+from smartbatch.worker.queue.partition import Partition
+from smartbatch.worker.queue.partitions import Partitions
 from smartbatch.worker.watchdog import EXIT_DEVICE_LOST, Watchdog, end_process
 
 log = logging.getLogger(__name__)
+
+ANNOUNCE_EVERY_S = 0.5
 
 
 class Worker:
@@ -68,27 +66,13 @@ class Worker:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.worker_id = f"{socket.gethostname()[:40]}-{uuid.uuid4().hex[:12]}"
-        keys = Keys(settings.model)
         max_rows = settings.max_batch_size
         self._loop = asyncio.get_running_loop()
         self._tracing = start_tracing(settings.model, self.worker_id)
         self.model = models.resolve(settings.model_path)
-        self._connections = Connections(settings.broker_url)
-        self._redis = self._connections.of(keys.requests)
-        self._blocking_redis = MultiplexedConnection(settings.broker_url, keys.requests, block_s=BLOCK_S)
-        # a heartbeat must not wait behind a large reply
-        self._lease_redis = MultiplexedConnection(settings.broker_url, keys.leases)
-        queue = WorkerQueue(
-            self._blocking_redis,
-            self._redis,
-            keys,
-            self.worker_id,
-            lease_ms=LEASE_MS,
-            reply_ttl_s=settings.reply_ttl,
-        )
+        self._connections = Connections(settings.broker_url)  # of the registry and of what all partitions report
         costs = CostModel()
         throughput = ThroughputEstimator(costs, max_rows)
-        failure_detector = FailureDetector()
         self._initial_limits = Limits(
             max_rows,
             settings.max_batch_bytes,
@@ -101,30 +85,19 @@ class Worker:
         self._error_log = ModelErrorLog(show_errors=settings.debug_errors)
         self.engine = Engine(self.model, max_rows, costs, self.metrics, self._error_log)
         self.decoder = Decoder(self.model, max_rows, settings.decode_threads, self._error_log)
-        self.publisher = ReplyPublisher(queue, self.metrics, settings.request_timeout + settings.reply_ttl)
-        self.tracker = EntryTracker(
-            queue, self.decoder, self.publisher, self.metrics, settings.max_deliveries, self._tracing
-        )
-        self.batcher = Batcher(
-            queue,
-            self.tracker,
-            self.engine,
-            self._initial_limits,
-            costs,
-            throughput,
-            failure_detector,
-            self.worker_id,
-        )
+        self.status = StatusReport(settings, self.model, self.engine, throughput, self.metrics, self._initial_limits)
+        self.partitions = Partitions(settings, self.worker_id, self._connections, self._new_partition, self._spawn)
+        self.batcher = Batcher(self.engine, self._initial_limits, costs, throughput, self.worker_id)
         encoder = ReplyEncoder(self.model, self.worker_id, self._error_log)
         encoding = EncodingStage(self.engine, self.decoder, encoder, self.metrics, self._tracing)
-        encoding.on_encoded = self.tracker.finish
+        encoding.on_encoded = lambda batch, outcomes: batch.source.tracker.finish(batch, outcomes)
         encoding.on_freed = self.batcher.device_freed
-        self.status = StatusReport(settings, self.model, self.engine, throughput, self.metrics, self._initial_limits)
-        self._leases = Leases(self._lease_redis, keys, self.worker_id)
-        self._heartbeat = Heartbeat(self._leases, failure_detector, self.metrics, self.status.fields)
+        self.partitions.is_idle = lambda: self.batcher.idle
+        self.partitions.on_move = self._moved
         self._watchdog = Watchdog(self.engine, self.decoder, settings.stall_timeout)
         self._info: ModelInfo  # once loaded
         self._tasks: set[asyncio.Task[None]] = set()
+        self._failed: asyncio.Future[BaseException | None] = self._loop.create_future()  # a task has ended
         self._stop_requested = asyncio.Event()
 
     async def run(self) -> None:
@@ -145,7 +118,8 @@ class Worker:
         self.status.metrics_port = serve_metrics(self.metrics.registry, self.settings)
         self.engine.on_lost = lambda why: end_process(f"the device is lost: {why}", EXIT_DEVICE_LOST)
         self.engine.start()
-        self._spawn(self._heartbeat.run())
+        await self.partitions.join_home()
+        self.batcher.enter(self.partitions.current)
         await self._in_device_thread(self._load)
         self.batcher.sized = self.model.sized
         if not self._stop_requested.is_set():
@@ -163,26 +137,36 @@ class Worker:
 
     async def _announce(self, *, replace: bool = False) -> ModelInfo | None:
         """Announce the model if its name is free or its own. Returns the other model that holds the name."""
-        other = await registry.reserve_name(self._redis, self._info, ttl_ms=LEASE_MS, replace=replace)
+        info = msgspec.structs.replace(self._info, partitions=tuple(self.partitions.numbers))
+        served = self._connections.of(Keys(info.name).served)
+        other = await registry.reserve_name(served, info, ttl_ms=LEASE_MS, replace=replace)
         if other is None:
-            await registry.announce(self._connections.of(MODELS), self._info)
+            await registry.announce(self._connections.of(MODELS), info)
         return other
+
+    async def _keep_announced(self) -> None:
+        """Announce the model again and again, since Redis may have lost it, and so that the name stays reserved."""
+        while True:
+            await asyncio.sleep(ANNOUNCE_EVERY_S)
+            with contextlib.suppress(BrokerUnavailable):  # Redis still has the last announcement, or will get the next
+                await self._announce()
 
     async def _serve(self) -> None:
         """Claim, run and publish until a signal arrives. An error in one of the tasks ends the worker."""
         gc_freeze.freeze_startup_objects()
         self.status.set_state("ready")
-        self._heartbeat.on_success = self._after_heartbeat
-        self._heartbeat.loop_alive = self._watchdog.loop_alive
-        self._heartbeat.send_now()
+        self.partitions.current.heartbeat.send_now()
         log.info("ready")
         self._watchdog.start()
-        self._spawn(self.publisher.run())
         self._spawn(self.batcher.run())
+        if await self.partitions.may_change():
+            self._spawn(self.partitions.run())
+        self._spawn(self._keep_announced())
         stop = asyncio.create_task(self._stop_requested.wait())
-        done, _ = await asyncio.wait({*self._tasks, stop}, return_when=asyncio.FIRST_COMPLETED)
-        for task in done - {stop}:
-            log.critical("a task of the worker failed", exc_info=task.exception())
+        await asyncio.wait((stop, self._failed), return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if self._failed.done():
+            log.critical("a task of the worker failed", exc_info=self._failed.result())
             raise SmartBatchError("a task of the worker failed; its entries go to other workers")
 
     async def _drain(self) -> None:
@@ -191,20 +175,16 @@ class Worker:
         async with asyncio.timeout(self.settings.grace_time):
             await self.batcher.drain()
             await asyncio.to_thread(self.decoder.close)
-            await self.publisher.drain()
+            await self.partitions.leave()
         log.info("drained")
 
     async def _close(self) -> None:
         self._watchdog.stop()
         await tasks.end(self._tasks)
-        with contextlib.suppress(SmartBatchError):
-            if left := await self._leases.leave():
-                log.warning("left with %d unfinished entries; other workers will run them", left)
+        await self.partitions.close()
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
-        self._blocking_redis.close()
         self._connections.close()
-        self._lease_redis.close()
 
     # --- loading, in the device thread
 
@@ -258,17 +238,25 @@ class Worker:
         log.info("%s", text)
         self.status.set_state(self.status.state, text)
 
-    # --- after each heartbeat
+    # --- partitions
 
-    async def _after_heartbeat(self, result: HeartbeatResult, sent_at: float) -> None:
-        self._error_log.flush()
-        self.batcher.workers = result.alive
-        self._apply(result.limits)
-        lost_claims = self.tracker.audit(result.pending, sent_at)
-        if lost_claims:
-            await self.tracker.adopt(lost_claims, result.now_ms)
-        with contextlib.suppress(BrokerFull):  # Redis still has the last announcement
-            await self._announce()  # each time, since Redis may have lost it
+    def _new_partition(self, tag: str) -> Partition:
+        partition = Partition(
+            tag, self.settings, self.worker_id, self.decoder, self.metrics, self._tracing, self.status.fields
+        )
+        partition.on_heartbeat = self._after_heartbeat
+        partition.heartbeat.loop_alive = self._watchdog.loop_alive
+        return partition
+
+    def _moved(self, partition: Partition) -> None:
+        self.batcher.workers = partition.workers
+        self.batcher.move_to(partition)
+
+    def _after_heartbeat(self, partition: Partition, result: HeartbeatResult) -> None:
+        if partition is self.partitions.current and self.status.state == "ready":
+            self._error_log.flush()
+            self.batcher.workers = result.alive
+            self._apply(result.limits)
 
     def _apply(self, live: LiveLimits) -> None:
         """Apply the live limits, capped by those that this worker was started with."""
@@ -285,10 +273,17 @@ class Worker:
 
     # --- tasks and signals
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task that only ends when it is cancelled. If it ends otherwise, the worker does."""
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
+        task.add_done_callback(self._task_ended)
         return task
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and not self._failed.done():
+            self._failed.set_result(task.exception())
 
     def _stop(self, name: signal.Signals) -> None:
         if self._stop_requested.is_set():

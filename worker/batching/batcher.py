@@ -6,6 +6,7 @@
                    During a very short batch, or one that no other arrival is likely to follow, claim nothing: the next
                    claim is sent when it ends
     worker dead    claim one entry of a dead worker at a time and run it isolated
+    moving         submit what is in the pool, and claim from another partition from then on
 
 Only the holder of the fill lock fills a batch, so idle workers never tear one batch into several small ones.
 docs/protocol.md argues why each claim is safe.
@@ -18,6 +19,7 @@ import itertools
 import logging
 import math
 import time
+from typing import Protocol
 
 from smartbatch.shared.broker.queue.claims import Claim, Mode, WorkerQueue
 from smartbatch.shared.errors import BrokerUnavailable
@@ -47,28 +49,31 @@ POOL_S = 1.0  # predicted seconds of the rows in the pool, at most
 RETRY_S = (0.02, 0.1, 0.25, 0.5)
 
 
+class Source(Protocol):
+    """A partition to claim from: what it has for the batcher."""
+
+    queue: WorkerQueue
+    tracker: EntryTracker
+    failure_detector: FailureDetector
+
+
 class Batcher:
     """One long-lived task, the only one that claims. `device_freed` is called in the event loop."""
 
     def __init__(
         self,
-        queue: WorkerQueue,
-        tracker: EntryTracker,
         engine: Engine,
         limits: Limits,
         costs: CostModel,
         throughput: ThroughputEstimator,
-        failure_detector: FailureDetector,
         worker_id: str,
     ) -> None:
-        self._queue = queue
-        self._tracker = tracker
+        self._next_source: Source | None = None  # once it has to move
         self._engine = engine
         self._limits = limits
         self._times = BatchTimes(costs)
         self._throughput = throughput
-        self._failure_detector = failure_detector
-        self.workers = 2  # that serve this model; until that is known, it is taken to be one of several
+        self.workers = 2  # that serve this partition; until that is known, this one is taken to be one of several
         self.sized = False  # rows of the model have sizes; set before `run`
         self._arrivals = ArrivalPredictor()
         self._last_batch: Batch | None = None
@@ -82,12 +87,28 @@ class Batcher:
         self._may_hold_fill_lock = False
         self._releases: set[asyncio.Task[None]] = set()
         self._isolated = False  # the pool holds an entry of a dead worker, alone
+        self._free_since: float | None = None
+
+    def enter(self, source: Source) -> None:
+        """Claim from this partition. Called once before `run`."""
+        self.source = source
+        self._queue, self._tracker, self._failure_detector = source.queue, source.tracker, source.failure_detector
         self._waiting: float = math.inf  # entries on the stream after the last claim; inf once that is outdated
         self._left_waiting = 0  # entries on the stream after the last claim
         self._last_id = ""  # the group's last-delivered-id after the last claim
-        self._free_since: float | None = None
 
     # --- called by others
+
+    def move_to(self, source: Source) -> None:
+        """Claim from another partition, after what is in the pool has been submitted."""
+        self._next_source = None if source is self.source else source
+        self._freed.set()
+        self._queue.interrupt()
+
+    @property
+    def idle(self) -> bool:
+        """Whether it holds no entry."""
+        return not self._pool and not self._on_device
 
     async def drain(self) -> None:
         """Stop claiming. Returns when all claimed entries have run."""
@@ -97,7 +118,7 @@ class Batcher:
 
     @property
     def sole_worker(self) -> bool:
-        """Whether no other worker serves this model."""
+        """Whether no other worker serves this partition."""
         return self.workers == 1
 
     @property
@@ -140,6 +161,8 @@ class Batcher:
         failures = 0
         while not self._draining:
             try:
+                if self._next_source is not None:
+                    await self._move(self._next_source)
                 await (self._while_busy() if self._on_device else self._while_free())
                 failures = 0
             except BrokerUnavailable as error:
@@ -147,12 +170,20 @@ class Batcher:
                 log.warning("claim failed: %s", error)
                 await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
                 failures += 1
-        while self._pool:
-            await self._until_decoded()
-            self._submit("drain")
+        await self._empty_pool()
         await self._until_free()
         self._drained.set()
         await asyncio.Event().wait()
+
+    async def _move(self, source: Source) -> None:
+        await self._empty_pool()
+        self._next_source = None
+        self.enter(source)
+
+    async def _empty_pool(self) -> None:
+        while self._pool:
+            await self._until_decoded()
+            self._submit("drain")
 
     # --- device free
 
@@ -442,6 +473,7 @@ class Batcher:
         if pool.cut:
             closed = "full" if part.rows >= self._limits.max_rows else "cost"
         self._last_batch = batch = Batch(next(self._batch_ids), part.claimed_entries, closed, part.row_refs)
+        batch.source = self.source
         batch.on_device_at = now
         if part.row_refs:
             self._times.row_size = part.size

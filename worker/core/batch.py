@@ -147,6 +147,7 @@ class Batch:
         "row_refs",
         "rows_run",
         "run_inline",
+        "source",
         "started_at",
     )
 
@@ -161,6 +162,7 @@ class Batch:
         self.claimed_entries = claimed_entries  # each with all its rows, or with those in `row_refs`
         self.row_refs = row_refs
         self.closed: CloseReason = closed
+        self.source: Any = None  # the partition that the entries were claimed from (batcher.Source)
         self.run_inline = False  # no batch follows closely: the device thread itself waits for the outputs
         self.on_device_at = 0.0  # estimated start on the device; the batcher times its next claim by it
         self.started_at = 0.0

@@ -83,6 +83,11 @@ class EntryTracker:
             self._record_fetch(0.0)
         return claimed_entries
 
+    @property
+    def holds_any(self) -> bool:
+        """Whether an entry's outcome isn't on Redis yet."""
+        return bool(self._held)
+
     def finish(self, batch: Batch, outcomes: Sequence[Outcome]) -> None:
         """Publish the outcomes of a batch, and forget its cancelled entries, which have none."""
         self._publisher.put(outcomes)

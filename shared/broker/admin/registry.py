@@ -100,9 +100,9 @@ async def remove_gateway(connection: MultiplexedConnection, keys: Keys, gateway_
     await connection.call([("DEL", keys.gateway(gateway_id)), ("SREM", keys.gateways, gateway_id)])
 
 
-async def snapshot(connection: MultiplexedConnection, model: str) -> Snapshot:
-    """Read one model's state in two round trips."""
-    keys = Keys(model)
+async def snapshot(connection: MultiplexedConnection, tag: str) -> Snapshot:
+    """Read the state of one partition of a model in two round trips."""
+    keys = Keys(tag)
     groups, *replies = await connection.call(
         [
             ("XINFO", "GROUPS", keys.requests),  # fails while there is no stream
@@ -123,10 +123,9 @@ async def snapshot(connection: MultiplexedConnection, model: str) -> Snapshot:
     time, length, fields, sums, dead, fill_lock, leases, gateway_ids = replies
     now_ms = to_ms(time)
     running, last_id = read_group(groups)
-    live = [worker_id for worker_id, lease_end in to_dict(leases).items() if float(lease_end) > now_ms]
-    workers, gateways, head = await _reports(connection, keys, live, gateway_ids, last_id)
+    workers, gateways, head = await _reports(connection, keys, _alive(leases, now_ms), gateway_ids, last_id)
     return Snapshot(
-        model,
+        keys.model,
         now_ms,
         max(0, length - running),
         running,
@@ -140,8 +139,31 @@ async def snapshot(connection: MultiplexedConnection, model: str) -> Snapshot:
     )
 
 
+async def load(connection: MultiplexedConnection, keys: Keys) -> tuple[list[str], int]:
+    """Return the IDs of the workers with a lease in one partition, and the number of waiting entries."""
+    groups, *replies = await connection.call(
+        [
+            ("XINFO", "GROUPS", keys.requests),  # fails while there is no stream
+            ("TIME",),
+            ("XLEN", keys.requests),
+            ("ZRANGE", keys.leases, 0, -1, "WITHSCORES"),
+        ],
+        return_errors=True,
+    )
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    time, length, leases = replies
+    running, _ = read_group(groups)
+    return _alive(leases, to_ms(time)), max(0, length - running)
+
+
+def _alive(leases: Sequence[bytes], now_ms: int) -> list[str]:
+    return [name.decode(errors="replace") for name, end in to_dict(leases).items() if float(end) > now_ms]
+
+
 async def _reports(connection: MultiplexedConnection, keys: Keys, worker_ids, gateway_ids, last_id: str):
-    worker_names = sorted(name.decode(errors="replace") for name in worker_ids)
+    worker_names = sorted(worker_ids)
     gateway_names = sorted(name.decode(errors="replace") for name in gateway_ids)
     report_keys = [*map(keys.worker, worker_names), *map(keys.gateway, gateway_names)]
     head, *replies = await connection.call(

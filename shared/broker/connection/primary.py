@@ -18,6 +18,7 @@ import hiredis
 
 from smartbatch.shared.errors import BrokerUnavailable
 from smartbatch.shared.keys import SLOTS, slot
+from smartbatch.shared.partitions import SlotRange
 from smartbatch.shared.redis_url import Address, BrokerUrl, parse_url
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,9 @@ class OneAddress:
     async def find(self, key: str) -> Address:
         return self._address
 
+    async def slots(self) -> list[list[SlotRange]]:
+        return []
+
     def failed(self, address: Address) -> None:
         pass
 
@@ -102,6 +106,16 @@ class Discovery:
             self._current = False
             raise BrokerUnavailable(f"the broker can't be reached or can't answer: no node serves slot {slot(key)}")
         return address
+
+    async def slots(self) -> list[list[SlotRange]]:
+        """Return the slots of each primary, in the order of their lowest. Raises BrokerUnavailable if nobody knows."""
+        if self._view is None:
+            await self._refresh()
+        assert self._view is not None
+        by_primary: dict[Address, list[SlotRange]] = {}
+        for first, last, address in sorted(self._view.ranges):
+            by_primary.setdefault(address, []).append((first, last))
+        return list(by_primary.values())
 
     def failed(self, address: Address) -> None:
         """Look again before the next connection, because one to this address failed. Another one is asked then: what

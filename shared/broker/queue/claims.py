@@ -157,7 +157,8 @@ class WorkerQueue:
         self._blocking_id: int | None = None  # CLIENT ID of the blocking connection
         self._blocking_generation = 0  # of the connection with this ID: a restarted broker reuses IDs
         self._unblocks: set[asyncio.Task[None]] = set()
-        self._wait: object | None = None  # identifies the wait for an entry in progress
+        self._wait: object | None = None  # identifies the wait in progress
+        self._waits_for_entry = False  # not for the wakeup
 
     async def claim(
         self,
@@ -186,8 +187,7 @@ class WorkerQueue:
         if after_entry:
             result = await self._claim_after_entry(*after_entry, script_keys, args)
         elif after_wakeup_s:
-            wakeup = ("BLPOP", keys.wakeup, after_wakeup_s)
-            result = await CLAIM.call(self._blocking, script_keys, args, before=[wakeup])
+            result = await self._claim_after(("BLPOP", keys.wakeup, after_wakeup_s), script_keys, args)
         else:
             result = await CLAIM.call(self._blocking, script_keys, args)
         kind, now, waiting, last, next_too_large, deliveries, entries = result
@@ -205,24 +205,40 @@ class WorkerQueue:
 
         An idle Redis checks its timeouts only ten times per second, so a window of 10 ms would last up to 100 ms.
         """
-        if self._blocking_id is None or self._blocking_generation != self._blocking.generation:
-            self._blocking_id = await self._blocking.execute("CLIENT", "ID")
-            self._blocking_generation = self._blocking.generation
         wait_ms = min(wait_ms, MAX_WAIT_MS)
         block_ms = wait_ms + UNBLOCK_SLACK_MS
         entry = ("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", self._keys.requests, last_id)
-        timer = asyncio.get_running_loop().call_later(wait_ms / 1000, self._unblock)
+        timer = asyncio.get_running_loop().call_later(wait_ms / 1000, self.wake)
+        self._waits_for_entry = True
+        try:
+            return await self._claim_after(entry, script_keys, args)
+        finally:
+            self._waits_for_entry = False
+            timer.cancel()
+
+    async def _claim_after(self, wait: Command, script_keys: list[str], args: list[Argument]):
+        if self._blocking_id is None or self._blocking_generation != self._blocking.generation:
+            self._blocking_id = await self._blocking.execute("CLIENT", "ID")
+            self._blocking_generation = self._blocking.generation
         self._wait = object()
         try:
-            return await CLAIM.call(self._blocking, script_keys, args, before=[entry])
+            return await CLAIM.call(self._blocking, script_keys, args, before=[wait])
         finally:
             self._wait = None
-            timer.cancel()
 
     def wake(self) -> None:
         """End a wait for an entry, so that its claim follows at once."""
+        if self._waits_for_entry:
+            self.interrupt()
+
+    def interrupt(self) -> None:
+        """End a wait for an entry or for the wakeup."""
         if self._wait is not None:
             self._unblock()
+
+    def abandon(self) -> None:
+        """Let a claim in flight fail: its broker does not answer. What it may have claimed is found by the audit."""
+        self._blocking.close()
 
     def _unblock(self) -> None:
         task = asyncio.create_task(self._unblock_now(self._wait))

@@ -27,7 +27,8 @@ class Around:
         self.batches: list[Batch] = []
         self.has_suspects = False
         self.mean_s = self.fetch_s = 0.0
-        self.decoder = self
+        self.decoder = self.queue = self.tracker = self
+        self.failure_detector = FailureDetector()
 
     async def claim(self, mode: str, **how: object) -> Claim:
         self.claimed_at.append(time.monotonic())
@@ -50,9 +51,8 @@ def made(around: Around, forward_s: float) -> Batcher:
     for rows in (1, 32):
         times.record(rows, forward_s)
     any_: Any = cast(Any, around)
-    batcher = Batcher(
-        any_, any_, any_, Limits(32, 1 << 30, 0.01), times, ThroughputEstimator(times, 32), FailureDetector(), "w"
-    )
+    batcher = Batcher(any_, Limits(32, 1 << 30, 0.01), times, ThroughputEstimator(times, 32), "w")
+    batcher.enter(any_)
     batcher.workers = 1
     return batcher
 

@@ -134,7 +134,9 @@ class Running:
         self.tracker = EntryTracker(queue, self.decoder, self.publisher, metrics, 3)
         self.failures = FailureDetector()
         throughput = ThroughputEstimator(self.costs, limits.max_rows)
-        self.batcher = Batcher(queue, self.tracker, self.engine, limits, self.costs, throughput, self.failures, "w")
+        self.failure_detector = self.failures
+        self.batcher = Batcher(self.engine, limits, self.costs, throughput, "w")
+        self.batcher.enter(self)  # pyright: ignore[reportArgumentType]  # a queue of the tests
         self.batcher.sized, self.batcher.workers = True, 1
         encoding = EncodingStage(self.engine, self.decoder, ReplyEncoder(self.model, "w", log), metrics, None)
         self.batches: list[Batch] = []

@@ -18,7 +18,7 @@ class Around:
     """Stands for the broker, the tracker and the engine."""
 
     def __init__(self) -> None:
-        self.metrics = self.starved = self
+        self.metrics = self.starved = self.queue = self.tracker = self.failure_detector = self
         self.starved_s = 0.0
 
     def inc(self, seconds: float) -> None:
@@ -40,7 +40,8 @@ def test_starvation_starts_when_the_device_is_free_and_the_batch_complete(
 ) -> None:
     times, around = CostModel(), Around()
     any_: Any = cast(Any, around)
-    batcher = Batcher(any_, any_, any_, Limits(32, 1 << 30, 0.01), times, ThroughputEstimator(times, 32), any_, "w")
+    batcher = Batcher(any_, Limits(32, 1 << 30, 0.01), times, ThroughputEstimator(times, 32), "w")
+    batcher.enter(any_)
     now = time.monotonic()
     claimed = ClaimedEntry(Entry("1-0", "r1", "g", 1_000_000, 10_000, 1, 1, "raw", "", b"x"), 1_000_000, now)
     claimed.admitted_at = now - waited_s
