@@ -253,7 +253,7 @@ class Worker:
         self.batcher.move_to(partition)
 
     def _after_heartbeat(self, partition: Partition, result: HeartbeatResult) -> None:
-        if partition is self.partitions.current and self.status.state == "ready":
+        if self.status.state == "ready" and partition is self.partitions.current:
             self._error_log.flush()
             self.batcher.workers = result.alive
             self._apply(result.limits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from smartbatch.gateway.queue.queued_request import Outcome
 from smartbatch.shared.broker.queue.admission import NewEntry
@@ -25,6 +25,7 @@ class Part:
     """One part, as a QueuedRequest in the model queue. The first error of a part ends the request."""
 
     admitted_at = 0.0
+    partition: Any = None
     waiting = True
     answered = False
     reply: Reply  # once answered

@@ -47,6 +47,7 @@ class InferenceRequest:
     _submitted = 0  # how many of them
     principal: Principal | None = None  # None: no API keys are configured
     admitted_at = 0.0
+    partition: Any = None
     waiting = False
     answered = False  # set only for parts
     _queued = False  # in the model queue, which must release it

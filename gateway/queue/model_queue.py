@@ -4,31 +4,35 @@ tasks that exchange entries and replies with the broker."""
 from __future__ import annotations
 
 import asyncio
+import functools
+import logging
 import math
 import operator
+import random
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from smartbatch.gateway.core.metrics import ModelMetrics
 from smartbatch.gateway.queue.admission_control import AdmissionControl
+from smartbatch.gateway.queue.choice import choose
+from smartbatch.gateway.queue.partition import Partition, Watch
 from smartbatch.gateway.queue.queued_request import QueuedRequest
-from smartbatch.gateway.queue.reconciler import Reconciler
-from smartbatch.gateway.queue.reply_router import ReplyRouter
 from smartbatch.gateway.queue.submitter import Submitter
-from smartbatch.shared.broker.connection.multiplexed import BLOCK_S, MultiplexedConnection
-from smartbatch.shared.broker.queue.admission import Admission, Capacity
-from smartbatch.shared.broker.queue.replies import Inbox
-from smartbatch.shared.errors import BrokerUnavailable, DeadlineExceeded
-from smartbatch.shared.keys import Keys
+from smartbatch.shared.broker.queue.admission import Capacity
+from smartbatch.shared.errors import BrokerUnavailable, DeadlineExceeded, Unavailable
+from smartbatch.shared.keys import partition_tag
 from smartbatch.shared.process import tasks
 from smartbatch.shared.settings import Settings
+
+log = logging.getLogger(__name__)
 
 # Least time between two checks of deadlines, and so the most that a request ends late by. A check walks over all
 # outstanding requests.
 DEADLINE_INTERVAL_S = 0.01
 
 MIN_PARTS_AT_ONCE = 4
+CHECK_EVERY_S = 0.1  # whether partitions are stuck
+SILENT_S = 0.1  # a broker that leaves a call unanswered for so long gets no more requests until it answers
 
 _deadline_at = operator.attrgetter("deadline_at")
 
@@ -42,58 +46,131 @@ class ModelQueue:
         settings: Settings,
         gateway_id: str,
         metrics: ModelMetrics,
-        capacity: Callable[[], Capacity],
+        capacity: Callable[[str], Capacity],
     ) -> None:
-        self.keys = Keys(model)
+        """`capacity(tag)` returns that of a partition's workers."""
+        self.model = model
         self.metrics = metrics
-        self._admission_control = AdmissionControl(settings.max_queue, capacity)
-        self._redis = MultiplexedConnection(settings.broker_url, self.keys.requests)
-        self._reconciler_redis = MultiplexedConnection(settings.broker_url, self.keys.requests)
-        self._blocking_redis = MultiplexedConnection(settings.broker_url, self.keys.requests, block_s=BLOCK_S)
         self.outstanding: dict[str, QueuedRequest] = {}
+        self.partitions: list[Partition] = []
+        self._settings = settings
+        self._gateway_id = gateway_id
+        self._capacity = capacity
+        self._usable: list[Partition] = []
         self._deadlines = Deadlines(self.outstanding)
-        limits: dict[str, Any] = {
-            "max_entries": settings.max_queue,
-            "max_bytes": settings.max_queue_bytes,
-            "body_ttl_s": settings.reply_ttl,
-        }
-        admission = Admission(self._redis, self.keys, gateway_id, **limits)
-        self._submitter = Submitter(admission, metrics, self._admission_control)
-        self._reconciler = Reconciler(
-            Admission(self._reconciler_redis, self.keys, gateway_id, **limits),
-            Inbox(self._reconciler_redis, self.keys, gateway_id),
-            self.outstanding,
-            metrics,
-        )
-        inbox = Inbox(self._blocking_redis, self.keys, gateway_id)
-        self._router = ReplyRouter(inbox, self.outstanding, metrics, self._on_broker_state)
+        self._submitter = Submitter(metrics, lambda: self._usable)
+        self._watch: Watch | None = None  # once started
         self._tasks: list[asyncio.Task[None]] = []
+        self.set_partitions((0,))
 
-    def start(self, watch: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]) -> None:
+    def start(self, watch: Watch) -> None:
         """Start the tasks. `watch` creates a task and reports when it ends unexpectedly."""
-        self._tasks = [watch(self._submitter.run()), watch(self._router.run()), watch(self._reconciler.run())]
+        self._watch = watch
+        for partition in self.partitions:
+            partition.start(watch)
+        self._tasks = [watch(self._submitter.run()), watch(self._keep_moving())]
 
     async def close(self) -> None:
         self._deadlines.close()
         await tasks.end(self._tasks)
-        for connection in (self._redis, self._reconciler_redis, self._blocking_redis):
-            connection.close()
+        for partition in self.partitions:
+            await partition.close()
+
+    # --- partitions
+
+    def set_partitions(self, numbers: Sequence[int]) -> None:
+        """Take over which partitions the model has. Others take no more requests, and are closed once they are empty."""
+        tags = [partition_tag(self.model, number) for number in numbers]
+        known = {partition.keys.tag: partition for partition in self.partitions}
+        for partition in self.partitions:
+            partition.leaving = partition.keys.tag not in tags
+        for tag in tags:
+            if tag not in known:
+                self._add_partition(tag)
+        self._find_usable()
+
+    def _add_partition(self, tag: str) -> None:
+        capacity = functools.partial(self._capacity, tag)
+        partition = Partition(tag, self._settings, self._gateway_id, self.metrics, self.outstanding, capacity)
+        partition.on_state = self._find_usable
+        self.partitions.append(partition)
+        if self._watch:
+            partition.start(self._watch)
+
+    def _find_usable(self) -> None:
+        """Find the partitions that requests are sent to: those whose broker answers, or all if none does."""
+        now = time.monotonic()
+        staying = [partition for partition in self.partitions if not partition.leaving]
+        answering = [each for each in staying if each.broker_up and each.unanswered_s(now) < SILENT_S]
+        self._usable = answering or staying
+
+    async def _keep_moving(self) -> None:
+        """Move requests from partitions whose broker doesn't answer or that no worker serves to others."""
+        while True:
+            await asyncio.sleep(CHECK_EVERY_S)
+            if len(self.partitions) == 1:
+                continue
+            self._find_usable()
+            for partition in self.partitions:
+                try:
+                    await self._move_from(partition)
+                except BrokerUnavailable as error:
+                    log.warning("requests of %s could not be moved: %s", partition.keys.tag, error)
+            for partition in [each for each in self.partitions if each.leaving and not each.requests()]:
+                self.partitions.remove(partition)
+                await partition.close()
+
+    async def _move_from(self, partition: Partition) -> None:
+        """Send its requests to other partitions, if it is stuck for longer than PARTITION_PATIENCE."""
+        others = [each for each in self._usable if each is not partition]
+        stuck_s = partition.stuck_s(time.monotonic(), others_have_workers=any(each.has_workers for each in others))
+        requests = partition.requests() if others and stuck_s >= self._settings.partition_patience else []
+        if not requests:
+            return
+        log.warning("moving %d requests from %s, stuck for %.1f s", len(requests), partition.keys.tag, stuck_s)
+        partition.cancel(request.entry.id for request in requests)
+        admitted: dict[Partition, list[QueuedRequest]] = {}
+        for request in requests:
+            request.partition = target = choose(others)
+            if request.admitted_at:
+                admitted.setdefault(target, []).append(request)
+            else:
+                self._submitter.put(request)
+        for target, moved in admitted.items():
+            await target.take_over(moved)
+
+    # --- requests
 
     def check(self, timeout_ms: int) -> None:
         """Reject a request now that the broker would reject later. Raises BrokerUnavailable, QueueFull or
         DeadlineUnattainable."""
-        if not self._submitter.broker_up:
-            raise BrokerUnavailable("the broker can't be reached", self._admission_control.retry_after_s())
-        self._admission_control.check(timeout_ms)
+        if not self.broker_up:
+            retry_s = self.partitions[0].admission_control.retry_after_s()
+            raise BrokerUnavailable("the broker can't be reached", retry_s)
+        self._check_any(lambda control: control.check(timeout_ms))
 
     def check_rows(self, rows: int, timeout_ms: int) -> None:
-        """Reject a request of many rows that would be late. Raises DeadlineUnattainable."""
-        self._admission_control.check_rows(rows, timeout_ms)
+        """Reject a request of many rows, which are spread over the partitions, if it would be late. Raises
+        DeadlineUnattainable."""
+        share = math.ceil(rows / len(self._usable))
+        self._check_any(lambda control: control.check_rows(share, timeout_ms))
+
+    def _check_any(self, check: Callable[[AdmissionControl], None]) -> None:
+        """Pass if one of two partitions accepts; more would make rejections slow."""
+        usable = self._usable
+        *first, last = random.sample(usable, 2) if len(usable) > 2 else usable
+        for partition in first:
+            try:
+                check(partition.admission_control)
+            except Unavailable:
+                continue
+            return
+        check(last.admission_control)
 
     @property
     def parts_at_once(self) -> int:
         """How many parts of one request keep all workers busy: each has one running, one claimed and one waiting."""
-        return max(MIN_PARTS_AT_ONCE, 3 * self._admission_control.capacity().workers)
+        return max(MIN_PARTS_AT_ONCE, 3 * sum(partition.workers for partition in self._usable))
 
     def submit(self, request: QueuedRequest) -> None:
         """Send the request's entry to the broker. Call `check` before, and `release` after, whatever the outcome."""
@@ -103,19 +180,14 @@ class ModelQueue:
         self._submitter.put(request)
 
     def release(self, request: QueuedRequest, *, answered: bool) -> None:
-        """Remove a request. Without `answered` its entry is cancelled."""
+        """Remove a request. Without `answered` its entry is cancelled, if it was sent."""
         self.outstanding.pop(request.entry.id, None)
-        if not answered:
-            self._submitter.cancel(request)
+        if not answered and request.admitted_at:
+            request.partition.cancel((request.entry.id,))
 
     @property
     def broker_up(self) -> bool:
-        return self._submitter.broker_up
-
-    def _on_broker_state(self, up: bool) -> None:
-        if up and not self._submitter.broker_up:
-            self._reconciler.run_now()
-        self._submitter.broker_up = up
+        return any(partition.broker_up for partition in self._usable)
 
 
 class Deadlines:

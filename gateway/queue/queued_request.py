@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from smartbatch.shared.broker.queue.admission import NewEntry
 
@@ -16,6 +16,7 @@ class QueuedRequest(Protocol):
     started_at: float
     deadline_at: float
     admitted_at: float  # 0 until the broker has admitted it
+    partition: Any  # where it is, once it was sent (partition.Partition)
     waiting: bool  # submitted, and neither ended nor abandoned
 
     def end(self, outcome: Outcome) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Sequence
 
 from smartbatch.gateway.core.metrics import ModelMetrics
 from smartbatch.gateway.queue.queued_request import QueuedRequest
@@ -24,14 +25,19 @@ MAX_CHECKED = 1000  # requests per call
 
 
 class Reconciler:
-    """One long-lived task per model queue."""
+    """One long-lived task per partition."""
 
     def __init__(
-        self, admission: Admission, inbox: Inbox, outstanding: dict[str, QueuedRequest], metrics: ModelMetrics
+        self,
+        admission: Admission,
+        inbox: Inbox,
+        requests: Callable[[], Sequence[QueuedRequest]],
+        metrics: ModelMetrics,
     ) -> None:
+        """`requests()` returns the outstanding requests of the partition."""
         self._admission = admission
         self._inbox = inbox
-        self._outstanding = outstanding
+        self._requests = requests
         self._metrics = metrics
         self._wake = asyncio.Event()
 
@@ -53,7 +59,7 @@ class Reconciler:
                 log.warning("reconciling outstanding requests failed: %s", error)
 
     async def reconcile(self, admitted_before: float) -> None:
-        old = [request for request in self._outstanding.values() if 0 < request.admitted_at < admitted_before]
+        old = [request for request in self._requests() if 0 < request.admitted_at < admitted_before]
         for start in range(0, len(old), MAX_CHECKED):
             await self._check(old[start : start + MAX_CHECKED])
 
@@ -73,12 +79,13 @@ class Reconciler:
             elif request.waiting:
                 lost.append(request)
         if lost:
-            await self._admit_again(lost)
+            log.warning("readmitting %d requests that the broker lost", len(lost))
+            await self.admit_again(lost)
         if found:
             await self._inbox.discard(found)
 
-    async def _admit_again(self, lost: list[QueuedRequest]) -> None:
-        log.warning("readmitting %d requests that the broker lost", len(lost))
+    async def admit_again(self, lost: Sequence[QueuedRequest]) -> None:
+        """Admit requests that were admitted before, whatever waits by now. Raises BrokerUnavailable."""
         self._metrics.readmissions.inc(len(lost))
         call: list[QueuedRequest] = []
         size = 0

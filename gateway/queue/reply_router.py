@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from smartbatch.gateway.core.metrics import ModelMetrics
 from smartbatch.gateway.queue.queued_request import QueuedRequest
@@ -22,13 +22,13 @@ RETRY_S = (0.02, 0.1, 0.25, 0.5)
 
 
 class ReplyRouter:
-    """One long-lived task per model queue. It is cancelled only when the queue closes: a cancelled pop may lose
+    """One long-lived task per partition. It is cancelled only when the queue closes: a cancelled pop may lose
     notices."""
 
     def __init__(
         self,
         inbox: Inbox,
-        outstanding: dict[str, QueuedRequest],
+        outstanding: Mapping[str, QueuedRequest],
         metrics: ModelMetrics,
         on_broker_state: Callable[[bool], None],
     ) -> None:

@@ -1,6 +1,8 @@
 """Sends a model's requests to the broker. Requests that arrive while a call is in flight are sent in the next one.
 
-No request handler awaits Redis, so a client that disconnects can't cancel a call half-way.
+No request handler awaits Redis, so a client that disconnects can't cancel a call half-way. With several partitions each
+flush goes to one of them. As long as brokers answer quickly, one call is in flight at a time, so flushes are as large as
+with one partition; a broker that is slow to answer does not hold up the others.
 """
 
 from __future__ import annotations
@@ -8,50 +10,67 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Sequence
 
 from smartbatch.gateway.core.metrics import ModelMetrics
-from smartbatch.gateway.queue.admission_control import AdmissionControl
+from smartbatch.gateway.queue.choice import choose
+from smartbatch.gateway.queue.partition import Partition
 from smartbatch.gateway.queue.queued_request import QueuedRequest
-from smartbatch.shared.broker.queue.admission import MAX_CALL_BYTES, MAX_CALL_REQUESTS, Admission, AdmitStatus
+from smartbatch.shared.broker.queue.admission import MAX_CALL_BYTES, MAX_CALL_REQUESTS, AdmitResult, AdmitStatus
 from smartbatch.shared.errors import BrokerFull, BrokerUnavailable
+from smartbatch.shared.process import tasks
 
 log = logging.getLogger(__name__)
 
 RESEND_FOR_S = 1.0  # how long an unanswered flush is sent again before its clients get a 503
 RESEND_EVERY_S = 0.05
+SLOW_S = 0.02  # after so long without an answer the next flush goes to another partition
 
 
 class Submitter:
-    """One long-lived task per model queue. Request handlers call `put` and `cancel`, which never wait."""
+    """One long-lived task per model queue. Request handlers call `put`, which never waits.
 
-    def __init__(self, admission: Admission, metrics: ModelMetrics, admission_control: AdmissionControl) -> None:
-        self._admission = admission
+    `partitions()` returns those that requests may be sent to: all that answer, or all if none does.
+    """
+
+    def __init__(self, metrics: ModelMetrics, partitions: Callable[[], Sequence[Partition]]) -> None:
         self._metrics = metrics
-        self._admission_control = admission_control
+        self._partitions = partitions
+        self._slow: dict[Partition, asyncio.Task[None]] = {}  # their calls in flight
         self._unsent: list[QueuedRequest] = []
-        self._cancels: list[str] = []
         self._wake = asyncio.Event()
-        self.broker_up = True
 
     def put(self, request: QueuedRequest) -> None:
         self._unsent.append(request)
         self._wake.set()
 
-    def cancel(self, request: QueuedRequest) -> None:
-        """Cancel a request that has no reply, which makes room in the queue. If it hasn't been sent, it never is."""
-        if request.admitted_at:
-            self._cancels.append(request.entry.id)
-            self._wake.set()
-
     async def run(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._unsent or self._cancels:
-                if self._cancels:
-                    await self._send_cancels()
-                if flush := self._next_flush():
-                    await self._send(flush)
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._unsent:
+                    await self._send_next()
+        finally:
+            await tasks.end(self._slow.values())
+
+    async def _send_next(self) -> None:
+        """Send a flush, and wait for the broker's answer unless that takes long."""
+        among = self._partitions()
+        if len(among) == 1:
+            if flush := self._next_flush():
+                await self._admit(among[0], flush)
+            return
+        quick = [partition for partition in among if partition not in self._slow]
+        if not quick:
+            await asyncio.wait(self._slow.values(), return_when=asyncio.FIRST_COMPLETED)
+            return
+        if flush := self._next_flush():
+            partition = choose(quick)
+            call = asyncio.create_task(self._admit(partition, flush))
+            self._slow[partition] = call
+            call.add_done_callback(lambda call: self._slow.pop(partition))
+            await asyncio.wait((call,), timeout=SLOW_S)
 
     def _next_flush(self) -> list[QueuedRequest]:
         """Take as many requests as fit into one call. Drop those that have ended."""
@@ -69,55 +88,58 @@ class Submitter:
         self._unsent = self._unsent[taken:]
         return flush
 
-    async def _send(self, flush: list[QueuedRequest]) -> None:
-        """Admit the requests; repeat the call while the broker doesn't answer, which is safe. Afterwards every request
-        of `flush` is admitted or has ended."""
+    async def _admit(self, partition: Partition, flush: list[QueuedRequest]) -> None:
+        """Admit the requests. While the broker doesn't answer the call is repeated, which is safe, or they go to another
+        partition. Otherwise every request of `flush` is admitted or has ended afterwards."""
+        for request in flush:
+            request.partition = partition
         resend_until = time.monotonic() + RESEND_FOR_S
-        entries = [request.entry for request in flush]
         while True:
             try:
-                result = await self._admission.admit(entries, capacity=self._admission_control.capacity())
+                result = await partition.admit(flush)
                 break
             except BrokerFull as error:
-                self._cancels += [
-                    entry.id for entry in entries
-                ]  # an external payload was refused, but entries may have been admitted
-                self._fail(flush, BrokerFull(error.detail, self._admission_control.retry_after_s()))
+                partition.cancel(request.entry.id for request in flush)  # some payloads may have been stored
+                retry_s = partition.admission_control.retry_after_s()
+                self._fail(partition, flush, BrokerFull(error.detail, retry_s))
                 return
             except BrokerUnavailable as error:
-                self.broker_up = False
                 self._metrics.broker_errors.inc()
-                log.warning("admitting %d requests failed: %s", len(flush), error)
-                if time.monotonic() >= resend_until:
-                    self._cancels += [entry.id for entry in entries]  # the call may have reached the broker
-                    self._fail(flush, error)
+                log.warning("admitting %d requests to %s failed: %s", len(flush), partition.keys.tag, error)
+                elsewhere = partition not in self._partitions()
+                if not elsewhere and time.monotonic() < resend_until:
+                    await asyncio.sleep(RESEND_EVERY_S)
+                    continue
+                partition.cancel(request.entry.id for request in flush)  # the call may have reached the broker
+                if not elsewhere:
+                    self._fail(partition, flush, error)
                     return
-                await asyncio.sleep(RESEND_EVERY_S)
-        self.broker_up = True
+                for request in flush:
+                    if request.partition is partition:
+                        self.put(request)
+                return
         self._metrics.flushes.inc()
+        self._admitted(partition, flush, result)
+
+    def _admitted(self, partition: Partition, flush: list[QueuedRequest], result: AdmitResult) -> None:
         rejected = []
         now = time.monotonic()
         for request, status in zip(flush, result.statuses, strict=True):
             if status is not AdmitStatus.ADMITTED:
                 rejected.append((request, status))
                 continue
+            if not request.waiting or request.partition is not partition:  # it ended or moved meanwhile
+                partition.cancel((request.entry.id,))
             if not request.admitted_at:
                 request.admitted_at = now
-            if not request.waiting:  # it ended while the call was in flight
-                self._cancels.append(request.entry.id)
-        self._admission_control.update(result, [(request.entry, status) for request, status in rejected])
+        control = partition.admission_control
+        control.update(result, [(request.entry, status) for request, status in rejected])
         for request, status in rejected:
-            entry = request.entry
-            request.end(self._admission_control.rejection(status, entry.timeout_ms, entry.rows, entry.bytes))
+            if request.partition is partition:
+                entry = request.entry
+                request.end(control.rejection(status, entry.timeout_ms, entry.rows, entry.bytes))
 
-    async def _send_cancels(self) -> None:
-        cancels, self._cancels = self._cancels[:MAX_CALL_REQUESTS], self._cancels[MAX_CALL_REQUESTS:]
-        try:
-            await self._admission.cancel(cancels)
-        except BrokerUnavailable as error:
-            # Not repeated: it costs less to run the requests and let their replies expire.
-            log.warning("cancelling %d requests failed: %s", len(cancels), error)
-
-    def _fail(self, flush: list[QueuedRequest], error: BrokerUnavailable) -> None:
+    def _fail(self, partition: Partition, flush: list[QueuedRequest], error: BrokerUnavailable) -> None:
         for request in flush:
-            request.end(error)
+            if request.partition is partition:
+                request.end(error)
