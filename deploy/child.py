@@ -15,8 +15,17 @@ from smartbatch.shared.process.parent import end_with_parent
 class Child:
     """Started and stopped by the launcher, in its event loop."""
 
-    def __init__(self, name: str, command: Sequence[str], environ: Mapping[str, str], *, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        environ: Mapping[str, str],
+        *,
+        quiet: bool = False,
+        restart_s: float = 0.0,
+    ) -> None:
         self.name = name
+        self.restart_s = restart_s  # least pause before it is started again
         self._command = command
         self._output = asyncio.subprocess.DEVNULL if quiet else None
         self._environ = {**os.environ, **environ}

@@ -24,8 +24,8 @@ def server_binary() -> Path:
         ) from None
 
 
-def arguments(port: int, folder: str) -> list[str]:
-    """Return the command line of a broker on loopback that never evicts and never saves."""
+def arguments(port: int, folder: str, binary: str = "") -> list[str]:
+    """Return the command line of a broker on loopback that never evicts and never saves. `binary` is another server."""
     options = {
         "--port": str(port),
         "--bind": "127.0.0.1",
@@ -36,4 +36,4 @@ def arguments(port: int, folder: str) -> list[str]:
         "--loglevel": "warning",
         "--daemonize": "no",
     }
-    return [str(server_binary()), *(part for pair in options.items() for part in pair)]
+    return [binary or str(server_binary()), *(part for pair in options.items() for part in pair)]

@@ -12,11 +12,12 @@ import signal
 import sys
 import tempfile
 import urllib.request
+from collections.abc import Sequence
 
 from rich.status import Status
 from rich.text import Text
 
-from smartbatch.deploy import broker_file, embedded_broker, startup_error
+from smartbatch.deploy import broker_file, embedded_broker, embedded_cluster, startup_error
 from smartbatch.deploy.child import Child
 from smartbatch.deploy.ports import free_port
 from smartbatch.deploy.tables import console
@@ -42,11 +43,22 @@ STABLE_S = 30.0  # a child that ran this long is restarted with the first pause 
 class Launcher:
     """`run` returns the exit code, after every child process has ended."""
 
-    def __init__(self, settings: Settings, workers: int, broker_given: bool, *, grpc: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        workers: int,
+        broker_given: bool,
+        *,
+        grpc: bool = False,
+        cluster: int = 0,
+        sentinel: bool = False,
+    ) -> None:
         self._settings = settings
         self._workers = workers
         self._broker_given = broker_given
         self._grpc = grpc
+        self._cluster = cluster  # primaries
+        self._sentinel = sentinel
         self._url = settings.broker_url
         self._console = console(stderr=True)
         self._children: list[Child] = []
@@ -94,10 +106,36 @@ class Launcher:
             version = await check(self._url)
             self._print(f"broker    {version} at {mask_url(self._settings.redis_url)} (REDIS_URL)")
             return
-        port = free_port(embedded_broker.PREFERRED_PORT)
-        self._url = f"redis://127.0.0.1:{port}/0"
-        await self._add(Child("broker", embedded_broker.arguments(port, folder), {}, quiet=True))
-        self._print(f"broker    {await self._embedded_version()}, embedded, at {self._url}")
+        if self._cluster:
+            kind = await self._start_cluster(folder)
+        elif self._sentinel:
+            kind = await self._start_sentinel(folder)
+        else:
+            kind = "embedded"
+            port = free_port(embedded_broker.PREFERRED_PORT)
+            self._url = f"redis://127.0.0.1:{port}/0"
+            await self._add(Child("broker", embedded_broker.arguments(port, folder), {}, quiet=True))
+        self._print(f"broker    {await self._embedded_version()}, {kind}, at {self._url}")
+
+    async def _start_cluster(self, folder: str) -> str:
+        servers = embedded_cluster.cluster(self._cluster, folder)
+        self._url = embedded_cluster.cluster_url(servers)
+        await self._add_servers(servers)
+        await embedded_cluster.form_cluster(servers)
+        return f"an embedded cluster of {self._cluster} primaries and as many replicas"
+
+    async def _start_sentinel(self, folder: str) -> str:
+        servers, sentinels = embedded_cluster.sentinel(folder)
+        self._url = embedded_cluster.sentinel_url(sentinels)
+        await self._add_servers(servers)
+        await embedded_cluster.until_replicated(servers)
+        await self._add_servers(sentinels)  # they would notice later replicas only after ten seconds
+        await embedded_cluster.until_watched(sentinels)
+        return f"embedded with {len(servers) - 1} replicas and {len(sentinels)} Sentinels"
+
+    async def _add_servers(self, servers: Sequence[embedded_cluster.Server]) -> None:
+        for server in servers:
+            await self._add(Child(server.name, server.command, {}, quiet=True, restart_s=embedded_cluster.RESTART_S))
 
     async def _embedded_version(self) -> str:
         """Wait until the embedded broker answers, and return its name and version."""
@@ -180,7 +218,7 @@ class Launcher:
                 self._print_error(reason)
             if loop.time() - started > STABLE_S:
                 failures = 0
-            pause_s = RESTART_S[min(failures, len(RESTART_S) - 1)]
+            pause_s = max(child.restart_s, RESTART_S[min(failures, len(RESTART_S) - 1)])
             failures += 1
             event = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
             self._print(f"{child.name} {event}; restarting in {pause_s:g} s", logging.WARNING)
@@ -263,9 +301,9 @@ class Launcher:
         self._stop.set()
         if any(child.running for child in self._children):
             self._print("draining")
-        order = {"gateway": 0, "grpc": 0, "broker": 2}
-        for stage in (0, 1, 2):
-            children = [child for child in self._children if order.get(child.name, 1) == stage]
+        order = {"gateway": 0, "grpc": 0, "sentinel": 2, "broker": 3}
+        for stage in (0, 1, 2, 3):
+            children = [child for child in self._children if order.get(child.name.split()[0], 1) == stage]
             await asyncio.gather(*(child.stop() for child in children))
         for watcher in self._watchers:
             watcher.cancel()
@@ -301,11 +339,19 @@ def _example_request(settings: Settings, base_url: str) -> str:
     return f"curl --data-binary @examples/cat.jpg {base_url}/predict"
 
 
-async def launch(settings: Settings, workers: int, broker_given: bool, *, grpc: bool = False) -> int:
+async def launch(
+    settings: Settings,
+    workers: int,
+    broker_given: bool,
+    *,
+    grpc: bool = False,
+    cluster: int = 0,
+    sentinel: bool = False,
+) -> int:
     """Run everything until stopped and return the exit code. Raises StartupError if nothing could be started."""
     if workers < 1:
         raise StartupError(f"--workers: expected at least 1, got {workers}")
-    return await Launcher(settings, workers, broker_given, grpc=grpc).run()
+    return await Launcher(settings, workers, broker_given, grpc=grpc, cluster=cluster, sentinel=sentinel).run()
 
 
 def _is_loopback(host: str) -> bool:

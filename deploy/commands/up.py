@@ -15,6 +15,15 @@ from smartbatch.deploy.options import broker_given, read_for_server, setting_opt
 @setting_options("PORT", "HOST")
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of worker processes.")
 @click.option("--grpc", is_flag=True, help="Also start a gRPC gateway on GRPC_PORT.")
+@click.option(
+    "--cluster",
+    type=click.IntRange(3, 16),
+    metavar="PRIMARIES",
+    help="Start an embedded cluster of this many primaries and as many replicas as the broker.",
+)
+@click.option(
+    "--sentinel", is_flag=True, help="Start an embedded primary with two replicas and three Sentinels as the broker."
+)
 @setting_options(
     "GRPC_PORT",
     "MODEL_PATH",
@@ -28,7 +37,7 @@ from smartbatch.deploy.options import broker_given, read_for_server, setting_opt
     "API_KEYS_FILE",
     "REDIS_URL",
 )
-def command(workers: int, grpc: bool, **options: str | None) -> None:
+def command(workers: int, grpc: bool, cluster: int | None, sentinel: bool, **options: str | None) -> None:
     """Start a broker, a gateway and workers on this machine. Ctrl-C drains them; a second Ctrl-C stops them at once.
 
     With REDIS_URL (or --redis-url) that broker is used; without it an embedded Valkey is started. All other settings
@@ -39,6 +48,8 @@ def command(workers: int, grpc: bool, **options: str | None) -> None:
     from smartbatch.gateway.server import bind, bind_grpc, bind_management
     from smartbatch.shared.telemetry import tracing
 
+    if sum((bool(cluster), sentinel, broker_given(options))) > 1:
+        raise click.UsageError("--cluster, --sentinel and REDIS_URL (--redis-url) exclude each other")
     settings = read_for_server(options, "up")
     tracing.check()  # fail before anything is started
     with bind(settings) as sock:  # fail on a port in use before anything is started
@@ -51,4 +62,8 @@ def command(workers: int, grpc: bool, **options: str | None) -> None:
                 settings = msgspec.structs.replace(settings, grpc_port=rpc.getsockname()[1])
     if KeyStore.configured(settings):
         KeyStore(settings)  # fail on unreadable keys before anything is started
-    sys.exit(asyncio.run(launch(settings, workers, broker_given(options), grpc=grpc)))
+    sys.exit(
+        asyncio.run(
+            launch(settings, workers, broker_given(options), grpc=grpc, cluster=cluster or 0, sentinel=sentinel)
+        )
+    )

@@ -241,7 +241,7 @@ def _address(member: Sequence[Any], asked: Address) -> Address:
 
 
 async def ask(
-    node: Address, commands: Sequence[Sequence[str | int]], url: BrokerUrl, credentials: tuple[str, ...]
+    node: Address, commands: Sequence[Sequence[str | int | bytes]], url: BrokerUrl, credentials: tuple[str, ...]
 ) -> list[Any]:
     """Connect, send commands and return their replies. Raises OSError, ValueError or hiredis.HiredisError."""
     sent = [("AUTH", *credentials), *commands] if credentials else list(commands)
