@@ -43,6 +43,7 @@ class SystemMonitor:
         self.models: dict[str, ModelInfo] = {}  # announced by workers
         self.snapshots: dict[str, Snapshot] = {}
         self.capacities: dict[str, Capacity] = {}  # of each model's ready workers together
+        self._last_known: dict[str, Capacity] = {}  # the last of each model that had a rate
         self._unreadable: set[str] = set()
 
     @property
@@ -70,6 +71,17 @@ class SystemMonitor:
         workers = self.ready_workers
         return self.broker_up and all(workers.get(model, 0) > 0 for model in self._queues)
 
+    def backlog_s(self, snapshot: Snapshot) -> float:
+        """Return how long one worker would need for all that waits or runs, at the rate that admission counts on.
+
+        Without a worker the last known rate counts. While none is known, any entry is a second of work, so that an
+        autoscaler starts one worker.
+        """
+        known = self._last_known.get(snapshot.model)
+        if known is None:
+            return float(snapshot.open_rows > 0)
+        return known.cost(snapshot.open_rows, snapshot.open_bytes) * known.workers / known.rows_per_s
+
     async def run(self) -> None:
         reads = 0
         while True:
@@ -88,9 +100,10 @@ class SystemMonitor:
         models = await registry.models(self._connection)
         names = {self._default, *models, *self._queues}
         self.snapshots = snapshots = await self._snapshots(sorted(names))
-        self.capacities.clear()
-        self.capacities.update((name, _capacity(snapshot)) for name, snapshot in snapshots.items())
         self.models |= models  # a model that Redis lost stays known; the next heartbeat announces it again
+        self.capacities.clear()
+        self.capacities.update((name, self._capacity(snapshot)) for name, snapshot in snapshots.items())
+        self._last_known.update((name, each) for name, each in self.capacities.items() if each.rows_per_s)
         self._read_at = time.monotonic()
 
     async def _snapshots(self, models: Sequence[str]) -> dict[str, Snapshot]:
@@ -128,12 +141,13 @@ class SystemMonitor:
             log.warning("this gateway could not be deregistered: %s", error)
         self._connection.close()
 
-
-def _capacity(snapshot: Snapshot) -> Capacity:
-    reports = [snapshot.workers[worker_id] for worker_id in snapshot.ready_workers]
-    return Capacity.of(
-        (number(report.get("capacity_rows_per_s")) for report in reports),
-        (number(report.get("batch_full_s")) for report in reports),
-        len(snapshot.gateways),
-        ((number(report.get("row_bytes")), number(report.get("bytes_share"))) for report in reports),
-    )
+    def _capacity(self, snapshot: Snapshot) -> Capacity:
+        reports = [snapshot.workers[worker_id] for worker_id in snapshot.ready_workers]
+        info = self.models.get(snapshot.model)
+        return Capacity.of(
+            (number(report.get("capacity_rows_per_s")) for report in reports),
+            (number(report.get("batch_full_s")) for report in reports),
+            len(snapshot.gateways),
+            ((number(report.get("row_bytes")), number(report.get("bytes_share"))) for report in reports),
+            info.start_s if info else 0.0,
+        )

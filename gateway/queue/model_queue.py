@@ -19,7 +19,7 @@ from smartbatch.gateway.queue.submitter import Submitter
 from smartbatch.shared.broker.connection.multiplexed import BLOCK_S, MultiplexedConnection
 from smartbatch.shared.broker.queue.admission import Admission, Capacity
 from smartbatch.shared.broker.queue.replies import Inbox
-from smartbatch.shared.errors import BrokerUnavailable, DeadlineExceeded
+from smartbatch.shared.errors import BrokerUnavailable
 from smartbatch.shared.keys import Keys
 from smartbatch.shared.process import tasks
 from smartbatch.shared.settings import Settings
@@ -51,7 +51,7 @@ class ModelQueue:
         self._reconciler_redis = MultiplexedConnection(settings.broker_url)
         self._blocking_redis = MultiplexedConnection(settings.broker_url, block_s=BLOCK_S)
         self.outstanding: dict[str, QueuedRequest] = {}
-        self._deadlines = Deadlines(self.outstanding)
+        self._deadlines = Deadlines(self.outstanding, self._admission_control.expiry)
         limits: dict[str, Any] = {
             "max_entries": settings.max_queue,
             "max_bytes": settings.max_queue_bytes,
@@ -122,8 +122,10 @@ class Deadlines:
     """Ends requests at their deadlines. One timer serves all requests of a queue, since nearly none reaches its
     deadline."""
 
-    def __init__(self, outstanding: Mapping[str, QueuedRequest]) -> None:
+    def __init__(self, outstanding: Mapping[str, QueuedRequest], expiry: Callable[[float], Exception]) -> None:
+        """`expiry` makes the error of a request from the seconds that it waited."""
         self._outstanding = outstanding
+        self._expiry = expiry
         self.next_check_at = math.inf
         self._checked_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -163,5 +165,5 @@ class Deadlines:
             else:
                 earliest = min(earliest, request.deadline_at)
         for request in expired:
-            request.end(DeadlineExceeded(f"not answered within {now - request.started_at:.3g} s"))
+            request.end(self._expiry(now - request.started_at))
         return earliest

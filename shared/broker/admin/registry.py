@@ -33,6 +33,7 @@ class Snapshot(msgspec.Struct):
     running: int = 0
     open_requests: int = 0
     open_bytes: int = 0
+    open_rows: int = 0
     oldest_wait_s: float = 0.0
     dead: int = 0
     filling: str = ""
@@ -132,6 +133,7 @@ async def snapshot(connection: MultiplexedConnection, model: str) -> Snapshot:
         running,
         fields - sum(value is not None for value in sums),
         int(sums[0] or 0),
+        length + int(sums[1] or 0),
         parse_entry(head[0]).age_s(now_ms) if head else 0.0,
         dead,
         fill_lock.decode() if fill_lock else "",
