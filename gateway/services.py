@@ -7,7 +7,6 @@ plain arguments.
 from __future__ import annotations
 
 import asyncio
-import functools
 import itertools
 import logging
 import time
@@ -28,7 +27,6 @@ from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
 from smartbatch.gateway.queue.model_queue import ModelQueue
 from smartbatch.gateway.web.live.events import LiveStream
 from smartbatch.gateway.web.paths import MONITORING_SUFFIXES, OPEN_PATHS
-from smartbatch.shared.broker.queue.admission import UNKNOWN
 from smartbatch.shared.errors import UnknownModel
 from smartbatch.shared.keys import check_model_name
 from smartbatch.shared.model_info import ModelInfo
@@ -121,8 +119,8 @@ class GatewayServices:
         return queue
 
     def _create_queue(self, model: str) -> ModelQueue:
-        capacity = functools.partial(self.monitor.capacities.get, model, UNKNOWN)
-        queue = ModelQueue(model, self.settings, self.gateway_id, self.metrics.of(model), capacity)
+        metrics, capacity = self.metrics.of(model), self.monitor.capacity
+        queue = ModelQueue(model, self.monitor.partitions(model), self.settings, self.gateway_id, metrics, capacity)
         self.queues[model] = queue
         return queue
 

@@ -43,6 +43,7 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     fingerprint: str = ""  # hash of code, weights, input and outputs; equal for workers that give the same results
     inputs: tuple[InputSpec, ...] = ()  # of a model with several inputs; `input` then has the kind "inputs"
     partitions: tuple[int, ...] = (0,)
+    start_s: float = 0.0  # from the start of the announcing worker's process until it was ready
 
     def of_input(self, spec: InputSpec) -> ModelInfo:
         """Return the announcement of a model that has only this input, for validating one input of several."""

@@ -34,6 +34,7 @@ from smartbatch.shared.keys import MODELS, Keys
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.process import gc_freeze, tasks
 from smartbatch.shared.settings import Settings
+from smartbatch.shared.telemetry.process_usage import age_s
 from smartbatch.worker import models
 from smartbatch.worker.batching.batcher import Batcher
 from smartbatch.worker.batching.throughput import ThroughputEstimator
@@ -233,6 +234,7 @@ class Worker:
             settings.max_batch_size,
             fingerprint(self.model, settings.model_path, settings.model_weights),
         )
+        self._info = msgspec.structs.replace(self._info, start_s=round(age_s(), 1))
 
     def _progress(self, text: str) -> None:
         log.info("%s", text)

@@ -87,7 +87,7 @@ class InferenceRequest:
         if codec.timeout_s is not None:
             self._shorten_timeout(codec.timeout_s)
         if self.principal is not None:
-            self.principal.authorize(None if codec.model_in_body else codec.model or self.queue.keys.model)
+            self.principal.authorize(None if codec.model_in_body else codec.model or self.queue.model)
         if codec.model is not None:
             self.queue = services.queue(codec.model)
         codec.check_head()
@@ -99,7 +99,7 @@ class InferenceRequest:
         codec = self.codec
         codec.read_body(body)
         if self.principal is not None:
-            self.principal.check_model(codec.model or self.queue.keys.model)
+            self.principal.check_model(codec.model or self.queue.model)
         if codec.model is not None:
             self.queue = self._services.queue(codec.model)
         self.queue.check(self.timeout_ms)
@@ -107,7 +107,7 @@ class InferenceRequest:
     def parse_body(self, body: bytes) -> None:
         """Check the body against the model's input and pack it for the worker. May be called in another thread."""
         services, codec = self._services, self.codec
-        info = services.model_infos.get(self.queue.keys.model)
+        info = services.model_infos.get(self.queue.model)
         payload = codec.parse_body(body, info, services.settings.max_request_rows)
         if codec.timeout_s is not None:
             self._shorten_timeout(codec.timeout_s)
@@ -208,7 +208,7 @@ class InferenceRequest:
             raise reply.error
         timing = timing_ms(reply, admit_ms=admit_ms, reply_ms=reply_ms, total_ms=total_ms)
         response = self.codec.render_reply(
-            reply, timing, model=self.queue.keys.model, request_id=self.id, client_id=self.client_id
+            reply, timing, model=self.queue.model, request_id=self.id, client_id=self.client_id
         )
         self.queue.metrics.answered(timing, self._rows)
         if not self._parts:
@@ -266,7 +266,7 @@ class InferenceRequest:
             **self.codec.span()[1],
             **self.codec.response_attributes(status),
             "smartbatch.request_id": self.id,
-            "smartbatch.model": self.queue.keys.model,
+            "smartbatch.model": self.queue.model,
             "smartbatch.rows": self._rows,
         }
         span.end(self.started_at, attributes, self._batch, error=error, server_fault=status >= 500)
@@ -280,7 +280,7 @@ class InferenceRequest:
         if self.principal is not None:
             fields["key"] = self.principal.name
         duration_ms = round((time.monotonic() - self.started_at) * 1000, 3)
-        return {**fields, "model": self.queue.keys.model, "rows": self._rows, "duration_ms": duration_ms}
+        return {**fields, "model": self.queue.model, "rows": self._rows, "duration_ms": duration_ms}
 
 
 def read_headers(headers: Iterable[tuple[bytes, bytes]], names: Container[bytes]) -> dict[bytes, str]:

@@ -17,10 +17,12 @@ from smartbatch.gateway.queue.model_queue import ModelQueue
 from smartbatch.shared.broker.admin import registry
 from smartbatch.shared.broker.admin.registry import Snapshot, number
 from smartbatch.shared.broker.connection.connections import Connections
-from smartbatch.shared.broker.queue.admission import Capacity
+from smartbatch.shared.broker.connection.primary import primaries
+from smartbatch.shared.broker.queue.admission import UNKNOWN, Capacity
 from smartbatch.shared.errors import BrokerUnavailable
-from smartbatch.shared.keys import MODELS, Keys
+from smartbatch.shared.keys import MODELS, Keys, partition_tag
 from smartbatch.shared.model_info import ModelInfo
+from smartbatch.shared.partitions import SlotRange, partitions_of
 from smartbatch.shared.settings import Settings
 from smartbatch.shared.telemetry import counts
 
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 INTERVAL_S = 0.5
 REPORT_EVERY = 2  # reads
 STALE_S = 3.0
+READ_TIMEOUT_S = 1.0  # of one partition
 
 
 class SystemMonitor:
@@ -36,14 +39,17 @@ class SystemMonitor:
 
     def __init__(self, settings: Settings, gateway_id: str, queues: Mapping[str, ModelQueue]) -> None:
         self._connections = Connections(settings.broker_url)
+        self._settings = settings
         self._default = settings.model
+        self._slots: list[list[SlotRange]] = []  # of each primary of a cluster
         self._gateway_id = gateway_id
         self._queues = queues
         self._started_ms = int(time.time() * 1000)
         self._read_at = 0.0
         self.models: dict[str, ModelInfo] = {}  # announced by workers
-        self.snapshots: dict[str, Snapshot] = {}
-        self.capacities: dict[str, Capacity] = {}  # of each model's ready workers together
+        self.snapshots: dict[str, Snapshot] = {}  # of each model, all its partitions together
+        self._capacities: dict[str, Capacity] = {}  # by tag: of each partition's ready workers together
+        self._last_known: dict[str, Capacity] = {}  # the last of each model that had a rate
         self._unreadable: set[str] = set()
 
     @property
@@ -71,6 +77,26 @@ class SystemMonitor:
         workers = self.ready_workers
         return self.broker_up and all(workers.get(model, 0) > 0 for model in self._queues)
 
+    def capacity(self, tag: str) -> Capacity:
+        """Return the capacity of a partition's ready workers."""
+        return self._capacities.get(tag, UNKNOWN)
+
+    def partitions(self, model: str) -> Sequence[int]:
+        """Return the numbers of a model's partitions: those that its workers announced, or else will announce."""
+        info = self.models.get(model)
+        return info.partitions if info else partitions_of(model, self._slots, self._settings.partitions)
+
+    def backlog_s(self, snapshot: Snapshot) -> float:
+        """Return how long one worker would need for all that waits or runs, at the rate that admission counts on.
+
+        Without a worker the last known rate counts. While none is known, any entry is a second of work, so that an
+        autoscaler starts one worker.
+        """
+        known = self._last_known.get(snapshot.model)
+        if known is None:
+            return float(snapshot.open_rows > 0)
+        return known.cost(snapshot.open_rows, snapshot.open_bytes) * known.workers / known.rows_per_s
+
     async def run(self) -> None:
         reads = 0
         while True:
@@ -91,30 +117,49 @@ class SystemMonitor:
         except BrokerUnavailable as error:  # on a cluster the models' own nodes may still answer
             log.warning("reading the list of models failed: %s", error)
             models = self.models
-        names = {self._default, *models, *self._queues}
-        self.snapshots = snapshots = await self._snapshots(sorted(names))
-        self.capacities.clear()
-        self.capacities.update((name, _capacity(snapshot)) for name, snapshot in snapshots.items())
+        self._slots = await primaries(self._settings.broker_url).slots()
         self.models |= models  # a model that Redis lost stays known; the next heartbeat announces it again
+        names = sorted({self._default, *models, *self._queues})
+        parts = await self._snapshots([partition_tag(name, n) for name in names for n in self.partitions(name)])
+        self._capacities.clear()
+        self._capacities.update((tag, self._capacity_of(snapshot)) for tag, snapshot in parts.items())
+        by_model = {name: [part for part in parts.values() if part.model == name] for name in names}
+        self.snapshots = {name: Snapshot.together(name, found) for name, found in by_model.items() if found}
+        for name, snapshot in self.snapshots.items():
+            if (capacity := self._capacity_of(snapshot)).rows_per_s:
+                self._last_known[name] = capacity
+        for name, queue in self._queues.items():
+            queue.set_partitions(self.partitions(name))
+            queue.observe(parts)
         self._read_at = time.monotonic()
 
-    async def _snapshots(self, models: Sequence[str]) -> dict[str, Snapshot]:
-        """Read the snapshots of all models at once. A model whose keys can't be read is left out."""
+    async def _snapshots(self, tags: Sequence[str]) -> dict[str, Snapshot]:
+        """Read the snapshots of all partitions at once. One that can't be read is left out."""
         snapshots, failed = {}, None
-        reads = (registry.snapshot(self._connections.of(Keys(model).requests), model) for model in models)
-        for model, read in zip(models, await asyncio.gather(*reads, return_exceptions=True), strict=True):
+        for tag, read in zip(
+            tags, await asyncio.gather(*map(self._snapshot, tags), return_exceptions=True), strict=True
+        ):
             if isinstance(read, Snapshot):
-                snapshots[model] = read
+                snapshots[tag] = read
                 continue
             failed = read
-            if model not in self._unreadable:
-                log.warning("reading the state of model %s failed: %s", model, failed)
-        self._unreadable = set(models) - snapshots.keys()
+            if tag not in self._unreadable:
+                log.warning("reading the state of %s failed: %s", tag, failed)
+        self._unreadable = set(tags) - snapshots.keys()
         if failed and not snapshots:
             raise failed
         return snapshots
 
+    async def _snapshot(self, tag: str) -> Snapshot:
+        try:
+            async with asyncio.timeout(READ_TIMEOUT_S):
+                return await registry.snapshot(self._connections.of(Keys(tag).requests), tag)
+        except TimeoutError:
+            raise BrokerUnavailable(f"no reply within {READ_TIMEOUT_S:g} s") from None
+
     async def _report(self) -> None:
+        """Report this process to every partition that it uses."""
+        reports = []
         for queue in list(self._queues.values()):
             report = {
                 "host": socket.gethostname(),
@@ -124,24 +169,30 @@ class SystemMonitor:
                 "recent": pack(queue.metrics.recent.summary()),
                 counts.FIELD: counts.encode(queue.metrics.counts()),
             }
-            connection = self._connections.of(queue.keys.requests)
-            await registry.report_gateway(connection, queue.keys, self._gateway_id, report)
+            for partition in queue.partitions:
+                connection = self._connections.of(partition.keys.requests)
+                reports.append(registry.report_gateway(connection, partition.keys, self._gateway_id, report))
+        failures = [each for each in await asyncio.gather(*reports, return_exceptions=True) if each]
+        if failures and len(failures) == len(reports):
+            raise failures[0]
 
     async def close(self) -> None:
-        try:
-            for queue in self._queues.values():
-                connection = self._connections.of(queue.keys.requests)
-                await registry.remove_gateway(connection, queue.keys, self._gateway_id)
-        except BrokerUnavailable as error:
-            log.warning("this gateway could not be deregistered: %s", error)
+        for queue in self._queues.values():
+            for partition in queue.partitions:
+                connection = self._connections.of(partition.keys.requests)
+                try:
+                    await registry.remove_gateway(connection, partition.keys, self._gateway_id)
+                except BrokerUnavailable as error:
+                    log.warning("this gateway could not be deregistered: %s", error)
         self._connections.close()
 
-
-def _capacity(snapshot: Snapshot) -> Capacity:
-    reports = [snapshot.workers[worker_id] for worker_id in snapshot.ready_workers]
-    return Capacity.of(
-        (number(report.get("capacity_rows_per_s")) for report in reports),
-        (number(report.get("batch_full_s")) for report in reports),
-        len(snapshot.gateways),
-        ((number(report.get("row_bytes")), number(report.get("bytes_share"))) for report in reports),
-    )
+    def _capacity_of(self, snapshot: Snapshot) -> Capacity:
+        reports = [snapshot.workers[worker_id] for worker_id in snapshot.ready_workers]
+        info = self.models.get(snapshot.model)
+        return Capacity.of(
+            (number(report.get("capacity_rows_per_s")) for report in reports),
+            (number(report.get("batch_full_s")) for report in reports),
+            len(snapshot.gateways),
+            ((number(report.get("row_bytes")), number(report.get("bytes_share"))) for report in reports),
+            info.start_s if info else 0.0,
+        )

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from smartbatch.shared.broker.queue.admission import AdmitResult, AdmitStatus, Capacity, NewEntry
-from smartbatch.shared.errors import DeadlineUnattainable, QueueFull, Unavailable
+from smartbatch.shared.errors import DeadlineExceeded, DeadlineUnattainable, QueueFull, SmartBatchError, Unavailable
 
 MAX_RETRY_AFTER_S = 60.0
 RETRY_JITTER = 0.25  # of the delay, and at least a second: clients rejected together retry apart
@@ -113,7 +113,24 @@ class AdmissionControl:
             retry_s = self._next_retry_s(self._wait_s(cost) - timeout_ms / 1000, cost)
             return DeadlineUnattainable(self._why_late(timeout_ms, cost), retry_s)
         detail = "the queue is full (MAX_QUEUE or MAX_QUEUE_BYTES)"
+        if self._awaits_start():
+            return QueueFull(f"{detail}; {self._why_no_worker()}", _jittered(self.capacity().start_s))
         return QueueFull(detail, self._next_retry_s(self._backlog_s(), cost))
+
+    def expiry(self, waited_s: float) -> SmartBatchError:
+        """Return the error of a request that was not answered within its timeout."""
+        detail = f"not answered within {waited_s:.3g} s"
+        if self._awaits_start():
+            return Unavailable(f"{detail}: {self._why_no_worker()}", _jittered(self.capacity().start_s))
+        return DeadlineExceeded(detail)
+
+    def _awaits_start(self) -> bool:
+        """Whether there is no ready worker and it is known how long the start of one takes."""
+        capacity = self.capacity()
+        return not capacity.workers and capacity.start_s > 0
+
+    def _why_no_worker(self) -> str:
+        return f"no worker is ready, and the last one took {self.capacity().start_s:.3g} s to start"
 
     def _why_late(self, timeout_ms: int, cost: float) -> str:
         """Compute the wait from the rounded numbers that the text shows, so that a reader who checks it gets the same.

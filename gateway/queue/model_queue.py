@@ -18,8 +18,9 @@ from smartbatch.gateway.queue.choice import choose
 from smartbatch.gateway.queue.partition import Partition, Watch
 from smartbatch.gateway.queue.queued_request import QueuedRequest
 from smartbatch.gateway.queue.submitter import Submitter
+from smartbatch.shared.broker.admin.registry import Snapshot
 from smartbatch.shared.broker.queue.admission import Capacity
-from smartbatch.shared.errors import BrokerUnavailable, DeadlineExceeded, Unavailable
+from smartbatch.shared.errors import BrokerUnavailable, Unavailable
 from smartbatch.shared.keys import partition_tag
 from smartbatch.shared.process import tasks
 from smartbatch.shared.settings import Settings
@@ -43,12 +44,13 @@ class ModelQueue:
     def __init__(
         self,
         model: str,
+        numbers: Sequence[int],
         settings: Settings,
         gateway_id: str,
         metrics: ModelMetrics,
         capacity: Callable[[str], Capacity],
     ) -> None:
-        """`capacity(tag)` returns that of a partition's workers."""
+        """`numbers` are those of the model's partitions. `capacity(tag)` returns that of a partition's workers."""
         self.model = model
         self.metrics = metrics
         self.outstanding: dict[str, QueuedRequest] = {}
@@ -57,11 +59,11 @@ class ModelQueue:
         self._gateway_id = gateway_id
         self._capacity = capacity
         self._usable: list[Partition] = []
-        self._deadlines = Deadlines(self.outstanding)
+        self._deadlines = Deadlines(self.outstanding, self._expiry)
         self._submitter = Submitter(metrics, lambda: self._usable)
         self._watch: Watch | None = None  # once started
         self._tasks: list[asyncio.Task[None]] = []
-        self.set_partitions((0,))
+        self.set_partitions(numbers)
 
     def start(self, watch: Watch) -> None:
         """Start the tasks. `watch` creates a task and reports when it ends unexpectedly."""
@@ -79,7 +81,7 @@ class ModelQueue:
     # --- partitions
 
     def set_partitions(self, numbers: Sequence[int]) -> None:
-        """Take over which partitions the model has. Others take no more requests, and are closed once they are empty."""
+        """Take over which partitions the model has. Others get no more requests, and are closed once empty."""
         tags = [partition_tag(self.model, number) for number in numbers]
         known = {partition.keys.tag: partition for partition in self.partitions}
         for partition in self.partitions:
@@ -88,6 +90,12 @@ class ModelQueue:
             if tag not in known:
                 self._add_partition(tag)
         self._find_usable()
+
+    def observe(self, snapshots: Mapping[str, Snapshot]) -> None:
+        """Take over what was read of the partitions, by tag."""
+        for partition in self.partitions:
+            if (snapshot := snapshots.get(partition.keys.tag)) is not None:
+                partition.admission_control.observe(snapshot.open_rows, snapshot.open_bytes)
 
     def _add_partition(self, tag: str) -> None:
         capacity = functools.partial(self._capacity, tag)
@@ -167,6 +175,11 @@ class ModelQueue:
             return
         check(last.admission_control)
 
+    def _expiry(self, waited_s: float) -> Exception:
+        """Return the error of a request that was not answered in time."""
+        served = next((each for each in self._usable if each.has_workers), self._usable[0])
+        return served.admission_control.expiry(waited_s)
+
     @property
     def parts_at_once(self) -> int:
         """How many parts of one request keep all workers busy: each has one running, one claimed and one waiting."""
@@ -194,8 +207,10 @@ class Deadlines:
     """Ends requests at their deadlines. One timer serves all requests of a queue, since nearly none reaches its
     deadline."""
 
-    def __init__(self, outstanding: Mapping[str, QueuedRequest]) -> None:
+    def __init__(self, outstanding: Mapping[str, QueuedRequest], expiry: Callable[[float], Exception]) -> None:
+        """`expiry` makes the error of a request from the seconds that it waited."""
         self._outstanding = outstanding
+        self._expiry = expiry
         self.next_check_at = math.inf
         self._checked_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -235,5 +250,5 @@ class Deadlines:
             else:
                 earliest = min(earliest, request.deadline_at)
         for request in expired:
-            request.end(DeadlineExceeded(f"not answered within {now - request.started_at:.3g} s"))
+            request.end(self._expiry(now - request.started_at))
         return earliest

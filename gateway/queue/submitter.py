@@ -1,8 +1,9 @@
 """Sends a model's requests to the broker. Requests that arrive while a call is in flight are sent in the next one.
 
-No request handler awaits Redis, so a client that disconnects can't cancel a call half-way. With several partitions each
-flush goes to one of them. As long as brokers answer quickly, one call is in flight at a time, so flushes are as large as
-with one partition; a broker that is slow to answer does not hold up the others.
+No request handler awaits Redis, so a client that disconnects can't cancel a call half-way.
+
+With several partitions each flush goes to one of them. As long as brokers answer quickly one call is in flight at a
+time, so flushes are as large as with one partition. A broker that is slow to answer does not hold up the others.
 """
 
 from __future__ import annotations
@@ -89,8 +90,8 @@ class Submitter:
         return flush
 
     async def _admit(self, partition: Partition, flush: list[QueuedRequest]) -> None:
-        """Admit the requests. While the broker doesn't answer the call is repeated, which is safe, or they go to another
-        partition. Otherwise every request of `flush` is admitted or has ended afterwards."""
+        """Admit the requests, repeating the call while the broker doesn't answer, which is safe. Afterwards each has
+        been admitted or has ended, or goes to another partition."""
         for request in flush:
             request.partition = partition
         resend_until = time.monotonic() + RESEND_FOR_S

@@ -54,7 +54,9 @@ async def metrics(request: Request) -> Response:
 
 
 def _text(gateway: MetricsSource, broker_up: bool, snapshots: list[Snapshot]) -> bytes:
-    return generate_latest(_Families([*_own(gateway), *_constants(gateway, broker_up), *_system(snapshots)]))
+    return generate_latest(
+        _Families([*_own(gateway), *_constants(gateway, broker_up), *_system(gateway.monitor, snapshots)])
+    )
 
 
 class _Families(list[Family]):
@@ -90,7 +92,7 @@ def _constants(gateway: MetricsSource, broker_up: bool) -> Iterator[Family]:
         yield GaugeMetricFamily(metric.name, metric.help, value)
 
 
-def _system(snapshots: list[Snapshot]) -> Iterator[Family]:
+def _system(monitor: SystemMonitor, snapshots: list[Snapshot]) -> Iterator[Family]:
     """Yield the state of each model from the system monitor's snapshots."""
     values: dict[names.Metric, Callable[[Snapshot], float]] = {
         names.QUEUE_DEPTH: lambda s: s.waiting,
@@ -98,6 +100,7 @@ def _system(snapshots: list[Snapshot]) -> Iterator[Family]:
         names.EXECUTING: lambda s: sum(number(report.get("batch_requests")) for report in s.workers.values()),
         names.OPEN_BYTES: lambda s: s.open_bytes,
         names.OLDEST_WAIT: lambda s: s.oldest_wait_s,
+        names.BACKLOG: monitor.backlog_s,
         names.DEAD_LETTERS: lambda s: s.dead,
         names.IN_FLIGHT: lambda s: sum(number(report.get("in_flight")) for report in s.gateways.values()),
     }

@@ -346,6 +346,13 @@ OPEN_BYTES = Metric(
     "smartbatch_inflight_bytes", "gauge", "broker", "Payload bytes of all requests admitted but not finished"
 )
 OLDEST_WAIT = Metric("smartbatch_oldest_wait_seconds", "gauge", "broker", "Wait so far of the next entry to be claimed")
+BACKLOG = Metric(
+    "smartbatch_backlog_seconds",
+    "gauge",
+    "broker",
+    "Time that one worker would need for all waiting and running entries, at the last known rate of a worker; 1 if "
+    "that is unknown and there is an entry",
+)
 DEAD_LETTERS = Metric("smartbatch_dead_letters", "gauge", "broker", "Dead letters kept")
 IN_FLIGHT = Metric("smartbatch_requests_in_flight", "gauge", "broker", "Requests for which gateways await a reply")
 WORKERS = Metric(

@@ -15,7 +15,8 @@ _BROKEN_S = 2.0  # a connection may break this long after its gateway was killed
 
 # Permitted outcomes of each kind, besides a rejection (503) and a connection broken by its gateway's death.
 _PLAIN = {(200, "")}
-_KILLED = {(500, "dead_lettered"), (504, "deadline_exceeded")}
+_LATE = {(504, "deadline_exceeded"), (503, "unavailable")}  # the second if no worker was ready then
+_KILLED = {(500, "dead_lettered"), *_LATE}
 ALLOWED: dict[str, set[tuple[int, str]]] = {
     "plain": _PLAIN,
     "large": _PLAIN,
@@ -23,7 +24,7 @@ ALLOWED: dict[str, set[tuple[int, str]]] = {
     "raise": {(500, "model_failed")},
     "malformed": {(400, "bad_request"), (400, "malformed_body"), (415, "unsupported_media"), (406, "not_acceptable")},
     "abandoned": {(200, ""), (NO_RESPONSE, "")},
-    "hurried": {(200, ""), (504, "deadline_exceeded")},
+    "hurried": {(200, ""), *_LATE},
     **dict.fromkeys(("exit", "segfault", "kill", "hang"), _KILLED),
 }
 _REFUSALS = {"broker_unavailable", "broker_full", "queue_full", "deadline_unattainable"}
@@ -38,7 +39,7 @@ class Evaluation(msgspec.Struct):
     broken: int = 0  # by the death of its gateway
     abandoned: int = 0
     hostile: int = 0  # hostile requests that got the expected error
-    late: int = 0  # 504: redelivered from one dying worker to the next until their deadline
+    late: int = 0  # not answered in time: redelivered from one dying worker to the next until their deadline
     lost: int = 0
     wrong: int = 0
     duplicated: int = 0
@@ -92,7 +93,7 @@ def _became(request: SentRequest, run: Run) -> str:
         )
         return "broken" if died else "lost"
     if outcome not in ALLOWED[request.kind]:
-        return "late" if outcome == (504, "deadline_exceeded") else "wrongly_failed"
+        return "late" if outcome in _LATE else "wrongly_failed"
     if request.status == 200:
         return "answered" if request.correct else "wrong"
     return "hostile"

@@ -111,7 +111,7 @@ def test_full_queue_is_rejected_with_retry_after(stack: Callable[..., Stack]) ->
 def test_hanging_model_ends_its_worker(stack: Callable[..., Stack]) -> None:
     system = stack(MODEL_PATH="simulated:base_ms=5000,row_ms=0", STALL_TIMEOUT=1, MAX_BATCH_SIZE=1)
     _, worker = system.up().processes
-    response = system.predict(b"x", headers={"x-request-timeout": "3"})
+    response = system.predict(b"x", headers={"x-request-timeout": "2"})
     assert response.status_code == 504
     assert worker.popen.wait(10) == 70
     assert "made no progress" in worker.log.read_text()

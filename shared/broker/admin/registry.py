@@ -25,7 +25,8 @@ GATEWAY_REPORT_TTL_MS = 10_000
 
 
 class Snapshot(msgspec.Struct):
-    """The state of one model. `workers` are those with a lease. In a report, `counts` is bytes and the rest text."""
+    """The state of one partition of a model, or of all in `parts` together. `workers` are those with a lease. In a
+    report, `counts` is bytes and the rest text."""
 
     model: str
     now_ms: int = 0
@@ -33,11 +34,34 @@ class Snapshot(msgspec.Struct):
     running: int = 0
     open_requests: int = 0
     open_bytes: int = 0
+    open_rows: int = 0
     oldest_wait_s: float = 0.0
     dead: int = 0
     filling: str = ""
     workers: dict[str, dict[str, Any]] = {}
     gateways: dict[str, dict[str, Any]] = {}
+    partition: int = 0
+    parts: Sequence[Snapshot] = ()
+
+    @staticmethod
+    def together(model: str, parts: Sequence[Snapshot]) -> Snapshot:
+        """Return the state of a model from those of its partitions, of which there is at least one. A worker that has
+        joined several counts once, and so does a gateway."""
+        return Snapshot(
+            model,
+            max(part.now_ms for part in parts),
+            sum(part.waiting for part in parts),
+            sum(part.running for part in parts),
+            sum(part.open_requests for part in parts),
+            sum(part.open_bytes for part in parts),
+            sum(part.open_rows for part in parts),
+            max(part.oldest_wait_s for part in parts),
+            sum(part.dead for part in parts),
+            " ".join(part.filling for part in parts if part.filling),
+            {name: report for part in parts for name, report in part.workers.items()},
+            {name: report for part in parts for name, report in part.gateways.items()},
+            parts=parts,
+        )
 
     @property
     def ready_workers(self) -> list[str]:
@@ -131,11 +155,13 @@ async def snapshot(connection: MultiplexedConnection, tag: str) -> Snapshot:
         running,
         fields - sum(value is not None for value in sums),
         int(sums[0] or 0),
+        length + int(sums[1] or 0),
         parse_entry(head[0]).age_s(now_ms) if head else 0.0,
         dead,
         fill_lock.decode() if fill_lock else "",
         workers,
         gateways,
+        keys.partition,
     )
 
 

@@ -46,6 +46,7 @@ class Capacity(msgspec.Struct, frozen=True):
     workers: int = 0
     row_weight: float = 1.0  # cost of each row, in usual rows
     byte_weight: float = 0.0  # cost of each byte of payload, in usual rows, where rows have sizes
+    start_s: float = 0.0  # how long the start of a worker takes
 
     @staticmethod
     def of(
@@ -53,6 +54,7 @@ class Capacity(msgspec.Struct, frozen=True):
         batches_s: Iterable[float],
         gateways: int = 1,
         bytes_shares: Iterable[tuple[float, float]] = (),
+        start_s: float = 0.0,
     ) -> Capacity:
         """Combine the workers' rows per second and seconds per full batch, which are 0 before a first batch.
 
@@ -69,6 +71,7 @@ class Capacity(msgspec.Struct, frozen=True):
             len(each),
             1.0 - share,
             share / row_bytes,
+            start_s,
         )
 
     def cost(self, rows: int, size_bytes: int) -> float:

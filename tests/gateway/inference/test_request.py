@@ -33,7 +33,7 @@ async def services(broker: Broker) -> AsyncIterator[GatewayServices]:
 
 async def with_settings(settings) -> AsyncIterator[GatewayServices]:
     services = GatewayServices(settings)
-    services.default_queue._admission_control.capacity = lambda: Capacity(rows_per_s=0.01, batch_s=0.2)
+    services.default_queue.partitions[0].admission_control.capacity = lambda: Capacity(rows_per_s=0.01, batch_s=0.2)
     yield services
     await services.close()
 
@@ -41,7 +41,8 @@ async def with_settings(settings) -> AsyncIterator[GatewayServices]:
 def close_admission(services: GatewayServices) -> None:
     """Tell admission control that the broker has rejected a request because the queue is full."""
     entry = NewEntry("r", 30_000, 1, "raw", b"x")
-    services.default_queue._admission_control.update(AdmitResult(1, 2, [AdmitStatus.FULL]), [(entry, AdmitStatus.FULL)])
+    control = services.default_queue.partitions[0].admission_control
+    control.update(AdmitResult(1, 2, [AdmitStatus.FULL]), [(entry, AdmitStatus.FULL)])
 
 
 def predict(services: GatewayServices, *headers: tuple[bytes, bytes]) -> InferenceRequest:
@@ -87,7 +88,7 @@ async def test_without_a_clients_id_it_has_its_own(services: GatewayServices) ->
 async def test_each_freed_place_admits_one_request(services: GatewayServices) -> None:
     predict(services)
     close_admission(services)
-    services.default_queue._admission_control._tokens = 1.0
+    services.default_queue.partitions[0].admission_control._tokens = 1.0
     predict(services)
     rejected(services)
 
@@ -147,7 +148,7 @@ def many_rows(services: GatewayServices, rows: int) -> InferenceRequest:
 async def test_only_some_parts_of_a_request_are_in_the_queue_at_once(services: GatewayServices) -> None:
     outcomes: list[Outcome] = []
     queue = services.default_queue
-    queue._admission_control.capacity = lambda: Capacity(rows_per_s=1000, batch_s=0.01, workers=2)
+    queue.partitions[0].admission_control.capacity = lambda: Capacity(rows_per_s=1000, batch_s=0.01, workers=2)
     request = many_rows(services, 10 * 32)
     request.submit(outcomes.append)
     assert list(queue.outstanding) == [f"{request.id}.{n}" for n in range(1, 7)]  # three for each worker
@@ -166,7 +167,7 @@ async def test_only_some_parts_of_a_request_are_in_the_queue_at_once(services: G
 async def test_an_error_of_a_part_ends_the_request_and_submits_no_more(services: GatewayServices) -> None:
     outcomes: list[Outcome] = []
     queue = services.default_queue
-    queue._admission_control.capacity = lambda: Capacity(rows_per_s=1000, batch_s=0.01)
+    queue.partitions[0].admission_control.capacity = lambda: Capacity(rows_per_s=1000, batch_s=0.01)
     request = many_rows(services, 10 * 32)
     request.submit(outcomes.append)
     first, second, *_ = queue.outstanding.values()
@@ -179,7 +180,7 @@ async def test_an_error_of_a_part_ends_the_request_and_submits_no_more(services:
 
 async def test_a_request_of_many_rows_that_would_be_late_is_rejected_at_once(services: GatewayServices) -> None:
     queue = services.default_queue
-    queue._admission_control.capacity = lambda: Capacity(rows_per_s=10, batch_s=0.5)
+    queue.partitions[0].admission_control.capacity = lambda: Capacity(rows_per_s=10, batch_s=0.5)
     with pytest.raises(DeadlineUnattainable, match=r"0 rows ahead and 320 of this request at 10 rows/s: 32 s, plus"):
         many_rows(services, 320).submit(lambda outcome: None)
     assert list(queue.outstanding) == []

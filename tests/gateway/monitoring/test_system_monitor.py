@@ -35,7 +35,7 @@ async def test_invalid_reports_hide_no_other_worker(client: Client, monitor: Sys
     await client.set(GOOD.worker("w3"), "no hash")
     await monitor._read()
     assert monitor.snapshots["good"].ready_workers == ["w1", "w2"]
-    assert monitor.capacities["good"].rows_per_s == pytest.approx(180)  # nine tenths
+    assert monitor.capacity("good").rows_per_s == pytest.approx(180)  # nine tenths
     assert monitor.fresh
 
 
@@ -47,3 +47,28 @@ async def test_a_model_with_keys_of_another_type_hides_no_other(client: Client, 
     assert set(monitor.snapshots) == {"good"}
     assert monitor.fresh
     monitor._queues = {}
+
+
+async def _backlog_s(client: Client, monitor: SystemMonitor, entries: int) -> float:
+    await client.delete(GOOD.requests)
+    for number in range(entries):
+        await client.xadd(GOOD.requests, {"id": f"r{number}"})
+    await monitor._read()
+    return monitor.backlog_s(monitor.snapshots["good"])
+
+
+async def test_the_backlog_is_the_time_of_one_worker_also_after_the_last_one_has_left(
+    client: Client, monitor: SystemMonitor
+) -> None:
+    await _worker(client, GOOD, "w1")
+    await _worker(client, GOOD, "w2", capacity_rows_per_s="300")
+    assert await _backlog_s(client, monitor, 90) == pytest.approx(0.5)  # at nine tenths of the mean
+    await client.delete(GOOD.leases)
+    assert await _backlog_s(client, monitor, 90) == pytest.approx(0.5)
+    assert await _backlog_s(client, monitor, 0) == 0
+
+
+async def test_any_entry_is_a_second_of_work_before_the_first_worker(client: Client, monitor: SystemMonitor) -> None:
+    assert await _backlog_s(client, monitor, 0) == 0
+    assert await _backlog_s(client, monitor, 1) == 1
+    assert await _backlog_s(client, monitor, 500) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 from smartbatch.gateway.queue.queued_request import Outcome
 from smartbatch.shared.broker.queue.admission import NewEntry
@@ -17,6 +18,7 @@ class Queued:
         self.started_at = time.monotonic() if started_at is None else started_at
         self.deadline_at = self.started_at + entry.timeout_ms / 1000
         self.admitted_at = 0.0
+        self.partition: Any = None
         self.waiting = True
         self.future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 

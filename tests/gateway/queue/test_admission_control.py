@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from smartbatch.gateway.queue.admission_control import AdmissionControl
 from smartbatch.shared.broker.queue.admission import AdmitResult, AdmitStatus, Capacity, NewEntry
-from smartbatch.shared.errors import DeadlineUnattainable, QueueFull
+from smartbatch.shared.errors import DeadlineExceeded, DeadlineUnattainable, QueueFull, Unavailable
 
 
 class Clock:
@@ -119,6 +119,25 @@ def test_nothing_is_rejected_while_the_rate_is_unknown(clock: Clock) -> None:
     admission_control = AdmissionControl(100, Capacity, clock)
     full(admission_control)
     assert not is_rejected(admission_control)
+
+
+def test_without_a_worker_a_full_queue_and_an_expired_request_say_how_long_a_start_takes(clock: Clock) -> None:
+    admission_control = AdmissionControl(100, lambda: Capacity(start_s=12.4), clock)
+    full(admission_control)
+    assert not is_rejected(admission_control)  # places may be free: Redis is asked
+    rejected, expired = admission_control.rejection(AdmitStatus.FULL, 5000), admission_control.expiry(30.0)
+    assert str(rejected) == (
+        "the queue is full (MAX_QUEUE or MAX_QUEUE_BYTES); no worker is ready, and the last one took 12.4 s to start"
+    )
+    assert str(expired) == "not answered within 30 s: no worker is ready, and the last one took 12.4 s to start"
+    for error in (rejected, expired):
+        assert isinstance(error, Unavailable) and 12.4 <= error.retry_after_s <= 15.5
+
+
+@pytest.mark.parametrize("capacity", [Capacity(), Capacity(50, 0.2, workers=1, start_s=12.4)])
+def test_otherwise_an_expired_request_is_late(clock: Clock, capacity: Capacity) -> None:
+    expired = AdmissionControl(100, lambda: capacity, clock).expiry(0.05)
+    assert isinstance(expired, DeadlineExceeded) and str(expired) == "not answered within 0.05 s"
 
 
 def test_retry_after_is_the_time_to_finish_what_is_inflight_with_jitter(admission_control: AdmissionControl) -> None:

@@ -14,6 +14,10 @@ from smartbatch.shared.errors import DeadlineExceeded
 from tests.gateway.queue.requests import Queued
 
 
+def expiry(waited_s: float) -> DeadlineExceeded:
+    return DeadlineExceeded(f"waited for {waited_s} s")
+
+
 def watch(deadlines: Deadlines, outstanding: dict[str, QueuedRequest], number: int, timeout_ms: int) -> Queued:
     request = Queued(NewEntry(f"r{number}", timeout_ms, 1, "raw", b"x"))
     outstanding[request.entry.id] = request
@@ -25,7 +29,7 @@ def watch(deadlines: Deadlines, outstanding: dict[str, QueuedRequest], number: i
 async def test_each_request_ends_at_its_own_deadline_and_the_others_continue() -> None:
     ended: dict[str, float] = {}
     outstanding: dict[str, QueuedRequest] = {}
-    deadlines = Deadlines(outstanding)
+    deadlines = Deadlines(outstanding, expiry)
     began = time.monotonic()
     requests = [watch(deadlines, outstanding, number, timeout_ms) for number, timeout_ms in enumerate((300, 60, 5000))]
 
@@ -53,7 +57,7 @@ async def test_many_short_timeouts_cause_a_bounded_number_of_checks() -> None:
             return super().values()
 
     outstanding = Outstanding()
-    deadlines = Deadlines(outstanding)
+    deadlines = Deadlines(outstanding, expiry)
     began = time.monotonic()
     while time.monotonic() < began + 0.3:
         watch(deadlines, outstanding, 0, 1).future.add_done_callback(lambda future: future.exception())

@@ -21,7 +21,7 @@ async def test_it_counts_waiting_and_running_entries(client: Client) -> None:
     await admission(client).admit([request(n, rows=n) for n in (1, 2, 3)])
     assert len((await claim(client, room_rows=3)).entries) == 2
     seen = await snapshot(client, KEYS.model)
-    assert (seen.waiting, seen.running, seen.open_requests, seen.open_bytes) == (1, 2, 3, 300)
+    assert (seen.waiting, seen.running, seen.open_requests, seen.open_bytes, seen.open_rows) == (1, 2, 3, 300, 6)
 
 
 async def test_the_oldest_wait_is_that_of_the_next_entry_to_claim(client: Client) -> None:

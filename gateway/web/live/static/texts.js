@@ -41,7 +41,7 @@ export const ADVICE = {
   broker_full: ["rejected", "Redis is at its maxmemory. Raise it, or lower MAX_QUEUE_BYTES."],
   broker_unavailable: ["rejected", "Redis does not respond to a gateway. See the gateway's log."],
   draining: ["rejected", "A gateway is stopping."],
-  unavailable: ["rejected", "A gateway does not know yet what the model takes. Start a worker."],
+  unavailable: ["rejected", "No worker is ready, or none has announced yet what the model takes. Start a worker."],
   rate_limited: ["limited", "An API key is over its rate. Raise its rate in API_KEYS_FILE if that is not intended."],
   quota_exceeded: ["limited", "An API key has used its quota for today. Raise its quota in API_KEYS_FILE if that is not intended."],
   limit_reached: ["limited", "An API key is over its limit."],
