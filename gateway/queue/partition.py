@@ -48,7 +48,6 @@ class Partition:
         self.broker_up = True
         self.leaving = False  # takes no requests any more
         self.on_state: Callable[[], None] = lambda: None
-        self._capacity = capacity
         self._outstanding = outstanding
         self._unanswered_since = math.inf  # a call to admit, or the loss of the broker
         self._without_workers_since = math.inf  # while other partitions have some
@@ -92,7 +91,7 @@ class Partition:
     @property
     def workers(self) -> int:
         """The number of ready workers."""
-        return self._capacity().workers
+        return self.admission_control.capacity().workers
 
     @property
     def has_workers(self) -> bool:
@@ -122,7 +121,7 @@ class Partition:
         self.admission_control.sent(sum(request.entry.rows for request in requests))
         self._unanswered_since = min(self._unanswered_since, time.monotonic())
         try:
-            result = await self._admission.admit([request.entry for request in requests], capacity=self._capacity())
+            result = await self._admission.admit([request.entry for request in requests], capacity=self.admission_control.capacity())
         except BrokerFull:
             raise
         except BrokerUnavailable:
