@@ -96,6 +96,7 @@ class ModelQueue:
         for partition in self.partitions:
             if (snapshot := snapshots.get(partition.keys.tag)) is not None:
                 partition.admission_control.observe(snapshot.open_rows, snapshot.open_bytes)
+        self._find_usable()
 
     def _add_partition(self, tag: str) -> None:
         capacity = functools.partial(self._capacity, tag)
@@ -106,11 +107,12 @@ class ModelQueue:
             partition.start(self._watch)
 
     def _find_usable(self) -> None:
-        """Find the partitions that requests are sent to: those whose broker answers, or all if none does."""
+        """Find the partitions that requests are sent to: those whose broker answers, or all if none does; of these the
+        ones that have workers, or all if none has."""
         now = time.monotonic()
         staying = [partition for partition in self.partitions if not partition.leaving]
-        answering = [each for each in staying if each.broker_up and each.unanswered_s(now) < SILENT_S]
-        self._usable = answering or staying
+        answering = [each for each in staying if each.broker_up and each.unanswered_s(now) < SILENT_S] or staying
+        self._usable = [each for each in answering if each.has_workers] or answering
 
     async def _keep_moving(self) -> None:
         """Move requests from partitions whose broker doesn't answer or that no worker serves to others."""
