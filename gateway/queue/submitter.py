@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 RESEND_FOR_S = 1.0  # how long an unanswered flush is sent again before its clients get a 503
 RESEND_EVERY_S = 0.05
+DOWN_AFTER_S = 0.25  # of failures; a planned change of the primary takes less, and rejects no request then
 
 
 class Submitter:
@@ -72,7 +73,7 @@ class Submitter:
     async def _send(self, flush: list[QueuedRequest]) -> None:
         """Admit the requests; repeat the call while the broker doesn't answer, which is safe. Afterwards every request
         of `flush` is admitted or has ended."""
-        resend_until = time.monotonic() + RESEND_FOR_S
+        began_at = time.monotonic()
         entries = [request.entry for request in flush]
         while True:
             try:
@@ -85,10 +86,12 @@ class Submitter:
                 self._fail(flush, BrokerFull(error.detail, self._admission_control.retry_after_s()))
                 return
             except BrokerUnavailable as error:
-                self.broker_up = False
+                now = time.monotonic()
+                if now >= began_at + DOWN_AFTER_S:
+                    self.broker_up = False
                 self._metrics.broker_errors.inc()
                 log.warning("admitting %d requests failed: %s", len(flush), error)
-                if time.monotonic() >= resend_until:
+                if now >= began_at + RESEND_FOR_S:
                     self._cancels += [entry.id for entry in entries]  # the call may have reached the broker
                     self._fail(flush, error)
                     return
