@@ -115,6 +115,17 @@ class Servers:
 
         eventually(taken, timeout_s)
 
+    def until_written(self) -> None:
+        """Wait until the primary of the model's keys takes writes."""
+
+        def written() -> bool:
+            try:
+                return self.primary().sync.unlink(f"{self.key}:none") == 0
+            except redis.RedisError:  # a node of a cluster that has just started waits two seconds
+                return False
+
+        eventually(written)
+
     def until_healed(self, timeout_s: float = 60.0) -> None:
         """Wait until every server runs, and all replicas follow the right primary."""
         eventually(self._healed, timeout_s, 0.1)

@@ -33,6 +33,7 @@ DEADLINE_INTERVAL_S = 0.01
 
 MIN_PARTS_AT_ONCE = 4
 CHECK_EVERY_S = 0.1  # whether partitions are stuck
+DOWN_AFTER_S = 0.25  # a planned change of the primary takes less, and no request is rejected then
 SILENT_S = 0.1  # a broker that leaves a call unanswered for so long gets no more requests until it answers
 
 _deadline_at = operator.attrgetter("deadline_at")
@@ -202,7 +203,9 @@ class ModelQueue:
 
     @property
     def broker_up(self) -> bool:
-        return any(partition.broker_up for partition in self._usable)
+        """Whether a broker answers, or has been away so shortly that it may only be changing its primary."""
+        now = time.monotonic()
+        return any(each.broker_up or each.unanswered_s(now) < DOWN_AFTER_S for each in self._usable)
 
 
 class Deadlines:

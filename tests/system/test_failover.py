@@ -79,6 +79,7 @@ async def restarted_empty(servers: Servers) -> float:
     old = servers.primary()
     old.kill()
     old.start()
+    await asyncio.to_thread(servers.until_written)
     return time.monotonic()
 
 
@@ -109,7 +110,7 @@ FAULTS: dict[Fault, float] = {
     killed: 6.0,
     paused: 6.0,
     demoted: 2.0,
-    restarted_empty: 2.0,
+    restarted_empty: 3.5,  # a node of a cluster that starts waits two seconds
     without_replicas: 0.0,
     restarted_one_by_one: 6.0,
 }
