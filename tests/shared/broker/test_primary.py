@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, closing
 from typing import Any
 
 import pytest
-import redis.cluster
+from redis.crc import key_slot
 
 from smartbatch.deploy.ports import free_port
 from smartbatch.shared.broker.connection import primary as module
@@ -97,7 +97,7 @@ async def cluster(stack: AsyncExitStack, *says: Node, more: tuple[Address, ...] 
 )
 def test_the_slot_is_that_of_the_hash_tag_as_redis_py_computes_it(key: str, tag: str) -> None:
     assert hash_tag(key) == tag
-    assert slot(key) == redis.cluster.key_slot(key.encode())
+    assert slot(key) == key_slot(key.encode())
 
 
 # --- one server
