@@ -85,6 +85,10 @@ class Servers:
         """Return the primary of the model's keys."""
         return eventually(lambda: self._primaries().get(slot(self.key)))
 
+    def clients(self) -> list[Any]:
+        """Return a client of each primary."""
+        return [node.sync for node in self.primaries()]
+
     def primaries(self) -> list[Node]:
         return list(dict.fromkeys(self._primaries().values()))
 

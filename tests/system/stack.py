@@ -185,18 +185,19 @@ class Stack:
 
     def leftovers(self, workers: int, model: str = "simulated") -> list[str]:
         """What is left over on the broker of an idle system with this many workers, in all partitions of the model."""
-        servers = self.broker.primaries_sync if isinstance(self.broker, Servers) else [self.broker.sync]
-        keys = [(redis, key.decode()) for redis in servers for key in redis.keys(f"smartbatch:{{{model}*}}:*")]
+        clients = self.broker.clients() if isinstance(self.broker, Servers) else [self.broker.sync]
+        keys = [(client, key.decode()) for client in clients for key in client.keys(f"smartbatch:{{{model}*}}:*")]
         kept = ("requests", "wakeup", "leases", "served", "gateways", "worker:", "gateway:", "dead")
         found = [key for _, key in keys if not key.partition("}:")[2].startswith(kept)]
         consumers = leases = 0
-        for redis, key in keys:
+        for client, key in keys:
             if key.endswith("}:requests"):
-                found += [f"{n} entries in {key}" for n in (redis.xlen(key),) if n]
-                found += [f"{n} pending in {key}" for n in (redis.xpending(key, "workers")["pending"],) if n]
-                consumers += len(redis.xinfo_consumers(key, "workers"))
+                found += [f"{n} entries in {key}" for n in (client.xlen(key),) if n]
+                for group in client.xinfo_groups(key):
+                    found += [f"{group['pending']} pending in {key}"] * (group["pending"] > 0)
+                    consumers += group["consumers"]
             elif key.endswith("}:leases"):
-                leases += redis.zcard(key)
+                leases += client.zcard(key)
         found += [f"{consumers} consumers"] * (consumers > workers)
         return found + [f"{leases} leases"] * (leases != workers)
 
