@@ -11,6 +11,7 @@
 # make check       format, lint, types
 # make docs        build the documentation into site/; make docs-serve shows it on http://127.0.0.1:8008
 # make generated   write the dashboard, the reference pages and the tables of docs/metrics.md from the code
+# make k8s         write the plain manifests of deploy/kubernetes from the Helm chart
 # make protocol    compile the gRPC messages of gateway/grpc/inference.proto
 PORT ?= 8000
 WORKERS ?= 1
@@ -25,7 +26,7 @@ DEV := $(VENV)/.dev
 EXTRAS := worker,text,client,grpc,otel,local,examples
 DOCS := $(VENV)/.docs
 
-.PHONY: up test test-all test-docker chaos soak bench benchmark study locust check docs docs-serve format generated protocol clean
+.PHONY: up test test-all test-docker chaos soak bench benchmark study locust check docs docs-serve format generated k8s protocol clean
 
 up: $(READY)
 	@exec $(BIN)/smartbatch up --port $(PORT) --workers $(WORKERS) --model '$(MODEL)'
@@ -78,6 +79,9 @@ format: $(DEV)
 generated: $(DEV)
 	$(BIN)/python -m smartbatch.deploy.observability
 	$(BIN)/python docs/generate.py
+
+k8s: $(DEV)
+	$(BIN)/python -m tests.kubernetes.chart
 
 # The messages use their own descriptor pool, so that a program can also load another package's copy of them.
 protocol: $(DEV)

@@ -94,6 +94,7 @@ class Worker:
         encoding.on_encoded = lambda batch, outcomes: batch.source.tracker.finish(batch, outcomes)
         encoding.on_freed = self.batcher.device_freed
         self.partitions.is_idle = lambda: self.batcher.idle
+        self.partitions.claims_from = lambda partition: self.batcher.source is partition
         self.partitions.on_move = self._moved
         self._watchdog = Watchdog(self.engine, self.decoder, settings.stall_timeout)
         self._info: ModelInfo  # once loaded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 
@@ -42,7 +43,7 @@ async def test_invalid_reports_hide_no_other_worker(client: Client, monitor: Sys
 async def test_a_model_with_keys_of_another_type_hides_no_other(client: Client, monitor: SystemMonitor) -> None:
     await _worker(client, GOOD, "w1")
     await client.set(BAD.leases, "no sorted set")
-    monitor._queues = cast(Any, {"bad": None})  # only its name is used
+    monitor._queues = cast(Any, {"bad": Mock()})
     await monitor._read()
     assert set(monitor.snapshots) == {"good"}
     assert monitor.fresh
