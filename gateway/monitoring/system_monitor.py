@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from smartbatch.gateway.core.metrics import pack
 from smartbatch.gateway.queue.model_queue import ModelQueue
@@ -120,11 +121,15 @@ class SystemMonitor:
         self._slots = await primaries(self._settings.broker_url).slots()
         self.models |= models  # a model that Redis lost stays known; the next heartbeat announces it again
         names = sorted({self._default, *models, *self._queues})
-        parts = await self._snapshots([partition_tag(name, n) for name in names for n in self.partitions(name)])
+        tags = {name: [partition_tag(name, n) for n in self.partitions(name)] for name in names}
+        parts = await self._snapshots([*chain.from_iterable(tags.values())])
         self._capacities.clear()
         self._capacities.update((tag, self._capacity_of(snapshot)) for tag, snapshot in parts.items())
-        by_model = {name: [part for part in parts.values() if part.model == name] for name in names}
-        self.snapshots = {name: Snapshot.together(name, found) for name, found in by_model.items() if found}
+        self.snapshots = {
+            name: Snapshot.together(name, [parts.get(tag) or Snapshot.unreachable(tag) for tag in its_tags])
+            for name, its_tags in tags.items()
+            if not parts.keys().isdisjoint(its_tags)
+        }
         for name, snapshot in self.snapshots.items():
             if (capacity := self._capacity_of(snapshot)).rows_per_s:
                 self._last_known[name] = capacity
