@@ -1,5 +1,5 @@
-"""A load rises from nothing, falls to nothing and rises again, while the ScaledObject of the chart starts and stops real
-workers as KEDA would: every request is answered, and none but those of a first start waits long."""
+"""A load rises from nothing, falls to nothing and rises again, while the ScaledObject of the chart starts and stops
+real workers as KEDA would: every request is answered, and few but those of a first start wait long."""
 
 from __future__ import annotations
 
@@ -45,9 +45,8 @@ class Deployment:
                 for trigger in self._scaler.triggers
             ]
             self._scale(self._scaler.step(values, time.monotonic()))
-            ready = len(self._system.stats()["workers"]) and sum(
-                report["state"] == "ready" for report in self._system.stats()["workers"].values()
-            )
+            stats = await asyncio.to_thread(self._system.stats)
+            ready = sum(report["state"] == "ready" for report in stats["workers"].values())
             self.history.append((time.monotonic(), self._scaler.replicas, ready))
             await asyncio.sleep(self._scaler.polling_s)
 
