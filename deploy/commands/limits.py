@@ -32,8 +32,8 @@ def command(max_batch_size: int | None, max_wait_time: float | None, reset: bool
     """Show or change MAX_BATCH_SIZE and MAX_WAIT_TIME of running workers. Without a change: show.
 
     A change applies to all workers of the model, in all its partitions, within a second, and to workers that start
-    later, until --reset.
-    --name, --model, MODEL_NAME or MODEL_PATH selects the model; that is needed for a change if several are served.
+    later, until --reset. --name, --model, MODEL_NAME or MODEL_PATH selects the model; that is needed for a change if
+    several are served.
     """
     limits = LiveLimits(max_batch_size, max_wait_time)
     if reset and limits != LiveLimits():

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from smartbatch.shared.broker.queue.leases import Leases
 from smartbatch.shared.model_info import InputSpec, ModelInfo, encode
 from tests.brokers import Broker
 from tests.deploy.test_cli import Ended
@@ -34,11 +33,12 @@ class Partitions:
         self.broker.sync.delete("smartbatch:models")
         self.broker.sync.hset("smartbatch:models", "m", encode(info))
 
-    async def join(self, worker_id: str, number: int, state: str = "ready") -> None:
-        stream = self.streams[number]
+    def join(self, worker_id: str, number: int, state: str = "ready") -> None:
+        keys, sync = self.streams[number].keys, self.broker.sync
         numbers = dict.fromkeys(("batches", "rows", "max_batch_size", "max_wait_time"), "0")
         report = {"state": state, "device": "cpu", "progress": "", "batch": "", **numbers}
-        await Leases(stream.client, stream.keys, worker_id).heartbeat(report)
+        sync.hset(keys.worker(worker_id), mapping=report)
+        sync.zadd(keys.leases, {worker_id: (sync.time()[0] + 60) * 1000})
 
     async def run(self, *arguments: str, code: int = 0, **environ: str) -> Ended:
         ended = await asyncio.to_thread(Ended, *arguments, REDIS_URL=self.broker.url, **environ)
@@ -77,8 +77,8 @@ async def admit_four(partitions: Partitions) -> None:
 
 async def test_queue_lists_all_partitions_together_and_counts_each(partitions: Partitions) -> None:
     await admit_four(partitions)
-    await partitions.join("w1", 1)
-    await partitions.join("w1", 2)  # helps out
+    partitions.join("w1", 1)
+    partitions.join("w1", 2)  # helps out
     [model] = await partitions.json("queue")
     assert (model["model"], model["waiting"], model["running"]) == ("m", 3, 1)
     assert [(e["request"], e["partition"], e["worker"]) for e in model["entries"]] == [
@@ -190,8 +190,8 @@ def limits(partitions: Partitions) -> list[dict]:
 
 
 async def test_limits_are_changed_in_all_partitions(partitions: Partitions) -> None:
-    await partitions.join("w1", 0)
-    await partitions.join("w2", 2)
+    partitions.join("w1", 0)
+    partitions.join("w2", 2)
     out = (await partitions.run("limits", "--max-batch-size", "4")).out
     assert out == ["m: MAX_BATCH_SIZE=4 for 2 workers within a second, and for workers that start later"]
     assert limits(partitions) == [{b"max_batch_size": b"4"}] * 3
@@ -210,7 +210,7 @@ async def test_limits_of_a_model_that_is_not_announced_are_set_in_its_future_par
 
 
 async def test_limits_say_where_they_could_not_be_changed(partitions: Partitions) -> None:
-    await partitions.join("w1", 0)
+    partitions.join("w1", 0)
     partitions.take_away(1)
     [line] = (await partitions.run("limits", "--max-batch-size", "4", code=2)).err
     assert line.endswith("changed, but not in m:1, whose broker is away; run this again once it is back")
@@ -220,9 +220,9 @@ async def test_limits_say_where_they_could_not_be_changed(partitions: Partitions
 
 async def test_top_and_models_count_a_worker_once(partitions: Partitions) -> None:
     await admit_four(partitions)
-    await partitions.join("w1", 1)
-    await partitions.join("w1", 2)
-    await partitions.join("w2", 0, state="loading")
+    partitions.join("w1", 1)
+    partitions.join("w1", 2)
+    partitions.join("w2", 0, state="loading")
     stats = (await partitions.json("top", "--once"))["models"]["m"]["stats"]
     assert (stats["queue"]["waiting"], stats["queue"]["running"]) == (3, 1)
     assert list(stats["workers"]) == ["w2", "w1"]
@@ -241,8 +241,9 @@ async def test_one_partition_is_not_mentioned(partitions: Partitions) -> None:
     partitions.announce(0)
     await partitions.streams[0].admit("a")
     partitions.letters[0].add(raw())
-    await partitions.join("w1", 0)
+    partitions.join("w1", 0)
     for command in (["queue"], ["queue", "show", "r-0"], ["dead", "list"], ["top", "--once"], ["limits"]):
         assert "partition" not in "\n".join((await partitions.run(*command)).out)
         if command != ["limits"]:
-            assert "partition" not in "\n".join((await partitions.run(*command, "--json")).out)
+            found = "\n".join((await partitions.run(*command, "--json")).out)
+            assert '"partition"' not in found and '"reachable"' not in found
