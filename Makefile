@@ -2,7 +2,7 @@
 # make test        run the tests that cover every promise once, in a few minutes: one broker, no browser
 # make test-all    run all tests: both brokers, long runs, fuzzers, browser, Prometheus
 # make test-docker run the tests of docker-compose.yml (needs a Docker engine)
-# make chaos       inject random faults under load: SECONDS=60 SEED= RATE=400 BROKER=valkey
+# make chaos       inject random faults under load: SECONDS=60 SEED= RATE=400 BROKER=valkey, redis, cluster or sentinel
 # make soak        run a steady load for SECONDS=600 and check that nothing grows
 # make bench       measure every goal on this machine: ONLY=E,S ARGS=--quick; see docs/performance.md
 # make benchmark   compare SmartBatch with a server without batching: MODEL=resnet18 ARGS='--users 200 --duration 10m'

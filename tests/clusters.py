@@ -85,6 +85,10 @@ class Servers:
         """Return the primary of the model's keys."""
         return eventually(lambda: self._primaries().get(slot(self.key)))
 
+    def clients(self) -> list[Any]:
+        """Return a client of each primary."""
+        return [node.sync for node in self.primaries()]
+
     def primaries(self) -> list[Node]:
         return list(dict.fromkeys(self._primaries().values()))
 
@@ -115,6 +119,17 @@ class Servers:
 
         eventually(taken, timeout_s)
 
+    def until_written(self) -> None:
+        """Wait until the primary of the model's keys takes writes."""
+
+        def written() -> bool:
+            try:
+                return self.primary().sync.unlink(f"{self.key}:none") == 0
+            except redis.RedisError:  # a node of a cluster that has just started waits two seconds
+                return False
+
+        eventually(written)
+
     def until_healed(self, timeout_s: float = 60.0) -> None:
         """Wait until every server runs, and all replicas follow the right primary."""
         eventually(self._healed, timeout_s, 0.1)
@@ -143,6 +158,18 @@ class Servers:
             self.replicas(old)[0].sync.execute_command("CLUSTER", "FAILOVER")
         else:
             self.sentinels[0].sync.execute_command("SENTINEL", "FAILOVER", PRIMARY_NAME)
+
+    def move_slot(self) -> None:
+        """Move the slot of the model's keys to another primary of the cluster, key by key."""
+        source = self.primary()
+        target = next(node for node in self.primaries() if node is not source)
+        number, ids = slot(self.key), {node: node.sync.execute_command("CLUSTER", "MYID") for node in (source, target)}
+        target.sync.execute_command("CLUSTER", "SETSLOT", number, "IMPORTING", ids[source])
+        source.sync.execute_command("CLUSTER", "SETSLOT", number, "MIGRATING", ids[target])
+        while keys := source.sync.execute_command("CLUSTER", "GETKEYSINSLOT", number, 10):
+            source.sync.execute_command("MIGRATE", HOST, target.port, "", 0, 5000, "KEYS", *keys)
+        for node in (target, source, *self.primaries()):
+            node.sync.execute_command("CLUSTER", "SETSLOT", number, "NODE", ids[target])
 
     def stop(self) -> None:
         for node in (*self.nodes, *self.sentinels):

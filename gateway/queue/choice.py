@@ -12,8 +12,6 @@ from typing import Protocol, TypeVar
 
 
 class Candidate(Protocol):
-    @property
-    def has_workers(self) -> bool: ...
     def expected_wait_s(self) -> float: ...
 
 
@@ -21,12 +19,7 @@ C = TypeVar("C", bound=Candidate)
 
 
 def choose(candidates: Sequence[C]) -> C:
-    """Return one of at least one candidate. One without workers is chosen only if none has any."""
-    if len(candidates) > 2:
-        candidates = random.sample(candidates, 2)
+    """Return one of at least one candidate."""
     if len(candidates) == 1:
         return candidates[0]
-    first, second = candidates
-    if first.has_workers is not second.has_workers:
-        return first if first.has_workers else second
-    return first if first.expected_wait_s() <= second.expected_wait_s() else second
+    return min(random.sample(candidates, 2), key=lambda candidate: candidate.expected_wait_s())

@@ -33,6 +33,7 @@ DEADLINE_INTERVAL_S = 0.01
 
 MIN_PARTS_AT_ONCE = 4
 CHECK_EVERY_S = 0.1  # whether partitions are stuck
+DOWN_AFTER_S = 0.25  # a planned change of the primary takes less, and no request is rejected then
 SILENT_S = 0.1  # a broker that leaves a call unanswered for so long gets no more requests until it answers
 
 _deadline_at = operator.attrgetter("deadline_at")
@@ -96,6 +97,7 @@ class ModelQueue:
         for partition in self.partitions:
             if (snapshot := snapshots.get(partition.keys.tag)) is not None:
                 partition.admission_control.observe(snapshot.open_rows, snapshot.open_bytes)
+        self._find_usable()
 
     def _add_partition(self, tag: str) -> None:
         capacity = functools.partial(self._capacity, tag)
@@ -106,11 +108,12 @@ class ModelQueue:
             partition.start(self._watch)
 
     def _find_usable(self) -> None:
-        """Find the partitions that requests are sent to: those whose broker answers, or all if none does."""
+        """Find the partitions that requests are sent to: those whose broker answers, or all if none does; of these the
+        ones that have workers, or all if none has."""
         now = time.monotonic()
         staying = [partition for partition in self.partitions if not partition.leaving]
-        answering = [each for each in staying if each.broker_up and each.unanswered_s(now) < SILENT_S]
-        self._usable = answering or staying
+        answering = [each for each in staying if each.broker_up and each.unanswered_s(now) < SILENT_S] or staying
+        self._usable = [each for each in answering if each.has_workers] or answering
 
     async def _keep_moving(self) -> None:
         """Move requests from partitions whose broker doesn't answer or that no worker serves to others."""
@@ -200,7 +203,9 @@ class ModelQueue:
 
     @property
     def broker_up(self) -> bool:
-        return any(partition.broker_up for partition in self._usable)
+        """Whether a broker answers, or has been away so shortly that it may only be changing its primary."""
+        now = time.monotonic()
+        return any(each.broker_up or each.unanswered_s(now) < DOWN_AFTER_S for each in self._usable)
 
 
 class Deadlines:

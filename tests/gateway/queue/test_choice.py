@@ -11,9 +11,8 @@ from smartbatch.gateway.queue.choice import choose
 
 
 class Candidate:
-    def __init__(self, wait_s: float, workers: int = 1) -> None:
+    def __init__(self, wait_s: float) -> None:
         self.wait_s = wait_s
-        self.has_workers = workers > 0
 
     def expected_wait_s(self) -> float:
         return self.wait_s
@@ -34,11 +33,6 @@ def test_the_only_one_is_chosen() -> None:
 
 def test_of_two_the_shorter_wait_wins() -> None:
     assert chosen([Candidate(0.2), Candidate(0.1)], 10) == {1: 10}
-
-
-def test_one_without_workers_is_chosen_only_if_none_has_any() -> None:
-    assert chosen([Candidate(0.0, workers=0), Candidate(0.5)], 10) == {1: 10}
-    assert chosen([Candidate(0.1, workers=0), Candidate(0.0, workers=0)], 10) == {1: 10}
 
 
 def test_of_many_the_shortest_gets_its_share_and_not_all() -> None:
