@@ -31,8 +31,9 @@ from smartbatch.shared.settings import Settings
 def command(max_batch_size: int | None, max_wait_time: float | None, reset: bool, **options: str | None) -> None:
     """Show or change MAX_BATCH_SIZE and MAX_WAIT_TIME of running workers. Without a change: show.
 
-    A change applies to all workers of the model within a second, and to workers that start later, until --reset.
-    --name, --model, MODEL_NAME or MODEL_PATH selects the model; that is needed for a change if several are served.
+    A change applies to all workers of the model, in all its partitions, within a second, and to workers that start
+    later, until --reset. --name, --model, MODEL_NAME or MODEL_PATH selects the model; that is needed for a change if
+    several are served.
     """
     limits = LiveLimits(max_batch_size, max_wait_time)
     if reset and limits != LiveLimits():

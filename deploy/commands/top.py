@@ -22,7 +22,7 @@ from smartbatch.shared.settings import Settings
 
 @click.command("top")
 @setting_options("REDIS_URL")
-@click.option("--name", help="Show only this model. Default: all models.")
+@click.option("--name", help="Show only this model, or one of its partitions, like M:3. Default: all models.")
 @click.option(
     "--interval", type=click.FloatRange(0.2, 60), default=1.0, show_default=True, help="Seconds between updates."
 )
