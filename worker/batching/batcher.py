@@ -23,7 +23,6 @@ from smartbatch.shared.broker.queue.claims import Claim, Mode, WorkerQueue
 from smartbatch.shared.errors import BrokerUnavailable
 from smartbatch.worker.batching.arrivals import ArrivalPredictor
 from smartbatch.worker.batching.batch_times import BatchTimes
-from smartbatch.worker.batching.fill_lock import FillLock, hold_ms
 from smartbatch.worker.batching.policy import decide
 from smartbatch.worker.batching.pool import Pool
 from smartbatch.worker.batching.throughput import ThroughputEstimator
@@ -36,6 +35,7 @@ from smartbatch.worker.queue.failure_detection import FailureDetector
 log = logging.getLogger(__name__)
 
 WAKEUP_S = 0.5  # longest wait for a wakeup: a worker that crashed with the fill lock delays others no longer
+FILL_LOCK_SLACK_MS = 100  # how long the fill lock outlasts the wait that it was taken for
 MIN_AHEAD_POLL_S = 0.002
 AHEAD_POLLS = 4  # polls for a batch to claim ahead, during one forward
 # The sole worker sends the next claim this long before the end of a batch that no arrival is likely to follow, so that
@@ -66,7 +66,6 @@ class Batcher:
         self._engine = engine
         self._limits = limits
         self._times = BatchTimes(costs)
-        self._fill_lock = FillLock(queue)
         self._throughput = throughput
         self._failure_detector = failure_detector
         self.workers = 2  # that serve this model; until that is known, it is taken to be one of several
@@ -80,6 +79,8 @@ class Batcher:
         self._freed = asyncio.Event()
         self._drained = asyncio.Event()
         self._draining = False
+        self._may_hold_fill_lock = False
+        self._releases: set[asyncio.Task[None]] = set()
         self._isolated = False  # the pool holds an entry of a dead worker, alone
         self._waiting: float = math.inf  # entries on the stream after the last claim; inf once that is outdated
         self._left_waiting = 0  # entries on the stream after the last claim
@@ -173,15 +174,15 @@ class Batcher:
         running = sum(len(batch.claimed_entries) for batch in self._on_device)
         window_s = self._limits.window_s
         # Without a likely arrival don't take the fill lock: then it needs no release.
-        hold = hold_ms(window_s, self._limits) if self._arrival_likely(window_s, running=running) else 0
+        hold_ms = self._hold_ms(window_s) if self._arrival_likely(window_s, running=running) else 0
         if dead_worker := next(iter(self._failure_detector.dead_workers), None):
-            claim = await self._claim("idle", hold_ms=hold, dead_worker=dead_worker)
+            claim = await self._claim("idle", hold_ms=hold_ms, dead_worker=dead_worker)
             self._isolated = claim.kind == "isolated" and bool(self._pool)
             if claim.kind != "isolated" and dead_worker in self._failure_detector.dead_workers:
                 self._failure_detector.dead_workers.remove(dead_worker)  # it has no entries left
             if claim.kind != "empty":
                 return bool(self._pool)
-        await self._claim("idle", hold_ms=hold, after_wakeup_s=WAKEUP_S)
+        await self._claim("idle", hold_ms=hold_ms, after_wakeup_s=WAKEUP_S)
         return bool(self._pool)
 
     async def _run_isolated(self) -> None:
@@ -211,17 +212,17 @@ class Batcher:
             left_s = max(0.0, decision.until - time.monotonic())
             # Top up once with the device free, if the batch was claimed ahead or adopted; and take the fill lock before
             # waiting, if the first claim did not.
-            if not pool.last_id or not (decision.reason or self._fill_lock.may_hold):
-                await self._claim("idle", hold_ms=hold_ms(left_s, self._limits) if left_s else 0)
+            if not pool.last_id or not (decision.reason or self._may_hold_fill_lock):
+                await self._claim("idle", hold_ms=self._hold_ms(left_s) if left_s else 0)
                 continue
             if decision.reason:
                 break
             wait = (pool.last_id, math.ceil(left_s * 1000))
-            claim = await self._claim("top", hold_ms=hold_ms(left_s, self._limits), after_entry=wait)
+            claim = await self._claim("top", hold_ms=self._hold_ms(left_s), after_entry=wait)
             if claim.kind == "empty" and claim.waiting:
                 break  # another worker holds the fill lock now: the waiting entries are for its batch
-        if decision.reason not in ("full", "bytes") and self._fill_lock.may_hold:
-            self._fill_lock.release()
+        if decision.reason not in ("full", "bytes") and self._may_hold_fill_lock:
+            self._release_fill_lock()
         await self._until_decoded()
         self._submit(decision.reason or "window")
 
@@ -368,7 +369,7 @@ class Batcher:
         """Claim as many entries as the pool has room for."""
         pool = self._pool
         if mode != "ahead" and hold_ms > 0:
-            self._fill_lock.may_hold = True
+            self._may_hold_fill_lock = True
         started = time.monotonic()
         claim = await self._queue.claim(
             mode,
@@ -390,6 +391,22 @@ class Batcher:
             claimed_entries = self._tracker.receive(claim.entries, claim.now_ms, now, isolated=isolated)
             pool.add(claimed_entries)
         return claim
+
+    def _hold_ms(self, seconds: float) -> int:
+        """Return for how long a claim takes the fill lock to wait for `seconds`; 0 if no batch waits."""
+        return math.ceil(seconds * 1000) + FILL_LOCK_SLACK_MS if self._limits.window_s > 0 else 0
+
+    def _release_fill_lock(self) -> None:
+        """Release the lock without waiting for the reply. If the call gets lost, the lock expires by itself."""
+        task = asyncio.create_task(self._try_release())
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
+
+    async def _try_release(self) -> None:
+        try:
+            await self._queue.release()
+        except BrokerUnavailable as error:
+            log.warning("release of the fill lock failed: %s", error)
 
     def _first_rows(self) -> int:
         """Return how many rows to claim with the device free: one batch, or, if no other worker could run them, about a
@@ -435,7 +452,7 @@ class Batcher:
             complete_at = max(claimed.admitted_at for claimed in batch.claimed_entries)
             self._tracker.metrics.starved.inc(max(0.0, now - max(self._free_since, complete_at)))
         self._free_since = None
-        self._fill_lock.may_hold = False
+        self._may_hold_fill_lock = False
         self._on_device.append(batch)
         self._engine.submit(batch)
 
