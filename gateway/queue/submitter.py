@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 RESEND_FOR_S = 1.0  # how long an unanswered flush is sent again before its clients get a 503
 RESEND_EVERY_S = 0.05
-DOWN_AFTER_S = 0.25  # of failures; a planned change of the primary takes less, and rejects no request then
+DOWN_AFTER_S = 0.5  # of failures; a planned change of the primary takes less, and rejects no request then
 
 
 class Submitter:
