@@ -6,6 +6,7 @@ import asyncio
 import signal
 import subprocess
 import tempfile
+import time
 from typing import Any, Literal
 
 import redis
@@ -160,12 +161,13 @@ class Servers:
             self.sentinels[0].sync.execute_command("SENTINEL", "FAILOVER", PRIMARY_NAME)
 
     def move_slot(self) -> None:
-        """Move the slot of the model's keys to another primary of the cluster, key by key."""
+        """Move the slot of the model's keys to another primary of the cluster, key by key and slowly."""
         source = self.primary()
         target = next(node for node in self.primaries() if node is not source)
         number, ids = slot(self.key), {node: node.sync.execute_command("CLUSTER", "MYID") for node in (source, target)}
         target.sync.execute_command("CLUSTER", "SETSLOT", number, "IMPORTING", ids[source])
         source.sync.execute_command("CLUSTER", "SETSLOT", number, "MIGRATING", ids[target])
+        time.sleep(0.3)
         while keys := source.sync.execute_command("CLUSTER", "GETKEYSINSLOT", number, 10):
             source.sync.execute_command("MIGRATE", HOST, target.port, "", 0, 5000, "KEYS", *keys)
         for node in (target, source, *self.primaries()):

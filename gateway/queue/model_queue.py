@@ -33,7 +33,7 @@ DEADLINE_INTERVAL_S = 0.01
 
 MIN_PARTS_AT_ONCE = 4
 CHECK_EVERY_S = 0.1  # whether partitions are stuck
-DOWN_AFTER_S = 0.25  # a planned change of the primary takes less, and no request is rejected then
+DOWN_AFTER_S = 0.5  # a planned change of the primary takes less, and no request is rejected then
 SILENT_S = 0.1  # a broker that leaves a call unanswered for so long gets no more requests until it answers
 
 _deadline_at = operator.attrgetter("deadline_at")
