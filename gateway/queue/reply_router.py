@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 
 from smartbatch.gateway.core.metrics import ModelMetrics
 from smartbatch.gateway.queue.queued_request import QueuedRequest
+from smartbatch.gateway.queue.submitter import DOWN_AFTER_S
 from smartbatch.shared.broker.queue.replies import Inbox, chunks
 from smartbatch.shared.errors import BrokerUnavailable
 
@@ -39,7 +40,7 @@ class ReplyRouter:
 
     async def run(self) -> None:
         done: list[str] = []
-        failures = 0
+        failures, failed_at = 0, 0.0
         while True:
             try:
                 if failures:
@@ -60,7 +61,8 @@ class ReplyRouter:
                 self._metrics.broker_errors.inc()
                 if failures == 0:
                     log.warning("reading replies failed: %s", error)
-                else:  # at first it may only be that the primary has moved
+                    failed_at = time.monotonic()
+                elif time.monotonic() >= failed_at + DOWN_AFTER_S:
                     self._on_broker_state(False)
                 await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
                 failures += 1

@@ -111,10 +111,10 @@ async def restarted_one_by_one(servers: Servers) -> float:
 FAULTS: dict[Fault, float] = {
     killed: 6.0,
     paused: 6.0,
-    demoted: 2.0,
+    demoted: 0.5,
     restarted_empty: 3.5,  # a node of a cluster that starts waits two seconds
     without_replicas: 0.0,
-    restarted_one_by_one: 6.0,
+    restarted_one_by_one: 0.5,
 }
 
 
