@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 
 from smartbatch.gateway.core.metrics import ModelMetrics
 from smartbatch.gateway.queue.queued_request import QueuedRequest
-from smartbatch.gateway.queue.submitter import DOWN_AFTER_S
 from smartbatch.shared.broker.queue.replies import Inbox, chunks
 from smartbatch.shared.errors import BrokerUnavailable
 
@@ -40,7 +39,7 @@ class ReplyRouter:
 
     async def run(self) -> None:
         done: list[str] = []
-        failures, failed_at = 0, 0.0
+        failures = 0
         while True:
             try:
                 if failures:
@@ -61,9 +60,7 @@ class ReplyRouter:
                 self._metrics.broker_errors.inc()
                 if failures == 0:
                     log.warning("reading replies failed: %s", error)
-                    failed_at = time.monotonic()
-                elif time.monotonic() >= failed_at + DOWN_AFTER_S:
-                    self._on_broker_state(False)
+                self._on_broker_state(False)
                 await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
                 failures += 1
 
