@@ -283,6 +283,41 @@ async def test_a_partition_is_used_again_soon_after_its_failover(cluster: Stack,
     assert_all_answered(requests)
 
 
+async def test_a_rolling_update_of_everything_fails_no_request(servers: Servers, tmp_path: Path) -> None:
+    """Gateways, then workers, then servers, one after the other, under 64 clients that never pause."""
+    system = Stack(servers, tmp_path, MODEL_PATH=MODEL, REPLY_TTL=3)
+    gateways = [system.gateway(), system.gateway()]
+    workers = [system.worker() for _ in range(3)]
+    await asyncio.to_thread(system.ready, 3)
+    urls = [gateway.url for gateway in gateways]
+    try:
+        async with Load(lambda: urls) as load:
+            done = asyncio.Event()
+
+            async def client() -> None:
+                while not done.is_set():
+                    await load.send()
+
+            clients = [asyncio.create_task(client()) for _ in range(64)]
+            for gateway in gateways:
+                urls.remove(gateway.url)  # as a load balancer does that sees it not ready
+                assert await asyncio.to_thread(gateway.stop) == 0
+                urls.append((await asyncio.to_thread(system.gateway)).url)
+            for worker in workers:
+                assert await asyncio.to_thread(worker.stop) == 0
+                await asyncio.to_thread(system.worker)
+                await asyncio.to_thread(system.ready, 3)
+            await restarted_one_by_one(servers)
+            done.set()
+            await asyncio.gather(*clients)
+            requests = load.sent
+        print(f"{len(requests)} requests, the slowest {max(request.seconds for request in requests):.2f} s")
+        assert_all_answered(requests)
+        await asyncio.to_thread(system.until_clean, 3)
+    finally:
+        system.close()
+
+
 # --- a gateway that is cut off
 
 
