@@ -91,7 +91,7 @@ class Worker:
         self.batcher = Batcher(self.engine, self._initial_limits, costs, throughput, self.worker_id)
         encoder = ReplyEncoder(self.model, self.worker_id, self._error_log)
         encoding = EncodingStage(self.engine, self.decoder, encoder, self.metrics, self._tracing)
-        encoding.on_encoded = lambda batch, outcomes: batch.source.tracker.finish(batch, outcomes)
+        encoding.on_encoded = self.batcher.batch_encoded
         encoding.on_freed = self.batcher.device_freed
         self.partitions.is_idle = lambda: self.batcher.idle
         self.partitions.claims_from = lambda partition: self.batcher.source is partition

@@ -19,7 +19,7 @@ from smartbatch.shared.broker.admin import registry
 from smartbatch.shared.broker.admin.registry import Snapshot, number
 from smartbatch.shared.broker.connection.connections import Connections
 from smartbatch.shared.broker.connection.primary import primaries
-from smartbatch.shared.broker.queue.admission import UNKNOWN, Capacity
+from smartbatch.shared.broker.queue.admission import Capacity
 from smartbatch.shared.errors import BrokerUnavailable
 from smartbatch.shared.keys import MODELS, Keys, partition_tag
 from smartbatch.shared.model_info import ModelInfo
@@ -49,7 +49,7 @@ class SystemMonitor:
         self._read_at = 0.0
         self.models: dict[str, ModelInfo] = {}  # announced by workers
         self.snapshots: dict[str, Snapshot] = {}  # of each model, all its partitions together
-        self._capacities: dict[str, Capacity] = {}  # by tag: of each partition's ready workers together
+        self.capacities: dict[str, Capacity] = {}  # by tag: of each partition's ready workers together
         self._last_known: dict[str, Capacity] = {}  # the last of each model that had a rate
         self._unreadable: set[str] = set()
 
@@ -77,10 +77,6 @@ class SystemMonitor:
         """Whether Redis is reachable and every model that has a queue here has a ready worker."""
         workers = self.ready_workers
         return self.broker_up and all(workers.get(model, 0) > 0 for model in self._queues)
-
-    def capacity(self, tag: str) -> Capacity:
-        """Return the capacity of a partition's ready workers."""
-        return self._capacities.get(tag, UNKNOWN)
 
     def partitions(self, model: str) -> Sequence[int]:
         """Return the numbers of a model's partitions: those that its workers announced, or else will announce."""
@@ -123,8 +119,8 @@ class SystemMonitor:
         names = sorted({self._default, *models, *self._queues})
         tags = {name: [partition_tag(name, n) for n in self.partitions(name)] for name in names}
         parts = await self._snapshots([*chain.from_iterable(tags.values())])
-        self._capacities.clear()
-        self._capacities.update((tag, self._capacity_of(snapshot)) for tag, snapshot in parts.items())
+        self.capacities.clear()
+        self.capacities.update((tag, self._capacity_of(snapshot)) for tag, snapshot in parts.items())
         self.snapshots = {
             name: Snapshot.together(name, [parts.get(tag) or Snapshot.unreachable(tag) for tag in its_tags])
             for name, its_tags in tags.items()

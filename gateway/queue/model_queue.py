@@ -19,7 +19,7 @@ from smartbatch.gateway.queue.partition import Partition, Watch
 from smartbatch.gateway.queue.queued_request import QueuedRequest
 from smartbatch.gateway.queue.submitter import Submitter
 from smartbatch.shared.broker.admin.registry import Snapshot
-from smartbatch.shared.broker.queue.admission import Capacity
+from smartbatch.shared.broker.queue.admission import UNKNOWN, Capacity
 from smartbatch.shared.errors import BrokerUnavailable, Unavailable
 from smartbatch.shared.keys import partition_tag
 from smartbatch.shared.process import tasks
@@ -49,16 +49,17 @@ class ModelQueue:
         settings: Settings,
         gateway_id: str,
         metrics: ModelMetrics,
-        capacity: Callable[[str], Capacity],
+        capacities: Mapping[str, Capacity],
     ) -> None:
-        """`numbers` are those of the model's partitions. `capacity(tag)` returns that of a partition's workers."""
+        """`numbers` are those of the model's partitions. `capacities` are those of their ready
+        workers, by tag."""
         self.model = model
         self.metrics = metrics
         self.outstanding: dict[str, QueuedRequest] = {}
         self.partitions: list[Partition] = []
         self._settings = settings
         self._gateway_id = gateway_id
-        self._capacity = capacity
+        self._capacities = capacities
         self._usable: list[Partition] = []
         self._deadlines = Deadlines(self.outstanding, self._expiry)
         self._submitter = Submitter(metrics, lambda: self._usable)
@@ -100,7 +101,7 @@ class ModelQueue:
         self._find_usable()
 
     def _add_partition(self, tag: str) -> None:
-        capacity = functools.partial(self._capacity, tag)
+        capacity = functools.partial(self._capacities.get, tag, UNKNOWN)
         partition = Partition(tag, self._settings, self._gateway_id, self.metrics, self.outstanding, capacity)
         partition.on_state = self._find_usable
         self.partitions.append(partition)

@@ -1,8 +1,8 @@
 """What KEDA and the HorizontalPodAutoscaler make of a ScaledObject, on a clock of the caller's.
 
 KEDA starts the first replica while a trigger is active, that is, above 0, and ends the last one once none has been for
-`cooldownPeriod`. In between the HPA wants ceil(value / threshold) replicas for the trigger that asks for most, unless that
-is within a tenth of what there is, and ends replicas only if less was wanted all the time for the stabilization window.
+`cooldownPeriod`. In between the HPA wants ceil(value / threshold) replicas for the trigger that asks for most, unless
+that is within a tenth of what there is, and ends replicas only if less was wanted for the whole stabilization window.
 """
 
 from __future__ import annotations

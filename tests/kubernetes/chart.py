@@ -23,10 +23,10 @@ VALUES = {"default": "values.yaml"} | {
 NAMESPACE = "inference"
 
 # Set by the chart from other values, so `settings` can't contradict what Services and probes expect.
-SET_BY_CHART = frozenset(
-    ("model_name", "model_path", "redis_url", "redis_password_file", "api_keys_file")
-    + ("host", "port", "grpc_port", "management_host", "management_port", "metrics_host", "metrics_port")
-)
+SET_BY_CHART = {
+    *("model_name", "model_path", "redis_url", "redis_password_file", "api_keys_file"),
+    *("host", "port", "grpc_port", "management_host", "management_port", "metrics_host", "metrics_port"),
+}
 OBJECT = "# Source: "
 
 Manifest = dict[str, Any]

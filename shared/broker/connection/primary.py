@@ -96,7 +96,7 @@ class Discovery:
         self._view: View | None = None
         self._current = False  # no connection has failed since the view was read
         self._asked_at = 0.0  # on the loop's clock
-        self._asking: asyncio.Task[None] | None = None
+        self._query: asyncio.Task[None] | None = None
         self._tls: ssl.SSLContext | None = None  # loading certificates takes longer than an answer
         self._watchers: set[Watcher] = set()
         self._watch: asyncio.Task[None] | None = None
@@ -153,13 +153,13 @@ class Discovery:
 
     async def _refresh(self) -> None:
         """Ask, or wait for the answer to a question in progress."""
-        if self._asking is None:
-            self._asking = asyncio.create_task(self._ask_all())
-            self._asking.add_done_callback(self._asked)
-        await asyncio.shield(self._asking)
+        if self._query is None:
+            self._query = asyncio.create_task(self._ask_all())
+            self._query.add_done_callback(self._asked)
+        await asyncio.shield(self._query)
 
     def _asked(self, task: asyncio.Task[None]) -> None:
-        self._asking = None
+        self._query = None
         if not task.cancelled():
             task.exception()  # marks it as retrieved; whoever waits raises it
 

@@ -40,7 +40,7 @@ async def test_invalid_reports_hide_no_other_worker(client: Client, monitor: Sys
     await client.set(GOOD.worker("w3"), "no hash")
     await monitor._read()
     assert monitor.snapshots["good"].ready_workers == ["w1", "w2"]
-    assert monitor.capacity("good").rows_per_s == pytest.approx(180)  # nine tenths
+    assert monitor.capacities["good"].rows_per_s == pytest.approx(180)  # nine tenths
     assert monitor.fresh
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from smartbatch.gateway.queue import choice
 from smartbatch.gateway.queue.choice import choose
 
 
@@ -19,8 +20,9 @@ class Candidate:
 
 
 @pytest.fixture(autouse=True)
-def seed() -> None:
+def seed(monkeypatch: pytest.MonkeyPatch) -> None:
     random.seed(1)
+    monkeypatch.setattr(choice, "EXPLORED", 0.0)
 
 
 def chosen(candidates: list[Candidate], times: int = 3000) -> Counter[int]:
@@ -39,3 +41,9 @@ def test_of_many_the_shortest_gets_its_share_and_not_all() -> None:
     found = chosen([Candidate(n / 10) for n in range(10)])
     assert found[9] == 0  # the longest loses against every other
     assert 500 < found[0] < 700  # a fifth: it is one of two drawn
+
+
+def test_one_that_seems_slow_is_tried_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "EXPLORED", 1 / 32)
+    found = chosen([Candidate(0.1), Candidate(0.1), Candidate(9.0)], 3200)
+    assert 15 < found[2] < 55  # a third of every 32nd

@@ -13,7 +13,7 @@ class Worker:
     """A worker's placement, with a clock that the test moves."""
 
     def __init__(self, name: str, home: int = 0) -> None:
-        self.placement = Placement(name, patience_s=1.0)
+        self.placement = Placement(name, leave_after_s=1.0)
         self.placement.home = home
         self.current = home
         self.now = 100.0
