@@ -42,6 +42,9 @@ def main() -> None:
     run.add_argument(
         "--partitions", type=int, default=1, help="brokers, each with an equal share of workers, gateways and load"
     )
+    run.add_argument("--shared", action="store_true", help="every gateway uses all partitions, and workers move")
+    run.add_argument("--slow", type=float, default=1.0, help="partition 0's forwards take so many times longer")
+    run.add_argument("--dies-at", type=float, default=0.0, help="when partition 0's broker dies, in seconds")
     run.add_argument("--gateways", type=int, default=1, help="per partition")
     run.add_argument("--max-rows", type=int, default=32, help="MAX_BATCH_SIZE")
     run.add_argument("--window-ms", type=float, default=10.0, help="MAX_WAIT_TIME")
@@ -77,6 +80,9 @@ def main() -> None:
             think_s=options.think_ms / 1000,
             workers=options.workers,
             partitions=options.partitions,
+            shared=options.shared,
+            slow=options.slow,
+            dies_at=options.dies_at,
             gateways=options.gateways,
             limits=Limits(options.max_rows, 1 << 40, options.window_ms / 1000, not options.fixed_window),
             timeout_s=options.timeout,

@@ -49,6 +49,7 @@ class ModelQueue:
         gateway_id: str,
         metrics: ModelMetrics,
         capacity: Callable[[str], Capacity],
+        make_partition: Callable[..., Partition] = Partition,
     ) -> None:
         """`numbers` are those of the model's partitions. `capacity(tag)` returns that of a partition's workers."""
         self.model = model
@@ -58,6 +59,7 @@ class ModelQueue:
         self._settings = settings
         self._gateway_id = gateway_id
         self._capacity = capacity
+        self._make_partition = make_partition
         self._usable: list[Partition] = []
         self._deadlines = Deadlines(self.outstanding, self._expiry)
         self._submitter = Submitter(metrics, lambda: self._usable)
@@ -99,7 +101,9 @@ class ModelQueue:
 
     def _add_partition(self, tag: str) -> None:
         capacity = functools.partial(self._capacity, tag)
-        partition = Partition(tag, self._settings, self._gateway_id, self.metrics, self.outstanding, capacity)
+        partition = self._make_partition(
+            tag, self._settings, self._gateway_id, self.metrics, self.outstanding, capacity
+        )
         partition.on_state = self._find_usable
         self.partitions.append(partition)
         if self._watch:

@@ -121,7 +121,9 @@ class Partition:
         self.admission_control.sent(sum(request.entry.rows for request in requests))
         self._unanswered_since = min(self._unanswered_since, time.monotonic())
         try:
-            result = await self._admission.admit([request.entry for request in requests], capacity=self.admission_control.capacity())
+            result = await self._admission.admit(
+                [request.entry for request in requests], capacity=self.admission_control.capacity()
+            )
         except BrokerFull:
             raise
         except BrokerUnavailable:
