@@ -26,6 +26,7 @@ STUDIES = {
     "scale": studies.scale,
     "partitions": studies.partitions,
     "million": studies.million,
+    "shared": studies.shared,
 }
 
 
@@ -55,6 +56,9 @@ def main() -> None:
     for name in STUDIES:
         study = commands.add_parser(name)
         study.add_argument("--out", type=Path, help="a folder for the plots")
+        if name == "shared":
+            study.add_argument("--brokers", type=int, nargs="+", default=[20, 32])
+            study.add_argument("--cases", nargs="+", choices=studies.CASES, default=list(studies.CASES))
     check = commands.add_parser("check")
     check.add_argument("bench", type=Path, help="the result of `make bench ONLY=S`")
     commands.add_parser("cost-benchmark")
@@ -69,7 +73,8 @@ def main() -> None:
         print(f"a request in full batches: {cost_benchmark.request_s(costs) * 1e6:.1f} us")
         return
     if options.command != "run":
-        STUDIES[options.command](options.out)
+        only = {name: vars(options)[name] for name in ("brokers", "cases") if name in options}
+        STUDIES[options.command](options.out, **only)
         return
     result = simulate(
         Scenario(
