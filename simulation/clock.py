@@ -70,6 +70,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def end(self) -> None:
         """Cancel every task and run until all have ended."""
         self._timers.clear()
+        self.failure = None
         for task in self._tasks:
             task.cancel()
         self.run_while(lambda: True)

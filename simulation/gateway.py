@@ -21,6 +21,7 @@ from simulation.broker import Inbox as BrokerInbox
 from simulation.clock import Timer, VirtualLoop
 from simulation.costs import Costs
 from simulation.outcomes import Kind, Outcomes
+from smartbatch.gateway.monitoring.system_monitor import INTERVAL_S, REPORT_EVERY, SPREAD_S
 from smartbatch.gateway.queue.admission_control import AdmissionControl
 from smartbatch.gateway.queue.model_queue import ModelQueue
 from smartbatch.gateway.queue.partition import Partition as ProductPartition
@@ -36,9 +37,6 @@ from smartbatch.shared.keys import partition_tag
 from smartbatch.shared.settings import Settings
 
 MODEL = "m"
-MONITOR_S = 0.5  # the product's gateway/monitoring/system_monitor.py: between two reads
-REPORT_EVERY = 2  # reads
-
 OK, LATE = b"ok", b"late"  # replies
 
 _ids = itertools.count()
@@ -179,24 +177,26 @@ class Gateway:
     # --- stands in for the system monitor
 
     async def _monitor(self) -> None:
-        await asyncio.sleep(random.random() * MONITOR_S)
+        await asyncio.sleep(random.random() * INTERVAL_S)
         for broker in self._brokers.values():
             broker.gateways += 1
         for reads in itertools.count():
-            read = await asyncio.gather(*(self._read(tag, broker) for tag, broker in self._brokers.items()))
+            read = await asyncio.gather(*(self._read(tag, n * SPREAD_S) for n, tag in enumerate(self._brokers)))
             snapshots = {tag: Snapshot(MODEL, open_rows=rows) for tag, _, rows in filter(None, read)}
             self._capacities = {tag: capacity for tag, capacity, _ in filter(None, read)}
             self.queue.observe(snapshots)
             if reads % REPORT_EVERY == 0:
                 await asyncio.gather(*map(self._report, self._brokers.values()))
-            await asyncio.sleep(MONITOR_S)
+            await asyncio.sleep(INTERVAL_S)
 
     async def _report(self, broker: Broker) -> None:
         with contextlib.suppress(BrokerUnavailable):
             await broker.execute("report", lambda: broker.costs.report.of(1))
 
-    async def _read(self, tag: str, broker: Broker) -> tuple[str, Capacity, int] | None:
+    async def _read(self, tag: str, after_s: float) -> tuple[str, Capacity, int] | None:
         """Return a partition's tag, capacity and inflight rows."""
+        await asyncio.sleep(after_s)
+        broker = self._brokers[tag]
         rows, costs = 0, broker.costs
 
         def run() -> float:

@@ -87,8 +87,10 @@ def simulate(scenario: Scenario) -> Result:
             loop.at(scenario.warm_up_s, lambda: busy.__setitem__(slice(None), [b.busy_s for b in brokers]))
             shares: list[float] = []
             loop.at(end, lambda: shares.extend(b.busy_s - before for b, before in zip(brokers, busy, strict=True)))
-            loop.run_while(lambda: loop.now < end or outcomes.unfinished > 0)
-            loop.end()
+            try:
+                loop.run_while(lambda: loop.now < end or outcomes.unfinished > 0)
+            finally:
+                loop.end()
     finally:
         random.setstate(state)
         gc.set_threshold(*thresholds)
