@@ -101,6 +101,7 @@ class Partitions(ProductPartitions):
 
     async def run(self) -> None:
         await asyncio.sleep(random.random() * INTERVAL_S)  # workers did not start all at once
+        await self._move(self._place(await self._loads()))
         await super().run()
 
     async def _find_numbers(self) -> None:
