@@ -75,7 +75,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             task.cancel()
         self.run_while(lambda: True)
 
-    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Start a task that runs until `end`. If an error ends it earlier, `run_while` raises the error."""
         with self._as_running_loop():
             task = self.create_task(coroutine)

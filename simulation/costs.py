@@ -74,7 +74,12 @@ class Costs(msgspec.Struct, frozen=True):
 
 
 NOTHING = CommandCost(0.0)
-FREE = Costs(BrokerCosts(*[NOTHING] * 11, 0.0, hop_s=0.0), 0.0, 0.0, 0.0, NOTHING, 0.0, 0.0, 0.0, 0.0, 0.0)
+FREE = Costs(
+    BrokerCosts(
+        **dict.fromkeys(BrokerCosts.__struct_fields__, NOTHING) | {"snapshot_gateway_s": 0.0, "hop_s": 0.0},  # pyright: ignore
+    ),
+    **dict.fromkeys(Costs.__struct_fields__[1:], 0.0) | {"gateway_snapshot": NOTHING, "cores": 0},  # pyright: ignore
+)
 """Only the device takes time."""
 
 BROKER_REQUEST_S = 0.02e-3  # the defaults' cost of a request in full batches, including the usual empty claims
