@@ -2,6 +2,7 @@
 
     python -m simulation run --workers 8 --rate 5000 [--pattern bursty] [--curve 40,2 | --curve 1:5,8:12,32:60]
     python -m simulation consolidation | scale | partitions | million [--out docs/images]
+    python -m simulation shared [--brokers 20 32] [--cases even skewed slow dying]
     python -m simulation check bench-results/bench.json     compare the measured S rows with a simulation of them
     python -m simulation cost-benchmark                     measure the cost of the broker's commands on this machine
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -63,6 +65,7 @@ def main() -> None:
     check.add_argument("bench", type=Path, help="the result of `make bench ONLY=S`")
     commands.add_parser("cost-benchmark")
     options = parser.parse_args()
+    logging.disable(logging.WARNING)  # of gateways and workers whose broker died
     if options.command == "check":
         print(*reproduced(json.loads(options.bench.read_text())), sep="\n")
         return

@@ -76,9 +76,18 @@ class Costs(msgspec.Struct, frozen=True):
 NOTHING = CommandCost(0.0)
 FREE = Costs(
     BrokerCosts(
-        **dict.fromkeys(BrokerCosts.__struct_fields__, NOTHING) | {"snapshot_gateway_s": 0.0, "hop_s": 0.0},  # pyright: ignore
+        *(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING),
+        snapshot_gateway_s=0.0,
+        hop_s=0.0,
     ),
-    **dict.fromkeys(Costs.__struct_fields__[1:], 0.0) | {"gateway_snapshot": NOTHING, "cores": 0},  # pyright: ignore
+    gateway_in_s=0.0,
+    gateway_out_s=0.0,
+    gateway_reject_s=0.0,
+    gateway_snapshot=NOTHING,
+    gateway_snapshot_gateway_s=0.0,
+    worker_s=0.0,
+    device_gap_s=0.0,
+    client_s=0.0,
 )
 """Only the device takes time."""
 
