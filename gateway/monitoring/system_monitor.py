@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 INTERVAL_S = 0.5
 REPORT_EVERY = 2  # reads
+SPREAD_S = 0.01  # from one partition's read to the next: to parse the reports of 100 processes takes a millisecond
 STALE_S = 3.0
 READ_TIMEOUT_S = 1.0  # of one partition
 
@@ -135,11 +136,10 @@ class SystemMonitor:
         self._read_at = time.monotonic()
 
     async def _snapshots(self, tags: Sequence[str]) -> dict[str, Snapshot]:
-        """Read the snapshots of all partitions at once. One that can't be read is left out."""
+        """Read the snapshots of all partitions, shortly one after the other. One that can't be read is left out."""
         snapshots, failed = {}, None
-        for tag, read in zip(
-            tags, await asyncio.gather(*map(self._snapshot, tags), return_exceptions=True), strict=True
-        ):
+        reads = (self._snapshot(tag, n * SPREAD_S) for n, tag in enumerate(tags))
+        for tag, read in zip(tags, await asyncio.gather(*reads, return_exceptions=True), strict=True):
             if isinstance(read, Snapshot):
                 snapshots[tag] = read
                 continue
@@ -151,7 +151,8 @@ class SystemMonitor:
             raise failed
         return snapshots
 
-    async def _snapshot(self, tag: str) -> Snapshot:
+    async def _snapshot(self, tag: str, after_s: float) -> Snapshot:
+        await asyncio.sleep(after_s)
         try:
             async with asyncio.timeout(READ_TIMEOUT_S):
                 return await registry.snapshot(self._connections.of(Keys(tag).requests), tag)
@@ -188,7 +189,10 @@ class SystemMonitor:
         self._connections.close()
 
     def _capacity_of(self, snapshot: Snapshot) -> Capacity:
+        """Return the capacity of the ready workers that claim from a partition, or from any of several."""
         reports = [snapshot.workers[worker_id] for worker_id in snapshot.ready_workers]
+        if not snapshot.parts:
+            reports = [each for each in reports if number(each.get("partition")) == snapshot.partition]
         info = self.models.get(snapshot.model)
         return Capacity.of(
             (number(report.get("capacity_rows_per_s")) for report in reports),
