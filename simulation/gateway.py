@@ -286,6 +286,9 @@ class Inbox:
         self.of_broker = BrokerInbox()
         broker.inboxes.append(self.of_broker)
 
+    async def check(self) -> None:
+        await self._broker.execute("check", lambda: self._broker.costs.wait.of(1))
+
     async def pop(self, done: Sequence[int]) -> list[Notice]:
         broker, inbox = self._broker, self.of_broker
         popped: list[Entry] = []
