@@ -64,6 +64,11 @@ class AdmissionControl:
         if self._wait_s(rows) * 1000 > timeout_ms:
             raise self.rejection(AdmitStatus.DEADLINE_UNATTAINABLE, timeout_ms, rows)
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is known to be inflight."""
+        return not self._open_rows and not self._sent_rows
+
     def expected_wait_s(self) -> float:
         """Return the seconds until a request sent now is answered; without a known rate, something that grows with what
         is inflight."""
