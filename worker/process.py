@@ -59,6 +59,7 @@ from smartbatch.worker.watchdog import EXIT_DEVICE_LOST, Watchdog, end_process
 log = logging.getLogger(__name__)
 
 ANNOUNCE_EVERY_S = 0.5
+RESERVE_FOR_S = 30.0  # longer than a failover
 
 
 class Worker:
@@ -129,13 +130,28 @@ class Worker:
 
     async def _take_name(self) -> None:
         """Announce the model. Raises StartupError if other workers serve a different one under its name."""
-        other = await self._announce(replace=self.settings.replace)
+        other = await self._reserve_name()
         if other is not None:
             raise StartupError(
                 f"model {other.name!r} is being served already, from {other.path} (fingerprint {other.fingerprint}); "
                 f"{self._info.path} (fingerprint {self._info.fingerprint}) differs from it. Choose another name "
                 "(MODEL_NAME, --name), or replace it (REPLACE=true, --replace)"
             )
+
+    async def _reserve_name(self) -> ModelInfo | None:
+        """Announce the model for the first time. While the brokers that have the names fail over it is tried again: a
+        model may have taken minutes to load. Raises BrokerUnavailable."""
+        give_up_at = time.monotonic() + RESERVE_FOR_S
+        while True:
+            try:
+                return await self._announce(replace=self.settings.replace)
+            except BrokerUnavailable as error:
+                if self._stop_requested.is_set():
+                    return None
+                if time.monotonic() > give_up_at:
+                    raise
+                log.warning("the model's name can't be reserved yet: %s", error)
+                await asyncio.sleep(ANNOUNCE_EVERY_S)
 
     async def _announce(self, *, replace: bool = False) -> ModelInfo | None:
         """Announce the model if its name is free or its own. Returns the other model that holds the name."""

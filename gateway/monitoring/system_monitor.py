@@ -10,8 +10,9 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from itertools import chain
+from typing import TypeVar
 
 from smartbatch.gateway.core.metrics import pack
 from smartbatch.gateway.queue.model_queue import ModelQueue
@@ -29,10 +30,12 @@ from smartbatch.shared.telemetry import counts
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 INTERVAL_S = 0.5
 REPORT_EVERY = 2  # reads
 STALE_S = 3.0
-READ_TIMEOUT_S = 1.0  # of one partition
+TIMEOUT_S = 0.7  # of each call: what is known must not get stale because one of several brokers does not answer
 
 
 class SystemMonitor:
@@ -110,7 +113,7 @@ class SystemMonitor:
 
     async def _read(self) -> None:
         try:
-            models = await registry.models(self._connections.of(MODELS))
+            models = await _in_time(registry.models(self._connections.of(MODELS)))
         except BrokerUnavailable as error:  # on a cluster the models' own nodes may still answer
             log.warning("reading the list of models failed: %s", error)
             models = self.models
@@ -137,9 +140,8 @@ class SystemMonitor:
     async def _snapshots(self, tags: Sequence[str]) -> dict[str, Snapshot]:
         """Read the snapshots of all partitions at once. One that can't be read is left out."""
         snapshots, failed = {}, None
-        for tag, read in zip(
-            tags, await asyncio.gather(*map(self._snapshot, tags), return_exceptions=True), strict=True
-        ):
+        reads = (_in_time(registry.snapshot(self._connections.of(Keys(tag).requests), tag)) for tag in tags)
+        for tag, read in zip(tags, await asyncio.gather(*reads, return_exceptions=True), strict=True):
             if isinstance(read, Snapshot):
                 snapshots[tag] = read
                 continue
@@ -150,13 +152,6 @@ class SystemMonitor:
         if failed and not snapshots:
             raise failed
         return snapshots
-
-    async def _snapshot(self, tag: str) -> Snapshot:
-        try:
-            async with asyncio.timeout(READ_TIMEOUT_S):
-                return await registry.snapshot(self._connections.of(Keys(tag).requests), tag)
-        except TimeoutError:
-            raise BrokerUnavailable(f"no reply within {READ_TIMEOUT_S:g} s") from None
 
     async def _report(self) -> None:
         """Report this process to every partition that it uses."""
@@ -172,7 +167,8 @@ class SystemMonitor:
             }
             for partition in queue.partitions:
                 connection = self._connections.of(partition.keys.requests)
-                reports.append(registry.report_gateway(connection, partition.keys, self._gateway_id, report))
+                call = registry.report_gateway(connection, partition.keys, self._gateway_id, report)
+                reports.append(_in_time(call))
         failures = [each for each in await asyncio.gather(*reports, return_exceptions=True) if each]
         if failures and len(failures) == len(reports):
             raise failures[0]
@@ -197,3 +193,12 @@ class SystemMonitor:
             ((number(report.get("row_bytes")), number(report.get("bytes_share"))) for report in reports),
             info.start_s if info else 0.0,
         )
+
+
+async def _in_time(call: Awaitable[T]) -> T:
+    """Await a call for at most TIMEOUT_S. Raises BrokerUnavailable."""
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            return await call
+    except TimeoutError:
+        raise BrokerUnavailable(f"no reply within {TIMEOUT_S:g} s") from None

@@ -17,7 +17,7 @@ import pytest
 from smartbatch.gateway.services import GatewayServices
 from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnection
 from smartbatch.shared.broker.queue.admission import NewEntry
-from smartbatch.shared.keys import Keys, partition_tag, slot
+from smartbatch.shared.keys import MODELS, Keys, partition_tag, slot
 from smartbatch.shared.partitions import SlotRange, partitions_of
 from smartbatch.shared.redis_url import Address
 from smartbatch.shared.settings import from_environment
@@ -314,6 +314,47 @@ async def test_a_rolling_update_of_everything_fails_no_request(servers: Servers,
         print(f"{len(requests)} requests, the slowest {max(request.seconds for request in requests):.2f} s")
         assert_all_answered(requests)
         await asyncio.to_thread(system.until_clean, 3)
+    finally:
+        system.close()
+
+
+# --- processes that run or start while a primary is away
+
+
+async def test_what_a_gateway_knows_stays_fresh_while_a_primary_does_not_answer(
+    servers: Servers, tmp_path: Path
+) -> None:
+    system = Stack(servers, tmp_path, MODEL_PATH=MODEL)
+    for _ in range(3):
+        system.worker()
+    services = GatewayServices(from_environment({"REDIS_URL": servers.url, "MODEL_PATH": MODEL}))
+    await services.start()
+    try:
+        async with asyncio.timeout(30):
+            while not services.monitor.ready:
+                await asyncio.sleep(0.1)
+        for replica in [node for primary in servers.primaries() for node in servers.replicas(primary)]:
+            replica.kill()
+        servers._primaries()[slot(MODELS)].pause()
+        until = time.monotonic() + 6
+        while time.monotonic() < until:
+            assert services.monitor.fresh
+            await asyncio.sleep(0.01)
+    finally:
+        await services.close()
+        system.close()
+
+
+async def test_a_worker_that_starts_during_a_failover_becomes_ready(servers: Servers, tmp_path: Path) -> None:
+    """The primary that is away has the model's name, and possibly the worker's home."""
+    system = Stack(servers, tmp_path, MODEL_PATH=MODEL)
+    try:
+        old = servers.primary()
+        old.kill()
+        system.worker()
+        system.gateway()
+        await asyncio.to_thread(system.ready, 1)
+        assert system.predict(b"x").status_code == 200
     finally:
         system.close()
 
