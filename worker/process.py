@@ -100,6 +100,9 @@ class Worker:
         self._watchdog = Watchdog(self.engine, self.decoder, settings.stall_timeout)
         self._info: ModelInfo  # once loaded
         self._tasks: set[asyncio.Task[None]] = set()
+        self._moving: list[
+            asyncio.Task[None]
+        ] = []  # the one that moves this worker, if there may be several partitions
         self._failed: asyncio.Future[BaseException | None] = self._loop.create_future()  # a task has ended
         self._stop_requested = asyncio.Event()
 
@@ -178,7 +181,7 @@ class Worker:
         self._watchdog.start()
         self._spawn(self.batcher.run())
         if await self.partitions.may_change():
-            self._spawn(self.partitions.run())
+            self._moving = [self._spawn(self.partitions.run())]
         self._spawn(self._keep_announced())
         stop = asyncio.create_task(self._stop_requested.wait())
         await asyncio.wait((stop, self._failed), return_when=asyncio.FIRST_COMPLETED)
@@ -191,6 +194,7 @@ class Worker:
         """Finish the claimed entries within GRACE_TIME."""
         self.status.set_state("draining")
         async with asyncio.timeout(self.settings.grace_time):
+            await tasks.end(self._moving)
             await self.batcher.drain()
             await asyncio.to_thread(self.decoder.close)
             await self.partitions.leave()

@@ -78,18 +78,27 @@ class Partitions:
 
     async def leave(self) -> None:
         """Publish all replies and end all leases."""
-        await asyncio.gather(*(partition.leave() for partition in self._joined.values()), *self._leaving)
+        leaving = (partition.leave(free_name=self._alone) for partition in self._joined.values())
+        await asyncio.gather(*leaving, *self._leaving)
+        self._joined.clear()
 
     async def close(self) -> None:
         """End all leases, as far as that is possible at once."""
         await tasks.end(self._leaving)
-        await asyncio.gather(*(partition.close() for partition in self._joined.values()))
+        await asyncio.gather(*(partition.close(free_name=self._alone) for partition in self._joined.values()))
+
+    @property
+    def _alone(self) -> bool:
+        """Whether the model has one partition only."""
+        return len(self.numbers) == 1
 
     def _place(self, loads: dict[int, Load]) -> int:
         current = self._number_of(self.current) if self._joined else -1
-        return self._placement.place(
+        number = self._placement.place(
             loads, time.monotonic(), current=current, idle=self.is_idle(), batch_rows=self._settings.max_batch_size
         )
+        urgent = [each for each, partition in self._joined.items() if partition.urgent and partition.reachable]
+        return number if number in urgent or not urgent else urgent[0]
 
     def _number_of(self, partition: Partition) -> int:
         return partition.keys.partition
