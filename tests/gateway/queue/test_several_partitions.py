@@ -25,7 +25,7 @@ CAPACITY = Capacity.of([100.0], [0.1], 1, [(0.0, 0.0)], 1.0)
 async def queue(broker: Broker) -> AsyncIterator[ModelQueue]:
     random.seed(1)
     settings = from_environment({"REDIS_URL": broker.url, "MODEL_NAME": "m"})
-    capacities = dict.fromkeys(("m", "m:1", "m:2"), CAPACITY)
+    capacities: dict[str, Capacity] = dict.fromkeys(("m", "m:1", "m:2"), CAPACITY)
     queue = ModelQueue("m", (0, 1, 2), settings, "gw", GatewayMetrics().of("m"), capacities)
     queue.start(asyncio.create_task)
     yield queue
