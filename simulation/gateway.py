@@ -175,8 +175,8 @@ class Gateway:
 
     async def _monitor(self) -> None:
         await asyncio.sleep(random.random() * INTERVAL_S)
-        for broker in self._brokers.values():
-            broker.gateways += 1
+        first = next(iter(self._brokers.values()))
+        first.gateways += 1
         for reads in itertools.count():
             read = await asyncio.gather(*(self._read(tag, n * SPREAD_S) for n, tag in enumerate(self._brokers)))
             snapshots = {tag: Snapshot(MODEL, open_rows=rows) for tag, _, rows in filter(None, read)}
@@ -184,7 +184,7 @@ class Gateway:
             self._capacities.update((tag, capacity) for tag, capacity, _ in filter(None, read))
             self.queue.observe(snapshots)
             if reads % REPORT_EVERY == 0:
-                await asyncio.gather(*map(self._report, self._brokers.values()))
+                await self._report(first)
             await asyncio.sleep(INTERVAL_S)
 
     async def _report(self, broker: Broker) -> None:

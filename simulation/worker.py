@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -26,7 +27,7 @@ from smartbatch.worker.core.batch import Batch
 from smartbatch.worker.core.batch_sizes import sizes
 from smartbatch.worker.core.cost_model import CostModel
 from smartbatch.worker.queue.heartbeat import INTERVAL_S as HEARTBEAT_S
-from smartbatch.worker.queue.partitions import INTERVAL_S
+from smartbatch.worker.queue.partitions import INTERVAL_S, READ_EVERY_S
 from smartbatch.worker.queue.partitions import Partitions as ProductPartitions
 from smartbatch.worker.queue.placement import AWAY, Load
 from smartbatch.worker.queue.reply_publisher import MAX_CALL_ENTRIES
@@ -100,7 +101,10 @@ class Partitions(ProductPartitions):
         partition.join(spawn)
 
     async def run(self) -> None:
-        await asyncio.sleep(random.random() * INTERVAL_S)  # workers did not start all at once
+        # Workers did not start all at once, and have read all partitions before.
+        await asyncio.sleep(random.random() * INTERVAL_S)
+        self._known = dict.fromkeys(self.numbers, Load(True, ("another",)))
+        self._read_all_at = time.monotonic() + random.random() * READ_EVERY_S * len(self.numbers)
         await self._move(self._place(await self._loads()))
         await super().run()
 
@@ -122,6 +126,8 @@ class Partitions(ProductPartitions):
 
 class Partition:
     """Stands in for smartbatch.worker.queue.partition.Partition."""
+
+    urgent = False  # no worker dies
 
     def __init__(
         self,

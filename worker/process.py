@@ -59,6 +59,7 @@ from smartbatch.worker.watchdog import EXIT_DEVICE_LOST, Watchdog, end_process
 log = logging.getLogger(__name__)
 
 ANNOUNCE_EVERY_S = 0.5
+RESERVE_FOR_S = 30.0  # longer than a failover
 
 
 class Worker:
@@ -99,6 +100,9 @@ class Worker:
         self._watchdog = Watchdog(self.engine, self.decoder, settings.stall_timeout)
         self._info: ModelInfo  # once loaded
         self._tasks: set[asyncio.Task[None]] = set()
+        self._moving: list[
+            asyncio.Task[None]
+        ] = []  # the one that moves this worker, if there may be several partitions
         self._failed: asyncio.Future[BaseException | None] = self._loop.create_future()  # a task has ended
         self._stop_requested = asyncio.Event()
 
@@ -130,13 +134,28 @@ class Worker:
 
     async def _take_name(self) -> None:
         """Announce the model. Raises StartupError if other workers serve a different one under its name."""
-        other = await self._announce(replace=self.settings.replace)
+        other = await self._reserve_name()
         if other is not None:
             raise StartupError(
                 f"model {other.name!r} is being served already, from {other.path} (fingerprint {other.fingerprint}); "
                 f"{self._info.path} (fingerprint {self._info.fingerprint}) differs from it. Choose another name "
                 "(MODEL_NAME, --name), or replace it (REPLACE=true, --replace)"
             )
+
+    async def _reserve_name(self) -> ModelInfo | None:
+        """Announce the model for the first time. While the brokers that have the names fail over it is tried again: a
+        model may have taken minutes to load. Raises BrokerUnavailable."""
+        give_up_at = time.monotonic() + RESERVE_FOR_S
+        while True:
+            try:
+                return await self._announce(replace=self.settings.replace)
+            except BrokerUnavailable as error:
+                if self._stop_requested.is_set():
+                    return None
+                if time.monotonic() > give_up_at:
+                    raise
+                log.warning("the model's name can't be reserved yet: %s", error)
+                await asyncio.sleep(ANNOUNCE_EVERY_S)
 
     async def _announce(self, *, replace: bool = False) -> ModelInfo | None:
         """Announce the model if its name is free or its own. Returns the other model that holds the name."""
@@ -163,7 +182,7 @@ class Worker:
         self._watchdog.start()
         self._spawn(self.batcher.run())
         if await self.partitions.may_change():
-            self._spawn(self.partitions.run())
+            self._moving = [self._spawn(self.partitions.run())]
         self._spawn(self._keep_announced())
         stop = asyncio.create_task(self._stop_requested.wait())
         await asyncio.wait((stop, self._failed), return_when=asyncio.FIRST_COMPLETED)
@@ -176,6 +195,7 @@ class Worker:
         """Finish the claimed entries within GRACE_TIME."""
         self.status.set_state("draining")
         async with asyncio.timeout(self.settings.grace_time):
+            await tasks.end(self._moving)
             await self.batcher.drain()
             await asyncio.to_thread(self.decoder.close)
             await self.partitions.leave()

@@ -10,8 +10,9 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from itertools import chain
+from typing import TypeVar
 
 from smartbatch.gateway.core.metrics import pack
 from smartbatch.gateway.queue.model_queue import ModelQueue
@@ -29,11 +30,13 @@ from smartbatch.shared.telemetry import counts
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 INTERVAL_S = 0.5
 REPORT_EVERY = 2  # reads
 SPREAD_S = 0.01  # from one partition's read to the next: to parse the reports of 100 processes takes a millisecond
 STALE_S = 3.0
-READ_TIMEOUT_S = 1.0  # of one partition
+TIMEOUT_S = 0.7  # of each call: what is known must not get stale because one of several brokers does not answer
 
 
 class SystemMonitor:
@@ -111,7 +114,7 @@ class SystemMonitor:
 
     async def _read(self) -> None:
         try:
-            models = await registry.models(self._connections.of(MODELS))
+            models = await _in_time(registry.models(self._connections.of(MODELS)))
         except BrokerUnavailable as error:  # on a cluster the models' own nodes may still answer
             log.warning("reading the list of models failed: %s", error)
             models = self.models
@@ -120,13 +123,13 @@ class SystemMonitor:
         names = sorted({self._default, *models, *self._queues})
         tags = {name: [partition_tag(name, n) for n in self.partitions(name)] for name in names}
         parts = await self._snapshots([*chain.from_iterable(tags.values())])
-        self.capacities.clear()
-        self.capacities.update((tag, self._capacity_of(snapshot)) for tag, snapshot in parts.items())
         self.snapshots = {
             name: Snapshot.together(name, [parts.get(tag) or Snapshot.unreachable(tag) for tag in its_tags])
             for name, its_tags in tags.items()
             if not parts.keys().isdisjoint(its_tags)
         }
+        self.capacities.clear()
+        self.capacities.update((tag, self._capacity_of(snapshot)) for tag, snapshot in parts.items())
         for name, snapshot in self.snapshots.items():
             if (capacity := self._capacity_of(snapshot)).rows_per_s:
                 self._last_known[name] = capacity
@@ -153,14 +156,11 @@ class SystemMonitor:
 
     async def _snapshot(self, tag: str, after_s: float) -> Snapshot:
         await asyncio.sleep(after_s)
-        try:
-            async with asyncio.timeout(READ_TIMEOUT_S):
-                return await registry.snapshot(self._connections.of(Keys(tag).requests), tag)
-        except TimeoutError:
-            raise BrokerUnavailable(f"no reply within {READ_TIMEOUT_S:g} s") from None
+        return await _in_time(registry.snapshot(self._connections.of(Keys(tag).requests), tag))
 
     async def _report(self) -> None:
-        """Report this process to every partition that it uses."""
+        """Report this process to the first partition of each model: to read the reports of many gateways in every
+        partition would cost the brokers a tenth of their time."""
         reports = []
         for queue in list(self._queues.values()):
             report = {
@@ -171,21 +171,20 @@ class SystemMonitor:
                 "recent": pack(queue.metrics.recent.summary()),
                 counts.FIELD: counts.encode(queue.metrics.counts()),
             }
-            for partition in queue.partitions:
-                connection = self._connections.of(partition.keys.requests)
-                reports.append(registry.report_gateway(connection, partition.keys, self._gateway_id, report))
+            keys = Keys(queue.model)
+            call = registry.report_gateway(self._connections.of(keys.gateways), keys, self._gateway_id, report)
+            reports.append(_in_time(call))
         failures = [each for each in await asyncio.gather(*reports, return_exceptions=True) if each]
         if failures and len(failures) == len(reports):
             raise failures[0]
 
     async def close(self) -> None:
         for queue in self._queues.values():
-            for partition in queue.partitions:
-                connection = self._connections.of(partition.keys.requests)
-                try:
-                    await registry.remove_gateway(connection, partition.keys, self._gateway_id)
-                except BrokerUnavailable as error:
-                    log.warning("this gateway could not be deregistered: %s", error)
+            keys = Keys(queue.model)
+            try:
+                await _in_time(registry.remove_gateway(self._connections.of(keys.gateways), keys, self._gateway_id))
+            except BrokerUnavailable as error:
+                log.warning("this gateway could not be deregistered: %s", error)
         self._connections.close()
 
     def _capacity_of(self, snapshot: Snapshot) -> Capacity:
@@ -197,7 +196,16 @@ class SystemMonitor:
         return Capacity.of(
             (number(report.get("capacity_rows_per_s")) for report in reports),
             (number(report.get("batch_full_s")) for report in reports),
-            len(snapshot.gateways),
+            len(self.snapshots[snapshot.model].gateways),
             ((number(report.get("row_bytes")), number(report.get("bytes_share"))) for report in reports),
             info.start_s if info else 0.0,
         )
+
+
+async def _in_time(call: Awaitable[T]) -> T:
+    """Await a call for at most TIMEOUT_S. Raises BrokerUnavailable."""
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            return await call
+    except TimeoutError:
+        raise BrokerUnavailable(f"no reply within {TIMEOUT_S:g} s") from None

@@ -64,11 +64,16 @@ class AdmissionControl:
         if self._wait_s(rows) * 1000 > timeout_ms:
             raise self.rejection(AdmitStatus.DEADLINE_UNATTAINABLE, timeout_ms, rows)
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is known to be inflight."""
+        return not self._open_rows and not self._sent_rows
+
     def expected_wait_s(self) -> float:
-        """Return the seconds until a request sent now is answered; without a known rate, something that grows with what
-        is inflight."""
-        rows, capacity = self._open_rows + self._sent_rows + 1, self.capacity()
-        return rows / (capacity.rows_per_s or 1.0) + capacity.batch_s
+        """Return the seconds until the batch of a request sent now would begin; without a known rate, something that
+        grows with what is inflight. With the time of its batch a slow partition would get nothing at all until a faster
+        one has that much more to do."""
+        return (self._open_rows + self._sent_rows + 1) / (self.capacity().rows_per_s or 1.0)
 
     def sent(self, rows: int) -> None:
         """Count rows that `expected_wait_s` has to know of before the broker's answer."""

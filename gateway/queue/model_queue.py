@@ -34,7 +34,6 @@ DEADLINE_INTERVAL_S = 0.01
 MIN_PARTS_AT_ONCE = 4
 CHECK_EVERY_S = 0.1  # whether partitions are stuck
 DOWN_AFTER_S = 0.5  # a planned change of the primary takes less, and no request is rejected then
-SILENT_S = 0.1  # a broker that leaves a call unanswered for so long gets no more requests until it answers
 
 _deadline_at = operator.attrgetter("deadline_at")
 
@@ -113,11 +112,11 @@ class ModelQueue:
             partition.start(self._watch)
 
     def _find_usable(self) -> None:
-        """Find the partitions that requests are sent to: those whose broker answers, or all if none does; of these the
-        ones that have workers, or all if none has."""
+        """Find the partitions that requests are sent to: those whose broker takes some, or all if none does; of these
+        the ones that have workers, or all if none has."""
         now = time.monotonic()
         staying = [partition for partition in self.partitions if not partition.leaving]
-        answering = [each for each in staying if each.broker_up and each.unanswered_s(now) < SILENT_S] or staying
+        answering = [each for each in staying if each.takes_requests(now)] or staying
         self._usable = [each for each in answering if each.has_workers] or answering
 
     async def _keep_moving(self) -> None:
@@ -132,7 +131,7 @@ class ModelQueue:
                     await self._move_from(partition)
                 except BrokerUnavailable as error:
                     log.warning("requests of %s could not be moved: %s", partition.keys.tag, error)
-            for partition in [each for each in self.partitions if each.leaving and not each.requests()]:
+            for partition in [each for each in self.partitions if each.leaving and each.finished]:
                 self.partitions.remove(partition)
                 await partition.close()
 
@@ -147,8 +146,8 @@ class ModelQueue:
         partition.cancel(request.entry.id for request in requests)
         admitted: dict[Partition, list[QueuedRequest]] = {}
         for request in requests:
-            request.partition = target = choose(others)
             if request.admitted_at:
+                request.partition = target = choose(others)
                 admitted.setdefault(target, []).append(request)
             else:
                 self._submitter.put(request)
@@ -203,7 +202,7 @@ class ModelQueue:
     def release(self, request: QueuedRequest, *, answered: bool) -> None:
         """Remove a request. Without `answered` its entry is cancelled, if it was sent."""
         self.outstanding.pop(request.entry.id, None)
-        if not answered and request.admitted_at:
+        if not answered and request.admitted_at and request.partition is not None:
             request.partition.cancel((request.entry.id,))
 
     @property

@@ -26,13 +26,16 @@ from smartbatch.shared.settings import Settings
 
 log = logging.getLogger(__name__)
 
+SILENT_S = 0.1  # a broker that leaves a call unanswered for so long gets no more requests until it answers
+FULL_S = 1.0  # a broker without memory gets no requests for so long
+CANCEL_RETRY_S = 0.5
 MAX_CANCELS = 100_000  # kept while the broker is away; their requests run for nothing if there are more
 
 Watch = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 
 class Partition:
-    """Owned by the model queue. `on_state()` is called when its broker is lost or back."""
+    """Owned by the model queue. `on_state()` is called when its broker is lost, back or full."""
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class Partition:
         self.on_state: Callable[[], None] = lambda: None
         self._outstanding = outstanding
         self._unanswered_since = math.inf  # a call to admit, or the loss of the broker
+        self._full_at = -math.inf  # when the broker last had no memory
         self._without_workers_since = math.inf  # while other partitions have some
         self._cancels: deque[str] = deque(maxlen=MAX_CANCELS)
         self._wake_cancels = asyncio.Event()
@@ -86,6 +90,11 @@ class Partition:
         """Return the outstanding requests of this partition."""
         return [request for request in self._outstanding.values() if request.partition is self]
 
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do: no request is outstanding, no call unanswered, and all cancels were sent."""
+        return not (self.requests() or self._cancels or self.unanswered_s(time.monotonic()))
+
     # --- where to send a request
 
     @property
@@ -96,6 +105,10 @@ class Partition:
     @property
     def has_workers(self) -> bool:
         return self.workers > 0
+
+    def takes_requests(self, now: float) -> bool:
+        """Whether its broker answers and has had memory lately."""
+        return self.broker_up and self.unanswered_s(now) < SILENT_S and now - self._full_at > FULL_S
 
     def unanswered_s(self, now: float) -> float:
         """Return for how long the broker has left a call unanswered, or has been away; 0 while it answers."""
@@ -109,6 +122,11 @@ class Partition:
         else:
             self._without_workers_since = min(self._without_workers_since, now)
         return max(self.unanswered_s(now), now - self._without_workers_since)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is known to be inflight."""
+        return self.admission_control.empty
 
     def expected_wait_s(self) -> float:
         """Return how long a request sent now would wait for its reply."""
@@ -125,7 +143,9 @@ class Partition:
                 [request.entry for request in requests], capacity=self.admission_control.capacity()
             )
         except BrokerFull:
+            self._full_at = time.monotonic()
             self._on_broker_state(True)
+            self.on_state()
             raise
         except BrokerUnavailable:
             self._on_broker_state(False)
@@ -156,7 +176,7 @@ class Partition:
                 except BrokerUnavailable as error:
                     log.warning("cancelling %d requests failed: %s", len(ids), error)
                     self._cancels.extend(ids)
-                    break
+                    await asyncio.sleep(CANCEL_RETRY_S)
 
     def _has(self, request_id: str) -> bool:
         """Whether a request is waited for here, since it came back after it was to be cancelled."""

@@ -16,7 +16,7 @@ class QueuedRequest(Protocol):
     started_at: float
     deadline_at: float
     admitted_at: float  # 0 until the broker has admitted it
-    partition: Any  # where it is, once it was sent (partition.Partition)
+    partition: Any  # to which it was sent (partition.Partition); None while it waits to be sent
     waiting: bool  # submitted, and neither ended nor abandoned
 
     def end(self, outcome: Outcome) -> None:

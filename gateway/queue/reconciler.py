@@ -71,13 +71,15 @@ class Reconciler:
         if not absent:
             return
         replies = await self._inbox.read([request.entry.id for request in absent])
-        lost, found = [], []
+        lost_ids, found = set(), []
         for request, reply in zip(absent, replies, strict=True):
             if reply is not None:
                 request.end(reply)
                 found.append(request.entry.id)
-            elif request.waiting:
-                lost.append(request)
+            else:
+                lost_ids.add(request.entry.id)
+        # Of those that the partition still has: meanwhile some may have ended or moved to another one.
+        lost = [request for request in self._requests() if request.entry.id in lost_ids] if lost_ids else []
         if lost:
             log.warning("readmitting %d requests that the broker lost", len(lost))
             await self.admit_again(lost)

@@ -42,6 +42,7 @@ class Submitter:
         self._wake = asyncio.Event()
 
     def put(self, request: QueuedRequest) -> None:
+        request.partition = None
         self._unsent.append(request)
         self._wake.set()
 
@@ -99,25 +100,26 @@ class Submitter:
             try:
                 result = await partition.admit(flush)
                 break
-            except BrokerFull as error:
-                partition.cancel(request.entry.id for request in flush)  # some payloads may have been stored
-                retry_s = partition.admission_control.retry_after_s()
-                self._fail(partition, flush, BrokerFull(error.detail, retry_s))
-                return
             except BrokerUnavailable as error:
-                self._metrics.broker_errors.inc()
-                log.warning("admitting %d requests to %s failed: %s", len(flush), partition.keys.tag, error)
+                full = isinstance(error, BrokerFull)
+                if not full:
+                    self._metrics.broker_errors.inc()
+                    log.warning("admitting %d requests to %s failed: %s", len(flush), partition.keys.tag, error)
                 elsewhere = partition not in self._partitions()
-                if not elsewhere and time.monotonic() < resend_until:
+                if not (elsewhere or full) and time.monotonic() < resend_until:
                     await asyncio.sleep(RESEND_EVERY_S)
                     continue
-                partition.cancel(request.entry.id for request in flush)  # the call may have reached the broker
-                if not elsewhere:
-                    self._fail(partition, flush, error)
-                    return
+                # The call may have reached the broker, or some payloads were stored.
+                partition.cancel(request.entry.id for request in flush)
+                if full and not elsewhere:
+                    error = BrokerFull(error.detail, partition.admission_control.retry_after_s())
                 for request in flush:
-                    if request.partition is partition:
+                    if request.partition is not partition:  # it has moved
+                        continue
+                    if elsewhere:
                         self.put(request)
+                    else:
+                        request.end(error)
                 return
         self._metrics.flushes.inc()
         self._admitted(partition, flush, result)
@@ -131,7 +133,7 @@ class Submitter:
                 continue
             if not request.waiting or request.partition is not partition:  # it ended or moved meanwhile
                 partition.cancel((request.entry.id,))
-            if not request.admitted_at:
+            elif not request.admitted_at:
                 request.admitted_at = now
         control = partition.admission_control
         control.update(result, [(request.entry, status) for request, status in rejected])
@@ -139,8 +141,3 @@ class Submitter:
             if request.partition is partition:
                 entry = request.entry
                 request.end(control.rejection(status, entry.timeout_ms, entry.rows, entry.bytes))
-
-    def _fail(self, partition: Partition, flush: list[QueuedRequest], error: BrokerUnavailable) -> None:
-        for request in flush:
-            if request.partition is partition:
-                request.end(error)

@@ -16,14 +16,16 @@ import pytest
 
 from smartbatch.gateway.services import GatewayServices
 from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnection
-from smartbatch.shared.broker.queue.admission import NewEntry
-from smartbatch.shared.keys import Keys, partition_tag, slot
+from smartbatch.shared.broker.queue.admission import Admission, NewEntry
+from smartbatch.shared.broker.queue.claims import WorkerQueue
+from smartbatch.shared.broker.queue.leases import Leases
+from smartbatch.shared.keys import MODELS, Keys, partition_tag, slot
 from smartbatch.shared.partitions import SlotRange, partitions_of
 from smartbatch.shared.redis_url import Address
 from smartbatch.shared.settings import from_environment
 from smartbatch.shared.wire import Payload, Raw, pack_payload, unpack_reply
 from smartbatch.worker.models.simulated import expected
-from tests.brokers import Broker, eventually
+from tests.brokers import Broker, Client, eventually
 from tests.clusters import Node, Servers
 from tests.conftest import binary
 from tests.gateway.queue.requests import Queued
@@ -114,6 +116,31 @@ async def test_an_idle_worker_helps_where_a_backlog_is(broker: Broker, tmp_path:
             assert_all_answered(load.sent)
         eventually(lambda: [workers_of(broker.sync, n) for n in range(2)] == [1, 1], 10)
     finally:
+        system.close()
+
+
+async def test_a_helper_goes_home_for_the_entry_of_a_worker_that_died_there(broker: Broker, tmp_path: Path) -> None:
+    """That entry doesn't wait: it is pending. And the backlog elsewhere would keep the helper busy for long."""
+    system = Stack(broker, tmp_path, MODEL_PATH="simulated:base_ms=100,row_ms=10", PARTITIONS=2, MAX_BATCH_SIZE=8)
+    client = Client(broker.url)
+    payload = pack_payload(Payload("raw", Raw(b"x", "text/plain")))
+    limits = {"max_entries": 10_000, "max_bytes": 1 << 30, "body_ttl_s": 60.0}
+    try:
+        system.up(2)
+        eventually(lambda: [workers_of(broker.sync, n) for n in range(2)] == [1, 1], 30)
+        await Leases(client, keys(0), "dead").heartbeat({"state": "ready"})
+        queue = WorkerQueue(client, client, keys(0), "dead", lease_ms=2000, reply_ttl_s=60)
+        backlog = [NewEntry(f"b{number}", 60_000, 1, "raw", payload) for number in range(2000)]
+        for first in range(0, len(backlog), 100):
+            await Admission(client, keys(1), "gw", **limits).admit(backlog[first : first + 100], force=True)
+        await asyncio.to_thread(eventually, lambda: workers_of(broker.sync, 1) == 2)  # the helper is there
+        await Admission(client, keys(0), "gw", **limits).admit([NewEntry("d", 60_000, 1, "raw", payload)], force=True)
+        claim = await queue.claim("idle", room_rows=1, room_bytes=1 << 20)
+        assert [entry.id for entry in claim.entries] == ["d"]
+        await asyncio.to_thread(eventually, lambda: broker.sync.exists(keys(0).reply("d")))
+        assert broker.sync.xlen(keys(1).requests) > 0
+    finally:
+        await client.aclose()
         system.close()
 
 
@@ -314,6 +341,47 @@ async def test_a_rolling_update_of_everything_fails_no_request(servers: Servers,
         print(f"{len(requests)} requests, the slowest {max(request.seconds for request in requests):.2f} s")
         assert_all_answered(requests)
         await asyncio.to_thread(system.until_clean, 3)
+    finally:
+        system.close()
+
+
+# --- processes that run or start while a primary is away
+
+
+async def test_what_a_gateway_knows_stays_fresh_while_a_primary_does_not_answer(
+    servers: Servers, tmp_path: Path
+) -> None:
+    system = Stack(servers, tmp_path, MODEL_PATH=MODEL)
+    for _ in range(3):
+        system.worker()
+    services = GatewayServices(from_environment({"REDIS_URL": servers.url, "MODEL_PATH": MODEL}))
+    await services.start()
+    try:
+        async with asyncio.timeout(30):
+            while not services.monitor.ready:
+                await asyncio.sleep(0.1)
+        for replica in [node for primary in servers.primaries() for node in servers.replicas(primary)]:
+            replica.kill()
+        servers._primaries()[slot(MODELS)].pause()
+        until = time.monotonic() + 6
+        while time.monotonic() < until:
+            assert services.monitor.fresh
+            await asyncio.sleep(0.01)
+    finally:
+        await services.close()
+        system.close()
+
+
+async def test_a_worker_that_starts_during_a_failover_becomes_ready(servers: Servers, tmp_path: Path) -> None:
+    """The primary that is away has the model's name, and possibly the worker's home."""
+    system = Stack(servers, tmp_path, MODEL_PATH=MODEL)
+    try:
+        old = servers.primary()
+        old.kill()
+        system.worker()
+        system.gateway()
+        await asyncio.to_thread(system.ready, 1)
+        assert system.predict(b"x").status_code == 200
     finally:
         system.close()
 

@@ -192,6 +192,11 @@ class EntryTracker:
                 log.warning("adopting an entry whose claim got lost", extra=log_fields(entry))
                 self._adopted += self.receive([entry], redis_now_ms, time.monotonic())
 
+    @property
+    def has_adopted(self) -> bool:
+        """Whether the batcher still has to take entries whose claim got lost."""
+        return bool(self._adopted)
+
     def take_adopted(self) -> list[ClaimedEntry]:
         """Remove and return the adopted entries that may share a batch."""
         adopted = [claimed for claimed in self._adopted if claimed.entry.deliveries == 1]

@@ -83,16 +83,22 @@ class Partition:
         """Whether the lease has been renewed lately."""
         return time.monotonic() - self._last_heartbeat_at < MAX_GAP_S
 
-    async def leave(self) -> None:
+    @property
+    def urgent(self) -> bool:
+        """Whether entries need this worker that do not count as waiting: adopted ones, or those of a dead worker."""
+        return self.tracker.has_adopted or bool(self.failure_detector.dead_workers)
+
+    async def leave(self, *, free_name: bool = False) -> None:
         """Publish what is left and end the lease. Nothing may be claimed from now on."""
         with contextlib.suppress(SmartBatchError):
             await self.publisher.drain()
-        await self.close()
+        await self.close(free_name=free_name)
 
-    async def close(self) -> None:
+    async def close(self, *, free_name: bool = False) -> None:
+        """End the lease. The last worker here frees the model's name with `free_name`."""
         await tasks.end(self._tasks)
         with contextlib.suppress(SmartBatchError):
-            if left := await self._leases.leave():
+            if left := await self._leases.leave(free_name=free_name):
                 log.warning("left %s with %d unfinished entries; other workers will run them", self.keys.tag, left)
         for connection in (self._blocking, self.command, self._lease_connection):
             connection.close()

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 INTERVAL_S = 0.5
 READ_TIMEOUT_S = 0.4
+READ_EVERY_S = 0.1  # for each partition: with many, all are read less often, or it would cost the brokers too much
 
 Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
@@ -53,6 +54,8 @@ class Partitions:
         self._spawn = spawn
         self._placement = Placement(worker_id, settings.partition_patience)
         self._joined: dict[int, Partition] = {}
+        self._known: dict[int, Load] = {}
+        self._read_all_at = 0.0
         self._leaving: set[asyncio.Task[None]] = set()
 
     async def join_home(self) -> None:
@@ -78,18 +81,27 @@ class Partitions:
 
     async def leave(self) -> None:
         """Publish all replies and end all leases."""
-        await asyncio.gather(*(partition.leave() for partition in self._joined.values()), *self._leaving)
+        leaving = (partition.leave(free_name=self._alone) for partition in self._joined.values())
+        await asyncio.gather(*leaving, *self._leaving)
+        self._joined.clear()
 
     async def close(self) -> None:
         """End all leases, as far as that is possible at once."""
         await tasks.end(self._leaving)
-        await asyncio.gather(*(partition.close() for partition in self._joined.values()))
+        await asyncio.gather(*(partition.close(free_name=self._alone) for partition in self._joined.values()))
+
+    @property
+    def _alone(self) -> bool:
+        """Whether the model has one partition only."""
+        return len(self.numbers) == 1
 
     def _place(self, loads: dict[int, Load]) -> int:
         current = self._number_of(self.current) if self._joined else -1
-        return self._placement.place(
+        number = self._placement.place(
             loads, time.monotonic(), current=current, idle=self.is_idle(), batch_rows=self._settings.max_batch_size
         )
+        urgent = [each for each, partition in self._joined.items() if partition.urgent and partition.reachable]
+        return number if number in urgent or not urgent else urgent[0]
 
     def _number_of(self, partition: Partition) -> int:
         return partition.keys.partition
@@ -99,9 +111,16 @@ class Partitions:
         self.numbers = partitions_of(self._settings.model, slots, self._settings.partitions)
 
     async def _loads(self) -> dict[int, Load]:
+        """Read the partitions that this worker has joined, and the others if that was some time ago."""
         if len(self.numbers) == 1:
             return {self.numbers[0]: Load(True)}
-        return dict(zip(self.numbers, await asyncio.gather(*map(self._load, self.numbers)), strict=True))
+        now = time.monotonic()
+        wanted = [number for number in self.numbers if number in self._joined or number not in self._known]
+        if now >= self._read_all_at:
+            self._read_all_at, wanted = now + READ_EVERY_S * len(self.numbers), self.numbers
+        read = dict(zip(wanted, await asyncio.gather(*map(self._load, wanted)), strict=True))
+        self._known = {number: read.get(number) or self._known[number] for number in self.numbers}
+        return self._known
 
     async def _load(self, number: int) -> Load:
         keys = Keys(partition_tag(self._settings.model, number))

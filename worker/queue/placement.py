@@ -48,20 +48,13 @@ class Placement:
         home = loads[self.home]
         if not home.reachable:
             self._away_since = now if self._away_since is None else self._away_since
-            return self._while_away(loads, current) if now - self._away_since >= self._leave_after_s else self.home
+            if loads.get(current, AWAY).reachable:  # it has left its home already
+                return current
+            return _needs_most(loads, current) if now - self._away_since >= self._leave_after_s else self.home
         self._away_since = None
         busiest = max(loads, key=lambda number: loads[number].waiting)
         helps = loads[busiest].waiting >= batch_rows and not home.waiting
         return busiest if helps and (idle or busiest == current) else self.home
-
-    def _while_away(self, loads: Mapping[int, Load], current: int) -> int:
-        """Return the partition with the most entries per worker; stay if the worker has left its home already."""
-        if current != self.home and loads.get(current, AWAY).reachable:
-            return current
-        reachable = [number for number in loads if loads[number].reachable]
-        random.shuffle(reachable)
-        most = max(reachable, default=current, key=lambda n: (loads[n].waiting + 1) / (len(loads[n].workers) + 1))
-        return most
 
     def _rebalance(self, loads: Mapping[int, Load], now: float) -> None:
         """Change the home if it has at least two workers more than another one for some seconds. One worker at a time
@@ -80,3 +73,10 @@ def fewest_workers(loads: Mapping[int, Load]) -> int:
     numbers = [number for number in loads if loads[number].reachable] or list(loads)
     least = min(len(loads[number].workers) for number in numbers)
     return random.choice([number for number in numbers if len(loads[number].workers) == least])
+
+
+def _needs_most(loads: Mapping[int, Load], current: int) -> int:
+    """Return the partition with the most entries per worker, or the current one if none can be reached."""
+    reachable = [number for number in loads if loads[number].reachable]
+    random.shuffle(reachable)
+    return max(reachable, default=current, key=lambda n: (loads[n].waiting + 1) / (len(loads[n].workers) + 1))

@@ -45,8 +45,9 @@ class Leases:
         scores.pop(self._worker_id, None)
         return HeartbeatResult(now, [entry_id.decode() for entry_id in pending], alive, scores, from_redis(*live))
 
-    async def leave(self) -> int:
-        """Deregister. Returns the number of entries still pending; without any the lease is deleted too."""
+    async def leave(self, *, free_name: bool = True) -> int:
+        """Deregister. Returns the number of entries still pending; without any the lease is deleted too. The last
+        worker frees the model's name, unless workers of other partitions may need it."""
         keys = self._keys
         script_keys = [
             keys.requests,
@@ -54,6 +55,6 @@ class Leases:
             keys.wakeup,
             keys.leases,
             keys.worker(self._worker_id),
-            keys.served,
+            *([keys.served] if free_name else []),
         ]
         return await LEAVE.call(self._connection, script_keys, [GROUP, self._worker_id])

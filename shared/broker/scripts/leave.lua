@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Deregister a worker: release the fill lock, and delete the lease if no entries are pending. Pending entries stay so
--- until the lease expires and another worker claims them. The last worker frees the model's name.
--- KEYS requests fill_lock wakeup leases worker served   ARGV group me
+-- until the lease expires and another worker claims them. The last worker frees the model's name, if `served` is given.
+-- KEYS requests fill_lock wakeup leases worker [served]   ARGV group me
 -- Returns the number of pending entries.
 --#include _group
 local requests, fill_lock, wakeup, leases, worker, served = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
@@ -13,6 +13,6 @@ local pending = redis.pcall('XPENDING', requests, group, '-', '+', 1000, me) -- 
 if #pending == 0 then
   redis.pcall('XGROUP', 'DELCONSUMER', requests, group, me)
   redis.call('ZREM', leases, me)
-  if redis.call('EXISTS', leases) == 0 then redis.call('DEL', served) end
+  if served and redis.call('EXISTS', leases) == 0 then redis.call('DEL', served) end
 end
 return #pending

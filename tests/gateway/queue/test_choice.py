@@ -12,8 +12,9 @@ from smartbatch.gateway.queue.choice import choose
 
 
 class Candidate:
-    def __init__(self, wait_s: float) -> None:
+    def __init__(self, wait_s: float, *, empty: bool = False) -> None:
         self.wait_s = wait_s
+        self.empty = empty
 
     def expected_wait_s(self) -> float:
         return self.wait_s
@@ -43,7 +44,13 @@ def test_of_many_the_shortest_gets_its_share_and_not_all() -> None:
     assert 500 < found[0] < 700  # a fifth: it is one of two drawn
 
 
-def test_one_that_seems_slow_is_tried_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_one_that_seems_slow_is_tried_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "EXPLORED", 1 / 32)
-    found = chosen([Candidate(0.1), Candidate(0.1), Candidate(9.0)], 3200)
-    assert 15 < found[2] < 55  # a third of every 32nd
+    found = chosen([Candidate(0.1), Candidate(8.0), Candidate(9.0, empty=True)], 3200)
+    assert 50 < found[2] < 150  # every 32nd
+
+
+def test_one_with_a_long_queue_gets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would reject requests that others have room for."""
+    monkeypatch.setattr(choice, "EXPLORED", 1 / 32)
+    assert chosen([Candidate(0.1), Candidate(0.1), Candidate(9.0)])[2] == 0

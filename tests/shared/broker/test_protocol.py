@@ -371,6 +371,13 @@ async def test_the_last_worker_that_leaves_frees_the_name(client: Client) -> Non
     assert await client.exists(KEYS.served) == 0
 
 
+async def test_the_last_worker_of_one_partition_of_several_does_not_free_the_name(client: Client) -> None:
+    await Leases(client, KEYS, "w1").heartbeat({"state": "ready"})
+    await client.set(KEYS.served, "{}")
+    await Leases(client, KEYS, "w1").leave(free_name=False)
+    assert await client.exists(KEYS.served) == 1
+
+
 async def test_leaving_an_unused_queue_creates_nothing(client: Client) -> None:
     await Leases(client, KEYS, "w1").heartbeat({"state": "ready"})
     assert await Leases(client, KEYS, "w1").leave() == 0

@@ -60,6 +60,13 @@ def test_a_worker_leaves_a_home_that_is_away_and_returns_when_it_is_back() -> No
     assert worker.step({0: load("a"), 1: load("b"), 2: load("c")}) == 0
 
 
+def test_a_helper_does_not_go_home_to_a_broker_that_is_away() -> None:
+    worker = Worker("a")
+    assert worker.step({0: load("a"), 1: load("b", waiting=FULL)}) == 1
+    assert worker.step({0: AWAY, 1: load("a", "b", waiting=FULL)}) == 1
+    assert worker.step({0: AWAY, 1: load("a", "b")}) == 1
+
+
 def test_nothing_can_be_done_while_all_are_away() -> None:
     worker = Worker("a")
     for _ in range(5):

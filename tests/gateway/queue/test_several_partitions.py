@@ -1,0 +1,157 @@
+"""A model queue with three partitions on one broker: each request is in one of them, whatever fails."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from smartbatch.gateway.core.metrics import GatewayMetrics
+from smartbatch.gateway.queue.model_queue import ModelQueue
+from smartbatch.gateway.queue.partition import Partition
+from smartbatch.shared.broker.queue.admission import Capacity, NewEntry
+from smartbatch.shared.errors import BrokerFull, BrokerUnavailable, ClientGone
+from smartbatch.shared.settings import from_environment
+from tests.brokers import Broker
+from tests.gateway.queue.requests import Queued
+
+CAPACITY = Capacity.of([100.0], [0.1], 1, [(0.0, 0.0)], 1.0)
+
+
+@pytest.fixture
+async def queue(broker: Broker) -> AsyncIterator[ModelQueue]:
+    random.seed(1)
+    settings = from_environment({"REDIS_URL": broker.url, "MODEL_NAME": "m"})
+    capacities: dict[str, Capacity] = dict.fromkeys(("m", "m:1", "m:2"), CAPACITY)
+    queue = ModelQueue("m", (0, 1, 2), settings, "gw", GatewayMetrics().of("m"), capacities)
+    queue.start(asyncio.create_task)
+    yield queue
+    await queue.close()
+
+
+def submit(queue: ModelQueue, *names: str) -> list[Queued]:
+    requests = [Queued(NewEntry(name, 60_000, 1, "raw", b"x")) for name in names]
+    for request in requests:
+        queue.submit(request)
+    return requests
+
+
+async def admitted(queue: ModelQueue, *names: str) -> tuple[list[Queued], Partition]:
+    """Submit requests in one flush. Returns them and their partition."""
+    requests = submit(queue, *names)
+    async with asyncio.timeout(5):
+        while not all(request.admitted_at for request in requests):
+            await asyncio.sleep(0.001)
+    [partition] = {request.partition for request in requests}
+    return requests, partition
+
+
+def hang_up(queue: ModelQueue, requests: Sequence[Queued]) -> None:
+    for request in requests:
+        request.end(ClientGone())
+        queue.release(request, answered=False)
+        request.future.exception()
+
+
+def entries(broker: Broker, partition: Partition) -> int:
+    return broker.sync.xlen(partition.keys.requests)
+
+
+async def until_empty(broker: Broker, partition: Partition) -> None:
+    async with asyncio.timeout(3):
+        while entries(broker, partition):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_broker_without_memory_rejects_nothing_while_others_have_some(
+    queue: ModelQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*args, **how):
+        raise BrokerFull("no memory")
+
+    monkeypatch.setattr(queue.partitions[0]._admission, "admit", full)
+    requests = []
+    for number in range(30):
+        requests += submit(queue, f"r{number}")
+        await asyncio.sleep(0.005)
+        queue.observe({})
+    assert all(request.admitted_at for request in requests)
+    for partition in queue.partitions[1:]:
+        monkeypatch.setattr(partition._admission, "admit", full)
+    (last,) = submit(queue, "last")
+    with pytest.raises(BrokerFull):
+        await asyncio.wait_for(last.future, 1)
+
+
+async def test_a_cancel_that_fails_is_sent_again(
+    queue: ModelQueue, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests, partition = await admitted(queue, "a", "b")
+    cancel, calls = partition._admission.cancel, []
+
+    async def fail_once(ids: Sequence[str]) -> int:
+        calls.append(ids)
+        if len(calls) == 1:
+            raise BrokerUnavailable("lost")
+        return await cancel(ids)
+
+    monkeypatch.setattr(partition._admission, "cancel", fail_once)
+    hang_up(queue, requests)
+    await until_empty(broker, partition)
+    assert len(calls) == 2
+
+
+async def test_a_partition_that_is_none_any_more_is_closed_after_its_cancels(
+    queue: ModelQueue, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests, partition = await admitted(queue, "a", "b")
+    cancel, away = partition._admission.cancel, True
+
+    async def fail_while_away(ids: Sequence[str]) -> int:
+        if away:
+            raise BrokerUnavailable("away")
+        return await cancel(ids)
+
+    monkeypatch.setattr(partition._admission, "cancel", fail_while_away)
+    queue.set_partitions([n for n in (0, 1, 2) if n != partition.keys.partition])
+    hang_up(queue, requests)
+    await asyncio.sleep(0.3)
+    away = False
+    await until_empty(broker, partition)
+    async with asyncio.timeout(1):
+        while partition in queue.partitions:
+            await asyncio.sleep(0.01)
+
+
+async def test_what_moves_while_it_is_reconciled_is_not_admitted_where_it_was(
+    queue: ModelQueue, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests, old = await admitted(queue, "a", "b")
+    new = next(partition for partition in queue.partitions if partition is not old)
+    are_inflight = old._reconciler._admission.are_inflight
+
+    async def move_meanwhile(ids: Sequence[str]) -> list[bool]:
+        for request in requests:
+            request.partition = new
+        old.cancel(request.entry.id for request in requests)
+        await new.take_over(requests)
+        await until_empty(broker, old)
+        return await are_inflight(ids)
+
+    monkeypatch.setattr(old._reconciler._admission, "are_inflight", move_meanwhile)
+    await old._reconciler.reconcile(time.monotonic() + 1)
+    assert (entries(broker, old), entries(broker, new)) == (0, 2)
+
+
+async def test_what_waits_to_be_sent_again_is_sent_once(queue: ModelQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that could not be admitted waits for the next flush. It isn't moved meanwhile as well."""
+    (request,) = submit(queue, "a")
+    request.partition = queue.partitions[0]  # the call failed
+    queue._submitter._unsent.clear()
+    queue._submitter.put(request)
+    monkeypatch.setattr(queue.partitions[0], "stuck_s", lambda now, others_have_workers: 5.0)
+    await queue._move_from(queue.partitions[0])
+    assert queue._submitter._unsent == [request]
