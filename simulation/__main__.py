@@ -2,6 +2,7 @@
 
     python -m simulation run --workers 8 --rate 5000 [--pattern bursty] [--curve 40,2 | --curve 1:5,8:12,32:60]
     python -m simulation consolidation | scale | partitions | million [--out docs/images]
+    python -m simulation shared [--brokers 20 32] [--cases even skewed slow dying]
     python -m simulation check bench-results/bench.json     compare the measured S rows with a simulation of them
     python -m simulation cost-benchmark                     measure the cost of the broker's commands on this machine
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -26,6 +28,7 @@ STUDIES = {
     "scale": studies.scale,
     "partitions": studies.partitions,
     "million": studies.million,
+    "shared": studies.shared,
 }
 
 
@@ -42,6 +45,9 @@ def main() -> None:
     run.add_argument(
         "--partitions", type=int, default=1, help="brokers, each with an equal share of workers, gateways and load"
     )
+    run.add_argument("--shared", action="store_true", help="every gateway uses all partitions, and workers move")
+    run.add_argument("--slow", type=float, default=1.0, help="partition 0's forwards take so many times longer")
+    run.add_argument("--dies-at", type=float, default=0.0, help="when partition 0's broker dies, in seconds")
     run.add_argument("--gateways", type=int, default=1, help="per partition")
     run.add_argument("--max-rows", type=int, default=32, help="MAX_BATCH_SIZE")
     run.add_argument("--window-ms", type=float, default=10.0, help="MAX_WAIT_TIME")
@@ -52,10 +58,14 @@ def main() -> None:
     for name in STUDIES:
         study = commands.add_parser(name)
         study.add_argument("--out", type=Path, help="a folder for the plots")
+        if name == "shared":
+            study.add_argument("--brokers", type=int, nargs="+", default=[20, 32])
+            study.add_argument("--cases", nargs="+", choices=studies.CASES, default=list(studies.CASES))
     check = commands.add_parser("check")
     check.add_argument("bench", type=Path, help="the result of `make bench ONLY=S`")
     commands.add_parser("cost-benchmark")
     options = parser.parse_args()
+    logging.disable(logging.WARNING)  # of gateways and workers whose broker died
     if options.command == "check":
         print(*reproduced(json.loads(options.bench.read_text())), sep="\n")
         return
@@ -66,7 +76,8 @@ def main() -> None:
         print(f"a request in full batches: {cost_benchmark.request_s(costs) * 1e6:.1f} us")
         return
     if options.command != "run":
-        STUDIES[options.command](options.out)
+        only = {name: vars(options)[name] for name in ("brokers", "cases") if name in options}
+        STUDIES[options.command](options.out, **only)
         return
     result = simulate(
         Scenario(
@@ -77,6 +88,9 @@ def main() -> None:
             think_s=options.think_ms / 1000,
             workers=options.workers,
             partitions=options.partitions,
+            shared=options.shared,
+            slow=options.slow,
+            dies_at=options.dies_at,
             gateways=options.gateways,
             limits=Limits(options.max_rows, 1 << 40, options.window_ms / 1000, not options.fixed_window),
             timeout_s=options.timeout,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import random
 from collections.abc import Iterator
 from typing import Protocol
@@ -34,7 +35,7 @@ class Open:
         self.pop()
 
     def pop(self) -> float:
-        arrival, following = self.next_at, next(self._times)
+        arrival, following = self.next_at, next(self._times, NEVER)
         self.next_at = following if following < self._until else NEVER
         return arrival
 
@@ -68,6 +69,12 @@ def bursty(rate: float, draw: random.Random, *, factor: float = 4.0, share: floa
         else:  # the exponential distribution is memoryless, so draw again at the other rate
             now, state = ends_at, 1 - state
             ends_at = now + draw.expovariate(1 / durations[state])
+
+
+def changed(times: Iterator[float], at: float, after: Iterator[float]) -> Iterator[float]:
+    """Yield `times` until `at`, and from then on those of `after`, which begin at 0."""
+    yield from itertools.takewhile(lambda each: each < at, times)
+    yield from (at + each for each in after)
 
 
 class Closed:

@@ -6,8 +6,9 @@ same calls here and to the real scripts.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -15,22 +16,26 @@ import msgspec
 from simulation.clock import Timer, VirtualLoop
 from simulation.cores import Cores
 from simulation.costs import BrokerCosts
+from smartbatch.shared.broker.queue.admission import UNKNOWN, Capacity
 from smartbatch.shared.broker.queue.claims import Mode
+from smartbatch.shared.errors import BrokerUnavailable
+from smartbatch.worker.batching.throughput import ThroughputEstimator
+from smartbatch.worker.queue.heartbeat import INTERVAL_S as HEARTBEAT_S
 
 
 class Entry:
-    """One request, from its arrival at the gateway to its outcome. Also stands in for the batcher's ClaimedEntry."""
+    """One admitted request on the stream. Also stands in for the batcher's ClaimedEntry."""
 
-    __slots__ = ("admitted_at", "arrived_at", "deadline_at", "gateway", "late", "number", "t_ms")
+    __slots__ = ("admitted_at", "deadline_at", "inbox", "late", "number", "request", "t_ms")
 
     rows = 1
     bytes = 1
 
-    def __init__(self, gateway: Any, arrived_at: float) -> None:
-        self.gateway = gateway
-        self.arrived_at = arrived_at
-        self.t_ms = 0
-        self.number = 0  # its position on the stream
+    def __init__(self, inbox: Inbox, request: Any, t_ms: int, number: int) -> None:
+        self.inbox = inbox
+        self.request = request
+        self.t_ms = t_ms
+        self.number = number  # its position on the stream
         self.admitted_at = 0.0  # on the worker's clock, with a resolution of a millisecond
         self.deadline_at = 0.0
         self.late = False  # whether its deadline passed before its forward
@@ -38,6 +43,14 @@ class Entry:
     @property
     def entry(self) -> Entry:
         return self
+
+
+class Inbox:
+    """The replies for one gateway, and its pop that waits for them."""
+
+    def __init__(self) -> None:
+        self.replies: list[Entry] = []
+        self.popping: Command | None = None
 
 
 class ClaimResult(msgspec.Struct):
@@ -73,17 +86,60 @@ class Broker:
         self._commands: deque[Command] = deque()
         self._free_at = 0.0
         self._woken = False
+        self.dead = False
+        self.leases: dict[str, ThroughputEstimator] = {}  # of the workers that have joined
+        self.inboxes: list[Inbox] = []  # of the gateways
+        self.gateways = 0  # that report their status
+        self._reported = UNKNOWN
+        self._report_due_at = 0.0
+
+    def capacity(self) -> Capacity:
+        """Return what the workers reported with their last heartbeats."""
+        if self.loop.now >= self._report_due_at:
+            self._report_due_at = self.loop.now + HEARTBEAT_S
+            rates = self.leases.values()
+            self._reported = Capacity.of((each.rows_per_s() for each in rates), (each.batch_full_s() for each in rates))
+        return self._reported
 
     # --- the thread
 
-    def call(self, name: str, run: Callable[[], float], done: Callable[[], Any]) -> Command:
-        """Send a command. `run` executes it and returns its cost; `done` is called when its reply has arrived."""
-        command = Command(name, run, done)
+    def call(
+        self, name: str, run: Callable[[], float], done: Callable[[], Any], failed: Callable[[], Any] | None = None
+    ) -> Command:
+        """Send a command. `run` executes it and returns its cost; `done` is called when its reply has arrived, and
+        `failed` if the broker is dead or dies before."""
+        command = Command(name, run, done, failed)
         self.loop.at(self.loop.now + self.costs.hop_s, self._arrived, command)
         return command
 
+    async def execute(self, name: str, run: Callable[[], float]) -> None:
+        """Send a command and wait for its reply. Raises BrokerUnavailable."""
+        replied = self.loop.create_future()
+        self.call(name, run, *settle(replied))
+        await replied
+
+    def die(self) -> None:
+        """Lose all data. Calls fail from now on, those in flight too."""
+        self.dead = True
+        commands = [*self._commands, *self._on_wakeup, *(command for _, command in self._on_stream)]
+        commands += [inbox.popping for inbox in self.inboxes if inbox.popping and inbox.popping.blocked]
+        for waiting in (self._commands, self._on_wakeup, self._on_stream, self.stream):
+            waiting.clear()
+        for command in commands:
+            if command.timer:
+                command.timer.cancel()
+            self.loop.at(self.loop.now + self.costs.hop_s, self._reply, command)
+
+    def _reply(self, command: Command) -> None:
+        if not self.dead:
+            command.done()
+        elif command.failed:
+            command.failed()
+
     def _arrived(self, command: Command) -> None:
-        if self._commands or self._free_at > self.loop.now:
+        if self.dead:
+            self.loop.at(self.loop.now + self.costs.hop_s, self._reply, command)
+        elif self._commands or self._free_at > self.loop.now:
             self._commands.append(command)
             self._wake()
         else:
@@ -96,6 +152,8 @@ class Broker:
 
     def _next(self) -> None:
         self._woken = False
+        if self.dead:
+            return
         self._run(self._commands.popleft())
         if self._commands:
             self._wake()
@@ -106,7 +164,7 @@ class Broker:
         self.busy_s += cost
         self._free_at = self.cores.run(max(self._free_at, self.loop.now), cost)
         if not command.blocked:
-            self.loop.at(self._free_at + self.costs.hop_s, command.done)
+            self.loop.at(self._free_at + self.costs.hop_s, self._reply, command)
 
     def _unblock(self, command: Command) -> None:
         """Run a blocked command next, before any other."""
@@ -139,6 +197,10 @@ class Broker:
 
     def unblock(self, command: Command) -> None:
         """CLIENT UNBLOCK; has no effect if the command is not blocked."""
+        if command in self._on_wakeup:
+            self._on_wakeup.remove(command)
+            self._unblock(command)
+            return
         for waiting in self._on_stream:
             if waiting[1] is command:
                 self._on_stream.remove(waiting)
@@ -159,18 +221,26 @@ class Broker:
         """Return the worker that holds the fill lock; empty if none does."""
         return self._holder if self._lock_ends > self.loop.now else ""
 
-    def admit(self, entries: list[Entry], timeout_ms: float, rows_per_ms: float, batch_ms: float) -> list[int]:
-        """Return a code per entry as admit.lua does: 1 admitted, 0 queue full, 2 deadline unattainable."""
+    def admit(
+        self,
+        inbox: Inbox,
+        requests: Sequence[Any],
+        timeout_ms: float,
+        rows_per_ms: float,
+        batch_ms: float,
+        *,
+        force: bool = False,
+    ) -> list[int]:
+        """Return a code per request as admit.lua does: 1 admitted, 0 queue full, 2 deadline unattainable."""
         t_ms, codes = int(self.loop.now * 1000), []
-        for entry in entries:
-            if len(self.stream) >= self._max_entries:
+        for request in requests:
+            if not force and len(self.stream) >= self._max_entries:
                 codes.append(0)
-            elif rows_per_ms and self.stream and (self.inflight_rows + 1) / rows_per_ms + batch_ms > timeout_ms:
+            elif not force and rows_per_ms and self.stream and self._wait_ms(rows_per_ms, batch_ms) > timeout_ms:
                 codes.append(2)
             else:
                 self._added += 1
-                entry.t_ms, entry.number = t_ms, self._added
-                self.stream.append(entry)
+                self.stream.append(Entry(inbox, request, t_ms, self._added))
                 self.inflight_rows += 1
                 codes.append(1)
         readers, self._on_stream = self._on_stream, []
@@ -181,6 +251,9 @@ class Broker:
                 self._on_stream.append(waiting)
         self.wake()
         return codes
+
+    def _wait_ms(self, rows_per_ms: float, batch_ms: float) -> float:
+        return (self.inflight_rows + 1) / rows_per_ms + batch_ms
 
     def claim(
         self, me: str, mode: Mode, *, held_rows: int = 0, room_rows: int = 32, hold_ms: int = 0, soon: bool = False
@@ -217,23 +290,46 @@ class Broker:
     def finish(self, entries: list[Entry]) -> None:
         """Finish the entries and push their replies to the gateways' inboxes."""
         self.inflight_rows -= len(entries)
-        by_gateway: dict[Any, list[Entry]] = {}
+        by_inbox: dict[Inbox, list[Entry]] = {}
         for entry in entries:
-            by_gateway.setdefault(entry.gateway, []).append(entry)
-        for gateway, replies in by_gateway.items():
-            gateway.inbox += replies
-            if gateway.popping and gateway.popping.blocked:
-                self._unblock(gateway.popping)
+            by_inbox.setdefault(entry.inbox, []).append(entry)
+        for inbox, replies in by_inbox.items():
+            inbox.replies += replies
+            if inbox.popping and inbox.popping.blocked:
+                self._unblock(inbox.popping)
+
+    def cancel(self, request_ids: Collection[int]) -> None:
+        """Remove requests that wait. (The script also forgets those that run.)"""
+        before = len(self.stream)
+        self.stream = deque(entry for entry in self.stream if entry.request.id not in request_ids)
+        self.inflight_rows -= before - len(self.stream)
 
 
 class Command:
     """One command, sent to the broker or waiting there."""
 
-    __slots__ = ("blocked", "done", "name", "run", "timer")
+    __slots__ = ("blocked", "done", "failed", "name", "run", "timer")
 
-    def __init__(self, name: str, run: Callable[[], float], done: Callable[[], Any]) -> None:
+    def __init__(
+        self, name: str, run: Callable[[], float], done: Callable[[], Any], failed: Callable[[], Any] | None
+    ) -> None:
         self.name = name
         self.run = run
         self.done = done
+        self.failed = failed
         self.blocked = False
         self.timer: Timer | None = None
+
+
+def settle(future: asyncio.Future[None]) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Return what to call when a command is done, and when it failed."""
+
+    def done() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    def failed() -> None:
+        if not future.done():
+            future.set_exception(BrokerUnavailable("the broker is dead"))
+
+    return done, failed

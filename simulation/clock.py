@@ -70,16 +70,18 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def end(self) -> None:
         """Cancel every task and run until all have ended."""
         self._timers.clear()
+        self.failure = None
         for task in self._tasks:
             task.cancel()
         self.run_while(lambda: True)
 
-    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Start a task that runs until `end`. If an error ends it earlier, `run_while` raises the error."""
         with self._as_running_loop():
             task = self.create_task(coroutine)
         task.add_done_callback(self._task_ended)
         self._tasks.append(task)
+        return task
 
     def _task_ended(self, task: asyncio.Task[Any]) -> None:
         if not task.cancelled() and (error := task.exception()):
@@ -123,11 +125,10 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
 @contextlib.contextmanager
 def virtual_time(loop: VirtualLoop) -> Iterator[None]:
-    """Replace `time.monotonic` in the worker's modules by this loop's clock."""
+    """Replace `time.monotonic` in the modules of gateway and worker by this loop's clock."""
     virtual: Any = SimpleNamespace(monotonic=loop.time)
-    modules = [
-        module for name, module in sys.modules.items() if name.startswith("smartbatch.worker.") and _uses_time(module)
-    ]
+    packages = ("smartbatch.gateway.", "smartbatch.worker.")
+    modules = [module for name, module in sys.modules.items() if name.startswith(packages) and _uses_time(module)]
     for module in modules:
         vars(module)["time"] = virtual
     try:

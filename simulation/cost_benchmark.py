@@ -18,9 +18,11 @@ from pathlib import Path
 from simulation.costs import CommandCost
 from smartbatch.deploy import embedded_broker
 from smartbatch.deploy.ports import free_port
-from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnection
+from smartbatch.shared.broker.admin import registry
+from smartbatch.shared.broker.connection.multiplexed import Argument, MultiplexedConnection
 from smartbatch.shared.broker.queue.admission import Admission, NewEntry
 from smartbatch.shared.broker.queue.claims import Entry, Outcome, WorkerQueue
+from smartbatch.shared.broker.queue.leases import Leases
 from smartbatch.shared.broker.queue.replies import Inbox
 from smartbatch.shared.errors import BrokerUnavailable, StartupError
 from smartbatch.shared.keys import Keys
@@ -29,6 +31,14 @@ FULL = 32
 ROUNDS = 150
 CONNECTIONS = 8  # concurrent, each with its own model, so that the broker never sleeps between calls
 PAYLOAD, REPLY = bytes(1024), bytes(300)
+COMMANDS = ("admit", "claim", "release", "finish", "pop", "heartbeat", "report", "load", "snapshot")
+# As many fields as the product's have, and as many bytes.
+WORKER_REPORT: dict[str, Argument] = {"state": "ready", "counts": bytes(300)} | {
+    f"field_{n}": f"value {n}" for n in range(20)
+}
+GATEWAY_REPORT: dict[str, Argument] = {"host": "host", "recent": bytes(400), "counts": bytes(150)} | {
+    f"field_{n}": n for n in range(3)
+}
 SETTLE_S = 0.001  # the broker still works after its last reply
 
 
@@ -72,7 +82,7 @@ async def _measure(url: str, pid: int) -> dict[str, CommandCost]:
     for name, cost in single.items():
         entry_s = max(0.0, full[name] - cost) / (FULL - 1)
         costs[name] = CommandCost(cost - entry_s, entry_s)
-    for name in ("wait", "release"):  # their cost does not depend on entries
+    for name in ("wait", "release", "load", "heartbeat", "report"):  # their cost does not depend on entries
         costs[name] = CommandCost((single[name] + full[name]) / 2)
     return costs
 
@@ -89,10 +99,17 @@ class _Caller:
         self._size = size
         self._entries: list[Entry] = []
         self._done: list[str] = []
+        self._admitted: list[str] = []
+        self._keys = keys
+        self._connection = connection
+        self._leases = [Leases(connection, keys, f"worker-{n}") for n in range(size)]
 
     async def admit(self) -> None:
-        ids = itertools.islice(self._ids, self._size)
-        await self._admission.admit([NewEntry(request_id, 60_000, 1, "raw", PAYLOAD) for request_id in ids])
+        self._admitted = list(itertools.islice(self._ids, self._size))
+        await self._admission.admit([NewEntry(each, 60_000, 1, "raw", PAYLOAD) for each in self._admitted])
+
+    async def cancel(self) -> None:
+        await self._admission.cancel(self._admitted)
 
     async def claim(self, after_wakeup_s: float = 0.0) -> None:
         claim = await self._claims.claim(
@@ -113,6 +130,22 @@ class _Caller:
         self._done = [notice.request_id for notice in await self._inbox.pop(self._done)]
         assert len(self._done) == self._size
 
+    async def heartbeat(self) -> None:
+        await self._leases[0].heartbeat(WORKER_REPORT)
+
+    async def all_heartbeats(self) -> None:
+        for leases in self._leases:
+            await leases.heartbeat(WORKER_REPORT)
+
+    async def report(self) -> None:
+        await registry.report_gateway(self._connection, self._keys, "gateway", GATEWAY_REPORT)
+
+    async def load(self) -> None:
+        await registry.load(self._connection, self._keys)
+
+    async def snapshot(self) -> None:
+        await registry.snapshot(self._connection, self._keys.model)
+
 
 async def _costs(connections: Sequence[MultiplexedConnection], pid: int, size: int) -> dict[str, float]:
     """Return the median seconds of a call with `size` entries, by command."""
@@ -120,7 +153,9 @@ async def _costs(connections: Sequence[MultiplexedConnection], pid: int, size: i
     cpu_s: dict[str, list[float]] = {}
     for number in range(2 * ROUNDS):
         claim = "claim_after_wakeup" if number % 2 else "claim"
-        for name in ("admit", claim, "release", "finish", "pop"):
+        await asyncio.gather(*(caller.all_heartbeats() for caller in callers))  # so that no lease expires
+        for name in COMMANDS if number % 2 else (*COMMANDS, "admit", "cancel"):
+            name = claim if name == "claim" else name
             before = _cpu_s(pid)
             await asyncio.gather(*(getattr(caller, name)() for caller in callers))
             await asyncio.sleep(SETTLE_S)

@@ -48,6 +48,12 @@ class BrokerCosts(msgspec.Struct, frozen=True):
     release: CommandCost = CommandCost(24e-6)
     finish: CommandCost = CommandCost(33e-6, 4.7e-6)
     pop: CommandCost = CommandCost(14e-6, 0.55e-6)  # UNLINK and BLMPOP
+    cancel: CommandCost = CommandCost(33e-6, 4.7e-6)  # not measured: as finish
+    load: CommandCost = CommandCost(16e-6)  # what a worker reads of a partition
+    heartbeat: CommandCost = CommandCost(38e-6)
+    report: CommandCost = CommandCost(15e-6)  # a gateway's
+    snapshot: CommandCost = CommandCost(25e-6, 2.3e-6)  # what a gateway reads of a partition, by workers there
+    snapshot_gateway_s: float = 1.5e-6  # and by gateways
     hop_s: float = 50e-6
 
 
@@ -58,6 +64,8 @@ class Costs(msgspec.Struct, frozen=True):
     gateway_in_s: float = 25e-6  # per request on the gateway's thread, from arrival until it can be submitted
     gateway_out_s: float = 25e-6  # per request, from reply to response
     gateway_reject_s: float = 25e-6  # per request that the gateway rejects
+    gateway_snapshot: CommandCost = CommandCost(30e-6, 10.5e-6)  # per partition read, by workers there
+    gateway_snapshot_gateway_s: float = 5.7e-6  # and by gateways
     worker_s: float = 300e-6  # per batch, from the end of its forward until its replies are sent
     worker_row_s: float = 0.0  # per row before the forward, and again after it
     device_gap_s: float = 300e-6  # around each forward: wake-up, collate, separate
@@ -65,7 +73,22 @@ class Costs(msgspec.Struct, frozen=True):
     cores: int = 0  # shared by all processes; 0: one per process
 
 
-FREE = Costs(BrokerCosts(*[CommandCost(0.0)] * 6, hop_s=0.0), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+NOTHING = CommandCost(0.0)
+FREE = Costs(
+    BrokerCosts(
+        *(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING),
+        snapshot_gateway_s=0.0,
+        hop_s=0.0,
+    ),
+    gateway_in_s=0.0,
+    gateway_out_s=0.0,
+    gateway_reject_s=0.0,
+    gateway_snapshot=NOTHING,
+    gateway_snapshot_gateway_s=0.0,
+    worker_s=0.0,
+    device_gap_s=0.0,
+    client_s=0.0,
+)
 """Only the device takes time."""
 
 BROKER_REQUEST_S = 0.02e-3  # the defaults' cost of a request in full batches, including the usual empty claims
@@ -84,7 +107,7 @@ def as_measured(gateway_s: float, broker_s: float, worker_s: float, client_s: fl
         for name, cost in msgspec.structs.asdict(usual).items()
         if isinstance(cost, CommandCost)
     }
-    broker = BrokerCosts(**commands, hop_s=usual.hop_s * slower)
+    broker = msgspec.structs.replace(usual, **commands, hop_s=usual.hop_s * slower)
     half = gateway_s / 2
     return Costs(
         broker,

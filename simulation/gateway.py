@@ -1,4 +1,5 @@
-"""A gateway process: one thread for HTTP, a submitter and a reply router.
+"""A gateway process: the product's model queue, submitter, choice of partitions, admission control and reply router, on
+a model of the thread that serves HTTP.
 
 An arrival is not an event of the loop. The gateway processes all arrivals up to now whenever it does something, so a
 million per second are cheap to simulate.
@@ -6,142 +7,323 @@ million per second are cheap to simulate.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import itertools
+import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 from simulation.arrivals import NEVER, Arrivals
-from simulation.broker import Broker, Command, Entry
-from simulation.clock import Timer
+from simulation.broker import Broker, Entry, settle
+from simulation.broker import Inbox as BrokerInbox
+from simulation.clock import Timer, VirtualLoop
 from simulation.costs import Costs
-from simulation.outcomes import Outcomes
+from simulation.outcomes import Kind, Outcomes
+from smartbatch.gateway.monitoring.system_monitor import INTERVAL_S, REPORT_EVERY, SPREAD_S
 from smartbatch.gateway.queue.admission_control import AdmissionControl
-from smartbatch.shared.broker.queue.admission import MAX_CALL_REQUESTS, AdmitResult, AdmitStatus, Capacity, NewEntry
-from smartbatch.shared.broker.queue.replies import POP_COUNT
-from smartbatch.shared.errors import Unavailable
+from smartbatch.gateway.queue.model_queue import ModelQueue
+from smartbatch.gateway.queue.partition import Partition as ProductPartition
+from smartbatch.gateway.queue.queued_request import Outcome
+from smartbatch.gateway.queue.reconciler import Reconciler
+from smartbatch.gateway.queue.reply_router import ReplyRouter
+from smartbatch.gateway.queue.submitter import SLOW_S
+from smartbatch.shared.broker.admin.registry import Snapshot
+from smartbatch.shared.broker.queue.admission import UNKNOWN, AdmitResult, AdmitStatus, Capacity
+from smartbatch.shared.broker.queue.replies import POP_COUNT, Notice
+from smartbatch.shared.errors import BrokerUnavailable, DeadlineExceeded, DeadlineUnattainable, QueueFull, Unavailable
+from smartbatch.shared.keys import partition_tag
+from smartbatch.shared.settings import Settings
+
+MODEL = "m"
+OK, LATE = b"ok", b"late"  # replies
+
+_ids = itertools.count()
+
+
+class Request:
+    """One request, from its arrival to its outcome. Stands in for InferenceRequest, and for its own NewEntry."""
+
+    __slots__ = ("admitted_at", "arrived_at", "deadline_at", "gateway", "id", "partition", "waiting")
+
+    rows = 1
+    bytes = 1
+    payload = b""
+
+    def __init__(self, gateway: Gateway, arrived_at: float) -> None:
+        self.gateway = gateway
+        self.arrived_at = arrived_at
+        self.deadline_at = arrived_at + gateway.timeout_s
+        self.admitted_at = 0.0
+        self.id = next(_ids)
+        self.partition: Any = None
+        self.waiting = True
+
+    @property
+    def entry(self) -> Request:
+        return self
+
+    @property
+    def started_at(self) -> float:
+        return self.arrived_at
+
+    @property
+    def timeout_ms(self) -> int:
+        return int(self.gateway.timeout_s * 1000)
+
+    def end(self, outcome: Outcome) -> None:
+        if self.waiting:
+            self.waiting = False
+            self.gateway.ended(self, outcome)
 
 
 class Gateway:
-    """One gateway. All requests have the same timeout. The product's admission control decides what it rejects."""
+    """One gateway that uses `brokers`, one partition on each. All requests have the same timeout."""
 
     def __init__(
         self,
-        broker: Broker,
+        loop: VirtualLoop,
+        brokers: Sequence[Broker],
         arrivals: Arrivals,
         costs: Costs,
         outcomes: Outcomes,
+        *,
         timeout_s: float,
-        capacity: Callable[[], Capacity],
-        max_entries: int,
+        max_queue: int,
     ) -> None:
-        self.inbox: list[Entry] = []
-        self.popping: Command | None = None
-        self._broker = broker
-        self._loop = broker.loop
+        self.timeout_s = timeout_s
+        self.costs = costs
+        self._loop = loop
+        self._cores = brokers[0].cores
+        self._brokers = {partition_tag(MODEL, number): broker for number, broker in enumerate(brokers)}
         self._arrivals = arrivals
-        self._costs = costs
         self._outcomes = outcomes
-        self._timeout_s = timeout_s
-        self._capacity = capacity
-        self._admission_control = AdmissionControl(max_entries, capacity, broker.loop.time)
-        self._example = NewEntry("", int(timeout_s * 1000), 1, "raw", b"")
-        self._received: deque[tuple[float, Entry]] = deque()  # (time at which it can be submitted, entry)
+        self._capacities = {tag: broker.capacity() for tag, broker in self._brokers.items()}
+        self._received: deque[tuple[float, Request]] = deque()  # (time at which it can be submitted, request)
         self._busy_until = 0.0
-        self._in_flight = False
+        self._called_at = -NEVER  # the last call to admit, while it is unanswered
         self._timer: Timer | None = None
         self._timer_at = NEVER
-        self._pop(0)
-        self._submit_or_wait()
+        settings = Settings(max_queue=max_queue)
+        self.queue = ModelQueue(
+            MODEL, range(len(brokers)), settings, "", cast(Any, Metrics()), self._capacities, self._make_partition
+        )
+        self.queue.start(loop.spawn)
+        loop.spawn(self._monitor())
+        self._wait()
 
-    # --- the submitter
+    def _make_partition(self, tag: str, *of_queue: Any) -> Partition:
+        return Partition(self, self._brokers[tag], tag, *of_queue)
 
-    def _receive(self) -> None:
-        """Process all arrivals up to now."""
-        now, arrivals, cores, cost = self._loop.now, self._arrivals, self._broker.cores, self._costs.gateway_in_s
-        busy = self._busy_until
+    # --- the thread that serves HTTP
+
+    def receive(self) -> None:
+        """Process all arrivals up to now, and set a timer for the next request that becomes ready unless the answer to
+        a call comes first."""
+        now, arrivals, cores, cost = self._loop.now, self._arrivals, self._cores, self.costs.gateway_in_s
+        busy, timeout_ms, received = self._busy_until, int(self.timeout_s * 1000), self._received
         while arrivals.next_at <= now:
             at = arrivals.pop()
             busy = busy if busy > at else at
             self._outcomes.arrived()
             try:
-                self._admission_control.check(self._example.timeout_ms)
-            except Unavailable:
-                busy = cores.run(busy, self._costs.gateway_reject_s)
-                self._outcomes.add("rejected", at, busy)
-                arrivals.responded(cores.run(busy, self._costs.client_s))
+                self.queue.check(timeout_ms)
+            except Unavailable as error:
+                busy = cores.run(busy, self.costs.gateway_reject_s)
+                self._outcomes.add(_kind(error), at, busy)
+                arrivals.responded(cores.run(busy, self.costs.client_s))
             else:
                 busy = cores.run(busy, cost)
-                self._received.append((busy, Entry(self, at)))
+                received.append((busy, Request(self, at)))
         self._busy_until = busy
+        while received and received[0][0] <= now:
+            self.queue.submit(cast(Any, received.popleft()[1]))
+            self.called()  # by the submitter, right after this
+        self._wait()
 
-    def _submit_or_wait(self) -> None:
-        """Submit what is ready, or set the timer for the next request that becomes ready."""
-        self._receive()
-        if self._in_flight:
-            return
-        if self._received:
-            when = self._received[0][0]
-            if when <= self._loop.now:
-                self._submit()
-                return
+    def _wait(self) -> None:
+        """Set a timer for the next request that becomes ready, unless the answer to a call is to come first."""
+        now = self._loop.now
+        if now < self._called_at + SLOW_S:
+            when = self._called_at + SLOW_S
         else:
-            when = self._arrivals.next_at
-        if when < self._timer_at or self._timer_at <= self._loop.now:
+            when = self._received[0][0] if self._received else self._arrivals.next_at
+        if when < self._timer_at or self._timer_at <= now:
             if self._timer:
                 self._timer.cancel()
             self._timer_at = when
-            self._timer = self._loop.at(when, self._submit_or_wait) if when < NEVER else None
+            self._timer = self._loop.at(when, self.receive) if when < NEVER else None
 
-    def _submit(self) -> None:
-        received, now, entries = self._received, self._loop.now, []
-        while received and received[0][0] <= now and len(entries) < MAX_CALL_REQUESTS:
-            entries.append(received.popleft()[1])
-        capacity = self._capacity()
-        codes: list[int] = []
+    def called(self) -> None:
+        self._called_at = self._loop.now
+
+    def answered(self) -> None:
+        self._called_at = -NEVER
+        self.receive()
+
+    def ended(self, request: Request, outcome: Outcome) -> None:
+        busy = self._cores.run(max(self._busy_until, self._loop.now), self.costs.gateway_out_s)
+        self._busy_until = busy
+        kind = "late" if outcome is OK and busy > request.deadline_at else _kind(outcome)
+        self._outcomes.add(kind, request.arrived_at, busy)
+        self._arrivals.responded(self._cores.run(busy, self.costs.client_s))
+        self.queue.release(cast(Any, request), answered=isinstance(outcome, bytes))
+        self._wait()
+
+    # --- stands in for the system monitor
+
+    async def _monitor(self) -> None:
+        await asyncio.sleep(random.random() * INTERVAL_S)
+        for broker in self._brokers.values():
+            broker.gateways += 1
+        for reads in itertools.count():
+            read = await asyncio.gather(*(self._read(tag, n * SPREAD_S) for n, tag in enumerate(self._brokers)))
+            snapshots = {tag: Snapshot(MODEL, open_rows=rows) for tag, _, rows in filter(None, read)}
+            self._capacities.clear()
+            self._capacities.update((tag, capacity) for tag, capacity, _ in filter(None, read))
+            self.queue.observe(snapshots)
+            if reads % REPORT_EVERY == 0:
+                await asyncio.gather(*map(self._report, self._brokers.values()))
+            await asyncio.sleep(INTERVAL_S)
+
+    async def _report(self, broker: Broker) -> None:
+        with contextlib.suppress(BrokerUnavailable):
+            await broker.execute("report", lambda: broker.costs.report.of(1))
+
+    async def _read(self, tag: str, after_s: float) -> tuple[str, Capacity, int] | None:
+        """Return a partition's tag, capacity and inflight rows."""
+        await asyncio.sleep(after_s)
+        broker = self._brokers[tag]
+        rows, costs = 0, broker.costs
+
+        def run() -> float:
+            nonlocal rows
+            rows = broker.inflight_rows
+            return costs.snapshot.of(len(broker.leases)) + broker.gateways * costs.snapshot_gateway_s
+
+        try:
+            await broker.execute("snapshot", run)
+        except BrokerUnavailable:
+            return None
+        self.receive()
+        cost = self.costs.gateway_snapshot.of(len(broker.leases))
+        cost += broker.gateways * self.costs.gateway_snapshot_gateway_s
+        self._busy_until = self._cores.run(max(self._busy_until, self._loop.now), cost)
+        return tag, broker.capacity(), rows
+
+
+class Partition(ProductPartition):
+    """The product's partition, on a simulated broker. It reconciles nothing: a broker loses entries only by dying."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        broker: Broker,
+        tag: str,
+        settings: Settings,
+        gateway_id: str,
+        metrics: Any,
+        outstanding: Mapping[str, Any],
+        capacity: Callable[[], Capacity],
+    ) -> None:
+        super().__init__(tag, settings, gateway_id, metrics, outstanding, capacity)
+        self.admission_control = AdmissionControl(settings.max_queue, capacity, broker.loop.time)
+        inbox: Any = Inbox(gateway, broker)
+        admission: Any = Admission(gateway, broker, inbox.of_broker)
+        self._admission = admission
+        self._reconciler = Reconciler(admission, inbox, self.requests, metrics)
+        self._router = ReplyRouter(inbox, outstanding, metrics, self._on_broker_state)
+
+    def start(self, watch: Callable[..., asyncio.Task[None]]) -> None:
+        self._tasks = [watch(self._router.run()), watch(self._send_cancels())]
+
+
+class Admission:
+    """Stands in for smartbatch.shared.broker.queue.admission.Admission."""
+
+    def __init__(self, gateway: Gateway, broker: Broker, inbox: BrokerInbox) -> None:
+        self._gateway = gateway
+        self._broker = broker
+        self._inbox = inbox
+
+    async def admit(
+        self, requests: Sequence[Request], *, force: bool = False, capacity: Capacity = UNKNOWN
+    ) -> AdmitResult:
+        broker, timeout_ms = self._broker, self._gateway.timeout_s * 1000
+        result = AdmitResult(0, 0, [])
 
         def admit() -> float:
-            codes[:] = self._broker.admit(
-                entries, self._timeout_s * 1000, capacity.rows_per_s / 1000, capacity.batch_s * 1000
-            )
-            return self._broker.costs.admit.of(len(entries))
+            nonlocal result
+            rates = (capacity.rows_per_s / 1000, capacity.batch_s * 1000)
+            codes = broker.admit(self._inbox, requests, timeout_ms, *rates, force=force)
+            result = AdmitResult(len(broker.stream), broker.inflight_rows, [_STATUSES[code] for code in codes])
+            return broker.costs.admit.of(len(requests))
 
-        def admitted() -> None:
-            self._in_flight = False
-            rejected = [AdmitStatus(code) for code in codes if code != 1]
-            result = AdmitResult(len(self._broker.stream), self._broker.inflight_rows, [])
-            self._admission_control.update(result, [(self._example, each) for each in rejected])
-            if rejected:
-                self._respond([e for e, code in zip(entries, codes, strict=True) if code != 1], rejected=True)
-            self._submit_or_wait()
+        if not force:
+            self._gateway.called()
+        try:
+            await broker.execute("admit", admit)
+        finally:
+            if not force:
+                self._gateway.answered()
+        return result
 
-        self._in_flight = True
-        self._broker.call("admit", admit, admitted)
+    async def cancel(self, request_ids: Sequence[int]) -> None:
+        def cancel() -> float:
+            self._broker.cancel(set(request_ids))
+            return self._broker.costs.cancel.of(len(request_ids))
 
-    # --- the reply router
+        await self._broker.execute("cancel", cancel)
 
-    def _pop(self, done: int) -> None:
-        """UNLINK the previous replies and BLMPOP the inbox, whose notices carry the next ones."""
-        broker, popped = self._broker, []
+
+class Inbox:
+    """Stands in for smartbatch.shared.broker.queue.replies.Inbox."""
+
+    def __init__(self, gateway: Gateway, broker: Broker) -> None:
+        self._gateway = gateway
+        self._broker = broker
+        self.of_broker = BrokerInbox()
+        broker.inboxes.append(self.of_broker)
+
+    async def check(self) -> None:
+        await self._broker.execute("check", lambda: self._broker.costs.wait.of(1))
+
+    async def pop(self, done: Sequence[int]) -> list[Notice]:
+        broker, inbox = self._broker, self.of_broker
+        popped: list[Entry] = []
 
         def pop() -> float:
-            if not self.inbox:
+            nonlocal popped
+            if not inbox.replies:
                 command.blocked = True
-                return broker.costs.pop.of(done) if done else 0.0
-            popped[:], self.inbox = self.inbox[:POP_COUNT], self.inbox[POP_COUNT:]
+                return broker.costs.pop.of(len(done)) if done else 0.0
+            popped, inbox.replies = inbox.replies[:POP_COUNT], inbox.replies[POP_COUNT:]
             return broker.costs.pop.of(len(popped))
 
-        def respond() -> None:
-            self._respond(popped)
-            self._pop(len(popped))
-            self._submit_or_wait()
+        replied = broker.loop.create_future()
+        inbox.popping = command = broker.call("pop", pop, *settle(replied))
+        await replied
+        self._gateway.receive()
+        return [Notice(entry.request.id, 0, LATE if entry.late else OK) for entry in popped]
 
-        self.popping = command = broker.call("pop", pop, respond)
 
-    def _respond(self, entries: list[Entry], *, rejected: bool = False) -> None:
-        self._receive()
-        cores, busy, cost = self._broker.cores, max(self._busy_until, self._loop.now), self._costs.gateway_out_s
-        for entry in entries:
-            busy = cores.run(busy, cost)
-            late = entry.late or busy > entry.arrived_at + self._timeout_s
-            self._outcomes.add("rejected" if rejected else "late" if late else "ok", entry.arrived_at, busy)
-            self._arrivals.responded(cores.run(busy, self._costs.client_s))
-        self._busy_until = busy
+class Metrics:
+    """Stands in for ModelMetrics."""
+
+    def __init__(self) -> None:
+        self.flushes = self.broker_errors = self.readmissions = self
+
+    def inc(self, amount: float = 1) -> None:
+        """Ignore metrics."""
+
+
+_STATUSES = tuple(AdmitStatus)
+
+
+def _kind(outcome: Outcome) -> Kind:
+    if isinstance(outcome, bytes):
+        return "ok" if outcome is OK else "late"
+    if isinstance(outcome, DeadlineExceeded):
+        return "late"
+    return "rejected" if isinstance(outcome, QueueFull | DeadlineUnattainable) else "failed"

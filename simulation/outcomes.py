@@ -6,7 +6,7 @@ from array import array
 from collections import Counter
 from typing import Literal
 
-Kind = Literal["ok", "late", "rejected"]
+Kind = Literal["ok", "late", "rejected", "failed"]
 
 
 class Outcomes:

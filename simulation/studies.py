@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -120,6 +122,37 @@ def million(out: Path | None, brokers: int = 32) -> None:
     result = simulate(msgspec.structs.replace(one, workers=1000, partitions=brokers, rate=1e6, measured_s=0.2))
     print(HEADER, line(f"all of {brokers} brokers", result), sep="\n")
     print(f"{result.arrived:,} requests, {result.events:,} events in {result.cpu_s:.0f} s of CPU")
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "even": {},
+    "skewed": {"skew": (1, 2, 4)},
+    "slow": {"slow": 2.0},
+    "dying": {"dies_at": 0.3, "timeout_s": 5.0, "measured_s": 1.7},
+}
+
+
+def shared(out: Path | None, brokers: Sequence[int] = (20, 32), cases: Sequence[str] = tuple(CASES)) -> None:
+    """Compare partitions as the product uses them with ideal ones: 1,000 workers, a million requests/s."""
+    print(HEADER.replace("system", "brokers, case | partitions").replace("---|", "---|---|", 1))
+    for count in brokers:
+        for case in cases:
+            scenario = every(count, **CASES[case])
+            ideal, real = (simulate(msgspec.structs.replace(scenario, shared=each)) for each in (False, True))
+            print(line(f"{count}, {case} | ideal", ideal), line(f"{count}, {case} | shared", real), sep="\n")
+            print(
+                f"| | shared to ideal | {real.goodput / ideal.goodput:.1%} | | {real.p50_ms / ideal.p50_ms:.2f} × "
+                f"| {real.p99_ms / ideal.p99_ms:.2f} × | {real.failed} failed, {ideal.failed} with ideal ones | "
+                f"{real.late} late, {ideal.late} | longest {real.max_ms:,.0f} ms | |",
+                flush=True,
+            )
+
+
+def every(brokers: int, **changes: Any) -> Scenario:
+    """Return the scenario of all partitions of 1,000 workers and a million requests/s, with 96 or more gateways."""
+    gateways = 3 * math.floor(100 / brokers / 3 + 0.5)
+    whole = msgspec.structs.replace(one_of(brokers), workers=1000, partitions=brokers, gateways=gateways, rate=1e6)
+    return msgspec.structs.replace(whole, **{"measured_s": 0.4, **changes})
 
 
 def one_of(brokers: int) -> Scenario:

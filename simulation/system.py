@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from simulation.arrivals import Arrivals, Closed, Open, bursty, poisson
+from simulation.arrivals import Arrivals, Closed, Open, bursty, changed, poisson
 from simulation.broker import Broker
 from simulation.clock import VirtualLoop, virtual_time
 from simulation.cores import Cores
@@ -17,21 +17,26 @@ from simulation.costs import Costs, Curve
 from simulation.gateway import Gateway
 from simulation.outcomes import Outcomes
 from simulation.worker import Worker
-from smartbatch.shared.broker.queue.admission import Capacity
 from smartbatch.worker.batching.policy import Limits
-
-REPORT_S = 0.5  # how often workers report their capacity to the gateways
 
 Pattern = Literal["poisson", "bursty", "closed"]
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """Parameters of a run. `partitions` are brokers, each with its own share of workers, gateways and load."""
+    """Parameters of a run. `partitions` are brokers, each with its own share of workers, gateways and load.
+
+    With `shared` every gateway sends to all partitions, and workers move between them, as the product does. Without,
+    partitions are ideal: separate systems that share an even load.
+    """
 
     curve: Curve
     workers: int = 1
     partitions: int = 1
+    shared: bool = False
     gateways: int = 1  # per partition
+    skew: tuple[int, ...] = (1,)  # loads of the gateways of a partition, in these ratios
+    slow: float = 1.0  # how many times longer the forwards of partition 0's workers are
+    dies_at: float = 0.0  # when the broker of partition 0 dies, unless 0. Ideal partitions share its load from then on
     pattern: Pattern = "poisson"
     rate: float = 0.0  # total requests/s, except in closed loops
     clients: int = 0  # total clients of closed loops
@@ -55,6 +60,8 @@ class Result(msgspec.Struct, frozen=True):
     ok: int
     late: int
     rejected: int
+    failed: int  # without the broker
+    max_ms: float
     arrived: int
     batches: dict[int, int]  # rows → how many
     closed: dict[str, int]  # close reason → how many
@@ -80,8 +87,10 @@ def simulate(scenario: Scenario) -> Result:
             loop.at(scenario.warm_up_s, lambda: busy.__setitem__(slice(None), [b.busy_s for b in brokers]))
             shares: list[float] = []
             loop.at(end, lambda: shares.extend(b.busy_s - before for b, before in zip(brokers, busy, strict=True)))
-            loop.run_while(lambda: loop.now < end or outcomes.unfinished > 0)
-            loop.end()
+            try:
+                loop.run_while(lambda: loop.now < end or outcomes.unfinished > 0)
+            finally:
+                loop.end()
     finally:
         random.setstate(state)
         gc.set_threshold(*thresholds)
@@ -93,6 +102,8 @@ def simulate(scenario: Scenario) -> Result:
         ok=outcomes.total["ok"],
         late=outcomes.total["late"],
         rejected=outcomes.total["rejected"],
+        failed=outcomes.total["failed"],
+        max_ms=outcomes.latency_ms(100),
         arrived=outcomes.total_arrived,
         batches=dict(sorted(outcomes.batches.items())),
         closed=dict(outcomes.closed),
@@ -107,57 +118,54 @@ def simulate(scenario: Scenario) -> Result:
 
 
 def _build(loop: VirtualLoop, scenario: Scenario, outcomes: Outcomes) -> list[Broker]:
-    brokers, cores = [], Cores(scenario.costs.cores)
-    for partition in range(scenario.partitions):
-        broker = Broker(loop, scenario.costs.broker, scenario.max_queue, cores)
-        workers = [
-            Worker(
-                loop,
-                broker,
-                f"w{number}",
-                limits=scenario.limits,
-                curve=scenario.curve,
-                costs=scenario.costs,
-                timeout_s=scenario.timeout_s,
-                workers=max(1, scenario.workers // scenario.partitions),
-                outcomes=outcomes,
-            )
-            for number in range(partition, scenario.workers, scenario.partitions)
-        ]
-        reported = ReportedCapacity(loop, workers)
-        for number in range(scenario.gateways):
-            arrivals = _arrivals(scenario, partition * scenario.gateways + number)
-            Gateway(
-                broker, arrivals, scenario.costs, outcomes, scenario.timeout_s, reported.current, scenario.max_queue
-            )
-        brokers.append(broker)
+    cores, partitions = Cores(scenario.costs.cores), range(scenario.partitions)
+    brokers = [Broker(loop, scenario.costs.broker, scenario.max_queue, cores) for _ in partitions]
+    systems = [brokers] * len(brokers) if scenario.shared else [[broker] for broker in brokers]
+    for number in range(scenario.workers):
+        home = number % scenario.partitions
+        curve = scenario.curve
+        Worker(
+            loop,
+            systems[home],
+            f"w{number}",
+            home=home if scenario.shared else 0,
+            limits=scenario.limits,
+            curve=_slower(curve, scenario.slow) if home == 0 else curve,
+            costs=scenario.costs,
+            timeout_s=scenario.timeout_s,
+            outcomes=outcomes,
+        )
+    for number in range(scenario.partitions * scenario.gateways):
+        Gateway(
+            loop,
+            systems[number // scenario.gateways],
+            _arrivals(scenario, number),
+            scenario.costs,
+            outcomes,
+            timeout_s=scenario.timeout_s,
+            max_queue=scenario.max_queue,
+        )
+    if scenario.dies_at:
+        loop.at(scenario.dies_at, brokers[0].die)
     return brokers
 
 
-class ReportedCapacity:
-    """Provides the capacity that a partition's workers report to its gateways."""
-
-    def __init__(self, loop: VirtualLoop, workers: list[Worker]) -> None:
-        self._loop = loop
-        self._workers = workers
-        self._known = Capacity()
-        self._due_at = 0.0
-
-    def current(self) -> Capacity:
-        if self._loop.now >= self._due_at:
-            self._due_at = self._loop.now + REPORT_S
-            rates = [worker.throughput for worker in self._workers]
-            self._known = Capacity.of((each.rows_per_s() for each in rates), (each.batch_full_s() for each in rates))
-        return self._known
+def _slower(curve: Curve, factor: float) -> Curve:
+    return lambda rows: factor * curve(rows)
 
 
 def _arrivals(scenario: Scenario, gateway: int) -> Arrivals:
-    """Return a gateway's equal share of the load, drawn independently of the other gateways."""
+    """Return a gateway's share of the load, drawn independently of the other gateways."""
     gateways = scenario.partitions * scenario.gateways
     draw = random.Random(f"{scenario.seed}:{gateway}")
     until = scenario.warm_up_s + scenario.measured_s
     if scenario.pattern == "closed":
         clients = len(range(gateway, scenario.clients, gateways))
         return Closed(clients, draw, until=until, think_s=scenario.think_s)
-    times = {"poisson": poisson, "bursty": bursty}[scenario.pattern](scenario.rate / gateways, draw)
+    weights = [scenario.skew[n % len(scenario.skew)] for n in range(scenario.gateways)]
+    rate = scenario.rate / scenario.partitions * weights[gateway % scenario.gateways] / sum(weights)
+    times = {"poisson": poisson, "bursty": bursty}[scenario.pattern](rate, draw)
+    if scenario.dies_at and not scenario.shared:
+        share = scenario.partitions / (scenario.partitions - 1) if gateway >= scenario.gateways else 0
+        times = changed(times, scenario.dies_at, poisson(rate * share, draw) if share else iter(()))
     return Open(times, until)

@@ -1,63 +1,180 @@
-"""A worker: the product's batcher, policy and estimators on models of everything else."""
+"""A worker: the product's batcher, policy, estimators and placement on models of everything else."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from simulation.broker import Broker, ClaimResult, Command, Entry
+from simulation.broker import Broker, ClaimResult, Command, Entry, settle
 from simulation.clock import VirtualLoop
 from simulation.cores import Cores
 from simulation.costs import Costs, Curve
 from simulation.outcomes import Outcomes
 from smartbatch.shared.broker.queue.claims import MAX_WAIT_MS, Mode
+from smartbatch.shared.errors import BrokerUnavailable
+from smartbatch.shared.keys import Keys, partition_tag
+from smartbatch.shared.process import tasks
+from smartbatch.shared.settings import Settings
 from smartbatch.worker.batching.batcher import Batcher
 from smartbatch.worker.batching.policy import Limits
 from smartbatch.worker.batching.throughput import ThroughputEstimator
 from smartbatch.worker.core.batch import Batch
 from smartbatch.worker.core.batch_sizes import sizes
 from smartbatch.worker.core.cost_model import CostModel
+from smartbatch.worker.queue.heartbeat import INTERVAL_S as HEARTBEAT_S
+from smartbatch.worker.queue.partitions import INTERVAL_S
+from smartbatch.worker.queue.partitions import Partitions as ProductPartitions
+from smartbatch.worker.queue.placement import AWAY, Load
 from smartbatch.worker.queue.reply_publisher import MAX_CALL_ENTRIES
 
 
 class Worker:
-    """Claims entries, runs batches on its device and publishes replies."""
+    """Claims entries, runs batches on its device and publishes replies.
+
+    With several brokers, each has one partition; the first home is given, so that all are even from the start.
+    """
 
     def __init__(
         self,
         loop: VirtualLoop,
-        broker: Broker,
+        brokers: Sequence[Broker],
         name: str,
         *,
+        home: int,
         limits: Limits,
         curve: Curve,
         costs: Costs,
         timeout_s: float,
-        workers: int,
         outcomes: Outcomes,
     ) -> None:
         cost_model = CostModel()
         for rows in sizes(limits.max_rows):
             cost_model.record(rows, curve(rows), warm_up=True)
-        self.throughput = ThroughputEstimator(cost_model, limits.max_rows)
-        device = Device(loop, curve, cost_model, costs, broker.cores, outcomes)
-        batcher = Batcher(cast(Any, device), limits, cost_model, self.throughput, name)
-        batcher.enter(cast(Any, Partition(broker, name, timeout_s)))
-        batcher.workers = workers
-        device.batcher = batcher
-        device.publisher = ReplyPublisher(broker)
+        throughput = ThroughputEstimator(cost_model, limits.max_rows)
+        device = Device(loop, curve, cost_model, costs, brokers[home].cores, outcomes)
+        batcher = Batcher(cast(Any, device), limits, cost_model, throughput, name)
+
+        def make(tag: str) -> Partition:
+            return Partition(brokers[Keys(tag).partition], tag, name, throughput, timeout_s, self._after_heartbeat)
+
+        self.partitions = Partitions(brokers, name, home, limits.max_rows, make, loop.spawn)
+        self.partitions.is_idle = lambda: batcher.idle
+        self.partitions.on_move = self._moved
+        device.batcher = self._batcher = batcher
+        batcher.enter(cast(Any, self.partitions.current))
         loop.spawn(batcher.run())
+        if len(brokers) > 1:
+            loop.spawn(self.partitions.run())
+
+    def _moved(self, partition: Any) -> None:
+        self._batcher.workers = partition.workers
+        self._batcher.move_to(partition)
+
+    def _after_heartbeat(self, partition: Partition) -> None:
+        if partition is cast(Any, self.partitions.current):
+            self._batcher.workers = partition.workers
+
+
+class Partitions(ProductPartitions):
+    """The product's partitions of a worker, on simulated brokers."""
+
+    def __init__(
+        self,
+        brokers: Sequence[Broker],
+        name: str,
+        home: int,
+        max_rows: int,
+        make: Callable[[str], Partition],
+        spawn: Callable[..., asyncio.Task[None]],
+    ) -> None:
+        super().__init__(Settings(max_batch_size=max_rows), name, cast(Any, None), cast(Any, make), spawn)
+        self._brokers = brokers
+        self.numbers = list(range(len(brokers)))
+        self._placement.home = home
+        partition: Any = make(partition_tag("m", home))
+        self.current = self._joined[home] = partition
+        partition.join(spawn)
+
+    async def run(self) -> None:
+        await asyncio.sleep(random.random() * INTERVAL_S)  # workers did not start all at once
+        await self._move(self._place(await self._loads()))
+        await super().run()
+
+    async def _find_numbers(self) -> None:
+        pass
+
+    async def _load(self, number: int) -> Load:
+        broker, load = self._brokers[number], AWAY
+
+        def read() -> float:
+            nonlocal load
+            load = Load(True, tuple(broker.leases), len(broker.stream))
+            return broker.costs.load.of(1)
+
+        with contextlib.suppress(BrokerUnavailable):
+            await broker.execute("load", read)
+        return load
 
 
 class Partition:
     """Stands in for smartbatch.worker.queue.partition.Partition."""
 
-    def __init__(self, broker: Broker, me: str, timeout_s: float) -> None:
+    urgent = False  # a worker that died holds nothing here
+
+    def __init__(
+        self,
+        broker: Broker,
+        tag: str,
+        me: str,
+        throughput: ThroughputEstimator,
+        timeout_s: float,
+        on_heartbeat: Callable[[Partition], None],
+    ) -> None:
+        self.keys = Keys(tag)
         self.queue = WorkerQueue(broker, me)
         self.tracker = EntryTracker(timeout_s)
         self.failure_detector = FailureDetector()
-        self.publisher = ReplyPublisher(broker)
+        self.publisher = ReplyPublisher(broker, self.tracker)
+        self._broker = broker
+        self._me = me
+        self._throughput = throughput
+        self._on_heartbeat = on_heartbeat
+        self._task: asyncio.Task[None]
+
+    @property
+    def workers(self) -> int:
+        return len(self._broker.leases)
+
+    @property
+    def reachable(self) -> bool:
+        return not self._broker.dead
+
+    def join(self, spawn: Callable[..., asyncio.Task[None]]) -> None:
+        self._broker.leases[self._me] = self._throughput
+        self._task = spawn(self._send_heartbeats())
+
+    async def until_leased(self) -> None:
+        await self._heartbeat()
+
+    async def leave(self) -> None:
+        self._broker.leases.pop(self._me, None)
+        await tasks.end([self._task])
+
+    async def _send_heartbeats(self) -> None:
+        self._on_heartbeat(self)
+        await asyncio.sleep(random.random() * HEARTBEAT_S)
+        while True:
+            with contextlib.suppress(BrokerUnavailable):
+                await self._heartbeat()
+                self._on_heartbeat(self)
+            await asyncio.sleep(HEARTBEAT_S)
+
+    async def _heartbeat(self) -> None:
+        await self._broker.execute("heartbeat", lambda: self._broker.costs.heartbeat.of(1))
 
 
 class WorkerQueue:
@@ -67,7 +184,8 @@ class WorkerQueue:
         self._broker = broker
         self._loop = broker.loop
         self._me = me
-        self._wait: Command | None = None  # a claim in flight that waits for an entry
+        self._wait: Command | None = None  # a claim in flight that waits for an entry or for the wakeup
+        self._waits_for_entry = False
 
     async def claim(
         self,
@@ -101,16 +219,19 @@ class WorkerQueue:
             return broker.costs.claim.of(len(results[0].entries))
 
         results: list[ClaimResult] = []
-        command = broker.call("claim", run, lambda: result.set_result(results[0]))
+        command = broker.call("claim", run, *settle(result))
         timer = None
-        if after_entry:
+        if after_wakeup_s or after_entry:
             self._wait = command
+        if after_entry:
+            self._waits_for_entry = True
             wait_s = min(after_entry[1], MAX_WAIT_MS) / 1000
             timer = self._loop.at(self._loop.now + wait_s, self._unblock, command)
         try:
-            return await result
+            await result
+            return results[0]
         finally:
-            self._wait = None
+            self._wait, self._waits_for_entry = None, False
             if timer:
                 timer.cancel()
 
@@ -122,25 +243,28 @@ class WorkerQueue:
         self._broker.call("unblock", unblock, _nothing)
 
     def wake(self) -> None:
+        if self._waits_for_entry:
+            self.interrupt()
+
+    def interrupt(self) -> None:
         if self._wait is not None:
             self._unblock(self._wait)
 
-    async def release(self) -> None:
-        released = self._loop.create_future()
+    def abandon(self) -> None:
+        """A claim in flight has failed already."""
 
+    async def release(self) -> None:
         def release() -> float:
             self._broker.release(self._me)
             return self._broker.costs.release.of(1)
 
-        self._broker.call("release", release, lambda: released.set_result(None))
-        await released
+        await self._broker.execute("release", release)
 
 
 class Device:
     """Runs batches one after the other. Stands in for the batcher's engine."""
 
     batcher: Batcher
-    publisher: ReplyPublisher
 
     def __init__(
         self, loop: VirtualLoop, curve: Curve, cost_model: CostModel, costs: Costs, cores: Cores, outcomes: Outcomes
@@ -190,14 +314,15 @@ class Device:
         made_at = self._cores.run(
             noticed_at, self._costs.worker_s + len(batch.claimed_entries) * self._costs.worker_row_s
         )
-        self._loop.at(made_at, self.publisher.put, batch.claimed_entries)
+        self._loop.at(made_at, batch.source.publisher.put, batch.claimed_entries)
 
 
 class ReplyPublisher:
     """Publishes all ready replies in one call."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, tracker: EntryTracker) -> None:
         self._broker = broker
+        self._tracker = tracker
         self._waiting: list[Entry] = []
         self._in_flight = False
 
@@ -215,11 +340,12 @@ class ReplyPublisher:
 
         def finished() -> None:
             self._in_flight = False
+            self._tracker.held -= len(entries)
             if self._waiting:
                 self._send()
 
         self._in_flight = True
-        self._broker.call("finish", finish, finished)
+        self._broker.call("finish", finish, finished, finished)  # replies that a dead broker does not take are lost
 
 
 class EntryTracker:
@@ -229,6 +355,7 @@ class EntryTracker:
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
+        self.held = 0  # entries without a published reply
         self.metrics = self.starved = self.broker_errors = self.decoder = self
         self.mean_s = 0.0  # of a decode
         self.fetch_s = 0.0
@@ -237,10 +364,15 @@ class EntryTracker:
         """Ignore metrics."""
 
     def receive(self, entries: list[Entry], now_ms: int, now: float, *, isolated: bool) -> list[Entry]:
+        self.held += len(entries)
         for entry in entries:
             entry.admitted_at = now - max(0, now_ms - entry.t_ms) / 1000
             entry.deadline_at = entry.admitted_at + self._timeout_s
         return entries
+
+    @property
+    def holds_any(self) -> bool:
+        return self.held > 0
 
     def take_suspect(self) -> list[Entry]:
         return []

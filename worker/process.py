@@ -126,6 +126,7 @@ class Worker:
         self.engine.start()
         await self.partitions.join_home()
         self.batcher.enter(self.partitions.current)
+        self.status.partition = self.partitions.current.keys.partition
         await self._in_device_thread(self._load)
         self.batcher.sized = self.model.sized
         if not self._stop_requested.is_set():
@@ -272,6 +273,7 @@ class Worker:
         return partition
 
     def _moved(self, partition: Partition) -> None:
+        self.status.partition = partition.keys.partition
         self.batcher.workers = partition.workers
         self.batcher.move_to(partition)
 

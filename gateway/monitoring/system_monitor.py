@@ -34,6 +34,7 @@ T = TypeVar("T")
 
 INTERVAL_S = 0.5
 REPORT_EVERY = 2  # reads
+SPREAD_S = 0.01  # from one partition's read to the next: to parse the reports of 100 processes takes a millisecond
 STALE_S = 3.0
 TIMEOUT_S = 0.7  # of each call: what is known must not get stale because one of several brokers does not answer
 
@@ -138,9 +139,9 @@ class SystemMonitor:
         self._read_at = time.monotonic()
 
     async def _snapshots(self, tags: Sequence[str]) -> dict[str, Snapshot]:
-        """Read the snapshots of all partitions at once. One that can't be read is left out."""
+        """Read the snapshots of all partitions, shortly one after the other. One that can't be read is left out."""
         snapshots, failed = {}, None
-        reads = (_in_time(registry.snapshot(self._connections.of(Keys(tag).requests), tag)) for tag in tags)
+        reads = (self._snapshot(tag, n * SPREAD_S) for n, tag in enumerate(tags))
         for tag, read in zip(tags, await asyncio.gather(*reads, return_exceptions=True), strict=True):
             if isinstance(read, Snapshot):
                 snapshots[tag] = read
@@ -152,6 +153,10 @@ class SystemMonitor:
         if failed and not snapshots:
             raise failed
         return snapshots
+
+    async def _snapshot(self, tag: str, after_s: float) -> Snapshot:
+        await asyncio.sleep(after_s)
+        return await _in_time(registry.snapshot(self._connections.of(Keys(tag).requests), tag))
 
     async def _report(self) -> None:
         """Report this process to every partition that it uses."""
@@ -184,7 +189,10 @@ class SystemMonitor:
         self._connections.close()
 
     def _capacity_of(self, snapshot: Snapshot) -> Capacity:
+        """Return the capacity of the ready workers that claim from a partition, or from any of several."""
         reports = [snapshot.workers[worker_id] for worker_id in snapshot.ready_workers]
+        if not snapshot.parts:
+            reports = [each for each in reports if number(each.get("partition")) == snapshot.partition]
         info = self.models.get(snapshot.model)
         return Capacity.of(
             (number(report.get("capacity_rows_per_s")) for report in reports),

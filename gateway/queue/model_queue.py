@@ -49,9 +49,10 @@ class ModelQueue:
         gateway_id: str,
         metrics: ModelMetrics,
         capacities: Mapping[str, Capacity],
+        make_partition: Callable[..., Partition] = Partition,
     ) -> None:
         """`numbers` are those of the model's partitions. `capacities` are those of their ready
-        workers, by tag."""
+        workers, by tag. The simulator makes partitions of its own."""
         self.model = model
         self.metrics = metrics
         self.outstanding: dict[str, QueuedRequest] = {}
@@ -59,6 +60,7 @@ class ModelQueue:
         self._settings = settings
         self._gateway_id = gateway_id
         self._capacities = capacities
+        self._make_partition = make_partition
         self._usable: list[Partition] = []
         self._deadlines = Deadlines(self.outstanding, self._expiry)
         self._submitter = Submitter(metrics, lambda: self._usable)
@@ -101,7 +103,9 @@ class ModelQueue:
 
     def _add_partition(self, tag: str) -> None:
         capacity = functools.partial(self._capacities.get, tag, UNKNOWN)
-        partition = Partition(tag, self._settings, self._gateway_id, self.metrics, self.outstanding, capacity)
+        partition = self._make_partition(
+            tag, self._settings, self._gateway_id, self.metrics, self.outstanding, capacity
+        )
         partition.on_state = self._find_usable
         self.partitions.append(partition)
         if self._watch:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from simulation.broker import Broker, Entry
+from simulation.broker import Broker, Entry, Inbox
 from simulation.clock import VirtualLoop
 from simulation.costs import FREE
 from smartbatch.shared.broker.queue.admission import Admission, NewEntry
@@ -19,18 +19,14 @@ KEYS = Keys("m")
 LONG_MS = 100_000  # does not end during the test, which takes no virtual time
 
 
-class Gateway:
-    """The attributes of a gateway that the simulated broker uses."""
-
-    def __init__(self) -> None:
-        self.inbox: list[Entry] = []
-        self.popping = None
+class Request(NamedTuple):
+    id: int
 
 
 @pytest.mark.parametrize("seed", range(8))
 async def test_the_simulated_broker_matches_the_scripts(client: Client, seed: int) -> None:
     draw = random.Random(seed)
-    simulated, gateway = Broker(VirtualLoop(), FREE.broker, max_entries=40), Gateway()
+    simulated, inbox = Broker(VirtualLoop(), FREE.broker, max_entries=40), Inbox()
     admission = Admission(client, KEYS, "gw", max_entries=40, max_bytes=1 << 30, body_ttl_s=60)
     workers = {name: WorkerQueue(client, client, KEYS, name, lease_ms=60_000, reply_ttl_s=60) for name in "abc"}
     held: dict[str, tuple[list, list[Entry]]] = {name: ([], []) for name in workers}
@@ -42,8 +38,9 @@ async def test_the_simulated_broker_matches_the_scripts(client: Client, seed: in
         if what == "admit":
             ids = [next(numbers) for _ in range(draw.randint(1, 12))]
             actual = await admission.admit([NewEntry(f"r{n}", 5000, 1, "raw", b"x") for n in ids])
-            entries = [Entry(gateway, float(n)) for n in ids]
-            assert simulated.admit(entries, 5000, 0.0, 0.0) == [int(status) for status in actual.statuses]
+            assert simulated.admit(inbox, [Request(n) for n in ids], 5000, 0.0, 0.0) == [
+                int(status) for status in actual.statuses
+            ]
             assert (len(simulated.stream), simulated.inflight_rows) == (actual.waiting, actual.inflight_rows)
         elif what == "release":
             await workers[name].release()
@@ -60,7 +57,7 @@ async def test_the_simulated_broker_matches_the_scripts(client: Client, seed: in
             actual = await workers[name].claim(what, room_bytes=1 << 30, **how)
             expected = simulated.claim(name, what, **how)
             assert (expected.kind, expected.waiting) == (actual.kind, actual.waiting)
-            assert [f"r{entry.arrived_at:.0f}" for entry in expected.entries] == [e.id for e in actual.entries]
+            assert [f"r{entry.request.id}" for entry in expected.entries] == [e.id for e in actual.entries]
             ours += actual.entries
             theirs += expected.entries
         holder = await client.get(KEYS.fill_lock)

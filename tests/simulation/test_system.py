@@ -148,3 +148,30 @@ def test_bursts_that_exceed_all_arrivals_are_rejected() -> None:
 def test_a_measured_curve_is_interpolated() -> None:
     curve = measured({1: 5.0, 8: 12.0, 32: 60.0})
     assert [curve(rows) for rows in (1, 8, 20, 32, 44)] == pytest.approx([0.005, 0.012, 0.036, 0.060, 0.084])
+
+
+SHARED = Scenario(curve=S, workers=8, partitions=4, shared=True, gateways=2, rate=8000, measured_s=1.0)
+
+
+def test_shared_partitions_serve_as_much_as_ideal_ones() -> None:
+    ideal = simulate(msgspec.structs.replace(SHARED, shared=False))
+    real = simulate(SHARED)
+    assert real.ok == real.arrived == ideal.arrived
+    assert real.mean_batch > 0.9 * ideal.mean_batch
+
+
+def test_gateways_of_unequal_load_share_partitions() -> None:
+    result = simulate(msgspec.structs.replace(SHARED, gateways=3, skew=(1, 2, 4), rate=16_000, timeout_s=1.0))
+    assert result.ok == result.arrived
+    assert result.arrived == pytest.approx(24_000, rel=0.05)
+
+
+def test_requests_of_a_broker_that_dies_are_answered_elsewhere_after_the_patience() -> None:
+    result = simulate(msgspec.structs.replace(SHARED, dies_at=1.0, measured_s=2.0))
+    assert result.ok == result.arrived
+    assert 1000 < result.max_ms < 1500  # PARTITION_PATIENCE is a second
+
+
+def test_without_moving_the_requests_of_a_dead_broker_are_late() -> None:
+    ideal = simulate(msgspec.structs.replace(SHARED, shared=False, dies_at=1.0, measured_s=1.0))
+    assert 0 < ideal.late + ideal.failed < ideal.arrived * 0.05
