@@ -105,7 +105,7 @@ class Gateway:
         self._called_at = -NEVER  # the last call to admit, while it is unanswered
         self._timer: Timer | None = None
         self._timer_at = NEVER
-        settings = Settings(max_queue=max_queue)
+        settings = Settings(max_queue=max_queue * len(brokers))  # shared by the partitions
         self.queue = ModelQueue(
             MODEL, range(len(brokers)), settings, "", cast(Any, Metrics()), self._capacities, self._make_partition
         )

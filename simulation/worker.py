@@ -127,7 +127,7 @@ class Partitions(ProductPartitions):
 class Partition:
     """Stands in for smartbatch.worker.queue.partition.Partition."""
 
-    urgent = False  # no worker dies
+    urgent = False  # a worker that died holds nothing here
 
     def __init__(
         self,

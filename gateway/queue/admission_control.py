@@ -28,7 +28,7 @@ class AdmissionControl:
     def __init__(
         self, max_entries: int, capacity: Callable[[], Capacity], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._max_entries = max_entries
+        self.max_entries = max_entries
         self.capacity = capacity
         self._clock = clock
         self._open_rows = 0.0  # usual rows: what is inflight costs as much as these
@@ -89,7 +89,7 @@ class AdmissionControl:
         self._updated_at = now = self._clock()
         if not rejected and self._closed is None:
             return
-        full = result.waiting >= self._max_entries  # otherwise its bytes were too many, and a smaller one may fit
+        full = result.waiting >= self.max_entries  # otherwise its bytes were too many, and a smaller one may fit
         closed = [(math.inf, status) for _, status in rejected if status == AdmitStatus.FULL and full]
         # That a request of many rows was too late says nothing of one row, unless one row would be late as well.
         late_ms = self._wait_s(1) * 1000
@@ -107,7 +107,7 @@ class AdmissionControl:
 
     def _has_room(self, result: AdmitResult) -> bool:
         if self._closed == AdmitStatus.FULL:
-            return result.waiting < REOPEN_BELOW * self._max_entries
+            return result.waiting < REOPEN_BELOW * self.max_entries
         return self._wait_s(1) * 1000 < REOPEN_BELOW * self._closed_to_ms
 
     def rejection(self, status: AdmitStatus, timeout_ms: int, rows: int = 1, size_bytes: int = 0) -> Unavailable:

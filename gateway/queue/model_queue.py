@@ -63,7 +63,7 @@ class ModelQueue:
         self._make_partition = make_partition
         self._usable: list[Partition] = []
         self._deadlines = Deadlines(self.outstanding, self._expiry)
-        self._submitter = Submitter(metrics, lambda: self._usable)
+        self._submitter = Submitter(metrics, lambda: self._usable, lambda: len(self.partitions) == 1)
         self._watch: Watch | None = None  # once started
         self._tasks: list[asyncio.Task[None]] = []
         self.set_partitions(numbers)
@@ -118,6 +118,8 @@ class ModelQueue:
         staying = [partition for partition in self.partitions if not partition.leaving]
         answering = [each for each in staying if each.takes_requests(now)] or staying
         self._usable = [each for each in answering if each.has_workers] or answering
+        for partition in self._usable:
+            partition.share_limits(len(self._usable))
 
     async def _keep_moving(self) -> None:
         """Move requests from partitions whose broker doesn't answer or that no worker serves to others."""

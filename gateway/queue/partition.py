@@ -51,6 +51,7 @@ class Partition:
         self.broker_up = True
         self.leaving = False  # takes no requests any more
         self.on_state: Callable[[], None] = lambda: None
+        self._limits = (settings.max_queue, settings.max_queue_bytes)
         self._outstanding = outstanding
         self._unanswered_since = math.inf  # a call to admit, or the loss of the broker
         self._full_at = -math.inf  # when the broker last had no memory
@@ -94,6 +95,12 @@ class Partition:
     def finished(self) -> bool:
         """Whether nothing is left to do: no request is outstanding, no call unanswered, and all cancels were sent."""
         return not (self.requests() or self._cancels or self.unanswered_s(time.monotonic()))
+
+    def share_limits(self, partitions: int) -> None:
+        """Apply its part of MAX_QUEUE and MAX_QUEUE_BYTES, of which each of so many partitions has the same."""
+        max_entries, max_bytes = self._limits
+        self.admission_control.max_entries = math.ceil(max_entries / partitions)
+        self._admission.limits = (self.admission_control.max_entries, math.ceil(max_bytes / partitions))
 
     # --- where to send a request
 

@@ -34,9 +34,13 @@ class Submitter:
     `partitions()` returns those that requests may be sent to: all that answer, or all if none does.
     """
 
-    def __init__(self, metrics: ModelMetrics, partitions: Callable[[], Sequence[Partition]]) -> None:
+    def __init__(
+        self, metrics: ModelMetrics, partitions: Callable[[], Sequence[Partition]], only_one: Callable[[], bool]
+    ) -> None:
+        """`only_one()`: whether the model has a single partition, used or not."""
         self._metrics = metrics
         self._partitions = partitions
+        self._only_one = only_one
         self._slow: dict[Partition, asyncio.Task[None]] = {}  # their calls in flight
         self._unsent: list[QueuedRequest] = []
         self._wake = asyncio.Event()
@@ -59,13 +63,13 @@ class Submitter:
     async def _send_next(self) -> None:
         """Send a flush, and wait for the broker's answer unless that takes long."""
         among = self._partitions()
-        if len(among) == 1:
+        if self._only_one():
             if flush := self._next_flush():
                 await self._admit(among[0], flush)
             return
         quick = [partition for partition in among if partition not in self._slow]
         if not quick:
-            await asyncio.wait(self._slow.values(), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(self._slow.values(), timeout=SLOW_S, return_when=asyncio.FIRST_COMPLETED)
             return
         if flush := self._next_flush():
             partition = choose(quick)

@@ -386,6 +386,40 @@ async def test_a_worker_that_starts_during_a_failover_becomes_ready(servers: Ser
         system.close()
 
 
+async def test_a_worker_does_not_wait_for_the_outcome_of_an_isolated_entry_whose_broker_is_away(
+    servers: Servers, tmp_path: Path
+) -> None:
+    system = Stack(servers, tmp_path, MODEL_PATH="simulated:base_ms=1500", MAX_BATCH_SIZE=1, REQUEST_TIMEOUT=15)
+    client: MultiplexedConnection | None = None
+    try:
+        system.up(1)
+        nodes = servers._primaries()
+        numbers = partitions_of("simulated", list(slots_by_primary(servers).values()))
+        home, node = next(
+            (keys(n), nodes[slot(keys(n).requests)])
+            for n in numbers
+            if workers_of(nodes[slot(keys(n).requests)].sync, n)
+        )
+        client = MultiplexedConnection(servers.url, home.requests)
+        await Leases(client, home, "dead").heartbeat({"state": "ready"})
+        queue = WorkerQueue(client, client, home, "dead", lease_ms=2000, reply_ttl_s=60)
+        payload = pack_payload(Payload("raw", Raw(b"x", "text/plain")))
+        requests = [NewEntry(name, 15_000, 1, "raw", payload) for name in ("a", "b", "c", "d")]  # the worker takes some
+        await Admission(client, home, "gw", max_entries=9, max_bytes=1 << 30, body_ttl_s=60).admit(requests)
+        assert (await queue.claim("idle", room_rows=1, room_bytes=1 << 20)).entries
+        log = system.processes[-1].log
+        await asyncio.to_thread(eventually, lambda: "redelivered" in log.read_text(), 30)
+        for replica in [node for primary in servers.primaries() for node in servers.replicas(primary)]:
+            replica.kill()
+        node.pause()
+        response = await asyncio.to_thread(system.predict, b"x")
+        assert response.status_code == 200, response.text
+    finally:
+        if client is not None:
+            client.close()
+        system.close()
+
+
 # --- a gateway that is cut off
 
 

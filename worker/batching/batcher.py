@@ -47,6 +47,7 @@ EARLY_S = 0.001
 SHORT_FACTOR = 4  # a forward so many times shorter than a claim ends before a claim made meanwhile returns
 BACKLOG = ("full", "bytes", "cost")  # other entries waited when such a batch was closed
 POOL_S = 1.0  # predicted seconds of the rows in the pool, at most
+PUBLISH_S = 0.5  # usual time for an outcome to get to Redis, and more
 RETRY_S = (0.02, 0.1, 0.25, 0.5)
 
 
@@ -108,8 +109,8 @@ class Batcher:
 
     @property
     def idle(self) -> bool:
-        """Whether it holds no entry."""
-        return not self._pool and not self._on_device
+        """Whether it holds no entry, and Redis has the outcome of the last if that was isolated."""
+        return not self._pool and not self._on_device and not self._isolated
 
     async def drain(self) -> None:
         """Stop claiming. Returns when all claimed entries have run."""
@@ -227,7 +228,10 @@ class Batcher:
         claimed_entries = list(self._pool.entries)
         self._submit("isolated")
         await self._until_free()
-        await self._tracker.until_finished(claimed_entries)
+        finished = asyncio.create_task(self._tracker.until_finished(claimed_entries))
+        while not (await asyncio.wait((finished,), timeout=PUBLISH_S))[0] and self._next_source is None:
+            pass
+        finished.cancel()  # the broker is away, so go on elsewhere
         self._isolated = False
 
     async def _fill(self) -> None:

@@ -122,7 +122,7 @@ class Admission:
         self._connection = connection
         self._keys = keys
         self._gateway_id = gateway_id
-        self._limits = (max_entries, max_bytes)
+        self.limits = (max_entries, max_bytes)
         self._body_ttl_ms = int(body_ttl_s * 1000)
 
     async def admit(
@@ -153,7 +153,7 @@ class Admission:
                 min_timeout_ms = timeout_ms
             ids.append(request.id)
             each += (f"{size}|{rows}", f"{timeout_ms}|{request.kind}|{request.trace}", payload)
-        args: list[Argument] = [GROUP, *self._limits, int(force)]
+        args: list[Argument] = [GROUP, *self.limits, int(force)]
         args += (capacity.rows_per_s / 1000, capacity.batch_s * 1000, capacity.row_weight, capacity.byte_weight)
         args += (self._gateway_id, len(ids), all_bytes, all_rows, min_timeout_ms, *ids, *each)
         script_keys = [keys.requests, keys.inflight, keys.fill_lock, keys.wakeup]

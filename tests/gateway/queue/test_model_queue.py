@@ -10,9 +10,9 @@ from prometheus_client import Counter
 
 from smartbatch.gateway.core.metrics import GatewayMetrics
 from smartbatch.gateway.queue.model_queue import ModelQueue
-from smartbatch.shared.broker.queue.admission import NewEntry
+from smartbatch.shared.broker.queue.admission import Capacity, NewEntry
 from smartbatch.shared.broker.queue.claims import Outcome, WorkerQueue
-from smartbatch.shared.errors import BrokerUnavailable, ClientGone, DeadlineExceeded
+from smartbatch.shared.errors import BrokerUnavailable, ClientGone, DeadlineExceeded, QueueFull
 from smartbatch.shared.keys import Keys
 from smartbatch.shared.settings import from_environment
 from tests.brokers import Broker, Client
@@ -141,4 +141,21 @@ async def test_without_a_broker_requests_are_rejected_and_soon_at_once() -> None
             await first.future
     with pytest.raises(BrokerUnavailable):
         queue.check(5000)
+    await queue.close()
+
+
+async def test_partitions_share_the_limits_of_the_queue(broker: Broker) -> None:
+    settings = from_environment({"REDIS_URL": broker.url, "MODEL_NAME": "m", "MAX_QUEUE": "7", "PARTITIONS": "2"})
+    capacities = {"m": Capacity(workers=1), "m:1": Capacity(workers=1)}
+    queue = ModelQueue("m", (0, 1), settings, "gw", GatewayMetrics().of("m"), capacities)
+    queue.start(asyncio.create_task)
+    requests = [submit(queue, number) for number in range(20)]
+    async with asyncio.timeout(5):
+        while not all(request.admitted_at or not request.waiting for request in requests):
+            await asyncio.sleep(0.001)
+    assert broker.sync.xlen(KEYS.requests) + broker.sync.xlen(Keys("m:1").requests) <= 8
+    for request in requests:
+        if not request.waiting:
+            with pytest.raises(QueueFull):
+                await request.future
     await queue.close()
