@@ -440,11 +440,7 @@ class Cut:
     def cut(self, port: int) -> None:
         self.port = port
         for connection in gc.get_objects():
-            if (
-                isinstance(connection, MultiplexedConnection)
-                and connection.address.port == port
-                and connection.generation
-            ):
+            if type(connection) is MultiplexedConnection and connection.address.port == port and connection.generation:
                 connection._transport.pause_reading()
 
     def mend(self) -> None:
