@@ -134,8 +134,8 @@ class ModelQueue:
                 except BrokerUnavailable as error:
                     log.warning("requests of %s could not be moved: %s", partition.keys.tag, error)
             for partition in [each for each in self.partitions if each.leaving and each.finished]:
-                self.partitions.remove(partition)
                 await partition.close()
+                self.partitions.remove(partition)
 
     async def _move_from(self, partition: Partition) -> None:
         """Send its requests to other partitions, if it is stuck for longer than PARTITION_PATIENCE."""
