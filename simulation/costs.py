@@ -117,7 +117,7 @@ def as_measured(gateway_s: float, broker_s: float, worker_s: float, client_s: fl
         for name, cost in msgspec.structs.asdict(usual).items()
         if isinstance(cost, CommandCost)
     }
-    broker = BrokerCosts(**commands, hop_s=usual.hop_s * slower)
+    broker = msgspec.structs.replace(usual, **commands, hop_s=usual.hop_s * slower)
     half = gateway_s / 2
     return Costs(
         broker,
