@@ -2,7 +2,7 @@
 # make test        run the tests that cover every promise once, in a few minutes: one broker, no browser
 # make test-all    run all tests: both brokers, long runs, fuzzers, browser, Prometheus
 # make test-docker run the tests of docker-compose.yml (needs a Docker engine)
-# make chaos       inject random faults under load: SECONDS=60 SEED= RATE=400 BROKER=valkey
+# make chaos       inject random faults under load: SECONDS=60 SEED= RATE=400 BROKER=valkey, redis, cluster or sentinel
 # make soak        run a steady load for SECONDS=600 and check that nothing grows
 # make bench       measure every goal on this machine: ONLY=E,S ARGS=--quick; see docs/performance.md
 # make benchmark   compare SmartBatch with a server without batching: MODEL=resnet18 ARGS='--users 200 --duration 10m'
@@ -11,6 +11,7 @@
 # make check       format, lint, types
 # make docs        build the documentation into site/; make docs-serve shows it on http://127.0.0.1:8008
 # make generated   write the dashboard, the reference pages and the tables of docs/metrics.md from the code
+# make k8s         write the plain manifests of deploy/kubernetes from the Helm chart
 # make protocol    compile the gRPC messages of gateway/grpc/inference.proto
 PORT ?= 8000
 WORKERS ?= 1
@@ -25,7 +26,7 @@ DEV := $(VENV)/.dev
 EXTRAS := worker,text,client,grpc,otel,local,examples
 DOCS := $(VENV)/.docs
 
-.PHONY: up test test-all test-docker chaos soak bench benchmark study locust check docs docs-serve format generated protocol clean
+.PHONY: up test test-all test-docker chaos soak bench benchmark study locust check docs docs-serve format generated k8s protocol clean
 
 up: $(READY)
 	@exec $(BIN)/smartbatch up --port $(PORT) --workers $(WORKERS) --model '$(MODEL)'
@@ -78,6 +79,9 @@ format: $(DEV)
 generated: $(DEV)
 	$(BIN)/python -m smartbatch.deploy.observability
 	$(BIN)/python docs/generate.py
+
+k8s: $(DEV)
+	$(BIN)/python -m tests.kubernetes.chart
 
 # The messages use their own descriptor pool, so that a program can also load another package's copy of them.
 protocol: $(DEV)

@@ -20,7 +20,7 @@ from smartbatch.deploy.ports import free_ports
 from smartbatch.shared.broker.connection.primary import ask
 from smartbatch.shared.errors import StartupError
 from smartbatch.shared.keys import SLOTS
-from smartbatch.shared.redis_url import Address, parse_url
+from smartbatch.shared.redis_url import Address
 
 PRIMARY_NAME = "smartbatch"
 NODE_TIMEOUT_MS = 2000  # until a node of a cluster that does not answer is replaced
@@ -41,7 +41,7 @@ class Server(msgspec.Struct, frozen=True):
 
     async def ask(self, *command: str | int | bytes) -> Any:
         """Send one command and return its reply. Raises OSError or hiredis.HiredisError."""
-        (reply,) = await ask(Address(HOST, self.port), [command], parse_url("redis://"), ())
+        (reply,) = await ask(Address(HOST, self.port), [command])
         return reply
 
     async def fields(self, *command: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from smartbatch.deploy.entry_view import printable
-from smartbatch.deploy.tables import table
+from smartbatch.deploy.tables import partition_table, table
 from smartbatch.gateway.core.response_types import ModelStats
 from smartbatch.gateway.monitoring.model_view import CLIENT_ERRORS, FAILED, REJECTED, ModelView
 from smartbatch.gateway.monitoring.window_stats import WindowStats
@@ -59,7 +59,8 @@ def _model(name: str, view: ModelView) -> list[RenderableType]:
         *_field("in flight", f"{queue.open_bytes:,} bytes"),
         *_field("dead letters", f"{queue.dead_letters:,}"),
     )
-    return [title, rates, depth, _parts(last), _distributions(last), _workers(view)]
+    partitions = [partition_table(stats.partitions)] if stats.partitions else []
+    return [title, rates, depth, *partitions, _parts(last), _distributions(last), _workers(view)]
 
 
 def _parts(last: WindowStats) -> RenderableType:

@@ -119,8 +119,8 @@ class GatewayServices:
         return queue
 
     def _create_queue(self, model: str) -> ModelQueue:
-        metrics, capacity = self.metrics.of(model), self.monitor.capacity
-        queue = ModelQueue(model, self.monitor.partitions(model), self.settings, self.gateway_id, metrics, capacity)
+        numbers, capacities = self.monitor.partitions(model), self.monitor.capacities
+        queue = ModelQueue(model, numbers, self.settings, self.gateway_id, self.metrics.of(model), capacities)
         self.queues[model] = queue
         return queue
 

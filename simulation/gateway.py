@@ -107,14 +107,11 @@ class Gateway:
         self._timer_at = NEVER
         settings = Settings(max_queue=max_queue)
         self.queue = ModelQueue(
-            MODEL, range(len(brokers)), settings, "", cast(Any, Metrics()), self._capacity, self._make_partition
+            MODEL, range(len(brokers)), settings, "", cast(Any, Metrics()), self._capacities, self._make_partition
         )
         self.queue.start(loop.spawn)
         loop.spawn(self._monitor())
         self._wait()
-
-    def _capacity(self, tag: str) -> Capacity:
-        return self._capacities.get(tag, UNKNOWN)
 
     def _make_partition(self, tag: str, *of_queue: Any) -> Partition:
         return Partition(self, self._brokers[tag], tag, *of_queue)
@@ -183,7 +180,8 @@ class Gateway:
         for reads in itertools.count():
             read = await asyncio.gather(*(self._read(tag, n * SPREAD_S) for n, tag in enumerate(self._brokers)))
             snapshots = {tag: Snapshot(MODEL, open_rows=rows) for tag, _, rows in filter(None, read)}
-            self._capacities = {tag: capacity for tag, capacity, _ in filter(None, read)}
+            self._capacities.clear()
+            self._capacities.update((tag, capacity) for tag, capacity, _ in filter(None, read))
             self.queue.observe(snapshots)
             if reads % REPORT_EVERY == 0:
                 await asyncio.gather(*map(self._report, self._brokers.values()))
@@ -287,6 +285,9 @@ class Inbox:
         self._broker = broker
         self.of_broker = BrokerInbox()
         broker.inboxes.append(self.of_broker)
+
+    async def check(self) -> None:
+        await self._broker.execute("check", lambda: self._broker.costs.wait.of(1))
 
     async def pop(self, done: Sequence[int]) -> list[Notice]:
         broker, inbox = self._broker, self.of_broker

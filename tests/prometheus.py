@@ -25,13 +25,18 @@ class Prometheus:
 
     def __init__(self, folder: Path, gateways: Iterable[str], workers: Iterable[str] = ()) -> None:
         """Of both the URLs."""
+        self._workers = folder / "workers.json"
+        self.set_workers(workers)
         binary = shutil.which("prometheus")
         if binary is None:
             pytest.skip("no prometheus on PATH (Debian: apt-get install prometheus)")
         config = {
             "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "1s"},
             "rule_files": [str(RULES / name) for name in ("alerts.yml", "triton.yml")],
-            "scrape_configs": [_job("smartbatch-gateway", gateways), _job("smartbatch-worker", workers)],
+            "scrape_configs": [
+                _job("smartbatch-gateway", gateways),
+                {"job_name": "smartbatch-worker", "file_sd_configs": [{"files": [str(self._workers)]}]},
+            ],
         }
         (folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is valid YAML
         port = free_port()
@@ -41,6 +46,12 @@ class Prometheus:
         self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log)
         self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10)
         eventually(self._ready, 30)
+
+    def set_workers(self, urls: Iterable[str]) -> None:
+        """Scrape these workers from now on."""
+        new = self._workers.with_suffix(".new")
+        new.write_text(json.dumps([{"targets": [url.removeprefix("http://") for url in urls]}]))
+        new.replace(self._workers)  # Prometheus watches the file
 
     def query(self, expression: str) -> list[tuple[Labels, float]]:
         """Return labels and current value of each series. Fails the test if Prometheus rejects the expression."""

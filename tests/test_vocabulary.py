@@ -65,6 +65,7 @@ WHOLE = {
     r"\b[Bb]eside the stream\b": "external payload",
     r"\b[Tt]aken back\b": "cancelled",
 }
+SETTING = re.compile("partition_patience", re.IGNORECASE)  # not the class that once had this name
 MINIFIED = re.compile(r"\.min\.(js|css)$")
 
 
@@ -81,6 +82,7 @@ PATTERNS += [(re.compile(pattern), new) for pattern, new in WHOLE.items()]
 
 def uses(text: str) -> list[tuple[int, str, str]]:
     """Return (line, old word, word in use) for each old word in `text`."""
+    text = SETTING.sub("", text)
     return [
         (text.count("\n", 0, match.start()) + 1, match[0], new)
         for pattern, new in PATTERNS

@@ -91,9 +91,10 @@ class Worker:
         self.batcher = Batcher(self.engine, self._initial_limits, costs, throughput, self.worker_id)
         encoder = ReplyEncoder(self.model, self.worker_id, self._error_log)
         encoding = EncodingStage(self.engine, self.decoder, encoder, self.metrics, self._tracing)
-        encoding.on_encoded = lambda batch, outcomes: batch.source.tracker.finish(batch, outcomes)
+        encoding.on_encoded = self.batcher.batch_encoded
         encoding.on_freed = self.batcher.device_freed
         self.partitions.is_idle = lambda: self.batcher.idle
+        self.partitions.claims_from = lambda partition: self.batcher.source is partition
         self.partitions.on_move = self._moved
         self._watchdog = Watchdog(self.engine, self.decoder, settings.stall_timeout)
         self._info: ModelInfo  # once loaded
@@ -121,6 +122,7 @@ class Worker:
         self.engine.start()
         await self.partitions.join_home()
         self.batcher.enter(self.partitions.current)
+        self.status.partition = self.partitions.current.keys.partition
         await self._in_device_thread(self._load)
         self.batcher.sized = self.model.sized
         if not self._stop_requested.is_set():
@@ -251,6 +253,7 @@ class Worker:
         return partition
 
     def _moved(self, partition: Partition) -> None:
+        self.status.partition = partition.keys.partition
         self.batcher.workers = partition.workers
         self.batcher.move_to(partition)
 

@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from smartbatch.deploy.entry_view import print_fields, printable, when
-from smartbatch.deploy.lookup import every_letter, find_letters, letters_of, models_named, open_connections
+from smartbatch.deploy.lookup import Matches, Partition, every_letter, find_letters, letters_of, open_connections
 from smartbatch.deploy.options import json_option, model_option, read_for_operator, save_option, setting_options
 from smartbatch.shared.broker.admin.dead_letters import DeadLetter, Requeue
 from smartbatch.shared.broker.connection.connections import Connections
@@ -99,22 +99,23 @@ def _check_choice(letter_ids: Sequence[str], everything: bool) -> None:
 
 async def _list(settings: Settings, name: str | None, limit: int, as_json: bool) -> None:
     async with open_connections(settings) as connections:
-        found = []
-        for model in await models_named(connections, name):
-            found += [(model, letter) for letter in await letters_of(connections, model).newest(limit)]
+        found = await every_letter(connections, settings, name, limit)
     if as_json:
-        click.echo(json.dumps([_summary(model, letter) for model, letter in found], indent=2))
+        click.echo(json.dumps([_summary(*match) for match in found], indent=2))
         return
     if not found:
         click.echo("no dead letters")
         return
     from smartbatch.deploy.tables import console, table
 
-    rows = table("id", "model", "when", "request", "reason", "kind", "rows", "bytes", "deliveries", "trace")
-    for model, letter in found:
+    several = any(partition.several for partition, _ in found)
+    place = ("model", "partition") if several else ("model",)
+    rows = table("id", *place, "when", "request", "reason", "kind", "rows", "bytes", "deliveries", "trace")
+    for partition, letter in found:
         entry = letter.entry
+        where = [str(partition.fields.get(name, 0)) for name in place]
         numbers = (str(entry.rows), str(entry.bytes), str(letter.deliveries))
-        texts = (letter.id, model, when(letter.died_ms), entry.id, letter.reason, entry.kind, *numbers, entry.trace)
+        texts = (letter.id, *where, when(letter.died_ms), entry.id, letter.reason, entry.kind, *numbers, entry.trace)
         rows.add_row(*[printable(text) for text in texts])
     console().print(rows)
 
@@ -123,9 +124,9 @@ async def _show(settings: Settings, name: str | None, letter_id: str, file: Path
     from smartbatch.deploy.payloads import payload_fields
 
     async with open_connections(settings) as connections:
-        [(model, letter)] = await find_letters(connections, name, [letter_id])
-        packed = await letters_of(connections, model).payload(letter)
-    fields = _summary(model, letter)
+        [(partition, letter)] = await find_letters(connections, settings, name, [letter_id])
+        packed = await letters_of(connections, partition).payload(letter)
+    fields = _summary(partition, letter)
     missing = "expired" if letter.entry.bytes else "unknown"
     fields |= payload_fields(packed, file, missing)
     if as_json:
@@ -139,12 +140,9 @@ async def _requeue(
 ) -> int:
     outcomes: list[dict[str, Any]] = []
     async with open_connections(settings) as connections, open_connections(settings, BLOCK_S) as blocking:
-        found = (
-            await find_letters(connections, name, letter_ids) if letter_ids else await every_letter(connections, name)
-        )
-        for model, letter in found:
-            outcome = await _requeue_one(settings, connections, blocking, model, letter, wait=not no_wait)
-            outcomes.append({"id": letter.id, "model": model, "request": letter.new_request_id, **outcome})
+        for partition, letter in await _chosen(connections, settings, name, letter_ids):
+            outcome = await _requeue_one(settings, connections, blocking, partition, letter, wait=not no_wait)
+            outcomes.append({"id": letter.id, **partition.fields, "request": letter.new_request_id, **outcome})
             if not as_json:
                 click.echo(f"{letter.id}  {printable(_sentence(outcome))}")
     if as_json:
@@ -152,21 +150,29 @@ async def _requeue(
     return int(any(outcome["outcome"] in ("error", "kept") for outcome in outcomes))
 
 
+async def _chosen(
+    connections: Connections, settings: Settings, name: str | None, letter_ids: Sequence[str]
+) -> Matches[DeadLetter]:
+    if letter_ids:
+        return await find_letters(connections, settings, name, letter_ids)
+    return await every_letter(connections, settings, name)
+
+
 async def _requeue_one(
     settings: Settings,
     connections: Connections,
     blocking: Connections,
-    model: str,
+    partition: Partition,
     letter: DeadLetter,
     *,
     wait: bool,
 ) -> dict[str, Any]:
     """Requeue one letter and return its outcome. One at a time, so that two poison inputs never share a batch."""
-    keys, timeout_s = Keys(model), settings.request_timeout
+    keys, timeout_s = Keys(partition.tag), settings.request_timeout
     limits = {"max_entries": settings.max_queue, "max_bytes": settings.max_queue_bytes}
-    of_model = connections.of(keys.dead), blocking.of(keys.dead)
-    requeue = Requeue(*of_model, keys, reply_ttl_s=settings.reply_ttl, **limits)
-    letters = letters_of(connections, model)
+    both = connections.of(keys.dead), blocking.of(keys.dead)
+    requeue = Requeue(*both, keys, reply_ttl_s=settings.reply_ttl, **limits)
+    letters = letters_of(connections, partition)
     try:
         request_id = await requeue.submit(letter, timeout_s)
     except SmartBatchError as error:
@@ -184,15 +190,13 @@ async def _requeue_one(
 
 async def _drop(settings: Settings, name: str | None, letter_ids: Sequence[str], yes: bool, as_json: bool) -> None:
     async with open_connections(settings) as connections:
-        found = (
-            await find_letters(connections, name, letter_ids) if letter_ids else await every_letter(connections, name)
-        )
+        found = await _chosen(connections, settings, name, letter_ids)
         if found and not letter_ids and not yes:
             click.confirm(f"Delete {_counted(len(found))}?", abort=True)
         deleted = 0
-        for model in dict.fromkeys(model for model, _ in found):
-            of_model = [letter for each, letter in found if each == model]
-            deleted += await letters_of(connections, model).drop(of_model)
+        for partition in dict.fromkeys(partition for partition, _ in found):
+            there = [letter for each, letter in found if each == partition]
+            deleted += await letters_of(connections, partition).drop(there)
     if as_json:
         click.echo(json.dumps({"deleted": deleted}))
     else:
@@ -202,11 +206,11 @@ async def _drop(settings: Settings, name: str | None, letter_ids: Sequence[str],
 # --- output
 
 
-def _summary(model: str, letter: DeadLetter) -> dict[str, Any]:
+def _summary(partition: Partition, letter: DeadLetter) -> dict[str, Any]:
     entry = letter.entry
     return {
         "id": letter.id,
-        "model": model,
+        **partition.fields,
         "when": when(letter.died_ms),
         "request": entry.id,
         "entry": entry.entry_id,

@@ -7,14 +7,14 @@ import os
 
 import click
 
-from smartbatch.deploy.lookup import models_named, open_connections, snapshot_of
+from smartbatch.deploy.lookup import Model, Partition, models_named, open_connections, read_each, snapshot_of
 from smartbatch.deploy.options import read_for_operator, setting_options
 from smartbatch.deploy.tables import console, table
-from smartbatch.shared.broker.admin import registry
 from smartbatch.shared.broker.admin.registry import Snapshot
+from smartbatch.shared.broker.connection.connections import Connections
 from smartbatch.shared.broker.queue.live_limits import FIELDS, MAX_WAIT_S, LiveLimits, reset_limits, set_limits
-from smartbatch.shared.errors import SmartBatchError
-from smartbatch.shared.keys import MODELS, Keys
+from smartbatch.shared.errors import BrokerUnavailable, SmartBatchError
+from smartbatch.shared.keys import Keys
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.settings import Settings
 
@@ -31,8 +31,9 @@ from smartbatch.shared.settings import Settings
 def command(max_batch_size: int | None, max_wait_time: float | None, reset: bool, **options: str | None) -> None:
     """Show or change MAX_BATCH_SIZE and MAX_WAIT_TIME of running workers. Without a change: show.
 
-    A change applies to all workers of the model within a second, and to workers that start later, until --reset.
-    --name, --model, MODEL_NAME or MODEL_PATH selects the model; that is needed for a change if several are served.
+    A change applies to all workers of the model, in all its partitions, within a second, and to workers that start
+    later, until --reset. --name, --model, MODEL_NAME or MODEL_PATH selects the model; that is needed for a change if
+    several are served.
     """
     limits = LiveLimits(max_batch_size, max_wait_time)
     if reset and limits != LiveLimits():
@@ -44,29 +45,42 @@ def command(max_batch_size: int | None, max_wait_time: float | None, reset: bool
 
 async def _run(settings: Settings, name: str | None, limits: LiveLimits, reset: bool) -> None:
     async with open_connections(settings) as connections:
-        snapshots = [await snapshot_of(connections, model) for model in await models_named(connections, name)]
-        served = [snapshot for snapshot in snapshots if snapshot.workers]
+        models = await models_named(connections, settings, name)
+        known = [(model, await snapshot_of(connections, model)) for model in models]
+        served = [(model, snapshot) for model, snapshot in known if snapshot.workers]
         if not reset and limits == LiveLimits():
-            _show(served, name)
+            _show([snapshot for _, snapshot in served], name)
             return
-        snapshot = _choose(served, snapshots)
-        keys = Keys(snapshot.model)
-        if reset:
-            await reset_limits(connections.of(keys.limits), keys)
-        else:
-            _check(limits, snapshot, (await registry.models(connections.of(MODELS))).get(snapshot.model))
-            await set_limits(connections.of(keys.limits), keys, limits)
+        model, snapshot = _choose(served or known)
+        if not reset:
+            _check(limits, snapshot, model.info)
+        await _change(connections, model, limits)
         click.echo(_outcome(limits, snapshot))
 
 
-def _choose(served: list[Snapshot], known: list[Snapshot]) -> Snapshot:
-    """Return the one model to change: a model with workers, or else one without."""
-    found = served or known
+async def _change(connections: Connections, model: Model, limits: LiveLimits) -> None:
+    """Set or reset the limits in all partitions. Raises BrokerUnavailable unless all could be changed."""
+
+    async def change(partition: Partition) -> None:
+        keys = Keys(partition.tag)
+        if limits == LiveLimits():
+            await reset_limits(connections.of(keys.limits), keys)
+        else:
+            await set_limits(connections.of(keys.limits), keys, limits)
+
+    _, away = await read_each(model.partitions, change)
+    if away:
+        tags = ", ".join(away)
+        raise BrokerUnavailable(f"changed, but not in {tags}, whose broker is away; run this again once it is back")
+
+
+def _choose(found: list[tuple[Model, Snapshot]]) -> tuple[Model, Snapshot]:
+    """Return the one model to change."""
     if not found:
         raise SmartBatchError("no model is served; select one that workers will serve later with --name")
     if len(found) > 1:
         raise SmartBatchError(
-            f"several models are served ({', '.join(s.model for s in found)}); select one with --name"
+            f"several models are served ({', '.join(model.name for model, _ in found)}); select one with --name"
         )
     return found[0]
 

@@ -8,14 +8,13 @@ from contextlib import closing
 import click
 from rich.console import Console
 
-from smartbatch.deploy.lookup import snapshot_of
+from smartbatch.deploy.lookup import models_named, snapshot_of
 from smartbatch.deploy.options import read_for_operator, setting_options
 from smartbatch.deploy.tables import console, table
-from smartbatch.shared.broker.admin import registry
 from smartbatch.shared.broker.connection.connections import Connections
 from smartbatch.shared.errors import BrokerUnavailable
-from smartbatch.shared.keys import MODELS
 from smartbatch.shared.model_info import InputSpec, ModelInfo
+from smartbatch.shared.settings import Settings
 
 
 @click.command("models")
@@ -25,7 +24,7 @@ def command(everything: bool, **options: str | None) -> None:
     """List the models that are served and the values that MODEL_PATH accepts."""
     screen = console()
     try:
-        asyncio.run(_served(screen, read_for_operator(options).broker_url))
+        asyncio.run(_served(screen, read_for_operator(options)))
     except BrokerUnavailable:
         screen.print("can't list served models: the broker is unavailable (REDIS_URL)", style="dim")
     from smartbatch.worker.models import listing
@@ -40,14 +39,15 @@ def command(everything: bool, **options: str | None) -> None:
     screen.print(available)
 
 
-async def _served(screen: Console, url: str) -> None:
-    with closing(Connections(url)) as connections:
-        models = await registry.models(connections.of(MODELS))
-        snapshots = {name: await snapshot_of(connections, name) for name in models}
+async def _served(screen: Console, settings: Settings) -> None:
+    with closing(Connections(settings.broker_url)) as connections:
+        models = await models_named(connections, settings, None)
+        snapshots = {model.name: await snapshot_of(connections, model) for model in models}
     served = table(
         "name", "MODEL_PATH", "inputs", "row", "ready workers", "variant", "fingerprint", title="served models"
     )
-    for name, info in models.items():
+    for name, info, _ in models:
+        assert info is not None
         takes = "; ".join(_named(spec, info, ", ".join(spec.kinds)) for spec in info.inputs or (info.input,))
         row = "; ".join(_named(spec, info, _row(spec)) for spec in info.inputs or (info.input,))
         ready = snapshots[name].ready_workers

@@ -10,16 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 from rich.console import Console
 from rich.text import Text
 
 from smartbatch.deploy.entry_view import print_fields, printable, when
-from smartbatch.deploy.lookup import entries_of, find_entries, models_named, open_connections, snapshot_of
+from smartbatch.deploy.lookup import (
+    Matches,
+    Partition,
+    entries_of,
+    find_entries,
+    models_named,
+    oldest_entries,
+    open_connections,
+    snapshot_of,
+)
 from smartbatch.deploy.options import json_option, model_option, read_for_operator, save_option, setting_options
-from smartbatch.deploy.tables import console, table
+from smartbatch.deploy.tables import console, partition_table, table
+from smartbatch.gateway.monitoring.model_view import partition_stats
 from smartbatch.shared.broker.admin.entries import EntryStatus
 from smartbatch.shared.broker.admin.registry import Snapshot
 from smartbatch.shared.errors import BrokerUnavailable
+from smartbatch.shared.keys import Keys
 from smartbatch.shared.settings import Settings
 
 
@@ -90,8 +102,8 @@ async def _list(settings: Settings, name: str | None, limit: int, as_json: bool)
     screen = console()
     async with open_connections(settings) as connections:
         found = [
-            (await snapshot_of(connections, model), await entries_of(connections, model).oldest(limit))
-            for model in await models_named(connections, name)
+            (await snapshot_of(connections, model), await oldest_entries(connections, model, limit))
+            for model in await models_named(connections, settings, name)
         ]
     if as_json:
         click.echo(json.dumps([_model(snapshot, entries) for snapshot, entries in found], indent=2))
@@ -106,12 +118,12 @@ async def _show(settings: Settings, name: str | None, entry_id: str, file: Path 
     from smartbatch.deploy.payloads import payload_fields
 
     async with open_connections(settings) as connections:
-        [(model, status)] = await find_entries(connections, name, [entry_id])
+        [(partition, status)] = await find_entries(connections, settings, name, [entry_id])
         try:
-            packed, missing = await entries_of(connections, model).payload(status), "deleted"
+            packed, missing = await entries_of(connections, partition).payload(status), "deleted"
         except BrokerUnavailable as error:  # this Redis user may read the stream, but not external payloads
             packed, missing = None, f"not readable: {error}"
-    fields = {"model": model, **_summary(status), **_details(status), **payload_fields(packed, file, missing)}
+    fields = {**partition.fields, **_summary(status), **_details(status), **payload_fields(packed, file, missing)}
     if as_json:
         click.echo(json.dumps(fields, indent=2))
     else:
@@ -121,9 +133,9 @@ async def _show(settings: Settings, name: str | None, entry_id: str, file: Path 
 async def _cancel(settings: Settings, name: str | None, entry_ids: Sequence[str], as_json: bool) -> int:
     outcomes: list[dict[str, Any]] = []
     async with open_connections(settings) as connections:
-        for model, status in await find_entries(connections, name, entry_ids):
-            cancelled = await entries_of(connections, model).cancel(status, settings.reply_ttl)
-            outcomes.append({"model": model, **_summary(status), "cancelled": cancelled})
+        for partition, status in await find_entries(connections, settings, name, entry_ids):
+            cancelled = await entries_of(connections, partition).cancel(status, settings.reply_ttl)
+            outcomes.append({**partition.fields, **_summary(status), "cancelled": cancelled})
             if not as_json:
                 outcome = "cancelled" if cancelled else "not cancelled: already answered or cancelled"
                 click.echo(f"{status.entry.entry_id}  {outcome}")
@@ -135,7 +147,8 @@ async def _cancel(settings: Settings, name: str | None, entry_ids: Sequence[str]
 # --- output
 
 
-def _model(snapshot: Snapshot, entries: list[EntryStatus]) -> dict[str, Any]:
+def _model(snapshot: Snapshot, entries: Matches[EntryStatus]) -> dict[str, Any]:
+    partitions = {number: msgspec.to_builtins(stats) for number, stats in partition_stats(snapshot).items()}
     return {
         "model": snapshot.model,
         "waiting": snapshot.waiting,
@@ -143,8 +156,14 @@ def _model(snapshot: Snapshot, entries: list[EntryStatus]) -> dict[str, Any]:
         "oldest_wait_s": snapshot.oldest_wait_s,
         "open_bytes": snapshot.open_bytes,
         "dead_letters": snapshot.dead,
-        "entries": [_summary(status) for status in entries],
+        **({"partitions": partitions} if partitions else {}),
+        "entries": [_located(partition, status) for partition, status in entries],
     }
+
+
+def _located(partition: Partition, status: EntryStatus) -> dict[str, Any]:
+    """Return an entry's fields, with its partition if the model has several."""
+    return {**({"partition": Keys(partition.tag).partition} if partition.several else {}), **_summary(status)}
 
 
 def _summary(status: EntryStatus) -> dict[str, Any]:
@@ -172,12 +191,14 @@ def _details(status: EntryStatus) -> dict[str, Any]:
     return {**details, "malformed": entry.malformed} if entry.malformed else details
 
 
-def _print(screen: Console, snapshot: Snapshot, entries: list[EntryStatus]) -> None:
+def _print(screen: Console, snapshot: Snapshot, entries: Matches[EntryStatus]) -> None:
     screen.print(
         Text(snapshot.model, "bold"),
         f" waiting {snapshot.waiting}, running {snapshot.running}, oldest wait {snapshot.oldest_wait_s:.2f} s, "
         f"{snapshot.open_bytes:,} bytes in flight, {snapshot.dead} dead letters",
     )
+    if partitions := partition_stats(snapshot):
+        screen.print(partition_table(partitions))
     workers = table("worker", "state", "device", "batches", "rows", "activity")
     for worker_id, report in snapshot.workers.items():
         activity = (
@@ -187,9 +208,10 @@ def _print(screen: Console, snapshot: Snapshot, entries: list[EntryStatus]) -> N
     screen.print(workers)
     if not entries:
         return
-    rows = table("entry", "request", "age (s)", "rows", "bytes", "kind", "worker", "deliveries")
-    for status in entries:
-        cells = _summary(status) | {"age_s": f"{status.age_s:.2f}", "worker": status.worker or "waiting"}
+    names = ("entry", "request", "age (s)", "rows", "bytes", "kind", "worker", "deliveries")
+    rows = table(*(("partition",) if entries[0][0].several else ()), *names)
+    for partition, status in entries:
+        cells = _located(partition, status) | {"age_s": f"{status.age_s:.2f}", "worker": status.worker or "waiting"}
         cells["deliveries"] = cells["deliveries"] or ""
         rows.add_row(*[printable(str(value)) for value in cells.values()])
     screen.print(rows)

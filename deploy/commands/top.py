@@ -16,14 +16,13 @@ import msgspec
 from smartbatch.deploy.options import read_for_operator, setting_options
 from smartbatch.shared.broker.connection.connections import Connections
 from smartbatch.shared.errors import BrokerUnavailable
-from smartbatch.shared.keys import MODELS
 from smartbatch.shared.process import tasks
 from smartbatch.shared.settings import Settings
 
 
 @click.command("top")
 @setting_options("REDIS_URL")
-@click.option("--name", help="Show only this model. Default: all models.")
+@click.option("--name", help="Show only this model, or one of its partitions, like M:3. Default: all models.")
 @click.option(
     "--interval", type=click.FloatRange(0.2, 60), default=1.0, show_default=True, help="Seconds between updates."
 )
@@ -47,7 +46,7 @@ async def _top(settings: Settings, name: str | None, interval: float, once: bool
 
     screen = console()
     async with open_connections(settings) as connections:
-        updates = _updates(connections, name, interval)
+        updates = _updates(connections, settings, name, interval)
         if once:
             await anext(updates)  # rates need two
             models, error = await anext(updates)
@@ -80,22 +79,20 @@ async def _live(screen, updates: AsyncIterator) -> None:
             await tasks.end([drawing])
 
 
-async def _updates(connections: Connections, name: str | None, interval: float) -> AsyncIterator:
+async def _updates(connections: Connections, settings: Settings, name: str | None, interval: float) -> AsyncIterator:
     """Yield (models, error) every `interval` seconds. `error` is empty unless they are out of date."""
-    from smartbatch.deploy.lookup import snapshot_of
+    from smartbatch.deploy.lookup import models_named, snapshot_of
     from smartbatch.gateway.monitoring.model_view import ModelView, describe
     from smartbatch.gateway.monitoring.window_stats import StatsWindow
-    from smartbatch.shared.broker.admin import registry
 
     windows: defaultdict[str, StatsWindow] = defaultdict(StatsWindow)
     models: dict[str, ModelView] = {}
     while True:
         began_at, error_text = time.monotonic(), ""
         try:
-            infos = await registry.models(connections.of(MODELS))
-            names = [name] if name else sorted(infos)
-            seen = {each: await snapshot_of(connections, each) for each in names}
-            models = {each: ModelView(describe(s), windows[each].add(s), infos.get(each)) for each, s in seen.items()}
+            found = await models_named(connections, settings, name)
+            seen = [(each, await snapshot_of(connections, each)) for each in found]
+            models = {m.name: ModelView(describe(s), windows[m.name].add(s), m.info) for m, s in seen}
         except BrokerUnavailable as error:
             error_text = str(error)
         yield models, error_text

@@ -109,11 +109,23 @@ class Batches(msgspec.Struct):
     closed: dict[str, int]
 
 
+class PartitionStats(msgspec.Struct):
+    """One partition of a model's queue. `workers`: ready ones that have joined it; one that helps out here also counts
+    in its home partition. Without `reachable` its broker does not answer, and the numbers are 0."""
+
+    waiting: int
+    running: int
+    oldest_wait_s: float
+    workers: int
+    reachable: bool
+
+
 Report = dict[str, int | float | str]
 
 
 class ModelStats(msgspec.Struct):
-    """One model: its last `window_s` seconds and its current state. `errors`: requests without a result, by code."""
+    """One model: its last `window_s` seconds and its current state. `errors`: requests without a result, by code.
+    `partitions`: of a model with several, by number; `queue` and all else is of all together."""
 
     window_s: int
     throughput_rps: float
@@ -124,6 +136,7 @@ class ModelStats(msgspec.Struct):
     batches: Batches
     workers: dict[str, Report]
     gateways: dict[str, Report]
+    partitions: dict[int, PartitionStats] | UnsetType = UNSET
 
 
 class Stats(msgspec.Struct):

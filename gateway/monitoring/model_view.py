@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from smartbatch.gateway.core.metrics import WINDOW_S, Summary, merge, unpack
-from smartbatch.gateway.core.response_types import Batches, ModelStats, Queue, Report
+from smartbatch.gateway.core.response_types import Batches, ModelStats, PartitionStats, Queue, Report
 from smartbatch.gateway.monitoring.window_stats import WindowStats, counts_by_process, sum_counts
 from smartbatch.shared.broker.admin.registry import Snapshot
 from smartbatch.shared.model_info import ModelInfo
@@ -48,7 +49,18 @@ def describe(snapshot: Snapshot) -> ModelStats:
         batches=Batches(batches.ints("batch_rows"), batches.ints("closed")),
         workers={name: _numbers(report) for name, report in snapshot.workers.items()},
         gateways={name: _numbers(report) for name, report in snapshot.gateways.items()},
+        partitions=partition_stats(snapshot) or UNSET,
     )
+
+
+def partition_stats(snapshot: Snapshot) -> dict[int, PartitionStats]:
+    """Return the state of each of several partitions by number; of a single one, nothing."""
+    return {
+        part.partition: PartitionStats(
+            part.waiting, part.running, part.oldest_wait_s, len(part.ready_workers), part.reachable
+        )
+        for part in (snapshot.parts if len(snapshot.parts) > 1 else ())
+    }
 
 
 def _numbers(report: dict[str, Any]) -> Report:

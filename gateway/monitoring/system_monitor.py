@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from smartbatch.gateway.core.metrics import pack
 from smartbatch.gateway.queue.model_queue import ModelQueue
@@ -18,7 +19,7 @@ from smartbatch.shared.broker.admin import registry
 from smartbatch.shared.broker.admin.registry import Snapshot, number
 from smartbatch.shared.broker.connection.connections import Connections
 from smartbatch.shared.broker.connection.primary import primaries
-from smartbatch.shared.broker.queue.admission import UNKNOWN, Capacity
+from smartbatch.shared.broker.queue.admission import Capacity
 from smartbatch.shared.errors import BrokerUnavailable
 from smartbatch.shared.keys import MODELS, Keys, partition_tag
 from smartbatch.shared.model_info import ModelInfo
@@ -49,7 +50,7 @@ class SystemMonitor:
         self._read_at = 0.0
         self.models: dict[str, ModelInfo] = {}  # announced by workers
         self.snapshots: dict[str, Snapshot] = {}  # of each model, all its partitions together
-        self._capacities: dict[str, Capacity] = {}  # by tag: of each partition's ready workers together
+        self.capacities: dict[str, Capacity] = {}  # by tag: of each partition's ready workers together
         self._last_known: dict[str, Capacity] = {}  # the last of each model that had a rate
         self._unreadable: set[str] = set()
 
@@ -77,10 +78,6 @@ class SystemMonitor:
         """Whether Redis is reachable and every model that has a queue here has a ready worker."""
         workers = self.ready_workers
         return self.broker_up and all(workers.get(model, 0) > 0 for model in self._queues)
-
-    def capacity(self, tag: str) -> Capacity:
-        """Return the capacity of a partition's ready workers."""
-        return self._capacities.get(tag, UNKNOWN)
 
     def partitions(self, model: str) -> Sequence[int]:
         """Return the numbers of a model's partitions: those that its workers announced, or else will announce."""
@@ -121,11 +118,15 @@ class SystemMonitor:
         self._slots = await primaries(self._settings.broker_url).slots()
         self.models |= models  # a model that Redis lost stays known; the next heartbeat announces it again
         names = sorted({self._default, *models, *self._queues})
-        parts = await self._snapshots([partition_tag(name, n) for name in names for n in self.partitions(name)])
-        self._capacities.clear()
-        self._capacities.update((tag, self._capacity_of(snapshot)) for tag, snapshot in parts.items())
-        by_model = {name: [part for part in parts.values() if part.model == name] for name in names}
-        self.snapshots = {name: Snapshot.together(name, found) for name, found in by_model.items() if found}
+        tags = {name: [partition_tag(name, n) for n in self.partitions(name)] for name in names}
+        parts = await self._snapshots([*chain.from_iterable(tags.values())])
+        self.capacities.clear()
+        self.capacities.update((tag, self._capacity_of(snapshot)) for tag, snapshot in parts.items())
+        self.snapshots = {
+            name: Snapshot.together(name, [parts.get(tag) or Snapshot.unreachable(tag) for tag in its_tags])
+            for name, its_tags in tags.items()
+            if not parts.keys().isdisjoint(its_tags)
+        }
         for name, snapshot in self.snapshots.items():
             if (capacity := self._capacity_of(snapshot)).rows_per_s:
                 self._last_known[name] = capacity
@@ -188,7 +189,10 @@ class SystemMonitor:
         self._connections.close()
 
     def _capacity_of(self, snapshot: Snapshot) -> Capacity:
+        """Return the capacity of the ready workers that claim from a partition, or from any of several."""
         reports = [snapshot.workers[worker_id] for worker_id in snapshot.ready_workers]
+        if not snapshot.parts:
+            reports = [each for each in reports if number(each.get("partition")) == snapshot.partition]
         info = self.models.get(snapshot.model)
         return Capacity.of(
             (number(report.get("capacity_rows_per_s")) for report in reports),

@@ -19,7 +19,7 @@ from smartbatch.gateway.queue.partition import Partition, Watch
 from smartbatch.gateway.queue.queued_request import QueuedRequest
 from smartbatch.gateway.queue.submitter import Submitter
 from smartbatch.shared.broker.admin.registry import Snapshot
-from smartbatch.shared.broker.queue.admission import Capacity
+from smartbatch.shared.broker.queue.admission import UNKNOWN, Capacity
 from smartbatch.shared.errors import BrokerUnavailable, Unavailable
 from smartbatch.shared.keys import partition_tag
 from smartbatch.shared.process import tasks
@@ -33,6 +33,7 @@ DEADLINE_INTERVAL_S = 0.01
 
 MIN_PARTS_AT_ONCE = 4
 CHECK_EVERY_S = 0.1  # whether partitions are stuck
+DOWN_AFTER_S = 0.5  # a planned change of the primary takes less, and no request is rejected then
 SILENT_S = 0.1  # a broker that leaves a call unanswered for so long gets no more requests until it answers
 
 _deadline_at = operator.attrgetter("deadline_at")
@@ -48,17 +49,18 @@ class ModelQueue:
         settings: Settings,
         gateway_id: str,
         metrics: ModelMetrics,
-        capacity: Callable[[str], Capacity],
+        capacities: Mapping[str, Capacity],
         make_partition: Callable[..., Partition] = Partition,
     ) -> None:
-        """`numbers` are those of the model's partitions. `capacity(tag)` returns that of a partition's workers."""
+        """`numbers` are those of the model's partitions. `capacities` are those of their ready
+        workers, by tag. The simulator makes partitions of its own."""
         self.model = model
         self.metrics = metrics
         self.outstanding: dict[str, QueuedRequest] = {}
         self.partitions: list[Partition] = []
         self._settings = settings
         self._gateway_id = gateway_id
-        self._capacity = capacity
+        self._capacities = capacities
         self._make_partition = make_partition
         self._usable: list[Partition] = []
         self._deadlines = Deadlines(self.outstanding, self._expiry)
@@ -98,9 +100,10 @@ class ModelQueue:
         for partition in self.partitions:
             if (snapshot := snapshots.get(partition.keys.tag)) is not None:
                 partition.admission_control.observe(snapshot.open_rows, snapshot.open_bytes)
+        self._find_usable()
 
     def _add_partition(self, tag: str) -> None:
-        capacity = functools.partial(self._capacity, tag)
+        capacity = functools.partial(self._capacities.get, tag, UNKNOWN)
         partition = self._make_partition(
             tag, self._settings, self._gateway_id, self.metrics, self.outstanding, capacity
         )
@@ -110,11 +113,12 @@ class ModelQueue:
             partition.start(self._watch)
 
     def _find_usable(self) -> None:
-        """Find the partitions that requests are sent to: those whose broker answers, or all if none does."""
+        """Find the partitions that requests are sent to: those whose broker answers, or all if none does; of these the
+        ones that have workers, or all if none has."""
         now = time.monotonic()
         staying = [partition for partition in self.partitions if not partition.leaving]
-        answering = [each for each in staying if each.broker_up and each.unanswered_s(now) < SILENT_S]
-        self._usable = answering or staying
+        answering = [each for each in staying if each.broker_up and each.unanswered_s(now) < SILENT_S] or staying
+        self._usable = [each for each in answering if each.has_workers] or answering
 
     async def _keep_moving(self) -> None:
         """Move requests from partitions whose broker doesn't answer or that no worker serves to others."""
@@ -204,7 +208,9 @@ class ModelQueue:
 
     @property
     def broker_up(self) -> bool:
-        return any(partition.broker_up for partition in self._usable)
+        """Whether a broker answers, or has been away so shortly that it may only be changing its primary."""
+        now = time.monotonic()
+        return any(each.broker_up or each.unanswered_s(now) < DOWN_AFTER_S for each in self._usable)
 
 
 class Deadlines:

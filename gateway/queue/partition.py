@@ -125,6 +125,7 @@ class Partition:
                 [request.entry for request in requests], capacity=self.admission_control.capacity()
             )
         except BrokerFull:
+            self._on_broker_state(True)
             raise
         except BrokerUnavailable:
             self._on_broker_state(False)

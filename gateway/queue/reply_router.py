@@ -42,6 +42,9 @@ class ReplyRouter:
         failures = 0
         while True:
             try:
+                if failures:
+                    await self._inbox.check()  # a pop that finds nothing would take a second to tell
+                    self._on_broker_state(True)
                 notices = await self._inbox.pop(done)
                 done = [request_id for request_id, _, _ in notices]
                 now = time.monotonic()
@@ -55,9 +58,9 @@ class ReplyRouter:
                 failures = 0
             except BrokerUnavailable as error:
                 self._metrics.broker_errors.inc()
-                self._on_broker_state(False)
                 if failures == 0:
                     log.warning("reading replies failed: %s", error)
+                self._on_broker_state(False)
                 await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
                 failures += 1
 

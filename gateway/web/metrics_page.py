@@ -115,3 +115,19 @@ def _system(monitor: SystemMonitor, snapshots: list[Snapshot]) -> Iterator[Famil
         for state in names.WORKERS.values:
             workers.add_metric((snapshot.model, state), states[state])
     yield workers
+    yield from _partitions(snapshots)
+
+
+def _partitions(snapshots: list[Snapshot]) -> Iterator[Family]:
+    """Yield the state of each partition of the models that have several."""
+    values: dict[names.Metric, Callable[[Snapshot], float]] = {
+        names.PARTITION_WAITING: lambda part: part.waiting,
+        names.PARTITION_WORKERS: lambda part: len(part.ready_workers),
+        names.PARTITION_UP: lambda part: part.reachable,
+    }
+    parts = [part for snapshot in snapshots if len(snapshot.parts) > 1 for part in snapshot.parts]
+    for metric, value in values.items():
+        family = GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
+        for part in parts:
+            family.add_metric((part.model, str(part.partition)), value(part))
+        yield family

@@ -363,3 +363,27 @@ WORKERS = Metric(
     ("model", "state"),
     ("loading", "warming", "ready", "draining"),
 )
+
+# of models with several partitions
+
+PARTITION_WAITING = Metric(
+    "smartbatch_partition_waiting",
+    "gauge",
+    "broker",
+    "Entries waiting to be claimed in each of several partitions",
+    ("model", "partition"),
+)
+PARTITION_WORKERS = Metric(
+    "smartbatch_partition_workers",
+    "gauge",
+    "broker",
+    "Ready workers that have joined each of several partitions; one that helps out also counts in its home partition",
+    ("model", "partition"),
+)
+PARTITION_UP = Metric(
+    "smartbatch_partition_up",
+    "gauge",
+    "broker",
+    "1 if the broker of each of several partitions answers; while it is 0, the partition's other numbers are 0 too",
+    ("model", "partition"),
+)

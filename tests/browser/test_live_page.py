@@ -14,6 +14,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page, expect
 
+from smartbatch.shared.keys import Keys
 from smartbatch.shared.model_info import InputSpec, ModelInfo, encode
 from tests.brokers import Broker, eventually
 from tests.browser.conftest import WAIT_MS, Watched
@@ -56,6 +57,7 @@ def test_page_numbers_follow_the_load(simulated: Stack, watch: Callable[..., Wat
     page = watch(simulated.url).page
     is_live(page)
     expect(tile(page, "Answered / s")).to_have_text("0")
+    expect(page.locator("#partitions-section")).to_be_hidden()  # there is one
     with ThreadPoolExecutor(1) as elsewhere:  # Playwright's event loop runs in this one
         elsewhere.submit(asyncio.run, send_all(simulated.url, bodies(100), 16)).result()
     for _ in range(20):
@@ -372,3 +374,18 @@ def test_key_limited_to_a_model_sees_only_that_one(
     expect(page.locator("#model option")).to_have_text(["second"])
     expect(page.locator("#tiles")).to_be_visible()
     watched.expect_fault("401")
+
+
+def test_several_partitions_have_a_table(stack: Callable[..., Stack], watch: Callable[..., Watched]) -> None:
+    several = stack(MODEL_PATH="simulated:base_ms=4,row_ms=1", PARTITIONS=3).up(3)
+    page = watch(several.url).page
+    is_live(page)
+    expect(page.locator("#partitions tbody tr")).to_have_count(3)
+    expect(page.locator("#partitions tbody tr > :nth-child(6)")).to_have_text(["1", "1", "1"], timeout=WAIT_MS)
+    assert [column(page, "partitions", n) for n in (1, 2, 3)] == [["0", "1", "2"], ["up"] * 3, ["0"] * 3]
+    keys = Keys("simulated:2")
+    for key in (keys.leases, keys.requests):  # of another type, so that the partition can't be read
+        several.broker.sync.delete(key)
+        several.broker.sync.set(key, "away")
+    expect(page.locator("#banner li")).to_have_text([re.compile(r"^The broker of partition 2 does not answer; ")])
+    expect(page.locator("#partitions tbody tr > :nth-child(2)")).to_have_text(["up", "up", "away"])

@@ -1,4 +1,4 @@
-"""`python -m tests.chaos --seconds 60 [--seed N] [--rate 400] [--broker valkey|redis] [--out FILE]`"""
+"""`python -m tests.chaos --seconds 60 [--seed N] [--rate 400] [--broker valkey|redis|cluster|sentinel] [--out FILE]`"""
 
 from __future__ import annotations
 
@@ -19,24 +19,27 @@ from smartbatch.deploy import embedded_broker
 from tests.brokers import Broker
 from tests.chaos.evaluation import Evaluation, evaluate
 from tests.chaos.run import Run, run
+from tests.clusters import Servers
+
+BROKERS = ["valkey", "redis", "cluster", "sentinel"]
 
 
 @click.command()
 @click.option("--seconds", default=60.0, show_default=True, help="How long things go wrong.")
 @click.option("--seed", type=int, help="Of an earlier run, to have the same faults again.")
 @click.option("--rate", default=400.0, show_default=True, help="Requests a second, whatever comes back.")
-@click.option("--broker", type=click.Choice(["valkey", "redis"]), default="valkey", show_default=True)
+@click.option("--broker", type=click.Choice(BROKERS), default="valkey", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Write the evaluation there, as JSON.")
 @click.option("--logs", type=click.Path(path_type=Path), help="Keep the processes' logs there.")
 def main(seconds: float, seed: int | None, rate: float, broker: str, out: Path | None, logs: Path | None) -> None:
     """Inject random faults under load and check that no request is lost. Exit code 1 if one is."""
     seed = random.SystemRandom().randrange(10**6) if seed is None else seed
-    binary = str(embedded_broker.server_binary()) if broker == "valkey" else shutil.which("redis-server")
+    binary = shutil.which("redis-server") if broker == "redis" else str(embedded_broker.server_binary())
     if binary is None:
         raise click.UsageError("there is no redis-server on PATH")
     console = Console()
     console.print(f"chaos with --seed {seed} for {seconds:g} s at {rate:g} requests a second on {broker}")
-    server = Broker(binary, durable=True)
+    server = Servers(broker, binary) if broker in ("cluster", "sentinel") else Broker(binary, durable=True)
     started = time.monotonic()
     try:
         with tempfile.TemporaryDirectory(prefix="smartbatch-chaos-") as folder, console.status("starting") as status:

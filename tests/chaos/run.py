@@ -14,6 +14,7 @@ import msgspec
 from tests.brokers import Broker
 from tests.chaos import faults, traffic
 from tests.chaos.system import WORKERS, System
+from tests.clusters import Servers
 from tests.load import Load, SentRequest
 
 WARM_S = 2.0
@@ -48,7 +49,9 @@ class Run(msgspec.Struct):
     probes: list[SentRequest] = []
 
 
-async def run(broker: Broker, name: str, folder: Path, seed: int, seconds: float, rate: float, say: Callable) -> Run:
+async def run(
+    broker: Broker | Servers, name: str, folder: Path, seed: int, seconds: float, rate: float, say: Callable
+) -> Run:
     """Run the system for this long. `say(text)` is called regularly with the progress."""
     rng = random.Random(seed)
     result = Run(seed, seconds, rate, name)
@@ -60,7 +63,7 @@ async def run(broker: Broker, name: str, folder: Path, seed: int, seconds: float
             until = time.monotonic() + WARM_S + seconds
             breaking = [
                 asyncio.create_task(_break(kind, system, random.Random(rng.random()), until, result.faults))
-                for kind in faults.KINDS
+                for kind in faults.kinds(system)
             ]
             sending = asyncio.create_task(_send(load, rng, rate, until, lambda: say(_so_far(result, until))))
             await asyncio.gather(*breaking)
@@ -102,10 +105,10 @@ async def _send(load: Load, rng: random.Random, rate: float, until: float, repor
 async def _break(
     kind: tuple[faults.Fault, ...], system: System, rng: random.Random, until: float, happened: list[FaultRecord]
 ) -> None:
-    """Inject faults of this kind one after the other. Four kinds at once would leave no time to recover."""
+    """Inject faults of this kind one after the other. All kinds at once would leave no time to recover."""
     await asyncio.sleep(WARM_S)
     while True:
-        await asyncio.sleep(len(faults.KINDS) * rng.uniform(*BETWEEN_FAULTS_S))
+        await asyncio.sleep(len(faults.kinds(system)) * rng.uniform(*BETWEEN_FAULTS_S))
         if time.monotonic() > until:
             return
         fault = rng.choice(kind)

@@ -1,4 +1,5 @@
-"""The system under test: a durable broker behind a proxy, gateways, workers, and a supervisor that restarts them."""
+"""The system under test: a durable broker behind a proxy, or a cluster, or a primary with Sentinels; gateways, workers,
+and a supervisor that restarts them."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 from tests.brokers import Broker, eventually
+from tests.clusters import Servers
 from tests.proxy import Proxy
 from tests.system.stack import Process, Stack
 
@@ -31,15 +33,22 @@ CHAOTIC = [sys.executable, "-m", "tests.chaos.worker"]
 class System:
     """Starts its processes in `start`, ends them in `close`. Faults act on `gateways`, `workers`, `broker`, `proxy`."""
 
-    def __init__(self, broker: Broker, folder: Path) -> None:
+    def __init__(self, broker: Broker | Servers, folder: Path) -> None:
         self.broker = broker
-        self.proxy = Proxy(broker.port)
-        self.stack = Stack(broker, folder, **SETTINGS, REDIS_URL=self.proxy.url)
+        self.proxy = Proxy(broker.port) if isinstance(broker, Broker) else None  # in front of one server
+        url = self.proxy.url if self.proxy else broker.url
+        self.stack = Stack(broker, folder, **SETTINGS, REDIS_URL=url)
         self.gateways: list[Process] = []
         self.workers: list[Process] = []
         self.restarts = 0
         self.killed_gateways: list[tuple[str, float]] = []  # (url, when)
         self._supervisor: asyncio.Task[None] | None = None
+
+    @property
+    def servers(self) -> Servers:
+        """The broker, if it is several servers."""
+        assert isinstance(self.broker, Servers)
+        return self.broker
 
     async def start(self) -> None:
         for _ in range(GATEWAYS):
@@ -95,7 +104,10 @@ class System:
     async def close(self) -> None:
         if self._supervisor:
             self._supervisor.cancel()
-        self.proxy.flow()
-        self.broker.resume()
+        if self.proxy:
+            self.proxy.flow()
+        if isinstance(self.broker, Broker):
+            self.broker.resume()
         await asyncio.to_thread(self.stack.close)
-        self.proxy.close()
+        if self.proxy:
+            self.proxy.close()

@@ -321,6 +321,13 @@ def test_redis_url_of_another_scheme_is_rejected_without_its_password(command: s
     assert line.endswith("got 'http://somebody:***@h:99'")
 
 
+@pytest.mark.parametrize("options", [["--cluster", "3", "--sentinel"], ["--sentinel", "--redis-url", "redis://h"]])
+def test_up_takes_one_kind_of_broker(options: list[str]) -> None:
+    ended = Ended("up", *options)
+    assert ended.code == 2
+    assert ended.err[-1] == "Error: --cluster, --sentinel and REDIS_URL (--redis-url) exclude each other"
+
+
 # --- predict
 
 

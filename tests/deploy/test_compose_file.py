@@ -13,6 +13,7 @@ import pytest
 
 from smartbatch.deploy.observability import dashboard
 from smartbatch.deploy.observability.dashboard.panels import DATASOURCE
+from smartbatch.shared.redis_url import parse_url
 from smartbatch.shared.settings import describe
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +55,30 @@ def test_redis_persists_rejects_when_full_and_is_not_published(services):
     assert "redis-data:/data" in redis["volumes"]
     assert "ports" not in redis
     assert all(services[name]["depends_on"]["redis"]["condition"] == "service_healthy" for name in PYTHON_SERVICES)
+
+
+@pytest.mark.parametrize(
+    ("profile", "scheme", "brokers"),
+    [
+        ("cluster", "redis+cluster", {*(f"cluster-{n}" for n in range(1, 7)), "cluster-setup"}),
+        ("sentinel", "redis+sentinel", {f"{name}-{n}" for name in ("replicated", "sentinel") for n in range(1, 4)}),
+    ],
+)
+def test_brokers_of_several_servers_are_optional_and_named_by_the_url_in_the_docs(services, profile, scheme, brokers):
+    assert {name for name, service in services.items() if service.get("profiles") == [profile]} == brokers
+    assert not any("ports" in services[name] for name in brokers)
+    (text,) = re.findall(rf"export REDIS_URL=({re.escape(scheme)}://\S+)", (ROOT / "docs/deployment.md").read_text())
+    url = parse_url(text)
+    assert {address.host for address in url.addresses} <= brokers
+    commands = " ".join(services[url.addresses[0].host]["command"])
+    if profile == "cluster":
+        assert {address.port for address in url.addresses} == {6379} and "--cluster-enabled yes" in commands
+    else:
+        assert {address.port for address in url.addresses} == {26379}
+        assert f"sentinel monitor {url.primary_name} replicated-1 6379 2" in commands
+    for name in brokers - {"cluster-setup", "sentinel-1", "sentinel-2", "sentinel-3"}:
+        assert "maxmemory-policy noeviction" in " ".join(services[name]["command"])
+    assert services["gateway"]["environment"]["REDIS_URL"] == "redis://redis:6379/0"  # unless it is set
 
 
 def test_gateway_is_published_to_this_machine_only(services):

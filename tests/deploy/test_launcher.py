@@ -67,6 +67,36 @@ def test_grpc_and_http_run_together(up: Callable[..., Up]) -> None:
     assert not system.left
 
 
+@pytest.mark.parametrize(
+    ("options", "kind", "scheme"),
+    [
+        (("--cluster", "3"), "an embedded cluster of 3 primaries and as many replicas", "redis+cluster"),
+        (("--sentinel",), "embedded with 2 replicas and 3 Sentinels", "redis+sentinel"),
+    ],
+    ids=["cluster", "sentinel"],
+)
+def test_a_broker_of_several_servers_outlives_each_of_them(
+    up: Callable[..., Up], options: tuple[str, ...], kind: str, scheme: str
+) -> None:
+    system = up(*options, "--model", "simulated:base_ms=5").ready()
+    assert any(re.search(rf"^broker    Valkey .*, {kind}, at {re.escape(scheme)}://", line) for line in system.lines)
+    servers = system.children("valkey-server")
+    assert len(servers) == 6
+    for server in servers[:3]:  # the primaries of the cluster; the primary and its replicas
+        server.kill()
+        server.wait()
+        eventually(system.serves, 30)
+        eventually(lambda: len(system.children("valkey-server")) == 6, 20)
+        time.sleep(2)  # a server that came back is a full replica
+    (url,) = [match[1] for line in system.lines if (match := re.search(r"export REDIS_URL=(\S+)", line))]
+    command = [sys.executable, "-m", "smartbatch.deploy.cli", "queue", "--redis-url", url]
+    queue = subprocess.run(command, capture_output=True, text=True)
+    assert "simulated  waiting 0, running 0" in queue.stdout, queue.stderr
+    system.interrupt()
+    assert system.popen.wait(20) == 0
+    assert not system.left
+
+
 def test_killed_worker_is_restarted_while_requests_succeed(up: Callable[..., Up]) -> None:
     system = up("--workers", "2", "--model", "simulated:base_ms=5").ready()
     eventually(lambda: sum(system.client.get("/readyz").json()["ready_workers"].values()) == 2)

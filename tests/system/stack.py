@@ -14,6 +14,7 @@ import httpx
 import redis
 
 from tests.brokers import Broker, eventually
+from tests.clusters import Servers
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "smartbatch.deploy.cli"]
@@ -53,7 +54,7 @@ class Process:
 class Stack:
     """Start with `up()`, or with `gateway()` and `worker()`; `close` ends everything that still runs."""
 
-    def __init__(self, broker: Broker, folder: Path, **settings: object) -> None:
+    def __init__(self, broker: Broker | Servers, folder: Path, **settings: object) -> None:
         self.broker = broker
         self.folder = folder
         # none: most tests don't depend on the variant, and compiling would slow them down
@@ -183,17 +184,22 @@ class Stack:
         eventually(lambda: not self.leftovers(workers, model), timeout_s, 0.1)
 
     def leftovers(self, workers: int, model: str = "simulated") -> list[str]:
-        """What is left over on the broker of an idle system with this many workers."""
-        redis = self.broker.sync
-        tag = f"smartbatch:{{{model}}}:"
-        found = [f"{n} entries" for n in (redis.xlen(f"{tag}requests"),) if n]
-        found += [f"{n} pending" for n in (self.running(model),) if n]
-        consumers = len(redis.xinfo_consumers(f"{tag}requests", "workers")) if redis.exists(f"{tag}requests") else 0
-        found += [f"{consumers} consumers"] * (consumers > workers)
-        leases = redis.zcard(f"{tag}leases")
-        found += [f"{leases} leases"] * (leases != workers)
+        """What is left over on the broker of an idle system with this many workers, in all partitions of the model."""
+        clients = self.broker.clients() if isinstance(self.broker, Servers) else [self.broker.sync]
+        keys = [(client, key.decode()) for client in clients for key in client.keys(f"smartbatch:{{{model}*}}:*")]
         kept = ("requests", "wakeup", "leases", "served", "gateways", "worker:", "gateway:", "dead")
-        return found + [k for k in map(bytes.decode, redis.keys(f"{tag}*")) if not k.removeprefix(tag).startswith(kept)]
+        found = [key for _, key in keys if not key.partition("}:")[2].startswith(kept)]
+        consumers = leases = 0
+        for client, key in keys:
+            if key.endswith("}:requests"):
+                found += [f"{n} entries in {key}" for n in (client.xlen(key),) if n]
+                for group in client.xinfo_groups(key):
+                    found += [f"{group['pending']} pending in {key}"] * (group["pending"] > 0)
+                    consumers += group["consumers"]
+            elif key.endswith("}:leases"):
+                leases += client.zcard(key)
+        found += [f"{consumers} consumers"] * (consumers > workers)
+        return found + [f"{leases} leases"] * (leases != workers)
 
     def close(self) -> None:
         self.client.close()

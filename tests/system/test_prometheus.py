@@ -24,8 +24,9 @@ pytestmark = [pytest.mark.extended, pytest.mark.timeout(180)]
 
 ROOT = Path(__file__).parents[2]
 MODEL = "simulated:base_ms=2,row_ms=0.1"
-# Panels without data: there are no keys and no GPU, no connection was closed by a gateway, and rows have no sizes.
-EMPTY = {"Requests by API key", "Device memory", "Connections closed early", "Padding"}
+# Panels without data: there are no keys, no GPU and no partitions, no connection was closed by a gateway, and rows have
+# no sizes.
+EMPTY = {"Requests by API key", "Device memory", "Connections closed early", "Padding", "Waiting by partition"}
 SENT = {"first": 300, "second": 200}  # by gateway
 BAD = 40
 

@@ -22,7 +22,12 @@ from tests.system.stack import Stack
 ROOT = Path(__file__).parents[2]
 MAX_FILES = 14
 # These run at any time, whether a request comes or not, or before or after the replies leave.
-BACKGROUND = ("worker/queue/heartbeat.py", "worker/watchdog.py", "worker/batching/throughput.py")
+BACKGROUND = (
+    "worker/process.py:Worker._keep_announced",
+    "worker/queue/heartbeat.py",
+    "worker/watchdog.py",
+    "worker/batching/throughput.py",
+)
 
 
 class Tracer:

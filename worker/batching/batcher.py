@@ -19,9 +19,10 @@ import itertools
 import logging
 import math
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
-from smartbatch.shared.broker.queue.claims import Claim, Mode, WorkerQueue
+from smartbatch.shared.broker.queue.claims import Claim, Mode, Outcome, WorkerQueue
 from smartbatch.shared.errors import BrokerUnavailable
 from smartbatch.worker.batching.arrivals import ArrivalPredictor
 from smartbatch.worker.batching.batch_times import BatchTimes
@@ -129,6 +130,10 @@ class Batcher:
         """Change the limits from the next decision on. The batch being filled may already exceed them."""
         self._limits = limits
         self._throughput.max_rows = limits.max_rows
+
+    def batch_encoded(self, batch: Batch, outcomes: Sequence[Outcome]) -> None:
+        """Pass the outcomes on to the partition that the batch came from."""
+        batch.source.tracker.finish(batch, outcomes)
 
     def device_freed(self, batch: Batch, at: float) -> None:
         """Record that a batch left the device, and wake the task for the next one."""

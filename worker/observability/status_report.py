@@ -55,6 +55,7 @@ class StatusReport:
         self._started_ms = int(time.time() * 1000)
         self.metrics_port = -1
         self.limits = limits
+        self.partition = 0  # that the worker claims from
         self.state = "starting"
         self._progress = ""
 
@@ -72,6 +73,7 @@ class StatusReport:
             "state": self.state,
             "progress": self._progress,
             "model": self._settings.model,
+            "partition": self.partition,
             "model_path": self._settings.model_path,
             "device": self._model.device_name,
             "variant": str(self._model.variant),

@@ -46,6 +46,7 @@ class Partitions:
         self.current: Partition
         self.on_move: Callable[[Partition], None] = lambda partition: None
         self.is_idle: Callable[[], bool] = lambda: False  # whether the worker holds no entry
+        self.claims_from: Callable[[Partition], bool] = lambda partition: True
         self._settings = settings
         self._connections = connections
         self._make = make
@@ -133,7 +134,8 @@ class Partitions:
     def _leave_unused(self) -> None:
         """Leave partitions that hold nothing of this worker, except for its home and the one that it claims from."""
         for number, partition in list(self._joined.items()):
-            if partition is not self.current and number != self._placement.home and not partition.tracker.holds_any:
+            needed = partition is self.current or number == self._placement.home or self.claims_from(partition)
+            if not needed and not partition.tracker.holds_any:
                 del self._joined[number]
                 task = asyncio.create_task(partition.leave())
                 self._leaving.add(task)

@@ -29,9 +29,9 @@ AWAY = Load(False)
 class Placement:
     """One worker's place. Times are monotonic."""
 
-    def __init__(self, worker_id: str, patience_s: float) -> None:
+    def __init__(self, worker_id: str, leave_after_s: float) -> None:
         self._worker_id = worker_id
-        self._patience_s = patience_s
+        self._leave_after_s = leave_after_s
         self.home = -1  # until it is chosen
         self._away_since: float | None = None  # the home's broker
         self._uneven_since: float | None = None
@@ -48,7 +48,7 @@ class Placement:
         home = loads[self.home]
         if not home.reachable:
             self._away_since = now if self._away_since is None else self._away_since
-            return self._while_away(loads, current) if now - self._away_since >= self._patience_s else self.home
+            return self._while_away(loads, current) if now - self._away_since >= self._leave_after_s else self.home
         self._away_since = None
         busiest = max(loads, key=lambda number: loads[number].waiting)
         helps = loads[busiest].waiting >= batch_rows and not home.waiting

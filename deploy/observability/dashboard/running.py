@@ -40,6 +40,11 @@ QUEUE = Section(
             dashed=["limit"],
             colors={"limit": RED},
         ),
+        Panel(
+            title="Waiting by partition",
+            description="Entries waiting in each partition of models that have several. Empty with one.",
+            queries=[Query(now(names.PARTITION_WAITING, "model, partition"), "{{model}} {{partition}}")],
+        ),
     ],
 )
 

@@ -26,7 +26,7 @@ GATEWAY_REPORT_TTL_MS = 10_000
 
 class Snapshot(msgspec.Struct):
     """The state of one partition of a model, or of all in `parts` together. `workers` are those with a lease. In a
-    report, `counts` is bytes and the rest text."""
+    report, `counts` is bytes and the rest text. Without `reachable` nothing is known of the partition."""
 
     model: str
     now_ms: int = 0
@@ -41,7 +41,14 @@ class Snapshot(msgspec.Struct):
     workers: dict[str, dict[str, Any]] = {}
     gateways: dict[str, dict[str, Any]] = {}
     partition: int = 0
+    reachable: bool = True
     parts: Sequence[Snapshot] = ()
+
+    @staticmethod
+    def unreachable(tag: str) -> Snapshot:
+        """Return what stands for a partition whose broker is away."""
+        keys = Keys(tag)
+        return Snapshot(keys.model, partition=keys.partition, reachable=False)
 
     @staticmethod
     def together(model: str, parts: Sequence[Snapshot]) -> Snapshot:

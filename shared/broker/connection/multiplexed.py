@@ -120,6 +120,10 @@ class MultiplexedConnection(asyncio.Protocol):
             self._connecting.cancel()
         self._disconnect(_unavailable("the connection was closed"), lost=False)
 
+    def abandon(self) -> None:
+        """Let calls in flight fail. The next one connects again."""
+        self._disconnect(_unavailable("its calls were abandoned"))
+
     def moved(self, address: Address) -> None:
         """Disconnect, because the primary of `key` is at `address` now. The next call connects to it."""
         self._disconnect(_unavailable(f"the primary has moved to {address}"), lost=False)

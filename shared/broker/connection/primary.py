@@ -12,7 +12,7 @@ import asyncio
 import logging
 import weakref
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import hiredis
 
@@ -21,7 +21,12 @@ from smartbatch.shared.keys import SLOTS, slot
 from smartbatch.shared.partitions import SlotRange
 from smartbatch.shared.redis_url import Address, BrokerUrl, parse_url
 
+if TYPE_CHECKING:
+    import ssl
+
 log = logging.getLogger(__name__)
+
+Command = Sequence[str | int | bytes]
 
 ASK_TIMEOUT_S = 0.5  # for one Sentinel or node; then the next one is asked
 ASK_EVERY_S = 0.1  # least time between two times, however many connections fail
@@ -91,7 +96,8 @@ class Discovery:
         self._view: View | None = None
         self._current = False  # no connection has failed since the view was read
         self._asked_at = 0.0  # on the loop's clock
-        self._asking: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[None] | None = None
+        self._tls: ssl.SSLContext | None = None  # loading certificates takes longer than an answer
         self._watchers: set[Watcher] = set()
         self._watch: asyncio.Task[None] | None = None
 
@@ -141,15 +147,19 @@ class Discovery:
         """Ask one of them. Raises OSError, ValueError, TimeoutError or hiredis.HiredisError."""
         raise NotImplementedError
 
+    async def _send(self, node: Address, commands: Sequence[Command], credentials: tuple[str, ...]) -> list[Any]:
+        self._tls = self._tls or self._url.tls_context()
+        return await ask(node, commands, credentials, self._tls)
+
     async def _refresh(self) -> None:
         """Ask, or wait for the answer to a question in progress."""
-        if self._asking is None:
-            self._asking = asyncio.create_task(self._ask_all())
-            self._asking.add_done_callback(self._asked)
-        await asyncio.shield(self._asking)
+        if self._refreshing is None:
+            self._refreshing = asyncio.create_task(self._ask_all())
+            self._refreshing.add_done_callback(self._refreshed)
+        await asyncio.shield(self._refreshing)
 
-    def _asked(self, task: asyncio.Task[None]) -> None:
-        self._asking = None
+    def _refreshed(self, task: asyncio.Task[None]) -> None:
+        self._refreshing = None
         if not task.cancelled():
             task.exception()  # marks it as retrieved; whoever waits raises it
 
@@ -165,6 +175,7 @@ class Discovery:
             except (OSError, ValueError, hiredis.HiredisError) as error:  # TimeoutError is an OSError
                 reasons.append(f"{node} {str(error) or type(error).__name__}")
                 self._silent.add(node)
+                self._tls = None  # the certificates may have changed
                 continue
             self._silent.discard(node)
             if self._view is None or view.epoch >= self._view.epoch:
@@ -207,12 +218,8 @@ class SentinelDiscovery(Discovery):
     async def _ask(self, node: Address) -> View:
         name = self._url.primary_name
         # The first names the new primary earlier in a failover; the second has the epoch.
-        found, info = await ask(
-            node,
-            [("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name), ("SENTINEL", "MASTER", name)],
-            self._url,
-            self._url.sentinel_credentials(),
-        )
+        commands = [("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name), ("SENTINEL", "MASTER", name)]
+        found, info = await self._send(node, commands, self._url.sentinel_credentials())
         if not found:
             raise ValueError(f"knows no primary named {name!r}")
         host, port = found
@@ -226,7 +233,7 @@ class ClusterDiscovery(Discovery):
 
     async def _ask(self, node: Address) -> View:
         commands = [("CLUSTER", "SLOTS"), ("CLUSTER", "INFO")]
-        slots, info = await ask(node, commands, self._url, self._url.credentials())
+        slots, info = await self._send(node, commands, self._url.credentials())
         fields = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
         ranges = [(first, last, _address(primary, node)) for first, last, primary, *_ in slots]
         nodes = [_address(each, node) for _, _, *members in slots for each in members]
@@ -241,11 +248,14 @@ def _address(member: Sequence[Any], asked: Address) -> Address:
 
 
 async def ask(
-    node: Address, commands: Sequence[Sequence[str | int | bytes]], url: BrokerUrl, credentials: tuple[str, ...]
+    node: Address,
+    commands: Sequence[Command],
+    credentials: tuple[str, ...] = (),
+    tls: ssl.SSLContext | None = None,
 ) -> list[Any]:
     """Connect, send commands and return their replies. Raises OSError, ValueError or hiredis.HiredisError."""
     sent = [("AUTH", *credentials), *commands] if credentials else list(commands)
-    reader, writer = await asyncio.open_connection(node.host, node.port, ssl=url.tls_context())
+    reader, writer = await asyncio.open_connection(node.host, node.port, ssl=tls)
     try:
         writer.write(b"".join(hiredis.pack_command(tuple(command)) for command in sent))  # type: ignore[arg-type]
         parser = hiredis.Reader(notEnoughData=_INCOMPLETE)

@@ -238,7 +238,7 @@ class WorkerQueue:
 
     def abandon(self) -> None:
         """Let a claim in flight fail: its broker does not answer. What it may have claimed is found by the audit."""
-        self._blocking.close()
+        self._blocking.abandon()
 
     def _unblock(self) -> None:
         task = asyncio.create_task(self._unblock_now(self._wait))

@@ -38,6 +38,10 @@ class Inbox:
         *_, popped = await self._connection.call(commands)
         return [_notice(notice) for notice in popped[1]] if popped else []
 
+    async def check(self) -> None:
+        """Raise BrokerUnavailable unless the primary can be reached and takes writes."""
+        await self._connection.execute("UNLINK", self._keys.reply("none"))
+
     async def read(self, request_ids: Sequence[str]) -> list[bytes | None]:
         """Return the reply of each request, None if there is none."""
         return await self._connection.execute("MGET", *[self._keys.reply(request_id) for request_id in request_ids])

@@ -34,6 +34,14 @@ local function dead_letter(entry_id, id, reason, body)
   redis.call('PEXPIRE', body, dead_body_ttl)
 end
 
+-- Whether the entry is that of another request. Around a failover two primaries may give the same ID to two entries, and
+-- the one that this worker ran was lost.
+local function of_another(entry_id, id)
+  local found = redis.call('XRANGE', requests, entry_id, entry_id)[1]
+  local other = found and found[2][2]
+  return other and other ~= id and parse_inflight(redis.call('HGET', inflight, other)) == entry_id
+end
+
 -- Return the inbox's number, the size unless it is that of the value, the body's key or false, and the dead reason.
 local function read_note(note)
   local inbox, size, body, reason = string.match(note, '^(%d+)|(%d+)|(%d+)|(.*)$')
@@ -52,12 +60,14 @@ if #written > 0 and redis.call('EXISTS', unpack(written)) < #written then
   return redis.error_reply('ERR a large reply is missing, which must be SET before this call')
 end
 
-local closed, done, notices, bodies = {}, {}, {}, {}
+local closed, done, notices, bodies, removed = {}, {}, {}, {}, {}
 for n, id in ipairs(ids) do
   local entry_id, bytes, rows = parse_inflight(values[n + 2])
   local value = ARGV[5 + n * 4]
   local inbox, size, body, reason = read_note(ARGV[6 + n * 4])
-  if entry_id == entry_ids[n] and not done[id] then
+  local mine = entry_id == entry_ids[n]
+  if mine or not of_another(entry_ids[n], id) then removed[#removed + 1] = entry_ids[n] end
+  if mine and not done[id] then
     done[id] = true
     closed[#closed + 1] = {id, bytes, rows}
     if reason ~= '' then
@@ -74,7 +84,7 @@ for n, id in ipairs(ids) do
       notices[inbox] = notices[inbox] or {}
       table.insert(notices[inbox], notice)
     end
-  elseif reason ~= '' then
+  elseif reason ~= '' and removed[#removed] == entry_ids[n] then
     dead_letter(entry_ids[n], nil, reason, body)
   end
 end
@@ -84,6 +94,8 @@ for inbox, texts in pairs(notices) do
   redis.call('PEXPIRE', KEYS[3 + inbox], reply_ttl)
 end
 if #bodies > 0 then redis.call('UNLINK', unpack(bodies)) end
-redis.pcall('XACK', requests, group, unpack(entry_ids)) -- the group may be missing after a loss of data
-redis.pcall('XDEL', requests, unpack(entry_ids))
+if #removed > 0 then
+  redis.pcall('XACK', requests, group, unpack(removed)) -- the group may be missing after a loss of data
+  redis.pcall('XDEL', requests, unpack(removed))
+end
 return #closed

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from typing import Any, cast
+from unittest.mock import Mock
 
+import msgspec
 import pytest
 
+from smartbatch.gateway.core.response_types import PartitionStats
+from smartbatch.gateway.monitoring.model_view import describe
 from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
-from smartbatch.shared.keys import Keys
+from smartbatch.gateway.web.metrics_page import _system
+from smartbatch.shared.keys import Keys, partition_tag
 from smartbatch.shared.settings import from_environment
 from tests.brokers import Broker, Client
 
@@ -35,14 +40,14 @@ async def test_invalid_reports_hide_no_other_worker(client: Client, monitor: Sys
     await client.set(GOOD.worker("w3"), "no hash")
     await monitor._read()
     assert monitor.snapshots["good"].ready_workers == ["w1", "w2"]
-    assert monitor.capacity("good").rows_per_s == pytest.approx(180)  # nine tenths
+    assert monitor.capacities["good"].rows_per_s == pytest.approx(180)  # nine tenths
     assert monitor.fresh
 
 
 async def test_a_model_with_keys_of_another_type_hides_no_other(client: Client, monitor: SystemMonitor) -> None:
     await _worker(client, GOOD, "w1")
     await client.set(BAD.leases, "no sorted set")
-    monitor._queues = cast(Any, {"bad": None})  # only its name is used
+    monitor._queues = cast(Any, {"bad": Mock()})
     await monitor._read()
     assert set(monitor.snapshots) == {"good"}
     assert monitor.fresh
@@ -72,3 +77,62 @@ async def test_any_entry_is_a_second_of_work_before_the_first_worker(client: Cli
     assert await _backlog_s(client, monitor, 0) == 0
     assert await _backlog_s(client, monitor, 1) == 1
     assert await _backlog_s(client, monitor, 500) == 1
+
+
+# --- partitions
+
+
+@pytest.fixture
+async def partitioned(any_broker: Broker):
+    settings = from_environment({"REDIS_URL": any_broker.url, "MODEL_NAME": "good", "PARTITIONS": "3"})
+    monitor = SystemMonitor(settings, "g1", {})
+    yield monitor
+    await monitor.close()
+
+
+def _samples(monitor: SystemMonitor, name: str) -> dict[str, float]:
+    families = _system(monitor, list(monitor.snapshots.values()))
+    return {
+        sample.labels["partition"]: sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == f"smartbatch_partition_{name}" and sample.labels["model"] == "good"
+    }
+
+
+async def test_stats_and_metrics_are_of_all_partitions_and_of_each(client: Client, partitioned: SystemMonitor) -> None:
+    for number, entries in ((0, 2), (2, 3)):
+        for n in range(entries):
+            await client.xadd(Keys(partition_tag("good", number)).requests, {"id": f"r{n}"})
+    await _worker(client, GOOD, "w1")
+    await _worker(client, GOOD, "w2", state="loading")
+    await _worker(client, Keys("good:2"), "w1")
+    await partitioned._read()
+    stats = describe(partitioned.snapshots["good"])
+    assert (stats.queue.waiting, sorted(stats.workers)) == (5, ["w1", "w2"])
+    assert stats.partitions == {
+        0: PartitionStats(2, 0, 0.0, 1, True),
+        1: PartitionStats(0, 0, 0.0, 0, True),
+        2: PartitionStats(3, 0, 0.0, 1, True),
+    }
+    assert _samples(partitioned, "waiting") == {"0": 2, "1": 0, "2": 3}
+    assert _samples(partitioned, "workers") == {"0": 1, "1": 0, "2": 1}
+    assert _samples(partitioned, "up") == {"0": 1, "1": 1, "2": 1}
+
+
+async def test_a_partition_that_cannot_be_read_is_shown_as_away(client: Client, partitioned: SystemMonitor) -> None:
+    await client.xadd(GOOD.requests, {"id": "r"})
+    await client.set(Keys("good:1").leases, "no sorted set")
+    await partitioned._read()
+    stats = describe(partitioned.snapshots["good"])
+    assert stats.queue.waiting == 1
+    assert isinstance(stats.partitions, dict)
+    assert [each.reachable for each in stats.partitions.values()] == [True, False, True]
+    assert _samples(partitioned, "up") == {"0": 1, "1": 0, "2": 1}
+
+
+async def test_a_single_partition_has_no_view_of_its_own(client: Client, monitor: SystemMonitor) -> None:
+    await client.xadd(GOOD.requests, {"id": "r"})
+    await monitor._read()
+    assert b"partitions" not in msgspec.json.encode(describe(monitor.snapshots["good"]))
+    assert _samples(monitor, "up") == {}

@@ -10,7 +10,7 @@ from prometheus_client import Counter
 
 from smartbatch.gateway.core.metrics import GatewayMetrics
 from smartbatch.gateway.queue.model_queue import ModelQueue
-from smartbatch.shared.broker.queue.admission import UNKNOWN, NewEntry
+from smartbatch.shared.broker.queue.admission import NewEntry
 from smartbatch.shared.broker.queue.claims import Outcome, WorkerQueue
 from smartbatch.shared.errors import BrokerUnavailable, ClientGone, DeadlineExceeded
 from smartbatch.shared.keys import Keys
@@ -24,7 +24,7 @@ KEYS = Keys("m")
 @pytest.fixture
 async def queue(broker: Broker) -> AsyncIterator[ModelQueue]:
     settings = from_environment({"REDIS_URL": broker.url, "MODEL_NAME": "m"})
-    queue = ModelQueue("m", (0,), settings, "gw", GatewayMetrics().of("m"), lambda tag: UNKNOWN)
+    queue = ModelQueue("m", (0,), settings, "gw", GatewayMetrics().of("m"), {})
     queue.start(asyncio.create_task)
     yield queue
     await queue.close()
@@ -133,7 +133,7 @@ async def test_cancelling_before_the_flush_sends_nothing(queue: ModelQueue, brok
 
 async def test_without_a_broker_requests_are_rejected_and_soon_at_once() -> None:
     settings = from_environment({"REDIS_URL": "redis://127.0.0.1:1/0", "MODEL_NAME": "m"})
-    queue = ModelQueue("m", (0,), settings, "gw", GatewayMetrics().of("m"), lambda tag: UNKNOWN)
+    queue = ModelQueue("m", (0,), settings, "gw", GatewayMetrics().of("m"), {})
     queue.start(asyncio.create_task)
     first = submit(queue, 1)
     with pytest.raises(BrokerUnavailable):

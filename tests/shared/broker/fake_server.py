@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -16,14 +17,15 @@ Reply = Callable[[tuple[str, ...]], Any]  # None: no reply, ever
 class FakeServer:
     """Use as `async with`. `reply` is called with each command; `commands` has them all."""
 
-    def __init__(self, reply: Reply) -> None:
+    def __init__(self, reply: Reply, tls: ssl.SSLContext | None = None) -> None:
         self.reply = reply
+        self._tls = tls
         self.commands: list[tuple[str, ...]] = []
         self.connections = 0
         self._writers: set[asyncio.StreamWriter] = set()
 
     async def __aenter__(self) -> FakeServer:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
         self.address = Address("127.0.0.1", self._server.sockets[0].getsockname()[1])
         return self
 

@@ -236,6 +236,26 @@ async def test_an_inbox_of_another_type_does_not_block_a_batch(client: Client) -
     assert await Inbox(client, KEYS, GATEWAY).read(["r1", "r2"]) == [b"done", b"done"]
 
 
+async def test_a_late_result_leaves_an_entry_alone_that_got_its_id_at_another_primary(client: Client) -> None:
+    await admission(client).admit([request(1)])
+    [lost] = (await claim(client)).entries
+    await client.flushall()  # the new primary never had it, and gives the ID to another
+    await admission(client).admit([request(2)])
+    [(_, fields)] = await client.xrange(KEYS.requests)
+    await client.delete(KEYS.requests)
+    await client.xadd(KEYS.requests, fields, id=lost.entry_id)
+    await client.hset(KEYS.inflight, "r2", f"{lost.entry_id}|100|1")
+    late = [Outcome(lost, b"late"), Outcome(lost, b"late", "ended 3 workers")]
+    assert [await claims(client).finish([outcome]) for outcome in late] == [0, 0]
+    assert await client.xlen(KEYS.dead) == 0
+    [entry] = (await claim(client, "w2")).entries
+    assert (entry.entry_id, entry.id) == (lost.entry_id, "r2")
+    assert [await claims(client).finish([outcome]) for outcome in late] == [0, 0]
+    assert (await client.xpending(KEYS.requests, GROUP))["pending"] == 1
+    assert await claims(client, "w2").finish([Outcome(entry, b"done")]) == 1
+    assert await client.xlen(KEYS.requests) == 0
+
+
 async def test_an_outcome_sent_twice_finishes_once(client: Client) -> None:
     await admission(client).admit([request(1), request(2)])
     entries = (await claim(client, room_rows=1)).entries

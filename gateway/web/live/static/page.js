@@ -146,6 +146,7 @@ function showModel({ stats, last, info, point }) {
     })),
   );
   padding(last);
+  partitions(stats.partitions ?? {});
   workers(stats, last);
 }
 
@@ -183,6 +184,17 @@ function ready(workers) {
   const reports = Object.values(workers);
   const those = reports.filter((report) => report.state === "ready").length;
   return those === reports.length ? number(those) : `${those} of ${reports.length}`;
+}
+
+// Several partitions by number; of a model with one, nothing.
+function partitions(byNumber) {
+  const cells = ([name, { reachable, waiting, running, oldest_wait_s, workers }]) => [
+    name,
+    { text: reachable ? "up" : "away", level: reachable ? "good" : "warn" },
+    ...[waiting, running, oldest_wait_s, workers].map((value) => (reachable ? number(value) : "–")),
+  ];
+  rows(part("partitions"), Object.entries(byNumber).map(cells));
+  part("partitions-section").hidden = !Object.keys(byNumber).length;
 }
 
 function workers({ workers: reports }, last) {

@@ -8,8 +8,8 @@ const FEW = 0.01; // a smaller share of the requests is not shown
 const MANY = 0.05; // and from this share on it is bad, as for the alert SmartBatchRejections
 const CANCELLED = ["client_gone", "cancelled_by_operator"];
 
-export function problems({ stats: { outcomes, errors, workers } }) {
-  const found = [...withoutWorker(workers)];
+export function problems({ stats: { outcomes, errors, workers, partitions = {} } }) {
+  const found = [...withoutWorker(workers), ...partitionsAway(partitions)];
   const total = sum(outcomes);
   const wrong = sum(outcomes, CLIENT_ERRORS);
   const codes = Object.entries(errors).sort(([, a], [, b]) => b - a);
@@ -44,6 +44,13 @@ function withoutWorker(workers) {
   const there = [...new Set(states)].map((state) => `${states.filter((each) => each === state).length} ${state}`);
   const text = `No worker is ready${there.length ? ` (${there.join(", ")})` : ""}. Requests wait until one is`;
   return [{ level: soon ? "warn" : "bad", state: "no worker ready", text: soon ? `${text}.` : `${text}: start smartbatch worker.` }];
+}
+
+function partitionsAway(partitions) {
+  const away = Object.keys(partitions).filter((number) => !partitions[number].reachable);
+  if (!away.length) return [];
+  const state = away.length === 1 ? `partition ${away[0]} away` : `partitions ${away.join(", ")} away`;
+  return [{ level: "warn", state, text: `The broker of partition ${away.join(", ")} does not answer; the others take its requests.` }];
 }
 
 function sum(numbers, names = Object.keys(numbers)) {

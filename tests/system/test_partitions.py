@@ -1,0 +1,386 @@
+"""A model with several partitions: requests and workers are spread over them, and whatever happens to one of them, or
+to its broker, every request gets its response from another."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from smartbatch.gateway.services import GatewayServices
+from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnection
+from smartbatch.shared.broker.queue.admission import NewEntry
+from smartbatch.shared.keys import Keys, partition_tag, slot
+from smartbatch.shared.partitions import SlotRange, partitions_of
+from smartbatch.shared.redis_url import Address
+from smartbatch.shared.settings import from_environment
+from smartbatch.shared.wire import Payload, Raw, pack_payload, unpack_reply
+from smartbatch.worker.models.simulated import expected
+from tests.brokers import Broker, eventually
+from tests.clusters import Node, Servers
+from tests.conftest import binary
+from tests.gateway.queue.requests import Queued
+from tests.load import Load, SentRequest, percentile
+from tests.system.stack import Stack
+
+MODEL = "simulated:base_ms=4,row_ms=0.2"
+MOVED_S = 2.0  # after this, requests don't notice that a broker is away
+
+
+def keys(partition: int) -> Keys:
+    return Keys(partition_tag("simulated", partition))
+
+
+def workers_of(client: Any, partition: int) -> int:
+    return client.zcount(keys(partition).leases, time.time() * 1000, "+inf")
+
+
+def entries_of(client: Any, partition: int) -> int:
+    """How many entries a partition has had."""
+    return client.xinfo_stream(keys(partition).requests)["entries-added"]
+
+
+def slots_by_primary(servers: Servers) -> dict[Node, list[SlotRange]]:
+    """Return the slots of each primary, in the order of their lowest."""
+    ranges = next(node for node in servers.nodes if node.running).sync.execute_command("CLUSTER", "SLOTS")
+    found: dict[Node, list[SlotRange]] = {}
+    for first, last, (_, port, *_), *_ in sorted(ranges):
+        found.setdefault(next(node for node in servers.nodes if node.port == port), []).append((first, last))
+    return found
+
+
+def assert_all_answered(requests: list[SentRequest]) -> None:
+    assert [(r.status, r.code) for r in requests if r.status != 200] == []
+    assert all(request.correct for request in requests)
+    assert len({request.request_id for request in requests}) == len(requests)
+
+
+@pytest.fixture
+def system(broker: Broker, tmp_path: Path) -> Iterator[Stack]:
+    system = Stack(broker, tmp_path, MODEL_PATH=MODEL, PARTITIONS=3)
+    yield system
+    system.close()
+
+
+# --- one broker
+
+
+async def test_workers_and_requests_are_spread(system: Stack, broker: Broker) -> None:
+    system.up(3)
+    eventually(lambda: [workers_of(broker.sync, n) for n in range(3)] == [1, 1, 1], 30)
+    async with Load(lambda: [system.url]) as load:
+        await load.open_loop(200, 3)
+        requests = load.sent
+    assert_all_answered(requests)
+    each = [entries_of(broker.sync, n) for n in range(3)]
+    assert sum(each) == len(requests)
+    assert min(each) > len(requests) / 50  # one that seems slow gets little
+
+
+async def test_fewer_workers_than_partitions_get_all_requests(system: Stack) -> None:
+    system.up(1)
+    async with Load(lambda: [system.url]) as load:
+        await load.open_loop(100, 2)
+        requests = load.sent
+    assert_all_answered(requests)
+    assert max(request.seconds for request in requests) < 1.0
+
+
+async def test_requests_leave_a_partition_whose_only_worker_was_killed(system: Stack) -> None:
+    system.up(3)
+    victim = system.processes[-1]
+    async with Load(lambda: [system.url]) as load:
+        asyncio.get_running_loop().call_later(1.0, victim.popen.kill)
+        await load.open_loop(100, 6)
+        requests = load.sent
+    assert_all_answered(requests)
+    await asyncio.to_thread(eventually, lambda: system.stats()["queue"]["open"] == 0)
+
+
+async def test_an_idle_worker_helps_where_a_backlog_is(broker: Broker, tmp_path: Path) -> None:
+    system = Stack(broker, tmp_path, MODEL_PATH="simulated:base_ms=100,row_ms=10", PARTITIONS=2, MAX_BATCH_SIZE=8)
+    try:
+        system.up(2)
+        eventually(lambda: [workers_of(broker.sync, n) for n in range(2)] == [1, 1], 30)
+        async with Load(lambda: [system.url]) as load:
+            await load.closed_loop(64, 256)
+            assert_all_answered(load.sent)
+        eventually(lambda: [workers_of(broker.sync, n) for n in range(2)] == [1, 1], 10)
+    finally:
+        system.close()
+
+
+async def test_workers_with_other_partitions_take_over_without_a_failed_request(system: Stack, broker: Broker) -> None:
+    """As after a resharding: what was admitted where no new request goes is answered too."""
+    system.up(2)
+    old = [process for process in system.processes if process.log.name.startswith("worker")]
+    async with Load(lambda: [system.url]) as load:
+        done = asyncio.Event()
+        sending = asyncio.create_task(load.open_loop_until(done, 100))
+        await asyncio.sleep(1)
+        new = [system.worker(PARTITIONS=1), system.worker(PARTITIONS=1)]
+        await asyncio.to_thread(eventually, lambda: workers_of(broker.sync, 0) >= 2, 30)
+        for process in old:
+            await asyncio.to_thread(process.stop, signal.SIGTERM)
+        await asyncio.sleep(2)
+        done.set()
+        await sending
+        requests = load.sent
+    assert_all_answered(requests)
+    assert all(process.popen.poll() is None for process in new)
+    assert workers_of(broker.sync, 0) == 2
+
+
+# --- a cluster
+
+
+@pytest.fixture(params=["valkey", pytest.param("redis", marks=pytest.mark.extended)])
+def servers(request: pytest.FixtureRequest) -> Iterator[Servers]:
+    servers = Servers("cluster", binary(request.param))
+    yield servers
+    servers.stop()
+
+
+@pytest.fixture
+def cluster(servers: Servers, tmp_path: Path) -> Iterator[Stack]:
+    system = Stack(servers, tmp_path, MODEL_PATH=MODEL, REPLY_TTL=3)
+    yield system.up(3)
+    system.close()
+
+
+Fault = Callable[[Servers], Awaitable[None]]
+
+
+async def killed(servers: Servers) -> None:
+    old = servers.primary()
+    old.kill()
+    await asyncio.to_thread(servers.until_taken_over, old)
+    await asyncio.sleep(1)
+    old.start()
+
+
+async def paused(servers: Servers) -> None:
+    old = servers.primary()
+    old.pause()
+    await asyncio.to_thread(servers.until_taken_over, old)
+    await asyncio.sleep(1)
+    old.resume()
+
+
+async def demoted(servers: Servers) -> None:
+    old = servers.primary()
+    servers.fail_over(old)
+    await asyncio.to_thread(servers.until_taken_over, old)
+
+
+async def restarted_empty(servers: Servers) -> None:
+    old = servers.primary()
+    old.kill()
+    old.start()
+    await asyncio.to_thread(servers.until_written)
+
+
+async def without_replicas(servers: Servers) -> None:
+    replicas = [node for primary in servers.primaries() for node in servers.replicas(primary)]
+    for node in replicas:
+        node.kill()
+    await asyncio.sleep(3)
+    for node in replicas:
+        node.start()
+
+
+async def restarted_one_by_one(servers: Servers) -> None:
+    for old in servers.primaries():
+        await asyncio.to_thread(servers.fail_over, old)
+        await asyncio.to_thread(servers.until_taken_over, old)
+        old.kill()
+        await asyncio.sleep(0.5)
+        old.start()
+        await asyncio.to_thread(servers.until_healed)
+
+
+async def resharded(servers: Servers) -> None:
+    """The slots of one primary's partitions move to another primary, with their keys, so that partitions change."""
+    owned = slots_by_primary(servers)
+    source = servers.primary()
+    target = next(node for node in owned if node is not source)
+    numbers = partitions_of("simulated", list(owned.values()))
+    slots = [slot(keys(n).requests) for n in numbers]
+    moved = [number for number in slots if any(first <= number <= last for first, last in owned[source])]
+    await asyncio.to_thread(move_slots, servers, source, target, moved)
+
+
+def move_slots(servers: Servers, source: Node, target: Node, slots: list[int]) -> None:
+    """Move slots with all their keys, as `redis-cli --cluster reshard` does."""
+    ids = {node: node.sync.execute_command("CLUSTER", "MYID").decode() for node in (source, target)}
+    for number in slots:
+        target.sync.execute_command("CLUSTER", "SETSLOT", number, "IMPORTING", ids[source])
+        source.sync.execute_command("CLUSTER", "SETSLOT", number, "MIGRATING", ids[target])
+        while names := source.sync.execute_command("CLUSTER", "GETKEYSINSLOT", number, 10):
+            source.sync.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *names)
+        for node in (target, source, *servers.primaries()):
+            node.sync.execute_command("CLUSTER", "SETSLOT", number, "NODE", ids[target])
+
+
+FAULTS = [killed, paused, demoted, restarted_empty, without_replicas, restarted_one_by_one, resharded]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+async def test_whatever_happens_to_a_primary_no_request_fails(cluster: Stack, servers: Servers, fault: Fault) -> None:
+    async with Load(lambda: [cluster.url]) as load:
+        done = asyncio.Event()
+        sending = asyncio.create_task(load.open_loop_until(done, 200))
+        await asyncio.sleep(2)
+        before = [request.seconds for request in load.sent if request.status == 200]
+        began_at = time.monotonic()
+        await fault(servers)
+        await asyncio.to_thread(servers.until_healed)
+        await asyncio.sleep(2)
+        done.set()
+        await sending
+        requests = load.sent
+    during = [request for request in requests if request.sent_at > began_at]
+    late = [request for request in during if request.sent_at > began_at + MOVED_S]
+    slow = [request.seconds for request in during if request.seconds > 0.5]
+    print(
+        f"{len(requests)} requests, p99 before {1000 * percentile(before, 99):.0f} ms, from {MOVED_S:g} s on "
+        f"{1000 * percentile([r.seconds for r in late], 99):.0f} ms; {len(slow)} took over 0.5 s, the slowest "
+        f"{max(slow, default=0):.2f} s; {cluster.counter('smartbatch_readmissions_total'):g} readmitted"
+    )
+    assert_all_answered(requests)
+    assert max(slow, default=0) < 4.0
+    assert len(slow) < 0.1 * len(during)
+    assert all(process.popen.poll() is None for process in cluster.processes)
+    await asyncio.to_thread(eventually, lambda: cluster.stats()["queue"]["open"] == 0)
+
+
+async def test_a_partition_is_used_again_soon_after_its_failover(cluster: Stack, servers: Servers) -> None:
+    async with Load(lambda: [cluster.url]) as load:
+        done = asyncio.Event()
+        sending = asyncio.create_task(load.open_loop_until(done, 200))
+        await asyncio.sleep(1)
+        old = servers.primary()
+        old.kill()
+        await asyncio.to_thread(servers.until_taken_over, old)
+        back_at = time.monotonic()
+        new = servers.primary().sync
+        entries = entries_of(new, 0) if new.exists(keys(0).requests) else 0
+        await asyncio.to_thread(
+            eventually, lambda: entries_of(new, 0) > entries + 10 and not new.xlen(keys(0).dead), 10
+        )
+        print(f"used again {time.monotonic() - back_at:.2f} s after the failover")
+        assert time.monotonic() - back_at < 2.0
+        done.set()
+        await sending
+        requests = load.sent
+    assert_all_answered(requests)
+
+
+async def test_a_rolling_update_of_everything_fails_no_request(servers: Servers, tmp_path: Path) -> None:
+    """Gateways, then workers, then servers, one after the other, under 64 clients that never pause."""
+    system = Stack(servers, tmp_path, MODEL_PATH=MODEL, REPLY_TTL=3)
+    gateways = [system.gateway(), system.gateway()]
+    workers = [system.worker() for _ in range(3)]
+    await asyncio.to_thread(system.ready, 3)
+    urls = [gateway.url for gateway in gateways]
+    try:
+        async with Load(lambda: urls) as load:
+            done = asyncio.Event()
+
+            async def client() -> None:
+                while not done.is_set():
+                    await load.send()
+
+            clients = [asyncio.create_task(client()) for _ in range(64)]
+            for gateway in gateways:
+                urls.remove(gateway.url)  # as a load balancer does that sees it not ready
+                assert await asyncio.to_thread(gateway.stop) == 0
+                urls.append((await asyncio.to_thread(system.gateway)).url)
+            for worker in workers:
+                assert await asyncio.to_thread(worker.stop) == 0
+                await asyncio.to_thread(system.worker)
+                await asyncio.to_thread(system.ready, 3)
+            await restarted_one_by_one(servers)
+            done.set()
+            await asyncio.gather(*clients)
+            requests = load.sent
+        print(f"{len(requests)} requests, the slowest {max(request.seconds for request in requests):.2f} s")
+        assert_all_answered(requests)
+        await asyncio.to_thread(system.until_clean, 3)
+    finally:
+        system.close()
+
+
+# --- a gateway that is cut off
+
+
+class Cut:
+    """Between the connections of this process and one server: nothing arrives any more, and none can be made."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.port = 0
+        connect = MultiplexedConnection._open
+
+        async def connect_unless_cut(connection: MultiplexedConnection, address: Address) -> None:
+            if address.port == self.port:
+                await asyncio.Event().wait()
+            await connect(connection, address)
+
+        monkeypatch.setattr(MultiplexedConnection, "_open", connect_unless_cut)
+
+    def cut(self, port: int) -> None:
+        self.port = port
+        for connection in gc.get_objects():
+            if (
+                isinstance(connection, MultiplexedConnection)
+                and connection.address.port == port
+                and connection.generation
+            ):
+                connection._transport.pause_reading()
+
+    def mend(self) -> None:
+        self.port = 0
+
+
+async def test_a_gateway_that_is_cut_off_from_one_primary_uses_the_others(
+    servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers still reach that primary, so some requests may run there and elsewhere. Each is answered once."""
+    system = Stack(servers, tmp_path, MODEL_PATH=MODEL, REPLY_TTL=3)
+    workers = [system.worker() for _ in range(3)]
+    services = GatewayServices(from_environment({"REDIS_URL": servers.url, "MODEL_PATH": MODEL, "REPLY_TTL": "3"}))
+    await services.start()
+    try:
+        queue, cut, requests = services.default_queue, Cut(monkeypatch), []
+        async with asyncio.timeout(30):
+            while sum(partition.workers for partition in queue.partitions) < 3:
+                await asyncio.sleep(0.1)
+        for number in range(600):
+            if number == 100:
+                cut.cut(servers.primary().port)
+            if number == 500:
+                cut.mend()
+            payload = pack_payload(Payload("raw", Raw(b"input number %d" % number, "text/plain")))
+            requests.append(request := Queued(NewEntry(f"r{number}", 30_000, 1, "raw", payload)))
+            queue.submit(request)
+            await asyncio.sleep(0.01)
+        async with asyncio.timeout(10):
+            replies = [unpack_reply(reply) for reply in await asyncio.gather(*(each.future for each in requests))]
+        for number, reply in enumerate(replies):
+            assert reply.result is not None and reply.result.outputs is not None
+            (output,) = reply.result.outputs.values()
+            assert np.frombuffer(output.data, output.dtype).tolist() == expected(b"input number %d" % number)
+        for request in requests:
+            queue.release(request, answered=True)
+        assert all(worker.popen.poll() is None for worker in workers)
+        await asyncio.to_thread(system.until_clean, 3)
+    finally:
+        await services.close()
+        system.close()
