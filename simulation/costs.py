@@ -76,7 +76,17 @@ class Costs(msgspec.Struct, frozen=True):
 NOTHING = CommandCost(0.0)
 FREE = Costs(
     BrokerCosts(
-        *(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING),
+        admit=NOTHING,
+        claim=NOTHING,
+        wait=NOTHING,
+        release=NOTHING,
+        finish=NOTHING,
+        pop=NOTHING,
+        cancel=NOTHING,
+        load=NOTHING,
+        heartbeat=NOTHING,
+        report=NOTHING,
+        snapshot=NOTHING,
         snapshot_gateway_s=0.0,
         hop_s=0.0,
     ),
