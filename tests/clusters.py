@@ -113,9 +113,12 @@ class Servers:
         """Wait until all keys have a primary, and `old` is none."""
 
         def taken() -> bool:
-            found = self._primaries()
-            primaries = set(found.values())
-            serve = all(node.running and node.replication()["role"] == "master" for node in primaries)
+            try:
+                found = self._primaries()
+                primaries = set(found.values())
+                serve = all(node.running and node.replication()["role"] == "master" for node in primaries)
+            except redis.RedisError:  # a server that has just started does not listen yet
+                return False
             return len(found) == SLOTS and old not in primaries and serve
 
         eventually(taken, timeout_s)
