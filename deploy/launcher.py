@@ -339,21 +339,6 @@ def _example_request(settings: Settings, base_url: str) -> str:
     return f"curl --data-binary @examples/cat.jpg {base_url}/predict"
 
 
-async def launch(
-    settings: Settings,
-    workers: int,
-    broker_given: bool,
-    *,
-    grpc: bool = False,
-    cluster: int = 0,
-    sentinel: bool = False,
-) -> int:
-    """Run everything until stopped and return the exit code. Raises StartupError if nothing could be started."""
-    if workers < 1:
-        raise StartupError(f"--workers: expected at least 1, got {workers}")
-    return await Launcher(settings, workers, broker_given, grpc=grpc, cluster=cluster, sentinel=sentinel).run()
-
-
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -43,7 +43,7 @@ def command(workers: int, grpc: bool, cluster: int | None, sentinel: bool, **opt
     With REDIS_URL (or --redis-url) that broker is used; without it an embedded Valkey is started. All other settings
     come from the environment: MAX_QUEUE=64 LOG_FORMAT=json smartbatch up
     """
-    from smartbatch.deploy.launcher import launch
+    from smartbatch.deploy.launcher import Launcher
     from smartbatch.gateway.auth.key_store import KeyStore
     from smartbatch.gateway.server import bind, bind_grpc, bind_management
     from smartbatch.shared.telemetry import tracing
@@ -62,8 +62,5 @@ def command(workers: int, grpc: bool, cluster: int | None, sentinel: bool, **opt
                 settings = msgspec.structs.replace(settings, grpc_port=rpc.getsockname()[1])
     if KeyStore.configured(settings):
         KeyStore(settings)  # fail on unreadable keys before anything is started
-    sys.exit(
-        asyncio.run(
-            launch(settings, workers, broker_given(options), grpc=grpc, cluster=cluster or 0, sentinel=sentinel)
-        )
-    )
+    launcher = Launcher(settings, workers, broker_given(options), grpc=grpc, cluster=cluster or 0, sentinel=sentinel)
+    sys.exit(asyncio.run(launcher.run()))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -83,7 +84,7 @@ class OneAddress:
         pass
 
 
-class Discovery:
+class Discovery(ABC):
     """Asks one after the other until one answers, those that did not answer before at the end.
 
     Used in one event loop. Subclasses ask one of them.
@@ -143,9 +144,9 @@ class Discovery:
             self._watch.cancel()
             self._watch = None
 
+    @abstractmethod
     async def _ask(self, node: Address) -> View:
         """Ask one of them. Raises OSError, ValueError, TimeoutError or hiredis.HiredisError."""
-        raise NotImplementedError
 
     async def _send(self, node: Address, commands: Sequence[Command], credentials: tuple[str, ...]) -> list[Any]:
         self._tls = self._tls or self._url.tls_context()
