@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +18,15 @@ from tests.brokers import eventually
 from tests.clusters import Servers
 from tests.conftest import binary
 from tests.load import Load
+from tests.server_faults import (
+    Fault,
+    demoted,
+    killed,
+    paused,
+    restarted_empty,
+    restarted_one_by_one,
+    without_replicas,
+)
 from tests.system.stack import Stack
 
 RATE = 100.0
@@ -28,8 +37,6 @@ KINDS = [
     for kind in ("cluster", "sentinel")
     for server in ("valkey", "redis")
 ]
-
-Fault = Callable[[Servers], Awaitable[float]]  # returns when all keys had a primary again
 
 
 @pytest.fixture(params=KINDS)
@@ -45,66 +52,6 @@ def system(servers: Servers, tmp_path: Path) -> Iterator[Stack]:
     system = Stack(cast(Any, servers), tmp_path, MODEL_PATH="simulated:base_ms=20,row_ms=1", REPLY_TTL=3)
     yield system.up(2)
     system.close()
-
-
-async def killed(servers: Servers) -> float:
-    """The old primary comes back later, without its data."""
-    old = servers.primary()
-    old.kill()
-    await asyncio.to_thread(servers.until_taken_over, old)
-    back_at = time.monotonic()
-    await asyncio.sleep(1)
-    old.start()
-    return back_at
-
-
-async def paused(servers: Servers) -> float:
-    """When the old primary goes on, it still believes that it is one."""
-    old = servers.primary()
-    old.pause()
-    await asyncio.to_thread(servers.until_taken_over, old)
-    back_at = time.monotonic()
-    await asyncio.sleep(1)
-    old.resume()
-    return back_at
-
-
-async def demoted(servers: Servers) -> float:
-    old = servers.primary()
-    servers.fail_over(old)
-    await asyncio.to_thread(servers.until_taken_over, old)
-    return time.monotonic()
-
-
-async def restarted_empty(servers: Servers) -> float:
-    """The primary is back before anybody noticed, as primary and without data, and its replicas copy that."""
-    old = servers.primary()
-    old.kill()
-    old.start()
-    await asyncio.to_thread(servers.until_written)
-    return time.monotonic()
-
-
-async def without_replicas(servers: Servers) -> float:
-    replicas = servers.replicas(servers.primary())
-    for node in replicas:
-        node.kill()
-    await asyncio.sleep(3)
-    for node in replicas:
-        node.start()
-    return time.monotonic()
-
-
-async def restarted_one_by_one(servers: Servers) -> float:
-    for old in servers.primaries() if servers.kind == "cluster" else servers.nodes:
-        if old in servers.primaries():
-            await asyncio.to_thread(servers.fail_over, old)
-            await asyncio.to_thread(servers.until_taken_over, old)
-        old.kill()
-        await asyncio.sleep(0.5)
-        old.start()
-        await asyncio.to_thread(servers.until_healed)
-    return time.monotonic()
 
 
 # During how many seconds requests may be rejected.

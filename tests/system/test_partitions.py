@@ -7,7 +7,7 @@ import asyncio
 import gc
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,15 @@ from tests.clusters import Node, Servers
 from tests.conftest import binary
 from tests.gateway.queue.requests import Queued
 from tests.load import Load, SentRequest, percentile
+from tests.server_faults import (
+    Fault,
+    demoted,
+    killed,
+    paused,
+    restarted_empty,
+    restarted_one_by_one,
+    without_replicas,
+)
 from tests.system.stack import Stack
 
 MODEL = "simulated:base_ms=4,row_ms=0.2"
@@ -182,58 +191,7 @@ def cluster(servers: Servers, tmp_path: Path) -> Iterator[Stack]:
     system.close()
 
 
-Fault = Callable[[Servers], Awaitable[None]]
-
-
-async def killed(servers: Servers) -> None:
-    old = servers.primary()
-    old.kill()
-    await asyncio.to_thread(servers.until_taken_over, old)
-    await asyncio.sleep(1)
-    old.start()
-
-
-async def paused(servers: Servers) -> None:
-    old = servers.primary()
-    old.pause()
-    await asyncio.to_thread(servers.until_taken_over, old)
-    await asyncio.sleep(1)
-    old.resume()
-
-
-async def demoted(servers: Servers) -> None:
-    old = servers.primary()
-    servers.fail_over(old)
-    await asyncio.to_thread(servers.until_taken_over, old)
-
-
-async def restarted_empty(servers: Servers) -> None:
-    old = servers.primary()
-    old.kill()
-    old.start()
-    await asyncio.to_thread(servers.until_written)
-
-
-async def without_replicas(servers: Servers) -> None:
-    replicas = [node for primary in servers.primaries() for node in servers.replicas(primary)]
-    for node in replicas:
-        node.kill()
-    await asyncio.sleep(3)
-    for node in replicas:
-        node.start()
-
-
-async def restarted_one_by_one(servers: Servers) -> None:
-    for old in servers.primaries():
-        await asyncio.to_thread(servers.fail_over, old)
-        await asyncio.to_thread(servers.until_taken_over, old)
-        old.kill()
-        await asyncio.sleep(0.5)
-        old.start()
-        await asyncio.to_thread(servers.until_healed)
-
-
-async def resharded(servers: Servers) -> None:
+async def resharded(servers: Servers) -> float:
     """The slots of one primary's partitions move to another primary, with their keys, so that partitions change."""
     owned = slots_by_primary(servers)
     source = servers.primary()
@@ -242,6 +200,7 @@ async def resharded(servers: Servers) -> None:
     slots = [slot(keys(n).requests) for n in numbers]
     moved = [number for number in slots if any(first <= number <= last for first, last in owned[source])]
     await asyncio.to_thread(move_slots, servers, source, target, moved)
+    return time.monotonic()
 
 
 def move_slots(servers: Servers, source: Node, target: Node, slots: list[int]) -> None:
