@@ -100,9 +100,7 @@ class Worker:
         self._watchdog = Watchdog(self.engine, self.decoder, settings.stall_timeout)
         self._info: ModelInfo  # once loaded
         self._tasks: set[asyncio.Task[None]] = set()
-        self._moving: list[
-            asyncio.Task[None]
-        ] = []  # the one that moves this worker, if there may be several partitions
+        self._moving: list[asyncio.Task[None]] = []  # the one that moves this worker, if any does
         self._failed: asyncio.Future[BaseException | None] = self._loop.create_future()  # a task has ended
         self._stop_requested = asyncio.Event()
 

@@ -96,15 +96,12 @@ class Partitions:
         return len(self.numbers) == 1
 
     def _place(self, loads: dict[int, Load]) -> int:
-        current = self._number_of(self.current) if self._joined else -1
+        current = self.current.keys.partition if self._joined else -1
         number = self._placement.place(
             loads, time.monotonic(), current=current, idle=self.is_idle(), batch_rows=self._settings.max_batch_size
         )
         urgent = [each for each, partition in self._joined.items() if partition.urgent and partition.reachable]
         return number if number in urgent or not urgent else urgent[0]
-
-    def _number_of(self, partition: Partition) -> int:
-        return partition.keys.partition
 
     async def _find_numbers(self) -> None:
         slots = await primaries(self._settings.broker_url).slots()
@@ -132,7 +129,7 @@ class Partitions:
         return Load(True, tuple(workers), waiting)
 
     async def _move(self, number: int) -> None:
-        if number == self._number_of(self.current):
+        if number == self.current.keys.partition:
             return
         abandoned = self.current
         self.current = await self._join(number)
