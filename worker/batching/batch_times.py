@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from smartbatch.worker.batching.partition import SLACK
+from smartbatch.worker.batching.cut import SLACK
 from smartbatch.worker.core.cost_model import CostModel
 
 _WEIGHT = 0.1  # of the newest measurement in a running mean
@@ -43,7 +43,7 @@ class BatchTimes:
         return self.forward_s(rows) + self.claim_s
 
     def of(self, rows: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        """Return `run_s` of many batches: partition.Costs."""
+        """Return `run_s` of many batches: cut.Costs."""
         return self._costs.estimates(rows, sizes) + self.claim_s
 
     def waiting_pays(self, rows: int) -> bool:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from smartbatch.worker.batching.partition import Costs, equal_rows, partition
+from smartbatch.worker.batching.cut import Costs, cut_batches, equal_rows
 from smartbatch.worker.core.batch import BatchState, ClaimedEntry, RowRef
 
 REMEMBERED = 64  # uses of `next_rows` after which it is computed anew
@@ -161,7 +161,7 @@ class Pool:
             rows.sort()
             start = 0
             sizes = np.array([row.size for row in rows])
-            for count in partition(sizes, costs, max_rows, max_tokens):
+            for count in cut_batches(sizes, costs, max_rows, max_tokens):
                 batches.append(rows[start : start + count])
                 start += count
         taken = _next(batches, costs) if batches else []

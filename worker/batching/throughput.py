@@ -10,7 +10,7 @@ from collections import deque
 
 import numpy as np
 
-from smartbatch.worker.batching.partition import partition
+from smartbatch.worker.batching.cut import cut_batches
 from smartbatch.worker.core.cost_model import OUTLIER, CostModel, bucket_of
 
 RECENT_ROWS = 128  # rows whose sizes stand for those of the traffic
@@ -94,7 +94,7 @@ class ThroughputEstimator:
         sizes, size_bytes = np.array(sorted(self._recent)).T
         sizes = sizes.astype(int)
         seconds, start = np.empty(len(sizes)), 0
-        for rows in partition(sizes, self._costs.estimates, self.max_rows, np.inf):
+        for rows in cut_batches(sizes, self._costs.estimates, self.max_rows, np.inf):
             seconds[start : start + rows] = self._costs.estimate(rows, int(sizes[start + rows - 1])) / rows
             start += rows
         return seconds * self._slowdown, size_bytes

@@ -13,7 +13,7 @@ import pytest
 
 from smartbatch.shared.broker.queue.claims import Entry
 from smartbatch.shared.errors import DeadlineExceeded, InvalidInput, ModelFailed
-from smartbatch.worker.batching.partition import Costs
+from smartbatch.worker.batching.cut import Costs
 from smartbatch.worker.batching.pool import Part, Pool
 from smartbatch.worker.core.batch import Batch, ClaimedEntry
 from smartbatch.worker.core.cost_model import CostModel

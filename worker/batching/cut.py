@@ -27,7 +27,7 @@ def equal_rows(count: int, costs: Costs, max_rows: int, size: int = 1) -> int:
     return int(within.min())
 
 
-def partition(sizes: np.ndarray, costs: Costs, max_rows: int, max_tokens: float) -> list[int]:
+def cut_batches(sizes: np.ndarray, costs: Costs, max_rows: int, max_tokens: float) -> list[int]:
     """Return the rows of each batch, in the order of `sizes`, which ascend.
 
     A batch is padded to its largest row, so short rows beside a long one cost as much as it does; but each batch costs

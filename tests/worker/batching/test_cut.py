@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smartbatch.worker.batching.partition import SLACK, Costs, equal_rows, partition
+from smartbatch.worker.batching.cut import SLACK, Costs, cut_batches, equal_rows
 
 
 def curve(fixed: float, linear: float, square: float = 0.0) -> Costs:
@@ -59,7 +59,7 @@ def test_no_allowed_cut_is_three_per_cent_cheaper(
     sizes: list[int], max_rows: int, max_tokens: float, fixed: float, linear: float, square: float
 ) -> None:
     costs = curve(fixed, linear, square)
-    cut = partition(np.array(sizes), costs, max_rows, max_tokens)
+    cut = cut_batches(np.array(sizes), costs, max_rows, max_tokens)
     allowed = allowed_cuts(sizes, max_rows, max_tokens)
     assert cut in allowed
     least = min(sum(seconds_of(sizes, each, costs)) for each in allowed)
@@ -74,7 +74,7 @@ def test_no_allowed_cut_is_three_per_cent_cheaper(
 )
 def test_rows_are_answered_no_later_than_with_the_cheapest_cut(sizes: list[int], fixed: float, linear: float) -> None:
     costs = curve(fixed, linear)
-    cut = partition(np.array(sizes), costs, 9, math.inf)
+    cut = cut_batches(np.array(sizes), costs, 9, math.inf)
     cheapest = min(all_cuts(len(sizes), 9), key=lambda each: sum(seconds_of(sizes, each, costs)))
     # The slack may be used up by a later batch; each row is then later by no more than that.
     assert mean_completion(sizes, cut, costs) <= SLACK * mean_completion(sizes, cheapest, costs) * (1 + 1e-9)
@@ -82,33 +82,33 @@ def test_rows_are_answered_no_later_than_with_the_cheapest_cut(sizes: list[int],
 
 def test_rows_of_unequal_size_are_kept_apart_where_padding_costs_more_than_a_launch() -> None:
     sizes = np.array([10, 10, 10, 10, 500, 500])
-    assert partition(sizes, curve(fixed=50, linear=1), 32, math.inf) == [4, 2]
+    assert cut_batches(sizes, curve(fixed=50, linear=1), 32, math.inf) == [4, 2]
 
 
 def test_rows_of_unequal_size_share_a_batch_where_a_launch_costs_more_than_padding() -> None:
     sizes = np.array([10, 10, 10, 10, 500, 500])
-    assert partition(sizes, curve(fixed=1e6, linear=1), 32, math.inf) == [6]
+    assert cut_batches(sizes, curve(fixed=1e6, linear=1), 32, math.inf) == [6]
 
 
 def test_where_the_cost_is_linear_in_rows_nobody_waits_for_another_row() -> None:
-    assert partition(np.full(32, 7), curve(fixed=0, linear=1), 32, math.inf) == [1] * 32
+    assert cut_batches(np.full(32, 7), curve(fixed=0, linear=1), 32, math.inf) == [1] * 32
     assert equal_rows(32, curve(fixed=0, linear=1), 32) == 1
 
 
 def test_where_launches_dominate_batches_are_full() -> None:
-    assert partition(np.full(64, 7), curve(fixed=1e6, linear=1), 32, math.inf) == [32, 32]
+    assert cut_batches(np.full(64, 7), curve(fixed=1e6, linear=1), 32, math.inf) == [32, 32]
     assert equal_rows(64, curve(fixed=1e6, linear=1), 32) == 32
 
 
 def test_a_little_cost_of_a_launch_is_accepted_for_earlier_answers() -> None:
     rows = equal_rows(32, curve(fixed=1, linear=10), 32)
     assert rows in (4, 8)  # 32 rows: 321 in one batch, 324 in four, 328 in eight, 352 one by one
-    assert max(partition(np.full(32, 1), curve(fixed=1, linear=10), 32, math.inf)) <= 8
+    assert max(cut_batches(np.full(32, 1), curve(fixed=1, linear=10), 32, math.inf)) <= 8
 
 
 @pytest.mark.parametrize(("count", "max_rows"), [(1, 32), (5, 3), (33, 32), (100, 64), (500, 256)])
 def test_no_batch_exceeds_the_rows(count: int, max_rows: int) -> None:
-    cut = partition(np.arange(1, count + 1), curve(fixed=1e9, linear=1), max_rows, math.inf)
+    cut = cut_batches(np.arange(1, count + 1), curve(fixed=1e9, linear=1), max_rows, math.inf)
     assert sum(cut) == count
     assert max(cut) <= max_rows
     assert len(cut) == math.ceil(count / max_rows)
@@ -116,17 +116,17 @@ def test_no_batch_exceeds_the_rows(count: int, max_rows: int) -> None:
 
 
 def test_no_batch_exceeds_the_tokens_unless_it_is_one_row() -> None:
-    assert partition(np.array([10, 10, 10, 10, 300]), curve(fixed=1e9, linear=1), 32, 20) == [2, 2, 1]
+    assert cut_batches(np.array([10, 10, 10, 10, 300]), curve(fixed=1e9, linear=1), 32, 20) == [2, 2, 1]
 
 
 def test_the_largest_sizes_overflow_nothing() -> None:
-    cut = partition(np.full(64, 2**31), curve(fixed=1e-3, linear=1e-6, square=1e-9), 64, math.inf)
+    cut = cut_batches(np.full(64, 2**31), curve(fixed=1e-3, linear=1e-6, square=1e-9), 64, math.inf)
     assert sum(cut) == 64
 
 
 def test_before_anything_was_measured_a_cut_is_found() -> None:
     nothing = curve(0, 0)
-    assert sum(partition(np.arange(1, 41), nothing, 32, math.inf)) == 40
+    assert sum(cut_batches(np.arange(1, 41), nothing, 32, math.inf)) == 40
     assert 1 <= equal_rows(40, nothing, 32) <= 32
 
 
@@ -136,7 +136,7 @@ def test_a_pool_of_64_rows_is_cut_in_well_under_a_batch() -> None:
     took = []
     for _ in range(20):
         started = time.perf_counter()
-        partition(sizes, costs, 32, math.inf)
+        cut_batches(sizes, costs, 32, math.inf)
         took.append(time.perf_counter() - started)
     assert min(took) < 0.003  # 0.6 ms on one core of a server
 
@@ -144,6 +144,6 @@ def test_a_pool_of_64_rows_is_cut_in_well_under_a_batch() -> None:
 def test_a_large_pool_is_cut_too() -> None:
     sizes = np.sort(np.random.default_rng(0).integers(5, 500, 2000))
     started = time.perf_counter()
-    cut = partition(sizes, curve(fixed=0.005, linear=1e-4), 512, math.inf)
+    cut = cut_batches(sizes, curve(fixed=0.005, linear=1e-4), 512, math.inf)
     assert sum(cut) == 2000
     assert time.perf_counter() - started < 2
