@@ -334,6 +334,8 @@ def _example_request(settings: Settings, base_url: str) -> str:
         base_url = f'-H "Authorization: Bearer $SMARTBATCH_API_KEY" {base_url}'
     if settings.model_path.startswith("simulated"):
         return f"curl -d hello {base_url}/predict"
+    if settings.model_path == "minilm":
+        return f"curl -H 'Content-Type: text/plain' -d 'a cat' {base_url}/predict"
     if ":" in settings.model_path or settings.model_path.endswith(".pt2"):
         return f"""curl -d '{{"data": …}}' {base_url}/predict"""
     return f"curl --data-binary @examples/cat.jpg {base_url}/predict"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -46,6 +47,13 @@ def test_up_prints_its_address_and_a_working_command(up: Callable[..., Up]) -> N
     assert b'"outputs"' in response.stdout
     assert (len(system.children("valkey-server")), len(system.children("gateway"))) == (1, 1)
     assert len(system.children("worker")) == 2
+
+
+def test_the_command_for_a_text_model_works(up: Callable[..., Up]) -> None:
+    system = up("--model", "minilm").ready()
+    command = next(line for line in system.lines if line.startswith("try ")).split(maxsplit=1)[1]
+    response = subprocess.run([*shlex.split(command), "-sS"], capture_output=True, check=True)
+    assert b'"embedding"' in response.stdout
 
 
 def test_workers_serve_metrics_on_consecutive_ports(up: Callable[..., Up]) -> None:
