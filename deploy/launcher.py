@@ -156,6 +156,7 @@ class Launcher:
             "REDIS_PASSWORD_FILE": settings.redis_password_file if self._broker_given else "",
             "MODEL_PATH": settings.model_path,
             "MODEL_NAME": settings.model,
+            "MODEL_VERSION": str(settings.model_version),
             "MODEL_WEIGHTS": settings.model_weights,
             "HOST": settings.host,
             "PORT": str(settings.port),
@@ -231,13 +232,13 @@ class Launcher:
 
     async def _until_ready(self) -> bool:
         """Show the progress of the workers until the gateway is ready. Returns False if a signal came first."""
-        connection = MultiplexedConnection(self._url, Keys(self._settings.model).requests)
+        connection = MultiplexedConnection(self._url, Keys(self._settings.model_id).requests)
         shown: dict[str, str] = {}
         try:
             with self._status() as status:
                 while not self._stop.is_set():
                     try:
-                        snapshot = await registry.snapshot(connection, self._settings.model)
+                        snapshot = await registry.snapshot(connection, self._settings.model_id)
                         self._show_progress(snapshot, shown, status)
                     except BrokerUnavailable as error:
                         if status:
@@ -264,7 +265,7 @@ class Launcher:
 
     def _print_ready(self) -> None:
         settings = self._settings
-        model = settings.model
+        model = settings.model_id
         workers = f"{self._workers} worker{'s' * (self._workers > 1)}"
         self._print(Text.assemble("ready     ", (self._base_url, "bold"), "  model ", (model, "bold"), f", {workers}"))
         if self._grpc:

@@ -75,7 +75,7 @@ def entries_of(connections: Connections, partition: Partition) -> Entries:
 
 
 async def models_named(connections: Connections, settings: Settings, name: str | None) -> list[Model]:
-    """Return the named model, or all that are announced. A name like M:3 stands for one partition of the model M."""
+    """Return the model with this ID, or all that are announced. M:3 stands for one partition of the model M."""
     try:
         infos = await registry.models(connections.of(MODELS))
     except BrokerUnavailable:  # on a cluster the model's own nodes may still answer
@@ -85,11 +85,11 @@ async def models_named(connections: Connections, settings: Settings, name: str |
     if not name:
         return [_model(each, info, info.partitions) for each, info in sorted(infos.items())]
     keys = Keys(name)
-    info = infos.get(keys.model)
+    model, info = keys.model, infos.get(keys.model)
     if ":" in name:
-        return [Model(keys.model, info, [Partition(name, several=True)])]
+        return [Model(model, info, [Partition(keys.tag, several=True)])]
     slots = await primaries(settings.broker_url).slots()
-    return [_model(name, info, info.partitions if info else partitions_of(name, slots, settings.partitions))]
+    return [_model(model, info, info.partitions if info else partitions_of(model, slots, settings.partitions))]
 
 
 def _model(name: str, info: ModelInfo | None, numbers: Sequence[int]) -> Model:

@@ -17,7 +17,7 @@ from smartbatch.shared.telemetry import logs
 
 log = logging.getLogger(__name__)
 
-model_option = click.option("--name", help="Only this model, or one of its partitions, like M:3. Default: all models.")
+model_option = click.option("--name", help="Only this model, version (M@2) or partition (M:3). Default: all models.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 save_option = click.option(
     "--save",

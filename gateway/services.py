@@ -78,7 +78,7 @@ class GatewayServices:
             self.authenticator if predicts else None,
             predicts=predicts,
         )
-        self.default_queue = self._create_queue(settings.model)
+        self.default_queue = self._create_queue(settings.model_id)
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="parse")
 

@@ -14,13 +14,16 @@
     smartbatch:{M}:dead           stream                    dead letters
     smartbatch:{M}:limits         hash                      batch limits, changed while workers run
     smartbatch:{M}:served         string, TTL               the model that reserved the name, as JSON
-    smartbatch:models             hash                      model -> JSON description (no hash tag)
+    smartbatch:models             hash                      model ID -> JSON description (no hash tag)
+    smartbatch:{routes}:tables    hash                      model -> JSON routing table
+    smartbatch:{routes}:history:<model>     stream          changes of its routing table
     smartbatch:access:{usage}:buckets       hash, TTL       API key -> tokens|ms, its rate limit's bucket
     smartbatch:access:{usage}:counts:<day>  hash, TTL       API key -> requests of that day
     smartbatch:access:{usage}:seen:<id>     string, TTL     last report of a gateway process
 
-The braces make the model's name the hash tag, so that all keys of one script are in the same cluster slot. A model's
-further partitions have keys of their own, with tags like M:3; `served` is only in partition 0.
+M is the model's ID: its name, and @version unless that is 1. Each version has keys of its own. The braces make it the
+hash tag, so that all keys of one script are in the same cluster slot. Further partitions have keys of their own too,
+with tags like M:3; `served` is only in partition 0.
 """
 
 from __future__ import annotations
@@ -33,11 +36,14 @@ from smartbatch.shared.errors import UnknownModel
 GROUP = "workers"
 MODELS = "smartbatch:models"
 BUCKETS = "smartbatch:access:{usage}:buckets"
+ROUTES = "smartbatch:{routes}:tables"
 
 SLOTS = 16384  # of a cluster
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _PARTITION = re.compile(r"[1-9][0-9]{0,4}")
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+MAX_VERSION = 999_999_999
 
 
 def check_model_name(name: str) -> str:
@@ -45,6 +51,29 @@ def check_model_name(name: str) -> str:
     if not MODEL_NAME.fullmatch(name):
         raise UnknownModel(f"a model name must be 1 to 128 characters of A-Z a-z 0-9 . _ -, got {name[:140]!r}")
     return name
+
+
+def model_id(name: str, version: int = 1) -> str:
+    """Return what identifies one version of a model: `name@version`, or the name alone for version 1."""
+    return name if version == 1 else f"{name}@{version}"
+
+
+def split_model_id(text: str) -> tuple[str, int]:
+    """Return name and version of a model ID. Raises UnknownModel."""
+    name, at, version = text.partition("@")
+    return check_model_name(name), parse_version(version) if at else 1
+
+
+def check_model_id(text: str) -> str:
+    """Return the model ID if it may be part of a key, `m@1` as `m`; raise UnknownModel otherwise."""
+    return model_id(*split_model_id(text))
+
+
+def parse_version(text: str) -> int:
+    """Return the version of a model. Raises UnknownModel."""
+    if not _VERSION.fullmatch(text):
+        raise UnknownModel(f"a version must be a whole number from 1 to {MAX_VERSION}, got {text[:40]!r}")
+    return int(text)
 
 
 def hash_tag(key: str) -> str:
@@ -67,22 +96,26 @@ def seen(gateway_id: str) -> str:
     return f"smartbatch:access:{{usage}}:seen:{gateway_id}"
 
 
+def route_history(model: str) -> str:
+    return f"smartbatch:{{routes}}:history:{model}"
+
+
 def partition_tag(model: str, partition: int) -> str:
-    """Return the hash tag of a model's partition: the model's name alone for partition 0."""
+    """Return the hash tag of a model's partition: the model's ID alone for partition 0."""
     return f"{model}:{partition}" if partition else model
 
 
 class Keys:
-    """The keys of one partition of a model. `tag` is the model's name for partition 0, and like M:3 for others."""
+    """The keys of one partition of a model. `tag` is the model's ID for partition 0, and like M:3 for others."""
 
     def __init__(self, tag: str) -> None:
         model, colon, number = tag.partition(":")
         if colon and not _PARTITION.fullmatch(number):
             raise UnknownModel(f"a partition is a number from 1 to 99999, got {number[:40]!r}")
-        self.model = check_model_name(model)
+        self.model = check_model_id(model)
         self.partition = int(number or 0)
-        self.tag = tag
-        tag = f"smartbatch:{{{tag}}}:"
+        self.tag = partition_tag(self.model, self.partition)
+        tag = f"smartbatch:{{{self.tag}}}:"
         self.requests = tag + "requests"
         self.inflight = tag + "inflight"
         self.fill_lock = tag + "fill_lock"

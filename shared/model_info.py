@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from smartbatch.shared.errors import InvalidInput
+from smartbatch.shared.keys import model_id
 from smartbatch.shared.wire import Kind
 
 
@@ -31,7 +32,7 @@ class OutputSpec(msgspec.Struct, frozen=True):
 
 
 class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Announcement of one model: JSON in the hash smartbatch:models."""
+    """Announcement of one version of a model: JSON in the hash smartbatch:models."""
 
     name: str
     path: str
@@ -43,7 +44,12 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     fingerprint: str = ""  # hash of code, weights, input and outputs; equal for workers that give the same results
     inputs: tuple[InputSpec, ...] = ()  # of a model with several inputs; `input` then has the kind "inputs"
     partitions: tuple[int, ...] = (0,)
+    version: int = 1
     start_s: float = 0.0  # from the start of the announcing worker's process until it was ready
+
+    @property
+    def id(self) -> str:
+        return model_id(self.name, self.version)
 
     def of_input(self, spec: InputSpec) -> ModelInfo:
         """Return the announcement of a model that has only this input, for validating one input of several."""

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from smartbatch.shared.errors import SettingsError
-from smartbatch.shared.keys import check_model_name
+from smartbatch.shared.keys import MAX_VERSION, check_model_name, model_id
 from smartbatch.shared.redis_url import PASSWORD_FILE, URL_OPTIONS, InvalidUrl, expected, parse_url
 
 NEAR = 0.87  # difflib's ratio of MAX_BATCHSIZE is 0.96; that of WINDOWID, which terminals set, is 0.857
@@ -39,6 +39,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     model_name: Annotated[
         str, Meta(description="Name of the model in requests; by default derived from MODEL_PATH")
     ] = ""
+    model_version: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=MAX_VERSION,
+            description="Version of the model; each has a queue and workers of its own, see docs/versions.md",
+        ),
+    ] = 1
     model_weights: Annotated[
         str, Meta(min_length=1, description="`default`, `random`, or the path of a weight file (a state dict)")
     ] = "default"
@@ -208,6 +216,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def model(self) -> str:
         """Name under which the model is served."""
         return _model(self.model_name, self.model_path)
+
+    @property
+    def model_id(self) -> str:
+        """The model's name, and @version unless that is 1."""
+        return model_id(self.model, self.model_version)
 
     @property
     def broker_url(self) -> str:

@@ -118,7 +118,7 @@ class Worker:
 
     async def _start(self) -> None:
         broker = await check(self.settings.broker_url)
-        log.info("worker %s on %s, model %s", self.worker_id, broker, self.settings.model)
+        log.info("worker %s on %s, model %s", self.worker_id, broker, self.settings.model_id)
         self.status.metrics_port = serve_metrics(self.metrics.registry, self.settings)
         self.engine.on_lost = lambda why: end_process(f"the device is lost: {why}", EXIT_DEVICE_LOST)
         self.engine.start()
@@ -135,9 +135,10 @@ class Worker:
         other = await self._reserve_name()
         if other is not None:
             raise StartupError(
-                f"model {other.name!r} is being served already, from {other.path} (fingerprint {other.fingerprint}); "
+                f"model {other.id!r} is being served already, from {other.path} (fingerprint {other.fingerprint}); "
                 f"{self._info.path} (fingerprint {self._info.fingerprint}) differs from it. Choose another name "
-                "(MODEL_NAME, --name), or replace it (REPLACE=true, --replace)"
+                "(MODEL_NAME, --name) or version (MODEL_VERSION, --model-version), or replace it "
+                "(REPLACE=true, --replace)"
             )
 
     async def _reserve_name(self) -> ModelInfo | None:
@@ -158,7 +159,7 @@ class Worker:
     async def _announce(self, *, replace: bool = False) -> ModelInfo | None:
         """Announce the model if its name is free or its own. Returns the other model that holds the name."""
         info = msgspec.structs.replace(self._info, partitions=tuple(self.partitions.numbers))
-        served = self._connections.of(Keys(info.name).served)
+        served = self._connections.of(Keys(info.id).served)
         other = await registry.reserve_name(served, info, ttl_ms=LEASE_MS, replace=replace)
         if other is None:
             await registry.announce(self._connections.of(MODELS), info)
@@ -254,7 +255,7 @@ class Worker:
             settings.max_batch_size,
             fingerprint(self.model, settings.model_path, settings.model_weights),
         )
-        self._info = msgspec.structs.replace(self._info, start_s=round(age_s(), 1))
+        self._info = msgspec.structs.replace(self._info, version=settings.model_version, start_s=round(age_s(), 1))
 
     def _progress(self, text: str) -> None:
         log.info("%s", text)

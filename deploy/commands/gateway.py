@@ -21,6 +21,7 @@ from smartbatch.deploy.options import read_for_server, setting_options
     "REDIS_URL",
     "MODEL_PATH",
     "MODEL_NAME",
+    "MODEL_VERSION",
     "GATEWAY_PROCESSES",
     "REQUEST_TIMEOUT",
     "MAX_QUEUE",

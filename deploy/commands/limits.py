@@ -20,7 +20,7 @@ from smartbatch.shared.settings import Settings
 
 
 @click.command("limits")
-@setting_options("REDIS_URL", "MODEL_PATH", "MODEL_NAME")
+@setting_options("REDIS_URL", "MODEL_PATH", "MODEL_NAME", "MODEL_VERSION")
 @click.option(
     "--max-batch-size", type=click.IntRange(1), help="Maximum rows per batch, up to the worker's own MAX_BATCH_SIZE."
 )
@@ -40,7 +40,7 @@ def command(max_batch_size: int | None, max_wait_time: float | None, reset: bool
         raise click.UsageError("--reset can't be combined with other limits")
     settings = read_for_operator(options)
     selected = any(options[name] or os.environ.get(name.upper()) for name in ("model_path", "model_name"))
-    asyncio.run(_run(settings, settings.model if selected else None, limits, reset))
+    asyncio.run(_run(settings, settings.model_id if selected else None, limits, reset))
 
 
 async def _run(settings: Settings, name: str | None, limits: LiveLimits, reset: bool) -> None:

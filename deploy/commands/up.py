@@ -28,6 +28,7 @@ from smartbatch.deploy.options import broker_given, read_for_server, setting_opt
     "GRPC_PORT",
     "MODEL_PATH",
     "MODEL_NAME",
+    "MODEL_VERSION",
     "MODEL_WEIGHTS",
     "DEVICE",
     "DTYPE",

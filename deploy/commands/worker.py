@@ -11,6 +11,7 @@ from smartbatch.deploy.options import read_for_server, setting_options
 @setting_options(
     "MODEL_PATH",
     "MODEL_NAME",
+    "MODEL_VERSION",
     "MODEL_WEIGHTS",
     "REPLACE",
     "DEVICE",

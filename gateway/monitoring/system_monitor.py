@@ -45,7 +45,7 @@ class SystemMonitor:
     def __init__(self, settings: Settings, gateway_id: str, queues: Mapping[str, ModelQueue]) -> None:
         self._connections = Connections(settings.broker_url)
         self._settings = settings
-        self._default = settings.model
+        self._default = settings.model_id
         self._slots: list[list[SlotRange]] = []  # of each primary of a cluster
         self._gateway_id = gateway_id
         self._queues = queues

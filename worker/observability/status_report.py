@@ -73,6 +73,7 @@ class StatusReport:
             "state": self.state,
             "progress": self._progress,
             "model": self._settings.model,
+            "version": self._settings.model_version,
             "partition": self.partition,
             "model_path": self._settings.model_path,
             "device": self._model.device_name,

@@ -105,7 +105,7 @@ class Partitions:
 
     async def _find_numbers(self) -> None:
         slots = await primaries(self._settings.broker_url).slots()
-        self.numbers = partitions_of(self._settings.model, slots, self._settings.partitions)
+        self.numbers = partitions_of(self._settings.model_id, slots, self._settings.partitions)
 
     async def _loads(self) -> dict[int, Load]:
         """Read the partitions that this worker has joined, and the others if that was some time ago."""
@@ -120,7 +120,7 @@ class Partitions:
         return self._known
 
     async def _load(self, number: int) -> Load:
-        keys = Keys(partition_tag(self._settings.model, number))
+        keys = Keys(partition_tag(self._settings.model_id, number))
         try:
             async with asyncio.timeout(READ_TIMEOUT_S):
                 workers, waiting = await registry.load(self._connections.of(keys.requests), keys)
@@ -133,7 +133,7 @@ class Partitions:
             return
         abandoned = self.current
         self.current = await self._join(number)
-        log.info("claiming from partition %d of %s", number, self._settings.model)
+        log.info("claiming from partition %d of %s", number, self._settings.model_id)
         self.on_move(self.current)
         if self.current is not abandoned and not abandoned.reachable:
             abandoned.queue.abandon()
@@ -141,7 +141,7 @@ class Partitions:
     async def _join(self, number: int) -> Partition:
         """Return a partition in which this worker has a lease."""
         if number not in self._joined:
-            partition = self._make(partition_tag(self._settings.model, number))
+            partition = self._make(partition_tag(self._settings.model_id, number))
             partition.join(self._spawn)
             self._joined[number] = partition
         await self._joined[number].until_leased()

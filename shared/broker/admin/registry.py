@@ -17,7 +17,7 @@ from smartbatch.shared import model_info
 from smartbatch.shared.broker.connection.multiplexed import Argument, MultiplexedConnection, to_dict
 from smartbatch.shared.broker.queue.claims import parse_entry
 from smartbatch.shared.errors import UnknownModel
-from smartbatch.shared.keys import GROUP, MODELS, Keys, check_model_name
+from smartbatch.shared.keys import GROUP, MODELS, Keys, check_model_id
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.telemetry import counts
 
@@ -76,7 +76,7 @@ class Snapshot(msgspec.Struct):
 
 
 async def announce(connection: MultiplexedConnection, info: ModelInfo) -> None:
-    await connection.execute("HSET", MODELS, info.name, model_info.encode(info))
+    await connection.execute("HSET", MODELS, info.id, model_info.encode(info))
 
 
 async def reserve_name(
@@ -86,7 +86,7 @@ async def reserve_name(
 
     Returns None, or the other model that holds the name. `replace` takes the name from that one.
     """
-    key, value = Keys(info.name).served, model_info.encode(info)
+    key, value = Keys(info.id).served, model_info.encode(info)
     if not replace:
         current = await connection.execute("SET", key, value, "NX", "GET", "PX", ttl_ms)
         if current is None:
@@ -102,12 +102,12 @@ async def reserve_name(
 
 
 async def models(connection: MultiplexedConnection) -> dict[str, ModelInfo]:
-    """Return every announced model, without invalid announcements."""
+    """Return every announced model by its ID, without invalid announcements."""
     announced = to_dict(await connection.execute("HGETALL", MODELS))
     found = {}
     for name, text in announced.items():
         try:
-            found[check_model_name(name.decode())] = model_info.decode(text)
+            found[check_model_id(name.decode())] = model_info.decode(text)
         except (ValueError, UnknownModel):  # msgspec's errors and UnicodeDecodeError are ValueErrors
             continue
     return found
