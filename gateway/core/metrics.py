@@ -13,7 +13,7 @@ import time
 from bisect import bisect_left
 from collections import defaultdict, deque
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from prometheus_client import CollectorRegistry, Counter
@@ -33,6 +33,8 @@ from smartbatch.shared.errors import (
 from smartbatch.shared.telemetry import metric_names as names
 from smartbatch.shared.telemetry.counts import Counts
 from smartbatch.shared.wire import BatchInfo
+
+K = TypeVar("K")
 
 _OUTCOMES = (  # the first match counts
     ((ClientGone, CancelledByOperator), "cancelled"),
@@ -159,6 +161,7 @@ def _outcome_of(kind: type[BaseException]) -> str:
 # --- the last seconds
 
 WINDOW_S = 10
+MINUTE_S = 60
 _STEPS = 8  # latency buckets per doubling: a percentile is right within 9 %
 
 
@@ -181,7 +184,7 @@ class Slot(msgspec.Struct):
 
 
 class Summary(msgspec.Struct):
-    """The last WINDOW_S seconds of one or many gateways. `errors`: by code. `buckets`: latency bucket → answered
+    """What one or many gateways counted over some time. `errors`: by code. `buckets`: latency bucket → answered
     requests."""
 
     outcomes: dict[str, int] = {}
@@ -202,13 +205,35 @@ class Summary(msgspec.Struct):
                 return round(2 ** ((bucket + 0.5) / _STEPS), 3)
         return None
 
+    def percentile_at_most_ms(self, percent: float) -> float:
+        """Return what a percentile of the latency is at most: the end of its bucket. Without answered requests 0."""
+        middle = self.percentile_ms(percent)
+        return middle * 2 ** (0.5 / _STEPS) if middle else 0.0
+
+    def slower_than(self, limit_ms: float) -> int:
+        """Return how many answered requests certainly took longer: those of buckets that begin at the limit or above."""
+        return sum(count for bucket, count in self.buckets.items() if 2 ** (bucket / _STEPS) >= limit_ms)
+
+    def since(self, earlier: Summary) -> Summary:
+        """Return what was counted since `earlier`, which is part of this."""
+        if self is earlier:
+            return Summary()
+        return Summary(
+            _less(self.outcomes, earlier.outcomes),
+            _less(self.errors, earlier.errors),
+            _less(self.buckets, earlier.buckets),
+        )
+
 
 class LatencyWindow:
-    """The outcomes and latencies of the last seconds, in slots of one second. Used in one event loop."""
+    """The outcomes and latencies of the last seconds, in slots of one second, and of all seconds before the present one
+    together: `total`, which is never changed, but replaced. Used in one event loop."""
 
     def __init__(self) -> None:
         self._slot = Slot(0, collections.Counter(), [])  # of the present second
         self._past: deque[tuple[int, Summary]] = deque()  # of past seconds
+        self.total = Summary()
+        self._totals = deque([(0, self.total)])  # at the start, then every WINDOW_S over the last minute
 
     def answered(self, seconds: float) -> None:
         self._now().answered.append(seconds)
@@ -221,11 +246,23 @@ class LatencyWindow:
         now = self._now().second
         return merge(summary for second, summary in self._past if now - WINDOW_S <= second < now)
 
+    def minute(self) -> Summary:
+        """Return the last MINUTE_S full seconds, and up to WINDOW_S before them."""
+        now, totals = self._now().second, self._totals
+        if now - totals[-1][0] >= WINDOW_S:
+            totals.append((now, self.total))
+        while len(totals) > 1 and totals[1][0] <= now - MINUTE_S:
+            totals.popleft()
+        return self.total.since(totals[0][1])
+
     def _now(self) -> Slot:
         second, slot = int(time.monotonic()), self._slot
         if slot.second == second:
             return slot
-        self._past.append((slot.second, slot.summary()))
+        summary = slot.summary()
+        if summary.outcomes:
+            self.total = merge((self.total, summary))
+        self._past.append((slot.second, summary))
         while self._past and self._past[0][0] < second - WINDOW_S:
             self._past.popleft()
         self._slot = slot = Slot(second, collections.Counter(), [])
@@ -254,6 +291,10 @@ def merge(summaries: Iterable[Summary]) -> Summary:
         errors.update(summary.errors)
         buckets.update(summary.buckets)
     return Summary(dict(outcomes), dict(errors), dict(buckets))
+
+
+def _less(later: dict[K, int], earlier: dict[K, int]) -> dict[K, int]:
+    return {key: count - earlier.get(key, 0) for key, count in later.items() if count > earlier.get(key, 0)}
 
 
 def pack(summary: Summary) -> bytes:

@@ -16,15 +16,16 @@ from typing import TypeVar
 
 from smartbatch.gateway.core.metrics import pack
 from smartbatch.gateway.queue.model_queue import ModelQueue
-from smartbatch.shared.broker.admin import registry
+from smartbatch.shared.broker.admin import registry, routes
 from smartbatch.shared.broker.admin.registry import Snapshot, number
 from smartbatch.shared.broker.connection.connections import Connections
 from smartbatch.shared.broker.connection.primary import primaries
 from smartbatch.shared.broker.queue.admission import Capacity
 from smartbatch.shared.errors import BrokerUnavailable
-from smartbatch.shared.keys import MODELS, Keys, partition_tag
+from smartbatch.shared.keys import MODELS, ROUTES, Keys, partition_tag
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.partitions import SlotRange, partitions_of
+from smartbatch.shared.routing import RoutingTable
 from smartbatch.shared.settings import Settings
 from smartbatch.shared.telemetry import counts
 
@@ -52,6 +53,7 @@ class SystemMonitor:
         self._started_ms = int(time.time() * 1000)
         self._read_at = 0.0
         self.models: dict[str, ModelInfo] = {}  # announced by workers
+        self.tables: dict[str, RoutingTable] = {}  # of each model that has one
         self.snapshots: dict[str, Snapshot] = {}  # of each model, all its partitions together
         self.capacities: dict[str, Capacity] = {}  # by tag: of each partition's ready workers together
         self._last_known: dict[str, Capacity] = {}  # the last of each model that had a rate
@@ -118,6 +120,10 @@ class SystemMonitor:
         except BrokerUnavailable as error:  # on a cluster the models' own nodes may still answer
             log.warning("reading the list of models failed: %s", error)
             models = self.models
+        try:
+            self.tables = await _in_time(routes.tables(self._connections.of(ROUTES)))
+        except BrokerUnavailable as error:  # the last ones stay in force
+            log.warning("reading the routing tables failed: %s", error)
         self._slots = await primaries(self._settings.broker_url).slots()
         self.models |= models  # a model that Redis lost stays known; the next heartbeat announces it again
         names = sorted({self._default, *models, *self._queues})
@@ -169,6 +175,8 @@ class SystemMonitor:
                 "started_ms": self._started_ms,
                 "in_flight": len(queue.outstanding),
                 "recent": pack(queue.metrics.recent.summary()),
+                "minute": pack(queue.metrics.recent.minute()),
+                "total": pack(queue.metrics.recent.total),
                 counts.FIELD: counts.encode(queue.metrics.counts()),
             }
             keys = Keys(queue.model)
