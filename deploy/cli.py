@@ -29,6 +29,9 @@ COMMANDS = {
     "queue": "List, inspect and cancel queued requests",
     "dead": "List, inspect, requeue and delete dead letters",
     "limits": "Show or change the batch limits of running workers",
+    "route": "Show or change which version of a model gets how many requests",
+    "promote": "Move requests to a version step by step, and back if it is worse",
+    "rollback": "Undo the last change of a model's weights",
     "models": "List served and available models",
     "settings": "List all settings",
 }

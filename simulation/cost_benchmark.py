@@ -36,9 +36,13 @@ COMMANDS = ("admit", "claim", "release", "finish", "pop", "heartbeat", "report",
 WORKER_REPORT: dict[str, Argument] = {"state": "ready", "counts": bytes(300)} | {
     f"field_{n}": f"value {n}" for n in range(20)
 }
-GATEWAY_REPORT: dict[str, Argument] = {"host": "host", "recent": bytes(400), "counts": bytes(150)} | {
-    f"field_{n}": n for n in range(3)
-}
+GATEWAY_REPORT: dict[str, Argument] = {
+    "host": "host",
+    "recent": bytes(400),
+    "minute": bytes(500),
+    "total": bytes(550),
+    "counts": bytes(150),
+} | {f"field_{n}": n for n in range(3)}
 SETTLE_S = 0.001  # the broker still works after its last reply
 
 

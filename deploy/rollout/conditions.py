@@ -1,7 +1,7 @@
 """When a promotion is given up: conditions like `errors>1%`, `p99>1.5x` and `p99>200ms`. Pure.
 
 A condition turns into two shares of bad requests, that of the new version and that of the versions before, over the
-same time, and the share that is acceptable. `p99>200ms` says that more than 1 % of the requests take longer than 200 ms.
+same time, and the share that is acceptable. `p99>200ms` says that more than 1 % of the requests take over 200 ms.
 
 Latencies are known in buckets of 9 % (gateway/core/metrics.py). A request counts as too slow if all of its bucket is,
 so a version that is less than a fifth above a limit may pass.
@@ -67,7 +67,7 @@ def parse_condition(text: str) -> Condition:
     words = "".join(text.split())
     if (match := _ERRORS.fullmatch(words)) and (percent := float(match[1])) < 100:
         return Errors(words, percent / 100)
-    if (match := _LATENCY.fullmatch(words)) and 0 < (percent := float(match[1])):
+    if (match := _LATENCY.fullmatch(words)) and (percent := float(match[1])) > 0:
         limit, unit = float(match[2]), match[3]
         if limit >= (1 if unit == "x" else 1e-3):
             return Latency(words, percent, limit * 1000 if unit == "s" else limit, unit == "x")

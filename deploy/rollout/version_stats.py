@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from smartbatch.gateway.core.metrics import Summary, merge, unpack
 from smartbatch.shared.broker.admin.registry import Snapshot
-from smartbatch.shared.errors import CancelledByOperator, ClientError, codes_of
+from smartbatch.shared.errors import BrokerUnavailable, CancelledByOperator, ClientError, codes_of
 
 # Errors that say nothing against a version: the client's own, and an operator's cancellation.
 _NOT_ITS_DOING = codes_of(ClientError) | {CancelledByOperator.code}
@@ -28,6 +28,7 @@ class VersionStats:
     """What all gateways have counted of one version since its first snapshot.
 
     A gateway process that isn't in the first snapshot has counted nothing before. One that ends keeps its last counts.
+    Raises BrokerUnavailable if a snapshot lacks the partition to which gateways report.
     """
 
     def __init__(self, first: Snapshot) -> None:
@@ -35,7 +36,7 @@ class VersionStats:
         self._now = dict(self._before)
 
     def add(self, snapshot: Snapshot) -> Summary:
-        """Add a later snapshot, and return the counts since the first."""
+        """Add a later snapshot, and return the counts since the first. Raises BrokerUnavailable as the first does."""
         self._now |= _totals(snapshot)
         return merge(total.since(self._before.get(name, _NOTHING)) for name, total in self._now.items())
 
@@ -44,4 +45,6 @@ _NOTHING = Summary()
 
 
 def _totals(snapshot: Snapshot) -> dict[str, Summary]:
+    if snapshot.parts and not snapshot.parts[0].reachable:
+        raise BrokerUnavailable(f"the counts of {snapshot.model} can't be read")
     return {name: unpack(report["total"]) for name, report in snapshot.gateways.items() if "total" in report}

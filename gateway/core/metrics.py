@@ -211,7 +211,7 @@ class Summary(msgspec.Struct):
         return middle * 2 ** (0.5 / _STEPS) if middle else 0.0
 
     def slower_than(self, limit_ms: float) -> int:
-        """Return how many answered requests certainly took longer: those of buckets that begin at the limit or above."""
+        """Return how many answered requests surely took longer: those of buckets that begin at the limit or later."""
         return sum(count for bucket, count in self.buckets.items() if 2 ** (bucket / _STEPS) >= limit_ms)
 
     def since(self, earlier: Summary) -> Summary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import msgspec
 import pytest
@@ -76,7 +77,7 @@ async def test_of_many_updates_at_once_none_is_lost(client: Client, any_broker: 
     assert (sorted(table.draining), table.revision) == (list(range(8)), 8)
     changes = await history(client, "m", 100)
     assert [each.revision for each in changes] == list(range(8, 0, -1))
-    assert all(newer.before == older.after for newer, older in zip(changes, changes[1:], strict=False))
+    assert all(newer.before == older.after for newer, older in itertools.pairwise(changes))
 
 
 async def test_an_update_that_changes_nothing_is_not_recorded(client: Client) -> None:
@@ -91,7 +92,7 @@ async def test_an_error_of_the_function_changes_nothing(client: Client) -> None:
     def refuse(_: RoutingTable) -> RoutingTable:
         raise SmartBatchError("no")
 
-    with pytest.raises(SmartBatchError, match="^no$"):
+    with pytest.raises(SmartBatchError, match=r"^no$"):
         await update(client, "m", refuse, who="a", what="")
     assert await tables(client) == {}
 
