@@ -32,10 +32,10 @@ class Errors(NamedTuple):
 
     def broken(self, new: Summary, old: Summary) -> str:
         """Return what is worse about the new version, "" while nothing is."""
-        shares = [Share(failed(each), failed(each) + each.answered) for each in (new, old)]
-        if not is_worse(*shares, self.limit):
+        ours, theirs = (Share(failed(each), failed(each) + each.answered) for each in (new, old))
+        if not is_worse(ours, theirs, self.limit):
             return ""
-        return f"{self.text}: {_of(shares[0])} failed, {_of(shares[1])} of the versions before"
+        return f"{self.text}: {_of(ours)} failed, {_of(theirs)} of the versions before"
 
 
 class Latency(NamedTuple):
@@ -53,10 +53,10 @@ class Latency(NamedTuple):
             if not old.answered:
                 return ""
             limit_ms *= old.percentile_at_most_ms(self.percent)
-        shares = [Share(each.slower_than(limit_ms), each.answered) for each in (new, old)]
-        if not is_worse(*shares, 1 - self.percent / 100):
+        ours, theirs = (Share(each.slower_than(limit_ms), each.answered) for each in (new, old))
+        if not is_worse(ours, theirs, 1 - self.percent / 100):
             return ""
-        return f"{self.text}: {_of(shares[0])} took over {limit_ms:.3g} ms, {_of(shares[1])} of the versions before"
+        return f"{self.text}: {_of(ours)} took over {limit_ms:.3g} ms, {_of(theirs)} of the versions before"
 
 
 Condition = Errors | Latency

@@ -61,16 +61,18 @@ async def update(
     time; its errors are raised. If it returns a table as it is, nothing is written. Raises RouteChanged if others never
     stop changing it.
     """
-    for _ in range(_TRIES):
+    tries = 0
+    while True:
         present, last = await _read(connection, model)
         table = function(present or RoutingTable())
         if table == present:
             return present
         try:
             return await change(connection, model, table, expected=last, who=who, what=what)
-        except RouteChanged as error:
-            changed = error
-    raise changed
+        except RouteChanged:
+            tries += 1
+            if tries == _TRIES:
+                raise
 
 
 async def change(

@@ -1,0 +1,133 @@
+"""`smartbatch route`, `promote` and `rollback` on a running system."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from smartbatch.shared import routing
+from smartbatch.shared.keys import ROUTES
+from smartbatch.shared.routing import RoutingTable
+from tests.brokers import eventually
+from tests.load import Load
+from tests.system.stack import COMMAND, ROOT, Process, Stack
+
+HEALTHY = "simulated:base_ms=20,row_ms=0"
+SLOWER = "simulated:base_ms=60,row_ms=0"
+RATE = 200.0  # requests per second
+
+
+def smartbatch(system: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [*COMMAND, arguments[0], "--redis-url", system.broker.url, *arguments[1:]]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+
+
+def table(system: Stack) -> RoutingTable:
+    return routing.decode(system.broker.sync.hget(ROUTES, "m") or b"{}")
+
+
+def route(system: Stack) -> dict[int, dict]:
+    """What `smartbatch route` shows of each version."""
+    shown = json.loads(smartbatch(system, "route", "m", "--json").stdout)
+    return {each["version"]: each for each in shown["versions"]}
+
+
+@pytest.fixture
+def system(stack: Callable[..., Stack]) -> Iterator[Stack]:
+    """A gateway, and version 1 of the model m, which gets all requests."""
+    system = stack(MODEL_NAME="m", MODEL_PATH=HEALTHY, MAX_WAIT_TIME=0)
+    system.gateway()
+    system.worker()
+    system.ready()
+    assert smartbatch(system, "route", "m", "1=100").returncode == 0
+    return system
+
+
+def second_version(system: Stack, path: str = HEALTHY, module: str = "") -> Process:
+    command = [sys.executable, "-m", module] if module else ()
+    worker = system.start("worker", {"MODEL_VERSION": 2, "MODEL_PATH": path}, command)
+    eventually(lambda: 2 in (versions := route(system)) and versions[2]["ready_workers"] == 1, 60, 0.2)
+    return worker
+
+
+@asynccontextmanager
+async def traffic(system: Stack, rate: float = RATE) -> AsyncIterator[Load]:
+    done = asyncio.Event()
+    async with Load(lambda: [system.url]) as load:
+        sending = asyncio.create_task(load.open_loop_until(done, rate))
+        try:
+            yield load
+        finally:
+            done.set()
+            await sending
+
+
+class Promotion:
+    """`smartbatch promote` as a process. `aborted_at`: when its table was back."""
+
+    def __init__(self, system: Stack, *options: str) -> None:
+        self.process = system.start("promote", {}, [*COMMAND, "promote", "m", "2", *options])
+
+    async def ends(self, timeout_s: float = 60.0) -> tuple[int, str]:
+        """Return its exit code and its output."""
+        code = await asyncio.to_thread(self.process.popen.wait, timeout_s)
+        return code, self.process.log.read_text()
+
+
+async def until(condition: Callable[[], bool], timeout_s: float) -> float:
+    """Wait for a condition beside the load, and return when it was true."""
+    await asyncio.to_thread(eventually, condition, timeout_s, 0.1)
+    return time.monotonic()
+
+
+async def test_a_healthy_version_gets_all_requests_in_the_end(system: Stack) -> None:
+    second_version(system)
+    async with traffic(system) as load:
+        code, output = await Promotion(system, "--over", "12s", "--steps", "10,50,100").ends()
+        assert code == 0, output
+    assert [line for line in output.splitlines() if line.startswith("step")] == [
+        "step 1 of 3: 10 % to version 2 (1=90 2=10)",
+        "step 2 of 3: 50 % to version 2 (1=50 2=50)",
+        "step 3 of 3: 100 % to version 2 (2=100)",
+    ]
+    assert set(load.statuses()) == {200} and all(request.correct for request in load.sent)
+    assert (table(system).weights, table(system).promotion) == ({2: 100.0}, routing.Promotion(2, "done"))
+    assert smartbatch(system, "rollback", "m").stdout == "m: 1=100\n"
+    assert table(system).weights == {1: 100.0}
+    history = smartbatch(system, "route", "m", "--history").stdout.splitlines()[1:]
+    assert [line.split()[0] for line in history] == ["6", "5", "4", "3", "2", "1"]
+
+
+@pytest.mark.parametrize(
+    ("path", "module", "condition"),
+    [
+        pytest.param(HEALTHY, "tests.system.failing_worker", "errors>1%", id="5 % of its requests fail"),
+        pytest.param(SLOWER, "", "p99>1.5x", id="three times slower"),
+    ],
+)
+async def test_a_worse_version_is_left_within_seconds(system: Stack, path: str, module: str, condition: str) -> None:
+    second_version(system, path, module)
+    before = table(system)
+    async with traffic(system):
+        promotion = Promotion(system, "--over", "60s", "--steps", "20,50,100")
+        began_at = await until(lambda: table(system).weights == {1: 80.0, 2: 20.0}, 20)
+        try:
+            left_at = await until(lambda: table(system).weights == before.weights, 30)
+        except AssertionError:
+            print(promotion.process.log.read_text(), route(system))
+            raise
+        code, output = await promotion.ends()
+    print("seconds", left_at - began_at, output)
+    assert code == 1
+    assert f"smartbatch: promotion of m to version 2 aborted: {condition}: " in output
+    now = table(system).promotion
+    assert now is not None and (now.version, now.state) == (2, "aborted") and now.reason.startswith(condition)
+    assert left_at - began_at < 10 + 5  # the seconds of warm-up are no evidence
