@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from smartbatch.deploy.rollout.conditions import Counted
 from smartbatch.deploy.rollout.plan import Plan, Waiting
-from smartbatch.deploy.rollout.promotion import Counted
 from smartbatch.deploy.rollout.version_stats import failed, received
 from smartbatch.gateway.core.metrics import Summary
 from smartbatch.shared.errors import BrokerUnavailable

@@ -16,10 +16,10 @@ import msgspec
 
 from smartbatch.deploy.lookup import Model, snapshot_of
 from smartbatch.deploy.rollout.changes import going_back
-from smartbatch.deploy.rollout.conditions import Judge
+from smartbatch.deploy.rollout.conditions import Counted, Judge
 from smartbatch.deploy.rollout.plan import Plan, Waiting, weights_at
 from smartbatch.deploy.rollout.version_stats import VersionStats
-from smartbatch.gateway.core.metrics import Summary, merge
+from smartbatch.gateway.core.metrics import merge
 from smartbatch.shared.broker.admin import routes
 from smartbatch.shared.broker.admin.registry import Snapshot
 from smartbatch.shared.broker.connection.connections import Connections
@@ -29,13 +29,6 @@ from smartbatch.shared.routing import Promotion, RoutingTable
 
 LOOK_S = 1.0
 GONE_S = 5.0  # without a ready worker: one that is started again takes a moment
-
-
-class Counted(NamedTuple):
-    """What the new version and those before have counted since the promotion began."""
-
-    new: Summary
-    old: Summary
 
 
 class Progress(Protocol):
@@ -122,7 +115,7 @@ class PromotionRun:
         counted, now_s = self._count(snapshots), time.monotonic()
         if snapshots[self._version].ready_workers:
             self._worked_at = now_s
-        reason = self._judge.broken(now_s, *counted)
+        reason = self._judge.broken(now_s, counted)
         if not reason and now_s - self._worked_at >= GONE_S:
             reason = f"version {self._version} has had no ready worker for {GONE_S:g} s"
         if reason:

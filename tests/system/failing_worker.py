@@ -1,4 +1,4 @@
-"""A worker whose model raises for one input in twenty, always the same ones: `python -m tests.system.failing_worker`."""
+"""A worker whose model raises for one input in twenty, by its content: `python -m tests.system.failing_worker`."""
 
 from __future__ import annotations
 
