@@ -18,7 +18,7 @@ REJECTED = ("rejected",)
 FAILED = ("timeout", "error")
 CLIENT_ERRORS = ("denied", "invalid")
 
-_NOT_SHOWN = ("counts", "recent")  # shown elsewhere
+_NOT_SHOWN = ("counts", "recent", "shadow")  # shown elsewhere
 
 
 class ModelView(msgspec.Struct):
