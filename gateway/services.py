@@ -69,7 +69,7 @@ class GatewayServices:
         self.queues: dict[str, ModelQueue] = {}
         self.monitor = SystemMonitor(settings, self.gateway_id, self.queues)
         self.router = Router(settings.model_id, self.queues, self.monitor, self._open_queue)
-        self.route = self.router.route
+        self.route, self.shadows = self.router.route, self.router.shadows
         self.monitor.on_read = self.router.observe
         self.model_infos: dict[str, ModelInfo] = self.monitor.models
         predicts = settings.management_port < 0  # otherwise the live page is on that port, which needs no key

@@ -34,7 +34,7 @@ _BY_STATUS = {429: errors.LimitReached, 503: errors.Unavailable, 504: errors.Dea
 
 
 class Options(TypedDict, total=False):
-    model: str  # default: the client's, else the server's
+    model: str  # m, or m@2 for its version 2; default: the client's, else the server's
     top_k: int  # classes per row of a classifier; 0: its outputs in place of classes
     partial: bool  # rows that fail don't fail the others; see Prediction.failed
     timeout: float  # seconds for everything, pauses included; default: the client's

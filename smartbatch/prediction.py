@@ -17,7 +17,9 @@ class Prediction(msgspec.Struct):
     outputs: dict[str, np.ndarray]  # by name, of shape (rows, …); bfloat16 becomes float32
     values: list[Any]  # one per row
     predictions: list[list[dict[str, Any]]]  # per row its classes, best first: label, class_id, probability
-    responses: list[dict[str, Any]]  # per request that was sent: model, request_id, batch, timing_ms (milliseconds)
+    responses: list[
+        dict[str, Any]
+    ]  # per request that was sent: model, version, request_id, batch, timing_ms (milliseconds)
     failed: dict[int, errors.SmartBatchError]  # by row, with `partial`; it is also in the row's place (in outputs: 0)
 
     @property

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from smartbatch.gateway.core.metrics import Summary, merge, unpack
+import msgspec
+
+from smartbatch.gateway.core.metrics import ShadowCounts, Summary, merge, unpack
 from smartbatch.shared.broker.admin.registry import Snapshot
 from smartbatch.shared.errors import BrokerUnavailable, CancelledByOperator, ClientError, codes_of
 
@@ -22,6 +24,25 @@ def received(summary: Summary) -> int:
 def last_minute(snapshot: Snapshot) -> Summary:
     """Return what all gateways counted of one version in the last minute."""
     return merge(unpack(report["minute"]) for report in snapshot.gateways.values() if "minute" in report)
+
+
+def copies(snapshot: Snapshot) -> ShadowCounts | None:
+    """Return what became of the copies that one version got as a shadow, of all gateways since they started; None if it
+    got none."""
+    found = [
+        msgspec.json.decode(report["shadow"], type=ShadowCounts)
+        for report in snapshot.gateways.values()
+        if "shadow" in report
+    ]
+    if not found:
+        return None
+    return ShadowCounts(
+        sum(each.compared for each in found),
+        sum(each.different for each in found),
+        sum(each.failed for each in found),
+        sum(each.skipped for each in found),
+        max(each.largest for each in found),
+    )
 
 
 class VersionStats:

@@ -9,9 +9,10 @@ import msgspec
 from rich.console import Group
 from rich.table import Table
 
-from smartbatch.deploy.rollout.version_stats import failed, last_minute, received
+from smartbatch.deploy.rollout.version_stats import copies, failed, last_minute, received
 from smartbatch.deploy.rollout.versions import shares_now, weights_text
 from smartbatch.deploy.tables import table as columns
+from smartbatch.gateway.core.metrics import ShadowCounts
 from smartbatch.shared.broker.admin.registry import Snapshot
 from smartbatch.shared.broker.admin.routes import Change
 from smartbatch.shared.routing import RoutingTable
@@ -31,6 +32,7 @@ class VersionView(msgspec.Struct):
     p50_ms: float | None
     p99_ms: float | None
     draining: bool
+    copies: ShadowCounts | None
 
 
 class RouteView(msgspec.Struct):
@@ -55,6 +57,7 @@ def view(model: str, table: RoutingTable, snapshots: Mapping[int, Snapshot]) -> 
             minute.percentile_ms(50),
             minute.percentile_ms(99),
             version in table.draining,
+            copies(snapshots[version]),
         )
         for version, minute in minutes.items()
     ]
@@ -96,8 +99,15 @@ def _note(each: VersionView, table: RoutingTable) -> str:
     if each.draining:
         return "is being unloaded"
     if each.version == table.shadow:
-        return f"shadow: gets copies of {table.shadow_share:.3g} of the requests"
+        return f"shadow of {table.shadow_share:.3g} of the requests{_copies(each.copies)}"
     return "no ready worker: its share goes to the others" if each.weight and not each.ready_workers else ""
+
+
+def _copies(counts: ShadowCounts | None) -> str:
+    if counts is None:
+        return ""
+    shown = f": {counts.different:,} of {counts.compared:,} answers differ, by {counts.largest:.3g} at most"
+    return shown + (f"; {counts.failed:,} copies failed" if counts.failed else "")
 
 
 def _ms(value: float | None) -> str:

@@ -100,6 +100,7 @@ class ModelMetrics:
         self.flushes = metrics._flushes.labels(model)
         self.broker_errors = metrics._broker_errors.labels(model)
         self.recent = LatencyWindow()
+        self.shadow = ShadowCounts()
 
     def answered(self, timing_ms: dict[str, float], rows: int) -> None:
         """Count an answered request by its parts and their total, and its rows."""
@@ -133,6 +134,18 @@ class ModelMetrics:
             total.publish()
         self._rows.publish()
         self._batches.publish()
+
+
+class ShadowCounts(msgspec.Struct):
+    """Copies of requests for a shadow version (gateway/routing/shadow.py). `skipped`: requests that were not copied,
+    as too many copies were in the queue. `failed`: copies that got no answer where the request got one. `largest`: the
+    largest difference of two numbers."""
+
+    compared: int = 0
+    different: int = 0
+    failed: int = 0
+    skipped: int = 0
+    largest: float = 0.0
 
 
 class _Total:

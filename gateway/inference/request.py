@@ -21,6 +21,7 @@ from smartbatch.gateway.inference.parts import Part, join, split
 from smartbatch.gateway.inference.request_services import RequestServices
 from smartbatch.gateway.queue.model_queue import ModelQueue
 from smartbatch.gateway.queue.queued_request import Outcome
+from smartbatch.gateway.routing.shadow import ShadowCopy
 from smartbatch.shared.broker.queue.admission import NewEntry
 from smartbatch.shared.errors import ClientError, ClientGone, DeadlineExceeded, SmartBatchError, Unavailable, WireError
 from smartbatch.shared.telemetry import trace_context
@@ -58,6 +59,7 @@ class InferenceRequest:
     _rows = 0
     _trace: TraceContext | None = None  # goes to the worker and into log lines
     _span: ServerSpan | None = None
+    _shadow: ShadowCopy | None = None
     _batch: BatchInfo | None = None  # known once the reply has come
 
     def __init__(self, services: RequestServices, codec: Codec) -> None:
@@ -137,6 +139,13 @@ class InferenceRequest:
                 self._submit_part()
         else:
             self.queue.submit(self)
+            if self._services.shadows and not self.codec.version:
+                self._copy_to_shadow()
+
+    def _copy_to_shadow(self) -> None:
+        shadow = self._services.shadows.get(self.queue.name)
+        if shadow is not None and self._may_move_to(shadow.queue):
+            self._shadow = shadow.copy(self.entry, next(self._services.request_ids), self.deadline_at)
 
     def _submit_part(self) -> None:
         """Submit the next part, if one is left. Only some are in the queue at once, so that a request of thousands of
@@ -174,13 +183,15 @@ class InferenceRequest:
 
     def move_to(self, queue: ModelQueue) -> bool:
         """Let another version answer the request, unless the client chose one or the other takes other inputs."""
+        if self.queue is not queue and (self.codec.version or not self._may_move_to(queue)):
+            return False
+        self.queue = queue
+        return True
+
+    def _may_move_to(self, queue: ModelQueue) -> bool:
         infos = self._services.model_infos
         own, other = infos.get(self.queue.model), infos.get(queue.model)
-        if self.queue is not queue:
-            if self.codec.version or own is None or other is None or not own.takes_the_same(other):
-                return False
-            self.queue = queue
-        return True
+        return own is not None and other is not None and own.takes_the_same(other)
 
     def part_answered(self, part: Part) -> None:
         """Process a part's reply. The last one, or an error, ends the request."""
@@ -215,6 +226,8 @@ class InferenceRequest:
             self._span.admitted_at = self.admitted_at
             self._span.reply_s = reply_ms / 1000 if reply.ms else None  # without a forward there is no such part
         self._batch = reply.batch
+        if self._shadow is not None:
+            self._shadow.answered(reply.result)
         if reply.error is not None:
             raise reply.error
         timing = timing_ms(reply, admit_ms=admit_ms, reply_ms=reply_ms, total_ms=total_ms)
@@ -244,6 +257,8 @@ class InferenceRequest:
         """Release, count and log a request that ended without a result."""
         self.release()
         self.queue.metrics.failed(error, time.monotonic() - self.started_at)
+        if self._shadow is not None:
+            self._shadow.answered(None)
         logged = self._services.request_log.write(error, self._log_fields)
         if (span := self._span) is not None:
             span.admitted_at = self.admitted_at

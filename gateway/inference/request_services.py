@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 from smartbatch.gateway.auth.authenticator import Authenticator
@@ -11,6 +11,7 @@ from smartbatch.gateway.core.body_memory import BodyMemoryBudget
 from smartbatch.gateway.core.request_log import RequestLog
 from smartbatch.gateway.core.tracing import Tracing
 from smartbatch.gateway.queue.model_queue import ModelQueue
+from smartbatch.gateway.routing.shadow import Shadow
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.settings import Settings
 
@@ -27,6 +28,7 @@ class RequestServices(Protocol):
     authenticator: Authenticator | None  # None: no API keys are configured, and everybody is authorized
     tracing: Tracing | None
     request_log: RequestLog
+    shadows: Mapping[str, Shadow]  # by the name of the model
     body_memory: BodyMemoryBudget
 
     def route(

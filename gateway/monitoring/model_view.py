@@ -18,7 +18,7 @@ REJECTED = ("rejected",)
 FAILED = ("timeout", "error")
 CLIENT_ERRORS = ("denied", "invalid")
 
-_NOT_SHOWN = ("counts", "recent", "minute", "total")  # shown elsewhere
+_NOT_SHOWN = ("counts", "recent", "minute", "total", "shadow")  # shown elsewhere
 
 
 class ModelView(msgspec.Struct):

@@ -14,7 +14,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import chain
 from typing import TypeVar
 
-from smartbatch.gateway.core.metrics import pack
+import msgspec
+
+from smartbatch.gateway.core.metrics import ShadowCounts, pack
 from smartbatch.gateway.monitoring.known_models import KnownModels
 from smartbatch.gateway.queue.model_queue import ModelQueue
 from smartbatch.shared.broker.admin import registry, routes
@@ -36,6 +38,7 @@ T = TypeVar("T")
 INTERVAL_S = 0.5
 REPORT_EVERY = 2  # reads
 IDLE_EVERY = 10
+NO_COPIES = ShadowCounts()
 SPREAD_S = 0.01  # from one partition's read to the next: to parse the reports of 100 processes takes a millisecond
 STALE_S = 3.0
 TIMEOUT_S = 0.7  # of each call: what is known must not get stale because one of several brokers does not answer
@@ -215,6 +218,8 @@ class SystemMonitor:
                 "total": pack(queue.metrics.recent.total),
                 counts.FIELD: counts.encode(queue.metrics.counts()),
             }
+            if queue.metrics.shadow != NO_COPIES:
+                report["shadow"] = msgspec.json.encode(queue.metrics.shadow)
             keys = Keys(queue.model)
             call = registry.report_gateway(self._connections.of(keys.gateways), keys, self._gateway_id, report)
             reports.append(_in_time(call))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
 from smartbatch.gateway.queue.model_queue import ModelQueue
 from smartbatch.gateway.routing.route import Route
+from smartbatch.gateway.routing.shadow import Shadow
 from smartbatch.shared.errors import BrokerUnavailable, UnknownModel
 from smartbatch.shared.keys import check_model_name, model_id, split_model_id
 from smartbatch.shared.routing import RoutingTable
@@ -37,6 +38,7 @@ class Router:
         self._monitor = monitor
         self._open_queue = open_queue
         self._routes: dict[str, Route[ModelQueue]] = {}
+        self.shadows: dict[str, Shadow] = {}  # of the models that have one now, by name
         self._last_ready: dict[str, list[int]] = {}
 
     def route(self, name: str | None, version: int, headers: Headers, timeout_ms: int) -> ModelQueue:
@@ -63,6 +65,7 @@ class Router:
             else:
                 del self._routes[name]
                 self._last_ready.pop(name, None)
+                self.shadows.pop(name, None)
 
     async def run(self) -> None:
         while True:
@@ -111,6 +114,16 @@ class Router:
         waiting = [version for version in self._last_ready.get(name, ()) if version in known]
         shares = table.shares(ready) or table.shares(waiting) or table.shares(known) or {max(ready or known): 1.0}
         route.shares = [(share, self._queue(name, version)) for version, share in shares.items()]
+        self._update_shadow(name, table, ready)
+
+    def _update_shadow(self, name: str, table: RoutingTable, ready: Sequence[int]) -> None:
+        if table.shadow not in ready or table.weights.get(table.shadow) or table.shadow in table.draining:
+            self.shadows.pop(name, None)
+            return
+        queue, shadow = self._queue(name, table.shadow), self.shadows.get(name)
+        if shadow is None or shadow.queue is not queue:
+            shadow = self.shadows[name] = Shadow(queue, table.shadow_share)
+        shadow.share = table.shadow_share
 
     def _table(self, name: str) -> RoutingTable:
         return self._monitor.known.tables.get(name) or NO_TABLE

@@ -10,7 +10,7 @@ import asyncio
 import os
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from prometheus_client import generate_latest
@@ -26,6 +26,7 @@ from smartbatch.gateway.monitoring.process_metrics import remove_dead_processes
 from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
 from smartbatch.shared import __version__
 from smartbatch.shared.broker.admin.registry import Snapshot, number
+from smartbatch.shared.routing import RoutingTable
 from smartbatch.shared.settings import Settings
 from smartbatch.shared.telemetry import metric_names as names
 
@@ -116,6 +117,23 @@ def _system(monitor: SystemMonitor, snapshots: list[Snapshot]) -> Iterator[Famil
             workers.add_metric((snapshot.model, state), states[state])
     yield workers
     yield from _partitions(snapshots)
+    yield from _routes(monitor.known.tables if snapshots else {})
+
+
+def _routes(tables: Mapping[str, RoutingTable]) -> Iterator[Family]:
+    """Yield the weights of the models that have some, and the versions of which the promotion was aborted."""
+    weight, aborted = (
+        GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
+        for metric in (names.ROUTE_WEIGHT, names.PROMOTION_ABORTED)
+    )
+    for model, table in tables.items():
+        total = sum(table.weights.values())
+        for version, value in table.weights.items():
+            weight.add_metric((model, str(version)), value / total if total else 0.0)
+        if table.promotion:
+            aborted.add_metric((model, str(table.promotion.version)), table.promotion.state == "aborted")
+    yield weight
+    yield aborted
 
 
 def _partitions(snapshots: list[Snapshot]) -> Iterator[Family]:

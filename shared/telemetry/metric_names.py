@@ -364,6 +364,23 @@ WORKERS = Metric(
     ("loading", "warming", "ready", "draining"),
 )
 
+# of models with a routing table
+
+ROUTE_WEIGHT = Metric(
+    "smartbatch_route_weight",
+    "gauge",
+    "broker",
+    "Share (0 to 1) of a version's weight in its model's routing table; of models whose table has weights",
+    ("model", "version"),
+)
+PROMOTION_ABORTED = Metric(
+    "smartbatch_promotion_aborted",
+    "gauge",
+    "broker",
+    "1 if the last promotion was given up because this version was worse, until the table is changed",
+    ("model", "version"),
+)
+
 # of models with several partitions
 
 PARTITION_WAITING = Metric(

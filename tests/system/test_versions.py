@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 import pytest
 
-from smartbatch.shared.keys import ROUTES
+from smartbatch.shared.keys import ROUTES, Keys
 from smartbatch.shared.routing import RoutingTable
 from tests.brokers import eventually
 from tests.load import Load, assert_all_answered
@@ -38,7 +38,7 @@ def system(stack: Callable[..., Stack]) -> Stack:
 
 def until_ready(system: Stack, *models: str) -> None:
     ready = lambda model: system.client.get(f"{system.url}/readyz").json()["ready_workers"].get(model, 0)  # noqa: E731
-    eventually(lambda: all(ready(model) for model in models), 20)
+    eventually(lambda: all(ready(model) for model in models), 60)
 
 
 def version_of(system: Stack, query: str = "") -> int:
@@ -156,3 +156,36 @@ def test_a_version_being_unloaded_gets_no_requests_and_is_forgotten(system: Stac
     eventually(lambda: "m@2" not in system.client.get(f"{system.url}/stats").json()["models"])
     refused = system.client.post(f"{system.url}/predict?version=2", content=b"x")
     assert refused.json()["detail"] == "model 'm' has no version 2; available: 1"
+
+
+async def test_a_shadow_gets_copies_that_are_compared_and_clients_notice_nothing(system: Stack) -> None:
+    system.worker(MODEL_VERSION=3, MODEL_PATH="tests.system.version_models:Shifted")
+    until_ready(system, "m", "m@2", "m@3")
+    await asyncio.to_thread(table, system, {1: 1}, shadow=2)
+    assert (await shares(system, 200)) == {1: 200}
+    eventually(lambda: shadow_counts(system, "m@2")["compared"] == 200)
+    assert shadow_counts(system, "m@2") == {"compared": 200, "different": 0, "failed": 0, "skipped": 0, "largest": 0.0}
+    await asyncio.to_thread(table, system, {1: 1}, shadow=3, shadow_share=0.5)
+    assert (await shares(system, 200)) == {1: 200}
+    eventually(lambda: shadow_counts(system, "m@3")["compared"] + shadow_counts(system, "m@3")["failed"] > 60)
+    counts = shadow_counts(system, "m@3")
+    assert counts["largest"] == pytest.approx(0.25, abs=1e-6)
+    assert 0 < counts["failed"] < 30  # one row in ten raises
+    await asyncio.to_thread(table, system, {1: 1})
+    eventually(lambda: system.stats("m@3")["queue"]["open"] == 0)
+
+
+def shadow_counts(system: Stack, model: str) -> dict:
+    keys = Keys(model)
+    for gateway in system.broker.sync.smembers(keys.gateways):
+        if report := system.broker.sync.hget(keys.gateway(gateway.decode()), "shadow"):
+            return msgspec.json.decode(report)
+    return {"compared": 0, "failed": 0}
+
+
+async def test_copies_for_a_slow_shadow_are_left_out(system: Stack) -> None:
+    system.worker(MODEL_VERSION=3, MODEL_PATH="simulated:base_ms=500,row_ms=100")
+    until_ready(system, "m", "m@3")
+    await asyncio.to_thread(table, system, {1: 1}, shadow=3)
+    assert (await shares(system, 1000)) == {1: 1000}
+    eventually(lambda: shadow_counts(system, "m@3").get("skipped", 0) > 800)

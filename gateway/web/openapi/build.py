@@ -23,7 +23,7 @@ from smartbatch.gateway.web.openapi.examples import IMAGE, request_content
 from smartbatch.gateway.web.openapi.inputs import INPUTS, input_schemas
 from smartbatch.gateway.web.openapi.parts import JSON, Json, json_content, limits, page, parameter, ref, running, schema
 from smartbatch.shared import __version__
-from smartbatch.shared.keys import MODEL_NAME
+from smartbatch.shared.keys import MAX_VERSION, MODEL_NAME
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.settings import Settings
 
@@ -117,6 +117,12 @@ def _predict(settings: Settings, models: Sequence[ModelInfo]) -> Json:
             "model",
             schema("string", pattern=f"^{MODEL_NAME.pattern}$"),
             "Name of the model. Default: " + settings.model,
+        ),
+        parameter(
+            "query",
+            "version",
+            schema("integer", minimum=1, maximum=MAX_VERSION),
+            "Version of the model. Default: the one that the model's routing table chooses",
         ),
         parameter(
             "query",
