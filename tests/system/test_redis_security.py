@@ -144,6 +144,11 @@ async def test_system_runs_with_the_shipped_acl_and_needs_every_right(
             "limits", {}, [sys.executable, "-m", "smartbatch.deploy.cli", "limits", *arguments.split()]
         )
         assert await asyncio.to_thread(limits.popen.wait, 20) == 0, limits.log.read_text()
+    for arguments in ("1=1", "--history", ""):
+        user = "operator" if "=" in arguments else "viewer"
+        command = [sys.executable, "-m", "smartbatch.deploy.cli", "route", "simulated", *arguments.split()]
+        route = system.start(user, {}, command)
+        assert await asyncio.to_thread(route.popen.wait, 20) == 0, route.log.read_text()
     # The broker loses everything, and the queue is listed.
     guarded.sync.flushall()
     assert (await asyncio.to_thread(system.predict, b"x", headers=headers)).status_code == 200
@@ -230,6 +235,8 @@ def test_gateways_and_workers_cannot_write_each_others_keys(guarded: Broker) -> 
         (gateway, "HSET smartbatch:{m}:worker:w state ready"),
         (worker, "HSET smartbatch:{m}:gateway:g recent x"),
         (worker, "HSET smartbatch:access:{usage}:counts:2030-01-01 app 0"),  # nobody's usage count
+        (gateway, "HSET smartbatch:{routes}:tables m {}"),  # only operators change who gets requests
+        (worker, "HGETALL smartbatch:{routes}:tables"),
         (worker, "HMGET smartbatch:access:{usage}:counts:2030-01-01 app"),
     ):
         with pytest.raises(NoPermissionError):
