@@ -19,7 +19,7 @@ _GROUPS: dict[CountedBy, tuple[str, str]] = {
     ),
     "broker": (
         "Read from Redis",
-        f"Every gateway exports the same: use `max by (model) (…)`. While Redis is unavailable they are missing, and "
+        f"Every gateway exports the same: use `max by (model, version) (…)`. While Redis is unavailable they are missing, and "
         f"`{BROKER_UP.name}` is 0.",
     ),
 }

@@ -337,8 +337,8 @@ WORKER_INFO = Metric(
     "smartbatch_worker_info",
     "gauge",
     "worker",
-    "1, with the model, the device and SmartBatch's own version as labels",
-    (*MODEL, "model_path", "device", "dtype", "smartbatch_version"),
+    "1, with the model, the device and SmartBatch's release as labels",
+    (*MODEL, "model_path", "device", "dtype", "release"),
 )
 
 # --- read from Redis by every gateway, twice a second

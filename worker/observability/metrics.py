@@ -96,7 +96,7 @@ class WorkerMetrics:
             gauge.clear()  # drops the series of labels that no longer apply
         self._speedup.labels(variant=variant.name, **self._label).set(variant.gain)
         labels = {"model_path": settings.model_path, "device": model.device_name, "dtype": settings.dtype}
-        self._info.labels(smartbatch_version=__version__, **labels, **self._label).set(1)
+        self._info.labels(release=__version__, **labels, **self._label).set(1)
         self._batch_limit.set(limits.max_rows)
         self._window.set(limits.window_s)
         self._capacity.set(rows_per_s)

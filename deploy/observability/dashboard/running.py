@@ -76,7 +76,7 @@ WORKERS = Section(
             title="Workers",
             description="Live workers.",
             queries=[
-                Query(now(names.WORKER_INFO, f"{EACH}, worker, model_path, device, dtype, smartbatch_version")),
+                Query(now(names.WORKER_INFO, f"{EACH}, worker, model_path, device, dtype, release")),
                 Query(f"time() - {now(names.WORKER_START, f'{EACH}, worker')}"),
             ],
             unit="s",
@@ -88,7 +88,7 @@ WORKERS = Section(
                 "model_path": "MODEL_PATH",
                 "device": "device",
                 "dtype": "dtype",
-                "smartbatch_version": "SmartBatch",
+                "release": "SmartBatch",
                 "Value #B": "uptime",
             },
         ),
