@@ -42,6 +42,7 @@ LAYERS = {
         "openai",
         "oip",
         "inference",
+        "routing",
         "monitoring",
         "queue",
         "auth",
