@@ -23,7 +23,6 @@ from smartbatch.gateway.queue.model_queue import ModelQueue
 from smartbatch.gateway.queue.queued_request import Outcome
 from smartbatch.shared.broker.queue.admission import NewEntry
 from smartbatch.shared.errors import ClientError, ClientGone, DeadlineExceeded, SmartBatchError, Unavailable, WireError
-from smartbatch.shared.keys import split_model_id
 from smartbatch.shared.telemetry import trace_context
 from smartbatch.shared.telemetry.trace_context import TraceContext
 from smartbatch.shared.wire import BatchInfo, Payload, pack_payload, pack_reply, unpack_reply
@@ -279,13 +278,12 @@ class InferenceRequest:
     def _end_span(self, status: int, error: str = "") -> None:
         span, self._span = self._span, None
         assert span is not None
-        model, version = split_model_id(self.queue.model)
         attributes = {
             **self.codec.span()[1],
             **self.codec.response_attributes(status),
             "smartbatch.request_id": self.id,
-            "smartbatch.model": model,
-            "smartbatch.model_version": version,
+            "smartbatch.model": self.queue.name,
+            "smartbatch.model_version": self.queue.version,
             "smartbatch.rows": self._rows,
         }
         span.end(self.started_at, attributes, self._batch, error=error, server_fault=status >= 500)
@@ -299,8 +297,8 @@ class InferenceRequest:
         if self.principal is not None:
             fields["key"] = self.principal.name
         duration_ms = round((time.monotonic() - self.started_at) * 1000, 3)
-        model, version = split_model_id(self.queue.model)
-        return {**fields, "model": model, "version": version, "rows": self._rows, "duration_ms": duration_ms}
+        model = {"model": self.queue.name, "version": self.queue.version}
+        return {**fields, **model, "rows": self._rows, "duration_ms": duration_ms}
 
 
 def read_headers(headers: Iterable[tuple[bytes, bytes]], names: Container[bytes]) -> dict[bytes, str]:
