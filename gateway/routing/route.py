@@ -42,8 +42,8 @@ class Route(Generic[Q]):
             queue.check(timeout_ms)
             return queue
         position = self._sticky_position(headers)
+        queue = pick(shares, self._next_position() if position is None else position)
         while True:
-            queue = pick(shares, self._next_position() if position is None else position)
             try:
                 queue.check(timeout_ms)
                 return queue
@@ -51,11 +51,12 @@ class Route(Generic[Q]):
                 shares = [each for each in shares if each[1] is not queue]
                 if not shares:
                     raise
+                queue = pick(shares, random.random())
 
     def another(self, queue: Q) -> Q | None:
         """Return the queue of another version that gets requests, if there is one."""
         others = [each for each in self.shares if each[1] is not queue]
-        return pick(others, self._next_position()) if others else None
+        return pick(others, random.random()) if others else None
 
     def _next_position(self) -> float:
         self._position = (self._position + STEP) % 1.0
