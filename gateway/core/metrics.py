@@ -89,7 +89,10 @@ class GatewayMetrics:
         Several gateway processes share files from which no series can be removed: there it stays, and continues if the
         model returns.
         """
-        if self._queues.pop(model, None) is None or _in_files():
+        if (queue := self._queues.pop(model, None)) is None:
+            return
+        queue.removed = True
+        if _in_files():
             return
         labels = names.model_labels(model)
         for declared, metric in self._of_models.items():
@@ -112,6 +115,7 @@ class ModelMetrics:
 
     def __init__(self, metrics: GatewayMetrics, *model: str) -> None:
         """`model` are the values of the labels MODEL."""
+        self.removed = False
         self._outcomes = {
             outcome: _Total(metrics._requests.labels(*model, outcome)) for outcome in names.REQUESTS.values
         }
@@ -146,6 +150,8 @@ class ModelMetrics:
             self._batches.value += 1
 
     def failed(self, error: BaseException, total_s: float) -> None:
+        if self.removed:  # a request may end after its version: its series must not come back
+            return
         outcome, code = _outcome_of(type(error)), code_of(error)
         self._outcomes[outcome].value += 1
         self._errors[code].value += 1

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from smartbatch.gateway.core.metrics import GatewayMetrics
-from smartbatch.shared.errors import INTERNAL
+from smartbatch.shared.errors import INTERNAL, ClientGone
 
 LABELS = {"model": "m", "version": "1"}
 OK = LABELS | {"outcome": "ok"}
@@ -74,6 +74,7 @@ def test_a_removed_version_leaves_no_series_and_begins_at_zero_if_it_returns() -
     assert 'version="2"' in exposition(metrics)
     metrics.remove("m@2")
     metrics.remove("m@2")
+    removed.failed(ClientGone("late"), 0.5)
     metrics.publish()
     assert exposition(metrics) == alone
     metrics.of("m@2")
