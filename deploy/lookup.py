@@ -21,7 +21,7 @@ from smartbatch.shared.broker.connection.check import check
 from smartbatch.shared.broker.connection.connections import Connections
 from smartbatch.shared.broker.connection.primary import primaries
 from smartbatch.shared.errors import BrokerUnavailable, SmartBatchError
-from smartbatch.shared.keys import MODELS, Keys, partition_tag
+from smartbatch.shared.keys import MODELS, Keys, partition_tag, split_model_id
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.partitions import partitions_of
 from smartbatch.shared.settings import Settings
@@ -41,7 +41,13 @@ class Partition(NamedTuple):
     def fields(self) -> dict[str, Any]:
         """What JSON output says of where something was found."""
         keys = Keys(self.tag)
-        return {"model": keys.model, **({"partition": keys.partition} if self.several else {})}
+        return {**model_fields(keys.model), **({"partition": keys.partition} if self.several else {})}
+
+
+def model_fields(model: str) -> dict[str, Any]:
+    """Return what JSON output says of a model's ID."""
+    name, version = split_model_id(model)
+    return {"model": name, "version": version}
 
 
 class Model(NamedTuple):

@@ -14,6 +14,7 @@ from smartbatch.deploy.tables import partition_table, table
 from smartbatch.gateway.core.response_types import ModelStats
 from smartbatch.gateway.monitoring.model_view import CLIENT_ERRORS, FAILED, REJECTED, ModelView
 from smartbatch.gateway.monitoring.window_stats import WindowStats
+from smartbatch.shared.keys import split_model_id
 
 PART_COLOURS = {
     "admit": "white",
@@ -36,9 +37,34 @@ def frame(models: Mapping[str, ModelView], error: str = "") -> RenderableType:
     shown: list[RenderableType] = [head]
     if not models:
         shown.append(Text("no model has been announced yet"))
+    shown += [part for name, views in _by_name(models).items() if len(views) > 1 for part in _versions(name, views)]
     for name, view in models.items():
         shown += [Text(), *_model(name, view)]
     return Group(*shown)
+
+
+def _by_name(models: Mapping[str, ModelView]) -> dict[str, dict[int, ModelView]]:
+    """Return the views of each model's versions, in order."""
+    found: dict[str, dict[int, ModelView]] = {}
+    for model in sorted(models, key=split_model_id):
+        name, version = split_model_id(model)
+        found.setdefault(name, {})[version] = models[model]
+    return found
+
+
+def _versions(name: str, views: Mapping[int, ModelView]) -> list[RenderableType]:
+    """Render the versions of a model side by side. Shares are of the requests of the window."""
+    requests = {version: sum(view.stats.outcomes.values()) for version, view in views.items()}
+    total = sum(requests.values())
+    rows = table("version", "share", "answered", "rejected", "failed", "p50", "p99", "waiting", "ready workers")
+    for version, view in views.items():
+        stats = view.stats
+        ready = sum(report.get("state") == "ready" for report in stats.workers.values())
+        rates = (f"{stats.throughput_rps:g}/s", _rate(stats, REJECTED), _rate(stats, FAILED))
+        latencies = (_ms(stats.latency_ms["p50"]), _ms(stats.latency_ms["p99"]))
+        share = f"{requests[version] / total:.0%}" if total else "–"
+        rows.add_row(str(version), share, *rates, *latencies, f"{stats.queue.waiting:,}", str(ready))
+    return [Text(), Text.assemble((f"versions of {name}", "bold")), rows]
 
 
 def _model(name: str, view: ModelView) -> list[RenderableType]:

@@ -70,7 +70,7 @@ class Worker:
         self.worker_id = f"{socket.gethostname()[:40]}-{uuid.uuid4().hex[:12]}"
         max_rows = settings.max_batch_size
         self._loop = asyncio.get_running_loop()
-        self._tracing = start_tracing(settings.model, self.worker_id)
+        self._tracing = start_tracing(settings.model_id, self.worker_id)
         self.model = models.resolve(settings.model_path)
         self._connections = Connections(settings.broker_url)  # of the registry and of what all partitions report
         costs = CostModel()
@@ -83,7 +83,7 @@ class Worker:
             settings.max_batch_tokens,
             settings.pool,
         )
-        self.metrics = WorkerMetrics(settings.model, self.worker_id)
+        self.metrics = WorkerMetrics(settings.model_id, self.worker_id)
         self._error_log = ModelErrorLog(show_errors=settings.debug_errors)
         self.engine = Engine(self.model, max_rows, costs, self.metrics, self._error_log)
         self.decoder = Decoder(self.model, max_rows, settings.decode_threads, self._error_log)

@@ -63,7 +63,7 @@ def command(model_path: str, files: tuple[Path, ...], **options: str | None) -> 
     screen = console()
     model = models.resolve(model_path)
     info = _load(model, settings)
-    engine = Engine(model, settings.max_batch_size, CostModel(), WorkerMetrics(info.name, "check"))
+    engine = Engine(model, settings.max_batch_size, CostModel(), WorkerMetrics(info.id, "check"))
     rows = [row for file in files for row in _run_file(file, model, engine, info, settings.max_request_rows, screen)]
     if not files:
         rows = [row] if (row := _call("example()", model.example)) is not None else []

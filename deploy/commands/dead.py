@@ -109,11 +109,12 @@ async def _list(settings: Settings, name: str | None, limit: int, as_json: bool)
     from smartbatch.deploy.tables import console, table
 
     several = any(partition.several for partition, _ in found)
-    place = ("model", "partition") if several else ("model",)
-    rows = table("id", *place, "when", "request", "reason", "kind", "rows", "bytes", "deliveries", "trace")
+    place = ("partition",) if several else ()
+    rows = table("id", "model", *place, "when", "request", "reason", "kind", "rows", "bytes", "deliveries", "trace")
     for partition, letter in found:
         entry = letter.entry
-        where = [str(partition.fields.get(name, 0)) for name in place]
+        keys = Keys(partition.tag)
+        where = (keys.model, *((str(keys.partition),) if several else ()))
         numbers = (str(entry.rows), str(entry.bytes), str(letter.deliveries))
         texts = (letter.id, *where, when(letter.died_ms), entry.id, letter.reason, entry.kind, *numbers, entry.trace)
         rows.add_row(*[printable(text) for text in texts])

@@ -20,6 +20,7 @@ from smartbatch.deploy.lookup import (
     Partition,
     entries_of,
     find_entries,
+    model_fields,
     models_named,
     oldest_entries,
     open_connections,
@@ -150,7 +151,7 @@ async def _cancel(settings: Settings, name: str | None, entry_ids: Sequence[str]
 def _model(snapshot: Snapshot, entries: Matches[EntryStatus]) -> dict[str, Any]:
     partitions = {number: msgspec.to_builtins(stats) for number, stats in partition_stats(snapshot).items()}
     return {
-        "model": snapshot.model,
+        **model_fields(snapshot.model),
         "waiting": snapshot.waiting,
         "running": snapshot.running,
         "oldest_wait_s": snapshot.oldest_wait_s,

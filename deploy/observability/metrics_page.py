@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from smartbatch.shared.telemetry.metric_names import BROKER_UP, DECLARED, CountedBy, Metric
+from smartbatch.shared.telemetry.metric_names import BACKLOG, BROKER_UP, DECLARED, CountedBy, Metric
 
 FILE = "docs/metrics.md"
 BEGIN = "<!-- generated from shared/telemetry/metric_names.py by `make generated` -->\n"
@@ -19,8 +19,9 @@ _GROUPS: dict[CountedBy, tuple[str, str]] = {
     ),
     "broker": (
         "Read from Redis",
-        f"Every gateway exports the same: use `max by (model) (…)`. While Redis is unavailable they are missing, and "
-        f"`{BROKER_UP.name}` is 0.",
+        "Every gateway exports the same: use `max by (model, version) (…)`. While Redis is unavailable they are "
+        f"missing, and `{BROKER_UP.name}` is 0. A model without workers, requests and dead letters, for which no "
+        f"gateway has a queue, has only `{BACKLOG.name}`.",
     ),
 }
 

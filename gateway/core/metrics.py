@@ -1,4 +1,4 @@
-"""What a gateway process counts, per model: as Prometheus metrics, and over the last seconds.
+"""What a gateway process counts, per version of a model: as Prometheus metrics, and over the last seconds.
 
 prometheus_client takes a lock for each number, and two for each observation of a histogram. So a request adds to plain
 numbers, which are published before a scrape, and is observed once, in the histogram of its latency.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import functools
 import math
+import os
 import time
 from bisect import bisect_left
 from collections import defaultdict, deque
@@ -16,7 +17,7 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import msgspec
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from smartbatch.gateway.core.problems import code_of
 from smartbatch.shared.errors import (
@@ -62,43 +63,77 @@ class GatewayMetrics:
         self._broker_errors = names.GATEWAY_BROKER_ERRORS.counter(self.registry)
         closed = names.CONNECTIONS_CLOSED.counter(self.registry)
         self._closed = {reason: closed.labels(reason) for reason in names.CONNECTIONS_CLOSED.values}
-        self._queues: list[ModelMetrics] = []
+        self._of_models: dict[names.Metric, Counter | Histogram] = {
+            names.REQUESTS: self._requests,
+            names.REQUEST_SECONDS: self._seconds,
+            names.PART_SECONDS: self._parts,
+            names.REQUEST_ERRORS: self._errors,
+            names.ANSWERED_ROWS: self._rows,
+            names.ANSWERED_BATCHES: self._batches,
+            names.READMISSIONS: self._readmissions,
+            names.FLUSHES: self._flushes,
+            names.GATEWAY_BROKER_ERRORS: self._broker_errors,
+        }
+        self._queues: dict[str, ModelMetrics] = {}
 
     def connection_closed(self, reason: str) -> None:
         """Count a connection that the gateway closed; `reason` is one of CONNECTIONS_CLOSED.values."""
         self._closed[reason].inc()
 
     def of(self, model: str) -> ModelMetrics:
-        queue = ModelMetrics(self, model)
-        self._queues.append(queue)
+        """Return new metrics of a model's ID, with series from zero. Call `remove` before it is called again."""
+        queue = self._queues[model] = ModelMetrics(self, *names.model_labels(model))
         return queue
+
+    def remove(self, model: str) -> None:
+        """Drop the series of a model's ID, whose metrics are not used any more.
+
+        Several gateway processes share files from which no series can be removed: there it stays, and continues if the
+        model returns.
+        """
+        if (queue := self._queues.pop(model, None)) is None:
+            return
+        queue.removed = True
+        if _in_files():
+            return
+        labels = names.model_labels(model)
+        for declared, metric in self._of_models.items():
+            for last in [(value,) for value in declared.values] or [()]:
+                metric.remove(*labels, *last)
 
     def publish(self) -> None:
         """Publish the counts of all models to Prometheus, before a scrape."""
-        for queue in self._queues:
+        for queue in self._queues.values():
             queue.publish()
 
 
-class ModelMetrics:
-    """The metrics of one model. Called from the event loop only."""
+def _in_files() -> bool:
+    """Return whether prometheus_client keeps values in files that several processes share."""
+    return "PROMETHEUS_MULTIPROC_DIR" in os.environ
 
-    def __init__(self, metrics: GatewayMetrics, model: str) -> None:
+
+class ModelMetrics:
+    """The metrics of one version of a model. Called from the event loop only."""
+
+    def __init__(self, metrics: GatewayMetrics, *model: str) -> None:
+        """`model` are the values of the labels MODEL."""
+        self.removed = False
         self._outcomes = {
-            outcome: _Total(metrics._requests.labels(model, outcome)) for outcome in names.REQUESTS.values
+            outcome: _Total(metrics._requests.labels(*model, outcome)) for outcome in names.REQUESTS.values
         }
-        of_codes = {code: _Total(metrics._errors.labels(model, code)) for code in names.REQUEST_ERRORS.values}
+        of_codes = {code: _Total(metrics._errors.labels(*model, code)) for code in names.REQUEST_ERRORS.values}
         # A worker of another version may write a code into a reply that no request ends with here.
         self._errors = defaultdict(lambda: of_codes[SmartBatchError.code], of_codes)
         # An outcome's thirty series appear when it first happens, since most never do. Those of `ok` are there from
         # the start: a rate needs a sample from before the first answer.
-        self._seconds = functools.cache(functools.partial(metrics._seconds.labels, model))
+        self._seconds = functools.cache(functools.partial(metrics._seconds.labels, *model))
         self._seconds("ok")
-        self._parts = {part: _Total(metrics._parts.labels(model, part)) for part in names.PART_SECONDS.values}
-        self._rows = _Total(metrics._rows.labels(model))
-        self._batches = _Total(metrics._batches.labels(model))
-        self.readmissions = metrics._readmissions.labels(model)
-        self.flushes = metrics._flushes.labels(model)
-        self.broker_errors = metrics._broker_errors.labels(model)
+        self._parts = {part: _Total(metrics._parts.labels(*model, part)) for part in names.PART_SECONDS.values}
+        self._rows = _Total(metrics._rows.labels(*model))
+        self._batches = _Total(metrics._batches.labels(*model))
+        self.readmissions = metrics._readmissions.labels(*model)
+        self.flushes = metrics._flushes.labels(*model)
+        self.broker_errors = metrics._broker_errors.labels(*model)
         self.recent = LatencyWindow()
         self.shadow = ShadowCounts()
 
@@ -118,6 +153,8 @@ class ModelMetrics:
             self._batches.value += 1
 
     def failed(self, error: BaseException, total_s: float) -> None:
+        if self.removed:  # a request may end after its version: its series must not come back
+            return
         outcome, code = _outcome_of(type(error)), code_of(error)
         self._outcomes[outcome].value += 1
         self._errors[code].value += 1

@@ -86,7 +86,7 @@ class Health(msgspec.Struct):
 
 
 class Readiness(msgspec.Struct):
-    """`ready_workers`: the number of ready workers of each model."""
+    """`ready_workers`: the number of ready workers by model ID: a model's name, and @version unless that is 1."""
 
     ready: bool
     broker: Literal["up", "down"]
@@ -141,5 +141,7 @@ class ModelStats(msgspec.Struct):
 
 
 class Stats(msgspec.Struct):
+    """The state of the whole system. `models` is by model ID: a model's name, and @version unless that is 1."""
+
     broker: Literal["up", "down"]
     models: dict[str, ModelStats]

@@ -297,7 +297,8 @@ class InferenceRequest:
             **self.codec.span()[1],
             **self.codec.response_attributes(status),
             "smartbatch.request_id": self.id,
-            "smartbatch.model": self.queue.model,
+            "smartbatch.model": self.queue.name,
+            "smartbatch.model_version": self.queue.version,
             "smartbatch.rows": self._rows,
         }
         span.end(self.started_at, attributes, self._batch, error=error, server_fault=status >= 500)
@@ -311,7 +312,8 @@ class InferenceRequest:
         if self.principal is not None:
             fields["key"] = self.principal.name
         duration_ms = round((time.monotonic() - self.started_at) * 1000, 3)
-        return {**fields, "model": self.queue.model, "rows": self._rows, "duration_ms": duration_ms}
+        model = {"model": self.queue.name, "version": self.queue.version}
+        return {**fields, **model, "rows": self._rows, "duration_ms": duration_ms}
 
 
 def read_headers(headers: Iterable[tuple[bytes, bytes]], names: Container[bytes]) -> dict[bytes, str]:

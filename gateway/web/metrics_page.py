@@ -94,27 +94,34 @@ def _constants(gateway: MetricsSource, broker_up: bool) -> Iterator[Family]:
 
 
 def _system(monitor: SystemMonitor, snapshots: list[Snapshot]) -> Iterator[Family]:
-    """Yield the state of each model from the system monitor's snapshots."""
+    """Yield the state of each model from the system monitor's snapshots.
+
+    A model that is only known has one series, the backlog: an autoscaler without a value would report an error.
+    """
+    backlog = GaugeMetricFamily(names.BACKLOG.name, names.BACKLOG.help, labels=names.BACKLOG.labels)
+    for snapshot in snapshots:
+        backlog.add_metric(names.model_labels(snapshot.model), monitor.backlog_s(snapshot))
+    yield backlog
+    snapshots = [snapshot for snapshot in snapshots if snapshot.in_use]
     values: dict[names.Metric, Callable[[Snapshot], float]] = {
         names.QUEUE_DEPTH: lambda s: s.waiting,
         names.RUNNING: lambda s: s.running,
         names.EXECUTING: lambda s: sum(number(report.get("batch_requests")) for report in s.workers.values()),
         names.OPEN_BYTES: lambda s: s.open_bytes,
         names.OLDEST_WAIT: lambda s: s.oldest_wait_s,
-        names.BACKLOG: monitor.backlog_s,
         names.DEAD_LETTERS: lambda s: s.dead,
         names.IN_FLIGHT: lambda s: sum(number(report.get("in_flight")) for report in s.gateways.values()),
     }
     for metric, value in values.items():
         family = GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
         for snapshot in snapshots:
-            family.add_metric((snapshot.model,), value(snapshot))
+            family.add_metric(names.model_labels(snapshot.model), value(snapshot))
         yield family
     workers = GaugeMetricFamily(names.WORKERS.name, names.WORKERS.help, labels=names.WORKERS.labels)
     for snapshot in snapshots:
         states = Counter(report.get("state", "") for report in snapshot.workers.values())
         for state in names.WORKERS.values:
-            workers.add_metric((snapshot.model, state), states[state])
+            workers.add_metric((*names.model_labels(snapshot.model), state), states[state])
     yield workers
     yield from _partitions(snapshots)
     yield from _routes(monitor.known.tables if snapshots else {})
@@ -147,5 +154,5 @@ def _partitions(snapshots: list[Snapshot]) -> Iterator[Family]:
     for metric, value in values.items():
         family = GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
         for part in parts:
-            family.add_metric((part.model, str(part.partition)), value(part))
+            family.add_metric((*names.model_labels(part.model), str(part.partition)), value(part))
         yield family

@@ -11,6 +11,7 @@ import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from smartbatch.shared import errors
+from smartbatch.shared.keys import split_model_id
 
 disable_created_metrics()
 
@@ -31,6 +32,8 @@ CountedBy = Literal["gateway", "worker", "broker"]
 
 DECLARED: list[Metric] = []
 
+MODEL = ("model", "version")  # the labels of every metric of a model: its name and its version
+
 
 class Metric(msgspec.Struct, frozen=True):
     """One declaration, from which each exporter creates a prometheus_client metric. `values` are of the last label."""
@@ -39,7 +42,7 @@ class Metric(msgspec.Struct, frozen=True):
     kind: Literal["counter", "gauge", "histogram"]
     counted_by: CountedBy
     help: str
-    labels: tuple[str, ...] = ("model",)
+    labels: tuple[str, ...] = MODEL
     values: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
 
@@ -62,6 +65,12 @@ class Metric(msgspec.Struct, frozen=True):
         return Histogram(self.name, self.help, self.label_names, buckets=self.buckets, registry=registry)
 
 
+def model_labels(model: str) -> tuple[str, str]:
+    """Return the values of MODEL for a model's ID."""
+    name, version = split_model_id(model)
+    return name, str(version)
+
+
 # --- exported by gateways
 
 REQUESTS = Metric(
@@ -69,7 +78,7 @@ REQUESTS = Metric(
     "counter",
     "gateway",
     "Requests by outcome",
-    ("model", "outcome"),
+    (*MODEL, "outcome"),
     ("ok", "invalid", "denied", "rejected", "timeout", "cancelled", "error"),
 )
 REQUEST_SECONDS = Metric(
@@ -77,7 +86,7 @@ REQUEST_SECONDS = Metric(
     "histogram",
     "gateway",
     "Time from a request's arrival to its outcome; except for ok, a series appears with its first request",
-    ("model", "outcome"),
+    (*MODEL, "outcome"),
     REQUESTS.values,
     LATENCY_SECONDS,
 )
@@ -86,7 +95,7 @@ PART_SECONDS = Metric(
     "counter",
     "gateway",
     "Time that answered requests spent in each part",
-    ("model", "part"),
+    (*MODEL, "part"),
     ("admit", "queue", "decode", "batch_wait", "forward", "reply"),
 )
 REQUEST_ERRORS = Metric(
@@ -94,7 +103,7 @@ REQUEST_ERRORS = Metric(
     "counter",
     "gateway",
     "Requests without a result, by error code",
-    ("model", "code"),
+    (*MODEL, "code"),
     tuple(sorted({*errors.codes_of(errors.SmartBatchError), errors.INTERNAL})),
 )
 ANSWERED_ROWS = Metric("smartbatch_answered_rows_total", "counter", "gateway", "Rows of answered requests")
@@ -198,7 +207,7 @@ BATCHES = Metric(
     "counter",
     "worker",
     "Batches by close reason",
-    ("model", "closed"),
+    (*MODEL, "closed"),
     ("full", "bytes", "cost", "window", "idle", "deadline", "drain", "isolated"),
 )
 BATCH_ROWS = Metric("smartbatch_batch_rows", "histogram", "worker", "Rows per batch", buckets=ROWS_BUCKETS)
@@ -246,7 +255,7 @@ ENTRIES = Metric(
     "counter",
     "worker",
     "Entries by outcome at the worker",
-    ("model", "outcome"),
+    (*MODEL, "outcome"),
     ("ok", "invalid", "error", "expired", "cancelled", "lost", "dead"),
 )
 REDELIVERIES = Metric("smartbatch_redeliveries_total", "counter", "worker", "Entries redelivered from dead workers")
@@ -287,7 +296,7 @@ SPEEDUP = Metric(
     "gauge",
     "worker",
     "Speed of the variant that OPTIMIZE chose, relative to the eager network; measured when it was chosen",
-    ("model", "variant"),
+    (*MODEL, "variant"),
 )
 DEVICE_BUSY = Metric(
     "smartbatch_device_busy_seconds_total", "counter", "worker", "Time that the device spent in forwards"
@@ -303,7 +312,7 @@ DEVICE_MEMORY = Metric(
     "gauge",
     "worker",
     "Memory of the CUDA device: in tensors of this worker, reserved by its PyTorch (includes tensors), and in total",
-    ("model", "state"),
+    (*MODEL, "state"),
     ("allocated", "reserved", "total"),
 )
 WORKER_BROKER_ERRORS = Metric(
@@ -328,8 +337,8 @@ WORKER_INFO = Metric(
     "smartbatch_worker_info",
     "gauge",
     "worker",
-    "1, with the model, the device and the version as labels",
-    ("model", "model_path", "device", "dtype", "version"),
+    "1, with the model, the device and SmartBatch's release as labels",
+    (*MODEL, "model_path", "device", "dtype", "release"),
 )
 
 # --- read from Redis by every gateway, twice a second
@@ -360,7 +369,7 @@ WORKERS = Metric(
     "gauge",
     "broker",
     "Workers with a lease, by state",
-    ("model", "state"),
+    (*MODEL, "state"),
     ("loading", "warming", "ready", "draining"),
 )
 
@@ -388,19 +397,19 @@ PARTITION_WAITING = Metric(
     "gauge",
     "broker",
     "Entries waiting to be claimed in each of several partitions",
-    ("model", "partition"),
+    (*MODEL, "partition"),
 )
 PARTITION_WORKERS = Metric(
     "smartbatch_partition_workers",
     "gauge",
     "broker",
     "Ready workers that have joined each of several partitions; one that helps out also counts in its home partition",
-    ("model", "partition"),
+    (*MODEL, "partition"),
 )
 PARTITION_UP = Metric(
     "smartbatch_partition_up",
     "gauge",
     "broker",
     "1 if the broker of each of several partitions answers; while it is 0, the partition's other numbers are 0 too",
-    ("model", "partition"),
+    (*MODEL, "partition"),
 )

@@ -82,7 +82,7 @@ def test_page_numbers_follow_the_load(simulated: Stack, watch: Callable[..., Wat
     batches = eventually(lambda: column(page, "workers", 6) == ["100"] and int(column(page, "workers", 7)[0]))
     eventually(lambda: sum(map(int, column(page, "rows", 4))) == batches)
     assert sum(map(int, column(page, "closed", 4))) == batches
-    page.get_by_text("As a table").nth(0).click()
+    page.locator("#charts").get_by_text("As a table").nth(0).click()
     newest = page.get_by_role("table", name=re.compile("^Requests per second")).locator("tbody tr").first
     expect(newest.get_by_role("rowheader")).to_have_text("0")
     # The rate falls to zero after the load.
@@ -104,7 +104,7 @@ def test_photo_prediction_by_keyboard_only(stack: Callable[..., Stack], watch: C
     expect(box).to_have_css("outline-style", "solid")
     page.keyboard.press("Enter")
     expect(page.get_by_role("status").filter(has_text="Egyptian cat, 76 %.")).to_be_visible(timeout=WAIT_MS)
-    expect(page.get_by_role("img", name="The image that was sent: cat.jpg")).to_be_visible()
+    expect(page.get_by_role("img", name="The image that was request: cat.jpg")).to_be_visible()
     expect(page.locator("#prediction li")).to_have_count(5)
     parts = column(page, "timeline-table", 1)
     assert parts == ["Admit", "Queue", "Decode", "Batch wait", "Forward", "Reply", "Total"]
@@ -267,7 +267,7 @@ def test_page_is_accessible_in_light_dark_and_phone_layouts(simulated: Stack, wa
         page.get_by_label("Text").fill("hello")
         page.get_by_role("button", name="Send").click()
         expect(page.locator("#result")).to_be_visible()
-        for summary in page.get_by_text("As a table").all():
+        for summary in page.locator("#charts").get_by_text("As a table").all():
             summary.click()
         found = Axe().run(page)
         assert found.violations_count == 0, found.generate_report()
@@ -293,7 +293,7 @@ def test_page_opens_with_the_history_of_before(simulated: Stack, watch: Callable
     eventually(lambda: simulated.stats()["throughput_rps"] == 0.0, 20)
     page = watch(simulated.url).page
     is_live(page)
-    page.get_by_text("As a table").nth(0).click()
+    page.locator("#charts").get_by_text("As a table").nth(0).click()
     table = page.get_by_role("table", name=re.compile("^Requests per second"))
     answered = table.locator("tbody tr > :nth-child(2)")  # filled soon after the click
     expect(answered.filter(has_text=re.compile(r"^[234](\.|$)"))).not_to_have_count(0)
@@ -389,3 +389,63 @@ def test_several_partitions_have_a_table(stack: Callable[..., Stack], watch: Cal
         several.broker.sync.set(key, "away")
     expect(page.locator("#banner li")).to_have_text([re.compile(r"^The broker of partition 2 does not answer; ")])
     expect(page.locator("#partitions tbody tr > :nth-child(2)")).to_have_text(["up", "up", "away"])
+
+
+def test_versions_of_a_model_are_compared_side_by_side(
+    stack: Callable[..., Stack], watch: Callable[..., Watched]
+) -> None:
+    system = stack(MODEL_PATH="simulated:base_ms=4,row_ms=1")
+    system.gateway()
+    system.worker()
+    old = system.worker(MODEL_VERSION=2)
+    eventually(lambda: system.client.get(f"{system.url}/readyz").json()["ready_workers"].get("simulated@2"), 30)
+    phone = {"viewport": {"width": 360, "height": 740}, "color_scheme": "dark"}
+    pages = [watch(system.url, **options).page for options in ({}, phone)]
+    for page in pages:
+        is_live(page)
+    page = pages[0]
+    expect(page.locator("#model option")).to_have_text(["simulated", "simulated@2"])
+    assert old.stop() == 0
+    without = re.compile(r"^simulated@2: No worker is ready\. Requests that name no version get another one\.$")
+    expect(page.locator("#banner li")).to_have_text([without], timeout=WAIT_MS)
+    expect(page.locator("#banner li")).to_have_attribute("data-level", "note")
+    system.worker(MODEL_VERSION=2)
+    expect(page.locator("#banner li")).to_have_count(0, timeout=WAIT_MS)
+    with ThreadPoolExecutor(4) as clients:  # every fourth request is for version 2
+        sent = clients.map(lambda n: system.predict(b"%d" % n, params={"version": 1 + n % 4 // 3}), range(80))
+        assert [response.json()["version"] for response in sent] == [1, 1, 1, 2] * 20
+
+    def shown() -> list[list[str]]:
+        return [column(page, "versions", number) for number in (1, 2, 3, 8, 9)]
+
+    eventually(lambda: shown() == [["1", "2"], ["75 %", "25 %"], ["6", "2"], ["0", "0"], ["1", "1"]], 15, 0.1)
+    p99 = [float(text) for text in column(page, "versions", 7)]
+    assert all(each > 4 for each in p99)
+    expect(page.locator("#versions-title")).to_have_text("Versions of simulated")
+    lines = page.locator("#version-charts figure").first
+    expect(lines.locator(".legend li")).to_have_text([re.compile(r"^version 1 "), re.compile(r"^version 2 ")])
+    expect(lines.get_by_role("img")).to_have_attribute("aria-label", re.compile("version 1 [1-9].*, version 2 [1-9]"))
+    lines.get_by_text("As a table").click()
+    expect(lines.locator("thead th")).to_have_text(["Seconds ago", "version 1", "version 2"])
+    expect(page.locator("#now-title")).to_have_text("Now, version 1")
+    page.get_by_role("link", name="2", exact=True).click()
+    expect(page.locator("#now-title")).to_have_text("Now, version 2")
+    expect(page.locator("#model")).to_have_value("simulated@2")
+    expect(page.locator("#versions [aria-current]")).to_have_text("2")
+    expect(tile(page, "Workers ready")).to_have_text("1")
+    page.get_by_label("Text").fill("hello")
+    with page.expect_request(re.compile("/predict")) as request:
+        page.get_by_role("button", name="Send").click()
+    assert request.value.url == f"{system.url}/predict?model=simulated&version=2"
+    expect(page.locator("#status")).to_contain_text("Done.")
+    for each in pages:
+        found = Axe().run(each)
+        assert found.violations_count == 0, found.generate_report()
+        assert each.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_one_version_needs_no_comparison(simulated: Stack, watch: Callable[..., Watched]) -> None:
+    page = watch(simulated.url).page
+    is_live(page)
+    expect(page.locator("#versions-section")).to_be_hidden()
+    expect(page.locator("#now-title")).to_have_text("Now")

@@ -100,6 +100,7 @@ def test_list_as_json_has_all_models_or_the_named_one(letters: Letters, broker: 
     assert letter == {
         "id": "1795433558335-0",
         "model": "other",
+        "version": 1,
         "when": "2026-11-23T11:32:38Z",
         "request": "r0",
         "entry": "1795433550000-0",
@@ -219,8 +220,8 @@ def test_requeue_runs_a_letter_and_reports_the_outcome(letters: Letters, worker:
     broken = letters.add(Payload("tensor", Tensor("float32", (0, 3), b"")), died_ms=1795433558500)
     outputs = {"output": {"dtype": "float32", "shape": [1, 10]}}
     assert letters.json("requeue", first, second) == [
-        {"id": first, "model": "m", "request": f"requeue-{first}", "outcome": "ok", "result": outputs},
-        {"id": second, "model": "m", "request": f"requeue-{second}", "outcome": "ok", "result": outputs},
+        {"id": first, "model": "m", "version": 1, "request": f"requeue-{first}", "outcome": "ok", "result": outputs},
+        {"id": second, "model": "m", "version": 1, "request": f"requeue-{second}", "outcome": "ok", "result": outputs},
     ]
     assert letters.run("requeue", broken, code=1).out == [
         f"{broken}  invalid_input: expected at least one row, got none"

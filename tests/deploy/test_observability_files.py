@@ -87,6 +87,18 @@ def test_queried_metrics_are_declared(where: str) -> None:
 _SUFFIXES = ("_bucket", "_sum", "_count")
 
 
+def test_every_metric_of_a_model_names_its_version() -> None:
+    of_models = [metric for metric in DECLARED if "model" in metric.label_names]
+    assert len(of_models) > 40
+    assert [metric.name for metric in of_models if metric.labels[:2] != ("model", "version")] == []
+
+
+def test_every_query_on_a_model_selects_the_version_of_the_dashboard() -> None:
+    selected = re.findall(r'model=~"\$model"(,version=~"\$version")?', "\n".join(queries()))
+    assert len(selected) > 50
+    assert selected.count("") == 1  # the share that a version has of all requests to its model
+
+
 def test_queried_label_values_are_declared() -> None:
     by_label: dict[str, set[str]] = {}
     for metric in DECLARED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -12,9 +13,13 @@ import termios
 from collections.abc import Callable, Iterator
 
 import pytest
+from rich.console import Console
 
-from smartbatch.deploy.top_frame import sizes
-from smartbatch.gateway.monitoring.window_stats import WindowStats
+from smartbatch.deploy.top_frame import frame, sizes
+from smartbatch.gateway.core.metrics import Summary, pack
+from smartbatch.gateway.monitoring.model_view import ModelView, describe
+from smartbatch.gateway.monitoring.window_stats import StatsWindow, WindowStats
+from smartbatch.shared.broker.admin.registry import Snapshot
 from tests.brokers import Broker, eventually
 from tests.deploy.test_cli import ROOT, Ended
 from tests.system.conftest import stack  # noqa: F401
@@ -58,6 +63,28 @@ async def test_top_follows_a_load(stack: Callable[..., Stack], broker: Broker) -
 def test_padding_and_predicted_seconds_are_shown() -> None:
     last = WindowStats(10.0, 0, {}, {}, {}, {}, padding_ratio=1.125, forward_s=8.0, predicted_s=7.5)
     assert sizes(last).plain.split("   ") == ["padded size 1.12 × the real one", "forwards 8 s", "predicted 7.5 s", ""]
+
+
+def test_versions_of_a_model_are_compared_in_one_table() -> None:
+    def view(ok: int, errors: int = 0, workers: int = 1) -> ModelView:
+        snapshot = Snapshot(
+            "m",
+            waiting=3,
+            workers={f"w{n}": {"state": "ready", "progress": ""} for n in range(workers)},
+            gateways={"g": {"recent": pack(Summary({"ok": ok, "error": errors}, {}, {24: ok}))}},
+        )
+        return ModelView(describe(snapshot), StatsWindow().add(snapshot), None)
+
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(frame({"m": view(90, workers=2), "m@10": view(2), "m@2": view(6, errors=2), "other": view(5)}))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    begin = lines.index(["versions", "of", "m"])
+    assert lines[begin + 2 : begin + 5] == [
+        ["1", "90%", "9/s", "0/s", "0/s", "8.35", "ms", "8.35", "ms", "3", "2"],
+        ["2", "8%", "0.6/s", "0/s", "0.2/s", "8.35", "ms", "8.35", "ms", "3", "1"],
+        ["10", "2%", "0.2/s", "0/s", "0/s", "8.35", "ms", "8.35", "ms", "3", "1"],
+    ]
+    assert lines.count(["versions", "of", "other"]) == 0
 
 
 def test_top_reports_a_missing_model_and_ends_without_a_broker(broker: Broker) -> None:

@@ -345,6 +345,23 @@ def test_alerts_of_missing_workers_leave_out_models_that_scale_to_zero() -> None
     assert dashboard == json.loads((ROOT / "deploy/observability/grafana/dashboards/smartbatch.json").read_text())
 
 
+def test_triggers_read_one_version_of_a_model() -> None:
+    def triggers(trigger: str, **version: int) -> list[str]:
+        worker = {"model": "m", "path": "m", "autoscaling": {"enabled": True, "trigger": trigger}, **version}
+        given = {"workers": [worker], "broker": {"url": "redis://r:6379/0"}}
+        (scaled,) = of_kind(manifests(given), "ScaledObject")
+        return [each["metadata"].get("query") or each["metadata"]["stream"] for each in scaled["spec"]["triggers"]]
+
+    for given, version, stream in (
+        ({}, 1, "smartbatch:{m}:requests"),
+        ({"version": 12}, 12, "smartbatch:{m@12}:requests"),
+    ):
+        backlog, load = triggers("prometheus", **given)
+        assert backlog == f'max(smartbatch_backlog_seconds{{model="m",version="{version}"}})'
+        assert load.count(f'{{model="m",version="{version}"}}') == 2
+        assert triggers("redis", **given) == [stream]
+
+
 def test_notes_name_the_next_command() -> None:
     text = notes({})
     assert "kubectl -n inference rollout status deployment/smartbatch-worker-efficientnet-lite0" in text

@@ -204,8 +204,8 @@ def test_requests_are_counted_by_key_and_decision(stack: Callable[..., Stack], t
     text = system.client.get(f"{system.url}/metrics", headers=bearer(ADMIN)).text
     assert 'smartbatch_api_key_requests_total{decision="admitted",key="app"} 2.0' in text
     assert 'smartbatch_api_key_requests_total{decision="rate",key="app"} 1.0' in text
-    assert 'smartbatch_requests_total{model="simulated",outcome="denied"} 1.0' in text
-    assert 'smartbatch_requests_total{model="simulated",outcome="rejected"} 1.0' in text
+    assert 'smartbatch_requests_total{model="simulated",outcome="denied",version="1"} 1.0' in text
+    assert 'smartbatch_requests_total{model="simulated",outcome="rejected",version="1"} 1.0' in text
 
 
 # --- limits over several gateways

@@ -93,7 +93,9 @@ def test_worker_serves_its_own_metrics_with_its_id(stack: Callable[..., Stack]) 
     assert system.predict(b"x").status_code == 200
     [worker_id] = system.stats()["workers"]
     [url] = system.worker_urls()
-    eventually(lambda: f'smartbatch_rows_total{{model="simulated",worker="{worker_id}"}} 1.0' in _shown(url))
+    eventually(
+        lambda: f'smartbatch_rows_total{{model="simulated",version="1",worker="{worker_id}"}} 1.0' in _shown(url)
+    )
     assert "smartbatch_rows_total" not in _shown(system.url)
 
 

@@ -22,9 +22,9 @@ async def test_stats_metrics_and_limits_of_three_partitions(stack: Callable[...,
     assert len(system.stats()["gateways"]) == 1
     samples = system.client.get(f"{system.url}/metrics").text.splitlines()
     for number in range(3):
-        assert f'smartbatch_partition_up{{model="simulated",partition="{number}"}} 1.0' in samples
-        assert f'smartbatch_partition_waiting{{model="simulated",partition="{number}"}} 0.0' in samples
-    assert 'smartbatch_workers{model="simulated",state="ready"} 3.0' in samples
+        assert f'smartbatch_partition_up{{model="simulated",partition="{number}",version="1"}} 1.0' in samples
+        assert f'smartbatch_partition_waiting{{model="simulated",partition="{number}",version="1"}} 0.0' in samples
+    assert 'smartbatch_workers{model="simulated",state="ready",version="1"} 3.0' in samples
     ended = Ended("limits", "--max-batch-size", "3", REDIS_URL=broker.url)
     assert ended.out == ["simulated: MAX_BATCH_SIZE=3 for 3 workers within a second, and for workers that start later"]
     eventually(lambda: {w["max_batch_size"] for w in system.stats()["workers"].values()} == {3}, 10)

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from smartbatch.deploy.observability import dashboard
+from smartbatch.shared.telemetry.metric_names import MODEL as LABELS
 from tests.brokers import eventually
 from tests.prometheus import Prometheus
 from tests.system.stack import Stack
@@ -38,12 +39,16 @@ def panels() -> list[dict]:
 
 def query_of(expression: str) -> str:
     """An expression as Grafana sends it, with every variable set to all."""
-    return expression.replace("$model", ".*").replace("$__rate_interval", "1m")
+    return every(expression).replace("$__rate_interval", "1m")
 
 
 def in_total(expression: str) -> str:
     """Replace the rate of a counter by its total, whose value is known exactly."""
-    return re.sub(r"\b(?:rate|increase)\(([^()]+?)\[\$__rate_interval\]\)", r"\1", expression).replace("$model", ".*")
+    return every(re.sub(r"\b(?:rate|increase)\(([^()]+?)\[\$__rate_interval\]\)", r"\1", expression))
+
+
+def every(expression: str) -> str:
+    return expression.replace("$model", ".*").replace("$version", ".*")
 
 
 @pytest.fixture
@@ -87,7 +92,8 @@ def test_every_dashboard_query_has_data_and_no_request_counts_twice(
         """A panel's numbers in total, by the label that tells its series apart."""
         (panel,) = [panel for panel in panels() if panel["title"] == title]
         found = prometheus.query(in_total(panel["targets"][query]["expr"]))
-        return {next((text for name, text in labels.items() if name != "model"), ""): value for labels, value in found}
+        rest = ({name: text for name, text in labels.items() if name not in LABELS} for labels, _ in found)
+        return {next(iter(each.values()), ""): value for each, (_, value) in zip(rest, found, strict=True)}
 
     ok = sum(SENT.values())
     outcomes = total("Throughput by outcome")
@@ -107,6 +113,36 @@ def test_every_dashboard_query_has_data_and_no_request_counts_twice(
     increase = prometheus.value('sum(increase(smartbatch_requests_total{outcome="ok"}[1m]))')
     assert increase == pytest.approx(ok, rel=0.25)  # Prometheus extrapolates
     assert prometheus.value("sum(smartbatch_answered_batches_total)") == batches
+
+
+def test_each_version_of_a_model_has_a_series_of_its_own(stack: Callable[..., Stack], tmp_path: Path) -> None:
+    system = stack(MODEL_PATH=MODEL)
+    system.gateway()
+    system.worker()
+    system.worker(MODEL_VERSION=2)
+    system.ready()
+    eventually(lambda: set(system.client.get(f"{system.url}/readyz").json()["ready_workers"].values()) == {1}, 30)
+    for number in range(40):  # every fourth request is for version 2
+        assert system.predict(b"%d" % number, params={"version": 1 + number % 4 // 3}).status_code == 200
+    prometheus = Prometheus(tmp_path, [system.url], system.worker_urls())
+
+    def by_version(title: str, query: int = 0) -> dict[str, float]:
+        (panel,) = [panel for panel in panels() if panel["title"] == title]
+        found = prometheus.query(in_total(panel["targets"][query]["expr"]))
+        assert {labels["model"] for labels, _ in found} <= {"simulated"}
+        return {labels["version"]: value for labels, value in found}
+
+    try:
+        eventually(lambda: by_version("Rows per second and capacity") == {"1": 30, "2": 10}, 20)
+        eventually(lambda: by_version("Answered") == {"1": 30, "2": 10}, 20)
+        assert by_version("Share of the requests") == {"1": 0.75, "2": 0.25}
+        assert by_version("Failed requests") == {"1": 0, "2": 0}
+        assert by_version("Ready workers") == {"1": 1, "2": 1}
+        assert by_version("Mean batch size", 1) == {"1": 1, "2": 1}
+        assert all(value > 0.002 for value in by_version("Mean latency").values())
+        assert all(value > 0 for value in by_version("p99").values())
+    finally:
+        prometheus.close()
 
 
 def test_alerts_are_valid_and_silent_until_the_last_worker_is_gone(watched: tuple[Stack, Prometheus]) -> None:

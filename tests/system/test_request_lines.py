@@ -54,6 +54,7 @@ def test_rejected_and_failed_requests_have_one_log_line_each(stack: Callable[...
                 "level": level,
                 "trace_id": trace_id,
                 "model": "simulated",
+                "version": 1,
                 "code": code,
                 "status": status,
                 "rows": 1 if status == 504 else 0,
@@ -111,7 +112,9 @@ def test_text_log_format_has_the_same_fields(stack: Callable[..., Stack]) -> Non
     (line,) = [line for line in gateway.log.read_text().splitlines() if "request_id=" in line]
     request_id = response.json()["request_id"]
     wanted = rf"\d\d:\d\d:\d\d gateway WARNING unknown_model  \[request_id={request_id} trace_id={trace_id} "
-    assert re.fullmatch(rf"{wanted}model=simulated rows=0 duration_ms=[\d.]+ code=unknown_model status=404\]", line)
+    assert re.fullmatch(
+        rf"{wanted}model=simulated version=1 rows=0 duration_ms=[\d.]+ code=unknown_model status=404\]", line
+    )
 
 
 @pytest.mark.parametrize("header", ["", "00-1-2-3", "x\\n00:00:00 gateway CRITICAL forged", "é" * 300])

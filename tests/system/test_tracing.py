@@ -68,6 +68,7 @@ def test_a_request_is_one_trace_from_the_client_to_its_reply(stack: Callable[...
         "user_agent.original": "me/1",
         "smartbatch.request_id": result["request_id"],
         "smartbatch.model": "simulated",
+        "smartbatch.model_version": 1,
         "smartbatch.rows": 1,
         "smartbatch.batch.id": result["batch"]["id"],
         "smartbatch.batch.rows": 1,

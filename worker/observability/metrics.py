@@ -26,8 +26,9 @@ class WorkerMetrics:
     """One per process, with a registry of its own. Any thread may call it."""
 
     def __init__(self, model: str, worker_id: str) -> None:
+        """`model` is the model's ID."""
         self.registry = CollectorRegistry()
-        self._label = label = {"model": model, "worker": worker_id}
+        self._label = label = {**dict(zip(names.MODEL, names.model_labels(model), strict=True)), "worker": worker_id}
         batches = names.BATCHES.counter(self.registry)
         entries = names.ENTRIES.counter(self.registry)
         self._batches = {reason: batches.labels(closed=reason, **label) for reason in names.BATCHES.values}
@@ -95,7 +96,7 @@ class WorkerMetrics:
             gauge.clear()  # drops the series of labels that no longer apply
         self._speedup.labels(variant=variant.name, **self._label).set(variant.gain)
         labels = {"model_path": settings.model_path, "device": model.device_name, "dtype": settings.dtype}
-        self._info.labels(version=__version__, **labels, **self._label).set(1)
+        self._info.labels(release=__version__, **labels, **self._label).set(1)
         self._batch_limit.set(limits.max_rows)
         self._window.set(limits.window_s)
         self._capacity.set(rows_per_s)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from smartbatch.shared.broker.queue.claims import Entry
 from smartbatch.shared.errors import ClientError, SmartBatchError
+from smartbatch.shared.keys import split_model_id
 from smartbatch.shared.telemetry.trace_context import TraceContext, new_span_id, new_trace_id, read_field
 from smartbatch.shared.telemetry.tracing import start_spans
 from smartbatch.worker.core.batch import Batch, ClaimedEntry
@@ -30,8 +31,9 @@ class Tracing:
     """One per process. Any thread may call it."""
 
     def __init__(self, spans: Spans, model: str, worker_id: str) -> None:
+        """`model` is the model's ID."""
         self._spans = spans
-        self._model = model
+        self._model, self._version = split_model_id(model)
         self._worker_id = worker_id
         self._skews = ClockSkews()
 
@@ -51,6 +53,7 @@ class Tracing:
             "messaging.operation.type": "process",
             "messaging.batch.message_count": len(batch.claimed_entries),
             "smartbatch.model": self._model,
+            "smartbatch.model_version": self._version,
             "smartbatch.worker": self._worker_id,
             "smartbatch.device": device,
             "smartbatch.rows_run": batch.rows_run,

@@ -11,12 +11,12 @@ import json
 
 from smartbatch.deploy.observability.dashboard.panels import DATASOURCE, Json, layout
 from smartbatch.deploy.observability.dashboard.running import FAILURES, GATEWAYS, QUEUE, WORKERS
-from smartbatch.deploy.observability.dashboard.serving import BATCHES, GLANCE, REQUESTS
+from smartbatch.deploy.observability.dashboard.serving import BATCHES, GLANCE, REQUESTS, VERSIONS
 from smartbatch.shared.telemetry import metric_names as names
 
 FILE = "deploy/observability/grafana/dashboards/smartbatch.json"
 
-SECTIONS = (GLANCE, REQUESTS, BATCHES, QUEUE, WORKERS, FAILURES, GATEWAYS)
+SECTIONS = (GLANCE, VERSIONS, REQUESTS, BATCHES, QUEUE, WORKERS, FAILURES, GATEWAYS)
 
 
 def text() -> str:
@@ -35,22 +35,30 @@ def document() -> Json:
         "refresh": "5s",
         "time": {"from": "now-15m", "to": "now"},
         "timezone": "browser",
-        "templating": {"list": [_model()]},
+        "templating": {"list": [_model(), _version()]},
         "annotations": {"list": [_alerts()]},
         "panels": layout(SECTIONS),
     }
 
 
 def _model() -> Json:
-    query = f"label_values({names.WORKERS.name}, model)"
+    return _variable("model", "Model", f"label_values({names.WORKERS.name}, model)")
+
+
+def _version() -> Json:
+    return _variable("version", "Version", f'label_values({names.WORKERS.name}{{model=~"$model"}}, version)')
+
+
+def _variable(label: str, title: str, query: str) -> Json:
+    """Return a variable with the values of a label, several or all of which can be chosen."""
     every = {"text": "All", "value": "$__all"}
     return {
-        "name": "model",
-        "label": "Model",
+        "name": label,
+        "label": title,
         "type": "query",
         "datasource": DATASOURCE,
         "definition": query,
-        "query": {"query": query, "refId": "model"},
+        "query": {"query": query, "refId": label},
         "refresh": 2,
         "sort": 1,
         "multi": True,
@@ -68,6 +76,6 @@ def _alerts() -> Json:
         "expr": 'ALERTS{alertname=~"SmartBatch.*",alertstate="firing"}',
         "iconColor": "red",
         "titleFormat": "{{alertname}}",
-        "textFormat": "{{model}} {{instance}}",
+        "textFormat": "{{model}} {{version}} {{instance}}",
         "tagKeys": "severity",
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from smartbatch.deploy.observability.dashboard.panels import BLUE, GRAY, GREEN, RED, YELLOW, Panel, Query, Section
-from smartbatch.deploy.observability.dashboard.queries import PER, increase, now, quantile, rate
+from smartbatch.deploy.observability.dashboard.queries import EACH, ID, PER, increase, now, quantile, rate
 from smartbatch.shared.telemetry import metric_names as names
 
 QUEUE = Section(
@@ -13,16 +13,16 @@ QUEUE = Section(
             title="Requests waiting, running and in flight",
             description="Entries on the stream, and requests held by gateways. At MAX_QUEUE, new ones are rejected.",
             queries=[
-                Query(now(names.QUEUE_DEPTH), "{{model}} waiting"),
-                Query(now(names.RUNNING), "{{model}} running"),
-                Query(now(names.IN_FLIGHT), "{{model}} in flight"),
+                Query(now(names.QUEUE_DEPTH), f"{ID} waiting"),
+                Query(now(names.RUNNING), f"{ID} running"),
+                Query(now(names.IN_FLIGHT), f"{ID} in flight"),
             ],
         ),
         Panel(
             title="Oldest wait",
             description="Wait of the next entry to be claimed, and REQUEST_TIMEOUT.",
             queries=[
-                Query(now(names.OLDEST_WAIT), "{{model}}"),
+                Query(now(names.OLDEST_WAIT), ID),
                 Query(f"min({names.REQUEST_TIMEOUT.name})", "timeout"),
             ],
             unit="s",
@@ -33,7 +33,7 @@ QUEUE = Section(
             title="Payload bytes in flight",
             description="Bytes of all admitted, unfinished requests. At MAX_QUEUE_BYTES new requests are rejected.",
             queries=[
-                Query(now(names.OPEN_BYTES), "{{model}}"),
+                Query(now(names.OPEN_BYTES), ID),
                 Query(f"min({names.MAX_QUEUE_BYTES.name})", "limit"),
             ],
             unit="bytes",
@@ -43,7 +43,7 @@ QUEUE = Section(
         Panel(
             title="Waiting by partition",
             description="Entries waiting in each partition of models that have several. Empty with one.",
-            queries=[Query(now(names.PARTITION_WAITING, "model, partition"), "{{model}} {{partition}}")],
+            queries=[Query(now(names.PARTITION_WAITING, f"{EACH}, partition"), f"{ID} {{{{partition}}}}")],
         ),
     ],
 )
@@ -54,21 +54,21 @@ WORKERS = Section(
         Panel(
             title="Workers by state",
             description="Workers with a lease, by state.",
-            queries=[Query(f"sum by (state) ({now(names.WORKERS, 'model, state')})", "{{state}}")],
+            queries=[Query(f"sum by (state) ({now(names.WORKERS, f'{EACH}, state')})", "{{state}}")],
             stacked=True,
             colors={"ready": GREEN, "loading": YELLOW, "warming": BLUE, "draining": GRAY},
         ),
         Panel(
             title="Device busy",
             description="Share of time that each device runs forwards.",
-            queries=[Query(rate(names.DEVICE_BUSY, "model, worker"), "{{model}} {{worker}}")],
+            queries=[Query(rate(names.DEVICE_BUSY, f"{EACH}, worker"), f"{ID} {{{{worker}}}}")],
             unit="percentunit",
         ),
         Panel(
             title="Device starved",
             description="Share of time that each device waits for a batch although requests are queued: the throughput "
             "that decoding and Redis cost.",
-            queries=[Query(rate(names.DEVICE_STARVED, "model, worker"), "{{model}} {{worker}}")],
+            queries=[Query(rate(names.DEVICE_STARVED, f"{EACH}, worker"), f"{ID} {{{{worker}}}}")],
             unit="percentunit",
         ),
         Panel(
@@ -76,18 +76,19 @@ WORKERS = Section(
             title="Workers",
             description="Live workers.",
             queries=[
-                Query(now(names.WORKER_INFO, "model, worker, model_path, device, dtype, version")),
-                Query(f"time() - {now(names.WORKER_START, 'model, worker')}"),
+                Query(now(names.WORKER_INFO, f"{EACH}, worker, model_path, device, dtype, release")),
+                Query(f"time() - {now(names.WORKER_START, f'{EACH}, worker')}"),
             ],
             unit="s",
             width=16,
             columns={
                 "worker": "worker",
                 "model": "model",
+                "version": "version",
                 "model_path": "MODEL_PATH",
                 "device": "device",
                 "dtype": "dtype",
-                "version": "version",
+                "release": "SmartBatch",
                 "Value #B": "uptime",
             },
         ),
@@ -100,18 +101,18 @@ WORKERS = Section(
         Panel(
             title="CPU of workers",
             description="Cores used by each worker, over all its threads.",
-            queries=[Query(rate(names.WORKER_CPU, "model, worker"), "{{model}} {{worker}}")],
+            queries=[Query(rate(names.WORKER_CPU, f"{EACH}, worker"), f"{ID} {{{{worker}}}}")],
         ),
         Panel(
             title="Memory of workers",
             description="Resident memory on the host.",
-            queries=[Query(now(names.WORKER_MEMORY, "model, worker"), "{{model}} {{worker}}")],
+            queries=[Query(now(names.WORKER_MEMORY, f"{EACH}, worker"), f"{ID} {{{{worker}}}}")],
             unit="bytes",
         ),
         Panel(
             title="Memory batch limit",
             description="Rows per batch that fit the device's memory; lowered after an out-of-memory error.",
-            queries=[Query(now(names.MEMORY_BATCH_LIMIT, "model, worker"), "{{model}} {{worker}}")],
+            queries=[Query(now(names.MEMORY_BATCH_LIMIT, f"{EACH}, worker"), f"{ID} {{{{worker}}}}")],
         ),
     ],
 )

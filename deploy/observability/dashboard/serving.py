@@ -14,12 +14,16 @@ from smartbatch.deploy.observability.dashboard.panels import (
     Query,
     Section,
 )
-from smartbatch.deploy.observability.dashboard.queries import PER, M, increase, now, quantile, rate
+from smartbatch.deploy.observability.dashboard.queries import EACH, ID, PER, M, increase, now, quantile, rate
 from smartbatch.shared import errors
 from smartbatch.shared.telemetry import metric_names as names
 
-LATENCY = rate(names.REQUEST_SECONDS, "model, le", "_bucket", ',outcome="ok"')
+OF_ALL_VERSIONS = f'sum by (model) (rate({names.REQUESTS.name}{{model=~"$model"}}{PER}))'
+OK = ',outcome="ok"'
+FAILED = ',outcome=~"error|timeout"'
+LATENCY = rate(names.REQUEST_SECONDS, f"{EACH}, le", "_bucket", OK)
 REJECTED = f',code=~"{"|".join(sorted(errors.codes_of(errors.Unavailable)))}"'
+
 
 GLANCE = Section(
     "At a glance",
@@ -28,7 +32,7 @@ GLANCE = Section(
             kind="stat",
             title="Answered",
             description="Requests answered with a result, per second.",
-            queries=[Query(rate(names.REQUESTS, where=',outcome="ok"'), "{{model}}")],
+            queries=[Query(rate(names.REQUESTS, where=OK), ID)],
             unit="reqps",
             width=4,
             height=4,
@@ -37,7 +41,7 @@ GLANCE = Section(
             kind="stat",
             title="Rejected",
             description="Share of requests rejected with 503 for lack of capacity, time or Redis.",
-            queries=[Query(f"{rate(names.REQUEST_ERRORS, where=REJECTED)} / {rate(names.REQUESTS)}", "{{model}}")],
+            queries=[Query(f"{rate(names.REQUEST_ERRORS, where=REJECTED)} / {rate(names.REQUESTS)}", ID)],
             unit="percentunit",
             steps={0.01: ORANGE, 0.05: RED},
             width=4,
@@ -47,7 +51,7 @@ GLANCE = Section(
             kind="stat",
             title="p99",
             description="99 % of responses were faster than this.",
-            queries=[Query(quantile(0.99, LATENCY), "{{model}}")],
+            queries=[Query(quantile(0.99, LATENCY), ID)],
             unit="s",
             width=4,
             height=4,
@@ -56,7 +60,7 @@ GLANCE = Section(
             kind="stat",
             title="Waiting",
             description="Entries that no worker has claimed yet.",
-            queries=[Query(now(names.QUEUE_DEPTH), "{{model}}")],
+            queries=[Query(now(names.QUEUE_DEPTH), ID)],
             width=4,
             height=4,
         ),
@@ -64,7 +68,7 @@ GLANCE = Section(
             kind="stat",
             title="Ready workers",
             description="Workers in state ready. Without one, requests wait until they time out.",
-            queries=[Query(f'max by (model) ({names.WORKERS.name}{{{M},state="ready"}})', "{{model}}")],
+            queries=[Query(f'max by ({EACH}) ({names.WORKERS.name}{{{M},state="ready"}})', ID)],
             steps={0: RED, 1: GREEN},
             width=4,
             height=4,
@@ -73,10 +77,41 @@ GLANCE = Section(
             kind="stat",
             title="Dead letters",
             description="Requests that ended every worker that ran them: `smartbatch dead list`.",
-            queries=[Query(now(names.DEAD_LETTERS), "{{model}}")],
+            queries=[Query(now(names.DEAD_LETTERS), ID)],
             steps={1: RED},
             width=4,
             height=4,
+        ),
+    ],
+)
+
+VERSIONS = Section(
+    "Versions of a model",
+    [
+        Panel(
+            title="Share of the requests",
+            description="Of the requests to a model, the share that each of its versions gets.",
+            queries=[Query(f"{rate(names.REQUESTS)} / on (model) group_left () {OF_ALL_VERSIONS}", ID)],
+            unit="percentunit",
+            maximum=1,
+        ),
+        Panel(
+            title="Failed requests",
+            description="Share of a version's requests that ended in an error of the server or a timeout.",
+            queries=[Query(f"{rate(names.REQUESTS, where=FAILED)} / {rate(names.REQUESTS)}", ID)],
+            unit="percentunit",
+        ),
+        Panel(
+            title="Mean latency",
+            description="From the arrival of a request at a gateway to its response; only requests with a result.",
+            queries=[
+                Query(
+                    f"{rate(names.REQUEST_SECONDS, suffix='_sum', where=OK)}"
+                    f" / {rate(names.REQUEST_SECONDS, suffix='_count', where=OK)}",
+                    ID,
+                )
+            ],
+            unit="s",
         ),
     ],
 )
@@ -103,7 +138,7 @@ REQUESTS = Section(
         Panel(
             title="Latency",
             description="From the arrival of a request at a gateway to its response; only requests with a result.",
-            queries=[Query(quantile(q, LATENCY), f"{{{{model}}}} p{q * 100:g}") for q in (0.5, 0.95, 0.99)],
+            queries=[Query(quantile(q, LATENCY), f"{ID} p{q * 100:g}") for q in (0.5, 0.95, 0.99)],
             unit="s",
         ),
         Panel(
@@ -131,8 +166,8 @@ REQUESTS = Section(
             title="Rows per second and capacity",
             description="Rows that ran, and the throughput that workers measured with full batches.",
             queries=[
-                Query(rate(names.ROWS), "{{model}}"),
-                Query(f"sum by (model) ({now(names.CAPACITY, 'model, worker')})", "{{model}} capacity"),
+                Query(rate(names.ROWS), ID),
+                Query(f"sum by ({EACH}) ({now(names.CAPACITY, f'{EACH}, worker')})", f"{ID} capacity"),
             ],
         ),
         Panel(
@@ -166,13 +201,13 @@ BATCHES = Section(
             queries=[
                 Query(
                     f"{rate(names.BATCH_ROWS, suffix='_sum')} / {rate(names.BATCH_ROWS, suffix='_count')}",
-                    "{{model}} rows",
+                    f"{ID} rows",
                 ),
                 Query(
                     f"{rate(names.BATCH_REQUESTS, suffix='_sum')} / {rate(names.BATCH_REQUESTS, suffix='_count')}",
-                    "{{model}} requests",
+                    f"{ID} requests",
                 ),
-                Query(now(names.BATCH_LIMIT), "{{model}} limit"),
+                Query(now(names.BATCH_LIMIT), f"{ID} limit"),
             ],
         ),
         Panel(
@@ -190,7 +225,7 @@ BATCHES = Section(
             queries=[
                 Query(
                     f"{rate(names.PADDING, suffix='_sum')} / {rate(names.PADDING, suffix='_count')}",
-                    "{{model}}",
+                    ID,
                 )
             ],
         ),
@@ -200,7 +235,7 @@ BATCHES = Section(
             queries=[
                 Query(
                     f"{rate(names.PREDICTED_FORWARD)} / {rate(names.FORWARD, suffix='_sum')}",
-                    "{{model}}",
+                    ID,
                 )
             ],
         ),
@@ -208,7 +243,7 @@ BATCHES = Section(
             title="Forward",
             description="Time of a batch on the device, including copies to and from it.",
             queries=[
-                Query(quantile(q, rate(names.FORWARD, "model, le", "_bucket")), f"{{{{model}}}} p{q * 100:g}")
+                Query(quantile(q, rate(names.FORWARD, f"{EACH}, le", "_bucket")), f"{ID} p{q * 100:g}")
                 for q in (0.5, 0.95)
             ],
             unit="s",
@@ -217,7 +252,7 @@ BATCHES = Section(
             title="Queue wait",
             description="From admission to claim, per request.",
             queries=[
-                Query(quantile(q, rate(names.QUEUE_WAIT, "model, le", "_bucket")), f"{{{{model}}}} p{q * 100:g}")
+                Query(quantile(q, rate(names.QUEUE_WAIT, f"{EACH}, le", "_bucket")), f"{ID} p{q * 100:g}")
                 for q in (0.5, 0.95, 0.99)
             ],
             unit="s",
@@ -226,7 +261,7 @@ BATCHES = Section(
             title="Decode",
             description="Time in the decode threads, per request.",
             queries=[
-                Query(quantile(q, rate(names.DECODE, "model, le", "_bucket")), f"{{{{model}}}} p{q * 100:g}")
+                Query(quantile(q, rate(names.DECODE, f"{EACH}, le", "_bucket")), f"{ID} p{q * 100:g}")
                 for q in (0.5, 0.95)
             ],
             unit="s",

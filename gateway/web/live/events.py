@@ -26,6 +26,7 @@ from smartbatch.gateway.monitoring.history import LiveModel, ModelHistory
 from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
 from smartbatch.gateway.web.openapi.examples import json_body
 from smartbatch.shared.errors import Draining, SmartBatchError, Unavailable
+from smartbatch.shared.keys import split_model_id
 from smartbatch.shared.model_info import InputSpec, ModelInfo, OutputSpec
 
 log = logging.getLogger(__name__)
@@ -183,7 +184,8 @@ def _inputs(info: ModelInfo) -> Inputs:
 
 
 def _may_use(principal: Principal | None, model: str) -> bool:
-    return principal is None or principal.may_use(model)
+    """`model` is a model's ID. A key is limited to names, of which it may use every version."""
+    return principal is None or principal.may_use(split_model_id(model)[0])
 
 
 class Events:

@@ -25,6 +25,7 @@ FILES = {
     "/live/problems.js": ("problems.js", _SCRIPT),
     "/live/charts.js": ("charts.js", _SCRIPT),
     "/live/tables.js": ("tables.js", _SCRIPT),
+    "/live/versions.js": ("versions.js", _SCRIPT),
     "/live/nearest.js": ("nearest.js", _SCRIPT),
     "/live/predict.js": ("predict.js", _SCRIPT),
     "/live/result.js": ("result.js", _SCRIPT),

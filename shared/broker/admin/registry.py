@@ -71,6 +71,11 @@ class Snapshot(msgspec.Struct):
         )
 
     @property
+    def in_use(self) -> bool:
+        """Whether the model has workers, requests or dead letters, or a queue in a gateway."""
+        return any((self.workers, self.gateways, self.waiting, self.running, self.open_requests, self.dead))
+
+    @property
     def ready_workers(self) -> list[str]:
         return [worker_id for worker_id, report in self.workers.items() if report.get("state") == "ready"]
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
+from prometheus_client import generate_latest
 
 from smartbatch.gateway.core.metrics import GatewayMetrics
-from smartbatch.shared.errors import INTERNAL
+from smartbatch.shared.errors import INTERNAL, ClientGone
 
-LABELS = {"model": "m"}
+LABELS = {"model": "m", "version": "1"}
 OK = LABELS | {"outcome": "ok"}
 TIMING_MS = {"admit": 1.0, "queue": 2.0, "decode": 0.0, "batch_wait": 1.0, "forward": 5.0, "reply": 1.0, "total": 10.0}
 
@@ -45,3 +49,49 @@ def test_a_failure_counts_by_its_outcome_and_its_code() -> None:
     assert shown("smartbatch_requests_total", LABELS | {"outcome": "error"}) == 1
     assert shown("smartbatch_request_errors_total", LABELS | {"code": INTERNAL}) == 1
     assert shown("smartbatch_request_seconds_sum", LABELS | {"outcome": "error"}) == 0.5
+
+
+def test_versions_of_a_model_are_counted_apart() -> None:
+    metrics = GatewayMetrics()
+    metrics.of("m").answered(TIMING_MS, rows=1)
+    metrics.of("m@2").answered(TIMING_MS, rows=4)
+    metrics.publish()
+    shown = metrics.registry.get_sample_value
+    assert [shown("smartbatch_answered_rows_total", LABELS | {"version": v}) for v in ("1", "2")] == [1, 4]
+
+
+def test_a_removed_version_leaves_no_series_and_begins_at_zero_if_it_returns() -> None:
+    metrics = GatewayMetrics()
+    before = exposition(metrics)
+    kept = metrics.of("m")
+    kept.answered(TIMING_MS, rows=1)
+    metrics.publish()
+    alone = exposition(metrics)
+    removed = metrics.of("m@2")
+    removed.answered(TIMING_MS, rows=1)
+    removed.failed(RuntimeError("boom"), 0.5)
+    metrics.publish()
+    assert 'version="2"' in exposition(metrics)
+    metrics.remove("m@2")
+    metrics.remove("m@2")
+    removed.failed(ClientGone("late"), 0.5)
+    metrics.publish()
+    assert exposition(metrics) == alone
+    metrics.of("m@2")
+    metrics.publish()
+    assert metrics.registry.get_sample_value("smartbatch_requests_total", OK | {"version": "2"}) == 0
+    metrics.remove("m@2")
+    metrics.remove("m")
+    assert exposition(metrics) == before
+
+
+def test_a_removed_version_takes_no_memory() -> None:
+    metrics = GatewayMetrics()
+    reference = weakref.ref(metrics.of("m@2"))
+    metrics.remove("m@2")
+    gc.collect()
+    assert reference() is None
+
+
+def exposition(metrics: GatewayMetrics) -> str:
+    return generate_latest(metrics.registry).decode()

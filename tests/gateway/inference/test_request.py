@@ -72,7 +72,7 @@ async def test_a_rejection_says_when_to_retry_and_is_counted_and_logged(
     assert int(headers[b"retry-after"]) >= 1
     assert content["code"] == "queue_full"
     services.publish_metrics()
-    labels = {"model": "m", "outcome": "rejected"}
+    labels = {"model": "m", "version": "1", "outcome": "rejected"}
     assert services.metrics.registry.get_sample_value("smartbatch_requests_total", labels) == 1
     (line,) = caplog.records
     assert vars(line)["request_id"] == content["request_id"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, cast
 from unittest.mock import Mock
 
@@ -12,7 +13,8 @@ from smartbatch.gateway.core.response_types import PartitionStats
 from smartbatch.gateway.monitoring.model_view import describe
 from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
 from smartbatch.gateway.web.metrics_page import _system
-from smartbatch.shared.keys import Keys, partition_tag
+from smartbatch.shared.keys import MODELS, Keys, partition_tag
+from smartbatch.shared.model_info import InputSpec, ModelInfo, encode
 from smartbatch.shared.settings import from_environment
 from tests.brokers import Broker, Client
 
@@ -77,6 +79,26 @@ async def test_any_entry_is_a_second_of_work_before_the_first_worker(client: Cli
     assert await _backlog_s(client, monitor, 0) == 0
     assert await _backlog_s(client, monitor, 1) == 1
     assert await _backlog_s(client, monitor, 500) == 1
+
+
+async def test_a_model_that_is_only_known_has_one_series(client: Client, monitor: SystemMonitor) -> None:
+    known = [ModelInfo(f"idle{n}", "x", InputSpec(("raw",)), 8, version=2) for n in range(50)]
+    await client.hset(MODELS, mapping={info.id: encode(info) for info in known})
+    await _worker(client, Keys("idle0@2"), "w1")
+    await _worker(client, Keys("idle1@2"), "w1")
+    await client.delete(Keys("idle1@2").leases)
+    await client.xadd(Keys("idle2@2").requests, {"id": "r"})
+    await client.sadd(Keys("idle3@2").gateways, "g")
+    await client.hset(Keys("idle3@2").gateway("g"), "in_flight", "0")
+    await client.xadd(Keys("idle4@2").dead, {"id": "r"})
+    await monitor._read()
+    families = list(_system(monitor, list(monitor.snapshots.values())))
+    series = Counter(sample.labels["model"] for family in families for sample in family.samples)
+    in_use = {"idle0", "idle2", "idle3", "idle4"}
+    assert {series[name] for name in in_use} == {12}
+    assert {series[info.name] for info in known} == {1, 12}
+    assert {info.name for info in known if series[info.name] > 1} == in_use
+    assert {sample.labels["version"] for family in families for sample in family.samples} == {"1", "2"}
 
 
 # --- partitions

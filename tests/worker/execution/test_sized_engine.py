@@ -88,7 +88,7 @@ def whole(*claimed_entries: ClaimedEntry) -> list[tuple[ClaimedEntry, int]]:
 
 
 def gauge(metrics: WorkerMetrics, name: str) -> float:
-    value = metrics.registry.get_sample_value(name, {"model": "m", "worker": "w"})
+    value = metrics.registry.get_sample_value(name, {"model": "m", "version": "1", "worker": "w"})
     assert value is not None, name
     return value
 
@@ -132,7 +132,12 @@ def test_memory_is_remembered_as_rows_times_size(engine: Engine, model: Padded, 
     model.ran.clear()
     run(engine, whole(*[entry(100) for _ in range(8)]))
     assert [len(rows) for rows in model.ran] == [4, 4]  # without trying eight again
-    assert metrics.registry.get_sample_value("smartbatch_out_of_memory_total", {"model": "m", "worker": "w"}) == 1
+    assert (
+        metrics.registry.get_sample_value(
+            "smartbatch_out_of_memory_total", {"model": "m", "version": "1", "worker": "w"}
+        )
+        == 1
+    )
 
 
 def test_rows_of_mixed_sizes_fit_in_the_order_of_their_batch(engine: Engine, model: Padded) -> None:

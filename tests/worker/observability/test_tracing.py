@@ -18,6 +18,7 @@ class FakeSpans:
 
     def __init__(self) -> None:
         self.spans: dict[str, tuple[int, int]] = {}
+        self.batch: dict[str, Any] = {}
 
     def add(self, name: str, own: Any, parent: Any, start_ns: int, end_ns: int, attributes: Any, **more: Any) -> None:
         if parent != "batch":
@@ -25,6 +26,7 @@ class FakeSpans:
 
     def add_batch(self, name: str, own: Any, start_ns: int, end_ns: int, attributes: Any, links: Any) -> None:
         self.spans["batch"] = (start_ns, end_ns)
+        self.batch = {"name": name, **attributes}
 
     def span_context(self, context: TraceContext, *, remote: bool = False) -> str:
         return "request" if remote else "batch"
@@ -56,6 +58,16 @@ def test_spans_use_the_gateways_clock_if_the_clocks_differ(ahead_s: float, moved
     assert begins["batch_wait"] == pytest.approx(-0.2, abs=0.03)
     assert begins["forward"] == pytest.approx(-0.15, abs=0.03)
     assert begins["batch"] + shift_s == pytest.approx(-0.3, abs=0.03)  # this host's own
+
+
+def test_the_span_of_a_batch_names_the_model_and_its_version() -> None:
+    trace = write_field(TraceContext(new_trace_id(), new_span_id(), True))
+    entry = Entry("1-0", "r1", "g", 1_000_000, 10_000, 1, 1, "raw", trace, b"x")
+    spans = FakeSpans()
+    batch = Batch("b1", [ClaimedEntry(entry, 1_000_200, time.monotonic())], "full")
+    Tracing(cast(Any, spans), "m@2", "w").batch(batch, "cpu", 0.0, 0.0)
+    shown = {key: spans.batch[key] for key in ("name", "smartbatch.model", "smartbatch.model_version")}
+    assert shown == {"name": "batch m", "smartbatch.model": "m", "smartbatch.model_version": 2}
 
 
 class Clock:

@@ -79,7 +79,7 @@ async def test_entries_are_decoded_once_their_payloads_are_fetched(
     assert broker.requests == failures + 1
     assert (
         tracker.metrics.registry.get_sample_value(
-            "smartbatch_worker_broker_errors_total", {"model": "m", "worker": "w"}
+            "smartbatch_worker_broker_errors_total", {"model": "m", "version": "1", "worker": "w"}
         )
         == failures
     )

@@ -61,6 +61,11 @@ smartbatch/model: {{ . | quote }}
 {{- toJson $worker }}
 {{- end }}
 
+{{/* What identifies a version of a model: its name, and @version unless that is 1. */}}
+{{- define "smartbatch.modelId" -}}
+{{ .model }}{{ if ne (int64 .version) 1 }}@{{ int64 .version }}{{ end }}
+{{- end }}
+
 {{/* The name of a worker's objects: a model's may have capitals, dots and underscores. */}}
 {{- define "smartbatch.workerName" -}}
 {{ include "smartbatch.name" (first .) }}-worker-{{ (last .).model | lower | replace "_" "-" | replace "." "-" | trimAll "-" | trunc 40 }}

@@ -47,12 +47,17 @@ const CHARTS = [
 ];
 
 export class Charts {
-  constructor(parent) {
-    this._charts = CHARTS.map((what) => new Chart(parent, what));
+  constructor(parent, charts = CHARTS) {
+    this._charts = charts.map((what) => new Chart(parent, what));
     const redraw = () => this._charts.forEach((chart) => chart.build());
     for (const query of ["(prefers-color-scheme: dark)", "(prefers-contrast: more)"]) {
       matchMedia(query).addEventListener("change", redraw);
     }
+  }
+
+  // Draw other lines from the next `show` on: `of` returns those of a chart.
+  setSeries(of) {
+    this._charts.forEach((chart) => chart.setSeries(of(chart.what)));
   }
 
   // Show a model's history, from now on this one.
@@ -68,25 +73,40 @@ export class Charts {
 
 class Chart {
   constructor(parent, what) {
-    this._what = what;
+    this.what = what;
     const figure = parent.appendChild(document.createElement("figure"));
     const caption = figure.appendChild(document.createElement("figcaption"));
     caption.textContent = what.title;
     this._legend = figure.appendChild(document.createElement("ul"));
     this._legend.className = "legend";
-    this._values = what.series.map((series) => {
-      const entry = this._legend.appendChild(document.createElement("li"));
-      const swatch = entry.appendChild(document.createElement("i"));
-      swatch.style.background = `var(${series.colour})`;
-      entry.append(`${series.label} `);
-      return entry.appendChild(document.createElement("b"));
-    });
     this._plot = figure.appendChild(document.createElement("div"));
     this._plot.className = "plot";
     this._plot.setAttribute("role", "img");
     this._makeTable(figure);
+    this.setSeries(what.series);
     this.show({});
     new ResizeObserver(() => this._uplot?.setSize({ width: this._plot.clientWidth, height: HEIGHT })).observe(this._plot);
+  }
+
+  setSeries(series) {
+    this._series = series;
+    this._legend.replaceChildren();
+    this._values = series.map(({ label, colour }) => {
+      const entry = this._legend.appendChild(document.createElement("li"));
+      const swatch = entry.appendChild(document.createElement("i"));
+      swatch.style.background = `var(${colour})`;
+      entry.append(`${label} `);
+      return entry.appendChild(document.createElement("b"));
+    });
+    const head = this._table.tHead.rows[0];
+    head.replaceChildren();
+    for (const text of ["Seconds ago", ...series.map(({ label }) => label)]) {
+      const cell = head.appendChild(document.createElement("th"));
+      cell.scope = "col";
+      cell.className = "number";
+      cell.textContent = text;
+    }
+    this._table.tBodies[0].replaceChildren();
   }
 
   show(columns) {
@@ -103,7 +123,7 @@ class Chart {
   }
 
   get _data() {
-    return ["at_s", ...this._what.series.map(({ name }) => name)].map((name) => this._columns[name] ?? []);
+    return ["at_s", ...this._series.map(({ name }) => name)].map((name) => this._columns[name] ?? []);
   }
 
   get _newest() {
@@ -113,7 +133,7 @@ class Chart {
   // The data as drawn: in a stacked chart each line is on top of the one before.
   _drawn() {
     const [times, ...series] = this._data;
-    if (!this._what.stacked) return [times, ...series];
+    if (!this.what.stacked) return [times, ...series];
     const below = times.map(() => 0);
     return [times, ...series.map((values) => values.map((v, n) => (v === null ? null : (below[n] += v))))];
   }
@@ -128,7 +148,8 @@ class Chart {
       ticks: { stroke: colour("--grid"), width: 1 },
       font: "12px system-ui, sans-serif",
     };
-    const { series, stacked } = this._what;
+    const { stacked } = this.what;
+    const series = this._series;
     const options = {
       width: this._plot.clientWidth || 300,
       height: HEIGHT,
@@ -164,10 +185,10 @@ class Chart {
   }
 
   _showValues(index) {
-    const texts = this._what.series.map((_, n) => number(this._data[n + 1][index]));
+    const texts = this._series.map((_, n) => number(this._data[n + 1][index]));
     texts.forEach((text, n) => setText(this._values[n], text));
-    const label = this._what.series.map((series, n) => `${series.label} ${texts[n]}`).join(", ");
-    this._plot.setAttribute("aria-label", `Chart: ${this._what.title}. Now: ${label}`);
+    const label = this._series.map((series, n) => `${series.label} ${texts[n]}`).join(", ");
+    this._plot.setAttribute("aria-label", `Chart: ${this.what.title}. Now: ${label}`);
   }
 
   _makeTable(figure) {
@@ -175,14 +196,8 @@ class Chart {
     this._details.appendChild(document.createElement("summary")).textContent = "As a table";
     this._table = this._details.appendChild(document.createElement("table"));
     this._table.className = "numbers";
-    this._table.createCaption().textContent = `${this._what.title}: every ${TABLE_STEP_S} seconds, newest first`;
-    const head = this._table.createTHead().insertRow();
-    for (const text of ["Seconds ago", ...this._what.series.map((series) => series.label)]) {
-      const cell = head.appendChild(document.createElement("th"));
-      cell.scope = "col";
-      cell.className = "number";
-      cell.textContent = text;
-    }
+    this._table.createCaption().textContent = `${this.what.title}: every ${TABLE_STEP_S} seconds, newest first`;
+    this._table.createTHead().insertRow();
     this._table.createTBody();
     this._details.addEventListener("toggle", () => this._details.open && this._fillTable());
   }

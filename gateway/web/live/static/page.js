@@ -6,20 +6,22 @@ import { fetchOffer, PredictForm } from "./predict.js";
 import { problems, worstFirst } from "./problems.js";
 import { Stream } from "./stream.js";
 import { bars, fields, list, rows, setText } from "./tables.js";
-import { CLOSED, counted, number, OUTCOMES, percent } from "./texts.js";
+import { CLOSED, counted, nameOf, number, OUTCOMES, percent, readyOf, versionOf } from "./texts.js";
+import { Versions } from "./versions.js";
 
 const KEY = "smartbatch-api-key"; // in this tab's sessionStorage
-const LINK = "#model="; // and a name: the part of the address that selects a model
+const LINK = "#model="; // and a model's ID: the part of the address that selects it
 
 const part = (id) => document.getElementById(id);
 const key = () => sessionStorage.getItem(KEY) ?? "";
 
-let selected = ""; // the model that is shown; empty for all
+let selected = ""; // the ID of the model that is shown; empty for all
 let newest = null; // the last event
 let readable = true; // whether the key may read statistics
 
 const history = new History();
 const charts = new Charts(part("charts"));
+const versions = new Versions(part("versions"), part("version-charts"), (id) => `${LINK}${id}`);
 const form = new PredictForm(key, () => selected, requestKey);
 const stream = new Stream(key, { event, state, offer });
 
@@ -48,12 +50,12 @@ async function offer(signal) {
   return infos.length > 0;
 }
 
-// Select the model of the address, the only one, or all. Returns whether the charts were drawn: if the selection has
-// changed, or its history.
+// Select the model of the address, the only one (of several versions the default), or all. Returns whether the charts
+// were drawn: if the selection has changed, or its history.
 function select(replaced) {
   const names = Object.keys(newest.models);
   const address = location.hash.startsWith(LINK) ? location.hash.slice(LINK.length) : "";
-  const one = names.length === 1 || !readable;
+  const one = new Set(names.map(nameOf)).size === 1 || !readable;
   const next = names.includes(address) ? address : !one ? "" : names.includes(newest.default) ? newest.default : (names[0] ?? "");
   options(one ? names : ["", ...names]);
   part("model").value = next;
@@ -77,18 +79,34 @@ function show() {
   for (const section of document.querySelectorAll(".statistics")) section.hidden = !readable || !model;
   part("try").hidden = !model || predict === "forbidden";
   form.offer(model?.info ?? null, predict);
-  if (readable) banner(selected ? { [selected]: model } : models);
-  if (readable && model) showModel(model);
+  if (!readable) return;
+  const ids = allVersions(selected);
+  banner(selected ? ids : Object.keys(models));
+  part("versions-section").hidden = ids.length < 2;
+  setText(part("now-title"), ids.length < 2 ? "Now" : `Now, version ${versionOf(selected)}`);
+  if (ids.length > 1) {
+    setText(part("versions-title"), `Versions of ${nameOf(selected)}`);
+    versions.show(ids, selected, models, history);
+  }
+  if (model) showModel(model);
 }
 
-// Show what is wrong, with the name of the model if there are several; and all models, if none is selected.
-function banner(models) {
-  const found = Object.entries(models).map(([name, view]) => [name, problems(view)]);
+// The IDs of a model's versions, also of that one, in order.
+function allVersions(id) {
+  const ids = Object.keys(newest.models).filter((each) => nameOf(each) === nameOf(id));
+  return ids.sort((a, b) => versionOf(a) - versionOf(b));
+}
+
+// Show what is wrong with these models, with their names if there are several; and all models, if none is selected.
+function banner(ids) {
+  const { models } = newest;
+  const isReady = (id) => Object.values(models[id].stats.workers).some(({ state }) => state === "ready");
+  const found = ids.map((id) => [id, problems(models[id], allVersions(id).some(isReady))]);
   const all = found.flatMap(([name, each]) => each.map((problem) => ({ name, ...problem }))).sort(worstFirst);
   const items = [...new Set(all.map(({ text }) => text))].map((text) => {
     const same = all.filter((problem) => problem.text === text); // several models can have the same problem
     const names = same.map(({ name }) => name).join(", ");
-    return { level: same[0].level, text: selected ? text : `${names}: ${text}` };
+    return { level: same[0].level, text: ids.length === 1 ? text : `${names}: ${text}` };
   });
   list(part("banner"), newest.broker === "down" ? [REDIS_DOWN] : items);
   if (selected) return;
@@ -102,9 +120,9 @@ function banner(models) {
     number(point.client_errors),
     number(point.p99),
     number(point.waiting),
-    ready(stats.workers),
+    readyOf(stats.workers),
   ];
-  rows(part("models"), Object.entries(models).map(cells));
+  rows(part("models"), ids.map((id, n) => cells([id, models[id]], n)));
 }
 
 const REDIS_DOWN = { level: "bad", text: "Redis is unavailable, so requests are rejected: broker_unavailable. These are the last known values." };
@@ -169,7 +187,7 @@ function tiles({ queue, workers }, point) {
     ["Rejected / s", number(point.rejected)],
     ["Failed / s", number(point.failed)],
     ["Client errors / s", number(point.client_errors)],
-    ["Workers ready", ready(workers)],
+    ["Workers ready", readyOf(workers)],
     ["Dead letters", number(queue.dead_letters)],
     ["p50, ms", number(point.p50)],
     ["p95, ms", number(point.p95)],
@@ -178,12 +196,6 @@ function tiles({ queue, workers }, point) {
     ["Running", number(queue.running)],
     ["Oldest wait, s", number(queue.oldest_wait_s)],
   ]);
-}
-
-function ready(workers) {
-  const reports = Object.values(workers);
-  const those = reports.filter((report) => report.state === "ready").length;
-  return those === reports.length ? number(those) : `${those} of ${reports.length}`;
 }
 
 // Several partitions by number; of a model with one, nothing.

@@ -4,6 +4,7 @@ import { embeds, EXAMPLES, nearest } from "./nearest.js";
 import { clearResult, showResult, showStatus } from "./result.js";
 import { headersWith } from "./stream.js";
 import { setText } from "./tables.js";
+import { nameOf, versionOf } from "./texts.js";
 
 const PREDICT = new URL("../predict", import.meta.url);
 const OFFER = new URL("models", import.meta.url);
@@ -92,7 +93,10 @@ export class PredictForm {
     clearResult();
     showStatus(`Sending ${name} …`);
     const target = new URL(PREDICT);
-    if (this._model()) target.searchParams.set("model", this._model());
+    if (this._model()) {
+      target.searchParams.set("model", nameOf(this._model()));
+      target.searchParams.set("version", versionOf(this._model()));
+    }
     try {
       const headers = { ...headersWith(this._key()), "Content-Type": type, Accept: "application/json" };
       const response = await fetch(target, { method: "POST", body: content, headers, signal: request.signal });

@@ -8,8 +8,9 @@ const FEW = 0.01; // a smaller share of the requests is not shown
 const MANY = 0.05; // and from this share on it is bad, as for the alert SmartBatchRejections
 const CANCELLED = ["client_gone", "cancelled_by_operator"];
 
-export function problems({ stats: { outcomes, errors, workers, partitions = {} } }) {
-  const found = [...withoutWorker(workers), ...partitionsAway(partitions)];
+// `served`: whether any version of the model has a ready worker.
+export function problems({ stats: { outcomes, errors, workers, partitions = {} } }, served) {
+  const found = [...withoutWorker(workers, served), ...partitionsAway(partitions)];
   const total = sum(outcomes);
   const wrong = sum(outcomes, CLIENT_ERRORS);
   const codes = Object.entries(errors).sort(([, a], [, b]) => b - a);
@@ -37,12 +38,14 @@ export function worstFirst(a, b) {
   return LEVELS.indexOf(a.level) - LEVELS.indexOf(b.level);
 }
 
-function withoutWorker(workers) {
+function withoutWorker(workers, served) {
   const states = Object.values(workers).map((report) => report.state);
   if (states.includes("ready")) return [];
   const soon = states.some((state) => state === "loading" || state === "warming");
   const there = [...new Set(states)].map((state) => `${states.filter((each) => each === state).length} ${state}`);
-  const text = `No worker is ready${there.length ? ` (${there.join(", ")})` : ""}. Requests wait until one is`;
+  const none = `No worker is ready${there.length ? ` (${there.join(", ")})` : ""}`;
+  if (served) return [{ level: "note", state: "no worker ready", text: `${none}. Requests that name no version get another one.` }];
+  const text = `${none}. Requests wait until one is`;
   return [{ level: soon ? "warn" : "bad", state: "no worker ready", text: soon ? `${text}.` : `${text}: start smartbatch worker.` }];
 }
 

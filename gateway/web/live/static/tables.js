@@ -31,7 +31,7 @@ export function list(parent, items) {
   parent.hidden = !items.length;
 }
 
-// Show rows of text; the first cell of a row is its header. A cell can be a link, {text, href}, or {text, level}.
+// Show rows of text; the first cell of a row is its header. A cell can be a link, {text, href, current}, or {text, level}.
 export function rows(table, texts) {
   const body = table.tBodies[0];
   while (body.rows.length > texts.length) body.deleteRow(-1);
@@ -70,9 +70,11 @@ export function bars(table, entries) {
   });
 }
 
-function setLink(cell, { text, href }) {
+function setLink(cell, { text, href, current = false }) {
   const link = cell.firstElementChild ?? cell.appendChild(document.createElement("a"));
   if (link.getAttribute("href") !== href) link.href = href;
+  if (current) link.setAttribute("aria-current", "true");
+  else link.removeAttribute("aria-current");
   setText(link, text);
 }
 

@@ -62,6 +62,22 @@ export function number(value) {
   return value.toLocaleString("en", { maximumFractionDigits: digits });
 }
 
+// The name in a model's ID, and the version, like 2 in m@2.
+export function nameOf(id) {
+  return id.split("@")[0];
+}
+
+export function versionOf(id) {
+  return Number(id.split("@")[1] ?? 1);
+}
+
+// How many workers are ready, of how many.
+export function readyOf(workers) {
+  const reports = Object.values(workers);
+  const those = reports.filter((report) => report.state === "ready").length;
+  return those === reports.length ? number(those) : `${those} of ${reports.length}`;
+}
+
 export function percent(share) {
   return `${(share * 100).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %`;
 }

@@ -165,6 +165,13 @@ async def test_a_viewer_sees_only_the_models_of_its_key(viewed: Viewed) -> None:
         }
 
 
+async def test_a_key_that_is_limited_to_a_name_sees_all_versions_of_it(viewed: Viewed) -> None:
+    viewed.monitor.names = ("m", "m@2", "other@2")
+    viewed.live._add_points()
+    event = content(await anext(viewed.stream(key(models=("m",)))))
+    assert list(event["models"]) == ["m", "m@2"]
+
+
 @pytest.mark.parametrize(("role", "predict"), [("monitor", "forbidden"), ("admin", "here")])
 async def test_an_event_says_whether_the_key_may_send_requests(viewed: Viewed, role: Role, predict: str) -> None:
     assert content(await anext(viewed.stream(key(role))))["predict"] == predict
