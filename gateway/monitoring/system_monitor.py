@@ -135,7 +135,6 @@ class SystemMonitor:
                 self._last_known[name] = capacity
         for name, queue in self._queues.items():
             queue.set_partitions(self.partitions(name))
-            queue.observe(parts)
         self._read_at = time.monotonic()
 
     async def _snapshots(self, tags: Sequence[str]) -> dict[str, Snapshot]:
