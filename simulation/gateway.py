@@ -29,7 +29,6 @@ from smartbatch.gateway.queue.queued_request import Outcome
 from smartbatch.gateway.queue.reconciler import Reconciler
 from smartbatch.gateway.queue.reply_router import ReplyRouter
 from smartbatch.gateway.queue.submitter import SLOW_S
-from smartbatch.shared.broker.admin.registry import Snapshot
 from smartbatch.shared.broker.queue.admission import UNKNOWN, AdmitResult, AdmitStatus, Capacity
 from smartbatch.shared.broker.queue.replies import POP_COUNT, Notice
 from smartbatch.shared.errors import BrokerUnavailable, DeadlineExceeded, DeadlineUnattainable, QueueFull, Unavailable
@@ -179,10 +178,9 @@ class Gateway:
         first.gateways += 1
         for reads in itertools.count():
             read = await asyncio.gather(*(self._read(tag, n * SPREAD_S) for n, tag in enumerate(self._brokers)))
-            snapshots = {tag: Snapshot(MODEL, open_rows=rows) for tag, _, rows in filter(None, read)}
             self._capacities.clear()
-            self._capacities.update((tag, capacity) for tag, capacity, _ in filter(None, read))
-            self.queue.observe(snapshots)
+            self._capacities.update(filter(None, read))
+            self.queue.set_partitions(range(len(self._brokers)))
             if reads % REPORT_EVERY == 0:
                 await self._report(first)
             await asyncio.sleep(INTERVAL_S)
@@ -191,15 +189,13 @@ class Gateway:
         with contextlib.suppress(BrokerUnavailable):
             await broker.execute("report", lambda: broker.costs.report.of(1))
 
-    async def _read(self, tag: str, after_s: float) -> tuple[str, Capacity, int] | None:
-        """Return a partition's tag, capacity and inflight rows."""
+    async def _read(self, tag: str, after_s: float) -> tuple[str, Capacity] | None:
+        """Return a partition's tag and capacity."""
         await asyncio.sleep(after_s)
         broker = self._brokers[tag]
-        rows, costs = 0, broker.costs
+        costs = broker.costs
 
         def run() -> float:
-            nonlocal rows
-            rows = broker.inflight_rows
             return costs.snapshot.of(len(broker.leases)) + broker.gateways * costs.snapshot_gateway_s
 
         try:
@@ -210,7 +206,7 @@ class Gateway:
         cost = self.costs.gateway_snapshot.of(len(broker.leases))
         cost += broker.gateways * self.costs.gateway_snapshot_gateway_s
         self._busy_until = self._cores.run(max(self._busy_until, self._loop.now), cost)
-        return tag, broker.capacity(), rows
+        return tag, broker.capacity()
 
 
 class Partition(ProductPartition):

@@ -214,8 +214,8 @@ class InferenceRequest:
     def finish(self, packed: bytes) -> Response:
         """Render the response to a packed reply. Raises the reply's error, if it has one."""
         reply = unpack_reply(packed)
-        self._queued = False
         if not self._parts:
+            self._queued = False
             self.queue.release(self, answered=True)
         total_ms = (time.monotonic() - self.started_at) * 1000
         gateway_ms = max(0.0, total_ms - sum(reply.ms.values()))

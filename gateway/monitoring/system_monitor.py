@@ -142,7 +142,6 @@ class SystemMonitor:
         self._take_over(names, tags, parts)
         for name, queue in self._queues.items():
             queue.set_partitions(self.partitions(name))
-            queue.observe(parts)
         self._read_at = time.monotonic()
         self.on_read()
 

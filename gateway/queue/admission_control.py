@@ -32,7 +32,6 @@ class AdmissionControl:
         self.capacity = capacity
         self._clock = clock
         self._open_rows = 0.0  # usual rows: what is inflight costs as much as these
-        self._sent_rows = 0  # since that was known
         self._closed: AdmitStatus | None = None  # why requests are rejected, or None while open
         self._closed_to_ms = 0.0  # requests with a timeout up to this are rejected
         self._updated_at = 0.0
@@ -64,28 +63,9 @@ class AdmissionControl:
         if self._wait_s(rows) * 1000 > timeout_ms:
             raise self.rejection(AdmitStatus.DEADLINE_UNATTAINABLE, timeout_ms, rows)
 
-    @property
-    def empty(self) -> bool:
-        """Whether nothing is known to be inflight."""
-        return not self._open_rows and not self._sent_rows
-
-    def expected_wait_s(self) -> float:
-        """Return the seconds until the batch of a request sent now would begin; without a known rate, something that
-        grows with what is inflight. With the time of its batch a slow partition would get nothing at all until a faster
-        one has that much more to do."""
-        return (self._open_rows + self._sent_rows + 1) / (self.capacity().rows_per_s or 1.0)
-
-    def sent(self, rows: int) -> None:
-        """Count rows that `expected_wait_s` has to know of before the broker's answer."""
-        self._sent_rows += rows
-
-    def observe(self, inflight_rows: int, inflight_bytes: int) -> None:
-        """Take over what a monitor read of the queue, which other gateways fill too."""
-        self._open_rows, self._sent_rows = self.capacity().cost(inflight_rows, inflight_bytes), 0
-
     def update(self, result: AdmitResult, rejected: Sequence[tuple[NewEntry, AdmitStatus]]) -> None:
         """Take over the broker's answer to a flush."""
-        self.observe(result.inflight_rows, result.inflight_bytes)
+        self._open_rows = self.capacity().cost(result.inflight_rows, result.inflight_bytes)
         self._updated_at = now = self._clock()
         if not rejected and self._closed is None:
             return

@@ -15,10 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from smartbatch.gateway.core.metrics import ModelMetrics
 from smartbatch.gateway.queue.admission_control import AdmissionControl
 from smartbatch.gateway.queue.choice import choose
-from smartbatch.gateway.queue.partition import Partition, Watch
+from smartbatch.gateway.queue.partition import Partition, Watch, assign
 from smartbatch.gateway.queue.queued_request import QueuedRequest
 from smartbatch.gateway.queue.submitter import Submitter
-from smartbatch.shared.broker.admin.registry import Snapshot
 from smartbatch.shared.broker.queue.admission import UNKNOWN, Capacity
 from smartbatch.shared.errors import BrokerUnavailable, Unavailable
 from smartbatch.shared.keys import partition_tag, split_model_id
@@ -85,7 +84,8 @@ class ModelQueue:
     # --- partitions
 
     def set_partitions(self, numbers: Sequence[int]) -> None:
-        """Take over which partitions the model has. Others get no more requests, and are closed once empty."""
+        """Take over which partitions the model has, whenever they and their workers were read. Others get no more
+        requests, and are closed once empty."""
         tags = [partition_tag(self.model, number) for number in numbers]
         known = {partition.keys.tag: partition for partition in self.partitions}
         for partition in self.partitions:
@@ -93,13 +93,6 @@ class ModelQueue:
         for tag in tags:
             if tag not in known:
                 self._add_partition(tag)
-        self._find_usable()
-
-    def observe(self, snapshots: Mapping[str, Snapshot]) -> None:
-        """Take over what was read of the partitions, by tag."""
-        for partition in self.partitions:
-            if (snapshot := snapshots.get(partition.keys.tag)) is not None:
-                partition.admission_control.observe(snapshot.open_rows, snapshot.open_bytes)
         self._find_usable()
 
     def _add_partition(self, tag: str) -> None:
@@ -216,8 +209,10 @@ class ModelQueue:
     def release(self, request: QueuedRequest, *, answered: bool) -> None:
         """Remove a request. Without `answered` its entry is cancelled, if it was sent."""
         self.outstanding.pop(request.entry.id, None)
-        if not answered and request.admitted_at and request.partition is not None:
-            request.partition.cancel((request.entry.id,))
+        if request.partition is not None:
+            if not answered and request.admitted_at:
+                request.partition.cancel((request.entry.id,))
+            assign(request, None)
 
     @property
     def broker_up(self) -> bool:
@@ -230,7 +225,7 @@ async def _admit_again(requests: Sequence[QueuedRequest], partitions: Sequence[P
     """Spread requests that were admitted elsewhere over partitions. Raises BrokerUnavailable."""
     targets: dict[Partition, list[QueuedRequest]] = {}
     for request in requests:
-        request.partition = target = choose(partitions)
+        assign(request, target := choose(partitions))
         targets.setdefault(target, []).append(request)
     for target, moved in targets.items():
         await target.take_over(moved)

@@ -50,6 +50,7 @@ class Partition:
         self.admission_control = AdmissionControl(settings.max_queue, capacity)
         self.broker_up = True
         self.leaving = False  # takes no requests any more
+        self.unanswered_rows = 0  # of the requests that it has, see `assign`
         self.on_state: Callable[[], None] = lambda: None
         self._limits = (settings.max_queue, settings.max_queue_bytes)
         self._outstanding = outstanding
@@ -131,19 +132,14 @@ class Partition:
         return max(self.unanswered_s(now), now - self._without_workers_since)
 
     @property
-    def empty(self) -> bool:
-        """Whether nothing is known to be inflight."""
-        return self.admission_control.empty
-
-    def expected_wait_s(self) -> float:
-        """Return how long a request sent now would wait for its reply."""
-        return self.admission_control.expected_wait_s()
+    def rows_per_s(self) -> float:
+        """The rate of its ready workers; 0 if it is not known."""
+        return self.admission_control.capacity().rows_per_s
 
     # --- calls
 
     async def admit(self, requests: Sequence[QueuedRequest]) -> AdmitResult:
         """Admit requests that are new. Raises BrokerFull or BrokerUnavailable, as Admission.admit does."""
-        self.admission_control.sent(sum(request.entry.rows for request in requests))
         self._unanswered_since = min(self._unanswered_since, time.monotonic())
         try:
             result = await self._admission.admit(
@@ -202,3 +198,13 @@ class Partition:
             self._reconciler.run_now()
             self._wake_cancels.set()
         self.on_state()
+
+
+def assign(request: QueuedRequest, partition: Partition | None) -> None:
+    """Make a request one of this partition's, and of no other's; of none while it waits to be sent, and at its end."""
+    rows = request.entry.rows
+    if request.partition is not None:
+        request.partition.unanswered_rows -= rows
+    if partition is not None:
+        partition.unanswered_rows += rows
+    request.partition = partition

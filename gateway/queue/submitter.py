@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from smartbatch.gateway.core.metrics import ModelMetrics
 from smartbatch.gateway.queue.choice import choose
-from smartbatch.gateway.queue.partition import Partition
+from smartbatch.gateway.queue.partition import Partition, assign
 from smartbatch.gateway.queue.queued_request import QueuedRequest
 from smartbatch.shared.broker.queue.admission import MAX_CALL_BYTES, MAX_CALL_REQUESTS, AdmitResult, AdmitStatus
 from smartbatch.shared.errors import BrokerFull, BrokerUnavailable
@@ -46,7 +46,8 @@ class Submitter:
         self._wake = asyncio.Event()
 
     def put(self, request: QueuedRequest) -> None:
-        request.partition = None
+        if request.partition is not None:  # it was sent before
+            assign(request, None)
         self._unsent.append(request)
         self._wake.set()
 
@@ -64,22 +65,22 @@ class Submitter:
         """Send a flush, and wait for the broker's answer unless that takes long."""
         among = self._partitions()
         if self._only_one():
-            if flush := self._next_flush():
+            if flush := self._next_flush(among[0]):
                 await self._admit(among[0], flush)
             return
         quick = [partition for partition in among if partition not in self._slow]
         if not quick:
             await asyncio.wait(self._slow.values(), timeout=SLOW_S, return_when=asyncio.FIRST_COMPLETED)
             return
-        if flush := self._next_flush():
-            partition = choose(quick)
+        partition = choose(quick)
+        if flush := self._next_flush(partition):
             call = asyncio.create_task(self._admit(partition, flush))
             self._slow[partition] = call
             call.add_done_callback(lambda call: self._slow.pop(partition))
             await asyncio.wait((call,), timeout=SLOW_S)
 
-    def _next_flush(self) -> list[QueuedRequest]:
-        """Take as many requests as fit into one call. Drop those that have ended."""
+    def _next_flush(self, partition: Partition) -> list[QueuedRequest]:
+        """Take as many requests as fit into one call, and assign them to the partition. Drop those that have ended."""
         flush: list[QueuedRequest] = []
         size = 0
         taken = 0
@@ -89,6 +90,7 @@ class Submitter:
                 break
             taken += 1
             if request.waiting:
+                assign(request, partition)
                 flush.append(request)
                 size += payload_bytes
         self._unsent = self._unsent[taken:]
@@ -97,8 +99,6 @@ class Submitter:
     async def _admit(self, partition: Partition, flush: list[QueuedRequest]) -> None:
         """Admit the requests, repeating the call while the broker doesn't answer, which is safe. Afterwards each has
         been admitted or has ended, or goes to another partition."""
-        for request in flush:
-            request.partition = partition
         resend_until = time.monotonic() + RESEND_FOR_S
         while True:
             try:

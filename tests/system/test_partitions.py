@@ -43,6 +43,10 @@ from tests.system.stack import Stack
 
 MODEL = "simulated:base_ms=4,row_ms=0.2"
 MOVED_S = 2.0  # after this, requests don't notice that a broker is away
+# How soon a partition is used again after its failover. A worker's look for its home, its heartbeat there and the
+# gateway's look for ready workers come one after the other, each up to half a second later. Measured on two busy cores:
+# 0.6 to 1.5 s; on a slower machine 2.3 s.
+USED_AGAIN_S = 4.0
 
 
 def keys(partition: int) -> Keys:
@@ -256,7 +260,7 @@ async def test_a_partition_is_used_again_soon_after_its_failover(cluster: Stack,
             eventually, lambda: entries_of(new, 0) > entries + 10 and not new.xlen(keys(0).dead), 10
         )
         print(f"used again {time.monotonic() - back_at:.2f} s after the failover")
-        assert time.monotonic() - back_at < 2.0
+        assert time.monotonic() - back_at < USED_AGAIN_S
         done.set()
         await sending
         requests = load.sent

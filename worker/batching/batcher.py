@@ -41,6 +41,7 @@ WAKEUP_S = 0.5  # longest wait for a wakeup: a worker that crashed with the fill
 FILL_LOCK_SLACK_MS = 100  # how long the fill lock outlasts the wait that it was taken for
 MIN_AHEAD_POLL_S = 0.002
 AHEAD_POLLS = 4  # polls for a batch to claim ahead, during one forward
+IDLE_OTHERS = 4  # nothing is claimed ahead if so many are expected to be idle: then hardly ever all are busy
 # The sole worker sends the next claim this long before the end of a batch that no arrival is likely to follow, so that
 # only the replies are left to do afterwards. (asyncio's timers count whole milliseconds.)
 EARLY_S = 0.001
@@ -90,6 +91,7 @@ class Batcher:
         self._releases: set[asyncio.Task[None]] = set()
         self._isolated = False  # the pool holds an entry of a dead worker, alone
         self._free_since: float | None = None
+        self._idle_s = 0.0  # how long the device was free before the last claim of a first entry
 
     def enter(self, source: Source) -> None:
         """Claim from this partition. Called once before `run`."""
@@ -220,6 +222,8 @@ class Batcher:
             if claim.kind != "empty":
                 return bool(self._pool)
         await self._claim("idle", hold_ms=hold_ms, after_wakeup_s=WAKEUP_S)
+        if self._free_since is not None:
+            self._idle_s = time.monotonic() - self._free_since
         return bool(self._pool)
 
     async def _run_isolated(self) -> None:
@@ -323,7 +327,8 @@ class Batcher:
         forward_s = running.predicted_s
         run_s = forward_s + self._times.claim_s
         remaining_s = running.on_device_at + run_s - time.monotonic()
-        if running.run_inline or not (backlog or self._arrival_likely(run_s)):
+        leave_it = not self._pool and self._others_idle(forward_s)
+        if running.run_inline or leave_it or not (backlog or self._arrival_likely(run_s)):
             await self._await_end(forward_s, remaining_s)
             return
         lead_s = self._times.claim_s + self._tracker.fetch_s + self._tracker.decoder.mean_s * self._limits.max_rows
@@ -354,6 +359,11 @@ class Batcher:
             poll_s = min(poll_s, until_soon_s) if backlog else until_soon_s
         self._waiting = math.inf
         await self._until_freed(poll_s)
+
+    def _others_idle(self, forward_s: float) -> bool:
+        """Whether several workers are idle, if the others wait for their batches as long as this one did. They claim
+        all that comes, and with dozens of workers empty claims would take an eighth of the broker's time."""
+        return (self.workers - 1) * self._idle_s > IDLE_OTHERS * (self._idle_s + forward_s)
 
     async def _await_end(self, forward_s: float, remaining_s: float) -> None:
         """Wait for the end of a batch that no arrival is likely to follow; the sole worker claims EARLY_S before it."""

@@ -172,8 +172,12 @@ async def test_an_error_of_a_part_ends_the_request_and_submits_no_more(services:
     request.submit(outcomes.append)
     first, second, *_ = queue.outstanding.values()
     first.end(pack_reply(Reply(None, InvalidInput("no"))))
-    assert len(outcomes) == 1
+    [outcome] = outcomes
+    assert isinstance(outcome, bytes)
+    with pytest.raises(InvalidInput):
+        request.finish(outcome)
     request.record_failure(InvalidInput("no"))
+    assert list(queue.outstanding) == []
     second.end(pack_reply(Reply(Result(values=[1] * 32))))
     assert list(queue.outstanding) == []
 

@@ -1,4 +1,4 @@
-"""Flushes go where the expected wait is short, without all gateways going to the same partition."""
+"""Flushes go where this gateway waits for the least, by the workers' rate, and evenly where it waits for as much."""
 
 from __future__ import annotations
 
@@ -7,23 +7,18 @@ from collections import Counter
 
 import pytest
 
-from smartbatch.gateway.queue import choice
 from smartbatch.gateway.queue.choice import choose
 
 
 class Candidate:
-    def __init__(self, wait_s: float, *, empty: bool = False) -> None:
-        self.wait_s = wait_s
-        self.empty = empty
-
-    def expected_wait_s(self) -> float:
-        return self.wait_s
+    def __init__(self, unanswered_rows: int = 0, rows_per_s: float = 100.0) -> None:
+        self.unanswered_rows = unanswered_rows
+        self.rows_per_s = rows_per_s
 
 
 @pytest.fixture(autouse=True)
-def seed(monkeypatch: pytest.MonkeyPatch) -> None:
+def seed() -> None:
     random.seed(1)
-    monkeypatch.setattr(choice, "EXPLORED", 0.0)
 
 
 def chosen(candidates: list[Candidate], times: int = 3000) -> Counter[int]:
@@ -31,26 +26,33 @@ def chosen(candidates: list[Candidate], times: int = 3000) -> Counter[int]:
 
 
 def test_the_only_one_is_chosen() -> None:
-    assert chosen([Candidate(5.0)], 1) == {0: 1}
+    assert chosen([Candidate(5)], 1) == {0: 1}
 
 
-def test_of_two_the_shorter_wait_wins() -> None:
-    assert chosen([Candidate(0.2), Candidate(0.1)], 10) == {1: 10}
+def test_the_one_with_the_fewest_rows_is_chosen_of_all() -> None:
+    assert chosen([Candidate(2), Candidate(5), Candidate(1), Candidate(2)], 100) == {2: 100}
 
 
-def test_of_many_the_shortest_gets_its_share_and_not_all() -> None:
-    found = chosen([Candidate(n / 10) for n in range(10)])
-    assert found[9] == 0  # the longest loses against every other
-    assert 500 < found[0] < 700  # a fifth: it is one of two drawn
+def test_equal_ones_get_equal_shares() -> None:
+    found = chosen([Candidate(1), Candidate(1), Candidate(1), Candidate(2)])
+    assert found.keys() == {0, 1, 2}
+    assert min(found.values()) > 900
 
 
-def test_an_empty_one_that_seems_slow_is_tried_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice, "EXPLORED", 1 / 32)
-    found = chosen([Candidate(0.1), Candidate(8.0), Candidate(9.0, empty=True)], 3200)
-    assert 50 < found[2] < 150  # every 32nd
+def test_rows_count_by_the_time_that_the_workers_there_need_for_them() -> None:
+    assert chosen([Candidate(3, 100.0), Candidate(5, 200.0)], 100) == {1: 100}
+    assert chosen([Candidate(3, 100.0), Candidate(7, 200.0)], 100) == {0: 100}
 
 
-def test_one_with_a_long_queue_gets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would reject requests that others have room for."""
-    monkeypatch.setattr(choice, "EXPLORED", 1 / 32)
-    assert chosen([Candidate(0.1), Candidate(0.1), Candidate(9.0)])[2] == 0
+def test_a_slow_one_is_tried_when_nothing_is_left_there() -> None:
+    """Its workers may have seemed slow in their warm-up, and would never be measured again."""
+    assert chosen([Candidate(1, 1000.0), Candidate(0, 0.1)], 100) == {1: 100}
+
+
+def test_one_without_a_known_rate_gets_a_flush_at_a_time() -> None:
+    assert chosen([Candidate(50, 1000.0), Candidate(0, 0.0)], 100) == {1: 100}
+    assert chosen([Candidate(50, 1000.0), Candidate(1, 0.0)], 100) == {0: 100}
+
+
+def test_without_any_known_rate_rows_count_alone() -> None:
+    assert chosen([Candidate(2, 0.0), Candidate(1, 0.0)], 100) == {1: 100}

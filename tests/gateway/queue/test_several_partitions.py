@@ -11,7 +11,7 @@ import pytest
 
 from smartbatch.gateway.core.metrics import GatewayMetrics
 from smartbatch.gateway.queue.model_queue import ModelQueue
-from smartbatch.gateway.queue.partition import Partition
+from smartbatch.gateway.queue.partition import Partition, assign
 from smartbatch.shared.broker.queue.admission import Capacity, NewEntry
 from smartbatch.shared.errors import BrokerFull, BrokerUnavailable, ClientGone
 from smartbatch.shared.settings import from_environment
@@ -77,7 +77,7 @@ async def test_a_broker_without_memory_rejects_nothing_while_others_have_some(
     for number in range(30):
         requests += submit(queue, f"r{number}")
         await asyncio.sleep(0.005)
-        queue.observe({})
+        queue.set_partitions((0, 1, 2))
     assert all(request.admitted_at for request in requests)
     for partition in queue.partitions[1:]:
         monkeypatch.setattr(partition._admission, "admit", full)
@@ -135,7 +135,7 @@ async def test_what_moves_while_it_is_reconciled_is_not_admitted_where_it_was(
 
     async def move_meanwhile(ids: Sequence[str]) -> list[bool]:
         for request in requests:
-            request.partition = new
+            assign(request, new)
         old.cancel(request.entry.id for request in requests)
         await new.take_over(requests)
         await until_empty(broker, old)
@@ -149,9 +149,64 @@ async def test_what_moves_while_it_is_reconciled_is_not_admitted_where_it_was(
 async def test_what_waits_to_be_sent_again_is_sent_once(queue: ModelQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that could not be admitted waits for the next flush. It isn't moved meanwhile as well."""
     (request,) = submit(queue, "a")
-    request.partition = queue.partitions[0]  # the call failed
+    assign(request, queue.partitions[0])  # the call failed
     queue._submitter._unsent.clear()
     queue._submitter.put(request)
     monkeypatch.setattr(queue.partitions[0], "stuck_s", lambda now, others_have_workers: 5.0)
     await queue._move_from(queue.partitions[0])
     assert queue._submitter._unsent == [request]
+
+
+# --- what each partition owes
+
+
+def unanswered(queue: ModelQueue) -> list[int]:
+    return [partition.unanswered_rows for partition in queue.partitions]
+
+
+async def test_each_request_counts_once_in_its_partition_until_it_is_released(queue: ModelQueue) -> None:
+    requests, partition = await admitted(queue, "a", "b")
+    assert (partition.unanswered_rows, sum(unanswered(queue))) == (2, 2)
+    requests[0].end(b"reply")
+    queue.release(requests[0], answered=True)
+    queue.release(requests[0], answered=True)
+    assert (partition.unanswered_rows, sum(unanswered(queue))) == (1, 1)
+    hang_up(queue, requests[1:])
+    assert unanswered(queue) == [0, 0, 0]
+
+
+async def test_flushes_go_where_nothing_is_left_unanswered(queue: ModelQueue) -> None:
+    found = [(await admitted(queue, name))[1] for name in ("a", "b", "c")]
+    assert {partition.keys.tag for partition in found} == {"m", "m:1", "m:2"}
+    assert unanswered(queue) == [1, 1, 1]
+
+
+async def test_a_request_that_moves_counts_where_it_is(queue: ModelQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests, old = await admitted(queue, "a", "b")
+    monkeypatch.setattr(old, "stuck_s", lambda now, others_have_workers: 5.0)
+    await queue._move_from(old)
+    assert (old.unanswered_rows, sum(unanswered(queue))) == (0, 2)
+    hang_up(queue, requests)
+    assert unanswered(queue) == [0, 0, 0]
+
+
+async def test_a_request_that_ends_before_it_is_sent_counts_nowhere(queue: ModelQueue) -> None:
+    requests = submit(queue, "a", "b")
+    hang_up(queue, requests[:1])
+    await asyncio.sleep(0)  # the submitter has taken the flush, and its call has not begun
+    hang_up(queue, requests[1:])
+    requests, _ = await admitted(queue, "c")
+    assert sum(unanswered(queue)) == 1
+
+
+async def test_what_no_broker_takes_counts_nowhere(queue: ModelQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def full(*args, **how):
+        raise BrokerFull("no memory")
+
+    for partition in queue.partitions:
+        monkeypatch.setattr(partition._admission, "admit", full)
+    (request,) = submit(queue, "a")
+    with pytest.raises(BrokerFull):
+        await asyncio.wait_for(request.future, 5)
+    queue.release(request, answered=False)
+    assert unanswered(queue) == [0, 0, 0]

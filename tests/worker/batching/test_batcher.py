@@ -27,16 +27,26 @@ class Around:
         self.batches: list[Batch] = []
         self.has_suspects = False
         self.mean_s = self.fetch_s = 0.0
-        self.decoder = self.queue = self.tracker = self
+        self.decoder = self.queue = self.tracker = self.metrics = self.starved = self
+        self.first_claim: tuple[float, list[Entry]] = (30.0, [])  # the wait for the wakeup, and what it brings
         self.failure_detector = FailureDetector()
 
     async def claim(self, mode: str, **how: object) -> Claim:
         self.claimed_at.append(time.monotonic())
         self.modes.append(mode)
-        await asyncio.sleep(30 if how.get("after_wakeup_s") else 0)
+        if how.get("after_wakeup_s"):
+            seconds, entries = self.first_claim
+            self.first_claim = (30.0, [])
+            await asyncio.sleep(seconds)
+            return Claim("batch" if entries else "empty", 1_000_000, 0, "1-0", False, entries)
+        await asyncio.sleep(0)
         return NOTHING
 
+    def receive(self, entries: list[Entry], now_ms: int, now: float, *, isolated: bool) -> list[ClaimedEntry]:
+        return claimed(entries)
+
     def wake(self) -> None: ...
+    def inc(self, amount: float) -> None: ...
     def take_suspect(self) -> list[ClaimedEntry]:
         return []
 
@@ -57,10 +67,16 @@ def made(around: Around, forward_s: float) -> Batcher:
     return batcher
 
 
+def entries(count: int) -> list[Entry]:
+    return [Entry(f"1-{n}", f"r{n}", "g", 1_000_000, 10_000, 1, 1, "raw", "", b"x") for n in range(count)]
+
+
+def claimed(entries: list[Entry]) -> list[ClaimedEntry]:
+    return [ClaimedEntry(entry, 1_000_000, time.monotonic()) for entry in entries]
+
+
 def submit(batcher: Batcher, rows: int, closed: CloseReason) -> None:
-    now = time.monotonic()
-    entries = [Entry(f"1-{n}", f"r{n}", "g", 1_000_000, 10_000, 1, 1, "raw", "", b"x") for n in range(rows)]
-    batcher._pool.add([ClaimedEntry(entry, 1_000_000, now) for entry in entries])
+    batcher._pool.add(claimed(entries(rows)))
     batcher._submit(closed)
 
 
@@ -111,6 +127,33 @@ async def test_a_stream_is_claimed_ahead_even_without_a_window() -> None:
     running = asyncio.create_task(batcher.run())
     await asyncio.sleep(0.09)
     assert "ahead" in around.modes
+    running.cancel()
+
+
+@pytest.mark.parametrize(
+    ("idle_s", "workers", "ahead"),
+    [
+        (0.15, 10, False),
+        (0.0, 10, True),  # it was needed at once, so probably the others are busy as well
+        (0.15, 2, True),  # the other one is busy now and then, and what comes then is decoded meanwhile
+        (0.15, 1, True),
+    ],
+)
+async def test_nothing_is_claimed_ahead_while_several_workers_are_idle(
+    idle_s: float, workers: int, ahead: bool
+) -> None:
+    around = Around()
+    batcher = made(around, 0.1)
+    batcher.workers = workers
+    submit(batcher, 32, "full")
+    batcher.device_freed(around.batches[0], time.monotonic())
+    around.first_claim = (idle_s, entries(32))
+    running = asyncio.create_task(batcher.run())
+    async with asyncio.timeout(5):
+        while len(around.batches) < 2:
+            await asyncio.sleep(0.001)
+    await asyncio.sleep(0.09)
+    assert ("ahead" in around.modes) is ahead
     running.cancel()
 
 
