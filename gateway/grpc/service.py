@@ -16,9 +16,9 @@ from smartbatch.gateway.grpc.calls import Context, abort, headers_of
 from smartbatch.gateway.grpc.infer import infer
 from smartbatch.gateway.inference.request_services import RequestServices
 from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
-from smartbatch.gateway.oip import metadata, statistics
-from smartbatch.gateway.oip.infer_options import check_version
+from smartbatch.gateway.oip import metadata, statistics, versions
 from smartbatch.shared.errors import Forbidden
+from smartbatch.shared.model_info import ModelInfo
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -80,8 +80,10 @@ def _ready(services: ServiceView, principal: Principal | None, request: Any) -> 
 
 
 def _model_ready(services: ServiceView, principal: Principal | None, request: Any) -> Message:
-    _check(services, principal, request)
-    return pb.ModelReadyResponse(ready=metadata.model_ready(services.monitor, request.name))
+    metadata.check_access(principal, request.name)
+    monitor = services.monitor
+    models = versions.meant(monitor, request.name, request.version)
+    return pb.ModelReadyResponse(ready=metadata.model_ready(monitor, models))
 
 
 def _server_metadata(services: ServiceView, principal: Principal | None, request: Any) -> Message:
@@ -90,24 +92,19 @@ def _server_metadata(services: ServiceView, principal: Principal | None, request
 
 
 def _model_metadata(services: ServiceView, principal: Principal | None, request: Any) -> Message:
-    _check(services, principal, request)
-    return messages.model_metadata(metadata.model_metadata(metadata.info_of(services.monitor, request.name)))
+    monitor = services.monitor
+    return messages.model_metadata(metadata.model_metadata(monitor, _info(services, principal, request)))
 
 
 def _model_config(services: ServiceView, principal: Principal | None, request: Any) -> Message:
-    _check(services, principal, request)
-    monitor = services.monitor
-    return messages.model_config(metadata.model_config(monitor, metadata.info_of(monitor, request.name)))
+    return messages.model_config(metadata.model_config(services.monitor, _info(services, principal, request)))
 
 
 def _statistics(services: ServiceView, principal: Principal | None, request: Any) -> Message:
     monitor = services.monitor
     if services.settings.management_port >= 0:
         raise Forbidden("statistics are only available over HTTP, on MANAGEMENT_PORT")
-    if request.name:
-        metadata.check_model(monitor, request.name)
-        check_version(request.name, request.version)
-    models = [request.name] if request.name else monitor.model_names
+    models = versions.meant(monitor, request.name, request.version) if request.name else monitor.model_names
     return messages.statistics([statistics.of(monitor, model) for model in models])
 
 
@@ -115,10 +112,10 @@ def _index(services: ServiceView, principal: Principal | None, request: Any) -> 
     return messages.index(metadata.index(services.monitor, principal, only_ready=request.ready))
 
 
-def _check(services: ServiceView, principal: Principal | None, request: Any) -> None:
+def _info(services: ServiceView, principal: Principal | None, request: Any) -> ModelInfo:
+    """Return the announcement of the requested version, or of the one that requests by name go to."""
     metadata.check_access(principal, request.name)
-    metadata.check_model(services.monitor, request.name)
-    check_version(request.name, request.version)
+    return metadata.info_of(services.monitor, versions.chosen(services.monitor, request.name, request.version))
 
 
 _MODEL = "/v2/models/{model}"

@@ -22,7 +22,7 @@ from smartbatch.shared.broker.connection.connections import Connections
 from smartbatch.shared.broker.connection.primary import primaries
 from smartbatch.shared.broker.queue.admission import Capacity
 from smartbatch.shared.errors import BrokerUnavailable
-from smartbatch.shared.keys import MODELS, Keys, partition_tag
+from smartbatch.shared.keys import MODELS, Keys, model_id, partition_tag, split_model_id
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.partitions import SlotRange, partitions_of
 from smartbatch.shared.settings import Settings
@@ -70,6 +70,16 @@ class SystemMonitor:
     def model_names(self) -> list[str]:
         """The known models, whether or not they have a ready worker."""
         return sorted({self._default, *self.models})
+
+    def versions(self, name: str) -> list[int]:
+        """Return the known versions of a model in ascending order."""
+        return sorted(version for known, version in map(split_model_id, self.model_names) if known == name)
+
+    def default_version(self, name: str) -> int:
+        """Return the version of a known model that gets the requests that name none: the highest that has a ready
+        worker, or else the highest."""
+        versions, workers = self.versions(name), self.ready_workers
+        return max([each for each in versions if workers.get(model_id(name, each))] or versions)
 
     @property
     def ready_workers(self) -> dict[str, int]:

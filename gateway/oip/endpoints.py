@@ -14,8 +14,7 @@ from smartbatch.gateway.auth.principal import Principal
 from smartbatch.gateway.core.problems import problem
 from smartbatch.gateway.inference.body_reader import read_body
 from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
-from smartbatch.gateway.oip import metadata, statistics
-from smartbatch.gateway.oip.infer_options import check_version
+from smartbatch.gateway.oip import metadata, statistics, versions
 from smartbatch.gateway.oip.metadata import Liveness, ModelReadiness
 from smartbatch.gateway.oip.statistics import Statistics
 from smartbatch.shared.errors import ClientError, MalformedBody, SmartBatchError
@@ -71,31 +70,31 @@ async def server(request: Request) -> Response:
 
 @with_json_errors
 async def model_metadata(request: Request) -> Response:
-    return _json(metadata.model_metadata(metadata.info_of(_monitor(request), _model(request))))
+    monitor = _monitor(request)
+    return _json(metadata.model_metadata(monitor, metadata.info_of(monitor, _chosen(request))))
 
 
 @with_json_errors
 async def model_ready(request: Request) -> Response:
-    """Respond with 200 if the model has a ready worker, otherwise 503."""
-    monitor, model = _monitor(request), _model(request)
-    metadata.check_model(monitor, model)
-    is_ready = metadata.model_ready(monitor, model)
+    """Respond with 200 if the version has a ready worker, or without a version any of them, otherwise 503."""
+    monitor, (model, version) = _monitor(request), _target(request)
+    is_ready = metadata.model_ready(monitor, versions.meant(monitor, model, version))
     return _json(ModelReadiness(model, is_ready), 200 if is_ready else 503)
 
 
 @with_json_errors
 async def model_config(request: Request) -> Response:
     monitor = _monitor(request)
-    return _json(metadata.model_config(monitor, metadata.info_of(monitor, _model(request))))
+    return _json(metadata.model_config(monitor, metadata.info_of(monitor, _chosen(request))))
 
 
 @with_json_errors
 async def model_statistics(request: Request) -> Response:
-    """Return one model's statistics. The path authorizes the key (auth/authenticator.py), for any model."""
-    monitor, model = _monitor(request), request.path_params["model"]
-    metadata.check_model(monitor, model)
-    check_version(model, request.path_params.get("version", ""))
-    return _json(Statistics([statistics.of(monitor, model)]))
+    """Return the statistics of one version of a model, or of each. The path authorizes the key
+    (auth/authenticator.py), for any model."""
+    monitor, path = _monitor(request), request.path_params
+    models = versions.meant(monitor, path["model"], path.get("version", ""))
+    return _json(Statistics([statistics.of(monitor, model) for model in models]))
 
 
 @with_json_errors
@@ -136,12 +135,17 @@ def _principal(request: Request) -> Principal | None:
     return None if authenticator is None else authenticator.identify(request.scope["headers"])
 
 
-def _model(request: Request) -> str:
-    """Return the model in the path. Raises Forbidden if the key may not use it, UnknownModel for an unknown version."""
+def _target(request: Request) -> tuple[str, str]:
+    """Return the model and the version in the path; without a version, an empty one. Raises Forbidden if the key may
+    not use the model."""
     model = request.path_params["model"]
     metadata.check_access(_principal(request), model)
-    check_version(model, request.path_params.get("version", ""))
-    return model
+    return model, request.path_params.get("version", "")
+
+
+def _chosen(request: Request) -> str:
+    """Return the ID of the version in the path, or of the one that requests by name go to."""
+    return versions.chosen(_monitor(request), *_target(request))
 
 
 def _json(body: Any, status: int = 200) -> Response:
