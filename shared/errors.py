@@ -106,6 +106,12 @@ class UnknownModel(ClientError):
     code = "unknown_model"
 
 
+class ModelCommandFailed(ClientError):
+    """A command to load or unload a model failed, or no launcher (`smartbatch up`) can carry it out."""
+
+    code = "model_command_failed"
+
+
 class Unauthenticated(ClientError):
     """The API key is missing or invalid."""
 
@@ -272,9 +278,9 @@ def by_code() -> dict[str, type[SmartBatchError]]:
 def codes_of(cls: type[SmartBatchError]) -> set[str]:
     """Return the codes of a branch of the tree that a request may end with.
 
-    Codes of connections that never sent a request, and of startup, are left out.
+    Codes of connections that never sent a request, of commands and of startup are left out.
     """
-    never = (UrlTooLong, HeadTimeout, TooManyConnections, StartupError)
+    never = (UrlTooLong, HeadTimeout, TooManyConnections, ModelCommandFailed, StartupError)
     return {code for code, each in by_code().items() if issubclass(each, cls) and not issubclass(each, never)}
 
 
