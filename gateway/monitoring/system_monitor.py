@@ -122,6 +122,10 @@ class SystemMonitor:
                 log.exception("reading the system's state failed")
             await asyncio.sleep(INTERVAL_S)
 
+    async def refresh(self) -> None:
+        """Read the state now rather than within INTERVAL_S. Raises BrokerUnavailable."""
+        await self._read()
+
     async def _read(self) -> None:
         try:
             models = await _in_time(registry.models(self._connections.of(MODELS)))

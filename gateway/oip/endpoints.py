@@ -1,9 +1,12 @@
-"""REST endpoints about the server and its models. All respond from the system monitor's last read."""
+"""REST endpoints about the server and its models.
+
+All but load and unload respond from the system monitor's last read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -14,14 +17,18 @@ from smartbatch.gateway.auth.principal import Principal
 from smartbatch.gateway.core.problems import problem
 from smartbatch.gateway.inference.body_reader import read_body
 from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
-from smartbatch.gateway.oip import metadata, statistics, versions
+from smartbatch.gateway.oip import metadata, repository, statistics, versions
 from smartbatch.gateway.oip.metadata import Liveness, ModelReadiness
 from smartbatch.gateway.oip.statistics import Statistics
-from smartbatch.shared.errors import ClientError, MalformedBody, SmartBatchError
+from smartbatch.shared.broker.admin.launchers import Load, Unload
+from smartbatch.shared.errors import Forbidden, MalformedBody, SmartBatchError
 from smartbatch.shared.settings import Settings
 
 JSON = "application/json"
 MAX_INDEX_BODY_BYTES = 4096
+MAX_COMMAND_BODY_BYTES = 64 * 1024
+
+T = TypeVar("T")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -36,6 +43,12 @@ class SystemView(Protocol):
 
 class IndexRequest(msgspec.Struct):
     ready: bool = False
+
+
+class RepositoryRequest(msgspec.Struct):
+    """The body of load and unload. Load knows no parameter; unload ignores `unload_dependents`."""
+
+    parameters: dict[str, Any] = {}
 
 
 def with_json_errors(endpoint: Endpoint) -> Endpoint:
@@ -106,20 +119,45 @@ async def all_statistics(request: Request) -> Response:
 @with_json_errors
 async def index(request: Request) -> Response:
     body, _ = await read_body(request.scope, request.receive, MAX_INDEX_BODY_BYTES)
-    principal = _principal(request)
-    return _json(metadata.index(_monitor(request), principal, only_ready=_index_request(body).ready))
+    principal, wanted = _principal(request), _decoded(body, IndexRequest, '{"ready": true or false}')
+    return _json(metadata.index(_monitor(request), principal, only_ready=wanted.ready))
 
 
 @with_json_errors
-async def load_or_unload(request: Request) -> Response:
-    raise ClientError("models can't be loaded or unloaded by request: start or stop `smartbatch worker` instead")
+async def load(request: Request) -> Response:
+    """Load a model, and respond once it is ready."""
+    principal, name, parameters = await _command(request)
+    repository.check_load("", parameters)
+    await repository.carry_out(Load(*repository.target(name)), _view(request), principal)
+    return Response(media_type=JSON)
 
 
-def _index_request(body: bytes) -> IndexRequest:
+@with_json_errors
+async def unload(request: Request) -> Response:
+    """Unload a model, and respond once its workers have ended."""
+    principal, name, parameters = await _command(request)
+    repository.check_unload("", parameters)
+    await repository.carry_out(Unload(*repository.target(name)), _view(request), principal)
+    return Response(media_type=JSON)
+
+
+async def _command(request: Request) -> tuple[Principal | None, str, Iterable[str]]:
+    """Return who may load or unload the model in the path, its name, and the names of the parameters."""
+    if "origin" in request.headers:  # a page of any site could send it to a port that its reader reaches
+        raise Forbidden("models can't be loaded or unloaded from a web page")
+    principal, name = _principal(request), request.path_params["model"]
+    managed = request.scope["server"][1] == _view(request).settings.management_port
+    repository.check_may_change(principal, name, managed=managed)
+    body, _ = await read_body(request.scope, request.receive, MAX_COMMAND_BODY_BYTES)
+    return principal, name, _decoded(body, RepositoryRequest, '{"parameters": {…}}').parameters
+
+
+def _decoded(body: bytes, kind: type[T], expected: str) -> T:
+    """Decode a JSON body, which may be empty. Raises MalformedBody."""
     try:
-        return msgspec.json.decode(body, type=IndexRequest) if body.strip() else IndexRequest()
+        return msgspec.json.decode(body.strip() or b"{}", type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise MalformedBody(f'expected {{"ready": true or false}} or an empty body: {error}') from None
+        raise MalformedBody(f"expected {expected} or an empty body: {error}") from None
 
 
 def _view(request: Request) -> SystemView:

@@ -55,8 +55,8 @@ class TensorMetadata(msgspec.Struct):
 
 
 class ModelMetadata(msgspec.Struct):
-    """`versions`: all that are known. `inputs`: one form of each input, since tools send all of them. `alternative_inputs`: further forms. `outputs` is
-    empty if a user's model doesn't declare them."""
+    """`versions`: all that are known. `inputs`: one form of each input, since tools send all of them.
+    `alternative_inputs`: further forms. `outputs` is empty if a user's model doesn't declare them."""
 
     name: str
     versions: list[str]

@@ -1,4 +1,4 @@
-"""Cumulative statistics of one version of a model in the protocol's format: sums over its live workers since they started."""
+"""Cumulative statistics of a model's version in the protocol's format: sums over its live workers."""
 
 from __future__ import annotations
 
