@@ -38,6 +38,7 @@ class SentRequest(msgspec.Struct):
     retry_after: int | None = None
     request_id: str = ""
     closed: str = ""  # the close reason of its batch
+    version: int = 0  # of the model that answered
 
     @property
     def seconds(self) -> float:
@@ -86,6 +87,7 @@ class Load:
                 if response.status == 200:
                     request.correct = is_correct(content, body)
                     request.closed = content["batch"]["closed"]
+                    request.version = content["version"]
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             request.code = type(error).__name__
         finally:
@@ -145,3 +147,9 @@ def percentile(values: Iterable[float], percent: float) -> float:
     """Return the value that `percent` of the values do not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+
+
+def assert_all_answered(requests: list[SentRequest]) -> None:
+    assert [(r.status, r.code) for r in requests if r.status != 200] == []
+    assert all(request.correct for request in requests)
+    assert len({request.request_id for request in requests}) == len(requests)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -42,6 +43,7 @@ LAYERS = {
         "openai",
         "oip",
         "inference",
+        "routing",
         "monitoring",
         "queue",
         "auth",
@@ -106,21 +108,16 @@ def test_imports_point_downwards(package: str) -> None:
         for module in imported(path):
             inside = Path(*module.removeprefix("smartbatch.").split("."))
             if inside.is_relative_to(package):
-                of, target = layer(path.relative_to(ROOT / package)), layer(inside.relative_to(package), module=True)
+                of = layer(path.relative_to(ROOT / package), layers)
+                target = layer(inside.relative_to(package) / "module", layers)
                 if layers.index(target) < layers.index(of):
                     upward.append(f"{path.relative_to(ROOT)} imports {module}")
     assert upward == []
 
 
-def layer(inside: Path, *, module: bool = False) -> str:
+def layer(inside: Path, layers: Sequence[str]) -> str:
     """Return the layer of a path inside its package: its first folder, or "." for the files of the package itself."""
-    if module:
-        return (
-            inside.parts[0]
-            if (inside.parts and inside.parts[0] in {n for names in LAYERS.values() for n in names})
-            else "."
-        )
-    return inside.parts[0] if len(inside.parts) > 1 else "."
+    return inside.parts[0] if inside.parts[0] in layers else "."
 
 
 @pytest.mark.parametrize("package", LAYERS)

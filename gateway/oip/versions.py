@@ -1,4 +1,4 @@
-"""Which versions of a model a request about it means. Infer requests follow the routing table instead."""
+"""Which versions of a model a request about it means. Requests that run it are routed by gateway/routing/."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def meant(monitor: SystemMonitor, name: str, version: str) -> list[str]:
     versions = of(monitor, name)
     if version:
         if (number := parse_version(version)) not in versions:
-            raise UnknownModel(f"model {name!r} has no version {version}; it has {', '.join(map(str, versions))}")
+            raise UnknownModel(f"model {name!r} has no version {version}; available: {', '.join(map(str, versions))}")
         versions = [number]
     return [model_id(name, each) for each in versions]
 

@@ -29,7 +29,7 @@ from tests.brokers import Broker, Client, eventually
 from tests.clusters import Node, Servers
 from tests.conftest import binary
 from tests.gateway.queue.requests import Queued
-from tests.load import Load, SentRequest, percentile
+from tests.load import Load, assert_all_answered, percentile
 from tests.server_faults import (
     Fault,
     demoted,
@@ -65,12 +65,6 @@ def slots_by_primary(servers: Servers) -> dict[Node, list[SlotRange]]:
     for first, last, (_, port, *_), *_ in sorted(ranges):
         found.setdefault(next(node for node in servers.nodes if node.port == port), []).append((first, last))
     return found
-
-
-def assert_all_answered(requests: list[SentRequest]) -> None:
-    assert [(r.status, r.code) for r in requests if r.status != 200] == []
-    assert all(request.correct for request in requests)
-    assert len({request.request_id for request in requests}) == len(requests)
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ def test_classes_as_json():
     assert content_type == "application/json"
     assert json.loads(body) == {
         "model": "m",
+        "version": 1,
         "request_id": "r-1",
         "predictions": [
             [
@@ -155,4 +156,4 @@ def test_an_unknown_part_is_in_no_header():
 
 def test_json_starts_with_model_and_result():
     _, body = rendered(CLASSES)
-    assert list(json.loads(body)) == ["model", "request_id", "predictions", "batch", "timing_ms"]
+    assert list(json.loads(body)) == ["model", "version", "request_id", "predictions", "batch", "timing_ms"]

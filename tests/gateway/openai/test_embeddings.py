@@ -24,7 +24,7 @@ def parse(body: object, info: ModelInfo | None = TEXT) -> tuple[EmbeddingsCodec,
 
 
 def render(codec: EmbeddingsCodec, result: Result) -> dict:
-    response = codec.render_reply(Reply(result), {}, model="m", request_id="1", client_id="1")
+    response = codec.render_reply(Reply(result), {}, model="m", version=1, request_id="1", client_id="1")
     assert response.status == 200
     return json.loads(response.content)
 

@@ -25,7 +25,7 @@ def parse(body: object, info: ModelInfo | None = RERANKER) -> tuple[RerankCodec,
 def render(codec: RerankCodec, *scores: float, tokens: int = 0) -> dict:
     tensor = Tensor("float32", (len(scores),), struct.pack(f"<{len(scores)}f", *scores))
     result = Result(outputs={"score": tensor}, tokens=tokens)
-    response = codec.render_reply(Reply(result), {}, model="m", request_id="1", client_id="1")
+    response = codec.render_reply(Reply(result), {}, model="m", version=1, request_id="1", client_id="1")
     return json.loads(response.content)
 
 
@@ -85,4 +85,4 @@ def test_other_models_are_no_rerankers() -> None:
         parse(BODY, None)
     reply = Reply(Result(values=[1, 2, 3]))
     with pytest.raises(InvalidInput, match="doesn't return one score per document"):
-        parse(BODY)[0].render_reply(reply, {}, model="m", request_id="1", client_id="1")
+        parse(BODY)[0].render_reply(reply, {}, model="m", version=1, request_id="1", client_id="1")

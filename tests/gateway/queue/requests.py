@@ -22,6 +22,9 @@ class Queued:
         self.waiting = True
         self.future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
+    def move_to(self, queue: Any) -> bool:
+        return True
+
     def end(self, outcome: Outcome) -> None:
         if not self.waiting:
             return

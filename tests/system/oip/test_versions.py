@@ -107,7 +107,7 @@ def test_statistics_are_kept_for_each_version(client: Client, system: Stack) -> 
 def test_unknown_versions_are_refused_with_those_that_exist(client: Client) -> None:
     for method in ("get_model_metadata", "get_model_config", "get_inference_statistics"):
         for version, text in (
-            ("3", "model 'm' has no version 3; it has 1, 2"),
+            ("3", "model 'm' has no version 3; available: 1, 2"),
             ("latest", "a version must be a whole number from 1 to 999999999, got 'latest'"),
         ):
             with pytest.raises(InferenceServerException) as caught:
