@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
@@ -54,16 +55,21 @@ class RepositoryLauncher:
         connection = MultiplexedConnection(self._url, LAUNCHERS)
         blocking = MultiplexedConnection(self._url, LAUNCHERS, block_s=BLOCK_S)
         queue = CommandQueue(connection, blocking, self._launcher.id)
+        running: dict[str, asyncio.Task[None]] = {}
         while not self._stop.is_set():
-            await queue.register(self._launcher)
+            await queue.register(msgspec.structs.replace(self._launcher, commands=tuple(running)))
             if command := await queue.next():
                 self.commands.append(command)
-                await queue.report(command.id, Event("progress", "working on it", 1))
-                error = await asyncio.to_thread(self._carry_out, command)
-                await queue.report(command.id, Event("failed" if error else "done", error, 2))
+                task = running[command.id] = asyncio.create_task(self._answer(queue, command))
+                task.add_done_callback(lambda _, done=command.id: running.pop(done))
         await queue.unregister()
         connection.close()
         blocking.close()
+
+    async def _answer(self, queue: CommandQueue, command: Command) -> None:
+        await queue.report(command.id, Event("progress", "working on it", 1))
+        error = await asyncio.to_thread(self._carry_out, command)
+        await queue.report(command.id, Event("failed" if error else "done", error, 2))
 
     def _carry_out(self, command: Command) -> str:
         """Returns why it failed, or nothing."""

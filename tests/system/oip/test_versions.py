@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
@@ -102,6 +103,29 @@ def test_statistics_are_kept_for_each_version(client: Client, system: Stack) -> 
     assert system.predict(b"x", params={"model": "other"}).status_code == 200
     eventually(lambda: counts("other") != {("other", "1"): 0})
     assert counts("m", "2") == {("m", "2"): 0}
+
+
+def test_infer_runs_the_requested_version_and_names_it(client: Client) -> None:
+    module = http_client if isinstance(client, http_client.InferenceServerClient) else grpc_client
+    x = module.InferInput("x", [1, 2], "FP32")
+    x.set_data_from_numpy(np.array([[1, -2]], np.float32))
+    raw = module.InferInput("input", [1], "BYTES")
+    raw.set_data_from_numpy(np.array([b"x"], np.object_))
+
+    def answered_by(*args: Any, **how: Any) -> str:
+        response = client.infer("m", *args, **how).get_response()
+        return response["model_version"] if isinstance(response, dict) else response.model_version
+
+    def rows(version: str) -> int:
+        (model,) = plain(client, "get_inference_statistics", "m", version)["model_stats"]
+        return int(model.get("inference_count", 0))
+
+    before = rows("2")
+    assert answered_by([x], model_version="2") == answered_by([x]) == "2"
+    assert answered_by([raw], model_version="1") == "1"
+    eventually(lambda: rows("2") == before + 2)
+    with pytest.raises(InferenceServerException, match="model 'm' has no version 3; available: 1, 2"):
+        client.infer("m", [x], model_version="3")
 
 
 def test_unknown_versions_are_refused_with_those_that_exist(client: Client) -> None:
