@@ -129,7 +129,7 @@ async def load(request: Request) -> Response:
     principal, name, parameters = await _command(request)
     repository.check_load("", parameters)
     await repository.carry_out(Load(*repository.target(name)), _view(request), principal)
-    return Response(media_type=JSON)
+    return _json({})
 
 
 @with_json_errors
@@ -138,7 +138,7 @@ async def unload(request: Request) -> Response:
     principal, name, parameters = await _command(request)
     repository.check_unload("", parameters)
     await repository.carry_out(Unload(*repository.target(name)), _view(request), principal)
-    return Response(media_type=JSON)
+    return _json({})
 
 
 async def _command(request: Request) -> tuple[Principal | None, str, Iterable[str]]:

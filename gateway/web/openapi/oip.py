@@ -133,7 +133,7 @@ def _command(verb: str, model: str, summary: str, description: str) -> Json:
         f"oip_{verb}",
         f"/v2/repository/models/{{model}}/{verb}",
         summary,
-        {200: {}},
+        {200: {JSON: schema("object")}},
         parameters=[parameter("path", "model", name, "Name of the model, or `name@version`", required=True)],
         codes=codes,
         content_type=JSON,
