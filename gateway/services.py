@@ -25,10 +25,9 @@ from smartbatch.gateway.http.connection_registry import ConnectionRegistry
 from smartbatch.gateway.monitoring.process_metrics import ProcessMetrics
 from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
 from smartbatch.gateway.queue.model_queue import ModelQueue
+from smartbatch.gateway.routing.router import Router
 from smartbatch.gateway.web.live.events import LiveStream
 from smartbatch.gateway.web.paths import MONITORING_SUFFIXES, OPEN_PATHS
-from smartbatch.shared.errors import UnknownModel
-from smartbatch.shared.keys import check_model_name
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.process import tasks
 from smartbatch.shared.settings import Settings
@@ -69,6 +68,9 @@ class GatewayServices:
         self.tracing: Tracing | None = start_tracing(self.gateway_id)
         self.queues: dict[str, ModelQueue] = {}
         self.monitor = SystemMonitor(settings, self.gateway_id, self.queues)
+        self.router = Router(settings.model_id, self.queues, self.monitor, self._open_queue)
+        self.route = self.router.route
+        self.monitor.on_read = self.router.observe
         self.model_infos: dict[str, ModelInfo] = self.monitor.models
         predicts = settings.management_port < 0  # otherwise the live page is on that port, which needs no key
         self.live = LiveStream(
@@ -85,6 +87,7 @@ class GatewayServices:
     async def start(self) -> None:
         self.default_queue.start(self.watch)
         self.watch(self.monitor.run())
+        self.watch(self.router.run())
         self.watch(self.live.run())
         if self.authenticator is not None:
             await self.authenticator.start()
@@ -105,17 +108,9 @@ class GatewayServices:
             await asyncio.to_thread(self.tracing.close)
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def queue(self, model: str) -> ModelQueue:
-        """Return the queue of a model. Raises UnknownModel.
-
-        The default model accepts requests before its first worker is up; they wait in its queue.
-        """
-        queue = self.queues.get(model)
-        if queue is None:
-            if check_model_name(model) not in self.model_infos:
-                raise UnknownModel(f"model {model!r} not found; available: {', '.join(self.monitor.model_names)}")
-            queue = self._create_queue(model)
-            queue.start(self.watch)
+    def _open_queue(self, model: str) -> ModelQueue:
+        queue = self._create_queue(model)
+        queue.start(self.watch)
         return queue
 
     def _create_queue(self, model: str) -> ModelQueue:

@@ -51,6 +51,11 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     def id(self) -> str:
         return model_id(self.name, self.version)
 
+    def takes_the_same(self, other: ModelInfo) -> bool:
+        """Whether a request that was checked against this model is one for the other model too."""
+        same_inputs = (self.input, self.inputs) == (other.input, other.inputs)
+        return same_inputs and self.max_batch_size <= other.max_batch_size
+
     def of_input(self, spec: InputSpec) -> ModelInfo:
         """Return the announcement of a model that has only this input, for validating one input of several."""
         return msgspec.structs.replace(self, input=spec)

@@ -68,6 +68,7 @@ class PredictResponse(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """
 
     model: str
+    version: int
     request_id: str
     predictions: list[list[ClassScore] | None] | UnsetType = UNSET
     outputs: dict[str, OutputTensor] | UnsetType = UNSET

@@ -104,7 +104,9 @@ def timing_ms(reply: Reply, *, admit_ms: float, reply_ms: float, total_ms: float
     return timing
 
 
-def render(chosen: Format, reply: Reply, *, model: str, request_id: str, timing: dict[str, float]) -> bytes:
+def render(
+    chosen: Format, reply: Reply, *, model: str, version: int = 1, request_id: str, timing: dict[str, float]
+) -> bytes:
     """Render the result of a reply.
 
     JSON can't express NaN and infinities, so they become the strings "NaN", "Infinity" and "-Infinity", as in
@@ -116,7 +118,7 @@ def render(chosen: Format, reply: Reply, *, model: str, request_id: str, timing:
         raise WireError("the reply has no result")
     if chosen is _NPY:
         return npy_body.write(_only_tensor(result))
-    response = PredictResponse(model=model, request_id=request_id, timing_ms=timing)
+    response = PredictResponse(model=model, version=version, request_id=request_id, timing_ms=timing)
     if result.classes is not None:
         response.predictions = [
             [ClassScore(label, index, probability) for index, label, probability in row] for row in result.classes

@@ -17,8 +17,9 @@ from smartbatch.gateway.inference.parsing import parse_body
 from smartbatch.gateway.inference.request import InferenceRequest
 from smartbatch.gateway.inference.request_services import RequestServices
 from smartbatch.gateway.oip import outputs
-from smartbatch.gateway.oip.infer_options import InferOptions, check_version
+from smartbatch.gateway.oip.infer_options import InferOptions
 from smartbatch.shared.errors import ClientGone, DeadlineExceeded
+from smartbatch.shared.keys import parse_version
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.wire import Payload, Reply
 
@@ -40,9 +41,11 @@ class GrpcCodec(Codec):
     def parse_head(self, headers: Mapping[bytes, str], query: bytes) -> None:
         self._message = infer_request.parse_message(self._content)
         self.model = self._message.model_name or None
+        if self._message.model_version:
+            self.version = parse_version(self._message.model_version)
 
     def check_head(self) -> None:
-        check_version(self._message.model_name, self._message.model_version)
+        pass
 
     def parse_body(self, body: bytes, info: ModelInfo | None, max_rows: int) -> Payload:
         payload, self._options = infer_request.read(self._message, info, max_rows)
@@ -50,10 +53,10 @@ class GrpcCodec(Codec):
         return payload
 
     def render_reply(
-        self, reply: Reply, timing_ms: dict[str, float], *, model: str, request_id: str, client_id: str
+        self, reply: Reply, timing_ms: dict[str, float], *, model: str, version: int, request_id: str, client_id: str
     ) -> Response:
         tensors = outputs.output_tensors(reply, self._options)
-        message = messages.infer_response(model, self._options.id, tensors)
+        message = messages.infer_response(model, version, self._options.id, tensors)
         return Response(200, response_headers(client_id, reply.batch, timing_ms), message.SerializeToString())
 
     def span(self) -> tuple[str, Mapping[str, Any]]:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import msgspec
 
 from smartbatch.gateway.grpc import inference_pb2 as pb
-from smartbatch.gateway.oip import VERSION
 from smartbatch.gateway.oip.datatypes import join_elements
 from smartbatch.gateway.oip.metadata import IndexEntry, ModelConfig, ModelMetadata, ServerMetadata
 from smartbatch.gateway.oip.outputs import OutputTensor
@@ -17,8 +16,8 @@ from smartbatch.shared.wire import Tensor
 _fields = msgspec.to_builtins  # nested messages may be given as dicts of their fields
 
 
-def infer_response(model: str, request_id: str, outputs: Sequence[OutputTensor]) -> pb.ModelInferResponse:
-    response = pb.ModelInferResponse(model_name=model, model_version=VERSION, id=request_id)
+def infer_response(model: str, version: int, request_id: str, outputs: Sequence[OutputTensor]) -> pb.ModelInferResponse:
+    response = pb.ModelInferResponse(model_name=model, model_version=str(version), id=request_id)
     for output in outputs:
         response.outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
         data = output.data

@@ -34,7 +34,8 @@ class Codec(ABC):
     model_in_body: ClassVar[bool] = False  # `read_body` sets `model`, not `parse_head`
 
     # Set by `parse_head`.
-    model: str | None = None  # None: the default model
+    model: str | None = None  # its name; None: the default model
+    version = 0  # of the model; 0: the routing table decides
     timeout_s: float | None = None  # from the protocol, in addition to X-Request-Timeout; `parse_body` may set it too
     content_coding = ""  # "gzip" or "deflate" if the client accepts compressed content
 
@@ -55,7 +56,7 @@ class Codec(ABC):
 
     @abstractmethod
     def render_reply(
-        self, reply: Reply, timing_ms: dict[str, float], *, model: str, request_id: str, client_id: str
+        self, reply: Reply, timing_ms: dict[str, float], *, model: str, version: int, request_id: str, client_id: str
     ) -> Response:
         """Render a reply's result. `client_id` is the client's own request id, or the server's if it sent none."""
 

@@ -18,6 +18,7 @@ class SplitRequest(Protocol):
     deadline_at: float
 
     def end(self, outcome: Outcome) -> None: ...
+    def move_to(self, queue: Any) -> bool: ...
     def part_answered(self, part: Part) -> None: ...
 
 
@@ -25,6 +26,7 @@ class Part:
     """One part, as a QueuedRequest in the model queue. The first error of a part ends the request."""
 
     admitted_at = 0.0
+    queue: Any = None  # once submitted
     partition: Any = None
     waiting = True
     answered = False
@@ -35,6 +37,12 @@ class Part:
         self.entry = entry
         self.started_at = request.started_at
         self.deadline_at = request.deadline_at
+
+    def move_to(self, queue: Any) -> bool:
+        if not self._request.move_to(queue):
+            return False
+        self.queue = queue
+        return True
 
     def end(self, outcome: Outcome) -> None:
         if not self.waiting:

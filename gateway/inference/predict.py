@@ -13,7 +13,7 @@ from smartbatch.gateway.formats import render
 from smartbatch.gateway.formats.render import Format
 from smartbatch.gateway.inference.codec import COMMON_HEADERS, Codec, Response
 from smartbatch.shared.errors import ClientError, NotAcceptable
-from smartbatch.shared.keys import check_model_name
+from smartbatch.shared.keys import parse_version, split_model_id
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.wire import Payload, Reply
 
@@ -21,7 +21,7 @@ PATH = "/predict"
 DEFAULT_TOP_K = 5
 MAX_TOP_K = 1000
 MAX_QUERY_FIELDS = 16
-QUERY_FIELDS = ("model", "top_k", "partial")
+QUERY_FIELDS = ("model", "version", "top_k", "partial")
 
 _WHOLE = re.compile(r"[0-9]{1,9}")  # int() accepts more: 1_0, blanks and the digits of every script
 
@@ -41,7 +41,9 @@ class PredictCodec(Codec):
         if query:
             fields = read_query(query)
             if "model" in fields:
-                self.model = check_model_name(fields["model"])
+                self.model, self.version = read_model(fields["model"])
+            if "version" in fields:
+                self.version = _read_version(fields["version"], self.version)
             if "top_k" in fields:
                 self._top_k = _read_top_k(fields["top_k"])
             if "partial" in fields:
@@ -61,9 +63,11 @@ class PredictCodec(Codec):
         return payload
 
     def render_reply(
-        self, reply: Reply, timing_ms: dict[str, float], *, model: str, request_id: str, client_id: str
+        self, reply: Reply, timing_ms: dict[str, float], *, model: str, version: int, request_id: str, client_id: str
     ) -> Response:
-        content = render.render(self._format, reply, model=model, request_id=request_id, timing=timing_ms)
+        content = render.render(
+            self._format, reply, model=model, version=version, request_id=request_id, timing=timing_ms
+        )
         headers = [self._format.header, *render.response_headers(client_id, reply.batch, timing_ms)]
         return Response(200, headers, content)
 
@@ -91,6 +95,19 @@ def read_query(query: bytes) -> dict[str, str]:
         elif similar := difflib.get_close_matches(name[:40].lower(), QUERY_FIELDS, n=1):
             raise ClientError(f"unknown query parameter {name[:40]!r}; did you mean {similar[0]}?")
     return found
+
+
+def read_model(text: str) -> tuple[str, int]:
+    """Return the name and the version of a model, 0 if there is none. Raises UnknownModel."""
+    name, version = split_model_id(text)
+    return name, version if "@" in text else 0
+
+
+def _read_version(text: str, in_model: int) -> int:
+    version = parse_version(text)
+    if in_model not in (0, version):
+        raise ClientError(f"version: the model is of version {in_model}, got {version}")
+    return version
 
 
 def _read_top_k(text: str) -> int:

@@ -19,6 +19,7 @@ from smartbatch.gateway.formats.render import timing_ms
 from smartbatch.gateway.inference.codec import Codec, Response
 from smartbatch.gateway.inference.parts import Part, join, split
 from smartbatch.gateway.inference.request_services import RequestServices
+from smartbatch.gateway.queue.model_queue import ModelQueue
 from smartbatch.gateway.queue.queued_request import Outcome
 from smartbatch.shared.broker.queue.admission import NewEntry
 from smartbatch.shared.errors import ClientError, ClientGone, DeadlineExceeded, SmartBatchError, Unavailable, WireError
@@ -53,6 +54,7 @@ class InferenceRequest:
     _queued = False  # in the model queue, which must release it
     _on_outcome: Callable[[Outcome], None] | None = None
     _client_timeout = False  # the client chose the timeout
+    _headers: Iterable[tuple[bytes, bytes]] = ()  # if the body names the model
     _rows = 0
     _trace: TraceContext | None = None  # goes to the worker and into log lines
     _span: ServerSpan | None = None
@@ -87,22 +89,20 @@ class InferenceRequest:
         if codec.timeout_s is not None:
             self._shorten_timeout(codec.timeout_s)
         if self.principal is not None:
-            self.principal.authorize(None if codec.model_in_body else codec.model or self.queue.model)
-        if codec.model is not None:
-            self.queue = services.queue(codec.model)
+            self.principal.authorize(None if codec.model_in_body else codec.model or self.queue.name)
         codec.check_head()
-        if not codec.model_in_body:
-            self.queue.check(self.timeout_ms)
+        if codec.model_in_body:
+            self._headers = headers
+        else:
+            self.queue = services.route(codec.model, codec.version, headers, self.timeout_ms)
 
     def read_body(self, body: bytes) -> None:
         """Find the model queue by the body, for protocols that name the model there. Called in the event loop."""
         codec = self.codec
         codec.read_body(body)
         if self.principal is not None:
-            self.principal.check_model(codec.model or self.queue.model)
-        if codec.model is not None:
-            self.queue = self._services.queue(codec.model)
-        self.queue.check(self.timeout_ms)
+            self.principal.check_model(codec.model or self.queue.name)
+        self.queue = self._services.route(codec.model, codec.version, self._headers, self.timeout_ms)
 
     def parse_body(self, body: bytes) -> None:
         """Check the body against the model's input and pack it for the worker. May be called in another thread."""
@@ -145,6 +145,7 @@ class InferenceRequest:
             return
         part = self._parts[self._submitted]
         self._submitted += 1
+        part.queue = self.queue
         part.entry.timeout_ms = max(1, int((self.deadline_at - time.monotonic()) * 1000))
         self.queue.submit(part)
 
@@ -171,10 +172,20 @@ class InferenceRequest:
         if on_outcome is not None:
             on_outcome(outcome)
 
+    def move_to(self, queue: ModelQueue) -> bool:
+        """Let another version answer the request, unless the client chose one or the other takes other inputs."""
+        infos = self._services.model_infos
+        own, other = infos.get(self.queue.model), infos.get(queue.model)
+        if self.queue is not queue:
+            if self.codec.version or own is None or other is None or not own.takes_the_same(other):
+                return False
+            self.queue = queue
+        return True
+
     def part_answered(self, part: Part) -> None:
         """Process a part's reply. The last one, or an error, ends the request."""
         part.answered = True
-        self.queue.release(part, answered=True)
+        part.queue.release(part, answered=True)
         if part.reply.error is not None:
             self.end(pack_reply(part.reply))
         elif self._submitted < len(self._parts):
@@ -208,7 +219,12 @@ class InferenceRequest:
             raise reply.error
         timing = timing_ms(reply, admit_ms=admit_ms, reply_ms=reply_ms, total_ms=total_ms)
         response = self.codec.render_reply(
-            reply, timing, model=self.queue.model, request_id=self.id, client_id=self.client_id
+            reply,
+            timing,
+            model=self.queue.name,
+            version=self.queue.version,
+            request_id=self.id,
+            client_id=self.client_id,
         )
         self.queue.metrics.answered(timing, self._rows)
         if not self._parts:
@@ -243,8 +259,8 @@ class InferenceRequest:
             self._queued = False
             for queued in self._parts or (self,):
                 queued.waiting = False
-                if not queued.answered:
-                    self.queue.release(queued, answered=False)
+                if not queued.answered and queued.queue is not None:
+                    queued.queue.release(queued, answered=False)
 
     def _shorten_timeout(self, seconds: float) -> None:
         """Apply a timeout that the client requested. REQUEST_TIMEOUT is the maximum."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
 from smartbatch.gateway.auth.authenticator import Authenticator
@@ -22,15 +22,17 @@ class RequestServices(Protocol):
 
     settings: Settings
     request_ids: Iterator[str]  # unique over all gateways
-    model_infos: dict[str, ModelInfo]  # announced by workers; a model is missing until its first worker is up
+    model_infos: dict[str, ModelInfo]  # by model ID, announced by workers; one is missing until its first worker is up
     default_queue: ModelQueue
     authenticator: Authenticator | None  # None: no API keys are configured, and everybody is authorized
     tracing: Tracing | None
     request_log: RequestLog
     body_memory: BodyMemoryBudget
 
-    def queue(self, model: str) -> ModelQueue:
-        """Return the queue of a model. Raises UnknownModel."""
+    def route(
+        self, name: str | None, version: int, headers: Iterable[tuple[bytes, bytes]], timeout_ms: int
+    ) -> ModelQueue:
+        """Return the queue of a version of the model that accepts a request now. Raises UnknownModel or Unavailable."""
         ...
 
     async def in_thread(self, function: Callable[..., T], *args: Any) -> T:

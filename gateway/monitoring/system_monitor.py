@@ -10,19 +10,20 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import chain
 from typing import TypeVar
 
 from smartbatch.gateway.core.metrics import pack
+from smartbatch.gateway.monitoring.known_models import KnownModels
 from smartbatch.gateway.queue.model_queue import ModelQueue
-from smartbatch.shared.broker.admin import registry
+from smartbatch.shared.broker.admin import registry, routes
 from smartbatch.shared.broker.admin.registry import Snapshot, number
 from smartbatch.shared.broker.connection.connections import Connections
 from smartbatch.shared.broker.connection.primary import primaries
 from smartbatch.shared.broker.queue.admission import Capacity
 from smartbatch.shared.errors import BrokerUnavailable
-from smartbatch.shared.keys import MODELS, Keys, partition_tag
+from smartbatch.shared.keys import MODELS, ROUTES, Keys, partition_tag, split_model_id
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.partitions import SlotRange, partitions_of
 from smartbatch.shared.settings import Settings
@@ -34,6 +35,7 @@ T = TypeVar("T")
 
 INTERVAL_S = 0.5
 REPORT_EVERY = 2  # reads
+IDLE_EVERY = 10
 SPREAD_S = 0.01  # from one partition's read to the next: to parse the reports of 100 processes takes a millisecond
 STALE_S = 3.0
 TIMEOUT_S = 0.7  # of each call: what is known must not get stale because one of several brokers does not answer
@@ -51,8 +53,11 @@ class SystemMonitor:
         self._queues = queues
         self._started_ms = int(time.time() * 1000)
         self._read_at = 0.0
-        self.models: dict[str, ModelInfo] = {}  # announced by workers
-        self.snapshots: dict[str, Snapshot] = {}  # of each model, all its partitions together
+        self.known = KnownModels()
+        self.models: dict[str, ModelInfo] = self.known.infos
+        self._reads = 0
+        self.snapshots: dict[str, Snapshot] = {}  # by model ID: all its partitions together
+        self.on_read: Callable[[], None] = lambda: None
         self.capacities: dict[str, Capacity] = {}  # by tag: of each partition's ready workers together
         self._last_known: dict[str, Capacity] = {}  # the last of each model that had a rate
         self._unreadable: set[str] = set()
@@ -78,9 +83,22 @@ class SystemMonitor:
 
     @property
     def ready(self) -> bool:
-        """Whether Redis is reachable and every model that has a queue here has a ready worker."""
-        workers = self.ready_workers
-        return self.broker_up and all(workers.get(model, 0) > 0 for model in self._queues)
+        """Whether Redis is reachable and every model that has a queue here has a ready worker, of any version."""
+        ready = {split_model_id(model)[0] for model in self.snapshots if self.is_ready(model)}
+        return self.broker_up and all(queue.name in ready for queue in self._queues.values())
+
+    def is_ready(self, model: str) -> bool:
+        """Whether a model ID has a ready worker."""
+        snapshot = self.snapshots.get(model)
+        return snapshot is not None and bool(snapshot.ready_workers)
+
+    def may_answer(self, model: str) -> bool:
+        """Whether a model ID has a worker that answers requests, or that may have one: unless it was read, nothing is
+        known of it."""
+        snapshot = self.snapshots.get(model)
+        if snapshot is None:
+            return True
+        return any(report.get("state") in ("ready", "draining") for report in snapshot.workers.values())
 
     def partitions(self, model: str) -> Sequence[int]:
         """Return the numbers of a model's partitions: those that its workers announced, or else will announce."""
@@ -99,13 +117,12 @@ class SystemMonitor:
         return known.cost(snapshot.open_rows, snapshot.open_bytes) * known.workers / known.rows_per_s
 
     async def run(self) -> None:
-        reads = 0
         while True:
             try:
                 await self._read()
-                if reads % REPORT_EVERY == 0:
+                if self._reads % REPORT_EVERY == 0:
                     await self._report()
-                reads += 1
+                self._reads += 1
             except BrokerUnavailable as error:
                 log.warning("reading the system's state failed: %s", error)
             except Exception:  # unexpected data on the broker must not end this task
@@ -113,30 +130,55 @@ class SystemMonitor:
             await asyncio.sleep(INTERVAL_S)
 
     async def _read(self) -> None:
-        try:
-            models = await _in_time(registry.models(self._connections.of(MODELS)))
-        except BrokerUnavailable as error:  # on a cluster the models' own nodes may still answer
-            log.warning("reading the list of models failed: %s", error)
-            models = self.models
+        changed = await self._read_known()
         self._slots = await primaries(self._settings.broker_url).slots()
-        self.models |= models  # a model that Redis lost stays known; the next heartbeat announces it again
-        names = sorted({self._default, *models, *self._queues})
-        tags = {name: [partition_tag(name, n) for n in self.partitions(name)] for name in names}
+        names = sorted({self._default, *self.models, *self._queues})
+        due = [name for n, name in enumerate(names) if name in changed or self._is_due(name, n)]
+        tags = {name: [partition_tag(name, n) for n in self.partitions(name)] for name in due}
         parts = await self._snapshots([*chain.from_iterable(tags.values())])
-        self.snapshots = {
-            name: Snapshot.together(name, [parts.get(tag) or Snapshot.unreachable(tag) for tag in its_tags])
-            for name, its_tags in tags.items()
-            if not parts.keys().isdisjoint(its_tags)
-        }
-        self.capacities.clear()
-        self.capacities.update((tag, self._capacity_of(snapshot)) for tag, snapshot in parts.items())
-        for name, snapshot in self.snapshots.items():
-            if (capacity := self._capacity_of(snapshot)).rows_per_s:
-                self._last_known[name] = capacity
+        self._take_over(names, tags, parts)
         for name, queue in self._queues.items():
             queue.set_partitions(self.partitions(name))
             queue.observe(parts)
         self._read_at = time.monotonic()
+        self.on_read()
+
+    async def _read_known(self) -> set[str]:
+        """Read what is announced, and the routing tables. Returns the model IDs that are new or have changed."""
+        connections = self._connections
+        try:
+            models = await _in_time(registry.models(connections.of(MODELS)))
+            tables = await _in_time(routes.tables(connections.of(ROUTES)))
+        except BrokerUnavailable as error:  # on a cluster the models' own nodes may still answer
+            log.warning("reading the list of models failed: %s", error)
+            return set()
+        return self.known.update(models, tables)
+
+    def _is_due(self, model: str, n: int) -> bool:
+        """Whether the state of a model is to be read now. One that nobody uses is read at every IDLE_EVERYth time."""
+        snapshot = self.snapshots.get(model)
+        in_use = snapshot is None or snapshot.workers or snapshot.open_requests or model in self._queues
+        return bool(in_use) or (self._reads + n) % IDLE_EVERY == 0
+
+    def _take_over(
+        self, names: Sequence[str], tags: Mapping[str, Sequence[str]], parts: Mapping[str, Snapshot]
+    ) -> None:
+        """Take over the snapshots of partitions. `names`: all model IDs. `tags`: the partitions of those that were
+        read."""
+        for name, its_tags in tags.items():
+            if parts.keys().isdisjoint(its_tags):
+                self.snapshots.pop(name, None)
+            else:
+                found = [parts.get(tag) or Snapshot.unreachable(tag) for tag in its_tags]
+                self.snapshots[name] = Snapshot.together(name, found)
+        for name in self.snapshots.keys() - set(names):
+            del self.snapshots[name]
+            self._last_known.pop(name, None)
+        self.capacities.clear()  # of models that are not in use it is not needed
+        self.capacities.update((tag, self._capacity_of(snapshot)) for tag, snapshot in parts.items())
+        for name in tags.keys() & self.snapshots.keys():
+            if (capacity := self._capacity_of(self.snapshots[name])).rows_per_s:
+                self._last_known[name] = capacity
 
     async def _snapshots(self, tags: Sequence[str]) -> dict[str, Snapshot]:
         """Read the snapshots of all partitions, shortly one after the other. One that can't be read is left out."""

@@ -12,8 +12,9 @@ from smartbatch.gateway.formats.render import response_headers
 from smartbatch.gateway.inference import compression
 from smartbatch.gateway.inference.codec import COMMON_HEADERS, Codec, Response
 from smartbatch.gateway.oip import outputs, rest_request, rest_response
-from smartbatch.gateway.oip.infer_options import InferOptions, check_version
+from smartbatch.gateway.oip.infer_options import InferOptions
 from smartbatch.shared.errors import MalformedBody
+from smartbatch.shared.keys import parse_version
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.wire import Payload, Reply
 
@@ -35,15 +36,18 @@ class OipCodec(Codec):
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self.model, self._version = _target(path)
+        self.model, version = _target(path)
+        self._version_text = version
 
     def parse_head(self, headers: Mapping[bytes, str], query: bytes) -> None:
         self._accept = headers.get(b"accept", "")
+        if self._version_text:
+            self.version = parse_version(self._version_text)
         self.content_coding = compression.choose(headers.get(b"accept-encoding", ""))
         self._json_length = _json_length(headers.get(HEADER_LENGTH))
 
     def check_head(self) -> None:
-        check_version(self.model or "", self._version)
+        pass
 
     def parse_body(self, body: bytes, info: ModelInfo | None, max_rows: int) -> Payload:
         payload, self._options = rest_request.read(body, self._json_length, info, max_rows)
@@ -51,10 +55,10 @@ class OipCodec(Codec):
         return payload
 
     def render_reply(
-        self, reply: Reply, timing_ms: dict[str, float], *, model: str, request_id: str, client_id: str
+        self, reply: Reply, timing_ms: dict[str, float], *, model: str, version: int, request_id: str, client_id: str
     ) -> Response:
         tensors = outputs.output_tensors(reply, self._options)
-        json_length, content = rest_response.write(model, self._options.id, tensors)
+        json_length, content = rest_response.write(model, version, self._options.id, tensors)
         headers = response_headers(client_id, reply.batch, timing_ms)
         if json_length is None:
             headers.append((b"content-type", JSON))

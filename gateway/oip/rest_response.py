@@ -11,7 +11,6 @@ from msgspec import UNSET, UnsetType
 
 from smartbatch.gateway.formats.render import finite
 from smartbatch.gateway.formats.tensor_bytes import to_lists
-from smartbatch.gateway.oip import VERSION
 from smartbatch.gateway.oip.datatypes import Buffer, join_elements
 from smartbatch.gateway.oip.outputs import OutputTensor
 from smartbatch.shared.errors import NotAcceptable
@@ -44,14 +43,14 @@ class InferResponse(msgspec.Struct):
     id: str | UnsetType = UNSET
 
 
-def write(model: str, request_id: str, outputs: Sequence[OutputTensor]) -> tuple[int | None, bytes]:
+def write(model: str, version: int, request_id: str, outputs: Sequence[OutputTensor]) -> tuple[int | None, bytes]:
     """Return the content, and before it the length of its JSON, or None if it is JSON only.
 
     Raises NotAcceptable for a BYTES output that isn't UTF-8 and was requested as JSON.
     """
     binary: list[Buffer] = []
     described = [_describe(output, binary) for output in outputs]
-    response = InferResponse(model, VERSION, described, request_id or UNSET)
+    response = InferResponse(model, str(version), described, request_id or UNSET)
     text = _encode(response)
     if b"null" in text:  # which msgspec writes for numbers that JSON can't express
         for output in described:

@@ -10,10 +10,10 @@ import msgspec
 
 from smartbatch.gateway.formats.render import response_headers
 from smartbatch.gateway.inference.codec import COMMON_HEADERS, Codec, Headers, Response
+from smartbatch.gateway.inference.predict import read_model
 from smartbatch.gateway.openai.errors import JSON, openai_error
 from smartbatch.gateway.openai.types import Usage
 from smartbatch.shared.errors import BodyTimeout, InvalidInput, MalformedBody
-from smartbatch.shared.keys import check_model_name
 from smartbatch.shared.wire import Reply, Tensor
 
 _JSON_HEADER = (b"content-type", JSON.encode())
@@ -40,10 +40,10 @@ class JsonCodec(Codec):
     def read_body(self, body: bytes) -> None:
         self._body = read_json(self.decoder, body)
         if self._body.model:
-            self.model = check_model_name(self._body.model)
+            self.model, self.version = read_model(self._body.model)
 
     def render_reply(
-        self, reply: Reply, timing_ms: dict[str, float], *, model: str, request_id: str, client_id: str
+        self, reply: Reply, timing_ms: dict[str, float], *, model: str, version: int, request_id: str, client_id: str
     ) -> Response:
         tensor = _only_output(reply, self.dimensions)
         if tensor is None:

@@ -21,7 +21,7 @@ from smartbatch.gateway.queue.submitter import Submitter
 from smartbatch.shared.broker.admin.registry import Snapshot
 from smartbatch.shared.broker.queue.admission import UNKNOWN, Capacity
 from smartbatch.shared.errors import BrokerUnavailable, Unavailable
-from smartbatch.shared.keys import partition_tag
+from smartbatch.shared.keys import partition_tag, split_model_id
 from smartbatch.shared.process import tasks
 from smartbatch.shared.settings import Settings
 
@@ -51,9 +51,10 @@ class ModelQueue:
         capacities: Mapping[str, Capacity],
         make_partition: Callable[..., Partition] = Partition,
     ) -> None:
-        """`numbers` are those of the model's partitions. `capacities` are those of their ready
+        """`model` is the model ID. `numbers` are those of the model's partitions. `capacities` are those of their ready
         workers, by tag. The simulator makes partitions of its own."""
         self.model = model
+        self.name, self.version = split_model_id(model)
         self.metrics = metrics
         self.outstanding: dict[str, QueuedRequest] = {}
         self.partitions: list[Partition] = []
@@ -146,15 +147,23 @@ class ModelQueue:
             return
         log.warning("moving %d requests from %s, stuck for %.1f s", len(requests), partition.keys.tag, stuck_s)
         partition.cancel(request.entry.id for request in requests)
-        admitted: dict[Partition, list[QueuedRequest]] = {}
         for request in requests:
-            if request.admitted_at:
-                request.partition = target = choose(others)
-                admitted.setdefault(target, []).append(request)
-            else:
+            if not request.admitted_at:
                 self._submitter.put(request)
-        for target, moved in admitted.items():
-            await target.take_over(moved)
+        await _admit_again([request for request in requests if request.admitted_at], others)
+
+    async def move_to(self, target: ModelQueue) -> int:
+        """Move the requests that have been sent and whose client doesn't mind to the queue of another version. Returns
+        how many. Raises BrokerUnavailable."""
+        sent = [request for request in self.outstanding.values() if request.partition is not None]
+        moved = [request for request in sent if request.move_to(target)]
+        for request in moved:
+            del self.outstanding[request.entry.id]
+            request.partition.cancel((request.entry.id,))
+            request.admitted_at = request.admitted_at or time.monotonic()  # so the target's reconciler looks for it
+            target._add(request)
+        await _admit_again(moved, target._usable)
+        return len(moved)
 
     # --- requests
 
@@ -196,10 +205,13 @@ class ModelQueue:
 
     def submit(self, request: QueuedRequest) -> None:
         """Send the request's entry to the broker. Call `check` before, and `release` after, whatever the outcome."""
+        self._add(request)
+        self._submitter.put(request)
+
+    def _add(self, request: QueuedRequest) -> None:
         self.outstanding[request.entry.id] = request
         if request.deadline_at < self._deadlines.next_check_at:
             self._deadlines.check_by(request.deadline_at)
-        self._submitter.put(request)
 
     def release(self, request: QueuedRequest, *, answered: bool) -> None:
         """Remove a request. Without `answered` its entry is cancelled, if it was sent."""
@@ -212,6 +224,16 @@ class ModelQueue:
         """Whether a broker answers, or has been away so shortly that it may only be changing its primary."""
         now = time.monotonic()
         return any(each.broker_up or each.unanswered_s(now) < DOWN_AFTER_S for each in self._usable)
+
+
+async def _admit_again(requests: Sequence[QueuedRequest], partitions: Sequence[Partition]) -> None:
+    """Spread requests that were admitted elsewhere over partitions. Raises BrokerUnavailable."""
+    targets: dict[Partition, list[QueuedRequest]] = {}
+    for request in requests:
+        request.partition = target = choose(partitions)
+        targets.setdefault(target, []).append(request)
+    for target, moved in targets.items():
+        await target.take_over(moved)
 
 
 class Deadlines:

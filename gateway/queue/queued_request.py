@@ -19,6 +19,11 @@ class QueuedRequest(Protocol):
     partition: Any  # to which it was sent (partition.Partition); None while it waits to be sent
     waiting: bool  # submitted, and neither ended nor abandoned
 
+    def move_to(self, queue: Any) -> bool:
+        """Let another version's queue (model_queue.ModelQueue) answer the request. Returns False if its client has
+        chosen the version, or if that version takes other inputs."""
+        ...
+
     def end(self, outcome: Outcome) -> None:
         """End the request. Only the first call has an effect: of the reply router, the reconciler, the deadline or the
         connection."""
