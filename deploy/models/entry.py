@@ -84,11 +84,10 @@ def make_entry(base: Settings, fields: Mapping[str, Any], where: str) -> ModelEn
     return entry
 
 
-def from_settings(base: Settings, settings: Mapping[str, str], workers: int, where: str) -> ModelEntry:
-    """As `make_entry`, by the settings' own names in lower case."""
-    own_names = {own: short for short, own in _SHORT.items()}
-    fields = {own_names.get(name, name): value for name, value in settings.items()}
-    return make_entry(base, {**fields, "workers": workers}, where)
+def fields_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that stand for settings by their own names in lower case."""
+    short = {own: name for name, own in _SHORT.items()}
+    return {short.get(name, name): value for name, value in settings.items()}
 
 
 def check_unique(entries: Iterable[ModelEntry]) -> None:

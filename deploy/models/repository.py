@@ -12,7 +12,7 @@ What a version's folder serves is said by `path` (a file in that folder, or any 
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,19 +50,26 @@ class Repository:
             raise SettingsError(f"--models {self.folder}: there is no such folder")
         entries: list[ModelEntry] = []
         wrong: list[str] = []
-        for name in sorted(each.name for each in self.folder.iterdir() if _is_model(each)):
+        for name in self.names():
             try:
                 check_model_name(name)
                 versions = self.selected(name)
             except (SettingsError, UnknownModel) as error:
                 wrong.append(str(error) if isinstance(error, SettingsError) else f"{self.folder / name}: {error}")
                 continue
-            entries += _collect((lambda version=each: self.entry(name, version) for each in versions), wrong)
+            for version in versions:
+                try:
+                    entries.append(self.entry(name, version))
+                except SettingsError as error:
+                    wrong.append(str(error))
         if not entries and not wrong:
             wrong = ["it has no model; expected folders like net/1/ with a model.pt2, model.py or config.json"]
         if wrong:
             raise SettingsError("\n".join([f"the model repository {self.folder} is not valid:", *wrong]))
         return entries
+
+    def names(self) -> list[str]:
+        return sorted(each.name for each in self.folder.iterdir() if each.is_dir() and not each.name.startswith("."))
 
     def selected(self, name: str) -> list[int]:
         """Return the versions of a model that its policy selects, in order. Raises SettingsError."""
@@ -72,8 +79,8 @@ class Repository:
             raise SettingsError(f"{folder}: no version; expected a folder like {folder / '1'}")
         return _select(versions, self._model_fields(name).get(_POLICY, {"latest": 1}), folder / FILE)
 
-    def entry(self, name: str, version: int) -> ModelEntry:
-        """Return one version of a model. Raises SettingsError."""
+    def entry(self, name: str, version: int, more: Mapping[str, Any] | None = None) -> ModelEntry:
+        """Return one version of a model; `more` are fields that win over those of its files. Raises SettingsError."""
         folder = self._folder_of(name) / str(version)
         if not folder.is_dir():
             known = ", ".join(map(str, _versions(folder.parent))) or "none"
@@ -84,23 +91,18 @@ class Repository:
         fields.pop("class", None)
         if isinstance(weights := fields.get("weights"), str):
             fields["weights"] = located(weights, folder)
-        return make_entry(
-            self._base, {"workers": self._workers, **fields, "name": name, "version": version}, str(folder)
-        )
+        fields = {"workers": self._workers, **fields, **(more or {}), "name": name, "version": version}
+        return make_entry(self._base, fields, str(folder))
 
     def _folder_of(self, name: str) -> Path:
         folder = self.folder / name
         if not folder.is_dir():
-            known = sorted(each.name for each in self.folder.iterdir() if _is_model(each))
-            raise SettingsError(f"the repository {self.folder} has no model {name}; it has {', '.join(known) or 'none'}")
+            known = ", ".join(self.names()) or "none"
+            raise SettingsError(f"the repository {self.folder} has no model {name}; it has {known}")
         return folder
 
     def _model_fields(self, name: str) -> dict[str, Any]:
         return _fields(self.folder / name / FILE, (_POLICY, *_KNOWN))
-
-
-def _is_model(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith(".")
 
 
 def _versions(folder: Path) -> list[int]:
@@ -112,17 +114,6 @@ def _versions(folder: Path) -> list[int]:
         except UnknownModel:
             continue
     return sorted(found)
-
-
-def _collect(makers: Iterator[Callable[[], ModelEntry]], wrong: list[str]) -> list[ModelEntry]:
-    """Return what can be made, and add the errors of the rest to `wrong`."""
-    made = []
-    for make in makers:
-        try:
-            made.append(make())
-        except SettingsError as error:
-            wrong.append(str(error))
-    return made
 
 
 def _select(versions: Sequence[int], policy: Any, file: Path) -> list[int]:
