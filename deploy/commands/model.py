@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from smartbatch.deploy.lookup import models_named, open_connections, snapshot_of
 from smartbatch.deploy.models.entry import MAX_WORKERS, MODEL_SETTINGS, located, located_path
 from smartbatch.deploy.options import json_option, read_for_operator, setting_options
 from smartbatch.deploy.tables import console, table
-from smartbatch.shared.broker.admin.launchers import Load, Unload, choose, find, send
+from smartbatch.shared.broker.admin.launchers import Launcher, Load, Unload, choose, find, send
 from smartbatch.shared.broker.connection.connections import Connections
 from smartbatch.shared.broker.connection.multiplexed import BLOCK_S, MultiplexedConnection
-from smartbatch.shared.errors import ModelCommandFailed
+from smartbatch.shared.errors import BrokerUnavailable, ModelCommandFailed
 from smartbatch.shared.keys import LAUNCHERS, split_model_id
 from smartbatch.shared.settings import Settings
 
@@ -149,7 +149,9 @@ async def _list(settings: Settings, as_json: bool) -> None:
 
 async def _rows(connections: Connections, settings: Settings) -> list[dict[str, Any]]:
     """Return a row per model ID: what its launcher says of it, and what the registry does."""
-    launchers = await find(connections.of(LAUNCHERS))
+    launchers: list[Launcher] = []
+    with suppress(BrokerUnavailable):  # the broker may not permit this to its user
+        launchers = await find(connections.of(LAUNCHERS))
     served = {each.id: (launcher, each) for launcher in launchers for each in launcher.models}
     announced = {model.name: model for model in await models_named(connections, settings, None)}
     rows = []

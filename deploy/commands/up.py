@@ -43,6 +43,13 @@ from smartbatch.deploy.options import broker_given, read_for_server, setting_opt
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Model repository (Triton's layout): DIR/name/version/model.pt2, model.py or config.json.",
 )
+@click.option(
+    "--model-commands",
+    type=click.Choice(["any", "repository", "none"]),
+    default="any",
+    show_default=True,
+    help="What `smartbatch model load` may load: any path (which is code), or only what is in --models.",
+)
 @setting_options(
     "GRPC_PORT",
     "MODEL_NAME",
@@ -64,6 +71,7 @@ def command(
     words: tuple[str, ...],
     config: Path | None,
     folder: Path | None,
+    model_commands: str,
     **options: str | None,
 ) -> None:
     """Start a broker, a gateway and workers on this machine. Ctrl-C drains them; a second Ctrl-C stops them at once.
@@ -103,6 +111,7 @@ def command(
         entries,
         broker_given(options),
         repository=repository,
+        model_commands=model_commands,
         grpc=grpc,
         cluster=cluster or 0,
         sentinel=sentinel,

@@ -32,11 +32,13 @@ CLOSE_S = 2.0
 class Commands:
     """Owned by the launcher, from when all is ready until it drains."""
 
-    def __init__(self, models: Models, repository: Repository | None, screen: Screen) -> None:
+    def __init__(self, models: Models, repository: Repository | None, screen: Screen, *, any_path: bool) -> None:
+        """`any_path`: whether models from anywhere may be loaded, which are code, or only those of the repository."""
         url = models.settings.broker_url
         self.id = f"{HOST[:40]}-{os.getpid()}-{uuid.uuid4().hex[:4]}"
         self._models = models
         self._repository = repository
+        self._any_path = any_path
         self._screen = screen
         self._connection = MultiplexedConnection(url, LAUNCHERS)
         self._blocking = MultiplexedConnection(url, LAUNCHERS, block_s=BLOCK_S)
@@ -111,8 +113,10 @@ class Commands:
         self._busy.add(name)
         try:
             if isinstance(action, Load):
-                entries = entries_of(action, self._models.settings, self._repository)
-                return await Loading(self._models, self._others, self.id, progress.say).run(entries)
+                entries = entries_of(action, self._models.settings, self._repository, any_path=self._any_path)
+                by_policy = not action.version and "model_path" not in action.settings
+                loading = Loading(self._models, self._others, self.id, progress.say)
+                return await loading.run(entries, missing_only=by_policy)
             versions = await self._versions(action)
             return await Unloading(self._models, action, versions, self.id, progress.say).run()
         finally:

@@ -27,6 +27,7 @@ from smartbatch.deploy.models.entry import ModelEntry
 from smartbatch.deploy.models.repository import Repository
 from smartbatch.shared.broker.connection.check import check
 from smartbatch.shared.errors import BrokerUnavailable
+from smartbatch.shared.process import tasks
 from smartbatch.shared.settings import Settings, mask_url
 
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # http_proxy does not apply to the local gateway
@@ -42,6 +43,7 @@ class Launcher:
         broker_given: bool,
         *,
         repository: Repository | None = None,
+        model_commands: str = "any",
         grpc: bool = False,
         cluster: int = 0,
         sentinel: bool = False,
@@ -50,6 +52,7 @@ class Launcher:
         self._entries = entries
         self._broker_given = broker_given
         self._repository = repository
+        self._model_commands = model_commands  # "any", "repository" or "none"
         self._grpc = grpc
         self._cluster = cluster  # primaries
         self._sentinel = sentinel
@@ -100,13 +103,21 @@ class Launcher:
             for model in added:
                 model.established = True
             self._print_ready()
-            commands = Commands(models, self._repository, self._screen)
-            taking = asyncio.create_task(commands.run())
-            await self._stop.wait()
-            taking.cancel()
-            await commands.close()
+            if self._model_commands == "none":
+                await self._stop.wait()
+            else:
+                await self._take_commands(models)
         finally:
             models.close()
+
+    async def _take_commands(self, models: Models) -> None:
+        """Load and unload models until a signal arrives."""
+        any_path = self._model_commands == "any"
+        commands = Commands(models, self._repository, self._screen, any_path=any_path)
+        taking = asyncio.create_task(commands.run())
+        await self._stop.wait()
+        await tasks.end([taking])
+        await commands.close()
 
     def _environ(self) -> dict[str, str]:
         """Return the environment variables of all children that are not a broker's."""

@@ -25,11 +25,17 @@ POLL_S = 0.5
 Others = Callable[[], Awaitable[Sequence[Launcher]]]
 
 
-def entries_of(action: Load, settings: Settings, repository: Repository | None) -> list[ModelEntry]:
-    """Return what a command asks to load: a model with a path, or versions of the repository. Raises SettingsError,
-    UnknownModel or ModelCommandFailed."""
+def entries_of(
+    action: Load, settings: Settings, repository: Repository | None, *, any_path: bool = True
+) -> list[ModelEntry]:
+    """Return what a command asks to load: a model with a path, if that is allowed, or versions of the repository.
+
+    Raises SettingsError, UnknownModel or ModelCommandFailed.
+    """
     name = check_model_name(action.model)
     fields = {**fields_of(action.settings), **({"workers": action.workers} if action.workers else {})}
+    if "path" in fields and not any_path:
+        raise ModelCommandFailed("this launcher loads only from its repository (smartbatch up --model-commands)")
     if "path" in fields:
         version = action.version or 1
         return [make_entry(settings, {**fields, "name": name, "version": version}, f"load {model_id(name, version)}")]
@@ -50,15 +56,15 @@ class Loading:
         self._who = who
         self._say = say
 
-    async def run(self, entries: Sequence[ModelEntry]) -> str:
-        """Load one version after the other, and return what was done. Those that are already here are left alone if
-        there are several. Raises ModelCommandFailed, SettingsError or BrokerUnavailable."""
+    async def run(self, entries: Sequence[ModelEntry], *, missing_only: bool = False) -> str:
+        """Load one version after the other, and return what was done. `missing_only` leaves those alone that are
+        already here. Raises ModelCommandFailed, SettingsError or BrokerUnavailable."""
         done = []
         for entry in entries:
             present = self._models.get(entry.id)
             if present and present.unloading:
                 done.append(await self._serve_again(present))
-            elif len(entries) == 1 or not present or present.error:
+            elif not missing_only or not present or present.error:
                 done.append(await self._load(entry))
         return "; ".join(done) or f"{', '.join(entry.id for entry in entries)}: already loaded"
 

@@ -146,6 +146,7 @@ def test_a_wrong_file_stops_before_anything_is_started(control: Control, tmp_pat
     assert system.lines == [f"smartbatch: {file}: model a: unknown field 'windw'; did you mean window?"]
 
 
+@pytest.mark.extended
 def test_a_repository_is_served_by_its_policies_and_a_new_version_when_it_is_asked_for(
     control: Control, tmp_path: Path
 ) -> None:
@@ -212,6 +213,7 @@ def test_no_request_is_lost_while_a_version_is_unloaded(control: Control) -> Non
     assert len(statuses) > 20
 
 
+@pytest.mark.extended
 def test_a_failed_load_is_told_and_changes_nothing_else(control: Control, tmp_path: Path) -> None:
     control.up("--model", f"m={FAST}").ready()
     before = control.keys()
@@ -227,7 +229,7 @@ def test_a_failed_load_is_told_and_changes_nothing_else(control: Control, tmp_pa
         control.fails("load", "m@4", "--path", f"{tmp_path}/dies.py:Net")
         == "smartbatch: m@4 worker was killed by signal 9"
     )
-    assert "window: expected adaptive or fixed, got 'x'" in control.fails(
+    assert "WINDOW: expected adaptive or fixed, got 'x'" in control.fails(
         "load", "m@5", "--path", FAST, "--window", "x"
     )
     found = control.list()
@@ -246,6 +248,7 @@ def test_a_failed_load_is_told_and_changes_nothing_else(control: Control, tmp_pa
     assert ("m", 3) not in control.list()
 
 
+@pytest.mark.extended
 def test_a_version_with_a_weight_is_unloaded_only_once_it_has_none(control: Control) -> None:
     control.up("--model", f"m={FAST}", "--model", f"m@2={FAST}").ready()
     redis = control.broker.sync
@@ -254,10 +257,11 @@ def test_a_version_with_a_weight_is_unloaded_only_once_it_has_none(control: Cont
     assert "version 1 has the weight 90 in the routing table of m, after 1 s; nothing was changed" in error
     assert routing.decode(redis.hget(ROUTES, "m")) == RoutingTable({1: 90, 2: 10})
     assert control.states() == {("m", 1): "ready", ("m", 2): "ready"}
-    waiting = control.start("unload", "m@1")
-    assert waiting.stdout and waiting.stdout.readline().startswith("version 1 has the weight 90; waiting until it is 0")
-    redis.hset(ROUTES, "m", routing.encode(RoutingTable({2: 10})))
-    assert waiting.wait(30) == 0
+    with control.start("unload", "m@1") as waiting:
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline().startswith("version 1 has the weight 90; waiting until it is 0")
+        redis.hset(ROUTES, "m", routing.encode(RoutingTable({2: 10})))
+        assert waiting.wait(30) == 0
     assert routing.decode(redis.hget(ROUTES, "m")).weights == {2: 10}
     redis.hset(ROUTES, "m", routing.encode(RoutingTable({2: 10, 3: 1}, sticky="x-user")))
     control.ok("load", "m@3", "--path", FAST)
@@ -269,17 +273,18 @@ def test_a_version_with_a_weight_is_unloaded_only_once_it_has_none(control: Cont
 def test_unloading_is_completed_by_the_same_command(control: Control) -> None:
     control.up("--model", f"m={FAST}", "--model", f"m@2={FAST}").ready()
     redis = control.broker.sync
-    before = control.keys()
     # What an unload leaves that ended after the workers had: announced and draining, without workers.
     redis.hset("smartbatch:models", "m@3", model_info.encode(ModelInfo("m", FAST, InputSpec(("raw",)), 8, version=3)))
     redis.hset("smartbatch:{m@3}:limits", "max_batch_size", 3)
     redis.hset(ROUTES, "m", routing.encode(RoutingTable(draining=(3,))))
     assert control.states()[("m", 3)] == "no workers"
     assert control.ok("unload", "m@3")[-1] == "m@3 unloaded"
-    assert control.keys() - before == {TABLES_HISTORY}
+    assert not [key for key in redis.keys("*") if b"{m@3}" in key]
+    assert redis.hkeys(ROUTES) == []
     assert "m@3 is not loaded; models of this launcher: m, m@2" in control.fails("unload", "m@3")
 
 
+@pytest.mark.extended
 def test_all_versions_are_unloaded_by_the_name(control: Control) -> None:
     control.up("--model", FAST, "--model", f"m={FAST}", "--model", f"m@2={FAST}").ready()
     assert control.ok("unload", "m")[-1] == "m, m@2 unloaded"
@@ -287,6 +292,7 @@ def test_all_versions_are_unloaded_by_the_name(control: Control) -> None:
     assert "m is not loaded" in control.fails("unload", "m")
 
 
+@pytest.mark.extended
 def test_a_model_of_another_launcher_is_refused_and_the_command_needs_to_know_which(
     control: Control, up: Callable[..., Up]
 ) -> None:
@@ -306,6 +312,19 @@ def test_a_model_of_another_launcher_is_refused_and_the_command_needs_to_know_wh
     assert first.popen.poll() is None
 
 
+@pytest.mark.extended
+def test_a_launcher_may_refuse_paths_or_all_commands(control: Control, up: Callable[..., Up], tmp_path: Path) -> None:
+    write(tmp_path / "m/1/model.toml", f"path = '{FAST}'")
+    first = control.up("--models", str(tmp_path), "--model-commands", "repository").ready()
+    assert "loads only from its repository" in control.fails("load", "evil", "--path", "module:Class")
+    write(tmp_path / "m/2/model.toml", f"path = '{FAST}'")
+    assert control.ok("load", "m@2")[-1].startswith("m@2 is ready")
+    first.interrupt()
+    assert first.popen.wait(20) == 0
+    control.up("--models", str(tmp_path), "--model-commands", "none").ready()
+    assert "no launcher" in control.fails("load", "m@1")
+
+
 def test_commands_need_a_launcher_and_a_broker(control: Control) -> None:
     text = control.fails("load", "m", "--path", FAST)
     assert text.startswith("smartbatch: no launcher (`smartbatch up`) runs on this broker.")
@@ -321,33 +340,37 @@ def test_commands_need_a_launcher_and_a_broker(control: Control) -> None:
     assert ended.returncode == 2 and "the broker can't be reached" in ended.stderr
 
 
+@pytest.mark.extended
 def test_a_load_goes_on_after_ctrl_c(control: Control) -> None:
     control.up("--model", f"m={FAST}").ready()
-    loading = control.start("load", "m@2", "--path", "simulated:load_ms=4000")
-    assert loading.stdout and "loading simulated" in loading.stdout.readline() + loading.stdout.readline()
-    assert "another command about the model m is in progress" in control.fails("unload", "m@2")
-    loading.send_signal(signal.SIGINT)
-    assert loading.wait(10) == 2
-    assert loading.stderr and "the load goes on; `smartbatch model list` shows its progress" in loading.stderr.read()
+    with control.start("load", "m@2", "--path", "simulated:load_ms=10000") as loading:
+        until_loading(loading)
+        assert "another command about the model m is in progress" in control.fails("unload", "m@2")
+        loading.send_signal(signal.SIGINT)
+        assert loading.wait(10) == 2
+        assert loading.stderr is not None
+        assert "the load goes on; `smartbatch model list` shows its progress" in loading.stderr.read()
     assert control.list()[("m", 2)]["state"] == "loading"
-    eventually(lambda: control.states()[("m", 2)] == "ready", 20)
+    eventually(lambda: control.states()[("m", 2)] == "ready", 30)
 
 
+@pytest.mark.extended
 def test_a_load_goes_on_while_the_broker_is_away(control: Control) -> None:
     control.up("--model", f"m={FAST}").ready()
-    loading = control.start("load", "m@2", "--path", "simulated:load_ms=3000")
-    assert loading.stdout and "loading simulated" in loading.stdout.readline() + loading.stdout.readline()
-    control.broker.pause()
-    try:
-        time.sleep(4)  # longer than loading and than the timeout of a command
-    finally:
-        control.broker.resume()
-    out, _ = loading.communicate(timeout=40)
+    with control.start("load", "m@2", "--path", "simulated:load_ms=3000") as loading:
+        until_loading(loading)
+        control.broker.pause()
+        try:
+            time.sleep(4)  # longer than loading and than the timeout of a command
+        finally:
+            control.broker.resume()
+        out, _ = loading.communicate(timeout=40)
     assert loading.returncode == 0, out
     assert out.splitlines()[-1].startswith("m@2 is ready")
     eventually(lambda: control.answers("m@2"), 20)
 
 
+@pytest.mark.extended
 def test_a_loaded_worker_that_was_once_ready_is_restarted(control: Control) -> None:
     system = control.up("--model", f"m={FAST}").ready()
     control.ok("load", "m@2", "--path", FAST)
@@ -357,6 +380,7 @@ def test_a_loaded_worker_that_was_once_ready_is_restarted(control: Control) -> N
     eventually(lambda: control.answers("m@2"), 20)
 
 
+@pytest.mark.extended
 def test_loading_and_unloading_again_and_again_needs_no_more_memory(control: Control) -> None:
     measure_cycles(control, 10, most_bytes=2_000_000)
 
@@ -381,6 +405,11 @@ def measure_cycles(control: Control, count: int, most_bytes: int) -> None:
     assert len(keys) == 1
     assert launcher.num_fds() < 60
     assert control.answers("m")
+
+
+def until_loading(loading: subprocess.Popen[str]) -> None:
+    assert loading.stdout is not None
+    assert any("loading simulated" in line for line in loading.stdout)
 
 
 def write(file: Path, content: str) -> None:
