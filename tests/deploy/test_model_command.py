@@ -216,6 +216,7 @@ def test_no_request_is_lost_while_a_version_is_unloaded(control: Control) -> Non
 @pytest.mark.extended
 def test_a_failed_load_is_told_and_changes_nothing_else(control: Control, tmp_path: Path) -> None:
     control.up("--model", f"m={FAST}").ready()
+    assert control.answers("m")
     before = control.keys()
     assert "simulated takes milliseconds" in control.fails("load", "m@2", "--path", "simulated:speed=9")
     (tmp_path / "net.py").write_text(
