@@ -30,6 +30,7 @@ COMMANDS = {
     "dead": "List, inspect, requeue and delete dead letters",
     "limits": "Show or change the batch limits of running workers",
     "models": "List served and available models",
+    "model": "Load, unload and list models of a running `smartbatch up`",
     "settings": "List all settings",
 }
 
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         cli(arguments, prog_name="smartbatch", standalone_mode=True)
     except SmartBatchError as error:
-        if startup_error.report(str(error)):
+        if startup_error.report(error):
             pass
         elif logs.is_json():
             logging.getLogger(__name__).critical("%s", error)

@@ -243,6 +243,15 @@ class CancelledByOperator(SmartBatchError):
     code = "cancelled_by_operator"
 
 
+# --- errors of operators' tools
+
+
+class RouteChanged(SmartBatchError):
+    """Somebody else changed the model's routing table since it was read. Nothing was written."""
+
+    code = "route_changed"
+
+
 # --- errors that keep a process from starting
 
 
@@ -278,9 +287,9 @@ def by_code() -> dict[str, type[SmartBatchError]]:
 def codes_of(cls: type[SmartBatchError]) -> set[str]:
     """Return the codes of a branch of the tree that a request may end with.
 
-    Codes of connections that never sent a request, of commands and of startup are left out.
+    Codes of connections that never sent a request, of operators' tools and of startup are left out.
     """
-    never = (UrlTooLong, HeadTimeout, TooManyConnections, ModelCommandFailed, StartupError)
+    never = (UrlTooLong, HeadTimeout, TooManyConnections, ModelCommandFailed, RouteChanged, StartupError)
     return {code for code, each in by_code().items() if issubclass(each, cls) and not issubclass(each, never)}
 
 

@@ -35,6 +35,7 @@ EXPECTED = {
     "startup_error": 500,
     "settings_error": 500,
     "model_load_error": 500,
+    "route_changed": 500,
     "wire_error": 502,
     "unavailable": 503,
     "too_many_connections": 503,

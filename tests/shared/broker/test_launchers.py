@@ -78,7 +78,7 @@ async def test_a_command_arrives_and_its_events_come_back(
 ) -> None:
     await queue.register(ONE)
     events = send(blocking, ONE, action)
-    first = asyncio.create_task(anext(events))
+    first = asyncio.ensure_future(anext(events))
     command = await taken(queue)
     assert command.action == action
     await queue.report(command.id, Event("progress", "loading", 1))
@@ -120,7 +120,7 @@ async def test_a_command_without_an_outcome_fails(
     text: str,
 ) -> None:
     monkeypatch.setattr(launchers, "_SILENT_S", 0.1)
-    waiting = asyncio.create_task(anext(send(blocking, ONE, Unload("net"))))
+    waiting = asyncio.ensure_future(anext(send(blocking, ONE, Unload("net"))))
     await taken(queue)
     if left:
         await queue.register(left)
@@ -132,7 +132,7 @@ async def test_a_silent_command_in_progress_is_waited_for(
     queue: CommandQueue, blocking: MultiplexedConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launchers, "_SILENT_S", 0.1)
-    waiting = asyncio.create_task(anext(send(blocking, ONE, Unload("net"))))
+    waiting = asyncio.ensure_future(anext(send(blocking, ONE, Unload("net"))))
     command = await taken(queue)
     await queue.register(Launcher(ONE.id, "box", 7, commands=(command.id,)))
     assert not (await asyncio.wait([waiting], timeout=2.5))[0]
