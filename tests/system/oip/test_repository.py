@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import msgspec
+import numpy as np
 import pytest
 import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
@@ -22,6 +23,7 @@ from smartbatch.shared.broker.admin.launchers import Command, CommandQueue, Even
 from smartbatch.shared.broker.connection.multiplexed import BLOCK_S, MultiplexedConnection
 from smartbatch.shared.keys import LAUNCHERS, model_id
 from tests.brokers import Broker, eventually
+from tests.deploy.up import Up
 from tests.system.stack import Process, Stack
 
 Client = Any  # its own annotations say that any answer may be None
@@ -233,3 +235,42 @@ def test_without_api_keys_only_the_management_port_loads(
         assert (malformed.status_code, len(launcher.commands)) == (400, 2)
     finally:
         open_system.close()
+
+
+@pytest.mark.extended
+def test_models_of_a_real_launchers_repository(system: Stack, tmp_path: Path) -> None:
+    def add(version: int, path: str) -> None:
+        folder = tmp_path / f"models/m/{version}"
+        folder.mkdir(parents=True)
+        (folder / "model.toml").write_text(f'path = "{path}"')
+
+    add(1, "simulated:base_ms=1")
+    add(2, "simulated:base_ms=2")
+    up = Up(tmp_path / "up.log", "--models", str(tmp_path / "models"), API_KEYS_FILE=system.environ["API_KEYS_FILE"])
+    try:
+        up.ready()
+        with http_client.InferenceServerClient(up.url.removeprefix("http://"), network_timeout=60) as client:
+
+            def answered_by(version: str = "") -> str:
+                sent = http_client.InferInput("input", [1], "BYTES")
+                sent.set_data_from_numpy(np.array([b"x"], np.object_))
+                return client.infer("m", [sent], model_version=version, headers=APP).get_response()["model_version"]
+
+            assert index(client) == {("m", "2"): "READY"}  # the latest
+            client.load_model("m@1", headers=ADMIN)
+            assert (answered_by("1"), answered_by()) == ("1", "2")
+            refused(client.load_model, "m@3", headers=ADMIN, status="400", text="3")
+            add(3, "simulated:base_ms=3")
+            client.load_model("m", headers=ADMIN)
+            assert answered_by("3") == "3"
+            eventually(lambda: answered_by() == "3")
+            add(4, "no_such_module:Model")
+            refused(client.load_model, "m@4", headers=ADMIN, status="400", text="no_such_module")
+            assert index(client) == {("m", version): "READY" for version in ("1", "2", "3")}
+            client.unload_model("m@3", headers=ADMIN)
+            assert answered_by() == "2"
+            assert client.get_model_metadata("m", headers=ADMIN)["versions"] == ["1", "2"]
+            client.unload_model("m", headers=ADMIN)
+            assert not client.is_model_ready("m", headers=ADMIN)
+    finally:
+        up.close()
