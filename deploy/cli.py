@@ -33,6 +33,7 @@ COMMANDS = {
     "promote": "Move requests to a version step by step, and back if it is worse",
     "rollback": "Undo the last change of a model's weights",
     "models": "List served and available models",
+    "model": "Load, unload and list models of a running `smartbatch up`",
     "settings": "List all settings",
 }
 
@@ -97,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         cli(arguments, prog_name="smartbatch", standalone_mode=True)
     except SmartBatchError as error:
-        if startup_error.report(str(error)):
+        if startup_error.report(error):
             pass
         elif logs.is_json():
             logging.getLogger(__name__).critical("%s", error)

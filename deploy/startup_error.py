@@ -7,8 +7,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NamedTuple
+
+from smartbatch.shared.errors import SmartBatchError
 
 VARIABLE = "SMARTBATCH_STARTUP_ERROR_FILE"  # set by the launcher for its children only
+
+
+class StartupFailure(NamedTuple):
+    """The code and the text of the error that ended a child."""
+
+    code: str
+    text: str
 
 
 def environ(folder: str, name: str) -> dict[str, str]:
@@ -20,23 +30,23 @@ def has_launcher() -> bool:
     return bool(os.environ.get(VARIABLE))
 
 
-def report(text: str) -> bool:
-    """Write `text` for the launcher. Returns False if no launcher started this process."""
+def report(error: SmartBatchError) -> bool:
+    """Write an error for the launcher. Returns False if no launcher started this process."""
     path = os.environ.get(VARIABLE)
     if not path:
         return False
-    Path(path).write_text(text)
+    Path(path).write_text(f"{error.code}\n{error}")
     return True
 
 
-def read(folder: str, name: str) -> str:
-    """Return and delete the text that the child reported; empty if there is none."""
+def read(folder: str, name: str) -> StartupFailure | None:
+    """Return and delete what the child reported, if it did."""
     path = _path(folder, name)
     if not path.exists():
-        return ""
-    text = path.read_text()
+        return None
+    code, _, text = path.read_text().partition("\n")
     path.unlink()
-    return text
+    return StartupFailure(code, text)
 
 
 def _path(folder: str, name: str) -> Path:

@@ -117,7 +117,7 @@ def http() -> Iterator[str]:
         if "/versions/" not in path:
             for operation in operations.values():
                 yield from endpoint(operation)
-    yield "Every path of a model also exists with `/versions/1` after the model's name."
+    yield "Every path of a model also exists with `/versions/{version}` after the model's name."
     yield "## Schemas"
     for name, schema in sorted(api["components"]["schemas"].items()):
         yield from described_schema(name, schema)

@@ -106,6 +106,12 @@ class UnknownModel(ClientError):
     code = "unknown_model"
 
 
+class ModelCommandFailed(ClientError):
+    """A command to load or unload a model failed, or no launcher (`smartbatch up`) can carry it out."""
+
+    code = "model_command_failed"
+
+
 class Unauthenticated(ClientError):
     """The API key is missing or invalid."""
 
@@ -283,7 +289,7 @@ def codes_of(cls: type[SmartBatchError]) -> set[str]:
 
     Codes of connections that never sent a request, of operators' tools and of startup are left out.
     """
-    never = (UrlTooLong, HeadTimeout, TooManyConnections, RouteChanged, StartupError)
+    never = (UrlTooLong, HeadTimeout, TooManyConnections, ModelCommandFailed, RouteChanged, StartupError)
     return {code for code, each in by_code().items() if issubclass(each, cls) and not issubclass(each, never)}
 
 

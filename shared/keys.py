@@ -17,6 +17,10 @@
     smartbatch:models             hash                      model ID -> JSON description (no hash tag)
     smartbatch:{routes}:tables    hash                      model -> JSON routing table
     smartbatch:{routes}:history:<model>     stream          changes of its routing table
+    smartbatch:{launchers}:ids              set, TTL        IDs of launchers (`smartbatch up`)
+    smartbatch:{launchers}:launcher:<id>    string, TTL     what a launcher runs, as JSON
+    smartbatch:{launchers}:commands:<id>    list, TTL       commands for one launcher, as JSON
+    smartbatch:{launchers}:events:<id>      list, TTL       progress of one command, as JSON
     smartbatch:access:{usage}:buckets       hash, TTL       API key -> tokens|ms, its rate limit's bucket
     smartbatch:access:{usage}:counts:<day>  hash, TTL       API key -> requests of that day
     smartbatch:access:{usage}:seen:<id>     string, TTL     last report of a gateway process
@@ -37,6 +41,7 @@ GROUP = "workers"
 MODELS = "smartbatch:models"
 BUCKETS = "smartbatch:access:{usage}:buckets"
 ROUTES = "smartbatch:{routes}:tables"
+LAUNCHERS = "smartbatch:{launchers}:ids"
 
 SLOTS = 16384  # of a cluster
 
@@ -98,6 +103,18 @@ def seen(gateway_id: str) -> str:
 
 def route_history(model: str) -> str:
     return f"smartbatch:{{routes}}:history:{model}"
+
+
+def launcher(launcher_id: str) -> str:
+    return f"smartbatch:{{launchers}}:launcher:{launcher_id}"
+
+
+def launcher_commands(launcher_id: str) -> str:
+    return f"smartbatch:{{launchers}}:commands:{launcher_id}"
+
+
+def launcher_events(command_id: str) -> str:
+    return f"smartbatch:{{launchers}}:events:{command_id}"
 
 
 def partition_tag(model: str, partition: int) -> str:

@@ -48,7 +48,7 @@ def model_config(config: ModelConfig) -> pb.ModelConfigResponse:
         input=_fields(config.input),
         output=_fields(config.output),
         instance_group=_fields(config.instance_group),
-        version_policy=pb.ModelVersionPolicy(latest=pb.ModelVersionPolicy.Latest(num_versions=1)),
+        version_policy=pb.ModelVersionPolicy(**config.version_policy),
         dynamic_batching=pb.ModelDynamicBatching(),
     )
     return pb.ModelConfigResponse(config=message)

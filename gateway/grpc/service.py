@@ -16,9 +16,10 @@ from smartbatch.gateway.grpc.calls import Context, abort, headers_of
 from smartbatch.gateway.grpc.infer import infer
 from smartbatch.gateway.inference.request_services import RequestServices
 from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
-from smartbatch.gateway.oip import metadata, statistics
-from smartbatch.gateway.oip.infer_options import check_version
+from smartbatch.gateway.oip import metadata, repository, statistics, versions
+from smartbatch.shared.broker.admin.launchers import Load, Unload
 from smartbatch.shared.errors import Forbidden
+from smartbatch.shared.model_info import ModelInfo
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -34,7 +35,7 @@ class _Method(NamedTuple):
 
     request: type[Message]
     path: str
-    respond: Callable[[ServiceView, Principal | None, Any], Message]
+    respond: Callable[[ServiceView, Principal | None, Any], Awaitable[Message]]
 
 
 def handlers(services: ServiceView) -> grpc.GenericRpcHandler:
@@ -64,64 +65,76 @@ def _handler(services: ServiceView, method: _Method) -> Callable[[Any, Context],
                     raise error
                 if method.path not in authenticator.open_paths:
                     principal = authenticator.identify(headers)
-            return method.respond(services, principal, request)
+            return await method.respond(services, principal, request)
         except Exception as error:
             await abort(context, error, None)
 
     return call
 
 
-def _live(services: ServiceView, principal: Principal | None, request: Any) -> Message:
+async def _live(services: ServiceView, principal: Principal | None, request: Any) -> Message:
     return pb.ServerLiveResponse(live=True)
 
 
-def _ready(services: ServiceView, principal: Principal | None, request: Any) -> Message:
+async def _ready(services: ServiceView, principal: Principal | None, request: Any) -> Message:
     return pb.ServerReadyResponse(ready=services.monitor.ready)
 
 
-def _model_ready(services: ServiceView, principal: Principal | None, request: Any) -> Message:
-    _check(services, principal, request)
-    return pb.ModelReadyResponse(ready=metadata.model_ready(services.monitor, request.name))
+async def _model_ready(services: ServiceView, principal: Principal | None, request: Any) -> Message:
+    metadata.check_access(principal, request.name)
+    monitor = services.monitor
+    models = versions.meant(monitor, request.name, request.version)
+    return pb.ModelReadyResponse(ready=metadata.model_ready(monitor, models))
 
 
-def _server_metadata(services: ServiceView, principal: Principal | None, request: Any) -> Message:
+async def _server_metadata(services: ServiceView, principal: Principal | None, request: Any) -> Message:
     with_statistics = services.settings.management_port < 0
     return messages.server_metadata(metadata.server_metadata(with_statistics=with_statistics))
 
 
-def _model_metadata(services: ServiceView, principal: Principal | None, request: Any) -> Message:
-    _check(services, principal, request)
-    return messages.model_metadata(metadata.model_metadata(metadata.info_of(services.monitor, request.name)))
-
-
-def _model_config(services: ServiceView, principal: Principal | None, request: Any) -> Message:
-    _check(services, principal, request)
+async def _model_metadata(services: ServiceView, principal: Principal | None, request: Any) -> Message:
     monitor = services.monitor
-    return messages.model_config(metadata.model_config(monitor, metadata.info_of(monitor, request.name)))
+    return messages.model_metadata(metadata.model_metadata(monitor, _info(services, principal, request)))
 
 
-def _statistics(services: ServiceView, principal: Principal | None, request: Any) -> Message:
+async def _model_config(services: ServiceView, principal: Principal | None, request: Any) -> Message:
+    return messages.model_config(metadata.model_config(services.monitor, _info(services, principal, request)))
+
+
+async def _statistics(services: ServiceView, principal: Principal | None, request: Any) -> Message:
     monitor = services.monitor
     if services.settings.management_port >= 0:
         raise Forbidden("statistics are only available over HTTP, on MANAGEMENT_PORT")
-    if request.name:
-        metadata.check_model(monitor, request.name)
-        check_version(request.name, request.version)
-    models = [request.name] if request.name else monitor.model_names
+    models = versions.meant(monitor, request.name, request.version) if request.name else monitor.model_names
     return messages.statistics([statistics.of(monitor, model) for model in models])
 
 
-def _index(services: ServiceView, principal: Principal | None, request: Any) -> Message:
+async def _index(services: ServiceView, principal: Principal | None, request: Any) -> Message:
     return messages.index(metadata.index(services.monitor, principal, only_ready=request.ready))
 
 
-def _check(services: ServiceView, principal: Principal | None, request: Any) -> None:
+async def _load(services: ServiceView, principal: Principal | None, request: Any) -> Message:
+    repository.check_may_change(principal, request.model_name, managed=False)
+    repository.check_load(request.repository_name, request.parameters)
+    await repository.carry_out(Load(*repository.target(request.model_name)), services, principal)
+    return pb.RepositoryModelLoadResponse()
+
+
+async def _unload(services: ServiceView, principal: Principal | None, request: Any) -> Message:
+    repository.check_may_change(principal, request.model_name, managed=False)
+    repository.check_unload(request.repository_name, request.parameters)
+    await repository.carry_out(Unload(*repository.target(request.model_name)), services, principal)
+    return pb.RepositoryModelUnloadResponse()
+
+
+def _info(services: ServiceView, principal: Principal | None, request: Any) -> ModelInfo:
+    """Return the announcement of the requested version, or of the one that requests by name go to."""
     metadata.check_access(principal, request.name)
-    metadata.check_model(services.monitor, request.name)
-    check_version(request.name, request.version)
+    return metadata.info_of(services.monitor, versions.chosen(services.monitor, request.name, request.version))
 
 
 _MODEL = "/v2/models/{model}"
+_REPOSITORY_MODEL = "/v2/repository/models/{model}"
 _METHODS = {
     "ServerLive": _Method(pb.ServerLiveRequest, "/v2/health/live", _live),
     "ServerReady": _Method(pb.ServerReadyRequest, "/v2/health/ready", _ready),
@@ -131,4 +144,6 @@ _METHODS = {
     "ModelConfig": _Method(pb.ModelConfigRequest, f"{_MODEL}/config", _model_config),
     "ModelStatistics": _Method(pb.ModelStatisticsRequest, f"{_MODEL}/stats", _statistics),
     "RepositoryIndex": _Method(pb.RepositoryIndexRequest, "/v2/repository/index", _index),
+    "RepositoryModelLoad": _Method(pb.RepositoryModelLoadRequest, f"{_REPOSITORY_MODEL}/load", _load),
+    "RepositoryModelUnload": _Method(pb.RepositoryModelUnloadRequest, f"{_REPOSITORY_MODEL}/unload", _unload),
 }

@@ -25,9 +25,10 @@ from smartbatch.shared.broker.connection.connections import Connections
 from smartbatch.shared.broker.connection.primary import primaries
 from smartbatch.shared.broker.queue.admission import Capacity
 from smartbatch.shared.errors import BrokerUnavailable
-from smartbatch.shared.keys import MODELS, ROUTES, Keys, partition_tag, split_model_id
+from smartbatch.shared.keys import MODELS, ROUTES, Keys, model_id, partition_tag, split_model_id
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.partitions import SlotRange, partitions_of
+from smartbatch.shared.routing import RoutingTable
 from smartbatch.shared.settings import Settings
 from smartbatch.shared.telemetry import counts
 
@@ -76,8 +77,22 @@ class SystemMonitor:
 
     @property
     def model_names(self) -> list[str]:
-        """The known models, whether or not they have a ready worker."""
-        return sorted({self._default, *self.models})
+        """The IDs of the known versions of models, whether or not they have a ready worker."""
+        default = [] if split_model_id(self._default)[0] in self.known.versions else [self._default]
+        return sorted([*self.models, *default])
+
+    def versions(self, name: str) -> list[int]:
+        """Return the known versions of a model in ascending order."""
+        default_name, default_version = split_model_id(self._default)
+        return self.known.versions.get(name) or [default_version] * (name == default_name)
+
+    def default_version(self, name: str) -> int:
+        """Return the version of a known model that gets most of the requests that name none."""
+        versions = self.versions(name)
+        table = self.known.tables.get(name) or RoutingTable()
+        ready = [version for version in versions if self.is_ready(model_id(name, version))]
+        shares = table.shares(ready) or table.shares(versions) or {max(ready or versions): 1.0}
+        return max(shares, key=lambda version: (shares[version], version))
 
     @property
     def ready_workers(self) -> dict[str, int]:
@@ -132,11 +147,15 @@ class SystemMonitor:
                 log.exception("reading the system's state failed")
             await asyncio.sleep(INTERVAL_S)
 
-    async def _read(self) -> None:
+    async def refresh(self) -> None:
+        """Read the state of everything now. Raises BrokerUnavailable."""
+        await self._read(everything=True)
+
+    async def _read(self, *, everything: bool = False) -> None:
         changed = await self._read_known()
         self._slots = await primaries(self._settings.broker_url).slots()
         names = sorted({self._default, *self.models, *self._queues})
-        due = [name for n, name in enumerate(names) if name in changed or self._is_due(name, n)]
+        due = [name for n, name in enumerate(names) if everything or name in changed or self._is_due(name, n)]
         tags = {name: [partition_tag(name, n) for n in self.partitions(name)] for name in due}
         parts = await self._snapshots([*chain.from_iterable(tags.values())])
         self._take_over(names, tags, parts)

@@ -2,6 +2,3 @@
 
 https://github.com/kserve/open-inference-protocol. gRPC (gateway/grpc/) uses the same inputs, outputs and metadata.
 """
-
-# Every model has this one version.
-VERSION = "1"

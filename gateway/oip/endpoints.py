@@ -1,9 +1,12 @@
-"""REST endpoints about the server and its models. All respond from the system monitor's last read."""
+"""REST endpoints about the server and its models.
+
+All but load and unload respond from the system monitor's last read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -14,15 +17,18 @@ from smartbatch.gateway.auth.principal import Principal
 from smartbatch.gateway.core.problems import problem
 from smartbatch.gateway.inference.body_reader import read_body
 from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
-from smartbatch.gateway.oip import metadata, statistics
-from smartbatch.gateway.oip.infer_options import check_version
+from smartbatch.gateway.oip import metadata, repository, statistics, versions
 from smartbatch.gateway.oip.metadata import Liveness, ModelReadiness
 from smartbatch.gateway.oip.statistics import Statistics
-from smartbatch.shared.errors import ClientError, MalformedBody, SmartBatchError
+from smartbatch.shared.broker.admin.launchers import Load, Unload
+from smartbatch.shared.errors import Forbidden, MalformedBody, SmartBatchError
 from smartbatch.shared.settings import Settings
 
 JSON = "application/json"
 MAX_INDEX_BODY_BYTES = 4096
+MAX_COMMAND_BODY_BYTES = 64 * 1024
+
+T = TypeVar("T")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -37,6 +43,12 @@ class SystemView(Protocol):
 
 class IndexRequest(msgspec.Struct):
     ready: bool = False
+
+
+class RepositoryRequest(msgspec.Struct):
+    """The body of load and unload. Load knows no parameter; unload ignores `unload_dependents`."""
+
+    parameters: dict[str, Any] = {}
 
 
 def with_json_errors(endpoint: Endpoint) -> Endpoint:
@@ -71,31 +83,31 @@ async def server(request: Request) -> Response:
 
 @with_json_errors
 async def model_metadata(request: Request) -> Response:
-    return _json(metadata.model_metadata(metadata.info_of(_monitor(request), _model(request))))
+    monitor = _monitor(request)
+    return _json(metadata.model_metadata(monitor, metadata.info_of(monitor, _chosen(request))))
 
 
 @with_json_errors
 async def model_ready(request: Request) -> Response:
-    """Respond with 200 if the model has a ready worker, otherwise 503."""
-    monitor, model = _monitor(request), _model(request)
-    metadata.check_model(monitor, model)
-    is_ready = metadata.model_ready(monitor, model)
+    """Respond with 200 if the version has a ready worker, or without a version any of them, otherwise 503."""
+    monitor, (model, version) = _monitor(request), _target(request)
+    is_ready = metadata.model_ready(monitor, versions.meant(monitor, model, version))
     return _json(ModelReadiness(model, is_ready), 200 if is_ready else 503)
 
 
 @with_json_errors
 async def model_config(request: Request) -> Response:
     monitor = _monitor(request)
-    return _json(metadata.model_config(monitor, metadata.info_of(monitor, _model(request))))
+    return _json(metadata.model_config(monitor, metadata.info_of(monitor, _chosen(request))))
 
 
 @with_json_errors
 async def model_statistics(request: Request) -> Response:
-    """Return one model's statistics. The path authorizes the key (auth/authenticator.py), for any model."""
-    monitor, model = _monitor(request), request.path_params["model"]
-    metadata.check_model(monitor, model)
-    check_version(model, request.path_params.get("version", ""))
-    return _json(Statistics([statistics.of(monitor, model)]))
+    """Return the statistics of one version of a model, or of each. The path authorizes the key
+    (auth/authenticator.py), for any model."""
+    monitor, path = _monitor(request), request.path_params
+    models = versions.meant(monitor, path["model"], path.get("version", ""))
+    return _json(Statistics([statistics.of(monitor, model) for model in models]))
 
 
 @with_json_errors
@@ -107,20 +119,45 @@ async def all_statistics(request: Request) -> Response:
 @with_json_errors
 async def index(request: Request) -> Response:
     body, _ = await read_body(request.scope, request.receive, MAX_INDEX_BODY_BYTES)
-    principal = _principal(request)
-    return _json(metadata.index(_monitor(request), principal, only_ready=_index_request(body).ready))
+    principal, wanted = _principal(request), _decoded(body, IndexRequest, '{"ready": true or false}')
+    return _json(metadata.index(_monitor(request), principal, only_ready=wanted.ready))
 
 
 @with_json_errors
-async def load_or_unload(request: Request) -> Response:
-    raise ClientError("models can't be loaded or unloaded by request: start or stop `smartbatch worker` instead")
+async def load(request: Request) -> Response:
+    """Load a model, and respond once it is ready."""
+    principal, name, parameters = await _command(request)
+    repository.check_load("", parameters)
+    await repository.carry_out(Load(*repository.target(name)), _view(request), principal)
+    return _json({})
 
 
-def _index_request(body: bytes) -> IndexRequest:
+@with_json_errors
+async def unload(request: Request) -> Response:
+    """Unload a model, and respond once its workers have ended."""
+    principal, name, parameters = await _command(request)
+    repository.check_unload("", parameters)
+    await repository.carry_out(Unload(*repository.target(name)), _view(request), principal)
+    return _json({})
+
+
+async def _command(request: Request) -> tuple[Principal | None, str, Iterable[str]]:
+    """Return who may load or unload the model in the path, its name, and the names of the parameters."""
+    if "origin" in request.headers:  # a page of any site could send it to a port that its reader reaches
+        raise Forbidden("models can't be loaded or unloaded from a web page")
+    principal, name = _principal(request), request.path_params["model"]
+    managed = request.scope["server"][1] == _view(request).settings.management_port
+    repository.check_may_change(principal, name, managed=managed)
+    body, _ = await read_body(request.scope, request.receive, MAX_COMMAND_BODY_BYTES)
+    return principal, name, _decoded(body, RepositoryRequest, '{"parameters": {…}}').parameters
+
+
+def _decoded(body: bytes, kind: type[T], expected: str) -> T:
+    """Decode a JSON body, which may be empty. Raises MalformedBody."""
     try:
-        return msgspec.json.decode(body, type=IndexRequest) if body.strip() else IndexRequest()
+        return msgspec.json.decode(body.strip() or b"{}", type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise MalformedBody(f'expected {{"ready": true or false}} or an empty body: {error}') from None
+        raise MalformedBody(f"expected {expected} or an empty body: {error}") from None
 
 
 def _view(request: Request) -> SystemView:
@@ -136,12 +173,17 @@ def _principal(request: Request) -> Principal | None:
     return None if authenticator is None else authenticator.identify(request.scope["headers"])
 
 
-def _model(request: Request) -> str:
-    """Return the model in the path. Raises Forbidden if the key may not use it, UnknownModel for an unknown version."""
+def _target(request: Request) -> tuple[str, str]:
+    """Return the model and the version in the path; without a version, an empty one. Raises Forbidden if the key may
+    not use the model."""
     model = request.path_params["model"]
     metadata.check_access(_principal(request), model)
-    check_version(model, request.path_params.get("version", ""))
-    return model
+    return model, request.path_params.get("version", "")
+
+
+def _chosen(request: Request) -> str:
+    """Return the ID of the version in the path, or of the one that requests by name go to."""
+    return versions.chosen(_monitor(request), *_target(request))
 
 
 def _json(body: Any, status: int = 200) -> Response:

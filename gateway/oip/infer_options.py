@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import msgspec
 
 from smartbatch.gateway.inference.predict import MAX_TOP_K
-from smartbatch.gateway.oip import VERSION, signature
-from smartbatch.shared.errors import InvalidInput, UnknownModel
+from smartbatch.gateway.oip import signature
+from smartbatch.shared.errors import InvalidInput
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.wire import Payload
 
@@ -62,12 +62,6 @@ def timeout_s(microseconds: int) -> float | None:
     if microseconds < 0:
         raise InvalidInput(f"timeout: expected 0 or more microseconds, got {microseconds}")
     return microseconds / 1e6 or None
-
-
-def check_version(model: str, version: str) -> None:
-    """Raise UnknownModel for a version other than VERSION, which is the default."""
-    if version not in ("", VERSION):
-        raise UnknownModel(f"model {model!r} has no version {version!r:.60}; its only version is {VERSION}")
 
 
 def refuse_unsupported(sequence: object, regions: Sequence[object]) -> None:

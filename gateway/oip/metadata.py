@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
 
 from smartbatch.gateway.auth.principal import Principal
 from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
-from smartbatch.gateway.oip import VERSION, signature
+from smartbatch.gateway.oip import signature
 from smartbatch.gateway.oip.datatypes import BYTES
 from smartbatch.shared import __version__
-from smartbatch.shared.errors import Forbidden, Unavailable, UnknownModel
+from smartbatch.shared.errors import Forbidden, Unavailable
+from smartbatch.shared.keys import model_id, split_model_id
 from smartbatch.shared.model_info import ModelInfo
 
 SERVER_NAME = "smartbatch"
+_LOADING = {"starting", "loading", "warming"}  # states of workers
 EXTENSIONS = (
     "binary_tensor_data",
     "classification",
@@ -52,8 +55,8 @@ class TensorMetadata(msgspec.Struct):
 
 
 class ModelMetadata(msgspec.Struct):
-    """`inputs`: one form of each input, since tools send all of them. `alternative_inputs`: further forms. `outputs` is
-    empty if a user's model doesn't declare them."""
+    """`versions`: all that are known. `inputs`: one form of each input, since tools send all of them.
+    `alternative_inputs`: further forms. `outputs` is empty if a user's model doesn't declare them."""
 
     name: str
     versions: list[str]
@@ -80,7 +83,8 @@ class InstanceGroup(msgspec.Struct):
 
 
 class ModelConfig(msgspec.Struct):
-    """Triton's model configuration, as far as it applies. `dynamic_batching` is always present."""
+    """Triton's model configuration, as far as it applies. `version_policy` lists the known versions. `dynamic_batching`
+    is always present."""
 
     name: str
     platform: str
@@ -96,7 +100,7 @@ class ModelConfig(msgspec.Struct):
 class IndexEntry(msgspec.Struct):
     name: str
     version: str
-    state: Literal["READY", "UNAVAILABLE"]
+    state: Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
     reason: str
 
 
@@ -106,17 +110,11 @@ def server_metadata(*, with_statistics: bool) -> ServerMetadata:
 
 
 def info_of(monitor: SystemMonitor, model: str) -> ModelInfo:
-    """Return the announced model info. Raises UnknownModel, or Unavailable before the first worker is up."""
-    check_model(monitor, model)
+    """Return what one version's workers announced, by its ID. Raises Unavailable before the first of them is up."""
     info = monitor.models.get(model)
     if info is None:
         raise Unavailable(f"no worker of model {model!r} has announced its inputs yet")
     return info
-
-
-def check_model(monitor: SystemMonitor, model: str) -> None:
-    if model not in monitor.model_names:
-        raise UnknownModel(f"model {model!r:.140} not found; available: {', '.join(monitor.model_names)}")
 
 
 def check_access(principal: Principal | None, model: str) -> None:
@@ -125,13 +123,14 @@ def check_access(principal: Principal | None, model: str) -> None:
         raise Forbidden("this API key may not use this model")
 
 
-def model_metadata(info: ModelInfo) -> ModelMetadata:
+def model_metadata(monitor: SystemMonitor, info: ModelInfo) -> ModelMetadata:
+    versions = [str(version) for version in monitor.versions(info.name)]
     each = [
         [TensorMetadata(form.name, form.datatype, form.shape) for form in forms] for forms in signature.inputs(info)
     ]
     others = [form for forms in each for form in forms[1:]]
     outputs = [TensorMetadata(output.name, output.datatype, output.shape) for output in signature.outputs(info)]
-    return ModelMetadata(info.name, [VERSION], info.platform, [forms[0] for forms in each], outputs, others)
+    return ModelMetadata(info.name, versions, info.platform, [forms[0] for forms in each], outputs, others)
 
 
 def model_config(monitor: SystemMonitor, info: ModelInfo) -> ModelConfig:
@@ -144,28 +143,37 @@ def model_config(monitor: SystemMonitor, info: ModelInfo) -> ModelConfig:
         info.max_batch_size if batched else 0,
         [ConfigTensor(form.name, _config_type(form.datatype), form.shape[batched:]) for form in inputs],
         [ConfigTensor(output.name, _config_type(output.datatype), output.shape[batched:]) for output in outputs],
-        _instances(monitor, info.name),
-        {"latest": {"num_versions": 1}},
+        _instances(monitor, info.id),
+        {"specific": {"versions": monitor.versions(info.name)}},
         {},
     )
 
 
-def model_ready(monitor: SystemMonitor, model: str) -> bool:
-    snapshot = monitor.snapshots.get(model)
-    return monitor.fresh and snapshot is not None and bool(snapshot.ready_workers)
+def model_ready(monitor: SystemMonitor, models: Iterable[str]) -> bool:
+    """Return whether any of these IDs has a ready worker."""
+    workers = monitor.ready_workers
+    return monitor.fresh and any(workers.get(model) for model in models)
 
 
 def index(monitor: SystemMonitor, principal: Principal | None, *, only_ready: bool) -> list[IndexEntry]:
-    """List the models that the principal may use."""
-    models = [model for model in monitor.model_names if principal is None or principal.may_use(model)]
-    entries = [_index_entry(monitor, model) for model in models]
+    """List the versions of the models that the principal may use."""
+    versions = sorted(map(split_model_id, monitor.model_names))
+    allowed = [each for each in versions if principal is None or principal.may_use(each[0])]
+    entries = [_index_entry(monitor, name, version) for name, version in allowed]
     return [entry for entry in entries if entry.state == "READY" or not only_ready]
 
 
-def _index_entry(monitor: SystemMonitor, model: str) -> IndexEntry:
-    if model_ready(monitor, model):
-        return IndexEntry(model, VERSION, "READY", "")
-    return IndexEntry(model, VERSION, "UNAVAILABLE", "no worker is ready")
+def _index_entry(monitor: SystemMonitor, name: str, version: int) -> IndexEntry:
+    model = model_id(name, version)
+    if model_ready(monitor, [model]):
+        return IndexEntry(name, str(version), "READY", "")
+    snapshot = monitor.snapshots.get(model) if monitor.fresh else None
+    states = {report.get("state") for report in snapshot.workers.values()} if snapshot else set()
+    if states & _LOADING:
+        return IndexEntry(name, str(version), "LOADING", "its worker is loading")
+    if "draining" in states:
+        return IndexEntry(name, str(version), "UNLOADING", "its worker is draining")
+    return IndexEntry(name, str(version), "UNAVAILABLE", "it has no worker")
 
 
 def _instances(monitor: SystemMonitor, model: str) -> list[InstanceGroup]:

@@ -20,8 +20,8 @@ def routes(public: Callable[..., Route], management: Callable[..., Route], infer
         Route("/v2/health/ready", endpoints.ready),
         public("/v2", endpoints.server),
         public("/v2/repository/index", endpoints.index, methods=["POST"]),
-        public("/v2/repository/models/{model}/load", endpoints.load_or_unload, methods=["POST"]),
-        public("/v2/repository/models/{model}/unload", endpoints.load_or_unload, methods=["POST"]),
+        Route("/v2/repository/models/{model}/load", endpoints.load, methods=["POST"]),
+        Route("/v2/repository/models/{model}/unload", endpoints.unload, methods=["POST"]),
         management("/v2/models/stats", endpoints.all_statistics),
     ]
     of_model: list[tuple[Callable[..., Route], str, Any]] = [

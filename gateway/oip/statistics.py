@@ -1,4 +1,4 @@
-"""Cumulative statistics of a model in the protocol's format: sums over its live workers since they started."""
+"""Cumulative statistics of a model's version in the protocol's format: sums over its live workers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import msgspec
 
 from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
 from smartbatch.gateway.monitoring.window_stats import counts_by_process, sum_counts
-from smartbatch.gateway.oip import VERSION
 from smartbatch.shared.broker.admin.registry import Snapshot, number
+from smartbatch.shared.keys import split_model_id
 
 
 class Duration(msgspec.Struct):
@@ -51,6 +51,8 @@ class Statistics(msgspec.Struct):
 
 
 def of(monitor: SystemMonitor, model: str) -> ModelStatistics:
+    """Return the statistics of the version with this ID."""
+    name, version = split_model_id(model)
     snapshot = monitor.snapshots.get(model) or Snapshot(model)
     last_ms = (int(number(report.get("last_batch_ms"))) for report in snapshot.workers.values())
     counted = sum_counts(counts_by_process(snapshot).values())
@@ -63,8 +65,8 @@ def of(monitor: SystemMonitor, model: str) -> ModelStatistics:
     entries = counted.ints("entries")
     failures = sum(entries.get(outcome, 0) for outcome in ("invalid", "error", "expired", "dead"))
     return ModelStatistics(
-        model,
-        VERSION,
+        name,
+        str(version),
         max(last_ms, default=0),
         int(counted.value("total", "rows")),
         sum(counted.ints("closed").values()),

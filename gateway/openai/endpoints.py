@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from smartbatch.gateway.oip import metadata
+from smartbatch.gateway.oip import metadata, versions
 from smartbatch.gateway.openai import embeddings, rerank
 from smartbatch.gateway.openai.errors import JSON, openai_error
 from smartbatch.gateway.openai.types import ModelEntry, ModelList
@@ -32,7 +32,7 @@ async def models(request: Request) -> Response:
     try:
         view = request.app.state.gateway
         principal = view.authenticator.identify(request.scope["headers"]) if view.authenticator else None
-        names = [entry.name for entry in metadata.index(view.monitor, principal, only_ready=False)]
+        names = dict.fromkeys(entry.name for entry in metadata.index(view.monitor, principal, only_ready=False))
         return _json(ModelList([ModelEntry(name) for name in names]))
     except SmartBatchError as error:
         return _refused(error)
@@ -43,7 +43,7 @@ async def model(request: Request) -> Response:
         view, name = request.app.state.gateway, request.path_params["model"]
         principal = view.authenticator.identify(request.scope["headers"]) if view.authenticator else None
         metadata.check_access(principal, name)
-        metadata.check_model(view.monitor, name)
+        versions.of(view.monitor, name)
         return _json(ModelEntry(name))
     except SmartBatchError as error:
         return _refused(error)

@@ -22,9 +22,12 @@ IMAGES = ("gateway", "worker", "loadtest")
 
 
 def load(name: str = "docker-compose.yml") -> dict[str, Any]:
-    """Return the file with every ${VARIABLE:-default} replaced by its default."""
+    """Return the file with every ${VARIABLE:-default} replaced by its default, which may contain another one."""
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
-    return yaml.safe_load(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", (ROOT / name).read_text()))
+    text, replaced = (ROOT / name).read_text(), 1
+    while replaced:
+        text, replaced = re.subn(r"\$\{\w+:-([^${}]*)\}", r"\1", text)
+    return yaml.safe_load(text)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +91,7 @@ def test_gateway_is_published_to_this_machine_only(services):
     assert "ports" not in services["worker"]
 
 
-@pytest.mark.parametrize("name", PYTHON_SERVICES)
+@pytest.mark.parametrize("name", [*PYTHON_SERVICES, "worker-v2"])
 def test_a_stopped_process_has_time_to_finish_its_requests(services, name):
     service = services[name]
     grace_s = float(service["environment"]["GRACE_TIME"])
@@ -100,6 +103,18 @@ def test_a_stopped_process_has_time_to_finish_its_requests(services, name):
 def test_gateways_stop_before_workers(services):
     assert "worker" in services["gateway"]["depends_on"] and "worker" in services["grpc"]["depends_on"]
     assert "gateway" not in services["worker"]["depends_on"]
+
+
+def test_a_second_version_is_optional_and_differs_only_in_what_it_serves(services):
+    first, second = services["worker"], services["worker-v2"]
+    assert second["profiles"] == ["v2"]
+    assert {**second, "environment": first["environment"], "profiles": None} == {**first, "profiles": None}
+    assert first["environment"]["MODEL_VERSION"] == 1 and second["environment"]["MODEL_VERSION"] == 2
+    own = {key for key, value in second["environment"].items() if value != first["environment"][key]}
+    assert own == {"MODEL_VERSION"}
+    text = (ROOT / "docker-compose.yml").read_text()
+    for variable in ("WORKER_IMAGE", "MODEL_VERSION", "MODEL_PATH", "MODEL_WEIGHTS"):
+        assert f"${{{variable}_V2:-" in text
 
 
 def test_every_setting_can_be_set_and_defaults_do_not_drift(services):
@@ -121,11 +136,11 @@ def test_trace_settings_apply_to_gateways_and_workers(services):
         assert not any(given[variable] for variable in given if variable.startswith("OTEL_"))  # off unless set
 
 
-def test_gpu_overlay_only_reserves_one_gpu_for_the_worker():
+def test_gpu_overlay_only_reserves_one_gpu_for_the_workers():
     overlay = load("docker-compose.gpu.yml")["services"]
     (device,) = overlay["worker"]["deploy"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
-    assert set(overlay) == {"worker"}
+    assert set(overlay) == {"worker", "worker-v2"} and overlay["worker-v2"] == overlay["worker"]
     assert overlay["worker"]["environment"] == {"DEVICE": "cuda"}
 
 
@@ -170,6 +185,7 @@ def test_prometheus_scrapes_the_ports_of_gateways_and_workers(services):
         ("smartbatch-gateway", "gateway"): services["gateway"]["environment"]["PORT"],
         ("smartbatch-gateway", "grpc"): int(services["grpc"]["environment"]["MANAGEMENT_PORT"]),
         ("smartbatch-worker", "worker"): services["worker"]["environment"]["METRICS_PORT"],
+        ("smartbatch-worker", "worker-v2"): services["worker-v2"]["environment"]["METRICS_PORT"],
     }
     assert services["worker"]["environment"]["METRICS_HOST"] == "0.0.0.0"
     source = yaml.safe_load(

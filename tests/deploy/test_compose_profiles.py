@@ -57,6 +57,18 @@ def test_the_grpc_profile_serves_a_triton_client(stack):
 
 
 @real
+def test_the_v2_profile_serves_a_second_version(stack):
+    stack.compose("--profile", "v2", "up", "-d", "--no-build", "worker-v2")
+    try:
+        model = f"{stack.urls()[0]}/v2/models/simulated"
+        eventually(lambda: httpx.get(f"{model}/versions/2/ready").status_code == 200)
+        assert httpx.get(model).json()["versions"] == ["1", "2"]
+        assert httpx.get(f"{model}/versions/1/ready").status_code == 200
+    finally:
+        stack.compose("rm", "-fs", "worker-v2", check=False)
+
+
+@real
 def test_the_loadtest_profile_loads_the_stack_and_finds_every_response_correct(stack):
     profile = ("--profile", "loadtest")
     stack.compose(*profile, "build", "locust")

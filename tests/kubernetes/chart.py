@@ -24,7 +24,7 @@ NAMESPACE = "inference"
 
 # Set by the chart from other values, so `settings` can't contradict what Services and probes expect.
 SET_BY_CHART = {
-    *("model_name", "model_path", "redis_url", "redis_password_file", "api_keys_file"),
+    *("model_name", "model_version", "model_path", "redis_url", "redis_password_file", "api_keys_file"),
     *("host", "port", "grpc_port", "management_host", "management_port", "metrics_host", "metrics_port"),
 }
 OBJECT = "# Source: "

@@ -15,6 +15,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from smartbatch.shared.keys import Keys, model_id
 from smartbatch.shared.settings import Settings, from_environment
 from tests.kubernetes.chart import (
     CHART,
@@ -201,6 +202,11 @@ def test_settings_reach_the_processes_that_they_are_for() -> None:
         ({"broker": {"url": "redis://app:secret@host/0"}}, "pattern"),  # a password belongs into a Secret
         ({"settings": {"REQUEST_TIMEOUT": 60}}, r"GRACE_TIME \(45\) must be longer than REQUEST_TIMEOUT \(60\)"),
         ({"workers": [{"model": "a.b", "path": "x"}, {"model": "a_b", "path": "y"}]}, "smartbatch-worker-a-b"),
+        ({"workers": [{"model": "m", "path": "m", "version": 0}]}, "minimum"),
+        (
+            {"workers": [{"model": "m", "path": "x"}, {"model": "m", "path": "y", "version": 1}]},
+            "two workers have the model m and the version 1",
+        ),
         (
             {
                 "broker": {"url": "redis+cluster://a:7000,b:7000"},
@@ -316,6 +322,30 @@ def test_a_worker_may_set_what_the_defaults_set_to_something_else() -> None:
     pod = one(objects, "Deployment", "smartbatch-worker-m")["spec"]["template"]["spec"]
     assert "limits" not in pod["containers"][0]["resources"] and "nodeSelector" not in pod
     assert one(objects, "Deployment", "smartbatch-worker-n")["spec"]["replicas"] == 0
+
+
+def test_a_version_of_a_model_has_a_deployment_and_a_stream_of_its_own() -> None:
+    redis = {"enabled": True, "trigger": "redis"}
+    first = {"model": "m", "path": "x", "autoscaling": redis}
+    objects = manifests({"workers": [first, {**first, "version": 20261129}]})
+    names = {"smartbatch-worker-m": "1", "smartbatch-worker-m-v20261129": "20261129"}
+    for name, version in names.items():
+        pod = one(objects, "Deployment", name)["spec"]["template"]
+        assert pod["metadata"]["labels"]["smartbatch/version"] == version
+        assert environment(pod["spec"]["containers"][0])["MODEL_VERSION"] == version
+    streams = {
+        each["spec"]["scaleTargetRef"]["name"]: each["spec"]["triggers"][0]["metadata"]["stream"]
+        for each in of_kind(objects, "ScaledObject")
+    }
+    ids = {name: model_id("m", int(version)) for name, version in names.items()}
+    assert streams == {name: Keys(each).requests for name, each in ids.items()}
+
+
+def test_gateways_know_the_version_of_the_first_entry() -> None:
+    objects = manifests({"workers": [{"model": "m", "path": "x", "version": 3}]})
+    gateway = one(objects, "Deployment", "smartbatch-gateway")["spec"]["template"]["spec"]["containers"][0]
+    assert from_environment(environment(gateway)).model_id == "m@3"
+    assert "deployment/smartbatch-worker-m-v3" in notes({"workers": [{"model": "m", "path": "x", "version": 3}]})
 
 
 def test_api_keys_of_values_become_a_secret_that_gateways_read() -> None:

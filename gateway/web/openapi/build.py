@@ -34,7 +34,7 @@ _BYTES: Json = {}
 @functools.lru_cache(maxsize=8)
 def document(settings: Settings, models: tuple[ModelInfo, ...] = ()) -> bytes:
     """Return the document with an example for each of `models`. Without models it has all that any model may take."""
-    models = tuple(sorted(models, key=lambda info: (info.name != settings.model, info.name)))
+    models = tuple(sorted(models, key=lambda info: (info.name != settings.model, info.name, info.version)))
     _, components = msgspec.json.schema_components(
         (PredictResponse, Health, Problem, Readiness, Stats, *oip.TYPES, *openai.TYPES),
         ref_template="#/components/schemas/{name}",

@@ -37,7 +37,7 @@ def request_content(models: Sequence[ModelInfo]) -> Json:
         for media in _media_types(info):
             described = content.setdefault(media, dict(INPUTS.get(media, {}), examples={}))
             if example := _example(media, info):
-                described["examples"][info.name] = {"summary": _summary(info, models), **example}
+                described["examples"][info.id] = {"summary": _summary(info, models), **example}
             if media == _MULTIPART and info is models[0]:
                 described["schema"] = {**described["schema"], "properties": _fields(info)}
     return {
@@ -47,12 +47,12 @@ def request_content(models: Sequence[ModelInfo]) -> Json:
 
 
 def infer_examples(models: Sequence[ModelInfo]) -> Json:
-    """Return the examples of the Open Inference Protocol's infer request, by model."""
-    found = {info.name: [_tensor(forms) for forms in signature.inputs(info)] for info in models}
+    """Return the examples of the Open Inference Protocol's infer request, by model ID."""
+    found = {info.id: [_tensor(forms) for forms in signature.inputs(info)] for info in models}
     return {
-        info.name: {"summary": f"For the model {info.name}", "value": {"inputs": found[info.name]}}
-        for info in models
-        if all(found[info.name])
+        each: {"summary": f"For the model {each}", "value": {"inputs": inputs}}
+        for each, inputs in found.items()
+        if all(inputs)
     }
 
 
@@ -67,7 +67,9 @@ def _media_types(info: ModelInfo) -> list[str]:
 
 
 def _summary(info: ModelInfo, models: Sequence[ModelInfo]) -> str:
-    return info.name if info is models[0] else f"{info.name} (?model={info.name})"
+    query = [f"model={info.name}"] * (info.name != models[0].name)
+    query += [f"version={info.version}"] * (sum(each.name == info.name for each in models) > 1)
+    return f"{info.id} (?{'&'.join(query)})" if query else info.id
 
 
 def _example(media: str, info: ModelInfo) -> Json | None:

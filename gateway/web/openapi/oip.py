@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from smartbatch.gateway.oip import VERSION, infer, metadata, rest_request, rest_response, statistics
-from smartbatch.gateway.oip.endpoints import IndexRequest
+from smartbatch.gateway.oip import infer, metadata, rest_request, rest_response, statistics
+from smartbatch.gateway.oip.endpoints import IndexRequest, RepositoryRequest
 from smartbatch.gateway.web.openapi.examples import infer_examples
 from smartbatch.gateway.web.openapi.parts import JSON, Json, json_content, limits, page, parameter, ref, running, schema
 from smartbatch.shared import errors
-from smartbatch.shared.keys import MODEL_NAME
+from smartbatch.shared.keys import MAX_VERSION, MODEL_NAME
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.settings import Settings
 
@@ -24,21 +24,37 @@ TYPES = (
     metadata.IndexEntry,
     statistics.Statistics,
     IndexRequest,
+    RepositoryRequest,
 )
 
 _HEADER_LENGTH = infer.HEADER_LENGTH.decode().title()
 _BINARY: Json = {"application/octet-stream": {}}
 _NO_MODEL = (errors.UnknownModel.code,)
 _NOT_YET = (errors.UnknownModel.code, errors.Unavailable.code)
+_BODY = (errors.MalformedBody.code, errors.BodyTooLarge.code, errors.BodyTimeout.code, errors.UnsupportedMedia.code)
+_CHOSEN = "Without a version, of the one that requests by name go to."
+
+_LOAD = (
+    "From the model repository of a launcher (`smartbatch up --models`): the version, or those that the repository's "
+    "policy selects. Responds once the model is ready, or says why it isn't."
+)
+_UNLOAD = "The version, or all of them. Responds once what their workers held is answered and they have ended."
 
 # path after the model's, name, summary, description, contents, codes
 _OF_MODEL = (
-    ("", "metadata", "Model metadata", "", {200: json_content("ModelMetadata")}, _NOT_YET),
+    (
+        "",
+        "metadata",
+        "Model metadata",
+        _CHOSEN,
+        {200: json_content("ModelMetadata")},
+        _NOT_YET,
+    ),
     (
         "/ready",
         "ready",
         "Model readiness",
-        "200 if the model has a ready worker, otherwise 503.",
+        "200 if the version has a ready worker, or without a version any of them, otherwise 503.",
         {200: json_content("ModelReadiness"), 503: json_content("ModelReadiness")},
         _NO_MODEL,
     ),
@@ -46,7 +62,7 @@ _OF_MODEL = (
         "/config",
         "config",
         "Model configuration",
-        "In the format of Triton's model configuration.",
+        "In the format of Triton's model configuration. " + _CHOSEN,
         {200: json_content("ModelConfig")},
         _NOT_YET,
     ),
@@ -54,7 +70,7 @@ _OF_MODEL = (
         "/stats",
         "statistics",
         "Model statistics",
-        "In the format of Triton's statistics extension.",
+        "In the format of Triton's statistics extension. Without a version, of each of the model's versions.",
         {200: json_content("Statistics")},
         _NO_MODEL,
     ),
@@ -72,9 +88,12 @@ def paths(settings: Settings, models: Sequence[ModelInfo] = ()) -> Json:
         ),
         "/v2/repository/index": {"post": _index()},
     }
+    example = models[0].name if models else settings.model
+    described["/v2/repository/models/{model}/load"] = _command("load", example, "Load a model", _LOAD)
+    described["/v2/repository/models/{model}/unload"] = _command("unload", example, "Unload a model", _UNLOAD)
     for versioned in (False, True):
         base = "/v2/models/{model}" + "/versions/{version}" * versioned
-        target = _target(models[0].name if models else settings.model, versioned)
+        target = _target(example, models[0].version if models else settings.model_version, versioned)
         for path, name, summary, description, contents, codes in _OF_MODEL:
             if versioned:
                 name, summary = f"{name}_of_version", f"{summary} (with version)"
@@ -88,23 +107,40 @@ def _get(name, path, summary, contents, parameters=(), codes=(), description="")
     return {"get": page(f"oip_{name}", path, summary, contents, **more)}
 
 
-def _target(model: str, versioned: bool) -> list[Json]:
-    """Describe the parameters of a path. `model` is their example."""
+def _target(model: str, version: int, versioned: bool) -> list[Json]:
+    """Describe the parameters of a path. `model` and `version` are their examples."""
     name = {**schema("string", pattern=f"^{MODEL_NAME.pattern}$"), "example": model}
     target = [parameter("path", "model", name, "Name of the model", required=True)]
     if versioned:
-        version = {**schema("string"), "example": VERSION}
-        target.append(parameter("path", "version", version, "Version of the model; always 1", required=True))
+        number = {**schema("integer", minimum=1, maximum=MAX_VERSION), "example": version}
+        target.append(parameter("path", "version", number, "Version of the model", required=True))
     return target
 
 
 def _index() -> Json:
     entries = {JSON: {"schema": {"type": "array", "items": ref("IndexEntry")}}}
-    codes = (errors.MalformedBody.code, errors.BodyTooLarge.code, errors.BodyTimeout.code, errors.UnsupportedMedia.code)
     path = "/v2/repository/index"
-    described = page("oip_index", path, "Model repository index", {200: entries}, codes=codes, content_type=JSON)
+    described = page("oip_index", path, "Model repository index", {200: entries}, codes=_BODY, content_type=JSON)
     content = {JSON: {"schema": ref("IndexRequest"), "example": {"ready": True}}}
     return {**described, "requestBody": {"required": False, "content": content}}
+
+
+def _command(verb: str, model: str, summary: str, description: str) -> Json:
+    """Describe load or unload. `model` is an example."""
+    codes = (*_BODY, errors.ClientError.code, errors.ModelCommandFailed.code, *_NOT_YET, errors.BrokerUnavailable.code)
+    name = {**schema("string"), "example": model}
+    described = page(
+        f"oip_{verb}",
+        f"/v2/repository/models/{{model}}/{verb}",
+        summary,
+        {200: {JSON: schema("object")}},
+        parameters=[parameter("path", "model", name, "Name of the model, or `name@version`", required=True)],
+        codes=codes,
+        content_type=JSON,
+        description=f"{description} Needs an API key with the role admin, or without API keys MANAGEMENT_PORT.",
+    )
+    content = {JSON: {"schema": ref("RepositoryRequest"), "example": {}}}
+    return {"post": {**described, "requestBody": {"required": False, "content": content}}}
 
 
 def _infer(settings: Settings, models: Sequence[ModelInfo], target: list[Json]) -> Json:

@@ -18,7 +18,7 @@ Json = dict[str, Any]
 
 JSON = "application/json"
 # Never sent: the client has disconnected, or the process did not start.
-_NOT_SENT = (errors.ClientGone, errors.StartupError)
+_NOT_SENT = (errors.ClientGone, errors.ModelCommandFailed, errors.StartupError)
 _HINTS = {
     414: f"A URL has at most {MAX_URL_BYTES} bytes. ",
     431: f"The request line and headers have at most {MAX_HEAD_BYTES} bytes. ",

@@ -11,6 +11,7 @@ EXPECTED = {
     "error": 500,
     "bad_request": 400,
     "malformed_body": 400,
+    "model_command_failed": 400,
     "unauthenticated": 401,
     "forbidden": 403,
     "malformed_request": 400,

@@ -13,8 +13,10 @@ from smartbatch.gateway.core.response_types import PartitionStats
 from smartbatch.gateway.monitoring.model_view import describe
 from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
 from smartbatch.gateway.web.metrics_page import _system
-from smartbatch.shared.keys import MODELS, Keys, partition_tag
+from smartbatch.shared.broker.admin.registry import Snapshot
+from smartbatch.shared.keys import MODELS, Keys, model_id, partition_tag
 from smartbatch.shared.model_info import InputSpec, ModelInfo, encode
+from smartbatch.shared.routing import RoutingTable
 from smartbatch.shared.settings import from_environment
 from tests.brokers import Broker, Client
 
@@ -26,6 +28,27 @@ async def monitor(any_broker: Broker):
     monitor = SystemMonitor(from_environment({"REDIS_URL": any_broker.url, "MODEL_NAME": "good"}), "g1", {})
     yield monitor
     await monitor.close()
+
+
+def test_the_default_version_is_the_one_that_gets_most_of_the_requests() -> None:
+    monitor = SystemMonitor(from_environment({"MODEL_NAME": "m", "MODEL_VERSION": "7"}), "g1", {})
+    assert (monitor.versions("m"), monitor.versions("other"), monitor.model_names) == ([7], [], ["m@7"])
+    infos = [ModelInfo("m", "x", InputSpec(("raw",)), 8, version=version) for version in (1, 2, 3)]
+    announced = {info.id: info for info in infos}
+
+    def default(ready: tuple[int, ...], **weights: float) -> int:
+        tables = {"m": RoutingTable(weights={int(name[1:]): weight for name, weight in weights.items()})}
+        monitor.known.update(announced, tables if weights else {})
+        models = [model_id("m", version) for version in ready]
+        monitor.snapshots = {model: Snapshot(model, workers={"w": {"state": "ready"}}) for model in models}
+        return monitor.default_version("m")
+
+    assert default((1, 2)) == 2  # the highest that is ready
+    assert default(()) == 3
+    assert default((1, 2, 3), v1=90, v2=10) == 1
+    assert default((2, 3), v1=90, v2=10) == 2
+    assert default((3,), v1=90, v2=10) == 1  # none that has a weight is ready: requests wait for the first
+    assert (monitor.versions("m"), monitor.model_names) == ([1, 2, 3], ["m", "m@2", "m@3"])
 
 
 async def _worker(client: Client, keys: Keys, worker_id: str, **report: str | bytes) -> None:

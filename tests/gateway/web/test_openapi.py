@@ -49,6 +49,19 @@ def test_examples_are_those_of_the_served_models_the_default_one_first():
     ]
 
 
+def test_each_version_of_a_model_has_an_example_that_names_it():
+    text, raw = InputSpec(("text",)), InputSpec(("raw",))
+    models = (ModelInfo("m", "x", raw, 8, version=2), ModelInfo("other", "x", text, 8), ModelInfo("m", "x", text, 8))
+    document = json.loads(build.document(Settings(model_name="m"), models))
+    content = document["paths"]["/predict"]["post"]["requestBody"]["content"]
+    summaries = {name: example["summary"] for name, example in content["text/plain"]["examples"].items()}
+    assert summaries == {"m": "m (?version=1)", "m@2": "m@2 (?version=2)", "other": "other (?model=other)"}
+    path, post = "/v2/models/{model}/versions/{version}/infer", "post"
+    assert [each["example"] for each in document["paths"][path][post]["parameters"][:2]] == ["m", 1]
+    examples = document["paths"][path][post]["requestBody"]["content"]["application/json"]["examples"]
+    assert list(examples) == ["m", "m@2", "other"]
+
+
 def test_json_is_left_out_if_each_example_would_be_pages_long():
     images = ModelInfo("images", "x", InputSpec(("image", "tensor"), "uint8", (3, 224, 224)), 8)
     document = json.loads(build.document(Settings(), (images,)))

@@ -178,7 +178,7 @@ def test_errors_have_a_status_code_and_a_detail(client: Client) -> None:
     with pytest.raises(InferenceServerException, match="model 'nope' not found"):
         client.get_model_metadata("nope")
     with pytest.raises(InferenceServerException, match="UNIMPLEMENTED"):
-        client.load_model("echo")
+        client.get_trace_settings("echo")
 
 
 def test_bytes_that_are_no_message_are_rejected(channel: grpc.Channel) -> None:

@@ -2,7 +2,8 @@
 {{- if contains "smartbatch" .Release.Name }}{{ .Release.Name }}{{ else }}{{ .Release.Name }}-smartbatch{{ end }}
 {{- end }}
 
-{{/* The labels of an object; (dict "root" $ "component" "worker" "model" "resnet18"), the model only of workers. */}}
+{{/* The labels of an object; (dict "root" $ "component" "worker" "model" "resnet18" "version" 1), the model and the version
+     only of workers. */}}
 {{- define "smartbatch.labels" -}}
 {{ include "smartbatch.selector" . }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
@@ -16,6 +17,9 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- with .model }}
 smartbatch/model: {{ . | quote }}
+{{- end }}
+{{- with .version }}
+smartbatch/version: {{ int64 . | quote }}
 {{- end }}
 {{- end }}
 
@@ -69,6 +73,7 @@ smartbatch/model: {{ . | quote }}
 {{/* The name of a worker's objects: a model's may have capitals, dots and underscores. */}}
 {{- define "smartbatch.workerName" -}}
 {{ include "smartbatch.name" (first .) }}-worker-{{ (last .).model | lower | replace "_" "-" | replace "." "-" | trimAll "-" | trunc 40 }}
+{{- $version := int64 (last .).version }}{{ if ne $version 1 }}-v{{ $version }}{{ end }}
 {{- end }}
 
 {{- define "smartbatch.podSecurity" -}}

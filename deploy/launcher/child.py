@@ -23,9 +23,12 @@ class Child:
         *,
         quiet: bool = False,
         restart_s: float = 0.0,
+        metrics_port: int = 0,
     ) -> None:
         self.name = name
+        self.metrics_port = metrics_port  # of a worker, if it is a fixed one
         self.restart_s = restart_s  # least pause before it is started again
+        self.ending = asyncio.Event()  # it is not started again
         self._command = command
         self._output = asyncio.subprocess.DEVNULL if quiet else None
         self._environ = {**os.environ, **environ}
@@ -40,6 +43,8 @@ class Child:
             start_new_session=True,
             preexec_fn=end_with_parent,
         )
+        if self.ending.is_set():  # meanwhile
+            self.end()
 
     @property
     def pid(self) -> int:
@@ -55,20 +60,16 @@ class Child:
         assert self._process is not None
         return await self._process.wait()
 
-    def signal(self, name: signal.Signals) -> None:
+    def end(self) -> None:
+        """Send SIGTERM, which starts a drain, and keep it from being started again."""
+        self.ending.set()
         if self.running:
             with contextlib.suppress(ProcessLookupError):
                 assert self._process is not None
-                self._process.send_signal(name)
+                self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """Kill the process group, which includes the processes that this one started (GATEWAY_PROCESSES)."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
-
-    async def stop(self) -> None:
-        """Send SIGTERM, which starts a drain, and wait until the process has ended."""
-        self.signal(signal.SIGTERM)
-        if self._process is not None:
-            await self._process.wait()
