@@ -14,6 +14,8 @@ from smartbatch.deploy.options import read_for_server, setting_options
     "MODEL_WEIGHTS",
     "REPLACE",
     "DEVICE",
+    "DEVICE_SHARE",
+    "DEVICE_WEIGHT",
     "DTYPE",
     "OPTIMIZE",
     "MAX_BATCH_SIZE",
