@@ -91,9 +91,9 @@ def test_a_killed_or_paused_worker_does_not_hold_up_the_other(
     time.sleep(LEARN_S)
     eventually(lambda: other.goes_on_within(0.1) is not holds, 20, 0.001)
     target.popen.send_signal(name)
-    keeps_turn = holds and name == signal.SIGSTOP
-    assert other.goes_on_within(6 if keeps_turn else 1)
-    if keeps_turn:
+    # The one that waited may have got its turn just before the signal.
+    assert other.goes_on_within(10 if name == signal.SIGSTOP else 1)
+    if holds and name == signal.SIGSTOP:
         assert other.paused_turns == 1
     if name == signal.SIGSTOP:
         ran = target.batches

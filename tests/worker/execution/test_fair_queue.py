@@ -37,7 +37,9 @@ class Device:
         return first
 
 
-lengths_and_weights = st.lists(st.tuples(st.floats(0.001, 2.0), st.sampled_from([1.0, 2.0, 5.0])), min_size=2, max_size=6)
+lengths_and_weights = st.lists(
+    st.tuples(st.floats(0.001, 2.0), st.sampled_from([1.0, 2.0, 5.0])), min_size=2, max_size=6
+)
 
 
 def test_a_model_with_long_batches_gets_no_more_time_than_one_with_short_ones() -> None:
