@@ -1,11 +1,11 @@
 """Measure how two models share one device, with and without turns (DEVICE_SHARE).
 
-    python -m loadtest.device_sharing [--models PATH,PATH] [--rows N,N] [--waiting N,N] [--think MS] [--seconds N]
+    python -m loadtest.device_sharing [--models PATH PATH] [--rows N N] [--waiting N N] [--think MS] [--seconds N]
 
-Each model runs in a process with the worker's engine, without HTTP and broker. `--waiting` batches of each are submitted
-at a time (2: a backlog); the first model's next one follows `--think` ms after the end of the last. The default is 4
+Each model runs in a process with the worker's engine, without HTTP and broker. `--waiting` batches of each are
+submitted at a time (2: a backlog); the first model's next one follows `--think` ms after the end of the last. The default is 4
 against 400 ms on a simulated device, which completes a batch before it starts another process's. With real models
-(`--models resnet18,resnet50 --rows 1,64`) it shows what the device itself does with two processes.
+(`--models resnet18 resnet50 --rows 1 64`) it shows what the device itself does with two processes.
 """
 
 from __future__ import annotations
@@ -39,14 +39,13 @@ def main() -> None:
     if options.child:
         child(json.loads(options.child))
         return
-    models = options.models.split(",") if options.models else [SIMULATED.format(4), SIMULATED.format(400)]
-    rows, waiting = (list(map(int, text.split(","))) for text in (options.rows, options.waiting))
+    rows, waiting = options.rows, options.waiting
     cases = [
         {"model": model, "name": name, "rows": rows[n], "waiting": waiting[n], "think_s": 0.0}
-        for n, (name, model) in enumerate(zip(("first", "second"), models, strict=True))
+        for n, (name, model) in enumerate(zip(("first", "second"), options.models, strict=True))
     ]
     cases[0]["think_s"] = options.think / 1000
-    for share in options.share.split(","):
+    for share in options.share:
         found = measure(cases, share, options.seconds)
         for case, result in zip(cases, found, strict=True):
             print(f"{share:5} {case['model']:50} {line(result)}", flush=True)
@@ -183,11 +182,12 @@ class Runner:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--models", default="", help="two values of MODEL_PATH")
-    parser.add_argument("--rows", default="1,1", help="rows of a batch of each")
-    parser.add_argument("--waiting", default="2,2", help="batches of each that are submitted at a time")
+    models = [SIMULATED.format(4), SIMULATED.format(400)]
+    parser.add_argument("--models", nargs=2, default=models, help="two values of MODEL_PATH")
+    parser.add_argument("--rows", nargs=2, type=int, default=[1, 1], help="rows of a batch of each")
+    parser.add_argument("--waiting", nargs=2, type=int, default=[2, 2], help="batches of each submitted at a time")
     parser.add_argument("--think", type=float, default=0.0, help="ms between a batch of the first model and its next")
-    parser.add_argument("--share", default="off,on", help="values of DEVICE_SHARE")
+    parser.add_argument("--share", nargs="+", default=["off", "on"], help="values of DEVICE_SHARE")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--child", default="", help=argparse.SUPPRESS)
     return parser.parse_args()

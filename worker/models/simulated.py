@@ -1,8 +1,8 @@
 """A simulated accelerator, to test and measure the system without a device: a batch takes base + rows × row.
 
 Batches run one after the other. With `device=NAME` so do those of all workers of this host that name the same device,
-as on one that completes a batch before it starts one of another process. The output is a function of the row's bytes, so
-tests can check it. Imports no torch.
+as on one that completes a batch before it starts one of another process. The output is a function of the row's bytes,
+so tests can check it. Imports no torch.
 """
 
 from __future__ import annotations
