@@ -51,6 +51,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str, Meta(min_length=1, description="`default`, `random`, or the path of a weight file (a state dict)")
     ] = "default"
     device: Annotated[str, Meta(description="Device of the model: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`")] = "auto"
+    device_share: Annotated[
+        Literal["auto", "on", "off"],
+        Meta(
+            description="Take turns on the device with other workers of this user on this host: `auto` with those of "
+            "other models, except on a CPU; `on` with all, on a CPU too; `off` with none; see docs/device-sharing.md"
+        ),
+    ] = "auto"
+    device_weight: Annotated[
+        int,
+        Meta(ge=1, le=1000, description="Share of the device's time, relative to that of the others (DEVICE_SHARE)"),
+    ] = 1
     dtype: Annotated[
         Literal["float32", "float16", "bfloat16"], Meta(description="Data type of the model's computation")
     ] = "float32"

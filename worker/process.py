@@ -43,6 +43,7 @@ from smartbatch.worker.core.cost_model import CostModel
 from smartbatch.worker.core.fingerprint import fingerprint
 from smartbatch.worker.core.model import LoadContext
 from smartbatch.worker.core.user_traceback import describe
+from smartbatch.worker.execution import device_share
 from smartbatch.worker.execution.decoding import Decoder
 from smartbatch.worker.execution.encoding import EncodingStage, ReplyEncoder
 from smartbatch.worker.execution.engine import Engine
@@ -86,6 +87,7 @@ class Worker:
         self.metrics = WorkerMetrics(settings.model_id, self.worker_id)
         self._error_log = ModelErrorLog(show_errors=settings.debug_errors)
         self.engine = Engine(self.model, max_rows, costs, self.metrics, self._error_log)
+        throughput.device_available = lambda: self.engine.device_available
         self.decoder = Decoder(self.model, max_rows, settings.decode_threads, self._error_log)
         self.status = StatusReport(settings, self.model, self.engine, throughput, self.metrics, self._initial_limits)
         self.partitions = Partitions(settings, self.worker_id, self._connections, self._new_partition, self._spawn)
@@ -245,6 +247,9 @@ class Worker:
         except Exception as error:
             log.debug("loading failed", exc_info=True)
             raise ModelLoadError(f"loading {settings.model_path} failed: {describe(error)}") from error
+        if share := device_share.join(settings, self.model.device_id):
+            share.on_paused = self.metrics.paused_turns.inc
+            self.engine.share = share
         self._progress(f"loaded in {time.monotonic() - started:.1f} s on {self.model.device_name}")
         self.status.set_state("warming")
         warm_up(self.engine, self.model, settings.max_batch_size, self._progress)

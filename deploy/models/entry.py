@@ -22,6 +22,8 @@ MODEL_SETTINGS = (
     "MODEL_WEIGHTS",
     "REPLACE",
     "DEVICE",
+    "DEVICE_SHARE",
+    "DEVICE_WEIGHT",
     "DTYPE",
     "OPTIMIZE",
     "MAX_BATCH_SIZE",

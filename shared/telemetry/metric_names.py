@@ -307,6 +307,19 @@ DEVICE_STARVED = Metric(
     "worker",
     "Time that the device waited for a full batch after all its entries had been admitted",
 )
+DEVICE_WAIT = Metric(
+    "smartbatch_device_wait_seconds",
+    "histogram",
+    "worker",
+    "Time that a batch waited for its turn on a device that several workers share; part of the batch wait",
+    buckets=SECONDS,
+)
+PAUSED_TURNS = Metric(
+    "smartbatch_device_paused_turns_total",
+    "counter",
+    "worker",
+    "Turns of other workers on a shared device that this one did not wait for, since they made no progress",
+)
 DEVICE_MEMORY = Metric(
     "smartbatch_device_memory_bytes",
     "gauge",

@@ -142,7 +142,7 @@ class Batcher:
         """Record that a batch left the device, and wake the task for the next one."""
         self._on_device.remove(batch)
         if batch.closed != "isolated" and batch.rows_run:
-            self._record(batch, at - batch.on_device_at)
+            self._record(batch, at - batch.on_device_at - batch.device_wait_s)
         self._arrivals.batch_answered(len(batch.ended_entries), at, last=batch is self._last_batch)
         if self._on_device:
             self._on_device[0].on_device_at = at
@@ -326,7 +326,7 @@ class Batcher:
         backlog = running.closed in BACKLOG
         forward_s = running.predicted_s
         run_s = forward_s + self._times.claim_s
-        remaining_s = running.on_device_at + run_s - time.monotonic()
+        remaining_s = running.on_device_at + running.device_wait_s + run_s - time.monotonic()
         leave_it = not self._pool and self._others_idle(forward_s)
         if running.run_inline or leave_it or not (backlog or self._arrival_likely(run_s)):
             await self._await_end(forward_s, remaining_s)

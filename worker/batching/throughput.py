@@ -1,12 +1,14 @@
 """Estimates how many rows a second a worker can serve, from which gateways predict whether a deadline is attainable.
 
 The time of a batch lasts from when it could start until the device is free again: it includes waiting for slow
-decodes, but no time without work.
+decodes, but no time without work. Time for which other workers had the device is left out, and the estimate multiplied
+by the share of time that they leave: turns are too rare for a mean of the last batches.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 
@@ -29,6 +31,7 @@ class ThroughputEstimator:
     def __init__(self, costs: CostModel, max_rows: int) -> None:
         self._costs = costs
         self.max_rows = max_rows
+        self.device_available: Callable[[], float] = lambda: 1.0  # what others leave of a shared device's time
         self._by_rows: dict[int, _MeanBatch] = {}  # keyed by bucket of rows
         self._backlog: _MeanBatch | None = None
         self._recent: deque[tuple[int, float]] = deque(maxlen=RECENT_ROWS)  # size of a row, and bytes of its payload
@@ -61,6 +64,9 @@ class ThroughputEstimator:
 
     def rows_per_s(self) -> float:
         """Return the estimate; 0 while nothing is known."""
+        return self._alone_rows_per_s() * self.device_available()
+
+    def _alone_rows_per_s(self) -> float:
         if self._recent:
             return len(self._recent) / max(float(self._recent_seconds()[0].sum()), 1e-6)
         if self._backlog:

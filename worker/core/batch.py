@@ -137,6 +137,7 @@ class Batch:
     __slots__ = (
         "claimed_entries",
         "closed",
+        "device_wait_s",
         "ended_entries",
         "forward_s",
         "id",
@@ -165,6 +166,7 @@ class Batch:
         self.source: Any = None  # the partition that the entries were claimed from (batcher.Source)
         self.run_inline = False  # no batch follows closely: the device thread itself waits for the outputs
         self.on_device_at = 0.0  # estimated start on the device; the batcher times its next claim by it
+        self.device_wait_s = 0.0  # for other workers that share the device, before it started
         self.started_at = 0.0
         self.predicted_s = 0.0
         self.forward_s = 0.0

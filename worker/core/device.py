@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,6 +43,15 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} {torch.cuda.get_device_name(device)}"
     return str(device)
+
+
+def device_id(device: torch.device) -> str:
+    """Return a name that is the same in all processes of this host, whatever devices each of them sees."""
+    if device.type == "cuda":
+        return f"cuda-{torch.cuda.get_device_properties(device).uuid}"
+    if device.type == "cpu" and hasattr(os, "sched_getaffinity"):  # Linux
+        return "cpu-" + hashlib.sha256(repr(sorted(os.sched_getaffinity(0))).encode()).hexdigest()[:16]
+    return device.type
 
 
 def stack_on(device: torch.device, rows: Sequence[torch.Tensor]) -> torch.Tensor:

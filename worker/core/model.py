@@ -113,6 +113,12 @@ class Model(ABC):
         """The variant that serves now. It may change while serving; any thread may read it."""
         return ChosenVariant()
 
+    @property
+    def device_id(self) -> str:
+        """A name of the device that is the same in all processes of this host, once loaded; empty if it is this
+        worker's own. It is part of a file's name."""
+        return ""
+
     @abstractmethod
     def load(self, context: LoadContext) -> None:
         """Make the model ready to run. Raises ModelLoadError with one line that names the choices."""

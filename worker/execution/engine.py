@@ -9,6 +9,7 @@ the device unusable, the process ends and other workers run its entries.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import queue
@@ -24,6 +25,7 @@ from smartbatch.worker.core.batch import Batch, ClaimedEntry, RowRef, padded_siz
 from smartbatch.worker.core.cost_model import CostModel
 from smartbatch.worker.core.device_errors import is_out_of_memory
 from smartbatch.worker.core.model import Model
+from smartbatch.worker.execution.device_share import DeviceShare
 from smartbatch.worker.execution.failures import DeviceLost, FailureClassifier
 from smartbatch.worker.execution.memory_limit import MemoryBatchLimit
 from smartbatch.worker.observability.metrics import WorkerMetrics
@@ -121,6 +123,7 @@ class Engine:
         self.on_lost: Callable[[str], None] = lambda why: None  # ends the process
         self._working_since = 0.0  # of the device thread
         self._running: Batch | None = None  # the batch that runs exclusively
+        self.share: DeviceShare | None = None  # with other workers; set once the model is loaded
 
     @property
     def working_since(self) -> float:
@@ -141,6 +144,11 @@ class Engine:
     @property
     def device_name(self) -> str:
         return self._model.device_name
+
+    @property
+    def device_available(self) -> float:
+        """Share of the device's time that this worker gets if it wants all."""
+        return self.share.available if self.share else 1.0
 
     @property
     def memory_limit(self) -> int:
@@ -167,13 +175,24 @@ class Engine:
         """As `call`, while serving: the watchdog observes the function like a batch."""
 
         def watched() -> None:
-            self._working_since = time.monotonic()
-            try:
-                function()
-            finally:
-                self._working_since = 0.0
+            with self.turn():
+                self._working_since = time.monotonic()
+                try:
+                    function()
+                finally:
+                    self._working_since = 0.0
 
         self.call(watched)
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Use the device for something else than a batch of requests, in the device thread."""
+        if self.share is not None:
+            self.share.begin()
+        try:
+            yield
+        finally:
+            self._end_turn()
 
     def close(self) -> None:
         self._work.put(None)
@@ -201,7 +220,16 @@ class Engine:
         if not self._model.overlaps:
             return False
         try:
-            self._drop_late(batch)
+            self._begin_turn(batch)
+        except BaseException:  # the exclusive run finds the cause
+            return False
+        launched = self._launch_rows(batch)
+        if not launched:
+            self._end_turn()
+        return launched
+
+    def _launch_rows(self, batch: Batch) -> bool:
+        try:
             groups = self._group_rows(batch)
             if len(groups) != 1 or self._fitting(groups[0]) < len(groups[0]):
                 return False
@@ -214,6 +242,24 @@ class Engine:
             self._working_since = 0.0
         self._launched.launch(LaunchedBatch(batch, row_refs, outputs, launched_at))
         return True
+
+    def _begin_turn(self, batch: Batch) -> None:
+        """Wait until the batch is decoded, and until it is this worker's turn on a device that several share."""
+        self._drop_late(batch)
+        if self.share is None or not (waited_s := self.share.begin()):
+            return
+        batch.device_wait_s += waited_s
+        self._metrics.device_wait.observe(waited_s)
+        try:
+            self._drop_late(batch)
+        except BaseException:
+            self._end_turn()
+            raise
+
+    def _end_turn(self) -> None:
+        """The outputs of a batch that began a turn are there, or won't come."""
+        if self.share is not None:
+            self.share.end()
 
     def _run_exclusively(self, batch: Batch) -> None:
         self._running = batch
@@ -231,7 +277,13 @@ class Engine:
         self.on_done(batch)
 
     def _run(self, batch: Batch) -> None:
-        self._drop_late(batch)
+        self._begin_turn(batch)
+        try:
+            self._run_in_turn(batch)
+        finally:
+            self._end_turn()
+
+    def _run_in_turn(self, batch: Batch) -> None:
         batch.started_at = self._working_since = time.monotonic()
         groups = self._group_rows(batch)
         batch.rows_run = sum(map(len, groups))
@@ -302,9 +354,11 @@ class Engine:
             except BaseException as error:
                 log.info("a batch failed and runs again exclusively: %s", type(error).__name__)
                 launched.outputs = None  # frees device memory
+                self._end_turn()
                 self.call(functools.partial(self._run_exclusively, batch))
                 self._launched.completed()
                 continue
+            self._end_turn()
             batch.end_entries()  # before the device thread can run, and end, another part of these entries
             self._launched.completed()
             self.on_done(batch)

@@ -92,7 +92,8 @@ def _run(engine: Engine, model: Model, row: Any, others: list[Any], size: int) -
 
 def _forward(engine: Engine, model: Model, rows: list[Any]) -> list[Any]:
     size = max(_size(model, row) for row in rows) if model.sized else 1
-    return engine.forward(rows, size=size, warm_up=True)
+    with engine.turn():
+        return engine.forward(rows, size=size, warm_up=True)
 
 
 def _size(model: Model, row: Any) -> int:
@@ -119,7 +120,7 @@ def _measure_sizes(engine: Engine, model: Model, row: Any, size: int, max_rows: 
                 break
             started = time.monotonic()
             try:
-                engine.forward([other] * rows, size=_size(model, other), warm_up=True)
+                _forward(engine, model, [other] * rows)
             except Exception:  # it may be too long for the model
                 log.debug("warm-up with rows of another size failed", exc_info=True)
                 return

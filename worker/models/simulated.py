@@ -1,16 +1,22 @@
 """A simulated accelerator, to test and measure the system without a device: a batch takes base + rows × row.
 
-Batches run one after the other. The output is a function of the row's bytes, so tests can check it. Imports no torch.
+Batches run one after the other. With `device=NAME` so do those of all workers of this host that name the same device,
+as on one that completes a batch before it starts one of another process. The output is a function of the row's bytes,
+so tests can check it. Imports no torch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import fcntl
 import hashlib
 import math
+import os
+import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +24,7 @@ import numpy as np
 from smartbatch.shared.errors import ModelLoadError
 from smartbatch.shared.model_info import InputSpec, OutputSpec
 from smartbatch.shared.wire import DTYPE_BYTES, Payload, Result, Tensor
+from smartbatch.worker.core.host_folder import host_folder
 from smartbatch.worker.core.model import LoadContext, Model
 
 WIDTH = 10  # floats per row
@@ -53,15 +60,23 @@ class Simulated(Model):
     outputs = (OutputSpec("output", "float32", (WIDTH,)),)
 
     def __init__(self, parameters: str = "") -> None:
-        values = _parse(parameters)
+        values, self._device = _parse(parameters)
         self._base_s = values["base_ms"] / 1000
         self._row_s = values["row_ms"] / 1000
         self._load_s = values["load_ms"] / 1000
+        self._locks: list[int] = []  # of a device that several workers share
         self._free_at = 0.0  # when all launched batches will have ended, monotonic
         self._thread = threading.local()
 
     def load(self, context: LoadContext) -> None:
         time.sleep(self._load_s)
+        if self._device:
+            path = host_folder() / f"{self.device_id}.lock"
+            self._locks = [os.open(f"{path}{n}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) for n in range(2)]
+
+    @property
+    def device_id(self) -> str:
+        return f"simulated-{self._device}" if self._device else ""
 
     def example(self) -> bytes:
         return _digest(b"")
@@ -82,13 +97,33 @@ class Simulated(Model):
 
     def forward(self, batch: np.ndarray) -> tuple[np.ndarray, float]:
         """Start at once, or when the batches launched earlier have ended."""
-        self._free_at = max(time.monotonic(), self._free_at) + self._base_s + len(batch) * self._row_s
+        self._free_at = max(time.monotonic(), self._free_at) + self._run_s(len(batch))
         return batch, self._free_at
 
     def separate(self, outputs: tuple[np.ndarray, float], rows: int) -> list[np.ndarray]:
         batch, done_at = outputs
-        self._sleep_until(done_at)
+        if not self._locks:
+            self._sleep_until(done_at)
+            return list(batch)
+        with self._whole_device():
+            self._sleep_until(time.monotonic() + self._run_s(rows))
         return list(batch)
+
+    def _run_s(self, rows: int) -> float:
+        return self._base_s + rows * self._row_s
+
+    @contextlib.contextmanager
+    def _whole_device(self) -> Iterator[None]:
+        """Exclude the other workers' batches. Of two workers that both want the device all the time each gets every
+        other batch: while one waits for the second lock, it holds the first, so the other can't overtake it."""
+        queue, device = self._locks
+        fcntl.flock(queue, fcntl.LOCK_EX)
+        fcntl.flock(device, fcntl.LOCK_EX)
+        fcntl.flock(queue, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:
+            fcntl.flock(device, fcntl.LOCK_UN)
 
     def _sleep_until(self, at: float) -> None:
         left_s = at - time.monotonic()
@@ -121,16 +156,23 @@ def _rows(tensor: Tensor) -> Sequence[Any]:
     return [view[start * size : (start + 1) * size] for start in range(tensor.shape[0])]
 
 
-def _parse(parameters: str) -> dict[str, float]:
-    values = dict(DEFAULTS)
+def _parse(parameters: str) -> tuple[dict[str, float], str]:
+    """Return the durations and the name of the device."""
+    values, device = dict(DEFAULTS), ""
     for part in filter(None, parameters.split(",")):
         name, _, text = part.partition("=")
+        if name == "device" and re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text):
+            device = text
+            continue
         try:
             value = float(text)
         except ValueError:
             value = -1.0
         if name not in DEFAULTS or not 0 <= value < math.inf:
             known = ",".join(f"{known}={default:g}" for known, default in DEFAULTS.items())
-            raise ModelLoadError(f"simulated takes milliseconds from 0 as in `simulated:{known}`, got {part!r}")
+            raise ModelLoadError(
+                f"simulated takes milliseconds from 0 as in `simulated:{known}`, and a name as in `device=NAME`, "
+                f"got {part!r}"
+            )
         values[name] = value
-    return values
+    return values, device

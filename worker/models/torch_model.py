@@ -33,6 +33,10 @@ class TorchModel(Model):
     def variant(self) -> ChosenVariant:
         return self.network.variant if self.network else super().variant
 
+    @property
+    def device_id(self) -> str:
+        return devices.device_id(self._device)
+
     def free_memory(self) -> None:
         devices.free_memory()
 

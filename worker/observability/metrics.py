@@ -39,6 +39,8 @@ class WorkerMetrics:
         self._decode = names.DECODE.histogram(self.registry).labels(**label)
         self._batch_wait = names.BATCH_WAIT.histogram(self.registry).labels(**label)
         self._forward_s = names.FORWARD.histogram(self.registry).labels(**label)
+        self.device_wait = names.DEVICE_WAIT.histogram(self.registry).labels(**label)
+        self.paused_turns = names.PAUSED_TURNS.counter(self.registry).labels(**label)
         self._predicted_s = names.PREDICTED_FORWARD.counter(self.registry).labels(**label)
         self._padding = names.PADDING.histogram(self.registry).labels(**label)
         self._request_forward_s = names.REQUEST_FORWARD.counter(self.registry).labels(**label)

@@ -81,3 +81,9 @@ def test_sizes_that_are_not_run_any_more_do_not_count() -> None:
     rate.record(8, 0.04, backlog=False)
     rate.max_rows = 8
     assert (rate.rows_per_s(), rate.batch_full_s()) == (pytest.approx(200), pytest.approx(0.04))
+
+
+def test_a_worker_that_shares_its_device_promises_only_its_share(forwards: CostModel) -> None:
+    rate = ThroughputEstimator(forwards, 32)
+    rate.device_available = lambda: 0.5
+    assert (rate.rows_per_s(), rate.batch_full_s()) == (pytest.approx(160), pytest.approx(0.2))

@@ -1,13 +1,16 @@
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from smartbatch.shared.errors import ModelLoadError
 from smartbatch.shared.wire import Payload, Raw, Tensor
-from smartbatch.worker.models import LoadContext, resolve
+from smartbatch.worker.core import host_folder
+from smartbatch.worker.models import LoadContext, Model, resolve
 from smartbatch.worker.models.simulated import expected
 
 
@@ -58,9 +61,27 @@ def test_loading_may_take_a_while():
     assert time.monotonic() - started >= 0.030
 
 
-@pytest.mark.parametrize("part", ["base_ms=fast", "speed=3", "row_ms=-1", "row_ms", "base_ms=nan", "base_ms=inf"])
+def test_workers_that_name_one_device_exclude_each_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(host_folder.tempfile, "gettempdir", lambda: str(tmp_path))
+    models = [resolve("simulated:base_ms=100,row_ms=0,device=gpu0") for _ in range(2)]
+    started = time.monotonic()
+
+    def run(model: Model) -> float:
+        model.load(LoadContext())
+        model.separate(model.forward(model.collate([model.example()])), 1)
+        return time.monotonic() - started
+
+    with ThreadPoolExecutor() as pool:
+        first, second = sorted(pool.map(run, models))
+    assert 0.1 <= first < 0.2 <= second
+    assert models[0].device_id == "simulated-gpu0" and resolve("simulated").device_id == ""
+
+
+@pytest.mark.parametrize(
+    "part", ["device=", "device=a/b", "base_ms=fast", "speed=3", "row_ms=-1", "row_ms", "base_ms=nan", "base_ms=inf"]
+)
 def test_bad_parameter_names_the_known_ones(part):
-    with pytest.raises(ModelLoadError, match=f"simulated:base_ms=4,row_ms=0.2,load_ms=0`, got '{part}'"):
+    with pytest.raises(ModelLoadError, match=f"simulated:base_ms=4,row_ms=0.2,load_ms=0`, .* got '{part}'"):
         resolve(f"simulated:base_ms=1,{part}")
 
 
