@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
 from smartbatch.gateway.auth.authenticator import Authenticator
@@ -28,7 +28,7 @@ class RequestServices(Protocol):
     authenticator: Authenticator | None  # None: no API keys are configured, and everybody is authorized
     tracing: Tracing | None
     request_log: RequestLog
-    shadows: Mapping[str, Shadow]  # by the name of the model
+    shadows: dict[str, Shadow]  # by the name of the model
     body_memory: BodyMemoryBudget
 
     def route(

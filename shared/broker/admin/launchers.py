@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Literal
 
 import msgspec
@@ -137,7 +137,7 @@ def choose(launchers: Sequence[Launcher], model: str, launcher_id: str = "") -> 
     return candidates[0]
 
 
-async def send(blocking: MultiplexedConnection, launcher: Launcher, action: Load | Unload) -> AsyncIterator[Event]:
+async def send(blocking: MultiplexedConnection, launcher: Launcher, action: Load | Unload) -> AsyncGenerator[Event, None]:
     """Send a command and yield its events; the last one is `done` or `failed`. Closing the iterator leaves the command
     going on.
 
