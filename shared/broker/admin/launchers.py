@@ -137,7 +137,9 @@ def choose(launchers: Sequence[Launcher], model: str, launcher_id: str = "") -> 
     return candidates[0]
 
 
-async def send(blocking: MultiplexedConnection, launcher: Launcher, action: Load | Unload) -> AsyncGenerator[Event, None]:
+async def send(
+    blocking: MultiplexedConnection, launcher: Launcher, action: Load | Unload
+) -> AsyncGenerator[Event, None]:
     """Send a command and yield its events; the last one is `done` or `failed`. Closing the iterator leaves the command
     going on.
 
