@@ -3,9 +3,9 @@
     python -m loadtest.device_sharing [--models PATH PATH] [--rows N N] [--waiting N N] [--think MS] [--seconds N]
 
 Each model runs in a process with the worker's engine, without HTTP and broker. `--waiting` batches of each are
-submitted at a time (2: a backlog); the first model's next one follows `--think` ms after the end of the last. The default is 4
-against 400 ms on a simulated device, which completes a batch before it starts another process's. With real models
-(`--models resnet18 resnet50 --rows 1 64`) it shows what the device itself does with two processes.
+submitted at a time (2: a backlog); the first model's next one follows `--think` ms after the end of the last. The
+default is 4 against 400 ms on a simulated device, which completes a batch before it starts another process's. With real
+models (`--models resnet18 resnet50 --rows 1 64`) it shows what the device itself does with two processes.
 """
 
 from __future__ import annotations
