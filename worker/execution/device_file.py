@@ -28,7 +28,10 @@ class DeviceFile:
         self._path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            os.ftruncate(self._fd, SIZE)
+            if hasattr(os, "posix_fallocate"):  # a write to a page without space behind it would end the process
+                os.posix_fallocate(self._fd, 0, SIZE)
+            else:
+                os.ftruncate(self._fd, SIZE)
             self.table = memoryview(mmap.mmap(self._fd, SIZE)).cast("d")
             self.row = self._take_row()
         except BaseException:

@@ -52,11 +52,11 @@ class DeviceShare:
         self._refresh_at = 0.0
         self.available = 1.0  # share of the device's time that this worker gets if it wants all
         self.on_paused: Callable[[], None] = lambda: None  # another worker's turn is not waited for
-        self._open()
+        self._enter(DeviceFile(path))
 
-    def _open(self) -> None:
-        self._file = DeviceFile(self._path)
-        self._queue = FairQueue(self._file.table, self._file.row, self._model, self._weight)
+    def _enter(self, file: DeviceFile) -> None:
+        self._file = file
+        self._queue = FairQueue(file.table, file.row, self._model, self._weight)
 
     def close(self) -> None:
         self._file.close()
@@ -135,12 +135,22 @@ class DeviceShare:
         self._queue.charge(now - self._charged_at)
         self._charged_at = now
 
+    def _replace_file(self) -> None:
+        """Meet the others in a new file: the present one has been deleted."""
+        try:
+            self._path.parent.mkdir(mode=0o700, exist_ok=True)
+            file = DeviceFile(self._path)
+        except OSError as error:  # this worker can still compute
+            log.warning("the device is not shared fairly with workers that start now: %s", error)
+            return
+        self._file.close()
+        self._enter(file)
+
     def _refresh(self, now: float) -> None:
         """Look for other workers on the device."""
         self._refresh_at = now + REFRESH_S
-        if not self._file.is_current() and not self._in_flight:
-            self._file.close()
-            self._open()
+        if not self._in_flight and not self._file.is_current():
+            self._replace_file()
         others = self._file.others()
         if not self._with_same_model:
             others = [row for row in others if self._file.table[row * FIELDS + MODEL] != self._model]

@@ -2,7 +2,8 @@
 
     python -m tests.worker.execution.share_worker FILE MODEL BATCH_S [WITH_SAME_MODEL]
 
-After each batch it prints its number, the seconds that it waited, and how many turns of others it did not wait for.
+At the start and the end of each batch it prints how many have ended, the seconds that it waited, and how many turns of
+others it did not wait for.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ def main() -> None:
     batches = 0
     while True:
         waited_s = share.begin()
+        print(batches, f"{waited_s:.6f}", paused, "begins", flush=True)
         time.sleep(float(batch_s))
         share.end()
         batches += 1
-        print(batches, f"{waited_s:.6f}", paused, flush=True)
+        print(batches, f"{waited_s:.6f}", paused, "ends", flush=True)
 
 
 if __name__ == "__main__":
