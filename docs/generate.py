@@ -92,7 +92,7 @@ def error_codes() -> Iterator[str]:
         "**Retry** says whether the same request may succeed when it is sent again. With 429 and 503 wait for "
         "`Retry-After` seconds first; nothing was run. [Troubleshooting](troubleshooting.md) says what to change."
     )
-    sent = [cls for cls in errors.by_code().values() if not issubclass(cls, errors.StartupError)]
+    sent = [cls for cls in errors.by_code().values() if not issubclass(cls, (errors.StartupError, errors.RouteChanged))]
     rows = [
         (str(status_of(cls(""))), f"`{cls.code}`", "yes" if cls.retryable else "no", meaning_of(cls))
         for cls in sent

@@ -68,7 +68,7 @@ class GatewayServices:
         self.tracing: Tracing | None = start_tracing(self.gateway_id)
         self.queues: dict[str, ModelQueue] = {}
         self.monitor = SystemMonitor(settings, self.gateway_id, self.queues)
-        self.router = Router(settings.model_id, self.queues, self.monitor, self._open_queue)
+        self.router = Router(settings.model_id, self.queues, self.monitor, self._open_queue, self.metrics.remove)
         self.route, self.shadows = self.router.route, self.router.shadows
         self.monitor.on_read = self.router.observe
         self.model_infos: dict[str, ModelInfo] = self.monitor.models

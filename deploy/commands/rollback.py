@@ -43,7 +43,7 @@ async def _run(settings: Settings, name: str, to: int | None) -> None:
             return going_back(table, earlier)
 
         await routes.update(connection, name, apply, who=operator(), what=f"rollback{f' --to {to}' if to else ''}")
-        models = await versions_of(connections, settings, name, earlier.weights)
+        models = await versions_of(connections, settings, name, earlier.weights, force=True)
         snapshots = {version: await snapshot_of(connections, model) for version, model in models.items()}
     warn_of_workers(name, earlier, snapshots)
     click.echo(f"{name}: {weights_text(earlier)}")

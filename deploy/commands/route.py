@@ -75,7 +75,7 @@ def _change(weights: Sequence[str], options: Mapping) -> RouteChange:
 async def _run(settings: Settings, name: str, change: RouteChange, force: bool, as_json: bool) -> None:
     async with open_connections(settings) as connections:
         table = await routes.read(connections.of(ROUTES), name) or RoutingTable()
-        models = await versions_of(connections, settings, name, {*change.versions, *table.weights})
+        models = await versions_of(connections, settings, name, {*change.versions, *table.weights}, force=force)
         snapshots = {version: await snapshot_of(connections, model) for version, model in models.items()}
         if change != RouteChange():
             if not force:

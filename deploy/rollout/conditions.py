@@ -25,8 +25,8 @@ DEFAULTS = ("errors>1%", "p99>1.5x")
 WARM_UP_S = 5.0
 MIN_LOOKS = 3  # with requests, before anything is judged: what happens in one second may be one event
 
-_ERRORS = re.compile(r"errors>(\d{1,3}(?:\.\d{1,6})?)%")
-_LATENCY = re.compile(r"p(\d{1,2}(?:\.\d{1,3})?)>(\d{1,9}(?:\.\d{1,6})?)(x|ms|s)")
+_ERRORS = re.compile(r"errors>(\d{1,3}(?:\.\d{1,6})?)%", re.ASCII)
+_LATENCY = re.compile(r"p(\d{1,2}(?:\.\d{1,3})?)>(\d{1,9}(?:\.\d{1,6})?)(x|ms|s)", re.ASCII)
 
 
 class Counted(NamedTuple):

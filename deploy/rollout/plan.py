@@ -11,7 +11,7 @@ from smartbatch.shared.errors import SmartBatchError
 MAX_DURATION_S = 30 * 86400.0
 
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d{1,7}(?:\.\d{1,3})?)([smhd])")
+_DURATION = re.compile(r"(\d{1,7}(?:\.\d{1,3})?)([smhd])", re.ASCII)
 
 
 def parse_duration(text: str) -> float:

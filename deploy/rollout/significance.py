@@ -96,6 +96,6 @@ def _sum_of_terms(first_log: float, ratios: Iterable[float]) -> float:
     for ratio in ratios:
         term *= ratio
         total += term
-        if term < total * 1e-12:
+        if term <= total * 1e-12:
             break
     return min(1.0, total)

@@ -28,17 +28,20 @@ def operator() -> str:
 
 
 async def versions_of(
-    connections: Connections, settings: Settings, name: str, more: Iterable[int] = ()
+    connections: Connections, settings: Settings, name: str, more: Iterable[int] = (), *, force: bool = False
 ) -> dict[int, Model]:
-    """Return the announced versions of a model, in order, and those in `more`. Raises UnknownModel."""
+    """Return the announced versions of a model and those in `more`, in order.
+
+    Raises UnknownModel if no version is announced, unless `force`.
+    """
     check_model_name(name)
     announced = await models_named(connections, settings, None)
     found = {split_model_id(model.name)[1]: model for model in announced if split_model_id(model.name)[0] == name}
-    for version in set(more) - found.keys():
-        [found[version]] = await models_named(connections, settings, model_id(name, version))
-    if not found:
+    if not found and not force:
         names = ", ".join(sorted({split_model_id(model.name)[0] for model in announced})) or "none"
         raise UnknownModel(f"model {name!r} not found; available: {names}")
+    for version in set(more) - found.keys():
+        [found[version]] = await models_named(connections, settings, model_id(name, version))
     return dict(sorted(found.items()))
 
 

@@ -30,13 +30,16 @@ class Router:
         queues: dict[str, ModelQueue],
         monitor: SystemMonitor,
         open_queue: Callable[[str], ModelQueue],
+        forget: Callable[[str], None],
     ) -> None:
-        """`default`: the ID of the model of requests that name none. `queues`: by model ID. `open_queue` adds one."""
+        """`default`: the ID of the model of requests that name none. `queues`: by model ID. `open_queue` adds one. `forget` is called
+        with one that was closed."""
         self.default = default
         self._default_name, self._default_version = split_model_id(default)
         self._queues = queues
         self._monitor = monitor
         self._open_queue = open_queue
+        self._forget = forget
         self._routes: dict[str, Route[ModelQueue]] = {}
         self.shadows: dict[str, Shadow] = {}  # of the models that have one now, by name
         self._last_ready: dict[str, list[int]] = {}
@@ -78,6 +81,7 @@ class Router:
                 if self._can_be_closed(queue):
                     del self._queues[queue.model]
                     await queue.close()
+                    self._forget(queue.model)
 
     # --- within
 

@@ -97,10 +97,23 @@ async def test_a_healthy_version_gets_all_requests_in_the_end(stack: Callable[..
     ]
     assert set(load.statuses()) == {200} and all(request.correct for request in load.sent)
     assert (table(system).weights, table(system).promotion) == ({2: 100.0}, routing.Promotion(2, "done"))
+    eventually(lambda: 'smartbatch_route_weight{model="m",version="2"} 1.0' in system.metrics())
     assert smartbatch(system, "rollback", "m").stdout == "m: 1=100\n"
     assert table(system).weights == {1: 100.0}
     history = smartbatch(system, "route", "m", "--history").stdout.splitlines()[1:]
     assert [line.split()[0] for line in history] == ["6", "5", "4", "3", "2", "1"]
+
+
+@pytest.mark.extended
+@pytest.mark.timeout(900)
+async def test_twenty_promotions_of_a_healthy_version_are_all_done(stack: Callable[..., Stack]) -> None:
+    system = start(stack)
+    async with traffic(system) as load:
+        for _ in range(20):
+            code, output = await Promotion(system, "--over", "15s", "--steps", "10,30,60,100").ends()
+            assert code == 0, output
+            assert await asyncio.to_thread(lambda: smartbatch(system, "rollback", "m").returncode) == 0
+    assert set(load.statuses()) == {200}
 
 
 @pytest.mark.parametrize(
@@ -118,15 +131,44 @@ async def test_a_worse_version_is_left_within_seconds(
     async with traffic(system):
         promotion = Promotion(system, "--over", "90s", "--steps", "40,60,100")
         began_at = await until(lambda: table(system).weights == {1: 60.0, 2: 40.0}, 20)
-        try:
-            left_at = await until(lambda: table(system).weights == before.weights, 30)
-        except AssertionError:
-            print(promotion.process.log.read_text(), route(system))
-            raise
+        left_at = await until(lambda: table(system).weights == before.weights, 30)
         code, output = await promotion.ends()
-    print("seconds", left_at - began_at, output)
     assert code == 1
     assert f"smartbatch: promotion of m to version 2 aborted: {condition}: " in output
     now = table(system).promotion
     assert now is not None and (now.version, now.state) == (2, "aborted") and now.reason.startswith(condition)
     assert left_at - began_at < 10 + WARM_UP_S
+    aborted = 'smartbatch_promotion_aborted{model="m",version="2"} 1.0'
+    eventually(lambda: aborted in system.metrics())
+    assert smartbatch(system, "route", "m", "1=100").returncode == 0
+    eventually(lambda: aborted not in system.metrics())
+
+
+async def test_a_version_whose_worker_is_killed_is_left(stack: Callable[..., Stack]) -> None:
+    system = start(stack)
+    async with traffic(system) as load:
+        promotion = Promotion(system, "--over", "90s", "--steps", "40,60,100")
+        await until(lambda: table(system).weights == {1: 60.0, 2: 40.0}, 20)
+        await asyncio.sleep(1)
+        system.processes[2].kill()
+        code, output = await promotion.ends()
+    assert (code, table(system).weights) == (1, {1: 100.0})
+    assert "aborted: version 2 has had no ready worker for 5 s" in output
+    assert set(load.statuses()) == {200}  # requests of the killed worker went to the other version
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
+async def test_an_interrupted_promotion_leaves_the_weights_and_says_how_to_go_on(
+    stack: Callable[..., Stack], signal_: signal.Signals
+) -> None:
+    system = start(stack)
+    promotion = Promotion(system, "--over", "90s", "--steps", "40,60,100")
+    await until(lambda: table(system).weights == {1: 60.0, 2: 40.0}, 20)
+    promotion.process.popen.send_signal(signal_)
+    code, output = await promotion.ends()
+    assert code == 130
+    assert output.splitlines()[-1] == (
+        "paused; the weights stay as they are. `smartbatch promote m 2` goes on, `smartbatch rollback m` goes back"
+    )
+    assert (table(system).weights, table(system).promotion) == ({1: 60.0, 2: 40.0}, routing.Promotion(2, "paused"))
+    assert smartbatch(system, "rollback", "m").stdout == "m: 1=100\n"

@@ -8,7 +8,8 @@ import weakref
 import pytest
 from prometheus_client import generate_latest
 
-from smartbatch.gateway.core.metrics import GatewayMetrics
+from smartbatch.gateway.core import metrics as metrics_module
+from smartbatch.gateway.core.metrics import GatewayMetrics, LatencyWindow, Summary, merge
 from smartbatch.shared.errors import INTERNAL, ClientGone
 
 LABELS = {"model": "m", "version": "1"}
@@ -95,3 +96,60 @@ def test_a_removed_version_takes_no_memory() -> None:
 
 def exposition(metrics: GatewayMetrics) -> str:
     return generate_latest(metrics.registry).decode()
+
+
+class Clock:
+    """The seconds that a window sees, from 1000."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(metrics_module.time, "monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def test_the_total_has_all_seconds_but_the_present_one(clock: Clock) -> None:
+    window = LatencyWindow()
+    for second in range(200):
+        clock.now = 1000.0 + second
+        window.answered(0.016)
+        window.failed("error", "model_failed")
+        window.summary()
+        window.minute()
+    assert window.total == Summary({"ok": 199, "error": 199}, {"model_failed": 199}, {32: 199})
+    clock.now += 1
+    window.summary()
+    assert window.total.answered == 200
+
+
+def test_the_minute_has_sixty_to_seventy_seconds(clock: Clock) -> None:
+    window = LatencyWindow()
+    for second in range(300):
+        clock.now = 1000.0 + second
+        window.answered(0.016)
+        seen = window.minute().answered
+        assert seen == second if second < 60 else 60 <= seen <= 70
+    clock.now += 71
+    window.minute()
+    clock.now += 61
+    assert window.minute() == Summary()
+    assert window.total.answered == 300
+
+
+def test_what_came_since_is_the_difference() -> None:
+    earlier = Summary({"ok": 5, "error": 1}, {"model_failed": 1}, {10: 3, 11: 2})
+    later = merge((earlier, Summary({"ok": 2, "timeout": 4}, {"deadline_exceeded": 4}, {11: 1, 40: 1})))
+    assert later.since(earlier) == Summary({"ok": 2, "timeout": 4}, {"deadline_exceeded": 4}, {11: 1, 40: 1})
+    assert later.since(later) == earlier.since(later) == Summary()
+
+
+def test_slow_requests_are_counted_by_whole_buckets() -> None:
+    """Bucket 32 is from 16 to 17.4 ms, 33 from there to 19.0 ms."""
+    summary = Summary({"ok": 6}, {}, {31: 1, 32: 2, 33: 3})
+    assert [summary.slower_than(ms) for ms in (1, 16.0, 16.1, 17.5, 20)] == [6, 5, 3, 0, 0]
+    assert summary.percentile_at_most_ms(50) == pytest.approx(17.4, abs=0.05)
+    assert summary.percentile_at_most_ms(99) == pytest.approx(19.0, abs=0.05)
+    assert Summary().percentile_at_most_ms(99) == 0.0

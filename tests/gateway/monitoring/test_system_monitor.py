@@ -13,10 +13,11 @@ from smartbatch.gateway.core.response_types import PartitionStats
 from smartbatch.gateway.monitoring.model_view import describe
 from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
 from smartbatch.gateway.web.metrics_page import _system
+from smartbatch.shared.broker.admin import routes
 from smartbatch.shared.broker.admin.registry import Snapshot
 from smartbatch.shared.keys import MODELS, Keys, model_id, partition_tag
 from smartbatch.shared.model_info import InputSpec, ModelInfo, encode
-from smartbatch.shared.routing import RoutingTable
+from smartbatch.shared.routing import Promotion, RoutingTable
 from smartbatch.shared.settings import from_environment
 from tests.brokers import Broker, Client
 
@@ -181,3 +182,27 @@ async def test_a_single_partition_has_no_view_of_its_own(client: Client, monitor
     await monitor._read()
     assert b"partitions" not in msgspec.json.encode(describe(monitor.snapshots["good"]))
     assert _samples(monitor, "up") == {}
+
+
+async def test_metrics_show_weights_and_aborted_promotions_of_models_that_have_a_table(
+    client: Client, monitor: SystemMonitor
+) -> None:
+    def samples() -> list[tuple]:
+        found = [sample for family in _system(monitor, [*monitor.snapshots.values()]) for sample in family.samples]
+        return [(each.name, *each.labels.values(), each.value) for each in found if "version" in each.labels]
+
+    await _worker(client, GOOD, "w1")
+    await monitor._read()
+    assert samples() == []
+    aborted = RoutingTable({1: 30.0, 2: 10.0}, promotion=Promotion(3, "aborted", "errors"))
+    await routes.update(client, "a", lambda _: aborted, who="", what="")
+    await routes.update(client, "b", lambda _: RoutingTable(sticky="x-user"), who="", what="")
+    await routes.update(client, "c", lambda _: RoutingTable({7: 0.5}, promotion=Promotion(7, "done")), who="", what="")
+    await monitor._read()
+    assert samples() == [
+        ("smartbatch_route_weight", "a", "1", 0.75),
+        ("smartbatch_route_weight", "a", "2", 0.25),
+        ("smartbatch_route_weight", "c", "7", 1.0),
+        ("smartbatch_promotion_aborted", "a", "3", 1),
+        ("smartbatch_promotion_aborted", "c", "7", 0),
+    ]
