@@ -32,8 +32,8 @@ class Router:
         open_queue: Callable[[str], ModelQueue],
         forget: Callable[[str], None],
     ) -> None:
-        """`default`: the ID of the model of requests that name none. `queues`: by model ID. `open_queue` adds one. `forget` is called
-        with one that was closed."""
+        """`default`: the ID of the model of requests that name none. `queues`: by model ID. `open_queue` adds one.
+        `forget` is called with the ID of one that was closed."""
         self.default = default
         self._default_name, self._default_version = split_model_id(default)
         self._queues = queues
