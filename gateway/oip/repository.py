@@ -23,18 +23,17 @@ from smartbatch.shared.settings import Settings
 
 log = logging.getLogger(__name__)
 
+_NO_KEYS = (
+    "to load and unload models by request, use an API key with the role admin, or without API keys MANAGEMENT_PORT; "
+    "`smartbatch model` does it on the command line"
+)
+
 
 class SystemView(Protocol):
     """What commands need of the gateway process."""
 
     settings: Settings
     monitor: SystemMonitor
-
-
-_NO_KEYS = (
-    "to load and unload models by request, use an API key with the role admin, or without API keys MANAGEMENT_PORT; "
-    "`smartbatch model` does it on the command line"
-)
 
 
 def check_may_change(principal: Principal | None, name: str, *, managed: bool) -> None:
@@ -90,9 +89,8 @@ async def carry_out(action: Load | Unload, view: SystemView, principal: Principa
     try:
         launcher = _choose(await launchers.find(connection), action)
         log.info("%s for the launcher %s, by %s", action, launcher.id, principal.name if principal else "a request")
-        async with contextlib.aclosing(launchers.send(blocking, launcher, action)) as events:
-            async for event in events:
-                last = event
+        async for event in launchers.send(blocking, launcher, action):
+            last = event
     finally:
         connection.close()
         blocking.close()

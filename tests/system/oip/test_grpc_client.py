@@ -160,7 +160,7 @@ def test_errors_have_a_status_code_and_a_detail(client: Client) -> None:
 
     x = tensor("x", X, "FP32")
     rejected("nope", x, code="NOT_FOUND", text="model 'nope' not found; available: arithmetic, echo")
-    rejected("arithmetic", x, model_version="2", code="NOT_FOUND", text="no version '2'")
+    rejected("arithmetic", x, model_version="2", code="NOT_FOUND", text="no version 2; available: 1")
     invalid = "INVALID_ARGUMENT"
     rejected("arithmetic", tensor("y", X, "FP32"), code=invalid, text="unknown input 'y'")
     rejected("arithmetic", x, x, code=invalid, text="one input, got 2")

@@ -233,7 +233,7 @@ def test_errors_raise_exceptions_with_a_detail(client: Client) -> None:
         x,
         model_version="2",
         status="404",
-        text="model 'arithmetic' has no version '2'; its only version is 1",
+        text="model 'arithmetic' has no version 2; available: 1",
     )
     rejected("arithmetic", tensor("y", X, "FP32"), status="422", text="unknown input 'y'; the model takes 'x' (FP32)")
     rejected("arithmetic", x, x, status="422", text="one input, got 2 (x, x)")
