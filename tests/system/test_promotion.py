@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -157,7 +158,7 @@ async def test_a_version_whose_worker_is_killed_is_left(stack: Callable[..., Sta
     assert set(load.statuses()) == {200}  # requests of the killed worker went to the other version
 
 
-@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signal_", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.extended)])
 async def test_an_interrupted_promotion_leaves_the_weights_and_says_how_to_go_on(
     stack: Callable[..., Stack], signal_: signal.Signals
 ) -> None:
