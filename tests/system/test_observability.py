@@ -18,7 +18,7 @@ def samples(text: str) -> dict[tuple[str, str], float]:
     found: dict[tuple[str, str], float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            labels = {k: v for k, v in sample.labels.items() if k not in ("model", "worker")}
+            labels = {k: v for k, v in sample.labels.items() if k not in ("model", "version", "worker")}
             key = (sample.name, ",".join(labels.values()))
             found[key] = found.get(key, 0) + sample.value
     return found
