@@ -82,7 +82,8 @@ class SystemMonitor:
         return sorted([*self.models, *default])
 
     def versions(self, name: str) -> list[int]:
-        """Return the known versions of a model in ascending order."""
+        """Return the known versions of a model in ascending order. The default model accepts requests before its first
+        worker is up; they wait in its queue."""
         default_name, default_version = split_model_id(self._default)
         return self.known.versions.get(name) or [default_version] * (name == default_name)
 

@@ -35,7 +35,7 @@ class Router:
         """`default`: the ID of the model of requests that name none. `queues`: by model ID. `open_queue` adds one.
         `forget` is called with the ID of one that was closed."""
         self.default = default
-        self._default_name, self._default_version = split_model_id(default)
+        self._default_name, _ = split_model_id(default)
         self._queues = queues
         self._monitor = monitor
         self._open_queue = open_queue
@@ -54,16 +54,10 @@ class Router:
             return queue
         return (self._routes.get(name) or self._open_route(name)).choose(headers, timeout_ms)
 
-    def versions(self, name: str) -> list[int]:
-        """Return the known versions of a model, in order. The default model accepts requests before its first worker is
-        up; they wait in its queue."""
-        versions = self._monitor.known.versions.get(name, [])
-        return [self._default_version] if name == self._default_name and not versions else versions
-
     def observe(self) -> None:
         """Take over what the monitor has just read."""
         for name, route in list(self._routes.items()):
-            if self.versions(name):
+            if self._monitor.versions(name):
                 self._update(route)
             else:
                 del self._routes[name]
@@ -86,7 +80,7 @@ class Router:
     # --- within
 
     def _queue_of_version(self, name: str, version: int) -> ModelQueue:
-        known = self.versions(check_model_name(name))
+        known = self._monitor.versions(check_model_name(name))
         if not known:
             raise self._unknown(name)
         if version not in known:
@@ -97,7 +91,7 @@ class Router:
         return self._queue(name, version)
 
     def _open_route(self, name: str) -> Route[ModelQueue]:
-        if not self.versions(check_model_name(name)):
+        if not self._monitor.versions(check_model_name(name)):
             raise self._unknown(name)
         route = self._routes[name] = Route(name)
         self._update(route)
@@ -110,7 +104,7 @@ class Router:
     def _update(self, route: Route[ModelQueue]) -> None:
         name = route.name
         route.table = table = self._table(name)
-        known = self.versions(name)
+        known = self._monitor.versions(name)
         ready = [version for version in known if self._monitor.is_ready(model_id(name, version))]
         if ready:
             self._last_ready[name] = ready
@@ -146,7 +140,7 @@ class Router:
             log.warning("moved %d requests from %s, which has no worker, to %s", moved, queue.model, target.model)
 
     def _can_be_closed(self, queue: ModelQueue) -> bool:
-        return queue.version not in self.versions(queue.name) and not queue.outstanding
+        return queue.version not in self._monitor.versions(queue.name) and not queue.outstanding
 
 
 NO_TABLE = RoutingTable()
