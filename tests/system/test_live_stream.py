@@ -67,7 +67,8 @@ def test_timing_parts_add_up_to_the_latency(stack: Callable[..., Stack]) -> None
         totals = [system.predict(b"%d" % number).json()["timing_ms"] for number in range(10)]
         last = next(m for m in (m["models"]["simulated"]["last"] for m in events) if m["answered"] == 10)
     assert list(last["parts_ms"]) == ["admit", "queue", "decode", "batch_wait", "forward", "reply"]
-    assert sum(last["parts_ms"].values()) == pytest.approx(sum(t["total"] for t in totals) / 10, abs=0.05)
+    # Admission is known in whole milliseconds of Redis's clock, so a worker's parts may exceed the total by one.
+    assert sum(last["parts_ms"].values()) == pytest.approx(sum(t["total"] for t in totals) / 10, abs=0.5)
     assert last["parts_ms"]["forward"] == pytest.approx(sum(t["forward"] for t in totals) / 10, abs=0.01)
 
 

@@ -44,10 +44,13 @@ def test_a_healthy_version_is_not_aborted(new: Version, old: Version) -> None:
 @pytest.mark.extended
 @pytest.mark.timeout(1200)  # a quarter of a second each
 def test_a_healthy_version_is_aborted_in_fewer_than_one_of_a_hundred_promotions() -> None:
-    """A thousand promotions of ten minutes."""
-    cases = [case.values for case in HEALTHY]
-    aborted = [seed for seed in range(1000) if aborted_after_s(*cases[seed % len(cases)], 600, seed)]
-    assert len(aborted) < 10, aborted
+    """Three hundred promotions of ten minutes."""
+    aborted = []
+    for seed in range(300):
+        new, old = HEALTHY[seed % len(HEALTHY)].values
+        if aborted_after_s(new, old, 600, seed) is not None:  # type: ignore[arg-type]
+            aborted.append(seed)
+    assert len(aborted) < 3, aborted
 
 
 @pytest.mark.parametrize(
