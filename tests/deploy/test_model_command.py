@@ -382,11 +382,13 @@ def test_a_loaded_worker_that_was_once_ready_is_restarted(control: Control) -> N
 
 
 @pytest.mark.extended
+@pytest.mark.timeout(600)
 def test_loading_and_unloading_again_and_again_needs_no_more_memory(control: Control) -> None:
     measure_cycles(control, 10, most_bytes=2_000_000)
 
 
 @pytest.mark.extended
+@pytest.mark.timeout(1800)
 def test_fifty_loads_need_no_more_memory(control: Control) -> None:
     measure_cycles(control, 50, most_bytes=2_000_000)
 
