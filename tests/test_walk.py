@@ -15,7 +15,7 @@ from tests.brokers import Broker
 from tests.system.stack import Stack
 from tests.tracing import ROOT, CallTrace
 
-MAX_GATEWAY_FILES = 18
+MAX_GATEWAY_FILES = 19
 REQUESTS = 5
 MODEL = {"MODEL_NAME": "m", "MODEL_PATH": "tests.system.oip.models:Arithmetic"}
 BODY = b'{"data": [1.0, 2.0]}'

@@ -12,7 +12,7 @@ from rich.text import Text
 from smartbatch.deploy.rollout.conditions import Counted
 from smartbatch.deploy.rollout.plan import Plan, Waiting
 from smartbatch.deploy.rollout.version_stats import failed, received
-from smartbatch.gateway.core.metrics import Summary
+from smartbatch.gateway.core.latency_window import Summary
 from smartbatch.shared.errors import BrokerUnavailable
 
 EVERY_S = 10.0  # a line where there is no terminal

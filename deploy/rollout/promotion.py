@@ -19,7 +19,7 @@ from smartbatch.deploy.rollout.changes import going_back
 from smartbatch.deploy.rollout.conditions import Counted, Judge
 from smartbatch.deploy.rollout.plan import Plan, Waiting, weights_at
 from smartbatch.deploy.rollout.version_stats import VersionStats
-from smartbatch.gateway.core.metrics import merge
+from smartbatch.gateway.core.latency_window import merge
 from smartbatch.shared.broker.admin import routes
 from smartbatch.shared.broker.admin.registry import Snapshot
 from smartbatch.shared.broker.connection.connections import Connections

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from smartbatch.gateway.core.metrics import ShadowCounts, Summary, merge, unpack
+from smartbatch.gateway.core.latency_window import Summary, merge, unpack
+from smartbatch.gateway.core.metrics import ShadowCounts
 from smartbatch.shared.broker.admin.registry import Snapshot
 from smartbatch.shared.errors import BrokerUnavailable, CancelledByOperator, ClientError, codes_of
 

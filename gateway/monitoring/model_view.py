@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from smartbatch.gateway.core.metrics import WINDOW_S, Summary, merge, unpack
+from smartbatch.gateway.core.latency_window import WINDOW_S, Summary, merge, unpack
 from smartbatch.gateway.core.response_types import Batches, ModelStats, PartitionStats, Queue, Report
 from smartbatch.gateway.monitoring.window_stats import WindowStats, counts_by_process, sum_counts
 from smartbatch.shared.broker.admin.registry import Snapshot

@@ -16,7 +16,8 @@ from typing import TypeVar
 
 import msgspec
 
-from smartbatch.gateway.core.metrics import ShadowCounts, pack
+from smartbatch.gateway.core.latency_window import pack
+from smartbatch.gateway.core.metrics import ShadowCounts
 from smartbatch.gateway.monitoring.known_models import KnownModels
 from smartbatch.gateway.queue.model_queue import ModelQueue
 from smartbatch.shared.broker.admin import registry, routes

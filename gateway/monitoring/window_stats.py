@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from smartbatch.gateway.core.metrics import WINDOW_S
+from smartbatch.gateway.core.latency_window import WINDOW_S
 from smartbatch.shared.broker.admin.registry import Snapshot, number
 from smartbatch.shared.telemetry.counts import FIELD, decode
 

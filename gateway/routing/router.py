@@ -57,7 +57,7 @@ class Router:
     def observe(self) -> None:
         """Take over what the monitor has just read."""
         for name, route in list(self._routes.items()):
-            if self._monitor.versions(name):
+            if self._usable(name):
                 self._update(route)
             else:
                 del self._routes[name]
@@ -93,6 +93,8 @@ class Router:
     def _open_route(self, name: str) -> Route[ModelQueue]:
         if not self._monitor.versions(check_model_name(name)):
             raise self._unknown(name)
+        if not self._usable(name):
+            raise UnknownModel(f"model {name!r} is being unloaded")
         route = self._routes[name] = Route(name)
         self._update(route)
         return route
@@ -104,7 +106,7 @@ class Router:
     def _update(self, route: Route[ModelQueue]) -> None:
         name = route.name
         route.table = table = self._table(name)
-        known = self._monitor.versions(name)
+        known = self._usable(name)
         ready = [version for version in known if self._monitor.is_ready(model_id(name, version))]
         if ready:
             self._last_ready[name] = ready
@@ -122,6 +124,11 @@ class Router:
         if shadow is None or shadow.queue is not queue:
             shadow = self.shadows[name] = Shadow(queue, table.shadow_share)
         shadow.share = table.shadow_share
+
+    def _usable(self, name: str) -> list[int]:
+        """Return the known versions that are not being unloaded."""
+        draining = self._table(name).draining
+        return [version for version in self._monitor.versions(name) if version not in draining]
 
     def _table(self, name: str) -> RoutingTable:
         return self._monitor.known.tables.get(name) or NO_TABLE

@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from smartbatch.deploy.top_frame import frame, sizes
-from smartbatch.gateway.core.metrics import Summary, pack
+from smartbatch.gateway.core.latency_window import Summary, pack
 from smartbatch.gateway.monitoring.model_view import ModelView, describe
 from smartbatch.gateway.monitoring.window_stats import StatsWindow, WindowStats
 from smartbatch.shared.broker.admin.registry import Snapshot

@@ -156,6 +156,9 @@ def test_a_version_being_unloaded_gets_no_requests_and_is_forgotten(system: Stac
     eventually(lambda: "m@2" not in system.client.get(f"{system.url}/stats").json()["models"])
     refused = system.client.post(f"{system.url}/predict?version=2", content=b"x")
     assert refused.json()["detail"] == "model 'm' has no version 2; available: 1"
+    table(system, {}, draining=(1,))
+    refused = system.client.post(f"{system.url}/predict", content=b"x")
+    assert (refused.status_code, refused.json()["detail"]) == (404, "model 'm' is being unloaded")
 
 
 async def test_a_shadow_gets_copies_that_are_compared_and_clients_notice_nothing(system: Stack) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from smartbatch.gateway.core.metrics import Summary, pack
+from smartbatch.gateway.core.latency_window import Summary, pack
 from smartbatch.shared import model_info
 from smartbatch.shared.keys import MODELS, Keys, model_id
 from smartbatch.shared.model_info import InputSpec, ModelInfo

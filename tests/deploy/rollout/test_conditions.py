@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from smartbatch.deploy.rollout.conditions import WARM_UP_S, Counted, Errors, Judge, Latency, parse_condition
-from smartbatch.gateway.core.metrics import Summary
+from smartbatch.gateway.core.latency_window import Summary
 from smartbatch.shared.errors import SmartBatchError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from smartbatch.deploy.rollout.version_stats import VersionStats, failed, last_minute, received
-from smartbatch.gateway.core.metrics import Summary, pack
+from smartbatch.gateway.core.latency_window import Summary, pack
 from smartbatch.shared.broker.admin.registry import Snapshot
 from smartbatch.shared.errors import BrokerUnavailable
 from tests.deploy.rollout.reports import counted

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from smartbatch.deploy.rollout.conditions import Counted
-from smartbatch.gateway.core.metrics import Summary
+from smartbatch.gateway.core.latency_window import Summary
 
 BUCKETS_PER_DOUBLING = 8
 LOWEST, COUNT = 0, 128  # latency buckets: from 1 ms to 65 s

@@ -8,8 +8,9 @@ import weakref
 import pytest
 from prometheus_client import generate_latest
 
-from smartbatch.gateway.core import metrics as metrics_module
-from smartbatch.gateway.core.metrics import GatewayMetrics, LatencyWindow, Summary, merge
+from smartbatch.gateway.core import latency_window
+from smartbatch.gateway.core.latency_window import LatencyWindow, Summary, merge
+from smartbatch.gateway.core.metrics import GatewayMetrics
 from smartbatch.shared.errors import INTERNAL, ClientGone
 
 LABELS = {"model": "m", "version": "1"}
@@ -103,7 +104,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(metrics_module.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(latency_window.time, "monotonic", lambda: self.now)
 
 
 @pytest.fixture

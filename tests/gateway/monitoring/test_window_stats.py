@@ -4,7 +4,7 @@ from collections import defaultdict
 
 import pytest
 
-from smartbatch.gateway.core.metrics import WINDOW_S
+from smartbatch.gateway.core.latency_window import WINDOW_S
 from smartbatch.gateway.monitoring.window_stats import StatsWindow, WindowStats, WorkerWindowStats
 from smartbatch.shared.broker.admin.registry import Snapshot
 from smartbatch.shared.telemetry.counts import encode
