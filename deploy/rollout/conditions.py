@@ -6,8 +6,8 @@ same time, and the share that is acceptable. `p99>200ms` says that more than 1 %
 The first requests of a version may be slow although its workers have warmed up: connections are made, caches fill. So
 latencies count from WARM_UP_S after its first request, on both sides; errors count from the first request.
 
-Latencies are known in buckets of 9 % (gateway/core/latency_window.py). A request counts as too slow if all of its bucket is,
-so a version that is less than a fifth above a limit may pass.
+Latencies are known in buckets of 9 % (gateway/core/latency_window.py). A request counts as too slow if all of its
+bucket is, so a version that is less than a fifth above a limit may pass.
 """
 
 from __future__ import annotations
