@@ -70,6 +70,7 @@ class Stack:
         self.env = {key: value for key, value in os.environ.items() if key not in settings} | {
             "GATEWAY_PORTS": f"127.0.0.1:{first}-{first + 3}",
             "MODEL_PATH": "simulated:base_ms=20,row_ms=1",
+            "MODEL_PATH_V2": "simulated:base_ms=20,row_ms=1",
             # Kept afterwards: the layer with torch is the next run's build cache.
             "GATEWAY_IMAGE": "smartbatch-gateway:test",
             "WORKER_IMAGE": "smartbatch-worker:test",
