@@ -74,6 +74,7 @@ class Stack:
             # Kept afterwards: the layer with torch is the next run's build cache.
             "GATEWAY_IMAGE": "smartbatch-gateway:test",
             "WORKER_IMAGE": "smartbatch-worker:test",
+            "WORKER_IMAGE_V2": "smartbatch-worker:test",
             "LOADTEST_IMAGE": "smartbatch-loadtest:test",
             "PROMETHEUS_PORTS": f"127.0.0.1:{first + 4}",
             "GRPC_PORTS": f"127.0.0.1:{first + 5}",
