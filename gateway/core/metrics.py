@@ -51,6 +51,7 @@ class GatewayMetrics:
         self._errors = names.REQUEST_ERRORS.counter(self.registry)
         self._rows = names.ANSWERED_ROWS.counter(self.registry)
         self._batches = names.ANSWERED_BATCHES.counter(self.registry)
+        self._copies = names.SHADOW_COPIES.counter(self.registry)
         self._readmissions = names.READMISSIONS.counter(self.registry)
         self._flushes = names.FLUSHES.counter(self.registry)
         self._broker_errors = names.GATEWAY_BROKER_ERRORS.counter(self.registry)
@@ -63,6 +64,7 @@ class GatewayMetrics:
             names.REQUEST_ERRORS: self._errors,
             names.ANSWERED_ROWS: self._rows,
             names.ANSWERED_BATCHES: self._batches,
+            names.SHADOW_COPIES: self._copies,
             names.READMISSIONS: self._readmissions,
             names.FLUSHES: self._flushes,
             names.GATEWAY_BROKER_ERRORS: self._broker_errors,
@@ -129,6 +131,9 @@ class ModelMetrics:
         self.broker_errors = metrics._broker_errors.labels(*model)
         self.recent = LatencyWindow()
         self.shadow = ShadowCounts()
+        self._copies = {
+            outcome: _Total(metrics._copies.labels(*model, outcome)) for outcome in names.SHADOW_COPIES.values
+        }
 
     def answered(self, timing_ms: dict[str, float], rows: int) -> None:
         """Count an answered request by its parts and their total, and its rows."""
@@ -164,6 +169,9 @@ class ModelMetrics:
             total.publish()
         self._rows.publish()
         self._batches.publish()
+        for outcome, value in self.shadow.by_outcome().items():
+            self._copies[outcome].value = value
+            self._copies[outcome].publish()
 
 
 class ShadowCounts(msgspec.Struct):
@@ -176,6 +184,10 @@ class ShadowCounts(msgspec.Struct):
     failed: int = 0
     skipped: int = 0
     largest: float = 0.0
+
+    def by_outcome(self) -> dict[str, int]:
+        same = self.compared - self.different
+        return {"same": same, "different": self.different, "failed": self.failed, "skipped": self.skipped}
 
 
 class _Total:

@@ -116,6 +116,15 @@ ANSWERED_BATCHES = Metric(
 READMISSIONS = Metric(
     "smartbatch_readmissions_total", "counter", "gateway", "Requests admitted again after Redis lost them"
 )
+SHADOW_COPIES = Metric(
+    "smartbatch_shadow_copies_total",
+    "counter",
+    "gateway",
+    "Copies of requests for a shadow version: its answer was the same as the real one or different in its classes or "
+    "values, there was none, or no copy was sent because too many were in the queue",
+    (*MODEL, "outcome"),
+    ("same", "different", "failed", "skipped"),
+)
 FLUSHES = Metric(
     "smartbatch_admit_calls_total", "counter", "gateway", "Calls to Redis that admitted requests, several at once"
 )

@@ -113,6 +113,12 @@ VERSIONS = Section(
             ],
             unit="s",
         ),
+        Panel(
+            title="Answers of shadow versions",
+            description="Copies of requests, by how their answers compare with the real ones.",
+            queries=[Query(rate(names.SHADOW_COPIES, f"{EACH}, outcome"), f"{ID} {{{{outcome}}}}")],
+            unit="reqps",
+        ),
     ],
 )
 
