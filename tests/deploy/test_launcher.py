@@ -245,7 +245,7 @@ def test_model_that_cannot_be_loaded_ends_everything_and_is_reported_once(up: Ca
     assert re.fullmatch(r"smartbatch: worker( \d)? failed to start", last)
     assert errors == [
         "smartbatch: simulated takes milliseconds from 0 as in `simulated:base_ms=4,row_ms=0.2,load_ms=0`, "
-        "got 'speed=9'",
+        "and a name as in `device=NAME`, got 'speed=9'",
     ]
     assert not any("Traceback" in line for line in system.lines)
     assert system.left == []
