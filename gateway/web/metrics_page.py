@@ -133,7 +133,7 @@ def _routes(tables: Mapping[str, RoutingTable]) -> Iterator[Family]:
         GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
         for metric in (names.ROUTE_WEIGHT, names.PROMOTION_ABORTED)
     )
-    for model, table in tables.items():
+    for model, table in sorted(tables.items()):
         total = sum(table.weights.values())
         for version, value in table.weights.items():
             weight.add_metric((model, str(version)), value / total if total else 0.0)
