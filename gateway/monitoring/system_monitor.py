@@ -39,7 +39,8 @@ T = TypeVar("T")
 
 INTERVAL_S = 0.5
 REPORT_EVERY = 2  # reads
-IDLE_EVERY = 10
+UNUSED_EVERY = 4  # reads, of models that no gateway gets requests for
+ABSENT_EVERY = 20  # of those without workers
 NO_COPIES = ShadowCounts()
 SPREAD_S = 0.01  # from one partition's read to the next: to parse the reports of 100 processes takes a millisecond
 STALE_S = 3.0
@@ -178,10 +179,12 @@ class SystemMonitor:
         return self.known.update(models, tables)
 
     def _is_due(self, model: str, n: int) -> bool:
-        """Whether the state of a model is to be read now. One that nobody uses is read at every IDLE_EVERYth time."""
+        """Whether the state of the nth model is to be read now. Models that nobody uses are read less often, not all at
+        the same time: a gateway may know hundreds."""
         snapshot = self.snapshots.get(model)
-        in_use = snapshot is None or snapshot.workers or snapshot.open_requests or model in self._queues
-        return bool(in_use) or (self._reads + n) % IDLE_EVERY == 0
+        if snapshot is None or snapshot.gateways or snapshot.open_requests or model in self._queues:
+            return True
+        return (self._reads + n) % (UNUSED_EVERY if snapshot.workers else ABSENT_EVERY) == 0
 
     def _take_over(
         self, names: Sequence[str], tags: Mapping[str, Sequence[str]], parts: Mapping[str, Snapshot]

@@ -38,7 +38,7 @@ def test_a_gateway_that_knows_two_hundred_models_is_idle_and_small(stack: Callab
     for number in range(KNOWN):
         announce(system, number, worker=number < SERVED)
     eventually(lambda: len(system.client.get(f"{system.url}/readyz").json()["ready_workers"]) > KNOWN)
-    time.sleep(2 * WATCHED_S)  # in which every model has been read, also those that nobody uses
+    time.sleep(1.5 * WATCHED_S)  # in which every model has been read, also those that nobody uses
     used_s = sum(gateway.cpu_times()[:2])
     time.sleep(WATCHED_S)
     share = (sum(gateway.cpu_times()[:2]) - used_s) / WATCHED_S

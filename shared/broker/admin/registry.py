@@ -6,6 +6,7 @@ redis-cli show the same state.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -106,13 +107,16 @@ async def reserve_name(
     return None
 
 
+_decode = functools.lru_cache(4096)(model_info.decode)  # gateways read the same announcements twice a second
+
+
 async def models(connection: MultiplexedConnection) -> dict[str, ModelInfo]:
     """Return every announced model by its ID, without invalid announcements."""
     announced = to_dict(await connection.execute("HGETALL", MODELS))
     found = {}
     for name, text in announced.items():
         try:
-            found[check_model_id(name.decode())] = model_info.decode(text)
+            found[check_model_id(name.decode())] = _decode(text)
         except (ValueError, UnknownModel):  # msgspec's errors and UnicodeDecodeError are ValueErrors
             continue
     return found
