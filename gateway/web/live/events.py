@@ -120,7 +120,8 @@ class LiveStream:
         monitor = self._monitor
         if not monitor.fresh:
             return
-        snapshots, now_s = monitor.snapshots, time.time()
+        used = {name: each for name, each in monitor.snapshots.items() if each.in_use}
+        snapshots, now_s = used or monitor.snapshots, time.time()  # none is used in the first half second
         histories = {name: self._histories.get(name) or ModelHistory() for name in snapshots}
         models = {name: histories[name].add(each, monitor.models.get(name), now_s) for name, each in snapshots.items()}
         self._histories, self._models, self._encoded = histories, models, {}
