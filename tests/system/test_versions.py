@@ -166,8 +166,10 @@ async def test_a_shadow_gets_copies_that_are_compared_and_clients_notice_nothing
     until_ready(system, "m", "m@2", "m@3")
     await asyncio.to_thread(table, system, {1: 1}, shadow=2)
     assert (await shares(system, 200)) == {1: 200}
-    eventually(lambda: shadow_counts(system, "m@2")["compared"] == 200)
-    assert shadow_counts(system, "m@2") == {"compared": 200, "different": 0, "failed": 0, "skipped": 0, "largest": 0.0}
+    eventually(lambda: sum(shadow_counts(system, "m@2").get(name, 0) for name in ("compared", "skipped")) == 200)
+    counts = shadow_counts(system, "m@2")
+    assert counts["compared"] > 100
+    assert (counts["different"], counts["failed"], counts["largest"]) == (0, 0, 0.0)
     await asyncio.to_thread(table, system, {1: 1}, shadow=3, shadow_share=0.5)
     assert (await shares(system, 200)) == {1: 200}
     eventually(lambda: shadow_counts(system, "m@3")["compared"] + shadow_counts(system, "m@3")["failed"] > 60)

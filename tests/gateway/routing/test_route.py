@@ -47,7 +47,7 @@ def test_a_version_that_rejects_passes_its_requests_to_the_others_by_their_weigh
     queues[1].full = True
     counts = chosen(made, 400)
     assert counts[1] == 0
-    assert counts[2] == pytest.approx(300, abs=6)
+    assert counts[2] == pytest.approx(300, abs=40)  # their versions are drawn at random
 
 
 def test_if_all_versions_reject_the_rejection_reaches_the_client():
