@@ -33,6 +33,7 @@ with tags like M:3; `served` is only in partition 0.
 from __future__ import annotations
 
 import binascii
+import functools
 import re
 
 from smartbatch.shared.errors import UnknownModel
@@ -63,6 +64,7 @@ def model_id(name: str, version: int = 1) -> str:
     return name if version == 1 else f"{name}@{version}"
 
 
+@functools.lru_cache(4096)  # gateways split the same IDs twice a second
 def split_model_id(text: str) -> tuple[str, int]:
     """Return name and version of a model ID. Raises UnknownModel."""
     name, at, version = text.partition("@")

@@ -207,9 +207,12 @@ class SystemMonitor:
                 self._last_known[name] = capacity
 
     async def _snapshots(self, tags: Sequence[str]) -> dict[str, Snapshot]:
-        """Read the snapshots of all partitions, shortly one after the other. One that can't be read is left out."""
+        """Read the snapshots of partitions: those of the models that have a queue here shortly one after the other, the
+        others, which have few reports, together. One that can't be read is left out."""
         snapshots, failed = {}, None
-        reads = (self._snapshot(tag, n * SPREAD_S) for n, tag in enumerate(tags))
+        used = [tag for tag in tags if Keys(tag).model in self._queues]
+        after_s = {tag: n * SPREAD_S for n, tag in enumerate(used)}
+        reads = (self._snapshot(tag, after_s.get(tag, 0.0)) for tag in tags)
         for tag, read in zip(tags, await asyncio.gather(*reads, return_exceptions=True), strict=True):
             if isinstance(read, Snapshot):
                 snapshots[tag] = read
