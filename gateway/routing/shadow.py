@@ -32,7 +32,7 @@ class Shadow:
         """Send a copy of a request that is being sent, or return None for one that is not to be copied."""
         if self.share < 1 and random.random() >= self.share:
             return None
-        workers = sum(partition.workers for partition in self.queue.partitions)
+        workers = max(1, sum(partition.workers for partition in self.queue.partitions))  # 0: not read yet
         if len(self.queue.outstanding) >= COPIES_PER_WORKER * workers:
             self.counts.skipped += 1
             return None
