@@ -39,8 +39,8 @@ T = TypeVar("T")
 
 INTERVAL_S = 0.5
 REPORT_EVERY = 2  # reads
-UNUSED_EVERY = 4  # reads, of models that no gateway gets requests for
-ABSENT_EVERY = 20  # of those without workers
+UNUSED_EVERY = 8  # reads, of models that no gateway gets requests for
+ABSENT_EVERY = 40  # of those without workers; a worker that starts is announced, and read at once
 NO_COPIES = ShadowCounts()
 SPREAD_S = 0.01  # from one partition's read to the next: to parse the reports of 100 processes takes a millisecond
 STALE_S = 3.0
