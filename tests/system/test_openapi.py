@@ -111,6 +111,7 @@ def test_the_document_names_limits_media_types_and_every_error(stack: Callable[.
     ]
     assert {parameter["name"] for parameter in predict["parameters"]} == {
         "model",
+        "version",
         "top_k",
         "partial",
         "X-Request-Timeout",

@@ -72,7 +72,7 @@ def test_the_wait_for_a_turn_is_no_forward_and_no_stall(engine: Engine, model: D
     assert batch.device_wait_s >= 0.19 and batch.forward_s < 0.1
     assert engine._costs.estimate(2) < 0.1
     assert engine._metrics.registry.get_sample_value(
-        "smartbatch_device_wait_seconds_sum", {"model": "m", "worker": "w"}
+        "smartbatch_device_wait_seconds_sum", {"model": "m", "version": "1", "worker": "w"}
     ) == pytest.approx(batch.device_wait_s)
 
 
