@@ -21,7 +21,7 @@ from simulation.broker import Inbox as BrokerInbox
 from simulation.clock import Timer, VirtualLoop
 from simulation.costs import Costs
 from simulation.outcomes import Kind, Outcomes
-from smartbatch.gateway.monitoring.system_monitor import INTERVAL_S, REPORT_EVERY, SPREAD_S
+from smartbatch.gateway.monitoring.system_monitor import INTERVAL_S, MOST_BETWEEN, REPORT_EVERY, SPREAD_S, read_every
 from smartbatch.gateway.queue.admission_control import AdmissionControl
 from smartbatch.gateway.queue.model_queue import ModelQueue
 from smartbatch.gateway.queue.partition import Partition as ProductPartition
@@ -173,14 +173,15 @@ class Gateway:
     # --- stands in for the system monitor
 
     async def _monitor(self) -> None:
-        await asyncio.sleep(random.random() * INTERVAL_S)
         first = next(iter(self._brokers.values()))
         first.gateways += 1
-        for reads in itertools.count():
-            read = await asyncio.gather(*(self._read(tag, n * SPREAD_S) for n, tag in enumerate(self._brokers)))
-            self._capacities.clear()
-            self._capacities.update(filter(None, read))
-            self.queue.set_partitions(range(len(self._brokers)))
+        await asyncio.sleep(random.random() * INTERVAL_S)
+        for reads in itertools.count(random.randrange(MOST_BETWEEN)):  # they did not start all at once
+            if reads % read_every(first.gateways) == 0:
+                read = await asyncio.gather(*(self._read(tag, n * SPREAD_S) for n, tag in enumerate(self._brokers)))
+                self._capacities.clear()
+                self._capacities.update(filter(None, read))
+                self.queue.set_partitions(range(len(self._brokers)))
             if reads % REPORT_EVERY == 0:
                 await self._report(first)
             await asyncio.sleep(INTERVAL_S)

@@ -42,6 +42,8 @@ REPORT_EVERY = 2  # reads
 UNUSED_EVERY = 8  # reads, of models that no gateway gets requests for
 ABSENT_EVERY = 40  # of those without workers; a worker that starts is announced, and read at once
 NO_COPIES = ShadowCounts()
+GATEWAYS_PER_READ = 40  # so many read a model's state every time; twice as many every second time, …
+MOST_BETWEEN = 3  # reads, however many gateways there are
 SPREAD_S = 0.01  # from one partition's read to the next: to parse the reports of 100 processes takes a millisecond
 STALE_S = 3.0
 TIMEOUT_S = 0.7  # of each call: what is known must not get stale because one of several brokers does not answer
@@ -180,11 +182,15 @@ class SystemMonitor:
 
     def _is_due(self, model: str, n: int) -> bool:
         """Whether the state of the nth model is to be read now. Models that nobody uses are read less often, not all at
-        the same time: a gateway may know hundreds."""
+        the same time: a gateway may know hundreds. So are those that many gateways read."""
         snapshot = self.snapshots.get(model)
-        if snapshot is None or snapshot.gateways or snapshot.open_requests or model in self._queues:
+        if snapshot is None:
             return True
-        return (self._reads + n) % (UNUSED_EVERY if snapshot.workers else ABSENT_EVERY) == 0
+        if snapshot.gateways or snapshot.open_requests or model in self._queues:
+            every = read_every(len(snapshot.gateways))
+        else:
+            every = UNUSED_EVERY if snapshot.workers else ABSENT_EVERY
+        return (self._reads + n) % every == 0
 
     def _take_over(
         self, names: Sequence[str], tags: Mapping[str, Sequence[str]], parts: Mapping[str, Snapshot]
@@ -200,7 +206,9 @@ class SystemMonitor:
         for name in self.snapshots.keys() - set(names):
             del self.snapshots[name]
             self._last_known.pop(name, None)
-        self.capacities.clear()  # of models that are not in use it is not needed
+        self.snapshots = dict(sorted(self.snapshots.items()))
+        for tag in [tag for tag in self.capacities if Keys(tag).model in tags or Keys(tag).model not in names]:
+            del self.capacities[tag]
         self.capacities.update((tag, self._capacity_of(snapshot)) for tag, snapshot in parts.items())
         for name in tags.keys() & self.snapshots.keys():
             if (capacity := self._capacity_of(self.snapshots[name])).rows_per_s:
@@ -275,6 +283,12 @@ class SystemMonitor:
             ((number(report.get("row_bytes")), number(report.get("bytes_share"))) for report in reports),
             info.start_s if info else 0.0,
         )
+
+
+def read_every(gateways: int) -> int:
+    """Return at which of its reads each of so many gateways reads the state of a model: at every one, or less often, so
+    that reading takes no more of the brokers' time the more gateways there are."""
+    return min(MOST_BETWEEN, max(1, round(gateways / GATEWAYS_PER_READ)))
 
 
 async def _in_time(call: Awaitable[T]) -> T:

@@ -104,7 +104,7 @@ def test_photo_prediction_by_keyboard_only(stack: Callable[..., Stack], watch: C
     expect(box).to_have_css("outline-style", "solid")
     page.keyboard.press("Enter")
     expect(page.get_by_role("status").filter(has_text="Egyptian cat, 76 %.")).to_be_visible(timeout=WAIT_MS)
-    expect(page.get_by_role("img", name="The image that was request: cat.jpg")).to_be_visible()
+    expect(page.get_by_role("img", name="The image that was sent: cat.jpg")).to_be_visible()
     expect(page.locator("#prediction li")).to_have_count(5)
     parts = column(page, "timeline-table", 1)
     assert parts == ["Admit", "Queue", "Decode", "Batch wait", "Forward", "Reply", "Total"]

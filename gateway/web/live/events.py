@@ -120,8 +120,9 @@ class LiveStream:
         monitor = self._monitor
         if not monitor.fresh:
             return
-        used = {name: each for name, each in monitor.snapshots.items() if each.in_use}
-        snapshots, now_s = used or monitor.snapshots, time.time()  # none is used in the first half second
+        # Unless somebody watches, models that nobody uses are left out: there may be hundreds.
+        shown = {name: each for name, each in monitor.snapshots.items() if self._viewers or each.in_use}
+        snapshots, now_s = shown or monitor.snapshots, time.time()
         histories = {name: self._histories.get(name) or ModelHistory() for name in snapshots}
         models = {name: histories[name].add(each, monitor.models.get(name), now_s) for name, each in snapshots.items()}
         self._histories, self._models, self._encoded = histories, models, {}
