@@ -11,7 +11,7 @@ import pytest
 
 from smartbatch.gateway.core.response_types import PartitionStats
 from smartbatch.gateway.monitoring.model_view import describe
-from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
+from smartbatch.gateway.monitoring.system_monitor import GATEWAYS_PER_READ, SystemMonitor
 from smartbatch.gateway.web.metrics_page import _system
 from smartbatch.shared.broker.admin import routes
 from smartbatch.shared.broker.admin.registry import Snapshot
@@ -123,6 +123,24 @@ async def test_a_model_that_is_only_known_has_one_series(client: Client, monitor
     assert {series[info.name] for info in known} == {1, 12}
     assert {info.name for info in known if series[info.name] > 1} == in_use
     assert {sample.labels["version"] for family in families for sample in family.samples} == {"1", "2"}
+
+
+async def test_a_model_that_many_gateways_read_is_read_less_often_and_stays_known(
+    client: Client, monitor: SystemMonitor
+) -> None:
+    await _worker(client, GOOD, "w1")
+    for number in range(2 * GATEWAYS_PER_READ):
+        await client.sadd(GOOD.gateways, f"g{number}")
+        await client.hset(GOOD.gateway(f"g{number}"), "in_flight", "0")
+    await monitor._read()
+    known = monitor.capacities["good"]
+    await client.delete(GOOD.leases)
+    monitor._reads += 1
+    await monitor._read()
+    assert monitor.capacities["good"] == known and monitor.fresh and monitor.snapshots["good"].ready_workers
+    monitor._reads += 1
+    await monitor._read()
+    assert monitor.capacities["good"].workers == 0
 
 
 # --- partitions
