@@ -60,24 +60,16 @@ class Worker:
         batcher = Batcher(cast(Any, device), limits, cost_model, throughput, name)
 
         def make(tag: str) -> Partition:
-            return Partition(brokers[Keys(tag).partition], tag, name, throughput, timeout_s, self._after_heartbeat)
+            return Partition(brokers[Keys(tag).partition], tag, name, throughput, timeout_s)
 
         self.partitions = Partitions(brokers, name, home, limits.max_rows, make, loop.spawn)
         self.partitions.is_idle = lambda: batcher.idle
-        self.partitions.on_move = self._moved
-        device.batcher = self._batcher = batcher
+        self.partitions.on_move = lambda partition: batcher.move_to(cast(Any, partition))
+        device.batcher = batcher
         batcher.enter(cast(Any, self.partitions.current))
         loop.spawn(batcher.run())
         if len(brokers) > 1:
             loop.spawn(self.partitions.run())
-
-    def _moved(self, partition: Any) -> None:
-        self._batcher.workers = partition.workers
-        self._batcher.move_to(partition)
-
-    def _after_heartbeat(self, partition: Partition) -> None:
-        if partition is cast(Any, self.partitions.current):
-            self._batcher.workers = partition.workers
 
 
 class Partitions(ProductPartitions):
@@ -136,7 +128,6 @@ class Partition:
         me: str,
         throughput: ThroughputEstimator,
         timeout_s: float,
-        on_heartbeat: Callable[[Partition], None],
     ) -> None:
         self.keys = Keys(tag)
         self.queue = WorkerQueue(broker, me)
@@ -146,7 +137,6 @@ class Partition:
         self._broker = broker
         self._me = me
         self._throughput = throughput
-        self._on_heartbeat = on_heartbeat
         self._task: asyncio.Task[None]
 
     @property
@@ -169,12 +159,10 @@ class Partition:
         await tasks.end([self._task])
 
     async def _send_heartbeats(self) -> None:
-        self._on_heartbeat(self)
         await asyncio.sleep(random.random() * HEARTBEAT_S)
         while True:
             with contextlib.suppress(BrokerUnavailable):
                 await self._heartbeat()
-                self._on_heartbeat(self)
             await asyncio.sleep(HEARTBEAT_S)
 
     async def _heartbeat(self) -> None:

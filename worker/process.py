@@ -278,13 +278,11 @@ class Worker:
 
     def _moved(self, partition: Partition) -> None:
         self.status.partition = partition.keys.partition
-        self.batcher.workers = partition.workers
         self.batcher.move_to(partition)
 
     def _after_heartbeat(self, partition: Partition, result: HeartbeatResult) -> None:
         if self.status.state == "ready" and partition is self.partitions.current:
             self._error_log.flush()
-            self.batcher.workers = result.alive
             self._apply(result.limits)
 
     def _apply(self, live: LiveLimits) -> None:

@@ -1,4 +1,4 @@
-"""The batcher claims entries from the stream into a pool, and submits batches from it to the engine.
+"""The batcher: when to claim entries from the stream into the pool, and when to submit a batch of them to the engine.
 
     device free    claim, or wait for the wakeup and claim; wait for more until the policy closes the batch; submit the
                    rows of the pool that cost least together
@@ -8,8 +8,7 @@
     worker dead    claim one entry of a dead worker at a time and run it isolated
     moving         submit what is in the pool, and claim from another partition from then on
 
-Only the holder of the fill lock fills a batch, so idle workers never tear one batch into several small ones.
-docs/protocol.md argues why each claim is safe.
+claimer.py makes the claims, policy.py closes batches, and pool.py takes the rows of one.
 """
 
 from __future__ import annotations
@@ -20,25 +19,22 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from typing import Protocol
 
-from smartbatch.shared.broker.queue.claims import Claim, Mode, Outcome, WorkerQueue
+from smartbatch.shared.broker.queue.claims import Claim, Outcome
 from smartbatch.shared.errors import BrokerUnavailable
 from smartbatch.worker.batching.arrivals import ArrivalPredictor
 from smartbatch.worker.batching.batch_times import BatchTimes
+from smartbatch.worker.batching.claimer import Claimer, Source
 from smartbatch.worker.batching.policy import decide
 from smartbatch.worker.batching.pool import Pool
 from smartbatch.worker.batching.throughput import ThroughputEstimator
 from smartbatch.worker.core.batch import Batch, BatchState, CloseReason, Limits
 from smartbatch.worker.core.cost_model import CostModel
 from smartbatch.worker.execution.engine import Engine
-from smartbatch.worker.queue.entry_tracker import EntryTracker
-from smartbatch.worker.queue.failure_detection import FailureDetector
 
 log = logging.getLogger(__name__)
 
 WAKEUP_S = 0.5  # longest wait for a wakeup: a worker that crashed with the fill lock delays others no longer
-FILL_LOCK_SLACK_MS = 100  # how long the fill lock outlasts the wait that it was taken for
 MIN_AHEAD_POLL_S = 0.002
 AHEAD_POLLS = 4  # polls for a batch to claim ahead, during one forward
 IDLE_OTHERS = 4  # nothing is claimed ahead if so many are expected to be idle: then hardly ever all are busy
@@ -47,17 +43,8 @@ IDLE_OTHERS = 4  # nothing is claimed ahead if so many are expected to be idle: 
 EARLY_S = 0.001
 SHORT_FACTOR = 4  # a forward so many times shorter than a claim ends before a claim made meanwhile returns
 BACKLOG = ("full", "bytes", "cost")  # other entries waited when such a batch was closed
-POOL_S = 1.0  # predicted seconds of the rows in the pool, at most
 PUBLISH_S = 0.5  # usual time for an outcome to get to Redis, and more
 RETRY_S = (0.02, 0.1, 0.25, 0.5)
-
-
-class Source(Protocol):
-    """A partition to claim from: what it has for the batcher."""
-
-    queue: WorkerQueue
-    tracker: EntryTracker
-    failure_detector: FailureDetector
 
 
 class Batcher:
@@ -73,33 +60,27 @@ class Batcher:
     ) -> None:
         self._next_source: Source | None = None  # once it has to move
         self._engine = engine
-        self._limits = limits
         self._times = BatchTimes(costs)
         self._throughput = throughput
-        self.workers = 2  # that serve this partition; until that is known, this one is taken to be one of several
         self.sized = False  # rows of the model have sizes; set before `run`
         self._arrivals = ArrivalPredictor()
         self._last_batch: Batch | None = None
         self._batch_ids = (f"{worker_id}-{n}" for n in itertools.count(1))
         self._pool = Pool()
+        self._claimer = Claimer(self._pool, self._times, limits)
         self._on_device: list[Batch] = []  # the running batch and the one claimed ahead
         self._topped_up: Batch | None = None  # behind this one, a pool that was complete was topped up
         self._freed = asyncio.Event()
         self._drained = asyncio.Event()
         self._draining = False
-        self._may_hold_fill_lock = False
-        self._releases: set[asyncio.Task[None]] = set()
         self._isolated = False  # the pool holds an entry of a dead worker, alone
         self._free_since: float | None = None
         self._idle_s = 0.0  # how long the device was free before the last claim of a first entry
 
     def enter(self, source: Source) -> None:
         """Claim from this partition. Called once before `run`."""
-        self.source = source
+        self._claimer.enter(source)
         self._queue, self._tracker, self._failure_detector = source.queue, source.tracker, source.failure_detector
-        self._waiting: float = math.inf  # entries on the stream after the last claim; inf once that is outdated
-        self._left_waiting = 0  # entries on the stream after the last claim
-        self._last_id = ""  # the group's last-delivered-id after the last claim
 
     # --- called by others
 
@@ -121,17 +102,17 @@ class Batcher:
         await self._drained.wait()
 
     @property
-    def sole_worker(self) -> bool:
-        """Whether no other worker serves this partition."""
-        return self.workers == 1
+    def source(self) -> Source:
+        """The partition that it claims from."""
+        return self._claimer.source
 
     @property
     def limits(self) -> Limits:
-        return self._limits
+        return self._claimer.limits
 
     def set_limits(self, limits: Limits) -> None:
         """Change the limits from the next decision on. The batch being filled may already exceed them."""
-        self._limits = limits
+        self._claimer.limits = limits
         self._throughput.max_rows = limits.max_rows
 
     def batch_encoded(self, batch: Batch, outcomes: Sequence[Outcome]) -> None:
@@ -211,17 +192,17 @@ class Batcher:
     async def _claim_first(self) -> bool:
         """Claim for an empty batch: at once if entries wait, else after the wakeup. Returns whether it got any."""
         running = sum(len(batch.claimed_entries) for batch in self._on_device)
-        window_s = self._limits.window_s
+        window_s = self.limits.window_s
         # Without a likely arrival don't take the fill lock: then it needs no release.
-        hold_ms = self._hold_ms(window_s) if self._arrival_likely(window_s, running=running) else 0
+        hold_ms = self._claimer.hold_ms(window_s) if self._arrival_likely(window_s, running=running) else 0
         if dead_worker := next(iter(self._failure_detector.dead_workers), None):
-            claim = await self._claim("idle", hold_ms=hold_ms, dead_worker=dead_worker)
+            claim = await self._claimer.claim("idle", hold_ms=hold_ms, dead_worker=dead_worker)
             self._isolated = claim.kind == "isolated" and bool(self._pool)
             if claim.kind != "isolated" and dead_worker in self._failure_detector.dead_workers:
                 self._failure_detector.dead_workers.remove(dead_worker)  # it has no entries left
             if claim.kind != "empty":
                 return bool(self._pool)
-        await self._claim("idle", hold_ms=hold_ms, after_wakeup_s=WAKEUP_S)
+        await self._claimer.claim("idle", hold_ms=hold_ms, after_wakeup_s=WAKEUP_S)
         if self._free_since is not None:
             self._idle_s = time.monotonic() - self._free_since
         return bool(self._pool)
@@ -250,23 +231,23 @@ class Batcher:
             run_s = self._times.run_s(pool.rows)
             now, state = time.monotonic(), pool.state()
             idle_at = self._idle_at(state, now)
-            decision = decide(state, self._limits, now, run_s, idle_at=idle_at, draining=self._draining)
+            decision = decide(state, self.limits, now, run_s, idle_at=idle_at, draining=self._draining)
             if decision.reason in ("full", "bytes"):
                 break
             left_s = max(0.0, decision.until - time.monotonic())
             # Top up once with the device free, if the batch was claimed ahead or adopted; and take the fill lock before
             # waiting, if the first claim did not.
-            if not pool.last_id or not (decision.reason or self._may_hold_fill_lock):
-                await self._claim("idle", hold_ms=self._hold_ms(left_s) if left_s else 0)
+            if not pool.last_id or not (decision.reason or self._claimer.may_hold_fill_lock):
+                await self._claimer.claim("idle", hold_ms=self._claimer.hold_ms(left_s) if left_s else 0)
                 continue
             if decision.reason:
                 break
             wait = (pool.last_id, math.ceil(left_s * 1000))
-            claim = await self._claim("top", hold_ms=self._hold_ms(left_s), after_entry=wait)
+            claim = await self._claimer.claim("top", hold_ms=self._claimer.hold_ms(left_s), after_entry=wait)
             if claim.kind == "empty" and claim.waiting:
                 break  # another worker holds the fill lock now: the waiting entries are for its batch
-        if decision.reason not in ("full", "bytes") and self._may_hold_fill_lock:
-            self._release_fill_lock()
+        if decision.reason not in ("full", "bytes") and self._claimer.may_hold_fill_lock:
+            self._claimer.release_fill_lock()
         await self._until_decoded()
         self._submit(decision.reason or "window")
 
@@ -277,11 +258,11 @@ class Batcher:
         time that one batch more would take, go without the others.
         """
         pool = self._pool
-        if pool.ready(self._limits.max_rows):
+        if pool.ready(self.limits.max_rows):
             return
         now = time.monotonic()
-        together_until = max(now + self._times.run_s(1), pool.state().oldest_at + self._limits.window_s)
-        while not pool.ready(self._limits.max_rows if now < together_until else 1):
+        together_until = max(now + self._times.run_s(1), pool.state().oldest_at + self.limits.window_s)
+        while not pool.ready(self.limits.max_rows if now < together_until else 1):
             until = min(claimed.deadline_at for claimed in pool.entries)
             if now < together_until:
                 until = min(until, together_until)
@@ -293,15 +274,15 @@ class Batcher:
         """Return when another arrival stops being likely, or now if a row more costs as much as a batch of its own;
         infinity for a batch that explores."""
         pool = self._pool
-        if not self._limits.adaptive or state.rows >= self._limits.max_rows:
+        if not self.limits.adaptive or state.rows >= self.limits.max_rows:
             return math.inf
         self._arrivals.observe(pool.new_arrivals(), learn=True)
         if not self._times.waiting_pays(state.rows):
             return now
         if pool.explores:
             return math.inf
-        idle_at = self._arrivals.idle_at(now, state.oldest_at + self._limits.window_s)
-        if idle_at <= now < state.oldest_at + self._limits.window_s and self._arrivals.should_explore():
+        idle_at = self._arrivals.idle_at(now, state.oldest_at + self.limits.window_s)
+        if idle_at <= now < state.oldest_at + self.limits.window_s and self._arrivals.should_explore():
             pool.explores = True
             return math.inf
         return idle_at
@@ -309,7 +290,7 @@ class Batcher:
     def _arrival_likely(self, within_s: float, *, running: int = 0) -> bool:
         """Return whether an arrival is likely within `within_s` of one that comes now, or that comes after the replies
         to the `running` requests."""
-        return not self._limits.adaptive or self._arrivals.expects(within_s, running=running)
+        return not self.limits.adaptive or self._arrivals.expects(within_s, running=running)
 
     # --- device busy
 
@@ -331,44 +312,44 @@ class Batcher:
         if running.run_inline or leave_it or not (backlog or self._arrival_likely(run_s)):
             await self._await_end(forward_s, remaining_s)
             return
-        lead_s = self._times.claim_s + self._tracker.fetch_s + self._tracker.decoder.mean_s * self._limits.max_rows
-        soon, room = remaining_s <= lead_s, self._pool_room()
+        lead_s = self._times.claim_s + self._tracker.fetch_s + self._tracker.decoder.mean_s * self.limits.max_rows
+        soon, room = remaining_s <= lead_s, self._claimer.room()
         if soon and (closed := self._complete()):
-            if self._waiting and room > 0 and self._topped_up is not running:
+            if self._claimer.waiting and room > 0 and self._topped_up is not running:
                 self._topped_up = running
                 await self._claim_ahead(soon=True)
             if len(self._on_device) == 1:
-                if self._pool.ready(self._limits.max_rows):
+                if self._pool.ready(self.limits.max_rows):
                     self._submit(closed)
                 else:
                     await self._until_freed(MIN_AHEAD_POLL_S)
             return
         # No other worker could make a fuller batch of these.
-        if soon and room > 0 and self.sole_worker and self._last_id:
+        if soon and room > 0 and self._claimer.sole_worker and self._claimer.last_id:
             wait_ms = math.ceil(max(MIN_AHEAD_POLL_S, remaining_s) * 1000)
-            claim = await self._claim_ahead(soon=True, after_entry=(self._last_id, wait_ms))
+            claim = await self._claim_ahead(soon=True, after_entry=(self._claimer.last_id, wait_ms))
             if claim.entries or not claim.waiting:
                 return
-            self._waiting = 0  # the entries were left to another worker, so there is one: poll from now on
+            self._claimer.waiting = 0  # the entries were left to another worker, so there is one: poll from now on
         wanted = 1 if soon else room if backlog else math.inf
-        if room > 0 and self._waiting >= wanted:
+        if room > 0 and self._claimer.waiting >= wanted:
             await self._claim_ahead(soon=soon)
         poll_s = max(MIN_AHEAD_POLL_S, run_s / AHEAD_POLLS)
         if not soon:
             until_soon_s = max(MIN_AHEAD_POLL_S / 4, remaining_s - lead_s)
             poll_s = min(poll_s, until_soon_s) if backlog else until_soon_s
-        self._waiting = math.inf
+        self._claimer.waiting = math.inf
         await self._until_freed(poll_s)
 
     def _others_idle(self, forward_s: float) -> bool:
         """Whether several workers are idle, if the others wait for their batches as long as this one did. They claim
         all that comes, and with dozens of workers empty claims would take an eighth of the broker's time."""
-        return (self.workers - 1) * self._idle_s > IDLE_OTHERS * (self._idle_s + forward_s)
+        return (self.source.workers - 1) * self._idle_s > IDLE_OTHERS * (self._idle_s + forward_s)
 
     async def _await_end(self, forward_s: float, remaining_s: float) -> None:
         """Wait for the end of a batch that no arrival is likely to follow; the sole worker claims EARLY_S before it."""
         early_s = remaining_s - self._times.claim_s - EARLY_S
-        if not self.sole_worker or forward_s < 2 * EARLY_S:
+        if not self._claimer.sole_worker or forward_s < 2 * EARLY_S:
             await self._until_freed(None)
         elif early_s > 0:
             await self._until_freed(early_s + EARLY_S / 2)
@@ -377,10 +358,10 @@ class Batcher:
 
     async def _claim_ahead(self, **how) -> Claim:
         """Claim while the device is busy; submit the batch behind the running one if it is full."""
-        claim = await self._claim("ahead", hold_ms=0, **how)
+        claim = await self._claimer.claim("ahead", hold_ms=0, **how)
         closed = self._complete()
         # If the device became free meanwhile, the batch is topped up first.
-        ready = self._pool.ready(self._limits.max_rows)
+        ready = self._pool.ready(self.limits.max_rows)
         if closed in ("full", "bytes") and len(self._on_device) == 1 and ready:
             self._submit(closed)
         return claim
@@ -388,9 +369,9 @@ class Batcher:
     def _complete(self) -> CloseReason | None:
         """Return why the rows in the pool need not wait for others; None if they may."""
         state = self._pool.state()
-        if state.rows >= self._limits.max_rows or state.next_too_large:
+        if state.rows >= self.limits.max_rows or state.next_too_large:
             return "full"
-        if state.bytes >= self._limits.max_bytes:
+        if state.bytes >= self.limits.max_bytes:
             return "bytes"
         return "cost" if self._pool.cut else None
 
@@ -413,84 +394,17 @@ class Batcher:
             self._freed.clear()
             await self._freed.wait()
 
-    # --- claim and submit
-
-    async def _claim(self, mode: Mode, *, hold_ms: int, **how) -> Claim:
-        """Claim as many entries as the pool has room for."""
-        pool = self._pool
-        if mode != "ahead" and hold_ms > 0:
-            self._may_hold_fill_lock = True
-        started = time.monotonic()
-        claim = await self._queue.claim(
-            mode,
-            room_rows=max(1, self._pool_room() if mode == "ahead" else self._first_rows() - pool.rows),
-            room_bytes=max(1, self._limits.max_bytes - pool.bytes),
-            held_rows=pool.rows,
-            hold_ms=hold_ms,
-            **how,
-        )
-        now = time.monotonic()
-        if "after_wakeup_s" not in how and "after_entry" not in how:
-            self._times.record_claim(now - started)
-        self._waiting = self._left_waiting = claim.waiting
-        self._last_id = claim.last_id
-        pool.next_too_large = claim.next_too_large
-        pool.last_id = claim.last_id if mode != "ahead" else ""
-        if claim.entries:
-            isolated = claim.kind == "isolated"
-            claimed_entries = self._tracker.receive(claim.entries, claim.now_ms, now, isolated=isolated)
-            pool.add(claimed_entries)
-        return claim
-
-    def _hold_ms(self, seconds: float) -> int:
-        """Return for how long a claim takes the fill lock to wait for `seconds`; 0 if no batch waits."""
-        return math.ceil(seconds * 1000) + FILL_LOCK_SLACK_MS if self._limits.window_s > 0 else 0
-
-    def _release_fill_lock(self) -> None:
-        """Release the lock without waiting for the reply. If the call gets lost, the lock expires by itself."""
-        task = asyncio.create_task(self._try_release())
-        self._releases.add(task)
-        task.add_done_callback(self._releases.discard)
-
-    async def _try_release(self) -> None:
-        try:
-            await self._queue.release()
-        except BrokerUnavailable as error:
-            log.warning("release of the fill lock failed: %s", error)
-
-    def _first_rows(self) -> int:
-        """Return how many rows to claim with the device free: one batch, or, if no other worker could run them, about a
-        second of work."""
-        most = self._limits.max_rows
-        batch = self._pool.next_rows(most, self._times.of, most, self._times.row_size)
-        return min(most, max(batch, self._rows_of_a_second())) if self.sole_worker else batch
-
-    def _rows_of_a_second(self) -> int:
-        """Return how many rows the pool holds at most, if a batch isn't larger."""
-        return int(POOL_S / max(self._times.row_s, 1e-6))
-
-    def _pool_room(self) -> int:
-        """Return how many more rows the pool takes while the device is busy.
-
-        A larger pool is cut better. But rows on the stream can be claimed by workers that join or are free soon, so of
-        more than one batch a worker takes only its share.
-        """
-        most = self._limits.pool_rows or (2 if self.sized else 1) * self._limits.max_rows
-        most = min(most, max(self._first_rows(), self._rows_of_a_second()))
-        held = self._pool.rows
-        if not self.sole_worker:
-            most = min(most, max(self._first_rows(), (held + self._left_waiting) // self.workers))
-        return most - held
+    # --- submit
 
     def _submit(self, closed: CloseReason) -> None:
         """Close the batch being filled and hand it to the engine."""
         now = time.monotonic()
         self._arrivals.observe(self._pool.new_arrivals(), learn=False)
-        self._arrivals.batch_closed(now, sole_worker=self.sole_worker)
+        self._arrivals.batch_closed(now, sole_worker=self._claimer.sole_worker)
         pool = self._pool
         part = pool.take_all() if closed == "isolated" else pool.take(self._times.of, *self._batch_limits())
         if pool.cut:
-            closed = "full" if part.rows >= self._limits.max_rows else "cost"
+            closed = "full" if part.rows >= self.limits.max_rows else "cost"
         self._last_batch = batch = Batch(next(self._batch_ids), part.claimed_entries, closed, part.row_refs)
         batch.source = self.source
         batch.on_device_at = now
@@ -503,11 +417,11 @@ class Batcher:
             complete_at = max(claimed.admitted_at for claimed in batch.claimed_entries)
             self._tracker.metrics.starved.inc(max(0.0, now - max(self._free_since, complete_at)))
         self._free_since = None
-        self._may_hold_fill_lock = False
+        self._claimer.may_hold_fill_lock = False
         self._on_device.append(batch)
         self._engine.submit(batch)
 
     def _batch_limits(self) -> tuple[int, float]:
         """Return the most rows of one batch, and the most rows times size."""
-        tokens = [self._limits.max_tokens or math.inf, self._engine.memory_limit] if self.sized else [math.inf]
-        return self._limits.max_rows, min(tokens)
+        tokens = [self.limits.max_tokens or math.inf, self._engine.memory_limit] if self.sized else [math.inf]
+        return self.limits.max_rows, min(tokens)

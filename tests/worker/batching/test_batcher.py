@@ -30,6 +30,7 @@ class Around:
         self.decoder = self.queue = self.tracker = self.metrics = self.starved = self
         self.first_claim: tuple[float, list[Entry]] = (30.0, [])  # the wait for the wakeup, and what it brings
         self.failure_detector = FailureDetector()
+        self.workers = 1
 
     async def claim(self, mode: str, **how: object) -> Claim:
         self.claimed_at.append(time.monotonic())
@@ -63,7 +64,6 @@ def made(around: Around, forward_s: float) -> Batcher:
     any_: Any = cast(Any, around)
     batcher = Batcher(any_, Limits(32, 1 << 30, 0.01), times, ThroughputEstimator(times, 32), "w")
     batcher.enter(any_)
-    batcher.workers = 1
     return batcher
 
 
@@ -98,7 +98,7 @@ def test_nothing_is_claimed_behind_a_very_short_batch(forward_s: float, run_inli
 async def test_the_next_claim_leaves_just_before_a_lone_batch_ends(forward_s: float, workers: int, claims: int) -> None:
     around = Around()
     batcher = made(around, forward_s)
-    batcher.workers = workers
+    around.workers = workers
     for number in range(50):  # always a lone client
         batcher._arrivals.observe([float(number)], learn=True)
         batcher._arrivals.batch_answered(1, number + 0.005, last=True)
@@ -144,7 +144,7 @@ async def test_nothing_is_claimed_ahead_while_several_workers_are_idle(
 ) -> None:
     around = Around()
     batcher = made(around, 0.1)
-    batcher.workers = workers
+    around.workers = workers
     submit(batcher, 32, "full")
     batcher.device_freed(around.batches[0], time.monotonic())
     around.first_claim = (idle_s, entries(32))

@@ -137,7 +137,7 @@ class Running:
         self.failure_detector = self.failures
         self.batcher = Batcher(self.engine, limits, self.costs, throughput, "w")
         self.batcher.enter(self)  # pyright: ignore[reportArgumentType]  # a queue of the tests
-        self.batcher.sized, self.batcher.workers = True, 1
+        self.batcher.sized, self.workers = True, 1
         encoding = EncodingStage(self.engine, self.decoder, ReplyEncoder(self.model, "w", log), metrics, None)
         self.batches: list[Batch] = []
 
@@ -325,7 +325,7 @@ async def test_with_the_device_free_no_more_is_claimed_than_one_batch_of_what_ot
     for rows in (1, 2, 4, 8, 16, 32):
         for size in (10, 20):
             running.costs.record(rows, rows * size * 0.01, size=size)  # nothing is gained by a batch
-    running.batcher.workers = 2
+    running.workers = 2
     for _ in range(32):
         running.queue.add("x" * 10)
     running.start()
@@ -343,7 +343,7 @@ async def test_the_pool_holds_about_a_second_of_work(worker: Callable[..., Runni
         for size in (10, 20):
             running.costs.record(rows, rows * size * 0.01, size=size)
     running.model.token_s = 0.01  # 0.1 s a row
-    running.batcher.workers = workers
+    running.workers = workers
     for _ in range(100):
         running.queue.add("x" * 10)
     running.start()
@@ -360,7 +360,7 @@ async def test_of_more_than_one_batch_a_worker_leaves_the_others_their_share(wor
         for size in (10, 20):
             running.costs.record(rows, rows * size * 0.001, size=size)
     running.model.token_s = 0.001
-    running.batcher.workers = 4
+    running.workers = 4
     running.start()
     for _ in range(40):
         running.queue.add("x" * 10)

@@ -20,6 +20,7 @@ class Around:
     def __init__(self) -> None:
         self.metrics = self.starved = self.queue = self.tracker = self.failure_detector = self
         self.starved_s = 0.0
+        self.workers = 2
 
     def inc(self, seconds: float) -> None:
         self.starved_s += seconds
