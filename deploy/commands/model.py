@@ -89,7 +89,8 @@ def unload(model: str, timeout_s: float, now: bool, delete_dead: bool, launcher_
 @setting_options("REDIS_URL")
 @json_option
 def list_(as_json: bool, **options: str | None) -> None:
-    """List all models and versions: those with workers, and those that a launcher loads or failed to load."""
+    """List all models and versions: those with workers, those that a launcher loads or failed to load, and those that
+    its repository has beside them."""
     asyncio.run(_list(read_for_operator(options), as_json))
 
 
@@ -148,7 +149,8 @@ async def _list(settings: Settings, as_json: bool) -> None:
 
 
 async def _rows(connections: Connections, settings: Settings) -> list[dict[str, Any]]:
-    """Return a row per model ID: what its launcher says of it, and what the registry does."""
+    """Return a row per model ID: what its launcher says of it, and what the registry does. Last those that are only in
+    a launcher's repository."""
     launchers: list[Launcher] = []
     with suppress(BrokerUnavailable):  # the broker may not permit this to its user
         launchers = await find(connections.of(LAUNCHERS))
@@ -175,4 +177,9 @@ async def _rows(connections: Connections, settings: Settings) -> list[dict[str, 
                 "text": model.text if model else "",
             }
         )
+    for launcher in launchers:
+        for model_id in sorted(set(launcher.unloaded) - served.keys() - announced.keys(), key=split_model_id):
+            name, version = split_model_id(model_id)
+            row = {"model": name, "version": version, "state": "not loaded", "ready_workers": 0}
+            rows.append({**row, "path": "", "launcher": launcher.id, "text": f"in {launcher.repository}"})
     return rows

@@ -70,9 +70,20 @@ class Commands:
             await asyncio.sleep(REGISTER_EVERY_S)
 
     async def _register(self) -> None:
-        folder = str(self._repository.folder.absolute()) if self._repository else ""
         served = tuple(model.registration for model in self._models)
-        await self._queue.register(Launcher(self.id, HOST, os.getpid(), served, folder, tuple(self._running)))
+        folder, unloaded = "", ()
+        if self._repository:
+            folder = str(self._repository.folder.absolute())
+            unloaded = tuple(each for each in await self._in_repository() if not self._models.get(each))
+        await self._queue.register(Launcher(self.id, HOST, os.getpid(), served, folder, unloaded, tuple(self._running)))
+
+    async def _in_repository(self) -> list[str]:
+        assert self._repository is not None
+        try:
+            return await asyncio.to_thread(self._repository.model_ids)
+        except OSError as error:
+            log.warning("reading the model repository failed: %s", error)
+            return []
 
     async def _take(self) -> None:
         while True:

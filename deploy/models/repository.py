@@ -12,6 +12,7 @@ What a version's folder serves is said by `path` (a file in that folder, or any 
 from __future__ import annotations
 
 import ast
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from smartbatch.deploy.models.entry import (
     unknown,
 )
 from smartbatch.shared.errors import SettingsError, UnknownModel
-from smartbatch.shared.keys import check_model_name, parse_version
+from smartbatch.shared.keys import check_model_name, model_id, parse_version
 from smartbatch.shared.settings import Settings
 
 FILE = "model.toml"
@@ -67,6 +68,14 @@ class Repository:
         if wrong:
             raise SettingsError("\n".join([f"the model repository {self.folder} is not valid:", *wrong]))
         return entries
+
+    def model_ids(self) -> list[str]:
+        """Return the IDs of all versions of all models, also of those that can't be loaded as they are."""
+        found = []
+        for name in self.names():
+            with contextlib.suppress(UnknownModel, OSError):
+                found += [model_id(name, version) for version in _versions(self.folder / check_model_name(name))]
+        return found
 
     def names(self) -> list[str]:
         return sorted(each.name for each in self.folder.iterdir() if each.is_dir() and not each.name.startswith("."))

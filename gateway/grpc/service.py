@@ -110,7 +110,7 @@ async def _statistics(services: ServiceView, principal: Principal | None, reques
 
 
 async def _index(services: ServiceView, principal: Principal | None, request: Any) -> Message:
-    return messages.index(metadata.index(services.monitor, principal, only_ready=request.ready))
+    return messages.index(await repository.index(services, principal, only_ready=request.ready))
 
 
 async def _load(services: ServiceView, principal: Principal | None, request: Any) -> Message:

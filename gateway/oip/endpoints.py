@@ -1,6 +1,6 @@
 """REST endpoints about the server and its models.
 
-All but load and unload respond from the system monitor's last read.
+All but the repository's respond from the system monitor's last read.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ async def all_statistics(request: Request) -> Response:
 async def index(request: Request) -> Response:
     body, _ = await read_body(request.scope, request.receive, MAX_INDEX_BODY_BYTES)
     principal, wanted = _principal(request), _decoded(body, IndexRequest, '{"ready": true or false}')
-    return _json(metadata.index(_monitor(request), principal, only_ready=wanted.ready))
+    return _json(await repository.index(_view(request), principal, only_ready=wanted.ready))
 
 
 @with_json_errors

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -155,15 +155,17 @@ def model_ready(monitor: SystemMonitor, models: Iterable[str]) -> bool:
     return monitor.fresh and any(workers.get(model) for model in models)
 
 
-def index(monitor: SystemMonitor, principal: Principal | None, *, only_ready: bool) -> list[IndexEntry]:
-    """List the versions of the models that the principal may use."""
-    versions = sorted(map(split_model_id, monitor.model_names))
+def index(
+    monitor: SystemMonitor, principal: Principal | None, not_loaded: Mapping[str, str], *, only_ready: bool
+) -> list[IndexEntry]:
+    """List the versions of the models that the principal may use. `not_loaded`: by model ID, why there is no worker."""
+    versions = sorted(map(split_model_id, {*monitor.model_names, *not_loaded}))
     allowed = [each for each in versions if principal is None or principal.may_use(each[0])]
-    entries = [_index_entry(monitor, name, version) for name, version in allowed]
+    entries = [_index_entry(monitor, name, version, not_loaded) for name, version in allowed]
     return [entry for entry in entries if entry.state == "READY" or not only_ready]
 
 
-def _index_entry(monitor: SystemMonitor, name: str, version: int) -> IndexEntry:
+def _index_entry(monitor: SystemMonitor, name: str, version: int, not_loaded: Mapping[str, str]) -> IndexEntry:
     model = model_id(name, version)
     if model_ready(monitor, [model]):
         return IndexEntry(name, str(version), "READY", "")
@@ -173,7 +175,7 @@ def _index_entry(monitor: SystemMonitor, name: str, version: int) -> IndexEntry:
         return IndexEntry(name, str(version), "LOADING", "its worker is loading")
     if "draining" in states:
         return IndexEntry(name, str(version), "UNLOADING", "its worker is draining")
-    return IndexEntry(name, str(version), "UNAVAILABLE", "it has no worker")
+    return IndexEntry(name, str(version), "UNAVAILABLE", not_loaded.get(model, "it has no worker"))
 
 
 def _instances(monitor: SystemMonitor, model: str) -> list[InstanceGroup]:

@@ -1,4 +1,5 @@
-"""Loads and unloads models by request: sends the command to a launcher (`smartbatch up`) and awaits its outcome.
+"""Lists the models that there are, and loads and unloads them by request: sends the command to a launcher (`smartbatch
+up`) and awaits its outcome.
 
 What a load may start is what the launcher's operator put into its model repository: a request names a model of it and
 can't give a path, a configuration or files. Triton's clients send both commands in the same form.
@@ -13,7 +14,8 @@ from typing import Protocol
 
 from smartbatch.gateway.auth.principal import Principal
 from smartbatch.gateway.monitoring.system_monitor import SystemMonitor
-from smartbatch.gateway.oip.metadata import check_access
+from smartbatch.gateway.oip import metadata
+from smartbatch.gateway.oip.metadata import IndexEntry, check_access
 from smartbatch.shared.broker.admin import launchers
 from smartbatch.shared.broker.admin.launchers import Event, Launcher, Load, Unload
 from smartbatch.shared.broker.connection.multiplexed import BLOCK_S, MultiplexedConnection
@@ -77,14 +79,30 @@ def target(name: str) -> tuple[str, int]:
     return check_model_name(model), parse_version(version) if at else 0
 
 
+async def index(view: SystemView, principal: Principal | None, *, only_ready: bool) -> list[IndexEntry]:
+    """List the versions of the models that the principal may use: those that have or had workers, those that a launcher
+    failed to load, and those that its repository has beside them."""
+    if only_ready:
+        return metadata.index(view.monitor, principal, {}, only_ready=True)
+    found: list[Launcher] = []
+    with contextlib.suppress(BrokerUnavailable), contextlib.closing(_connection(view)) as connection:
+        found = await launchers.find(connection)
+    others = {model: "it is not loaded" for launcher in found for model in launcher.unloaded}
+    failed = {each.id: each.text for launcher in found for each in launcher.models if each.state == "failed"}
+    return metadata.index(view.monitor, principal, {**others, **failed}, only_ready=False)
+
+
+def _connection(view: SystemView, **how: float) -> MultiplexedConnection:
+    return MultiplexedConnection(view.settings.broker_url, LAUNCHERS, **how)
+
+
 async def carry_out(action: Load | Unload, view: SystemView, principal: Principal | None) -> None:
     """Have a launcher load or unload a model. Returns once it is ready, or its workers have ended.
 
     Raises ModelCommandFailed with what the launcher says, or BrokerUnavailable. A request that is cancelled meanwhile
     leaves the launcher to it.
     """
-    connection = MultiplexedConnection(view.settings.broker_url, LAUNCHERS)
-    blocking = MultiplexedConnection(view.settings.broker_url, LAUNCHERS, block_s=BLOCK_S)
+    connection, blocking = _connection(view), _connection(view, block_s=BLOCK_S)
     last: Event | None = None
     try:
         launcher = _choose(await launchers.find(connection), action)

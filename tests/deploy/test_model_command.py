@@ -161,6 +161,7 @@ def test_a_repository_is_served_by_its_policies_and_a_new_version_when_it_is_ask
     system = control.up("--models", str(tmp_path)).ready()
     assert control.answers("m@2") and control.status("m@1") == 404
     assert control.answers("other@7")
+    assert control.list()["m", 1]["state"] == "not loaded"
     write(tmp_path / "m/3/model.toml", f"path = '{FAST}'\nworkers = 2")
     assert control.ok("load", "m@3")[-1].startswith("m@3 is ready, 2 workers, after ")
     assert control.answers("m@3")
@@ -300,7 +301,7 @@ def test_a_model_of_another_launcher_is_refused_and_the_command_needs_to_know_wh
     first = control.up("--model", f"a={FAST}").ready()
     second = up("--model", f"b={FAST}", REDIS_URL=control.broker.url).ready()
     ids = {row["model"]: row["launcher"] for row in control.list().values()}
-    assert "none of the launchers runs the model c; choose one with --launcher: " in control.fails(
+    assert "none of the launchers has the model c; choose one with --launcher: " in control.fails(
         "load", "c", "--path", FAST
     )
     error = control.fails("load", "b", "--path", FAST, "--launcher", ids["a"])

@@ -39,18 +39,24 @@ class ServedModel(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Launcher(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The registration of one launcher. `repository`: its --models DIR. `commands`: IDs of those in progress."""
+    """The registration of one launcher. `repository`: its --models DIR. `unloaded`: IDs of the models that it only has
+    there. `commands`: IDs of those in progress."""
 
     id: str
     host: str
     pid: int
     models: tuple[ServedModel, ...] = ()
     repository: str = ""
+    unloaded: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
 
     def runs(self, model: str) -> bool:
         """Whether it runs any version of this model, or failed to load one."""
         return any(split_model_id(each.id)[0] == model for each in self.models)
+
+    def offers(self, model: str) -> bool:
+        """Whether its repository has a version of this model that it doesn't run."""
+        return any(split_model_id(each)[0] == model for each in self.unloaded)
 
 
 class Load(msgspec.Struct, frozen=True, omit_defaults=True, tag="load"):
@@ -117,7 +123,7 @@ async def find(connection: MultiplexedConnection) -> list[Launcher]:
 
 def choose(launchers: Sequence[Launcher], model: str, launcher_id: str = "") -> Launcher:
     """Return the launcher that a command about this model is for: the one with this ID, the only one, or the only one
-    that runs a version of the model. Raises ModelCommandFailed."""
+    that runs a version of the model or else has one in its repository. Raises ModelCommandFailed."""
     known = ", ".join(f"{each.id} (host {each.host}, pid {each.pid})" for each in launchers)
     if not launchers:
         raise ModelCommandFailed(
@@ -130,9 +136,11 @@ def choose(launchers: Sequence[Launcher], model: str, launcher_id: str = "") -> 
                 return launcher
         raise ModelCommandFailed(f"there is no launcher {launcher_id[:80]!r}; these run: {known}")
     running = [launcher for launcher in launchers if launcher.runs(model)]
-    candidates = running if len(launchers) > 1 else launchers
+    offering = running or [launcher for launcher in launchers if launcher.offers(model)]
+    candidates = offering if len(launchers) > 1 else launchers
     if len(candidates) != 1:
-        who = f"{len(running)} of the launchers run" if running else "none of the launchers runs"
+        what = "run" if running else "have"
+        who = f"{len(offering)} of the launchers {what}" if offering else "none of the launchers has"
         raise ModelCommandFailed(f"{who} the model {model}; choose one with --launcher: {known}")
     return candidates[0]
 

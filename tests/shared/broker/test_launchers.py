@@ -150,13 +150,16 @@ def test_the_launcher_is_chosen_by_its_id_its_model_or_because_it_is_alone() -> 
     assert choose([TWO], "net") is TWO
     assert choose([ONE, TWO], "net") is ONE
     assert choose([ONE, TWO], "net", "box-8-cd") is TWO
+    having = Launcher("box-9-ef", "box", 9, repository="/models", unloaded=("net", "new"))
+    assert choose([ONE, TWO, having], "new") is having
+    assert choose([ONE, TWO, having], "net") is ONE
 
 
 @pytest.mark.parametrize(
     ("known", "model", "launcher_id", "text"),
     [
         ([], "net", "", "no launcher .* runs on this broker"),
-        ([ONE, TWO], "other", "", "none of the launchers runs the model other; choose one with --launcher: box-7-ab"),
+        ([ONE, TWO], "other", "", "none of the launchers has the model other; choose one with --launcher: box-7-ab"),
         ([ONE, ONE], "net", "", "2 of the launchers run the model net; choose one with --launcher"),
         ([ONE], "net", "nobody", r"there is no launcher 'nobody'; these run: box-7-ab \(host box, pid 7\)"),
     ],

@@ -256,7 +256,10 @@ def test_models_of_a_real_launchers_repository(system: Stack, tmp_path: Path) ->
                 sent.set_data_from_numpy(np.array([b"x"], np.object_))
                 return client.infer("m", [sent], model_version=version, headers=APP).get_response()["model_version"]
 
-            assert index(client) == {("m", "2"): "READY"}  # the latest
+            eventually(lambda: ("m", "1") in index(client))
+            assert index(client) == {("m", "1"): "UNAVAILABLE", ("m", "2"): "READY"}  # the latest
+            ready = httpx.post(f"{up.url}/v2/repository/index", json={"ready": True}, headers=ADMIN).json()
+            assert [entry["version"] for entry in ready] == ["2"]
             client.load_model("m@1", headers=ADMIN)
             assert (answered_by("1"), answered_by()) == ("1", "2")
             refused(client.load_model, "m@3", headers=ADMIN, status="400", text="3")
@@ -266,7 +269,10 @@ def test_models_of_a_real_launchers_repository(system: Stack, tmp_path: Path) ->
             eventually(lambda: answered_by() == "3")
             add(4, "no_such_module:Model")
             refused(client.load_model, "m@4", headers=ADMIN, status="400", text="no_such_module")
-            assert index(client) == {("m", version): "READY" for version in ("1", "2", "3")}
+            ready = {("m", version): "READY" for version in ("1", "2", "3")}
+            assert index(client) == {**ready, ("m", "4"): "UNAVAILABLE"}
+            (why,) = [each["reason"] for each in client.get_model_repository_index(headers=ADMIN) if each["reason"]]
+            assert "no_such_module" in why
             client.unload_model("m@3", headers=ADMIN)
             assert answered_by() == "2"
             assert client.get_model_metadata("m", headers=ADMIN)["versions"] == ["1", "2"]
