@@ -39,6 +39,7 @@ class SentRequest(msgspec.Struct):
     request_id: str = ""
     closed: str = ""  # the close reason of its batch
     version: int = 0  # of the model that answered
+    gateway_s: float = 0.0  # from its arrival at the gateway to the response, as the response says
 
     @property
     def seconds(self) -> float:
@@ -88,6 +89,7 @@ class Load:
                     request.correct = is_correct(content, body)
                     request.closed = content["batch"]["closed"]
                     request.version = content["version"]
+                    request.gateway_s = content["timing_ms"]["total"] / 1000
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             request.code = type(error).__name__
         finally:
