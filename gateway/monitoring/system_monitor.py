@@ -203,12 +203,14 @@ class SystemMonitor:
             else:
                 found = [parts.get(tag) or Snapshot.unreachable(tag) for tag in its_tags]
                 self.snapshots[name] = Snapshot.together(name, found)
-        for name in self.snapshots.keys() - set(names):
+        gone = self.snapshots.keys() - set(names)
+        for name in gone:
             del self.snapshots[name]
             self._last_known.pop(name, None)
         self.snapshots = dict(sorted(self.snapshots.items()))
-        for tag in [tag for tag in self.capacities if Keys(tag).model in tags or Keys(tag).model not in names]:
-            del self.capacities[tag]
+        for tag in list(self.capacities):
+            if (name := tag.partition(":")[0]) in tags or name in gone:
+                del self.capacities[tag]
         self.capacities.update((tag, self._capacity_of(snapshot)) for tag, snapshot in parts.items())
         for name in tags.keys() & self.snapshots.keys():
             if (capacity := self._capacity_of(self.snapshots[name])).rows_per_s:
