@@ -16,6 +16,8 @@ from typing import Any
 
 import psutil
 import pytest
+from redis.cluster import ClusterNode, RedisCluster
+from redis.sentinel import Sentinel
 
 from smartbatch.shared import model_info, routing
 from smartbatch.shared.keys import ROUTES
@@ -33,10 +35,17 @@ class Control:
 
     def __init__(self, broker: Broker, start: Callable[..., Up]) -> None:
         self.broker = broker
+        self.redis_url = broker.url
         self._start = start
 
     def up(self, *options: str, **environ: str) -> Up:
-        self.system = self._start(*options, REDIS_URL=self.broker.url, **environ)
+        self.system = self._start(*options, REDIS_URL=self.redis_url, **environ)
+        return self.system
+
+    def up_with_servers(self, option: str, *options: str) -> Up:
+        """Start a launcher with embedded servers of its own, --cluster or --sentinel."""
+        self.system = self._start(option, *options).ready()
+        self.redis_url = next(match[1] for line in self.system.lines if (match := re.search(r" at (redis\S+)$", line)))
         return self.system
 
     def run(self, *words: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
@@ -54,7 +63,7 @@ class Control:
     @property
     def environ(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if name not in SETTINGS}
-        return {**kept, "REDIS_URL": self.broker.url}
+        return {**kept, "REDIS_URL": self.redis_url}
 
     def ok(self, *words: str) -> list[str]:
         ended = self.run(*words)
@@ -190,6 +199,29 @@ def test_a_version_is_loaded_and_unloaded_and_leaves_no_key(control: Control) ->
     assert control.keys() - before == {TABLES_HISTORY}
     eventually(lambda: not [key for key in control.broker.sync.keys("*") if b"{m@2}" in key], 20)
     assert control.states() == {("m", 1): "ready"}
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("option", ["--cluster=3", "--sentinel"])
+def test_a_version_comes_and_goes_on_several_servers(control: Control, option: str) -> None:
+    control.up_with_servers(option, "--model", f"m={FAST}")
+    control.ok("load", "m@2", "--path", FAST, "--workers", "2")
+    assert control.answers("m@2") and control.answers("m@1")
+    assert control.states() == {("m", 1): "ready", ("m", 2): "ready"}
+    assert control.ok("unload", "m@2")[-1] == "m@2 unloaded"
+    assert control.status("m@2") == 404 and control.answers("m@1")
+    eventually(lambda: not [key for key in _all_keys(control.redis_url) if b"{m@2" in key], 20)
+
+
+def _all_keys(url: str) -> list[bytes]:
+    """Return the keys of all primaries."""
+    kind, _, rest = url.partition("://")
+    addresses = [address.rsplit(":", 1) for address in rest.partition("/")[0].split(",")]
+    if kind == "redis+sentinel":
+        with Sentinel(addresses).master_for("smartbatch") as primary:
+            return primary.keys("*")
+    with RedisCluster(startup_nodes=[ClusterNode(host, int(port)) for host, port in addresses]) as cluster:
+        return cluster.keys("*", target_nodes=RedisCluster.PRIMARIES)
 
 
 def test_no_request_is_lost_while_a_version_is_unloaded(control: Control) -> None:
