@@ -28,7 +28,9 @@ FORBIDDEN = {
 }
 EXCEPT = {
     "loadtest/servers/baseline.py": {"deploy", "simulation"},  # runs the same model code behind the same formats
-    "loadtest/gpu.py": {"gateway", "deploy", "simulation"},  # measures the engine without HTTP
+    "loadtest/gpu/engine.py": {"gateway", "deploy", "simulation"},  # measures the engine without HTTP
+    "loadtest/gpu/timeline.py": {"gateway", "deploy", "simulation"},  # the same
+    "loadtest/gpu/__main__.py": {"gateway", "deploy", "simulation"},  # opens the device
     "loadtest/device_sharing.py": {"gateway", "deploy", "simulation"},  # the same
     "loadtest/system.py": {"gateway", "worker", "shared", "simulation"},  # uses free_port of deploy
     "simulation/cost_benchmark.py": {"loadtest"} | HEAVY | HTTP,  # starts the embedded broker of deploy

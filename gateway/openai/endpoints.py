@@ -32,7 +32,7 @@ async def models(request: Request) -> Response:
     try:
         view = request.app.state.gateway
         principal = view.authenticator.identify(request.scope["headers"]) if view.authenticator else None
-        names = dict.fromkeys(entry.name for entry in metadata.index(view.monitor, principal, only_ready=False))
+        names = dict.fromkeys(entry.name for entry in metadata.index(view.monitor, principal, {}, only_ready=False))
         return _json(ModelList([ModelEntry(name) for name in names]))
     except SmartBatchError as error:
         return _refused(error)

@@ -246,7 +246,6 @@ def test_no_request_is_lost_while_a_version_is_unloaded(control: Control) -> Non
     assert len(statuses) > 20
 
 
-@pytest.mark.extended
 def test_a_failed_load_is_told_and_changes_nothing_else(control: Control, tmp_path: Path) -> None:
     control.up("--model", f"m={FAST}").ready()
     assert control.answers("m")

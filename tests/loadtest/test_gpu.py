@@ -13,28 +13,80 @@ from pathlib import Path
 import pytest
 import torch
 
-from loadtest.gpu import IN_FLIGHT, WARM_FORWARDS, bare, engine, repeat
+from loadtest.bench.run import Run
+from loadtest.gpu.__main__ import Step, measure, table
+from loadtest.gpu.engine import IN_FLIGHT, WARM_FORWARDS, bare, engine, repeat
+from loadtest.gpu.timeline import shares
 from smartbatch.worker.models import resolve
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_bare_and_engine_are_measured_on_any_device(tmp_path: Path) -> None:
-    options = ["--device", "cpu", "--dtype", "float32", "--models", "squeezenet1_1", "--sizes", "1,2"]
-    command = [sys.executable, "-m", "loadtest.gpu", *options, "--quick", "--no-http", "--out", str(tmp_path)]
+def test_engine_and_timeline_are_measured_on_any_device(tmp_path: Path) -> None:
+    options = ["--device", "cpu", "--dtype", "float32", "--models", "squeezenet1_1", "--sizes", "1,2", "--quick"]
+    command = [
+        sys.executable,
+        "-m",
+        "loadtest.gpu",
+        *options,
+        "--only",
+        "engine,timeline,jpegs",
+        "--out",
+        str(tmp_path),
+    ]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # torch's threads wait for each other on a busy machine
-    subprocess.run(command, cwd=ROOT, env=one_thread, check=True, timeout=110)
+    ended = subprocess.run(
+        command, cwd=ROOT, env=one_thread, check=True, timeout=110, stdout=subprocess.PIPE, text=True
+    )
     result = json.loads((tmp_path / "gpu.json").read_text())
-    assert result["device"] == "cpu"
-    found = result["models"]["squeezenet1_1"]
+    assert (result["device"], result["left_out"]) == ("cpu", [])
+    assert list(result["steps"]) == ["engine: squeezenet1_1, float32", "timeline", "jpegs"]
+    found, profiled, jpegs = (step["result"] for step in result["steps"].values())
     assert found["variant"]
-    assert set(found["images"]) == {"1", "2"}
-    measured = [(int(size), rate) for size, rates in found["images"].items() for rate in rates.values()]
-    assert len(measured) == 4
-    for size, rate in [*measured, *((1, rate) for rate in result["jpegs"].values())]:
+    assert set(found["sizes"]) == {"1", "2"}
+    measured = [(int(size), each[way]) for size, each in found["sizes"].items() for way in ("bare", "engine")]
+    for size, rate in [*measured, *((1, rate) for rate in jpegs.values())]:
         assert rate["items"] > 0 and rate["items"] % size == 0
         assert rate["seconds"] >= 1.0  # a quick run's second, plus the batches in progress at its end
         assert rate["per_s"] == pytest.approx(rate["items"] / rate["seconds"], rel=0.01, abs=0.1)
+    assert profiled == {}  # a CPU has no kernels
+    assert "aten::conv2d" in (tmp_path / "timeline.txt").read_text()
+    assert f"| engine: squeezenet1_1, float32, 2 rows | {found['sizes']['2']['engine']['per_s']:,.0f}/s" in ended.stdout
+
+
+def test_steps_without_time_are_left_out_and_one_that_fails_ends_no_other(tmp_path: Path) -> None:
+    file = tmp_path / "gpu.json"
+    written: list[int] = []
+
+    def fails() -> None:
+        raise RuntimeError("no such kernel")
+
+    def reads() -> dict[str, float]:
+        written.append(len(json.loads(file.read_text())["steps"]))
+        return {"rate": 7.5}
+
+    steps = [Step("broken", 1, fails), Step("long", 100, fails), Step("good", 1, reads)]
+    document = measure(steps, 10, {"device": "cpu", "torch": "2", "cores": 2}, file, Run(quick=True))
+    assert document == json.loads(file.read_text())
+    assert written == [1]  # what the first step had to say was there before the last one began
+    assert document["left_out"] == ["long"]
+    assert document["steps"]["broken"]["result"] == {"error": "RuntimeError: no such kernel"}
+    assert table(document).splitlines()[4:] == [
+        "| broken | RuntimeError: no such kernel |",
+        '| good | {"rate": 7.5} |',
+        "| long | left out |",
+    ]
+
+
+def test_a_timeline_knows_when_the_device_was_busy_and_which_copies_it_hid() -> None:
+    kernels = [(0.0, 10.0), (8.0, 20.0), (25.0, 40.0)]
+    assert shares(kernels, [(15.0, 20.0), (20.0, 25.0)]) == {
+        "device_busy": 0.875,
+        "copies_hidden": 0.5,
+        "longest_gap_us": 5.0,
+    }
+    assert shares(kernels, [])["copies_hidden"] is None
+    assert shares([], []) == {}
 
 
 def test_bare_counts_every_image_of_every_forward() -> None:

@@ -8,7 +8,7 @@
     worker dead    claim one entry of a dead worker at a time and run it isolated
     moving         submit what is in the pool, and claim from another partition from then on
 
-claimer.py makes the claims, policy.py closes batches, and pool.py takes the rows of one.
+claiming.py makes the claims, policy.py closes batches, and pool.py takes the rows of one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from smartbatch.shared.broker.queue.claims import Claim, Outcome
 from smartbatch.shared.errors import BrokerUnavailable
 from smartbatch.worker.batching.arrivals import ArrivalPredictor
 from smartbatch.worker.batching.batch_times import BatchTimes
-from smartbatch.worker.batching.claimer import Claimer, Source
+from smartbatch.worker.batching.claiming import Claiming, Source
 from smartbatch.worker.batching.policy import decide
 from smartbatch.worker.batching.pool import Pool
 from smartbatch.worker.batching.throughput import ThroughputEstimator
@@ -67,7 +67,7 @@ class Batcher:
         self._last_batch: Batch | None = None
         self._batch_ids = (f"{worker_id}-{n}" for n in itertools.count(1))
         self._pool = Pool()
-        self._claimer = Claimer(self._pool, self._times, limits)
+        self._claiming = Claiming(self._pool, self._times, limits)
         self._on_device: list[Batch] = []  # the running batch and the one claimed ahead
         self._topped_up: Batch | None = None  # behind this one, a pool that was complete was topped up
         self._freed = asyncio.Event()
@@ -79,7 +79,7 @@ class Batcher:
 
     def enter(self, source: Source) -> None:
         """Claim from this partition. Called once before `run`."""
-        self._claimer.enter(source)
+        self._claiming.enter(source)
         self._queue, self._tracker, self._failure_detector = source.queue, source.tracker, source.failure_detector
 
     # --- called by others
@@ -104,15 +104,15 @@ class Batcher:
     @property
     def source(self) -> Source:
         """The partition that it claims from."""
-        return self._claimer.source
+        return self._claiming.source
 
     @property
     def limits(self) -> Limits:
-        return self._claimer.limits
+        return self._claiming.limits
 
     def set_limits(self, limits: Limits) -> None:
         """Change the limits from the next decision on. The batch being filled may already exceed them."""
-        self._claimer.limits = limits
+        self._claiming.limits = limits
         self._throughput.max_rows = limits.max_rows
 
     def batch_encoded(self, batch: Batch, outcomes: Sequence[Outcome]) -> None:
@@ -194,15 +194,15 @@ class Batcher:
         running = sum(len(batch.claimed_entries) for batch in self._on_device)
         window_s = self.limits.window_s
         # Without a likely arrival don't take the fill lock: then it needs no release.
-        hold_ms = self._claimer.hold_ms(window_s) if self._arrival_likely(window_s, running=running) else 0
+        hold_ms = self._claiming.hold_ms(window_s) if self._arrival_likely(window_s, running=running) else 0
         if dead_worker := next(iter(self._failure_detector.dead_workers), None):
-            claim = await self._claimer.claim("idle", hold_ms=hold_ms, dead_worker=dead_worker)
+            claim = await self._claiming.claim("idle", hold_ms=hold_ms, dead_worker=dead_worker)
             self._isolated = claim.kind == "isolated" and bool(self._pool)
             if claim.kind != "isolated" and dead_worker in self._failure_detector.dead_workers:
                 self._failure_detector.dead_workers.remove(dead_worker)  # it has no entries left
             if claim.kind != "empty":
                 return bool(self._pool)
-        await self._claimer.claim("idle", hold_ms=hold_ms, after_wakeup_s=WAKEUP_S)
+        await self._claiming.claim("idle", hold_ms=hold_ms, after_wakeup_s=WAKEUP_S)
         if self._free_since is not None:
             self._idle_s = time.monotonic() - self._free_since
         return bool(self._pool)
@@ -237,17 +237,17 @@ class Batcher:
             left_s = max(0.0, decision.until - time.monotonic())
             # Top up once with the device free, if the batch was claimed ahead or adopted; and take the fill lock before
             # waiting, if the first claim did not.
-            if not pool.last_id or not (decision.reason or self._claimer.may_hold_fill_lock):
-                await self._claimer.claim("idle", hold_ms=self._claimer.hold_ms(left_s) if left_s else 0)
+            if not pool.last_id or not (decision.reason or self._claiming.may_hold_fill_lock):
+                await self._claiming.claim("idle", hold_ms=self._claiming.hold_ms(left_s) if left_s else 0)
                 continue
             if decision.reason:
                 break
             wait = (pool.last_id, math.ceil(left_s * 1000))
-            claim = await self._claimer.claim("top", hold_ms=self._claimer.hold_ms(left_s), after_entry=wait)
+            claim = await self._claiming.claim("top", hold_ms=self._claiming.hold_ms(left_s), after_entry=wait)
             if claim.kind == "empty" and claim.waiting:
                 break  # another worker holds the fill lock now: the waiting entries are for its batch
-        if decision.reason not in ("full", "bytes") and self._claimer.may_hold_fill_lock:
-            self._claimer.release_fill_lock()
+        if decision.reason not in ("full", "bytes") and self._claiming.may_hold_fill_lock:
+            self._claiming.release_fill_lock()
         await self._until_decoded()
         self._submit(decision.reason or "window")
 
@@ -313,9 +313,9 @@ class Batcher:
             await self._await_end(forward_s, remaining_s)
             return
         lead_s = self._times.claim_s + self._tracker.fetch_s + self._tracker.decoder.mean_s * self.limits.max_rows
-        soon, room = remaining_s <= lead_s, self._claimer.room()
+        soon, room = remaining_s <= lead_s, self._claiming.room()
         if soon and (closed := self._complete()):
-            if self._claimer.waiting and room > 0 and self._topped_up is not running:
+            if self._claiming.waiting and room > 0 and self._topped_up is not running:
                 self._topped_up = running
                 await self._claim_ahead(soon=True)
             if len(self._on_device) == 1:
@@ -325,20 +325,20 @@ class Batcher:
                     await self._until_freed(MIN_AHEAD_POLL_S)
             return
         # No other worker could make a fuller batch of these.
-        if soon and room > 0 and self._claimer.sole_worker and self._claimer.last_id:
+        if soon and room > 0 and self._claiming.sole_worker and self._claiming.last_id:
             wait_ms = math.ceil(max(MIN_AHEAD_POLL_S, remaining_s) * 1000)
-            claim = await self._claim_ahead(soon=True, after_entry=(self._claimer.last_id, wait_ms))
+            claim = await self._claim_ahead(soon=True, after_entry=(self._claiming.last_id, wait_ms))
             if claim.entries or not claim.waiting:
                 return
-            self._claimer.waiting = 0  # the entries were left to another worker, so there is one: poll from now on
+            self._claiming.waiting = 0  # the entries were left to another worker, so there is one: poll from now on
         wanted = 1 if soon else room if backlog else math.inf
-        if room > 0 and self._claimer.waiting >= wanted:
+        if room > 0 and self._claiming.waiting >= wanted:
             await self._claim_ahead(soon=soon)
         poll_s = max(MIN_AHEAD_POLL_S, run_s / AHEAD_POLLS)
         if not soon:
             until_soon_s = max(MIN_AHEAD_POLL_S / 4, remaining_s - lead_s)
             poll_s = min(poll_s, until_soon_s) if backlog else until_soon_s
-        self._claimer.waiting = math.inf
+        self._claiming.waiting = math.inf
         await self._until_freed(poll_s)
 
     def _others_idle(self, forward_s: float) -> bool:
@@ -349,7 +349,7 @@ class Batcher:
     async def _await_end(self, forward_s: float, remaining_s: float) -> None:
         """Wait for the end of a batch that no arrival is likely to follow; the sole worker claims EARLY_S before it."""
         early_s = remaining_s - self._times.claim_s - EARLY_S
-        if not self._claimer.sole_worker or forward_s < 2 * EARLY_S:
+        if not self._claiming.sole_worker or forward_s < 2 * EARLY_S:
             await self._until_freed(None)
         elif early_s > 0:
             await self._until_freed(early_s + EARLY_S / 2)
@@ -358,7 +358,7 @@ class Batcher:
 
     async def _claim_ahead(self, **how) -> Claim:
         """Claim while the device is busy; submit the batch behind the running one if it is full."""
-        claim = await self._claimer.claim("ahead", hold_ms=0, **how)
+        claim = await self._claiming.claim("ahead", hold_ms=0, **how)
         closed = self._complete()
         # If the device became free meanwhile, the batch is topped up first.
         ready = self._pool.ready(self.limits.max_rows)
@@ -400,7 +400,7 @@ class Batcher:
         """Close the batch being filled and hand it to the engine."""
         now = time.monotonic()
         self._arrivals.observe(self._pool.new_arrivals(), learn=False)
-        self._arrivals.batch_closed(now, sole_worker=self._claimer.sole_worker)
+        self._arrivals.batch_closed(now, sole_worker=self._claiming.sole_worker)
         pool = self._pool
         part = pool.take_all() if closed == "isolated" else pool.take(self._times.of, *self._batch_limits())
         if pool.cut:
@@ -417,7 +417,7 @@ class Batcher:
             complete_at = max(claimed.admitted_at for claimed in batch.claimed_entries)
             self._tracker.metrics.starved.inc(max(0.0, now - max(self._free_since, complete_at)))
         self._free_since = None
-        self._claimer.may_hold_fill_lock = False
+        self._claiming.may_hold_fill_lock = False
         self._on_device.append(batch)
         self._engine.submit(batch)
 

@@ -1,27 +1,12 @@
-"""Measure a GPU's throughput: the bare network, the engine, and the whole server over HTTP.
-
-    python -m loadtest.gpu [--device cuda] [--models resnet18,resnet50] [--sizes 1,8,32,128] [--quick] [--out DIR]
-
-Needs torch and torchvision. Weights are random, so nothing is downloaded. Writes DIR/gpu.json.
-
-    bare        the network alone in a loop, channels_last, one batch after the other
-    jpegs       JPEG decoding: by the device a batch at a time, and by one CPU thread
-    engine      the worker's engine without HTTP: stack rows, copy, normalize, run the chosen variant, copy back
-    own         the same engine with ResNet18 as a user's class, compared with MODEL_PATH=resnet18, on float32 tensors
-    end to end  `smartbatch up` with JPEGs over HTTP; the CPU time of each process shows the bottleneck
-"""
+"""Rates without HTTP: the bare network, JPEG decoding, and the worker's engine."""
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
-import os
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -30,12 +15,13 @@ import torchvision
 
 from loadtest.bench.rows.own_model import MODEL as OWN_MODEL
 from loadtest.bench.rows.photos import photo
-from loadtest.bench.run import Run, closed_loop, median
-from loadtest.system import smartbatch
+from loadtest.bench.run import Run, median
+from loadtest.workload.texts import docstrings
 from smartbatch.shared.broker.queue.claims import Entry
+from smartbatch.shared.wire import Payload
 from smartbatch.worker.core.batch import Batch, ClaimedEntry
 from smartbatch.worker.core.cost_model import CostModel
-from smartbatch.worker.core.device import DTYPES, device_name, open_device
+from smartbatch.worker.core.device import DTYPES, open_device
 from smartbatch.worker.core.model import LoadContext, Model
 from smartbatch.worker.execution.engine import Engine
 from smartbatch.worker.images.decode import Preset, decode_image
@@ -48,7 +34,7 @@ WARM_S = 0.5
 WARM_FORWARDS = 3
 IN_FLIGHT = 3  # batches: one is computed, one is launched, one copies its outputs back
 MAX_PIXELS = 50_000_000
-CONNECTIONS = 256
+TEXTS = 256
 
 
 class Measured(NamedTuple):
@@ -73,42 +59,37 @@ def repeat(step: Callable[[], int], seconds: float) -> Measured:
     return Measured(items, time.perf_counter() - started)
 
 
-def main() -> None:
-    options = _options()
-    run = Run(quick=options.quick)
-    context = LoadContext(options.device, options.dtype, "auto", "random", max_batch_size=max(options.sizes))
+def images(name: str, context: LoadContext, sizes: list[int], run: Run) -> dict[str, Any]:
+    """Measure the bare network and the engine, batch size by batch size."""
     device = open_device(context)
-    document: dict[str, Any] = {
-        "device": device_name(device),
-        "torch": torch.__version__,
-        "cores": os.cpu_count(),
-        "dtype": options.dtype,
-        "jpegs": {way: rate.as_json() for way, rate in jpegs(device, max(options.sizes), run.seconds(3)).items()},
-        "models": {},
-    }
-    run.log(f"JPEGs of 224x224: {document['jpegs']}")
-    for name in options.models:
-        result: dict[str, Any] = {"images": {}}
-        document["models"][name] = result
-        model = resolve(name)
-        model.load(context)
-        result["variant"] = str(model.variant)
-        run.log(f"{name} on {document['device']}, {options.dtype}, served as {result['variant']}")
-        network = torchvision.models.get_model(name, weights=None).eval().to(device, DTYPES[options.dtype])
-        network = weights_channels_last(network)
-        for size in options.sizes:
-            in_bare = bare(network, device, options.dtype, size, run.seconds(5))
-            in_engine = engine(model, size, run.seconds(5))
-            result["images"][size] = {"bare": in_bare.as_json(), "engine": in_engine.as_json()}
-            share = in_engine.per_s / in_bare.per_s
-            run.log(f"{name}, {size} rows: bare {in_bare.per_s:,.0f}/s, engine {in_engine.per_s:,.0f}/s ({share:.0%})")
-    document["own"] = own_model(context, options.sizes, run)
-    if not options.no_http:
-        document["end_to_end"] = end_to_end(options, run)
-    options.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(document, indent=1)
-    (options.out / "gpu.json").write_text(text + "\n")
-    print(text)
+    model = resolve(name)
+    model.load(context)
+    network = torchvision.models.get_model(name, weights=None).eval().to(device, DTYPES[context.dtype])
+    network = weights_channels_last(network)
+    result: dict[str, Any] = {"variant": str(model.variant), "sizes": {}}
+    for size in sizes:
+        in_bare = bare(network, device, context.dtype, size, run.seconds(2))
+        in_engine = engine(model, size, run.seconds(2))
+        share = in_engine.per_s / in_bare.per_s
+        result["sizes"][size] = {"bare": in_bare.as_json(), "engine": in_engine.as_json(), "share": round(share, 3)}
+        run.log(f"{name}, {context.dtype}, {size} rows: {in_engine.per_s:,.0f}/s, {share:.0%} of the bare network")
+    return result
+
+
+def texts(context: LoadContext, sizes: list[int], run: Run) -> dict[str, Any]:
+    """Measure all-MiniLM on docstrings: its forward in a loop, and the engine, on the same batch of equal texts."""
+    model = resolve("minilm")
+    model.load(msgspec.structs.replace(context, weights="default"))
+    rows = sorted(model.decode(Payload("text", docstrings()[:TEXTS])), key=len)
+    result: dict[str, Any] = {"sizes": {}}
+    for size in sizes:
+        median_row = rows[len(rows) // 2]
+        in_bare = _bare_texts(model, [median_row] * size, run.seconds(2))
+        in_engine = engine(model, size, run.seconds(2), median_row)
+        share = in_engine.per_s / in_bare.per_s
+        result["sizes"][size] = {"bare": in_bare.as_json(), "engine": in_engine.as_json(), "share": round(share, 3)}
+        run.log(f"minilm, {size} texts: {in_engine.per_s:,.0f}/s, {share:.0%} of the bare forward")
+    return result
 
 
 @torch.inference_mode()
@@ -199,41 +180,21 @@ def engine(model: Model, size: int, seconds: float, row: Any = None) -> Measured
     return measured
 
 
+@torch.inference_mode()
+def _bare_texts(model: Model, rows: list[Any], seconds: float) -> Measured:
+    batch = model.collate(rows)
+
+    def forward() -> int:
+        model.separate(model.forward(batch), len(rows))  # waits for the outputs
+        return len(rows)
+
+    forward()
+    return repeat(forward, seconds)
+
+
 def _entry(row: Any) -> ClaimedEntry:
     entry = ClaimedEntry(Entry("1-0", "r", "g", 0, 3_600_000, 1, 1, "tensor", "", b"x"), 0, time.monotonic())
     entry.rows = [row]
     entry.decoded = Future()
     entry.decoded.set_result(None)
     return entry
-
-
-def end_to_end(options: argparse.Namespace, run: Run) -> dict[str, Any]:
-    """Send JPEGs over HTTP to the first model, with one gateway process and with one per four cores."""
-    results: dict[str, Any] = {}
-    for gateways in sorted({1, max(1, (os.cpu_count() or 1) // 4)}):
-        settings = {"DEVICE": options.device, "DTYPE": options.dtype, "MODEL_WEIGHTS": "random"}
-        settings |= {"GATEWAY_PROCESSES": gateways, "MAX_BATCH_SIZE": max(options.sizes)}
-        with smartbatch(options.models[0], **settings) as system:
-            load = {"": closed_loop(system, photo(), CONNECTIONS, content_type="image/jpeg")}
-            title = f"end to end, {options.models[0]}, {gateways} gateway processes"
-            warm_s, seconds = run.seconds(5), 10
-            (results[f"{gateways} gateways"],) = run.interleave(title, load, rounds=1, seconds=seconds, warm_s=warm_s)[
-                ""
-            ]
-    return results
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m loadtest.gpu", description="Measure a GPU's throughput.")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--dtype", default="bfloat16", choices=list(DTYPES))
-    parser.add_argument("--models", default=["resnet18", "resnet50"], type=lambda text: text.split(","))
-    parser.add_argument("--sizes", default=[1, 8, 32, 128], type=lambda text: [int(size) for size in text.split(",")])
-    parser.add_argument("--quick", action="store_true", help="a second each")
-    parser.add_argument("--no-http", action="store_true", help="skip the end-to-end part")
-    parser.add_argument("--out", type=Path, default=Path("gpu-results"))
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    main()

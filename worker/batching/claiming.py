@@ -37,7 +37,7 @@ class Source(Protocol):
     def workers(self) -> int: ...
 
 
-class Claimer:
+class Claiming:
     """Owned by the batcher; makes one claim at a time."""
 
     def __init__(self, pool: Pool, times: BatchTimes, limits: Limits) -> None:

@@ -1,0 +1,115 @@
+"""The whole server over HTTP: throughput and latency, the baseline, two workers on one device, overload, and a kill."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from io import BytesIO
+from typing import Any, Literal
+
+import numpy as np
+
+from loadtest.bench.rows.photos import photo
+from loadtest.bench.run import Run, measure
+from loadtest.generator.connection import request_bytes
+from loadtest.generator.loops import poisson
+from loadtest.generator.trace import percentile, run_open_loop
+from loadtest.system import System, free_port, http_get, metric_total, reference_server, smartbatch
+
+CONNECTIONS = 512
+OPEN_SHARE = 0.8  # of the rate in the closed loop
+OVERLOAD = 2.0
+TIMEOUT_S = 0.5
+BUSY = "smartbatch_device_busy_seconds_total"
+
+Input = Literal["tensor", "jpeg"]
+
+
+def body_of(kind: Input) -> dict[str, Any]:
+    """Return one request: pixels that are decoded already, as uint8 in npy, or the photo as JPEG."""
+    if kind == "jpeg":
+        return {"body": photo(), "content_type": "image/jpeg"}
+    out = BytesIO()
+    np.save(out, np.random.default_rng(1).integers(0, 256, (1, 3, 224, 224), np.uint8))
+    return {"body": out.getvalue(), "content_type": "application/x-npy"}
+
+
+def closed_and_open(kind: Input, model: str, gateways: int, settings: dict[str, Any], run: Run) -> dict[str, Any]:
+    """Measure the rate in a closed loop, and p50 and p99 in an open loop at OPEN_SHARE of it."""
+    port = free_port()
+    with smartbatch(model, GATEWAY_PROCESSES=gateways, METRICS_PORT=port, **settings) as system:
+        request = body_of(kind)
+        measure(system, connections=CONNECTIONS, seconds=run.seconds(2), **request)
+        busy, started = _busy_s(port), time.monotonic()
+        result = measure(system, connections=CONNECTIONS, seconds=run.seconds(8), **request)
+        result["device_idle"] = round(1 - (_busy_s(port) - busy) / (time.monotonic() - started), 4)
+        result["bottleneck"] = bottleneck(result)
+        rate = OPEN_SHARE * result["requests_per_s"]
+        result["open"] = _open_loop(system, request, rate, run.seconds(6), TIMEOUT_S * 10)
+    run.log(
+        f"{model}, {kind}, {gateways} gateway processes: {result['requests_per_s']:,.0f}/s, "
+        f"p99 {result['open']['p99_ms']:.1f} ms at {OPEN_SHARE:.0%}, {result['bottleneck']}"
+    )
+    return result
+
+
+def bottleneck(result: dict[str, Any]) -> str:
+    """Name what is full: the device, all cores, or the process with the most CPU time."""
+    if result["device_idle"] < 0.05:
+        return "the device is full"
+    cores = {role: cost * result["requests_per_s"] / 1000 for role, cost in result["cpu_s_per_1000"].items()}
+    if sum(cores.values()) > 0.85 * (os.cpu_count() or 1):
+        return "all cores are full"
+    role = max(cores, key=lambda name: cores[name])
+    return f"{role}: {cores[role]:.1f} cores"
+
+
+def baseline(kind: Input, model: str, settings: dict[str, Any], run: Run) -> dict[str, Any]:
+    """Measure a plain Starlette server with the same model code, one request at a time."""
+    with reference_server("baseline", MODEL_PATH=model, **settings) as system:
+        return measure(system, connections=64, seconds=run.seconds(5), **body_of(kind))
+
+
+def two_workers(kind: Input, model: str, settings: dict[str, Any], run: Run) -> dict[str, Any]:
+    """Measure two workers on the one device, twice their capacity, and the kill of one of them."""
+    request = body_of(kind)
+    with smartbatch(model, 2, **settings) as system:
+        measure(system, connections=CONNECTIONS, seconds=run.seconds(2), **request)
+        result = measure(system, connections=CONNECTIONS, seconds=run.seconds(5), **request)
+        rate = result["requests_per_s"]
+        result["overload"] = _open_loop(system, request, OVERLOAD * rate, run.seconds(5), TIMEOUT_S)
+        result["kill"] = _kill(system, request, 0.3 * rate, run.seconds(5))
+    return result
+
+
+def _kill(system: System, request: dict[str, Any], rate: float, seconds: float) -> dict[str, Any]:
+    """Kill a worker in the middle of an open loop. No request may fail."""
+    victim = system.processes()["worker"][0]
+    timer = threading.Timer(seconds / 3, victim.kill)
+    timer.start()
+    try:
+        return _open_loop(system, request, rate, seconds, 30.0)
+    finally:
+        timer.cancel()
+
+
+def _open_loop(
+    system: System, request: dict[str, Any], rate: float, seconds: float, timeout_s: float
+) -> dict[str, Any]:
+    headers = {"content_type": request["content_type"], "x_request_timeout": f"{timeout_s:g}"}
+    sent = request_bytes(system.port, request["body"], **headers)
+    trace = run_open_loop(system.port, sent, list(poisson(rate, seconds)), 2048)
+    answered = trace.latencies(200)
+    return {
+        "offered_per_s": round(rate, 1),
+        "answered_per_s": round(len(answered) / seconds, 1),
+        "statuses": trace.statuses(),
+        "p50_ms": round(1000 * percentile(answered, 0.5), 2),
+        "p99_ms": round(1000 * percentile(answered, 0.99), 2),
+        "generator_late_p99_ms": round(1000 * percentile(trace.lateness(), 0.99), 2),
+    }
+
+
+def _busy_s(port: int) -> float:
+    return metric_total(http_get(f"http://127.0.0.1:{port}/metrics"), BUSY)
