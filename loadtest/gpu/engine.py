@@ -80,7 +80,7 @@ def texts(context: LoadContext, sizes: list[int], run: Run) -> dict[str, Any]:
     """Measure all-MiniLM on docstrings: its forward in a loop, and the engine, on the same batch of equal texts."""
     model = resolve("minilm")
     model.load(msgspec.structs.replace(context, weights="default"))
-    rows = sorted(model.decode(Payload("text", docstrings()[:TEXTS])), key=len)
+    rows = sorted(model.decode(Payload("text", list(docstrings()[:TEXTS]))), key=model.size)
     result: dict[str, Any] = {"sizes": {}}
     for size in sizes:
         median_row = rows[len(rows) // 2]

@@ -6,7 +6,8 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from torch.profiler import ProfilerActivity, _ExperimentalConfig, profile
+from torch._C._profiler import _ExperimentalConfig
+from torch.profiler import ProfilerActivity, profile
 
 from loadtest.gpu.engine import engine
 from smartbatch.worker.core.model import LoadContext

@@ -210,10 +210,10 @@ def test_a_version_comes_and_goes_on_several_servers(control: Control, option: s
     assert control.states() == {("m", 1): "ready", ("m", 2): "ready"}
     assert control.ok("unload", "m@2")[-1] == "m@2 unloaded"
     assert control.status("m@2") == 404 and control.answers("m@1")
-    eventually(lambda: not [key for key in _all_keys(control.redis_url) if b"{m@2" in key], 20)
+    eventually(lambda: not [key for key in _all_keys(control.redis_url) if "{m@2" in str(key)], 20)
 
 
-def _all_keys(url: str) -> list[bytes]:
+def _all_keys(url: str) -> list[bytes | str]:
     """Return the keys of all primaries."""
     kind, _, rest = url.partition("://")
     addresses = [address.rsplit(":", 1) for address in rest.partition("/")[0].split(",")]

@@ -102,7 +102,7 @@ def test_ten_thousand_rows_get_their_own_outputs() -> None:
 
 def test_embeddings_equal_those_of_the_cpu() -> None:
     reference, model = loaded("minilm", "cpu"), loaded("minilm")
-    rows = reference.decode(Payload("text", docstrings()[:64]))
+    rows = reference.decode(Payload("text", list(docstrings()[:64])))
     for start in range(0, 64, 16):
         part = rows[start : start + 16]
         np.testing.assert_allclose(outputs(model, part), outputs(reference, part), atol=2e-3)
@@ -144,8 +144,8 @@ def test_a_lost_device_ends_its_worker_and_another_one_answers(stack: Callable[.
     eventually(lambda: system.client.get(f"{system.url}/readyz").json()["ready_workers"] == {"Asserting": 2}, 60)
     bad = httpx.post(f"{system.url}/predict", json={"data": [[-1, 0, 0, 0]]}, timeout=60)
     assert bad.status_code == 500
-    ended = [worker for worker in workers if worker.poll() is not None]
-    assert ended and all(worker.poll() == EXIT_DEVICE_LOST for worker in ended)
+    ended = [worker for worker in workers if worker.popen.poll() is not None]
+    assert ended and all(worker.popen.poll() == EXIT_DEVICE_LOST for worker in ended)
     system.worker()
     good = httpx.post(f"{system.url}/predict", json={"data": [[1, 2, 3, 4]]}, timeout=60)
     assert good.json()["outputs"]["output"]["data"] == [[2.0, 4.0, 6.0, 8.0]]

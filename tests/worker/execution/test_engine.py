@@ -83,7 +83,7 @@ def fits(most: int) -> Callable[[list[int]], None]:
     return reject
 
 
-def claimed(*rows: int, timeout_s: float = 10.0) -> ClaimedEntry:
+def claimed(*rows: Any, timeout_s: float = 10.0) -> ClaimedEntry:
     entry = Entry("1-0", f"r{rows}", "gw", 0, int(timeout_s * 1000), len(rows), 1, "raw", "", b"x")
     made = ClaimedEntry(entry, 0, time.monotonic())
     made.rows = list(rows)
