@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from loadtest.bench import run as bench
 from loadtest.bench.rows.photos import photo
-from loadtest.bench.run import Run, measure
+from loadtest.bench.run import Run
 from loadtest.generator.connection import request_bytes
 from loadtest.generator.loops import poisson
 from loadtest.generator.trace import percentile, run_open_loop
@@ -40,9 +41,9 @@ def closed_and_open(kind: Input, model: str, gateways: int, settings: dict[str, 
     port = free_port()
     with smartbatch(model, GATEWAY_PROCESSES=gateways, METRICS_PORT=port, **settings) as system:
         request = body_of(kind)
-        measure(system, connections=CONNECTIONS, seconds=run.seconds(2), **request)
+        _closed_loop(system, connections=CONNECTIONS, seconds=run.seconds(2), **request)
         busy, started = _busy_s(port), time.monotonic()
-        result = measure(system, connections=CONNECTIONS, seconds=run.seconds(8), **request)
+        result = _closed_loop(system, connections=CONNECTIONS, seconds=run.seconds(8), **request)
         result["device_idle"] = round(1 - (_busy_s(port) - busy) / (time.monotonic() - started), 4)
         result["bottleneck"] = bottleneck(result)
         rate = OPEN_SHARE * result["requests_per_s"]
@@ -68,15 +69,15 @@ def bottleneck(result: dict[str, Any]) -> str:
 def baseline(kind: Input, model: str, settings: dict[str, Any], run: Run) -> dict[str, Any]:
     """Measure a plain Starlette server with the same model code, one request at a time."""
     with reference_server("baseline", MODEL_PATH=model, **settings) as system:
-        return measure(system, connections=64, seconds=run.seconds(5), **body_of(kind))
+        return _closed_loop(system, connections=64, seconds=run.seconds(5), **body_of(kind))
 
 
 def two_workers(kind: Input, model: str, settings: dict[str, Any], run: Run) -> dict[str, Any]:
     """Measure two workers on the one device, twice their capacity, and the kill of one of them."""
     request = body_of(kind)
     with smartbatch(model, 2, **settings) as system:
-        measure(system, connections=CONNECTIONS, seconds=run.seconds(2), **request)
-        result = measure(system, connections=CONNECTIONS, seconds=run.seconds(5), **request)
+        _closed_loop(system, connections=CONNECTIONS, seconds=run.seconds(2), **request)
+        result = _closed_loop(system, connections=CONNECTIONS, seconds=run.seconds(5), **request)
         rate = result["requests_per_s"]
         result["overload"] = _open_loop(system, request, OVERLOAD * rate, run.seconds(5), TIMEOUT_S)
         result["kill"] = _kill(system, request, 0.3 * rate, run.seconds(5))
@@ -92,6 +93,11 @@ def _kill(system: System, request: dict[str, Any], rate: float, seconds: float) 
         return _open_loop(system, request, rate, seconds, 30.0)
     finally:
         timer.cancel()
+
+
+def _closed_loop(system: System, *, connections: int, seconds: float, **request: Any) -> dict[str, Any]:
+    result = bench.measure(system, connections=connections, seconds=seconds, **request)
+    return {name: value for name, value in result.items() if name != "latency_ms"}  # one per request
 
 
 def _open_loop(
