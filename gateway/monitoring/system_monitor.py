@@ -20,13 +20,14 @@ from smartbatch.gateway.core.latency_window import pack
 from smartbatch.gateway.core.metrics import ShadowCounts
 from smartbatch.gateway.monitoring.known_models import KnownModels
 from smartbatch.gateway.queue.model_queue import ModelQueue
-from smartbatch.shared.broker.admin import registry, routes
+from smartbatch.shared.broker.admin import launchers, registry, routes
+from smartbatch.shared.broker.admin.launchers import Launcher
 from smartbatch.shared.broker.admin.registry import Snapshot, number
 from smartbatch.shared.broker.connection.connections import Connections
 from smartbatch.shared.broker.connection.primary import primaries
 from smartbatch.shared.broker.queue.admission import Capacity
 from smartbatch.shared.errors import BrokerUnavailable
-from smartbatch.shared.keys import MODELS, ROUTES, Keys, model_id, partition_tag, split_model_id
+from smartbatch.shared.keys import LAUNCHERS, MODELS, ROUTES, Keys, model_id, partition_tag, split_model_id
 from smartbatch.shared.model_info import ModelInfo
 from smartbatch.shared.partitions import SlotRange, partitions_of
 from smartbatch.shared.routing import RoutingTable
@@ -160,24 +161,31 @@ class SystemMonitor:
         changed = await self._read_known()
         self._slots = await primaries(self._settings.broker_url).slots()
         names = sorted({self._default, *self.models, *self._queues})
-        due = [name for n, name in enumerate(names) if everything or name in changed or self._is_due(name, n)]
+        due = [name for n, name in enumerate(names) if everything or name in (changed or ()) or self._is_due(name, n)]
         tags = {name: [partition_tag(name, n) for n in self.partitions(name)] for name in due}
         parts = await self._snapshots([*chain.from_iterable(tags.values())])
+        if changed is None and not parts:
+            raise BrokerUnavailable("neither the list of models nor the state of one was read")
         self._take_over(names, tags, parts)
         for name, queue in self._queues.items():
             queue.set_partitions(self.partitions(name))
         self._read_at = time.monotonic()
         self.on_read()
 
-    async def _read_known(self) -> set[str]:
-        """Read what is announced, and the routing tables. Returns the model IDs that are new or have changed."""
+    async def launchers(self) -> list[Launcher]:
+        """Return the launchers that run now. Raises BrokerUnavailable."""
+        return await _in_time(launchers.find(self._connections.of(LAUNCHERS)))
+
+    async def _read_known(self) -> set[str] | None:
+        """Read what is announced, and the routing tables. Returns the model IDs that are new or have changed; None if
+        that could not be read."""
         connections = self._connections
         try:
             models = await _in_time(registry.models(connections.of(MODELS)))
             tables = await _in_time(routes.tables(connections.of(ROUTES)))
         except BrokerUnavailable as error:  # on a cluster the models' own nodes may still answer
             log.warning("reading the list of models failed: %s", error)
-            return set()
+            return None
         return self.known.update(models, tables)
 
     def _is_due(self, model: str, n: int) -> bool:

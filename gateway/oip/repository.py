@@ -81,19 +81,18 @@ def target(name: str) -> tuple[str, int]:
 
 async def index(view: SystemView, principal: Principal | None, *, only_ready: bool) -> list[IndexEntry]:
     """List the versions of the models that the principal may use: those that have or had workers, those that a launcher
-    failed to load, and those that its repository has beside them."""
+    failed to load, and those that its repository has beside them. The text of a failure may name files and code."""
     if only_ready:
         return metadata.index(view.monitor, principal, {}, only_ready=True)
     found: list[Launcher] = []
-    with contextlib.suppress(BrokerUnavailable), contextlib.closing(_connection(view)) as connection:
-        found = await launchers.find(connection)
+    with contextlib.suppress(BrokerUnavailable):
+        found = await view.monitor.launchers()
+    tells = view.settings.debug_errors or (principal is not None and principal.key.role == "admin")
     others = {model: "it is not loaded" for launcher in found for model in launcher.unloaded}
-    failed = {each.id: each.text for launcher in found for each in launcher.models if each.state == "failed"}
-    return metadata.index(view.monitor, principal, {**others, **failed}, only_ready=False)
-
-
-def _connection(view: SystemView, **how: float) -> MultiplexedConnection:
-    return MultiplexedConnection(view.settings.broker_url, LAUNCHERS, **how)
+    for each in (model for launcher in found for model in launcher.models):
+        failed = each.text if tells else "its load failed"
+        others[each.id] = failed if each.state == "failed" else "it is loading"
+    return metadata.index(view.monitor, principal, others, only_ready=False)
 
 
 async def carry_out(action: Load | Unload, view: SystemView, principal: Principal | None) -> None:
@@ -102,7 +101,8 @@ async def carry_out(action: Load | Unload, view: SystemView, principal: Principa
     Raises ModelCommandFailed with what the launcher says, or BrokerUnavailable. A request that is cancelled meanwhile
     leaves the launcher to it.
     """
-    connection, blocking = _connection(view), _connection(view, block_s=BLOCK_S)
+    connection = MultiplexedConnection(view.settings.broker_url, LAUNCHERS)
+    blocking = MultiplexedConnection(view.settings.broker_url, LAUNCHERS, block_s=BLOCK_S)
     last: Event | None = None
     try:
         launcher = _choose(await launchers.find(connection), action)

@@ -15,6 +15,8 @@ from smartbatch.gateway.monitoring.system_monitor import GATEWAYS_PER_READ, Syst
 from smartbatch.gateway.web.metrics_page import _system
 from smartbatch.shared.broker.admin import routes
 from smartbatch.shared.broker.admin.registry import Snapshot
+from smartbatch.shared.broker.connection.connections import Connections
+from smartbatch.shared.errors import BrokerUnavailable
 from smartbatch.shared.keys import MODELS, Keys, model_id, partition_tag
 from smartbatch.shared.model_info import InputSpec, ModelInfo, encode
 from smartbatch.shared.routing import Promotion, RoutingTable
@@ -141,6 +143,11 @@ async def test_a_model_that_many_gateways_read_is_read_less_often_and_stays_know
     monitor._reads += 1
     await monitor._read()
     assert monitor.capacities["good"].workers == 0
+    monitor._reads += 1
+    monitor._connections.close()  # whether anything is due or not, a read that reads nothing fails
+    monitor._connections = Connections("redis://127.0.0.1:1/0")
+    with pytest.raises(BrokerUnavailable):
+        await monitor._read()
 
 
 # --- partitions
