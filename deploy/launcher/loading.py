@@ -19,6 +19,8 @@ from smartbatch.shared.keys import MODELS, ROUTES, Keys, check_model_name, model
 from smartbatch.shared.routing import RoutingTable
 from smartbatch.shared.settings import Settings
 
+NOTICED_S = 0.7  # gateways read what is announced twice a second
+
 CLEAN_S = LEASE_MS / 1000 + 1.0  # by then the lease of a worker that was killed has ended
 POLL_S = 0.5
 
@@ -91,8 +93,10 @@ class Loading:
             raise
         model.established = True
         await self._accept_requests(model)
+        seconds = time.monotonic() - started
+        await asyncio.sleep(NOTICED_S)  # so that a request sent now finds it
         workers = f"{entry.workers} worker{'s' * (entry.workers > 1)}"
-        return f"{model.id} is ready, {workers}, after {time.monotonic() - started:.1f} s"
+        return f"{model.id} is ready, {workers}, after {seconds:.1f} s"
 
     async def _check_others(self, model: str) -> None:
         """Raise ModelCommandFailed if another launcher runs the model. As each registers before it looks, two that load

@@ -187,7 +187,7 @@ def test_a_version_is_loaded_and_unloaded_and_leaves_no_key(control: Control) ->
     before = control.keys()
     lines = control.ok("load", "m@2", "--path", FAST, "--max-batch-size", "4", "--workers", "2")
     assert {"m@2 worker 1  ready", "m@2 worker 2  ready"} <= set(lines)
-    assert control.answers("m@2")
+    assert control.answers("m@2")  # at once
     row = control.list()[("m", 2)]
     assert (row["state"], row["ready_workers"], row["path"]) == ("ready", 2, FAST)
     workers = {process.pid for process in control.system.children("worker")}
