@@ -1,19 +1,21 @@
 """The process that compiles a network, started by optimization/inductor.py with a CompileJob.
 
-A lock prevents two processes from compiling the same network. The library appears complete or not at all.
+It compiles in a child, and deletes the files of a child that failed or whose worker has ended: standard input closes
+then. A lock prevents two processes from compiling the same network. The library appears complete or not at all.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import multiprocessing
 import os
-import shutil
 import signal
 import sys
 import tempfile
-import threading
 import zipfile
+from collections.abc import Generator
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import msgspec
@@ -22,40 +24,48 @@ from smartbatch.worker.optimization.inductor import LIBRARY, CompileJob
 
 EXAMPLE_ROWS = 4
 MAX_ROWS = 65536
-
-_work_folders: list[Path] = []  # deleted when the worker ends
+LOCK_POLL_S = 0.5
+STANDARD_INPUT = 0  # closes when the worker ends or the time is up
 
 
 def main() -> None:
     job = msgspec.json.decode(sys.argv[1], type=CompileJob)
-    os.setsid()  # a process group of its own, which includes the compilers that it starts
     os.nice(19)
-    threading.Thread(target=_end_with_the_worker, daemon=True).start()
     folder = Path(job.folder)
     with _exclusive(folder):
         if not (folder / LIBRARY).exists():
             with tempfile.TemporaryDirectory(prefix="compiling-", dir=folder.parent) as work:
-                _compile(job, Path(work), folder)
+                _run_child(job, Path(work), folder)
 
 
-def _end_with_the_worker() -> None:
-    """End when standard input closes, which happens when the worker ends."""
-    while os.read(0, 1):
-        pass
-    for work in _work_folders:
-        shutil.rmtree(work, ignore_errors=True)
-    os.killpg(0, signal.SIGKILL)
+def _run_child(job: CompileJob, work: Path, folder: Path) -> None:
+    child = multiprocessing.get_context("fork").Process(target=_compile, args=(job, work, folder))
+    child.start()
+    assert child.pid
+    with contextlib.suppress(ProcessLookupError):  # both call setpgid, whichever is first
+        os.setpgid(child.pid, child.pid)
+    if child.sentinel not in wait([STANDARD_INPUT, child.sentinel]):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.join()
+    if child.exitcode:
+        sys.exit(f"signal {-child.exitcode}" if child.exitcode < 0 else child.exitcode)
 
 
 @contextlib.contextmanager
-def _exclusive(folder: Path):
+def _exclusive(folder: Path) -> Generator[None, None, None]:
     with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if wait([STANDARD_INPUT], LOCK_POLL_S):
+                    sys.exit("another process was compiling the same network")
         yield
 
 
 def _compile(job: CompileJob, work: Path, folder: Path) -> None:
-    _work_folders.append(work)
+    os.setpgid(0, 0)  # a process group of its own, which includes the compilers that it starts
     # Next to the result, not in /tmp: Inductor loads what it compiles there, and /tmp may be mounted noexec.
     os.environ.update(TORCHINDUCTOR_CACHE_DIR=str(work / "inductor"), TMPDIR=str(work))
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
