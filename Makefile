@@ -107,7 +107,7 @@ $(LOADTEST): $(READY)
 
 $(DEV): $(READY)
 	@echo "installing what tests and benchmarks need into $(VENV) (once)"
-	@deploy/install.sh $(BIN)/python -e '.[$(EXTRAS),loadtest,test,dev]'
+	@deploy/install.sh $(BIN)/python -e '.[$(EXTRAS),loadtest,peers,test,dev]'
 	@touch $@ $(LOADTEST)
 
 $(DOCS): pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from loadtest.generator.closed_loop import generator_name
+from loadtest.generator.run import generator_name
 from loadtest.system import ROOT
 
 PACKAGES = (

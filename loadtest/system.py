@@ -111,8 +111,8 @@ class System:
             if self._popen.poll() is not None:
                 raise RuntimeError(f"the server ended while starting:\n{self._output()}")
             try:
-                ready = json.loads(self.get(self.ready_path)).get("ready_workers", {})
-                if sum(ready.values()) >= self._workers:
+                text = self.get(self.ready_path)
+                if not self._workers or sum(json.loads(text)["ready_workers"].values()) >= self._workers:
                     return
             except OSError:  # not listening yet, or 503: not ready
                 pass

@@ -6,22 +6,24 @@
 #
 # There, in a copy of this repository:
 #
-#     pip install --no-index --no-deps --target /tmp/site FOLDER/*.whl && export PYTHONPATH=/tmp/site
+#     pip install --no-index --no-deps --target /tmp/site FOLDER/*.whl
+#     export PYTHONPATH=/tmp/site PYTHONUSERBASE=/tmp/site   # the latter is where Mosec looks for its program
 #     python -m loadtest.gpu --budget 540 --out gpu-results
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=$1
 most_mb=40
 
-# Beside this project's own dependencies: what its load generator and its tests use. numpy comes with torch.
-more=(redis psutil pytest pytest-asyncio pytest-timeout httpx aiohttp)
+# Beside this project's own dependencies: what its load generator and its tests use, and other servers to compare with.
+# numpy comes with torch.
+more=(redis psutil pytest pytest-asyncio pytest-timeout httpx aiohttp litserve mosec)
 platforms=()
 for glibc in 5 12 17 24 27 28 31 34; do platforms+=(--platform "manylinux_2_${glibc}_x86_64"); done
 platforms+=(--platform manylinux2014_x86_64 --platform manylinux2010_x86_64 --platform manylinux1_x86_64)
 
 rm -rf "$folder" && mkdir -p "$folder"
 python3 -m pip wheel --quiet --no-deps --wheel-dir "$folder" .
-python3 -m pip download --quiet --dest "$folder" --only-binary=:all: --python-version 3.12 --implementation cp \
+python3 -m pip download --quiet -c constraints.txt --dest "$folder" --only-binary=:all: --python-version 3.12 --implementation cp \
   "${platforms[@]}" "$(echo "$folder"/smartbatch_server-*.whl)[local]" "${more[@]}"
 mb=$(du -sm "$folder" | cut -f1)
 echo "$(ls "$folder" | wc -l) wheels, $mb MB in $folder"

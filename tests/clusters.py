@@ -7,6 +7,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import redis
@@ -20,17 +21,18 @@ Kind = Literal["cluster", "sentinel"]
 
 
 class Node:
-    """One server, with a client of the tests' own."""
+    """One server, with a client of the tests' own. `options`: more of its command line."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, options: Sequence[str] = ()) -> None:
         self.server = server
+        self._command = [*server.command, *options]
         self.port = server.port
         self.paused = False
         self.sync: Any = redis.Redis(HOST, server.port, protocol=2, socket_timeout=5)
         self.start()
 
     def start(self) -> None:
-        self.process = subprocess.Popen(self.server.command, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
 
     @property
     def running(self) -> bool:
@@ -58,9 +60,19 @@ class Node:
 
 
 class Servers:
-    """What `Broker` is for one server. `sync` is a client of the primary that has the keys of `model`."""
+    """What `Broker` is for one server. `sync` is a client of the primary that has the keys of `model`.
 
-    def __init__(self, kind: Kind, binary: str, model: str = "simulated", primaries: int = 3) -> None:
+    `options` returns more of the command line of each node of a cluster.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        binary: str,
+        model: str = "simulated",
+        primaries: int = 3,
+        options: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
         self.kind: Kind = kind
         self.folder = tempfile.TemporaryDirectory(prefix="smartbatch-test-")
         self.key = Keys(model).requests
@@ -68,7 +80,7 @@ class Servers:
         if kind == "cluster":
             servers = embedded_cluster.cluster(primaries, self.folder.name, binary)
             self.url = embedded_cluster.cluster_url(servers)
-            self.nodes = [Node(server) for server in servers]
+            self.nodes = [Node(server, options()) for server in servers]
             asyncio.run(embedded_cluster.form_cluster(servers))
             return
         servers, sentinels = embedded_cluster.sentinel(self.folder.name, binary)

@@ -27,7 +27,10 @@ FORBIDDEN = {
     "simulation": {"deploy", "loadtest", "redis"} | HEAVY | HTTP,
 }
 EXCEPT = {
-    "loadtest/servers/baseline.py": {"deploy", "simulation"},  # runs the same model code behind the same formats
+    "loadtest/servers/same_model.py": {"deploy", "simulation"},  # runs the same model code behind the same formats
+    "loadtest/servers/baseline.py": {"worker", "deploy", "simulation"},  # reads the settings, writes the same errors
+    "loadtest/servers/litserve_server.py": {"gateway", "worker", "deploy", "simulation"},  # reads the settings
+    "loadtest/servers/mosec_server.py": {"gateway", "worker", "deploy", "simulation"},  # the same
     "loadtest/gpu/engine.py": {"gateway", "deploy", "simulation"},  # measures the engine without HTTP
     "loadtest/gpu/timeline.py": {"gateway", "deploy", "simulation"},  # the same
     "loadtest/gpu/__main__.py": {"gateway", "deploy", "simulation"},  # opens the device

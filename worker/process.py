@@ -287,7 +287,7 @@ class Worker:
 
     def _apply(self, live: LiveLimits) -> None:
         """Apply the live limits, capped by those that this worker was started with."""
-        initial = self._initial_limits
+        initial, self.partitions.limits = self._initial_limits, live
         limits = msgspec.structs.replace(
             initial,
             max_rows=min(initial.max_rows, live.max_batch_size or initial.max_rows),

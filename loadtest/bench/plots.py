@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter
 
 from loadtest.bench.figures import number
-from loadtest.generator.closed_loop import PERCENTILES
+from loadtest.generator.run import PERCENTILES
 
 MET, MISSED, PLAIN = "#2a7f62", "#c0392b", "#8a8f98"
 KINDS = {"in_time": MET, "late": MISSED, "rejected": PLAIN, "other": "#d9a441"}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from loadtest.generator.closed_loop import run_closed_loop
+from loadtest.generator.run import run_closed_loop
 from loadtest.system import System
 
 T = TypeVar("T")

@@ -6,20 +6,19 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from loadtest.generator.connection import Connection
-from loadtest.generator.loops import OpenLoop
+
+Line = tuple[float, float, float, int]
+"""(intended start, sent, response, status), in seconds on the loop's clock"""
 
 LAST_RESPONSES_S = 10.0  # how long to wait for the last responses
 
 
 @dataclass
 class Trace:
-    """Recorder of a loop: (intended start, sent, response, status) of each ended request, in seconds on its clock.
-
-    `starts` has the intended starts of an open loop.
-    """
+    """Recorder of a loop: a line for each ended request. `starts` has the intended starts of an open loop."""
 
     starts: list[float] = field(default_factory=list)
-    lines: list[tuple[float, float, float, int]] = field(default_factory=list)
+    lines: list[Line] = field(default_factory=list)
 
     def started(self, start: float, now: float) -> None:
         pass
@@ -55,14 +54,3 @@ class Trace:
 def percentile(ascending: list[float], share: float) -> float:
     """Return the value that `share` (0 to 1) of the values do not exceed; infinite if there are none."""
     return ascending[min(len(ascending) - 1, int(share * len(ascending)))] if ascending else float("inf")
-
-
-def run_open_loop(port: int, request: bytes, starts: list[float], connections: int = 1024) -> Trace:
-    """Send a request at each of the ascending `starts`. Return at most LAST_RESPONSES_S after the last one."""
-    trace = Trace(starts)
-    loop = OpenLoop(port, [request], trace, iter(starts), connections)
-    try:
-        loop.run((starts[-1] if starts else 0.0) + LAST_RESPONSES_S)
-    finally:
-        loop.close()
-    return trace

@@ -10,20 +10,23 @@ left out, and DIR/gpu.json is written after each, so an interrupted run keeps wh
     serving     `smartbatch up` over HTTP: decoded pixels, closed loop, and open loop at 80 % of it
     timeline    a profile of the engine: how busy the device is, and how much of the copies is hidden
     two workers on the device, offered twice their capacity, and one of them killed
-    texts       all-MiniLM on docstrings, engine and bare forward
+    texts       all-MiniLM on docstrings (with random weights where its package is missing), engine and bare forward
     own class   ResNet18 as a user's class, compared with MODEL_PATH=resnet18
     baseline    a plain Starlette server with the same model code
+    peer        LitServe and Mosec with the same model code, where they are installed
     jpegs       JPEG decoding, by the device and by one CPU thread
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -120,16 +123,27 @@ def _steps(options: argparse.Namespace, run: Run) -> list[Step]:
         Step("texts", 30.0, partial(engine.texts, single, sizes, run)),
         Step("own class", 60.0, partial(engine.own_model, context, sizes, run)),
         Step("baseline", 25.0, partial(serving.baseline, "tensor", last, settings, run)),
+        *(
+            Step(f"peer: {name}", 30.0, partial(serving.peer, name, last, settings, run))
+            for name in serving.PEERS
+            if importlib.util.find_spec(name)
+        ),
         Step("jpegs", 10.0, partial(_jpegs, context, run)),
     ]
 
 
 def tests(run: Run) -> dict[str, Any]:
-    """Run the tests that need a device, those of the CPU too if there is none."""
+    """Run the tests that need a device, those of the CPU too if there is none. `rc` is null if they took too long."""
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "--tb=short", "-p", "no:cacheprovider", "tests/gpu"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=2 * TESTS_S)
-    run.log(ended.stdout.strip().rpartition("\n")[2])
-    return {"rc": ended.returncode, "output": ended.stdout[-6000:]}
+    with tempfile.TemporaryFile("w+") as output:  # kept if they take too long
+        try:
+            code = subprocess.run(command, cwd=ROOT, stdout=output, stderr=output, timeout=2 * TESTS_S).returncode
+        except subprocess.TimeoutExpired:
+            code = None
+        output.seek(0)
+        text = output.read()
+    run.log(text.strip().rpartition("\n")[2])
+    return {"rc": code, "output": text[-6000:]}
 
 
 def _jpegs(context: LoadContext, run: Run) -> dict[str, Any]:

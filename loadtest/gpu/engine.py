@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import torchvision
 from loadtest.bench.rows.own_model import MODEL as OWN_MODEL
 from loadtest.bench.rows.photos import photo
 from loadtest.bench.run import Run, median
+from loadtest.workload.text_model import minilm
 from loadtest.workload.texts import docstrings
 from smartbatch.shared.broker.queue.claims import Entry
 from smartbatch.shared.wire import Payload
@@ -69,7 +71,7 @@ def images(name: str, context: LoadContext, sizes: list[int], run: Run) -> dict[
     result: dict[str, Any] = {"variant": str(model.variant), "sizes": {}}
     for size in sizes:
         in_bare = bare(network, device, context.dtype, size, run.seconds(2))
-        in_engine = engine(model, size, run.seconds(2))
+        in_engine = engine(model, [[model.example()] * size], run.seconds(2))
         share = in_engine.per_s / in_bare.per_s
         result["sizes"][size] = {"bare": in_bare.as_json(), "engine": in_engine.as_json(), "share": round(share, 3)}
         run.log(f"{name}, {context.dtype}, {size} rows: {in_engine.per_s:,.0f}/s, {share:.0%} of the bare network")
@@ -77,18 +79,19 @@ def images(name: str, context: LoadContext, sizes: list[int], run: Run) -> dict[
 
 
 def texts(context: LoadContext, sizes: list[int], run: Run) -> dict[str, Any]:
-    """Measure all-MiniLM on docstrings: its forward in a loop, and the engine, on the same batch of equal texts."""
-    model = resolve("minilm")
+    """Measure all-MiniLM on docstrings, sorted by length: its forward in a loop, and the engine, on equal batches."""
+    path = minilm()
+    model = resolve(path)
     model.load(msgspec.structs.replace(context, weights="default"))
     rows = sorted(model.decode(Payload("text", list(docstrings()[:TEXTS]))), key=model.size)
-    result: dict[str, Any] = {"sizes": {}}
+    result: dict[str, Any] = {"model_path": path, "sizes": {}}
     for size in sizes:
-        median_row = rows[len(rows) // 2]
-        in_bare = _bare_texts(model, [median_row] * size, run.seconds(2))
-        in_engine = engine(model, size, run.seconds(2), median_row)
+        batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+        in_bare = _bare_texts(model, batches, run.seconds(2))
+        in_engine = engine(model, batches, run.seconds(2))
         share = in_engine.per_s / in_bare.per_s
         result["sizes"][size] = {"bare": in_bare.as_json(), "engine": in_engine.as_json(), "share": round(share, 3)}
-        run.log(f"minilm, {size} texts: {in_engine.per_s:,.0f}/s, {share:.0%} of the bare forward")
+        run.log(f"all-MiniLM, {size} texts: {in_engine.per_s:,.0f}/s, {share:.0%} of the bare forward")
     return result
 
 
@@ -139,34 +142,35 @@ def own_model(context: LoadContext, sizes: list[int], run: Run) -> dict[str, Any
         rates: dict[str, list[float]] = {name: [] for name in models}
         for _ in range(run.rounds(3)):
             for name, model in models.items():
-                rates[name].append(round(engine(model, size, run.seconds(3), row).per_s, 1))
+                rates[name].append(round(engine(model, [[row] * size], run.seconds(3)).per_s, 1))
         share = median([own / built_in for own, built_in in zip(*rates.values(), strict=True)])
         result["images"][size] = {**rates, "share": round(share, 3)}
         run.log(f"resnet18 as a user's class, {size} rows: {share:.1%} of the built-in one")
     return result
 
 
-def engine(model: Model, size: int, seconds: float, row: Any = None) -> Measured:
-    """Measure the engine, which always has decoded rows to run, by default the model's example."""
-    running = Engine(model, size, CostModel(), WorkerMetrics("m", "w"))
+def engine(model: Model, batches: list[list[Any]], seconds: float) -> Measured:
+    """Measure the engine, which runs these batches of decoded rows over and over and always has the next one."""
+    running = Engine(model, max(map(len, batches)), CostModel(), WorkerMetrics("m", "w"))
     places = threading.Semaphore(IN_FLIGHT)
-    done: list[Batch] = []
+    rows_done = 0
 
     def on_done(batch: Batch) -> None:
-        done.append(batch)
+        nonlocal rows_done
+        rows_done += len(batch.claimed_entries)
         places.release()
 
-    row = model.example() if row is None else row
-    batches = [[_entry(row) for _ in range(size)] for _ in range(IN_FLIGHT + 1)]
-    entries = itertools.cycle(batches)
-    counted = 0  # of `done`
+    # A batch isn't submitted again before it is done.
+    claimed = [[_entry(row) for row in rows] for rows in batches * math.ceil((IN_FLIGHT + 1) / len(batches))]
+    entries = itertools.cycle(claimed)
+    counted = 0  # of `rows_done`
 
     def submit() -> int:
         nonlocal counted
         places.acquire()
         running.submit(Batch("b", next(entries), "full"))
-        before, counted = counted, len(done)
-        return (counted - before) * size
+        before, counted = counted, rows_done
+        return counted - before
 
     running.on_done = on_done
     running.start()
@@ -175,20 +179,21 @@ def engine(model: Model, size: int, seconds: float, row: Any = None) -> Measured
         measured = repeat(submit, seconds)
     finally:
         running.close()
-    if failed := [entry.error for batch in batches for entry in batch if entry.error]:
+    if failed := [entry.error for batch in claimed for entry in batch if entry.error]:
         raise failed[0]
     return measured
 
 
 @torch.inference_mode()
-def _bare_texts(model: Model, rows: list[Any], seconds: float) -> Measured:
-    batch = model.collate(rows)
+def _bare_texts(model: Model, batches: list[list[Any]], seconds: float) -> Measured:
+    collated = itertools.cycle([(model.collate(rows), len(rows)) for rows in batches])
 
     def forward() -> int:
-        model.separate(model.forward(batch), len(rows))  # waits for the outputs
-        return len(rows)
+        batch, count = next(collated)
+        model.separate(model.forward(batch), count)  # waits for the outputs
+        return count
 
-    forward()
+    repeat(forward, WARM_S)
     return repeat(forward, seconds)
 
 

@@ -15,13 +15,15 @@ from loadtest.bench.rows.photos import photo
 from loadtest.bench.run import Run
 from loadtest.generator.connection import request_bytes
 from loadtest.generator.loops import poisson
-from loadtest.generator.trace import percentile, run_open_loop
+from loadtest.generator.run import run_open_loop
+from loadtest.generator.trace import percentile
 from loadtest.system import System, free_port, http_get, metric_total, reference_server, smartbatch
 
 CONNECTIONS = 512
 OPEN_SHARE = 0.8  # of the rate in the closed loop
 OVERLOAD = 2.0
 TIMEOUT_S = 0.5
+PEERS = {"litserve": "/health", "mosec": "/"}  # by name: the path that answers once the model is loaded
 BUSY = "smartbatch_device_busy_seconds_total"
 
 Input = Literal["tensor", "jpeg"]
@@ -70,6 +72,16 @@ def baseline(kind: Input, model: str, settings: dict[str, Any], run: Run) -> dic
     """Measure a plain Starlette server with the same model code, one request at a time."""
     with reference_server("baseline", MODEL_PATH=model, **settings) as system:
         return _closed_loop(system, connections=64, seconds=run.seconds(5), **body_of(kind))
+
+
+def peer(name: str, model: str, settings: dict[str, Any], run: Run) -> dict[str, Any]:
+    """Measure another server of Python models with the same model code: decoded pixels, as for `closed_and_open`."""
+    server = reference_server(f"{name}_server", MODEL_PATH=model, **settings)
+    server.ready_path = PEERS[name]
+    with server as system:
+        request = body_of("tensor")
+        _closed_loop(system, connections=CONNECTIONS, seconds=run.seconds(2), **request)
+        return _closed_loop(system, connections=CONNECTIONS, seconds=run.seconds(8), **request)
 
 
 def two_workers(kind: Input, model: str, settings: dict[str, Any], run: Run) -> dict[str, Any]:

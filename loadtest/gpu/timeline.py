@@ -30,7 +30,7 @@ def timeline(name: str, context: LoadContext, size: int, out: Path) -> dict[str,
         activities.append(ProfilerActivity.CUDA)
     everywhere = _ExperimentalConfig(profile_all_threads=True)  # the engine launches in a thread of its own
     with profile(activities=activities, experimental_config=everywhere) as profiler:
-        engine(model, size, PROFILED_S)
+        engine(model, [[model.example()] * size], PROFILED_S)
     out.mkdir(parents=True, exist_ok=True)
     key = "self_cuda_time_total" if len(activities) > 1 else "self_cpu_time_total"
     (out / "timeline.txt").write_text(profiler.key_averages().table(sort_by=key, row_limit=ROWS))

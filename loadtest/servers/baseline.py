@@ -4,8 +4,7 @@
     MODEL_PATH=resnet18 python -m loadtest.servers.baseline describe      # the model's metadata as JSON
 
 It reads a worker's settings from the environment. The model runs in the event loop, which with one device is as fast as
-any other way and costs less than a thread per request. It imports the product's code, so that both sides read the same
-bodies, run the same model code and write the same responses.
+any other way and costs less than a thread per request.
 """
 
 from __future__ import annotations
@@ -20,38 +19,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from smartbatch.gateway import formats
+from loadtest.servers.same_model import SameModel
 from smartbatch.gateway.core.problems import problem
-from smartbatch.gateway.formats import render
-from smartbatch.gateway.formats.render import Format
-from smartbatch.gateway.inference.predict import DEFAULT_TOP_K
 from smartbatch.shared import model_info
 from smartbatch.shared.errors import SmartBatchError
-from smartbatch.shared.settings import Settings, from_environment
-from smartbatch.shared.wire import Reply
-from smartbatch.worker import models
-from smartbatch.worker.models import LoadContext, Model
+from smartbatch.shared.settings import from_environment
 
 
-def load(settings: Settings) -> Model:
-    """Load the model as a worker does, without compiling in the background."""
-    model = models.resolve(settings.model_path)
-    model.load(LoadContext.of(settings, max_batch_size=1))
-    return model
-
-
-def application(settings: Settings, model: Model) -> Starlette:
-    info = model.info(settings.model, settings.model_path, settings.max_batch_size)
-
+def application(served: SameModel) -> Starlette:
     def respond(body: bytes, content_type: str) -> bytes:
         started = time.monotonic()
-        payload = formats.parse(body, content_type, info, max_rows=settings.max_batch_size)
-        payload.options = {"top_k": DEFAULT_TOP_K}
-        rows = model.decode(payload)
-        outputs = model.separate(model.forward(model.collate(rows)), len(rows))
-        reply = Reply(model.encode(outputs, payload.options))
-        timing = {"total": round((time.monotonic() - started) * 1000, 3)}
-        return render.render(Format.JSON, reply, model=info.name, request_id="", timing=timing)
+        return served.response(served.run(served.rows(body, content_type)), started)
 
     async def predict(request: Request) -> Response:
         body = await request.body()
@@ -62,22 +40,21 @@ def application(settings: Settings, model: Model) -> Starlette:
             return Response(content, status, headers)
 
     async def ready(request: Request) -> Response:
-        return Response(msgspec.json.encode({"ready": True, "ready_workers": {info.name: 1}}))
+        return Response(msgspec.json.encode({"ready": True, "ready_workers": {served.info.name: 1}}))
 
     return Starlette(routes=[Route("/predict", predict, methods=["POST"]), Route("/readyz", ready)])
 
 
 def main() -> None:
     try:
-        settings = from_environment()
-        model = load(settings)
+        served = SameModel(from_environment(), 1)
     except SmartBatchError as error:
         sys.exit(f"baseline: {error}")
     match sys.argv[1:]:
         case ["describe"]:
-            print(model_info.encode(model.info(settings.model, settings.model_path, settings.max_batch_size)).decode())
+            print(model_info.encode(served.info).decode())
         case [port] if port.isdigit():
-            uvicorn.run(application(settings, model), port=int(port), log_level="warning", access_log=False)
+            uvicorn.run(application(served), port=int(port), log_level="warning", access_log=False)
         case _:
             sys.exit("baseline: expected a port or `describe`")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from loadtest.bench.rows.photos import photo
+from loadtest.workload.text_model import minilm
 from loadtest.workload.texts import docstrings
 from smartbatch.shared.wire import Payload
 from smartbatch.worker.core.batch import Batch
@@ -23,7 +25,11 @@ from smartbatch.worker.execution.engine import Engine
 from smartbatch.worker.images.decode import Preset, decode_image
 from smartbatch.worker.images.device_jpeg import DeviceJpegs
 from smartbatch.worker.models import resolve
+from smartbatch.worker.models.torch_model import TorchModel
 from smartbatch.worker.observability.metrics import WorkerMetrics
+from smartbatch.worker.optimization import inductor, trees
+from smartbatch.worker.optimization.network import ServedNetwork
+from smartbatch.worker.optimization.variants import error_of
 from smartbatch.worker.watchdog import EXIT_DEVICE_LOST
 from tests.brokers import eventually
 from tests.system.stack import Stack
@@ -45,6 +51,11 @@ def loaded(path: str, device: str = DEVICE, dtype: str = "float32", optimize: st
     weights = "random" if path in ("resnet18", "vit_b_16") else "default"
     model.load(LoadContext(device, dtype, optimize, weights, max_batch_size=rows))
     return model
+
+
+def network_of(model: Model) -> ServedNetwork:
+    assert isinstance(model, TorchModel) and model.network is not None
+    return model.network
 
 
 def outputs(model: Model, rows: list) -> np.ndarray:
@@ -85,6 +96,21 @@ def test_outputs_equal_those_of_the_cpu(name: str, dtype: str, optimize: str) ->
         assert np.abs(found - expected).max() <= TOLERANCE[dtype] * np.abs(expected).max(), (count, model.variant)
 
 
+@pytest.mark.parametrize("dtype", ["float32", *(pytest.param(each, marks=needs_cuda) for each in HALVES)])
+def test_every_variant_matches_eager_for_any_number_of_rows(dtype: str) -> None:
+    network = network_of(loaded("resnet18", dtype=dtype))
+    tried = []
+    with torch.inference_mode():
+        for name, make in network.candidates(4, 8):
+            variant = make()
+            for rows in range(1, 9):
+                expected, found = (trees.tensors(run(network.example(rows))) for run in (network.eager, variant))
+                error_of(expected, found, {getattr(torch, dtype)})  # raises beyond the tolerance
+            tried.append(name)
+    assert tried[:2] == ["channels_last", "folded channels_last"]
+    assert ("CUDA graphs" in tried) == CUDA
+
+
 def test_ten_thousand_rows_get_their_own_outputs() -> None:
     model = loaded(f"{MODELS}:Tagged", rows=32)
     left, batches = iter(range(10_000)), []
@@ -101,7 +127,8 @@ def test_ten_thousand_rows_get_their_own_outputs() -> None:
 
 
 def test_embeddings_equal_those_of_the_cpu() -> None:
-    reference, model = loaded("minilm", "cpu"), loaded("minilm")
+    path = minilm()
+    reference, model = loaded(path, "cpu"), loaded(path)
     rows = reference.decode(Payload("text", list(docstrings()[:64])))
     for start in range(0, 64, 16):
         part = rows[start : start + 16]
@@ -116,6 +143,19 @@ def test_the_devices_jpeg_decoder_gives_the_cpus_pixels() -> None:
     found = DeviceJpegs(open_device(context), preset).pixels(rows).cpu().float()  # (4, 3, 224, 224)
     expected = decode_image(file, preset, 50_000_000).float()  # (3, 224, 224)
     assert all((pixels - expected).abs().mean() < 3 for pixels in found)
+
+
+@needs_cuda
+@pytest.mark.skipif(not shutil.which(inductor.compiler()), reason="Inductor takes a C++ compiler, and there is none")
+def test_a_network_compiled_for_the_device_matches_eager(tmp_path: Path) -> None:
+    network = network_of(loaded("resnet18"))
+    folder = tmp_path / network.key()
+    inductor.run_compiler(inductor.CompileJob("resnet18", "cuda:0", "float32", "random", 1, str(folder)), limit_s=120)
+    with torch.inference_mode():
+        compiled = inductor.load(folder, torch.device("cuda:0"), network.eager(network.example(1)))
+        for rows in (1, 2, 5, 8):
+            expected, found = (trees.tensors(run(network.example(rows))) for run in (network.eager, compiled))
+            error_of(expected, found, {torch.float32})
 
 
 @needs_cuda

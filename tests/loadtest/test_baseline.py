@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from loadtest.servers import baseline
+from loadtest.servers.same_model import SameModel
 from smartbatch.shared.settings import from_environment
 from smartbatch.worker.models.simulated import expected
 
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 def client(model_path: str) -> httpx.AsyncClient:
     settings = from_environment({"MODEL_PATH": model_path, "MODEL_WEIGHTS": "random"})
-    app = baseline.application(settings, baseline.load(settings))
+    app = baseline.application(SameModel(settings, 1))
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://baseline")
 
 

@@ -14,13 +14,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 import msgspec
 import pytest
 
-from loadtest.generator.closed_loop import PERCENTILES, run_closed_loop
+from loadtest.generator import split
 from loadtest.generator.connection import Connection, request_bytes
 from loadtest.generator.counters import Counters, totals
 from loadtest.generator.histogram import bucket, merged, percentile_ms
 from loadtest.generator.loops import ClosedLoop, LoadLoop, OpenLoop, poisson
 from loadtest.generator.process import Load, LoadSpec
-from loadtest.generator.trace import Trace, run_open_loop
+from loadtest.generator.run import PERCENTILES, run_closed_loop, run_open_loop
+from loadtest.generator.trace import Trace
 from loadtest.workload.bodies import Body
 from smartbatch.deploy.ports import free_port
 
@@ -330,6 +331,28 @@ async def test_a_closed_loop_has_a_summary_with_and_without_wrk(wrk: bool, monke
     assert result["requests_per_s"] == pytest.approx((result["requests"] - result["errors"]) / result["seconds"], 0.01)
     assert len(result["latency_ms"]) == len(PERCENTILES) and result["latency_ms"] == sorted(result["latency_ms"])
     assert result["p50_ms"] <= result["p99_ms"] and result["generator_cpu_s_per_1000"] > 0
+
+
+async def test_a_load_of_several_processes_is_that_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(split, "MOST", 2)
+    monkeypatch.setattr(split, "CONNECTIONS_EACH", 2)
+    connections: set[int] = set()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.add(id(writer))
+        while await reader.readuntil(b"\r\n\r\n"):
+            await reader.readexactly(1)
+            writer.write(response())
+
+    starts = [0.01 * number for number in range(50)]
+    async with served(handle) as port:
+        closed = split.Part(port, request_bytes(port, b"x"), 5, None, 0.5)
+        lines = await asyncio.to_thread(split.run_split, closed)
+        assert len(connections) == 5 and len(lines) > 5
+        trace = await asyncio.to_thread(run_open_loop, port, request_bytes(port, b"x"), starts, 4)
+    assert trace.statuses() == {"200": 50}
+    assert sorted(start for start, *_ in trace.lines) == pytest.approx(starts)
+    assert trace.latencies(200)[-1] < 0.5  # all processes began together
 
 
 # --- figures

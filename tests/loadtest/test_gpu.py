@@ -17,7 +17,10 @@ from loadtest.bench.run import Run
 from loadtest.gpu.__main__ import Step, measure, table
 from loadtest.gpu.engine import IN_FLIGHT, WARM_FORWARDS, bare, engine, repeat
 from loadtest.gpu.timeline import shares
-from smartbatch.worker.models import resolve
+from loadtest.workload import text_model
+from loadtest.workload.texts import docstrings
+from smartbatch.shared.wire import Payload
+from smartbatch.worker.models import LoadContext, resolve
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,6 +55,34 @@ def test_engine_and_timeline_are_measured_on_any_device(tmp_path: Path) -> None:
     assert profiled == {}  # a CPU has no kernels
     assert "aten::conv2d" in (tmp_path / "timeline.txt").read_text()
     assert f"| engine: squeezenet1_1, float32, 2 rows | {found['sizes']['2']['engine']['per_s']:,.0f}/s" in ended.stdout
+
+
+@pytest.mark.extended
+@pytest.mark.timeout(900)
+def test_the_whole_server_and_its_peers_are_measured_on_any_device(tmp_path: Path) -> None:
+    only = "serving,two workers,own class,texts,baseline,peer"
+    options = ["--device", "cpu", "--dtype", "float32", "--models", "squeezenet1_1", "--sizes", "1,4", "--only", only]
+    command = [sys.executable, "-m", "loadtest.gpu", *options, "--quick", "--budget", "850", "--out", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=880, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    steps = json.loads((tmp_path / "gpu.json").read_text())["steps"]
+    assert not [step for step in steps.values() if "error" in step["result"]]
+    serving = steps["serving: tensor, 1 gateway processes"]["result"]
+    assert serving["requests_per_s"] > 0 and serving["open"]["p99_ms"] > 0 and 0 <= serving["device_idle"] <= 1
+    assert set(steps["two workers: overload and a kill"]["result"]["kill"]["statuses"]) == {"200"}
+    assert set(steps["own class"]["result"]["images"]) == set(steps["texts"]["result"]["sizes"]) == {"1", "4"}
+    for name in ("baseline", "peer: litserve", "peer: mosec"):
+        assert steps[name]["result"]["requests_per_s"] > 0 and not steps[name]["result"]["errors"], name
+
+
+def test_without_its_package_a_text_model_of_the_same_shape_is_measured(tmp_path: Path) -> None:
+    text_model.make(tmp_path)
+    model = resolve(f"hf:{tmp_path}")
+    model.load(LoadContext("cpu", torch_threads=1))
+    short, long = model.decode(Payload("text", ["a list", docstrings()[0]]))
+    assert model.size(short) == 4  # [CLS] a list [SEP]
+    assert 4 < model.size(long) <= 256
+    (row, _) = model.separate(model.forward(model.collate([short, long])), 2)
+    assert row.values.shape == (384,)
 
 
 def test_steps_without_time_are_left_out_and_one_that_fails_ends_no_other(tmp_path: Path) -> None:
@@ -109,7 +140,7 @@ def test_the_engine_counts_the_batches_that_ran_and_is_no_faster_than_its_device
     model = resolve("simulated:base_ms=5,row_ms=0")
     forward, sizes = model.forward, []
     monkeypatch.setattr(model, "forward", lambda batch: (sizes.append(len(batch)), forward(batch))[1])
-    rate = engine(model, 4, 0.25)
+    rate = engine(model, [[model.example()] * 4], 0.25)
     assert set(sizes) == {4}
     assert 0 < rate.items <= 4 * len(sizes) and rate.items % 4 == 0
     assert rate.seconds >= 0.25

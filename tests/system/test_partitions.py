@@ -39,7 +39,7 @@ from tests.server_faults import (
     restarted_one_by_one,
     without_replicas,
 )
-from tests.system.stack import Stack
+from tests.system.stack import COMMAND, Stack
 
 MODEL = "simulated:base_ms=4,row_ms=0.2"
 MOVED_S = 2.0  # after this, requests don't notice that a broker is away
@@ -211,6 +211,29 @@ def move_slots(servers: Servers, source: Node, target: Node, slots: list[int]) -
             source.sync.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *names)
         for node in (target, source, *servers.primaries()):
             node.sync.execute_command("CLUSTER", "SETSLOT", number, "NODE", ids[target])
+
+
+async def test_partitions_that_a_resharding_adds_have_the_live_limits(cluster: Stack, servers: Servers) -> None:
+    def limits() -> dict[int, bytes | None]:
+        """The limit in each partition."""
+        owned = slots_by_primary(servers)
+        found = {}
+        for number in partitions_of("simulated", list(owned.values())):
+            name = keys(number).limits
+            node = next(node for node in owned if any(first <= slot(name) <= last for first, last in owned[node]))
+            found[number] = node.sync.hget(name, "max_batch_size")
+        return found
+
+    def copied() -> bool:
+        now = limits()
+        return set(now) != set(before) and set(now.values()) == {b"3"}
+
+    changed = cluster.start("limits", {}, [*COMMAND, "limits", "--max-batch-size", "3"])
+    assert await asyncio.to_thread(changed.popen.wait, 20) == 0, changed.log.read_text()
+    before = limits()
+    assert set(before.values()) == {b"3"}
+    await resharded(servers)
+    await asyncio.to_thread(eventually, copied, 20, 0.2)
 
 
 FAULTS = [killed, paused, demoted, restarted_empty, without_replicas, restarted_one_by_one, resharded]

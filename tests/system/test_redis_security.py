@@ -276,13 +276,17 @@ def authority() -> trustme.CA:
     return trustme.CA()
 
 
+def write_certificates(authority: trustme.CA, folder: Path, host: str) -> None:
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    for name, certificate in (("server", authority.issue_cert(host)), ("client", authority.issue_cert("me"))):
+        certificate.private_key_pem.write_to_path(folder / f"{name}.key")
+        certificate.cert_chain_pems[0].write_to_path(folder / f"{name}.pem")
+
+
 @pytest.fixture
 def tls(authority: trustme.CA, tmp_path: Path) -> Iterator[Broker]:
     """A broker that speaks TLS only and asks for a client's certificate."""
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    for name, certificate in (("server", authority.issue_cert("localhost")), ("client", authority.issue_cert("me"))):
-        certificate.private_key_pem.write_to_path(tmp_path / f"{name}.key")
-        certificate.cert_chain_pems[0].write_to_path(tmp_path / f"{name}.pem")
+    write_certificates(authority, tmp_path, "localhost")
     options = ("--port", "0", "--tls-port", "{port}", "--tls-auth-clients", "yes")
     options += ("--tls-ca-cert-file", f"{tmp_path}/ca.pem", "--tls-cert-file", f"{tmp_path}/server.pem")
     options += ("--tls-key-file", f"{tmp_path}/server.key", "--requirepass", "pw")

@@ -23,7 +23,7 @@ from smartbatch.worker.queue.failure_detection import FailureDetector
 log = logging.getLogger(__name__)
 
 FILL_LOCK_SLACK_MS = 100  # how long the fill lock outlasts the wait that it was taken for
-POOL_S = 1.0  # predicted seconds of the rows in the pool, at most
+POOL_S = 2.0  # predicted seconds of the rows in the pool, at most
 
 
 class Source(Protocol):
@@ -94,20 +94,20 @@ class Claiming:
         more than one batch a worker takes only its share.
         """
         most = self.limits.pool_rows or (2 if self._pool.sized else 1) * self.limits.max_rows
-        most = min(most, max(self._first_rows(), self._rows_of_a_second()))
+        most = min(most, max(self._first_rows(), self._rows_of_the_pool()))
         held = self._pool.rows
         if not self.sole_worker:
             most = min(most, max(self._first_rows(), (held + self._left_waiting) // self.source.workers))
         return most - held
 
     def _first_rows(self) -> int:
-        """Return how many rows to claim with the device free: one batch, or, if no other worker could run them, about a
-        second of work."""
+        """Return how many rows to claim with the device free: one batch, or, if no other worker could run them, POOL_S
+        of work."""
         most = self.limits.max_rows
         batch = self._pool.next_rows(most, self._times.of, most, self._times.row_size)
-        return min(most, max(batch, self._rows_of_a_second())) if self.sole_worker else batch
+        return min(most, max(batch, self._rows_of_the_pool())) if self.sole_worker else batch
 
-    def _rows_of_a_second(self) -> int:
+    def _rows_of_the_pool(self) -> int:
         """Return how many rows the pool holds at most, if a batch isn't larger."""
         return int(POOL_S / max(self._times.row_s, 1e-6))
 

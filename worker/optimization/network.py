@@ -164,7 +164,7 @@ class ServedNetwork:
         selector = VariantSelector(self.eager, self.example, rows)
         self._form = trees.form(self.example(1))
         self._selector = selector
-        for name, make in self._variants(rows, context.max_batch_size):
+        for name, make in self.candidates(rows, context.max_batch_size):
             context.progress(f"trying {name}")
             for _ in selector.consider(name, make):
                 pass
@@ -172,7 +172,8 @@ class ServedNetwork:
         self._examples.clear()
         context.progress(f"serving as {selector.choice}")
 
-    def _variants(self, rows: int, max_rows: int) -> Iterator[tuple[str, Callable[[], Any]]]:
+    def candidates(self, rows: int, max_rows: int) -> Iterator[tuple[str, Callable[[], Any]]]:
+        """Return by name what makes each variant but Inductor. They serve up to `max_rows` rows."""
         network, example = self.eager, self.example
         fastest: Callable[[], Any] = lambda: network  # noqa: E731
         if self._has(nn.Conv2d):

@@ -15,6 +15,7 @@ from typing import Any
 from smartbatch.shared.broker.admin import registry
 from smartbatch.shared.broker.connection.connections import Connections
 from smartbatch.shared.broker.connection.primary import primaries
+from smartbatch.shared.broker.queue.live_limits import LiveLimits, copy_limits
 from smartbatch.shared.errors import BrokerUnavailable
 from smartbatch.shared.keys import Keys, partition_tag
 from smartbatch.shared.partitions import partitions_of
@@ -44,6 +45,7 @@ class Partitions:
         spawn: Spawn,
     ) -> None:
         self.numbers = [0]  # of the model's partitions
+        self.limits: LiveLimits | None = None  # the last that were read
         self.current: Partition
         self.on_move: Callable[[Partition], None] = lambda partition: None
         self.is_idle: Callable[[], bool] = lambda: False  # whether the worker holds no entry
@@ -105,7 +107,15 @@ class Partitions:
 
     async def _find_numbers(self) -> None:
         slots = await primaries(self._settings.broker_url).slots()
-        self.numbers = partitions_of(self._settings.model_id, slots, self._settings.partitions)
+        numbers = partitions_of(self._settings.model_id, slots, self._settings.partitions)
+        if self.limits is not None:
+            for number in set(numbers) - set(self.numbers):  # the cluster was resharded
+                keys = self._keys(number)
+                await copy_limits(self._connections.of(keys.limits), keys, self.limits)
+        self.numbers = numbers
+
+    def _keys(self, number: int) -> Keys:
+        return Keys(partition_tag(self._settings.model_id, number))
 
     async def _loads(self) -> dict[int, Load]:
         """Read the partitions that this worker has joined, and the others if that was some time ago."""
@@ -120,7 +130,7 @@ class Partitions:
         return self._known
 
     async def _load(self, number: int) -> Load:
-        keys = Keys(partition_tag(self._settings.model_id, number))
+        keys = self._keys(number)
         try:
             async with asyncio.timeout(READ_TIMEOUT_S):
                 workers, waiting = await registry.load(self._connections.of(keys.requests), keys)

@@ -9,7 +9,7 @@ import redis
 from loadtest.bench.figures import Figure, Outcome
 from loadtest.bench.rows import echo, steady
 from loadtest.bench.run import Run
-from loadtest.generator.closed_loop import run_closed_loop
+from loadtest.generator.run import run_closed_loop
 from loadtest.system import System, smartbatch
 
 COMMANDS = 4.0

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from loadtest.bench.figures import Figure, Outcome
 from loadtest.bench.rows.steady import BODY, MODEL
 from loadtest.bench.run import Run
-from loadtest.generator.closed_loop import run_closed_loop
+from loadtest.generator.run import run_closed_loop
 from loadtest.system import free_port, http_get, metric_total, smartbatch
 
 CONNECTIONS = 256  # eight batches, so there is always a backlog

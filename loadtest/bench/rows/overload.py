@@ -12,10 +12,10 @@ from typing import Any
 from loadtest.bench.figures import Figure, Outcome
 from loadtest.bench.rows.steady import BASE_MS, BODY, CAPACITY, MODEL, ROW_MS
 from loadtest.bench.run import Run
-from loadtest.generator.closed_loop import run_closed_loop
 from loadtest.generator.connection import request_bytes
 from loadtest.generator.loops import poisson
-from loadtest.generator.trace import Trace, percentile, run_open_loop
+from loadtest.generator.run import run_closed_loop, run_open_loop
+from loadtest.generator.trace import Trace, percentile
 from loadtest.system import smartbatch
 
 TIMES = (2, 5)

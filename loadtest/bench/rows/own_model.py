@@ -15,7 +15,7 @@ from loadtest.system import ROOT, System, smartbatch
 MODEL = f"{ROOT / 'loadtest' / 'bench' / 'own_resnet18.py'}:OwnResNet18"
 CONNECTIONS = 16
 SHARE = 0.98
-ROUNDS = 5
+ROUNDS = 12  # of which each may be a tenth off
 
 
 def row(run: Run) -> Outcome:

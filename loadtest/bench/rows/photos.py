@@ -19,7 +19,8 @@ from loadtest.bench.figures import Figure, Outcome
 from loadtest.bench.run import Run, measure, median, median_of
 from loadtest.generator.connection import request_bytes
 from loadtest.generator.loops import poisson
-from loadtest.generator.trace import percentile, run_open_loop
+from loadtest.generator.run import run_open_loop
+from loadtest.generator.trace import percentile
 from loadtest.system import ROOT, System, smartbatch
 
 PHOTO = ROOT / "examples" / "cat.jpg"

@@ -10,7 +10,8 @@ from loadtest.bench.one_queue import mean_batch
 from loadtest.bench.run import Run, closed_loop, median_of
 from loadtest.generator.connection import request_bytes
 from loadtest.generator.loops import poisson
-from loadtest.generator.trace import percentile, run_open_loop
+from loadtest.generator.run import run_open_loop
+from loadtest.generator.trace import percentile
 from loadtest.system import System, smartbatch
 
 MODEL = "simulated:base_ms=40,row_ms=2"

@@ -32,6 +32,13 @@ async def set_limits(connection: MultiplexedConnection, keys: Keys, limits: Live
     await connection.execute("HSET", keys.limits, *fields)
 
 
+async def copy_limits(connection: MultiplexedConnection, keys: Keys, limits: LiveLimits) -> None:
+    """Set the limits of another partition. What the hash had is of an earlier time."""
+    await reset_limits(connection, keys)
+    if limits != LiveLimits():
+        await set_limits(connection, keys, limits)
+
+
 async def reset_limits(connection: MultiplexedConnection, keys: Keys) -> None:
     """Restore the limits that each worker was started with."""
     await connection.execute("DEL", keys.limits)

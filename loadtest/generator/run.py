@@ -1,4 +1,4 @@
-"""Run a closed loop with wrk if it is installed, else with ClosedLoop.
+"""Run a closed loop with wrk if it is installed, else with ClosedLoop; and an open loop.
 
 wrk takes a fraction of the CPU time, and the servers share the cores. So each result names the generator.
 """
@@ -14,7 +14,7 @@ import tempfile
 from typing import Any
 
 from loadtest.generator.connection import request_bytes
-from loadtest.generator.loops import ClosedLoop
+from loadtest.generator.split import Part, run_split
 from loadtest.generator.trace import Trace, percentile
 
 PERCENTILES = (*range(1, 100), 99.9)
@@ -94,17 +94,17 @@ def _run_wrk(port: int, body: bytes, connections: int, seconds: float, content_t
 def _run_python(
     port: int, body: bytes, connections: int, seconds: float, content_type: str, path: str
 ) -> dict[str, Any]:
-    trace = Trace()
-    loop = ClosedLoop(port, [request_bytes(port, body, path, content_type=content_type)], trace, connections)
-    try:
-        loop.run(seconds)
-        elapsed_s = loop.now()
-    finally:
-        loop.close()
+    request = request_bytes(port, body, path, content_type=content_type)
+    trace = Trace(lines=run_split(Part(port, request, connections, None, seconds)))
     latencies = trace.latencies()
     return {
         "requests": len(latencies),
-        "seconds": round(elapsed_s, 4),
+        "seconds": round(max([seconds, *(end for *_, end, _ in trace.lines)]), 4),
         "errors": sum(status != 200 for *_, status in trace.lines),
         "latency_ms": [round(percentile(latencies, share / 100) * 1000, 3) for share in PERCENTILES],
     }
+
+
+def run_open_loop(port: int, request: bytes, starts: list[float], connections: int = 1024) -> Trace:
+    """Send a request at each of the ascending `starts`. Return at most LAST_RESPONSES_S after the last one."""
+    return Trace(starts, run_split(Part(port, request, connections, starts, 0.0)))
