@@ -232,6 +232,8 @@ async def test_partitions_that_a_resharding_adds_have_the_live_limits(cluster: S
     assert await asyncio.to_thread(changed.popen.wait, 20) == 0, changed.log.read_text()
     before = limits()
     assert set(before.values()) == {b"3"}
+    known = lambda: {each["max_batch_size"] for each in cluster.stats()["workers"].values()} == {3}  # noqa: E731
+    await asyncio.to_thread(eventually, known)
     await resharded(servers)
     await asyncio.to_thread(eventually, copied, 20, 0.2)
 
