@@ -7,8 +7,11 @@
 # There, in a copy of this repository:
 #
 #     pip install --no-index --no-deps --target /tmp/site FOLDER/*.whl
-#     export PYTHONPATH=/tmp/site PYTHONUSERBASE=/tmp/site   # the latter is where Mosec looks for its program
+#     export PYTHONPATH=/tmp/site:$PWD PYTHONSAFEPATH=1 PYTHONUSERBASE=/tmp/site
 #     python -m loadtest.gpu --budget 540 --out gpu-results
+#
+# The folder smartbatch/ here must not hide the installed package (PYTHONSAFEPATH), and Mosec looks for its program in
+# PYTHONUSERBASE.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=$1

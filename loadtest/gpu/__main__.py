@@ -134,7 +134,8 @@ def _steps(options: argparse.Namespace, run: Run) -> list[Step]:
 
 def tests(run: Run) -> dict[str, Any]:
     """Run the tests that need a device, those of the CPU too if there is none. `rc` is null if they took too long."""
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "--tb=short", "-p", "no:cacheprovider", "tests/gpu"]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "--tb=short", "-p", "no:cacheprovider"]
+    command += ["--import-mode=append", "tests/gpu"]  # an installed package goes before this folder
     with tempfile.TemporaryFile("w+") as output:  # kept if they take too long
         try:
             code = subprocess.run(command, cwd=ROOT, stdout=output, stderr=output, timeout=2 * TESTS_S).returncode

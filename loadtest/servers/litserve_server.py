@@ -5,8 +5,6 @@
 It reads a worker's settings from the environment. LitServe runs one process for HTTP and one for the model.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from typing import Annotated, Any
@@ -25,12 +23,9 @@ class Api(litserve.LitAPI):
         settings = from_environment()
         self.served = SameModel(settings, settings.max_batch_size)
 
-    # Not a string: LitServe reads the annotation itself.
-    def decode_request(self, request, **_: Any) -> Any:
+    def decode_request(self, request: Annotated[bytes, Body(media_type=TENSOR)], **_: Any) -> Any:
         (row,) = self.served.rows(request, TENSOR)
         return row
-
-    decode_request.__annotations__["request"] = Annotated[bytes, Body(media_type=TENSOR)]
 
     def batch(self, inputs: list[Any]) -> list[Any]:
         return inputs
