@@ -19,7 +19,7 @@ from loadtest.generator.run import run_open_loop
 from loadtest.generator.trace import percentile
 from loadtest.system import System, free_port, http_get, metric_total, reference_server, smartbatch
 
-CONNECTIONS = 512
+CONNECTIONS, QUICK_CONNECTIONS = 512, 16
 OPEN_SHARE = 0.8  # of the rate in the closed loop
 OVERLOAD = 2.0
 TIMEOUT_S = 0.5
@@ -43,9 +43,9 @@ def closed_and_open(kind: Input, model: str, gateways: int, settings: dict[str, 
     port = free_port()
     with smartbatch(model, GATEWAY_PROCESSES=gateways, METRICS_PORT=port, **settings) as system:
         request = body_of(kind)
-        _closed_loop(system, connections=CONNECTIONS, seconds=run.seconds(2), **request)
+        _closed_loop(system, run, 2, **request)
         busy, started = _busy_s(port), time.monotonic()
-        result = _closed_loop(system, connections=CONNECTIONS, seconds=run.seconds(8), **request)
+        result = _closed_loop(system, run, 8, **request)
         result["device_idle"] = round(1 - (_busy_s(port) - busy) / (time.monotonic() - started), 4)
         result["bottleneck"] = bottleneck(result)
         rate = OPEN_SHARE * result["requests_per_s"]
@@ -71,7 +71,7 @@ def bottleneck(result: dict[str, Any]) -> str:
 def baseline(kind: Input, model: str, settings: dict[str, Any], run: Run) -> dict[str, Any]:
     """Measure a plain Starlette server with the same model code, one request at a time."""
     with reference_server("baseline", MODEL_PATH=model, **settings) as system:
-        return _closed_loop(system, connections=64, seconds=run.seconds(5), **body_of(kind))
+        return _closed_loop(system, run, 5, connections=64, **body_of(kind))
 
 
 def peer(name: str, model: str, settings: dict[str, Any], run: Run) -> dict[str, Any]:
@@ -80,16 +80,16 @@ def peer(name: str, model: str, settings: dict[str, Any], run: Run) -> dict[str,
     server.ready_path = PEERS[name]
     with server as system:
         request = body_of("tensor")
-        _closed_loop(system, connections=CONNECTIONS, seconds=run.seconds(2), **request)
-        return _closed_loop(system, connections=CONNECTIONS, seconds=run.seconds(8), **request)
+        _closed_loop(system, run, 2, **request)
+        return _closed_loop(system, run, 8, **request)
 
 
 def two_workers(kind: Input, model: str, settings: dict[str, Any], run: Run) -> dict[str, Any]:
     """Measure two workers on the one device, twice their capacity, and the kill of one of them."""
     request = body_of(kind)
     with smartbatch(model, 2, **settings) as system:
-        _closed_loop(system, connections=CONNECTIONS, seconds=run.seconds(2), **request)
-        result = _closed_loop(system, connections=CONNECTIONS, seconds=run.seconds(5), **request)
+        _closed_loop(system, run, 2, **request)
+        result = _closed_loop(system, run, 5, **request)
         rate = result["requests_per_s"]
         result["overload"] = _open_loop(system, request, OVERLOAD * rate, run.seconds(5), TIMEOUT_S)
         result["kill"] = _kill(system, request, 0.3 * rate, run.seconds(5))
@@ -107,8 +107,11 @@ def _kill(system: System, request: dict[str, Any], rate: float, seconds: float) 
         timer.cancel()
 
 
-def _closed_loop(system: System, *, connections: int, seconds: float, **request: Any) -> dict[str, Any]:
-    result = bench.measure(system, connections=connections, seconds=seconds, **request)
+def _closed_loop(
+    system: System, run: Run, seconds: float, connections: int = CONNECTIONS, **request: Any
+) -> dict[str, Any]:
+    connections = QUICK_CONNECTIONS if run.quick else connections
+    result = bench.measure(system, connections=connections, seconds=run.seconds(seconds), **request)
     return {name: value for name, value in result.items() if name != "latency_ms"}  # one per request
 
 
