@@ -161,8 +161,8 @@ class Launcher:
         self._stop.set()
 
     async def _until_ready(self, models: Models) -> bool:
-        """Show the progress of the workers until every model has a ready worker and the gateway knows. Returns False if
-        a signal came first or a model failed."""
+        """Show the progress of the workers until every model has a ready worker and the gateway knows of all. Returns
+        False if a signal came first or a model failed."""
         shown: dict[str, str] = {}
         with self._screen.status() as status:
             while not self._stop.is_set():
@@ -176,8 +176,10 @@ class Launcher:
                         self._fail(model.error, model.failed_child)
                         return False
                     self._show_progress(model.progress, shown, status)
-                if all(model.ready for model in models) and await asyncio.to_thread(_is_ok, self._readyz):
-                    return True
+                if all(model.ready for model in models):
+                    known = await asyncio.to_thread(_ready_models, self._readyz)
+                    if known is not None and known.issuperset(model.id for model in models):
+                        return True
                 await asyncio.sleep(POLL_S)
         return False
 
@@ -209,12 +211,14 @@ class Launcher:
             self._stop.set()
 
 
-def _is_ok(url: str) -> bool:
+def _ready_models(url: str) -> set[str] | None:
+    """Return the models of which the gateway knows a ready worker; None while it isn't ready itself."""
     try:
         with _DIRECT.open(url, timeout=1) as response:
-            return response.status == 200
+            ready_workers = msgspec.json.decode(response.read())["ready_workers"]
     except (OSError, http.client.HTTPException):
-        return False
+        return None
+    return {model for model, workers in ready_workers.items() if workers}
 
 
 def _is_loopback(host: str) -> bool:

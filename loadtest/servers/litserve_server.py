@@ -42,7 +42,7 @@ class Api(litserve.LitAPI):
 
 def main() -> None:
     settings = from_environment()
-    api = Api(max_batch_size=settings.max_batch_size, batch_timeout=settings.max_wait_time / 1000)
+    api = Api(max_batch_size=settings.max_batch_size, batch_timeout=settings.max_wait_time)
     accelerator = "cuda" if settings.device.startswith("cuda") else "cpu"
     server = litserve.LitServer(api, accelerator=accelerator, devices=1, timeout=False)
     server.run(port=int(sys.argv[1]), host="127.0.0.1", log_level="warning", generate_client_file=False)

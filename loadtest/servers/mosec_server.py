@@ -54,7 +54,7 @@ def main() -> None:
     server.append_worker(
         Infer,
         max_batch_size=settings.max_batch_size,
-        max_wait_time=round(settings.max_wait_time),
+        max_wait_time=round(1000 * settings.max_wait_time),  # milliseconds
         timeout=60,
         route="/predict",
     )
