@@ -178,7 +178,7 @@ class Worker:
         """Claim, run and publish until a signal arrives. An error in one of the tasks ends the worker."""
         gc_freeze.freeze_startup_objects()
         self.status.set_state("ready")
-        self.partitions.current.heartbeat.send_now()
+        await self.partitions.current.heartbeat.send()
         log.info("ready")
         self._watchdog.start()
         self._spawn(self.batcher.run())

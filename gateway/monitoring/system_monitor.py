@@ -62,6 +62,7 @@ class SystemMonitor:
         self._queues = queues
         self._started_ms = int(time.time() * 1000)
         self._read_at = 0.0
+        self._reading = asyncio.Lock()  # so that no read ends after a later one and overwrites what that has found
         self.known = KnownModels()
         self.models: dict[str, ModelInfo] = self.known.infos
         self._reads = 0
@@ -143,7 +144,8 @@ class SystemMonitor:
     async def run(self) -> None:
         while True:
             try:
-                await self._read()
+                async with self._reading:
+                    await self._read()
                 if self._reads % REPORT_EVERY == 0:
                     await self._report()
                 self._reads += 1
@@ -155,7 +157,8 @@ class SystemMonitor:
 
     async def refresh(self) -> None:
         """Read the state of everything now. Raises BrokerUnavailable."""
-        await self._read(everything=True)
+        async with self._reading:
+            await self._read(everything=True)
 
     async def _read(self, *, everything: bool = False) -> None:
         changed = await self._read_known()

@@ -92,7 +92,9 @@ class Control:
     def keys(self) -> set[bytes]:
         """Keys but those of gateways and launchers, which expire, and of a partition's traffic."""
         found = self.broker.sync.keys("*")
-        passing = re.compile(rb".*:(gateways|gateway:.*|worker:.*|wakeup|inbox:.*|served)|smartbatch:\{launchers\}.*")
+        passing = re.compile(
+            rb".*:(gateways|gateway:.*|worker:.*|wakeup|reply:.*|inbox:.*|served)|smartbatch:\{launchers\}.*"
+        )
         return {key for key in found if not passing.fullmatch(key)}
 
 

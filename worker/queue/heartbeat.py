@@ -30,26 +30,17 @@ class Heartbeat:
         self._failure_detector = failure_detector
         self._metrics = metrics
         self._status = status
-        self._now = asyncio.Event()
         self.on_success: Callable[[HeartbeatResult, float], Awaitable[None]] = _ignore
         self.loop_alive: Callable[[], None] = lambda: None  # called at every interval, even if the heartbeat failed
-
-    def send_now(self) -> None:
-        """Send a heartbeat without waiting for the interval, so that a change of state is visible at once."""
-        self._now.set()
 
     async def run(self) -> None:
         while True:
             await self.send()
             self.loop_alive()
-            try:
-                async with asyncio.timeout(INTERVAL_S):
-                    await self._now.wait()
-            except TimeoutError:
-                pass
-            self._now.clear()
+            await asyncio.sleep(INTERVAL_S)
 
     async def send(self) -> None:
+        """Send one now; also called between the regular ones, so that a change of state is visible at once."""
         sent_at = time.monotonic()
         try:
             result = await self._leases.heartbeat(self._status())

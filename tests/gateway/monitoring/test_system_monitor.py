@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from typing import Any, cast
 from unittest.mock import Mock
@@ -13,9 +14,10 @@ from smartbatch.gateway.core.response_types import PartitionStats
 from smartbatch.gateway.monitoring.model_view import describe
 from smartbatch.gateway.monitoring.system_monitor import GATEWAYS_PER_READ, SystemMonitor
 from smartbatch.gateway.web.metrics_page import _system
-from smartbatch.shared.broker.admin import routes
+from smartbatch.shared.broker.admin import registry, routes
 from smartbatch.shared.broker.admin.registry import Snapshot
 from smartbatch.shared.broker.connection.connections import Connections
+from smartbatch.shared.broker.connection.multiplexed import MultiplexedConnection
 from smartbatch.shared.errors import BrokerUnavailable
 from smartbatch.shared.keys import MODELS, Keys, model_id, partition_tag
 from smartbatch.shared.model_info import InputSpec, ModelInfo, encode
@@ -88,6 +90,31 @@ async def _backlog_s(client: Client, monitor: SystemMonitor, entries: int) -> fl
         await client.xadd(GOOD.requests, {"id": f"r{number}"})
     await monitor._read()
     return monitor.backlog_s(monitor.snapshots["good"])
+
+
+async def test_a_slow_read_does_not_overwrite_a_later_one(
+    client: Client, monitor: SystemMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, begun, goes_on = registry.snapshot, asyncio.Event(), asyncio.Event()
+
+    async def snapshot(connection: MultiplexedConnection, tag: str) -> Snapshot:
+        found = await read(connection, tag)
+        if not begun.is_set():
+            begun.set()
+            await goes_on.wait()
+        return found
+
+    monkeypatch.setattr(registry, "snapshot", snapshot)
+    running = asyncio.create_task(monitor.run())
+    await begun.wait()
+    await _worker(client, GOOD, "w1")
+    refreshed = asyncio.create_task(monitor.refresh())
+    await asyncio.sleep(0.1)
+    goes_on.set()
+    await refreshed
+    await asyncio.sleep(0.1)  # the first read would have been taken over by now
+    running.cancel()
+    assert monitor.is_ready("good")
 
 
 async def test_the_backlog_is_the_time_of_one_worker_also_after_the_last_one_has_left(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
@@ -302,8 +303,12 @@ async def _server(
         context, scheme, options = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), "rediss", "?ssl_ca_certs="
         authority.issue_cert("127.0.0.1").configure_cert(context)
         options += str(tls_folder / "ca.pem")
-    server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=context)
-    port = server.sockets[0].getsockname()[1]
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(
+        socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * 1024
+    )  # or the kernel takes 6 MB that nobody has read
+    server = await asyncio.start_server(handle, sock=listener, ssl=context)
+    port = listener.getsockname()[1]
     connection = MultiplexedConnection(f"{scheme}://127.0.0.1:{port}/0{options}")
     connection._timeout_s = timeout_s
     try:
