@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import redis
@@ -27,6 +30,7 @@ class Node:
         self.server = server
         self._command = [*server.command, *options]
         self.port = server.port
+        self.tls_port = int(dict(pairwise(options)).get("--tls-port", 0))
         self.paused = False
         self.sync: Any = redis.Redis(HOST, server.port, protocol=2, socket_timeout=5)
         self.start()
@@ -62,7 +66,8 @@ class Node:
 class Servers:
     """What `Broker` is for one server. `sync` is a client of the primary that has the keys of `model`.
 
-    `options` returns more of the command line of each node of a cluster.
+    `options` returns more of the command line of each server. With a --tls-port, a primary with replicas and Sentinels
+    find each other there.
     """
 
     def __init__(
@@ -85,9 +90,13 @@ class Servers:
             return
         servers, sentinels = embedded_cluster.sentinel(self.folder.name, binary)
         self.url = embedded_cluster.sentinel_url(sentinels)
-        self.nodes = [Node(server) for server in servers]
+        more = options()
+        if "--tls-port" in more:
+            for file in Path(self.folder.name).glob("*.conf"):  # names the primary's other port
+                file.write_text(re.sub(rf"\b{servers[0].port}\b", more[more.index("--tls-port") + 1], file.read_text()))
+        self.nodes = [Node(servers[0], more), *(Node(server, options()) for server in servers[1:])]
         asyncio.run(embedded_cluster.until_replicated(servers))
-        self.sentinels = [Node(server) for server in sentinels]
+        self.sentinels = [Node(server, options()) for server in sentinels]
         asyncio.run(embedded_cluster.until_watched(sentinels))
 
     @property
@@ -114,7 +123,7 @@ class Servers:
         return {number: self._at(of[1]) for first, last, of, *_ in ranges for number in range(first, last + 1)}
 
     def _at(self, port: int) -> Node:
-        return next(node for node in self.nodes if node.port == port)
+        return next(node for node in self.nodes if port in (node.port, node.tls_port))
 
     def replicas(self, of: Node) -> list[Node]:
         """Return the running replicas of a primary."""

@@ -1,4 +1,4 @@
-"""A cluster that speaks TLS only to others, and Sentinels, with the shipped users: a whole system runs, and outlives a
+"""A cluster, and Sentinels, that speak TLS only to others, with the shipped users: a whole system runs, and outlives a
 primary."""
 
 from __future__ import annotations
@@ -50,28 +50,35 @@ def guard(nodes: Sequence[Node], folder: Path) -> None:
         node.sync = redis.Redis(port=node.port, username="root", password="root", protocol=2, socket_timeout=5)
 
 
+class WithTls:
+    """More of the command line of servers that use TLS among each other and for clients; only this test uses their
+    other port."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        write_certificates(trustme.CA(), folder, "127.0.0.1")
+        self.ports: list[int] = []
+        self._options = [*options, "--tls-replication", "yes", "--tls-auth-clients", "yes"]
+        for name, file in (("ca-cert", "ca.pem"), ("cert", "server.pem"), ("key", "server.key")):
+            self._options += [f"--tls-{name}-file", str(folder / file)]
+
+    def __call__(self) -> list[str]:
+        self.ports.append(free_port())
+        return ["--tls-port", str(self.ports[-1]), *self._options]
+
+
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[tuple[Servers, Callable[[str], str]]]:
-    """Servers with TLS among each other and for clients; only this test uses their other port."""
-    write_certificates(trustme.CA(), tmp_path, "127.0.0.1")
-    ports: list[int] = []
-
-    def with_tls() -> list[str]:
-        ports.append(free_port())
-        options = ["--tls-port", str(ports[-1]), "--tls-cluster", "yes", "--tls-replication", "yes"]
-        options += ["--tls-ca-cert-file", f"{tmp_path}/ca.pem", "--tls-auth-clients", "yes"]
-        return [*options, "--tls-cert-file", f"{tmp_path}/server.pem", "--tls-key-file", f"{tmp_path}/server.key"]
-
+    with_tls = WithTls(tmp_path, "--tls-cluster", "yes")
     servers = Servers("cluster", binary_of("redis"), options=with_tls)
     guard(servers.nodes, tmp_path)
-    hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+    hosts = ",".join(f"127.0.0.1:{port}" for port in with_tls.ports)
     yield servers, lambda user: f"rediss+cluster://{user}@{hosts}{certificates(tmp_path)}"
     servers.stop()
 
 
 @pytest.fixture
 def sentinels(tmp_path: Path) -> Iterator[tuple[Servers, Callable[[str], str]]]:
-    servers = Servers("sentinel", binary_of("redis"))
+    servers = Servers("sentinel", binary_of("redis"), options=WithTls(tmp_path))
     guard(servers.nodes, tmp_path)
     name, password = WATCHER
     for node in servers.sentinels:
@@ -83,9 +90,9 @@ def sentinels(tmp_path: Path) -> Iterator[tuple[Servers, Callable[[str], str]]]:
         node.sync.execute_command("ACL", "SETUSER", "default", "off")
         node.sync = redis.Redis(port=node.port, username=name, password=password, protocol=2, socket_timeout=5)
     (tmp_path / name).write_text(password)
-    hosts = ",".join(f"127.0.0.1:{node.port}" for node in servers.sentinels)
-    options = f"?sentinel_username={name}&sentinel_password_file={tmp_path / name}"
-    yield servers, lambda user: f"redis+sentinel://{user}@{hosts}/{PRIMARY_NAME}{options}"
+    hosts = ",".join(f"127.0.0.1:{node.tls_port}" for node in servers.sentinels)
+    options = f"{certificates(tmp_path)}&sentinel_username={name}&sentinel_password_file={tmp_path / name}"
+    yield servers, lambda user: f"rediss+sentinel://{user}@{hosts}/{PRIMARY_NAME}{options}"
     servers.stop()
 
 
@@ -122,10 +129,10 @@ def denied(node: Node) -> list[Any]:
 
 
 @pytest.mark.parametrize("command", ["gateway", "worker"])
-def test_a_cluster_that_cannot_be_trusted_is_rejected(
-    command: str, cluster: tuple[Servers, Callable[[str], str]], tmp_path: Path
+def test_servers_that_cannot_be_trusted_are_rejected(
+    command: str, guarded: tuple[Servers, Callable[[str], str]], tmp_path: Path
 ) -> None:
-    _, url_of = cluster
+    _, url_of = guarded
     url, _, _ = url_of("gateway").partition("?")
     settings = {"REDIS_URL": url, "REDIS_PASSWORD_FILE": str(tmp_path / "none"), "MODEL_PATH": "simulated", "PORT": "0"}
     (tmp_path / "none").write_text("canary")
