@@ -36,7 +36,7 @@ def describe() -> dict[str, Any]:
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "python_loop_ms": _python_loop_ms(),
+        "python_loop_ms": python_loop_ms(),
         "packages": {each.name: each.version for each in importlib.metadata.distributions() if each.name in PACKAGES},
         "generator": generator_name(),
         "commit": _commit(),
@@ -44,7 +44,7 @@ def describe() -> dict[str, Any]:
     }
 
 
-def _python_loop_ms() -> float:
+def python_loop_ms() -> float:
     """Return the time of a fixed piece of Python, the best of five.
 
     It shows whether the interpreter was built with profile-guided optimization, and whether the machine is slow now.

@@ -46,7 +46,8 @@ def closed_and_open(kind: Input, model: str, gateways: int, settings: dict[str, 
         _closed_loop(system, run, 2, **request)
         busy, started = _busy_s(port), time.monotonic()
         result = _closed_loop(system, run, 8, **request)
-        result["device_idle"] = round(1 - (_busy_s(port) - busy) / (time.monotonic() - started), 4)
+        idle = 1 - (_busy_s(port) - busy) / (time.monotonic() - started)
+        result["device_idle"] = round(max(0.0, idle), 4)  # a batch begun before counts when it ends
         result["bottleneck"] = bottleneck(result)
         rate = OPEN_SHARE * result["requests_per_s"]
         result["open"] = _open_loop(system, request, rate, run.seconds(6), TIMEOUT_S * 10)

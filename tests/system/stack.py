@@ -181,7 +181,11 @@ class Stack:
 
     def until_clean(self, workers: int, model: str = "simulated", timeout_s: float = 20.0) -> None:
         """Wait until idle means empty: no entry, nothing pending, no key that won't expire, no dead consumer."""
-        eventually(lambda: not self.leftovers(workers, model), timeout_s, 0.1)
+        try:
+            eventually(lambda: not self.leftovers(workers, model), timeout_s, 0.1)
+        except AssertionError:
+            assert self.leftovers(workers, model) == []  # says which
+            raise
 
     def leftovers(self, workers: int, model: str = "simulated") -> list[str]:
         """What is left over on the broker of an idle system with this many workers, in all partitions of the model."""

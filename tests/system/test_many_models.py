@@ -8,6 +8,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
+from loadtest.machine import python_loop_ms
 from smartbatch.shared import model_info
 from smartbatch.shared.keys import MODELS, Keys
 from smartbatch.shared.model_info import InputSpec, ModelInfo
@@ -45,6 +46,7 @@ def test_a_gateway_that_knows_two_hundred_models_is_idle_and_small(stack: Callab
     grown_mb = (gateway.memory_info().rss - bytes_before) / 1e6
     lines = len(system.client.get(f"{system.url}/metrics").text.splitlines()) - lines_before
     print(f"{share:.2%} of a core, {grown_mb:.1f} MB more, {lines} lines of /metrics more")
-    assert share <= 0.02
+    slower = max(1.0, python_loop_ms() / 21)  # than the machine of docs/performance.md
+    assert share <= 0.02 * slower
     assert grown_mb <= 20
     assert lines <= KNOWN + 30 * SERVED
