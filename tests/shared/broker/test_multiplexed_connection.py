@@ -304,9 +304,8 @@ async def _server(
         authority.issue_cert("127.0.0.1").configure_cert(context)
         options += str(tls_folder / "ca.pem")
     listener = socket.create_server(("127.0.0.1", 0))
-    listener.setsockopt(
-        socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * 1024
-    )  # or the kernel takes 6 MB that nobody has read
+    # By itself the kernel takes up to 6 MB that nobody has read.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * 1024)
     server = await asyncio.start_server(handle, sock=listener, ssl=context)
     port = listener.getsockname()[1]
     connection = MultiplexedConnection(f"{scheme}://127.0.0.1:{port}/0{options}")
