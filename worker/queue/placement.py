@@ -58,9 +58,12 @@ class Placement:
 
     def _rebalance(self, loads: Mapping[int, Load], now: float) -> None:
         """Change the home if it has at least two workers more than another one for some seconds. One worker at a time
-        does so: the last of them by ID."""
+        does so: the last of them by ID. While workers help out, their leases do not say where they are at home, and
+        nobody changes its home."""
         fewest, workers = fewest_workers(loads), loads[self.home].workers
-        if len(workers) - len(loads[fewest].workers) < 2:
+        leases = [worker for load in loads.values() for worker in load.workers]
+        helping = len(leases) > len(set(leases))
+        if helping or len(workers) - len(loads[fewest].workers) < 2:
             self._uneven_since = None
         elif self._uneven_since is None:
             self._uneven_since = now

@@ -98,6 +98,14 @@ def test_a_short_imbalance_moves_nobody() -> None:
     assert worker.placement.home == 0
 
 
+def test_helpers_leave_the_homes_of_others_as_they_are() -> None:
+    worker = Worker("z")
+    helped = {0: load("a", "b", "z", waiting=FULL), 1: load("a"), 2: load("b")}
+    for _ in range(20):
+        worker.step(helped)
+    assert worker.placement.home == 0
+
+
 def test_a_home_that_is_no_partition_any_more_is_replaced() -> None:
     worker = Worker("a", home=7)
     assert worker.step({0: load("b"), 2: load()}) == 2
