@@ -155,6 +155,8 @@ def ended(system: Up) -> list[str]:
 def test_killed_broker_is_restarted_and_requests_succeed_again(up: Callable[..., Up]) -> None:
     system = up("--workers", "2", "--model", "simulated:base_ms=5").ready()
     port = system.broker_port
+    # "ready" needs one worker; one that is still starting ends without a broker
+    eventually(lambda: system.client.get("/readyz").json()["ready_workers"] == {"simulated": 2}, 20)
     workers = {process.pid for process in system.children("worker")}
     (broker,) = system.children("valkey-server")
     broker.kill()

@@ -20,9 +20,9 @@ async def test_worker_killed_in_mid_batch_loses_no_request(stack: Callable[..., 
     _, victim = system.up().processes
     sending = asyncio.create_task(send_all(system.url, bodies(12), 12))
     await asyncio.to_thread(eventually, lambda: system.running() == 12)
-    system.worker()
-    victim.kill()
+    victim.kill()  # first, or it finishes a batch while another process starts
     killed_at = time.monotonic()
+    system.worker()
     responses = await sending
     # The dead worker is detected, then twelve forwards run one by one: 6 s on an idle machine.
     assert time.monotonic() - killed_at < 20
