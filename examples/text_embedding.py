@@ -31,7 +31,8 @@ class TextEmbedding:
         self.tokenizer = Tokenizer.from_file(str(MODEL_DIR / "tokenizer.json"))
         self.tokenizer.no_padding()  # `collate` pads, to the longest text of the batch
         self.tokenizer.enable_truncation(MAX_TOKENS)
-        self.model = AutoModel.from_pretrained(MODEL_DIR, local_files_only=True).eval().to(device)
+        # Handed over, so OPTIMIZE's variants apply to it: forward calls it as before.
+        self.network = AutoModel.from_pretrained(MODEL_DIR, local_files_only=True).eval().to(device)
 
     def example(self):
         return self._tokens("a text to warm up with")
@@ -57,7 +58,7 @@ class TextEmbedding:
 
     def forward(self, batch):
         ids, mask = batch
-        tokens = self.model(input_ids=ids, attention_mask=mask).last_hidden_state  # (rows, longest, 384)
+        tokens = self.network(input_ids=ids, attention_mask=mask).last_hidden_state  # (rows, longest, 384)
         weight = mask.unsqueeze(-1).float()
         mean = (tokens * weight).sum(1) / weight.sum(1)  # (rows, 384): the mean over real tokens only
         return torch.nn.functional.normalize(mean)

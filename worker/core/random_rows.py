@@ -37,3 +37,20 @@ def mates(row: Any, count: int) -> list[Any]:
     if isinstance(row, np.ndarray):
         return list(drawn.astype(row.dtype))
     return list(array.new_tensor(drawn))
+
+
+def resized(row: Any, size: int) -> Any:
+    """Return the row repeated or cut to `size` in its first dimension; None where it isn't clear how."""
+    if isinstance(row, list) and row:
+        return [row[n % len(row)] for n in range(size)]
+    if not getattr(row, "shape", ()) or not len(row):
+        return None
+    return row[np.arange(size) % len(row)]
+
+
+def uneven(row: Any, count: int) -> list[Any]:
+    """Return `mates` that are cut, by turns, to a half and to a third of the row. Raises ValueError if they can't be."""
+    rows = [resized(mate, max(1, len(row) // (2 + number % 2))) for number, mate in enumerate(mates(row, count))]
+    if any(each is None for each in rows):
+        raise ValueError(f"a {type(row).__name__} has no length")
+    return rows

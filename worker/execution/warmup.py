@@ -12,13 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from smartbatch.shared.errors import ModelLoadError
 from smartbatch.worker.core.batch_sizes import sizes
 from smartbatch.worker.core.device_errors import is_out_of_memory
 from smartbatch.worker.core.model import Model
-from smartbatch.worker.core.random_rows import mates
+from smartbatch.worker.core.random_rows import mates, resized
 from smartbatch.worker.core.user_traceback import describe
 from smartbatch.worker.execution.batch_mates import Comparison
 from smartbatch.worker.execution.engine import Engine
@@ -112,7 +110,7 @@ def _measure_sizes(engine: Engine, model: Model, row: Any, size: int, max_rows: 
     for factor in SIZE_FACTORS:
         if factor > 1 and model.device_name != "cpu":
             return
-        other = _resized(row, max(1, int(size * factor)))
+        other = resized(row, max(1, int(size * factor)))
         if other is None:
             return
         for rows in (1, 4, 16):
@@ -126,12 +124,3 @@ def _measure_sizes(engine: Engine, model: Model, row: Any, size: int, max_rows: 
                 return
             if time.monotonic() - started > LONG_FORWARD_S:
                 break
-
-
-def _resized(row: Any, size: int) -> Any:
-    """Return the row with another length of its first dimension; None where it isn't clear how."""
-    if isinstance(row, list) and row:
-        return [row[n % len(row)] for n in range(size)]
-    if not getattr(row, "shape", ()) or not len(row):
-        return None
-    return row[np.arange(size) % len(row)]

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from smartbatch.worker.optimization.inductor import LIBRARY, CompileJob
+from smartbatch.worker.optimization.inductor import LENGTHS, LIBRARY, CompileJob, Length
 
 EXAMPLE_ROWS = 4
 MAX_ROWS = 65536
@@ -83,27 +83,51 @@ def _compile(job: CompileJob, work: Path, folder: Path) -> None:
             "it is another network in the compiling process: are its weights random, without a seed, or from a file "
             "that has changed?"
         )
-    package = compile_network(network.eager, network.example(EXAMPLE_ROWS), work)
+    package, lengths = compile_network(network.eager, network.example(EXAMPLE_ROWS), network.varying, work)
     unpack(package, work / "result")
+    (work / "result" / LENGTHS).write_bytes(msgspec.json.encode(lengths))
     (work / "result").replace(folder)
 
 
-def compile_network(network, example, work: Path) -> Path:
-    """Compile for any number of rows. Returns the path of the package."""
+def compile_network(network, example, varying, work: Path) -> tuple[Path, list[Length]]:
+    """Compile for any number of rows and for any length of the `varying` dimensions. Returns the package's path."""
     import torch
 
     from smartbatch.worker.optimization import trees
 
     network = network.to(memory_format=torch.channels_last)
     example = trees.channels_last(example)
-    rows = torch.export.Dim("rows", min=1, max=MAX_ROWS)
-    shapes = trees.map_leaves(lambda leaf: {0: rows} if isinstance(leaf, torch.Tensor) else None, example)
+    rows, any_length = torch.export.Dim("rows", min=1, max=MAX_ROWS), torch.export.Dim.DYNAMIC
+    dimensions = [{0: rows} for _ in trees.tensors(example)]
+    for number, dimension in varying:
+        dimensions[number][dimension] = any_length
+    remaining = iter(dimensions)
+    shapes = trees.map_leaves(lambda leaf: next(remaining) if isinstance(leaf, torch.Tensor) else None, example)
     with torch.no_grad():
         program = torch.export.export(network, (example,), dynamic_shapes=(shapes,))
+        # Freezing packs weights for one shape: with lengths that vary, large batches were a third slower.
         path = torch._inductor.aoti_compile_and_package(
-            program, package_path=str(work / "network.pt2"), inductor_configs={"freezing": True}
+            program, package_path=str(work / "network.pt2"), inductor_configs={"freezing": not varying}
         )
-    return Path(path)
+    return Path(path), _lengths(program, varying)
+
+
+def _lengths(program, varying) -> list[Length]:
+    """Return the greatest lengths that the exported program allows; without a limit, none."""
+    import torch
+
+    inputs = [
+        node.meta["val"]
+        for node in program.graph.nodes
+        if node.name in program.graph_signature.user_inputs and isinstance(node.meta.get("val"), torch.Tensor)
+    ]
+    found = []
+    for number, dimension in sorted(varying):
+        symbol = inputs[number].shape[dimension].node.expr
+        greatest = program.range_constraints[symbol].upper
+        if greatest.is_Integer:
+            found.append(Length(number, dimension, int(greatest)))
+    return found
 
 
 def unpack(package: Path, folder: Path) -> None:

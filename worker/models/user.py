@@ -60,7 +60,7 @@ from smartbatch.shared.model_info import InputSpec, OutputSpec
 from smartbatch.shared.wire import Payload, Result
 from smartbatch.worker.core import device as devices
 from smartbatch.worker.core.model import INPUTS, LoadContext
-from smartbatch.worker.core.random_rows import mates
+from smartbatch.worker.core.random_rows import mates, uneven
 from smartbatch.worker.core.tensors import to_torch
 from smartbatch.worker.core.user_traceback import describe, one_line
 from smartbatch.worker.core.weights import fill, read_state_dict
@@ -153,7 +153,13 @@ class UserModel(TorchModel):
 
     def _serve(self, module: nn.Module, own: Callable[..., Any] | None, context: LoadContext) -> bool:
         """Serve a network that was handed over, by itself or for `own` to call. Returns whether batches may overlap."""
-        self.network = network = ServedNetwork(module, self._device, context.dtype, self._network_batch)
+        self.network = network = ServedNetwork(
+            module,
+            self._device,
+            context.dtype,
+            lambda rows: self._network_batch(self._random_batch(rows)),
+            (lambda rows: self._network_batch(self.collate(uneven(self._example_row(), rows)))) if self.sized else None,
+        )
         if context.dtype != "float32":
             self.compute_dtype = context.dtype
         if own is None:
@@ -162,9 +168,8 @@ class UserModel(TorchModel):
         self._user.network = network
         return self.optimize(network, context) and self._keeps_no_outputs()
 
-    def _network_batch(self, rows: int) -> Tree:
-        """Return what the network gets for a batch of so many random rows. Raises ValueError if nothing is known."""
-        batch = self._random_batch(rows)
+    def _network_batch(self, batch: Any) -> Tree:
+        """Return what the network gets for a batch."""
         assert self.network is not None
         if self._forward is self.network:
             return ((), batch) if self._by_name else batch if isinstance(batch, torch.Tensor) else ((batch,), {})
@@ -175,13 +180,18 @@ class UserModel(TorchModel):
         return batches[0]
 
     def _random_batch(self, rows: int) -> Any:
-        row = self.example()
-        if row is None:
-            raise ValueError("there is no `example`, nor an `input` with shape and dtype")
+        row = self._example_row()
         drawn = mates(row, rows)
         if len({self.group(each) for each in drawn}) > 1:
             drawn = [row] * rows
         return self.collate(drawn)
+
+    def _example_row(self) -> Any:
+        """Raises ValueError if nothing is known of rows."""
+        row = self.example()
+        if row is None:
+            raise ValueError("there is no `example`, nor an `input` with shape and dtype")
+        return row
 
     def _keeps_no_outputs(self) -> bool:
         """Return whether the next forward leaves the outputs of the previous one alone."""

@@ -1,7 +1,8 @@
-"""Networks compiled ahead of time by Inductor with freezing: one shared library per network, cached for later starts.
+"""Networks compiled ahead of time by Inductor: one shared library per network, cached for later starts.
 
 Compiling takes minutes and a gigabyte of memory, so a separate process does it (models/compile_process.py) at the
-lowest priority while the worker serves. The library works for any number of rows: no request waits for a compiler.
+lowest priority while the worker serves. The library works for any number of rows and, where rows differ in size, for
+any length: no request waits for a compiler.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ NAME = "inductor"
 DEVICES = ("cpu", "cuda")
 LIMIT_S = 1800.0  # efficientnet_lite0 took 323 s on a fifth of a core
 LIBRARY = "network.so"
+COMPILED_BY = Path(__file__).parents[1] / "models" / "compile_process.py"
+LENGTHS = "lengths.json"  # next to it: the greatest length of each varying dimension that has one
 WORTHWHILE_S = 0.001  # a network whose forward of one row is faster isn't compiled
 
 
@@ -73,7 +76,7 @@ def key(network: nn.Module, example: Tree, dtype: str, device: torch.device) -> 
     versions = torch.__version__, importlib.metadata.version("torchvision")
     for part in (*versions, machine, torch.get_num_threads(), dtype, network, trees.form(example)):
         digest.update(f"{part}\n".encode())
-    for file in _sources(network):
+    for file in (COMPILED_BY, *_sources(network)):
         digest.update(file.read_bytes())
     for name, tensor in network.state_dict().items():
         digest.update(name.encode())
@@ -98,8 +101,19 @@ def cpu_flags() -> str:
     return " ".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
 
 
-def load(folder: Path, device: torch.device, outputs: Tree) -> Network:
-    """Load a compiled network that returns what `outputs` shows. Torch's loader may raise anything."""
+class Length(msgspec.Struct):
+    """The greatest length of a dimension that compiled code can do; it does not check that itself."""
+
+    tensor: int
+    dimension: int
+    greatest: int
+
+
+def load(folder: Path, device: torch.device, eager: Network, outputs: Tree) -> Network:
+    """Load a compiled network that returns what `outputs` shows. Torch's loader may raise anything.
+
+    `eager` runs batches with a dimension longer than what it was compiled for.
+    """
     library = str(folder / LIBRARY)
     core: Any = torch._C
     runners = core._aoti  # the package loader unpacks to /tmp, which may be mounted noexec, and never cleans up
@@ -107,7 +121,15 @@ def load(folder: Path, device: torch.device, outputs: Tree) -> Network:
         runner = runners.AOTIModelContainerRunnerCuda(library, 1, str(device), str(folder))
     else:
         runner = runners.AOTIModelContainerRunnerCpu(library, 1)
-    return lambda batch: trees.like(outputs, runner.run(trees.tensors(trees.channels_last(batch))))
+    lengths = msgspec.json.decode((folder / LENGTHS).read_bytes(), type=list[Length])
+
+    def run(batch: Tree) -> Tree:
+        tensors = trees.tensors(trees.channels_last(batch))
+        if any(tensors[length.tensor].shape[length.dimension] > length.greatest for length in lengths):
+            return eager(batch)
+        return trees.like(outputs, runner.run(tensors))
+
+    return run
 
 
 class Inductor:
@@ -136,7 +158,7 @@ class Inductor:
             log.warning("OPTIMIZE: delete %s to compile it again at the next start", self._folder)
 
     def _load(self) -> Network:
-        return load(self._folder, torch.device(self._job.device), self._eager(self._example(1)))
+        return load(self._folder, torch.device(self._job.device), self._eager, self._eager(self._example(1)))
 
     def compile_in_background(self, in_device_thread: Callable[[Callable[[], None]], None]) -> None:
         """Compile once the worker serves, then check and time the result between batches."""

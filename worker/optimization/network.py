@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from smartbatch.worker.optimization import inductor, trees, winograd
 from smartbatch.worker.optimization.cuda_graphs import CudaGraphs
 from smartbatch.worker.optimization.folding import channels_last, fold_batch_norms
 from smartbatch.worker.optimization.trees import Tree
-from smartbatch.worker.optimization.variants import TIMED_ROWS_CPU, VariantSelector, error_of, seconds
+from smartbatch.worker.optimization.variants import TIMED_ROWS_CPU, Example, VariantSelector, error_of, seconds
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +51,18 @@ class ServedNetwork:
     converted to it, and so are the floats that it gets; the floats that it returns are float32 again.
     """
 
-    def __init__(self, module: nn.Module, device: torch.device, dtype: str, example: Callable[[int], Tree]) -> None:
-        """`example(rows)` makes a batch like those of requests. It may raise."""
+    def __init__(
+        self,
+        module: nn.Module,
+        device: torch.device,
+        dtype: str,
+        example: Example,
+        uneven: Example | None = None,
+    ) -> None:
+        """`uneven` makes batches of rows of several sizes, all smaller than `example`'s; None if rows have one shape.
+
+        Both may raise.
+        """
         self._module = module
         self._device = device
         self._dtype = dtype
@@ -59,7 +70,8 @@ class ServedNetwork:
         self.eager = _OfBatch(module if self._converts is None else module.to(self._converts))
         self.eager.training = module.training
         self._make_example = example
-        self._examples: dict[int, Tree] = {}
+        self._make_uneven = uneven
+        self._examples: dict[tuple[Example, int], Tree] = {}
         self._selector: VariantSelector | None = None
         self._form: object = None  # of the batches that variants were checked with
         self._recorded: list[Tree] | None = None
@@ -72,7 +84,7 @@ class ServedNetwork:
             batch = trees.on_tensors(self._narrow, batch)
         if self._recorded is not None:
             self._recorded.append(trees.on_tensors(torch.clone, batch))
-        if self._selector is not None and trees.form(batch) == self._form:
+        if self._selector is not None and trees.form(batch, self.varying) == self._form:
             outputs = self._selector(batch)
         else:
             outputs = self.eager(batch)
@@ -102,16 +114,32 @@ class ServedNetwork:
 
     def example(self, rows: int) -> Tree:
         """Return a copy of the example of so many rows: a network may change its input. Raises ValueError."""
-        if rows not in self._examples:
-            batch = self._make_example(rows)
+        return self._copy(self._make_example, rows)
+
+    def _uneven(self, rows: int) -> Tree:
+        assert self._make_uneven
+        return self._copy(self._make_uneven, rows)
+
+    def _copy(self, make: Example, rows: int) -> Tree:
+        if (make, rows) not in self._examples:
+            batch = make(rows)
             if self._converts is not None:
                 batch = trees.on_tensors(self._narrow, batch)
             if not trees.all_rows(batch, rows):
                 raise ValueError(f"it gets tensors whose first dimension is not the {rows} rows of the batch")
             if other := trees.unknown(batch):
                 raise ValueError(f"it gets a {type(other[0]).__name__}")
-            self._examples[rows] = batch
-        return trees.on_tensors(torch.clone, self._examples[rows])
+            self._examples[make, rows] = batch
+        return trees.on_tensors(torch.clone, self._examples[make, rows])
+
+    @functools.cached_property
+    def varying(self) -> trees.Dimensions:
+        """The dimensions in which batches differ besides the number of rows, such as the length of the longest text."""
+        try:
+            return trees.differing(self.example(1), self._uneven(1)) if self._make_uneven else set()
+        except Exception as error:  # the user's code may raise anything
+            log.info("OPTIMIZE: only for batches of the example's shape: smaller rows failed, %s", one_line(error))
+            return set()
 
     @torch.inference_mode()
     def refusal(self) -> str:
@@ -161,8 +189,8 @@ class ServedNetwork:
     def optimize(self, context: LoadContext) -> None:
         """Select the fastest variant of a network without a refusal()."""
         rows = min(TIMED_ROWS_CPU, context.max_batch_size) if self._device.type == "cpu" else context.max_batch_size
-        selector = VariantSelector(self.eager, self.example, rows)
-        self._form = trees.form(self.example(1))
+        selector = VariantSelector(self.eager, self.example, rows, self._uneven if self.varying else None)
+        self._form = trees.form(self.example(1), self.varying)
         self._selector = selector
         for name, make in self.candidates(rows, context.max_batch_size):
             context.progress(f"trying {name}")
@@ -182,7 +210,7 @@ class ServedNetwork:
         if self._has(nn.Conv2d) and self._has(nn.BatchNorm2d):
             fastest = lambda: channels_last(fold_batch_norms(network, example(1)))  # noqa: E731
             yield "folded channels_last", fastest
-        if self._device.type == "cuda":
+        if self._device.type == "cuda" and not self.varying:
             yield "CUDA graphs", lambda: CudaGraphs(fastest(), example, sizes(max_rows))
         if winograd.possible(network):
             yield winograd.NAME, lambda: winograd.winograd(network, example(rows))

@@ -5,7 +5,8 @@ Other values among them (None, a number, a text) are passed on as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+import itertools
+from collections.abc import Callable, Hashable, Sequence, Set
 from typing import Any
 
 import torch
@@ -81,9 +82,38 @@ def _channels_last(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor.contiguous()
 
 
-def form(tree: Tree) -> Hashable:
-    """Return all about a batch but its values and the number of its rows; equal for batches that one variant fits."""
+Dimensions = Set[tuple[int, int]]  # which tensor of a batch, in the order of `tensors`, and which of its dimensions
+
+
+def differing(tree: Tree, other: Tree) -> Dimensions:
+    """Return the dimensions, besides the rows, in which the tensors of two batches of one structure differ."""
+    return {
+        (number, dimension)
+        for number, (one, two) in enumerate(zip(tensors(tree), tensors(other), strict=True))
+        for dimension, (length, other_length) in enumerate(zip(one.shape, two.shape, strict=True))
+        if dimension and length != other_length
+    }
+
+
+def form(tree: Tree, varying: Dimensions = frozenset()) -> Hashable:
+    """Return all about a batch but its values and the number of its rows; equal for batches that one variant fits.
+
+    Lengths of 2 and more are alike in `varying` dimensions: compiled code may treat shorter ones as constants.
+    """
     if isinstance(tree, torch.Tensor):
-        return tree.dtype, tree.shape[1:], tree.device
+        return _form_of(tree, 0, varying)
     leaves, structure = pytree.tree_flatten(tree)
-    return structure, tuple(form(leaf) if isinstance(leaf, torch.Tensor) else repr(leaf) for leaf in leaves)
+    number = itertools.count()
+    return structure, tuple(
+        _form_of(leaf, next(number), varying) if isinstance(leaf, torch.Tensor) else repr(leaf) for leaf in leaves
+    )
+
+
+def _form_of(tensor: torch.Tensor, number: int, varying: Dimensions) -> Hashable:
+    lengths = tuple(tensor.shape[1:])
+    if varying:
+        lengths = tuple(
+            -1 if length > 1 and (number, dimension) in varying else length
+            for dimension, length in enumerate(lengths, 1)
+        )
+    return tensor.dtype, lengths, tensor.device

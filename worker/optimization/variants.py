@@ -22,6 +22,7 @@ from smartbatch.worker.optimization.trees import Tree
 log = logging.getLogger(__name__)
 
 Network = Callable[[Tree], Tree]
+Example = Callable[[int], Tree]  # makes a batch of so many rows like those of requests
 
 EAGER = ChosenVariant("eager")
 TIMED_ROWS_CPU = 4  # on a CPU the time grows with the rows, and timing delays the start
@@ -39,13 +40,14 @@ class VariantSelector:
     A candidate that can't be built, deviates or is no faster is logged and skipped.
     """
 
-    def __init__(self, eager: nn.Module, example: Callable[[int], Tree], rows: int) -> None:
-        """`example(rows)` makes a batch like those of requests; candidates are timed with `rows` rows."""
+    def __init__(self, eager: nn.Module, example: Example, rows: int, uneven: Example | None = None) -> None:
+        """Candidates are timed with `rows` rows. They must work for `uneven` batches too, if there are any."""
         self._eager: Network = eager
         self._dtypes = {tensor.dtype for tensor in eager.parameters()}
         self._example = example
+        self._uneven = uneven
         self._rows = rows
-        self._reference: dict[int, list[torch.Tensor]] = {}  # by rows: the eager outputs for the example
+        self._reference: dict[tuple[Example, int], list[torch.Tensor]] = {}  # the eager outputs
         self._serving: Network = eager
         self.choice = EAGER
 
@@ -76,8 +78,11 @@ class VariantSelector:
             candidate = make()
             yield
             error = 0.0
-            for rows in (1, self._timed_rows()):
-                error = max(error, self._error_of(candidate, rows))
+            checked = [(self._example, 1), (self._example, self._timed_rows())]
+            if self._uneven:
+                checked.append((self._uneven, self._timed_rows()))
+            for example, rows in checked:
+                error = max(error, self._error_of(candidate, example, rows))
                 yield
             eager_s, serving_s, candidate_s = yield from self._race(self._eager, self._serving, candidate)
         except Exception as failure:  # compilers and users' networks may raise anything
@@ -91,27 +96,27 @@ class VariantSelector:
         return False
 
     def _timed_rows(self) -> int:
-        if 1 not in self._reference:
-            self._eager_outputs(1)  # the first forward of a process is slow
+        if (self._example, 1) not in self._reference:
+            self._eager_outputs(self._example, 1)  # the first forward of a process is slow
             started = time.perf_counter()
             self._reference.clear()
-            self._eager_outputs(1)
+            self._eager_outputs(self._example, 1)
             if time.perf_counter() - started > SLOW_ROW_S:
                 self._rows = 1
         return self._rows
 
-    def _eager_outputs(self, rows: int) -> list[torch.Tensor]:
-        if rows not in self._reference:
-            outputs = trees.tensors(self._eager(self._example(rows)))
+    def _eager_outputs(self, example: Example, rows: int) -> list[torch.Tensor]:
+        if (example, rows) not in self._reference:
+            outputs = trees.tensors(self._eager(example(rows)))
             if not all(output.isfinite().all() for output in outputs):
                 raise ValueError("the eager network's outputs aren't finite, so nothing can be compared with them")
-            self._reference[rows] = [output.cpu() for output in outputs]
-        return self._reference[rows]
+            self._reference[example, rows] = [output.cpu() for output in outputs]
+        return self._reference[example, rows]
 
-    def _error_of(self, candidate: Network, rows: int) -> float:
+    def _error_of(self, candidate: Network, example: Example, rows: int) -> float:
         """Return the largest deviation relative to the largest output. Raises ValueError beyond the tolerance."""
-        batch = self._example(rows)
-        expected = self._eager_outputs(rows)
+        batch = example(rows)
+        expected = self._eager_outputs(example, rows)
         dtypes = {tensor.dtype for tensor in (*trees.tensors(batch), *expected)} | self._dtypes
         return error_of(expected, trees.tensors(candidate(batch)), dtypes)
 

@@ -71,7 +71,10 @@ def row(run: Run) -> Outcome:
     tokens: list[int] = bare["tokens"]
     rounds: list[dict[str, Any]] = []
     details: dict[str, Any] = {"arrival": bare["arrival"], "rounds": rounds}
-    with smartbatch(MODEL, TORCH_THREADS=1, DEVICE="cpu") as system:
+    with smartbatch(MODEL, TORCH_THREADS=1, DEVICE="cpu", OPTIMIZE="none" if run.quick else "auto") as system:
+        if not run.quick:
+            run.log("T, until the network is compiled: minutes the first time")
+            system.wait_until_compiled()
         requests = [_predict_request(system.port, text) for text in docstrings()[:count]]
         in_time = [_predict_request(system.port, text, TIMEOUT_S) for text in docstrings()[:count]]
         _closed_loop(system, requests, MEASURED, WARM)

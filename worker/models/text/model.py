@@ -15,6 +15,7 @@ from smartbatch.shared.model_info import OutputSpec
 from smartbatch.shared.wire import Payload, Result
 from smartbatch.worker.core import device as devices
 from smartbatch.worker.core.model import LoadContext
+from smartbatch.worker.core.random_rows import mates, uneven
 from smartbatch.worker.core.tensors import to_numpy
 from smartbatch.worker.core.user_traceback import one_line
 from smartbatch.worker.models.text import folder as folders
@@ -22,6 +23,8 @@ from smartbatch.worker.models.text.folder import Folder
 from smartbatch.worker.models.text.heads import TEXT_OR_IDS, head_of
 from smartbatch.worker.models.text.tokens import TextTokenizer, Tokens
 from smartbatch.worker.models.torch_model import TorchModel
+from smartbatch.worker.optimization.network import ServedNetwork
+from smartbatch.worker.optimization.trees import Tree
 
 EXAMPLE = "Requests that arrive close together run as one batch, and each gets its own answer."
 
@@ -75,8 +78,15 @@ class TextModel(TorchModel):
             raise
         except Exception as error:  # transformers raises anything for broken folders
             raise folder.error(f"can't be loaded ({one_line(error)})") from error
-        self._network = network.eval().requires_grad_(False).to(self._device)
+        network = network.eval().requires_grad_(False).to(self._device)
         embeddings = network.get_input_embeddings().num_embeddings
+        self.network = self._served = ServedNetwork(
+            network,
+            self._device,
+            context.dtype,
+            lambda rows: self._network_batch(mates(self._example_ids(), rows)),
+            lambda rows: self._network_batch(uneven(self._example_ids(), rows)),
+        )
         self._tokenizer = TextTokenizer(folder, tokenizer, embeddings, _prompt(folder))
         self.input, self.inputs, self.classifier = head.input, head.inputs, head.classifier
         self.compute_dtype = context.dtype
@@ -85,6 +95,7 @@ class TextModel(TorchModel):
         self.files = folder.files
         row = self.separate(self.forward(self.collate([self.example()])), 1)[0].values
         self.outputs = (OutputSpec(head.output, "float32", row.shape),)
+        self.optimize(self.network, context)
         context.progress(f"{folder.kind}, texts of up to {self._tokenizer.max_tokens} tokens")
 
     def example(self) -> Tokens:
@@ -112,13 +123,25 @@ class TextModel(TorchModel):
 
     @torch.inference_mode()
     def forward(self, batch: TextBatch) -> tuple[Any, list[int]]:
+        output = self._served(**self._arguments(batch))
+        return devices.copy_back(self._head.values(output, batch.inputs[:, 1])), batch.lengths
+
+    def _arguments(self, batch: TextBatch) -> dict[str, torch.Tensor]:
         ids, mask, types = batch.inputs.unbind(1)  # (rows, longest) int64 each
-        # Without padding there is no mask, and attention takes its faster kernel.
-        arguments = {"attention_mask": mask} if min(batch.lengths) < ids.shape[1] else {}
+        arguments = {"input_ids": ids}
+        # A GPU has a faster attention without a mask; on a CPU it gains little, and Inductor's code takes one.
+        if self._device.type == "cpu" or min(batch.lengths) < ids.shape[1]:
+            arguments["attention_mask"] = mask
         if self._tokenizer.with_types:
             arguments["token_type_ids"] = types
-        values = self._head.values(self._network(input_ids=ids, **arguments), mask)
-        return devices.copy_back(values), batch.lengths
+        return arguments
+
+    def _network_batch(self, rows: list[np.ndarray]) -> Tree:
+        """Return what the network gets for rows of token ids."""
+        return (), self._arguments(self.collate([Tokens(row.tolist(), [0] * len(row)) for row in rows]))
+
+    def _example_ids(self) -> np.ndarray:
+        return np.array(self.example().ids)  # (tokens,) int64
 
     def separate(self, outputs: tuple[Any, list[int]], rows: int) -> list[RowOutput]:
         values, lengths = outputs
