@@ -152,7 +152,7 @@ def test_a_network_compiled_for_the_device_matches_eager(tmp_path: Path) -> None
     folder = tmp_path / network.key()
     inductor.run_compiler(inductor.CompileJob("resnet18", "cuda:0", "float32", "random", 1, str(folder)), limit_s=120)
     with torch.inference_mode():
-        compiled = inductor.load(folder, torch.device("cuda:0"), network.eager(network.example(1)))
+        compiled = inductor.load(folder, torch.device("cuda:0"), network.eager, network.example(1))
         for rows in (1, 2, 5, 8):
             expected, found = (trees.tensors(run(network.example(rows))) for run in (network.eager, compiled))
             error_of(expected, found, {torch.float32})

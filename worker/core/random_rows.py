@@ -49,7 +49,7 @@ def resized(row: Any, size: int) -> Any:
 
 
 def uneven(row: Any, count: int) -> list[Any]:
-    """Return `mates` that are cut, by turns, to a half and to a third of the row. Raises ValueError if they can't be."""
+    """Return `mates` cut, by turns, to a half and to a third of the row. Raises ValueError if they can't be."""
     rows = [resized(mate, max(1, len(row) // (2 + number % 2))) for number, mate in enumerate(mates(row, count))]
     if any(each is None for each in rows):
         raise ValueError(f"a {type(row).__name__} has no length")

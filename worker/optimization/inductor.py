@@ -109,11 +109,12 @@ class Length(msgspec.Struct):
     greatest: int
 
 
-def load(folder: Path, device: torch.device, eager: Network, outputs: Tree) -> Network:
-    """Load a compiled network that returns what `outputs` shows. Torch's loader may raise anything.
+def load(folder: Path, device: torch.device, eager: Network, example: Tree) -> Network:
+    """Load a compiled network. Torch's loader may raise anything.
 
-    `eager` runs batches with a dimension longer than what it was compiled for.
+    `eager` shows with the example what the outputs are, and runs batches longer than the code was compiled for.
     """
+    outputs = eager(example)
     library = str(folder / LIBRARY)
     core: Any = torch._C
     runners = core._aoti  # the package loader unpacks to /tmp, which may be mounted noexec, and never cleans up
@@ -158,7 +159,7 @@ class Inductor:
             log.warning("OPTIMIZE: delete %s to compile it again at the next start", self._folder)
 
     def _load(self) -> Network:
-        return load(self._folder, torch.device(self._job.device), self._eager, self._eager(self._example(1)))
+        return load(self._folder, torch.device(self._job.device), self._eager, self._example(1))
 
     def compile_in_background(self, in_device_thread: Callable[[Callable[[], None]], None]) -> None:
         """Compile once the worker serves, then check and time the result between batches."""

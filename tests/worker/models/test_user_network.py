@@ -111,6 +111,33 @@ def test_decode_collate_and_encode_stay_those_of_the_class(serve) -> None:
     assert model.variant.name != "none"
 
 
+TEXTS = """
+    class Mine:
+        def load(self):
+            self.network = torch.nn.Conv1d(1, 4, 3, padding=1).double()
+        def example(self): return torch.arange(%s).double()
+        def decode(self, payload): return [torch.arange(len(text)).double() for text in payload.content]
+        def collate(self, rows): return %s.unsqueeze(1)
+        def forward(self, batch): return self.network(batch).sum(2)
+"""
+PADDED = "torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)"
+
+
+@pytest.mark.parametrize(
+    ("length", "collate", "varying"),
+    [
+        (8, PADDED, {(0, 2)}),
+        (1, PADDED, set()),  # nothing shorter to compare with
+        (8, "torch.stack([row.reshape(8) for row in rows])", set()),  # rows of one length only
+    ],
+)
+def test_the_dimensions_in_which_batches_differ_are_found(serve, length: int, collate: str, varying: set) -> None:
+    model = serve(TEXTS % (length, collate), optimize="auto")
+    assert model.network.varying == varying
+    result = run(model, Payload("text", ["a" * 8, "b" * 8]))
+    assert len(listed(result.outputs["output"])) == 2
+
+
 def test_attributes_of_a_network_stay_within_reach_of_its_class(serve) -> None:
     model = serve(
         NET

@@ -50,7 +50,7 @@ def test_a_compiled_network_matches_eager_for_any_number_of_rows(tmp_path: Path)
     inductor.run_compiler(order(folder))
     assert sorted(path.name for path in tmp_path.iterdir()) == [folder.name, f"{folder.name}.lock"]
     with torch.inference_mode():
-        compiled = inductor.load(folder, CPU, network.eager(network.example(1)))
+        compiled = inductor.load(folder, CPU, network.eager, network.example(1))
         for rows in (1, 2, 5):
             expected = network.eager(network.example(rows))
             assert (compiled(network.example(rows)) - expected).abs().max() / expected.abs().max() < 1e-4
@@ -166,11 +166,59 @@ def test_a_users_module_of_several_inputs_and_outputs_compiles(tmp_path: Path) -
     folder = tmp_path / network.key()
     inductor.run_compiler(order(folder, f"{file}:Theirs"))
     with torch.inference_mode():
-        compiled = inductor.load(folder, CPU, network.eager(network.example(1)))
+        compiled = inductor.load(folder, CPU, network.eager, network.example(1))
         for rows in (1, 5):
             expected, outputs = network.eager(network.example(rows)), compiled(network.example(rows))
             assert outputs.keys() == expected.keys() == {"features", "scaled"}
             assert all(torch.allclose(outputs[name], expected[name], atol=1e-5) for name in expected)
+
+
+TEXTS = """
+import torch
+from smartbatch import InputSpec
+
+class Network(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.tokens, self.places = torch.nn.Embedding(50, 16), torch.nn.Embedding(40, 16)
+        self.layer = torch.nn.Linear(16, 16)
+    def forward(self, ids, mask):
+        values = self.layer(self.tokens(ids) + self.places.weight[: ids.shape[1]])
+        return (values * mask.unsqueeze(2)).sum(1) / mask.sum(1, keepdim=True)
+
+class Texts:
+    input = InputSpec(("tensor",), "int64", (-1,))
+    def load(self): self.network = Network()
+    def example(self): return torch.arange(12)
+    def collate(self, rows):
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones(len(row)) for row in rows], batch_first=True)
+        return ids, mask
+    def forward(self, batch): return self.network(ids=batch[0], mask=batch[1])
+"""
+
+
+@pytest.mark.extended
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not shutil.which("g++"), reason="Inductor takes a C++ compiler, and there is no g++")
+def test_a_network_of_texts_compiles_for_every_length_that_it_can_do(tmp_path: Path) -> None:
+    file = tmp_path / "texts_to_compile.py"
+    file.write_text(TEXTS)
+    path = f"{file}:Texts"
+    network, model = loaded(path), resolve(path)
+    assert network.varying == {(0, 1), (1, 1)}
+    folder = tmp_path / network.key()
+    inductor.run_compiler(order(folder, path))
+    with torch.inference_mode():
+        compiled = inductor.load(folder, CPU, network.eager, network.example(1))
+        for lengths in ([12], [2], [5, 3], [40, 7, 1], [30] * 9):
+            ids, mask = model.collate([torch.arange(length) for length in lengths])
+            batch = (), {"ids": ids, "mask": mask}
+            assert torch.allclose(compiled(batch), network.eager(batch), atol=1e-5)
+        ids, mask = model.collate([torch.zeros(41, dtype=torch.long)])
+        with pytest.raises(RuntimeError, match="size of tensor a"):  # eager's error, and no result of other memory
+            compiled(((), {"ids": ids, "mask": mask}))
 
 
 def test_weights_that_differ_in_the_compiling_process_are_reported(tmp_path: Path) -> None:

@@ -59,8 +59,12 @@ def example(rows: int) -> torch.Tensor:
     return torch.randn((rows, 3, 16, 16), generator=torch.Generator().manual_seed(0))
 
 
+def smaller(rows: int) -> torch.Tensor:
+    return example(rows)[:, :, :8]
+
+
 def considered(make, *, eager: nn.Module | None = None) -> VariantSelector:
-    selector = VariantSelector(eager or Slow(), example, 4)
+    selector = VariantSelector(eager or Slow(), example, 4, smaller)
     for _ in selector.consider("other", make):
         pass
     return selector
@@ -94,6 +98,10 @@ def wrong_for_several_rows(batch: torch.Tensor) -> torch.Tensor:
     return batch * (2 if len(batch) == 1 else 3)
 
 
+def wrong_for_smaller_rows(batch: torch.Tensor) -> torch.Tensor:
+    return batch * (2 if batch.shape[2] == 16 else 3)
+
+
 def raises(batch: torch.Tensor) -> torch.Tensor:
     raise RuntimeError("unlucky")
 
@@ -105,6 +113,7 @@ def raises(batch: torch.Tensor) -> torch.Tensor:
         (not_a_number, "deviate by nan"),
         (other_shape, "outputs of shape [1, 2, 16, 16] instead of [1, 3, 16, 16]"),
         (wrong_for_several_rows, "deviate by 5.0e-01"),
+        (wrong_for_smaller_rows, "deviate by 5.0e-01"),
         (raises, "unlucky"),
     ],
 )
