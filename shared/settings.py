@@ -99,8 +99,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             ge=0,
             le=65536,
-            description="Maximum claimed rows from which batches are cut; 0: up to twice MAX_BATCH_SIZE, but about "
-            "two seconds' work at most",
+            description="Maximum claimed rows from which batches are cut; 0: up to four times MAX_BATCH_SIZE, but "
+            "about four seconds' work at most",
         ),
     ] = 0
 

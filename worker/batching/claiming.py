@@ -23,7 +23,8 @@ from smartbatch.worker.queue.failure_detection import FailureDetector
 log = logging.getLogger(__name__)
 
 FILL_LOCK_SLACK_MS = 100  # how long the fill lock outlasts the wait that it was taken for
-POOL_S = 2.0  # predicted seconds of the rows in the pool, at most
+POOL_S = 4.0  # predicted seconds of the rows in the pool, at most
+POOL_BATCHES = 4  # of MAX_BATCH_SIZE rows, if rows have sizes
 
 
 class Source(Protocol):
@@ -93,7 +94,7 @@ class Claiming:
         A larger pool is cut better. But rows on the stream can be claimed by workers that join or are free soon, so of
         more than one batch a worker takes only its share.
         """
-        most = self.limits.pool_rows or (2 if self._pool.sized else 1) * self.limits.max_rows
+        most = self.limits.pool_rows or (POOL_BATCHES if self._pool.sized else 1) * self.limits.max_rows
         most = min(most, max(self._first_rows(), self._rows_of_the_pool()))
         held = self._pool.rows
         if not self.sole_worker:
