@@ -214,7 +214,7 @@ def test_classes_of_a_multi_label_classifier_have_probabilities_of_their_own(tmp
 
 def test_nan_is_an_error(tmp_path: Path) -> None:
     model = load(f"hf:{text_models.encoder(tmp_path)}")
-    model._network.embeddings.word_embeddings.weight.fill_(float("nan"))  # type: ignore[attr-defined]
+    model.network.embeddings.word_embeddings.weight.fill_(float("nan"))  # type: ignore[attr-defined]
     with pytest.raises(ModelFailed, match="the model returned NaN or infinity for this text"):
         embed(model, ["a cat"])
 
