@@ -166,10 +166,7 @@ class ModelQueue:
         if not self.broker_up:
             retry_s = self.partitions[0].admission_control.retry_after_s()
             raise BrokerUnavailable("the broker can't be reached", retry_s)
-        if len(self._usable) == 1:
-            self._usable[0].admission_control.check(timeout_ms)
-        else:
-            self._check_any(lambda control: control.check(timeout_ms))
+        self._check_any(lambda control: control.check(timeout_ms))
 
     def check_rows(self, rows: int, timeout_ms: int) -> None:
         """Reject a request of many rows, which are spread over the partitions, if it would be late. Raises
@@ -220,11 +217,8 @@ class ModelQueue:
     @property
     def broker_up(self) -> bool:
         """Whether a broker answers, or has been away so shortly that it may only be changing its primary."""
-        for partition in self._usable:
-            if partition.broker_up:
-                return True
         now = time.monotonic()
-        return any(each.unanswered_s(now) < DOWN_AFTER_S for each in self._usable)
+        return any(each.broker_up or each.unanswered_s(now) < DOWN_AFTER_S for each in self._usable)
 
 
 async def _admit_again(requests: Sequence[QueuedRequest], partitions: Sequence[Partition]) -> None:

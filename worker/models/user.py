@@ -153,13 +153,8 @@ class UserModel(TorchModel):
 
     def _serve(self, module: nn.Module, own: Callable[..., Any] | None, context: LoadContext) -> bool:
         """Serve a network that was handed over, by itself or for `own` to call. Returns whether batches may overlap."""
-        self.network = network = ServedNetwork(
-            module,
-            self._device,
-            context.dtype,
-            lambda rows: self._network_batch(self._random_batch(rows)),
-            (lambda rows: self._network_batch(self.collate(uneven(self._example_row(), rows)))) if self.sized else None,
-        )
+        uneven_batch = self._uneven_batch if self.sized else None
+        self.network = network = ServedNetwork(module, self._device, context.dtype, self._even_batch, uneven_batch)
         if context.dtype != "float32":
             self.compute_dtype = context.dtype
         if own is None:
@@ -167,6 +162,12 @@ class UserModel(TorchModel):
             return self.optimize(network, context)
         self._user.network = network
         return self.optimize(network, context) and self._keeps_no_outputs()
+
+    def _even_batch(self, rows: int) -> Tree:
+        return self._network_batch(self._random_batch(rows))
+
+    def _uneven_batch(self, rows: int) -> Tree:
+        return self._network_batch(self.collate(uneven(self._example_row(), rows)))
 
     def _network_batch(self, batch: Any) -> Tree:
         """Return what the network gets for a batch."""

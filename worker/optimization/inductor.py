@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Hashable
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +67,15 @@ def cache_folder() -> Path:
     return folder
 
 
-def key(network: nn.Module, example: Tree, dtype: str, device: torch.device) -> str:
-    """Return a hash of everything that compiled code depends on: CPU or GPU, number of threads, network, input."""
+def key(network: nn.Module, form: Hashable, dtype: str, device: torch.device) -> str:
+    """Return a hash of everything that compiled code depends on: CPU or GPU, number of threads, network, and the form
+    of its batches."""
     digest = hashlib.sha256()
     machine = f"{platform.machine()} {cpu_flags()}"
     if device.type == "cuda":
         machine += f" {torch.cuda.get_device_name(device)} {torch.cuda.get_device_capability(device)}"
     versions = torch.__version__, importlib.metadata.version("torchvision")
-    for part in (*versions, machine, torch.get_num_threads(), dtype, network, trees.form(example)):
+    for part in (*versions, machine, torch.get_num_threads(), dtype, network, form):
         digest.update(f"{part}\n".encode())
     for file in (COMPILED_BY, *_sources(network)):
         digest.update(file.read_bytes())

@@ -244,7 +244,8 @@ class ServedNetwork:
 
     def key(self) -> str:
         """Return a hash of everything that compiled code depends on."""
-        return inductor.key(self.eager, self.example(1), self._dtype, self._device)
+        form = trees.form(self.example(1), self.varying)
+        return inductor.key(self.eager, form, self._dtype, self._device)
 
 
 def _widen(tensor: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch import nn
 
 from smartbatch.worker.models import LoadContext, resolve
 from smartbatch.worker.models.torch_model import TorchModel
-from smartbatch.worker.optimization import inductor
+from smartbatch.worker.optimization import inductor, trees
 from smartbatch.worker.optimization.inductor import CompileJob, Inductor
 from smartbatch.worker.optimization.network import ServedNetwork
 from smartbatch.worker.optimization.variants import VariantSelector
@@ -111,8 +111,8 @@ def test_the_cache_key_covers_all_that_compiled_code_depends_on() -> None:
         nn.init.zeros_(linear.bias)
         return linear
 
-    def key(network: nn.Module, dtype: str = "float32", width: int = 2) -> str:
-        return inductor.key(network, torch.ones(1, width), dtype, CPU)
+    def key(network: nn.Module, dtype: str = "float32", width: int = 2, varying: trees.Dimensions = frozenset()) -> str:
+        return inductor.key(network, trees.form(torch.ones(1, width), varying), dtype, CPU)
 
     threads = torch.get_num_threads()
     one = key(network(1.0))
@@ -122,13 +122,14 @@ def test_the_cache_key_covers_all_that_compiled_code_depends_on() -> None:
         key(network(1.0, size=3)),
         key(network(1.0), "bfloat16"),
         key(network(1.0), width=3),
+        key(network(1.0), varying={(0, 1)}),
     }
     torch.set_num_threads(threads + 1)
     try:
         others.add(key(network(1.0)))
     finally:
         torch.set_num_threads(threads)
-    assert len(others - {one}) == 5
+    assert len(others - {one}) == 6
 
 
 THEIRS = """
