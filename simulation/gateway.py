@@ -90,7 +90,10 @@ class Gateway:
         *,
         timeout_s: float,
         max_queue: int,
+        rank: int,
+        gateways: int,
     ) -> None:
+        """`rank` is its number among so many gateways of the same brokers."""
         self.timeout_s = timeout_s
         self.costs = costs
         self._loop = loop
@@ -108,6 +111,8 @@ class Gateway:
         self.queue = ModelQueue(
             MODEL, range(len(brokers)), settings, "", cast(Any, Metrics()), self._capacities, self._make_partition
         )
+        self._set_partitions = lambda: self.queue.set_partitions(range(len(brokers)), rank, gateways)
+        self._set_partitions()  # as if it had been running for a while
         self.queue.start(loop.spawn)
         loop.spawn(self._monitor())
         self._wait()
@@ -181,7 +186,7 @@ class Gateway:
                 read = await asyncio.gather(*(self._read(tag, n * SPREAD_S) for n, tag in enumerate(self._brokers)))
                 self._capacities.clear()
                 self._capacities.update(filter(None, read))
-                self.queue.set_partitions(range(len(self._brokers)))
+                self._set_partitions()
             if reads % REPORT_EVERY == 0:
                 await self._report(first)
             await asyncio.sleep(INTERVAL_S)

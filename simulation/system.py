@@ -135,7 +135,8 @@ def _build(loop: VirtualLoop, scenario: Scenario, outcomes: Outcomes) -> list[Br
             timeout_s=scenario.timeout_s,
             outcomes=outcomes,
         )
-    for number in range(scenario.partitions * scenario.gateways):
+    gateways = scenario.partitions * scenario.gateways
+    for number in range(gateways):
         Gateway(
             loop,
             systems[number // scenario.gateways],
@@ -144,6 +145,8 @@ def _build(loop: VirtualLoop, scenario: Scenario, outcomes: Outcomes) -> list[Br
             outcomes,
             timeout_s=scenario.timeout_s,
             max_queue=scenario.max_queue,
+            rank=number,
+            gateways=gateways,
         )
     if scenario.dies_at:
         loop.at(scenario.dies_at, brokers[0].die)

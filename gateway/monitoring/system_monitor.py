@@ -171,7 +171,9 @@ class SystemMonitor:
             raise BrokerUnavailable("neither the list of models nor the state of one was read")
         self._take_over(names, tags, parts)
         for name, queue in self._queues.items():
-            queue.set_partitions(self.partitions(name))
+            gateways = self.snapshots[name].gateways if name in self.snapshots else {}
+            rank = sum(other < self._gateway_id for other in gateways)
+            queue.set_partitions(self.partitions(name), rank, len(gateways))
         self._read_at = time.monotonic()
         self.on_read()
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from smartbatch.gateway.core.metrics import ModelMetrics
 from smartbatch.gateway.queue.admission_control import AdmissionControl
-from smartbatch.gateway.queue.choice import choose
+from smartbatch.gateway.queue.choice import choose, favourites
 from smartbatch.gateway.queue.partition import Partition, Watch, assign
 from smartbatch.gateway.queue.queued_request import QueuedRequest
 from smartbatch.gateway.queue.submitter import Submitter
@@ -62,6 +62,7 @@ class ModelQueue:
         self._capacities = capacities
         self._make_partition = make_partition
         self._usable: list[Partition] = []
+        self._rank, self._gateways = 0, 1
         self._deadlines = Deadlines(self.outstanding, self._expiry)
         self._submitter = Submitter(metrics, lambda: self._usable, lambda: len(self.partitions) == 1)
         self._watch: Watch | None = None  # once started
@@ -83,9 +84,10 @@ class ModelQueue:
 
     # --- partitions
 
-    def set_partitions(self, numbers: Sequence[int]) -> None:
+    def set_partitions(self, numbers: Sequence[int], rank: int = 0, gateways: int = 1) -> None:
         """Take over which partitions the model has, whenever they and their workers were read. Others get no more
-        requests, and are closed once empty."""
+        requests, and are closed once empty. `rank`: the number of this gateway among so many that serve the model."""
+        self._rank, self._gateways = rank, gateways
         tags = [partition_tag(self.model, number) for number in numbers]
         known = {partition.keys.tag: partition for partition in self.partitions}
         for partition in self.partitions:
@@ -114,6 +116,10 @@ class ModelQueue:
         self._usable = [each for each in answering if each.has_workers] or answering
         for partition in self._usable:
             partition.share_limits(len(self._usable))
+        in_order = sorted(self._usable, key=lambda partition: partition.keys.partition)
+        chosen = favourites(in_order, self._rank, self._gateways)
+        for partition in self._usable:
+            partition.favourite = partition in chosen
 
     async def _keep_moving(self) -> None:
         """Move requests from partitions whose broker doesn't answer or that no worker serves to others."""

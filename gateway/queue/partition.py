@@ -50,6 +50,7 @@ class Partition:
         self.admission_control = AdmissionControl(settings.max_queue, capacity)
         self.broker_up = True
         self.leaving = False  # takes no requests any more
+        self.favourite = True  # of this gateway, see choice.py
         self.unanswered_rows = 0  # of the requests that it has, see `assign`
         self.on_state: Callable[[], None] = lambda: None
         self._limits = (settings.max_queue, settings.max_queue_bytes)

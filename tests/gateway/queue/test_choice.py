@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 
 import pytest
 
-from smartbatch.gateway.queue.choice import choose
+from smartbatch.gateway.queue.choice import FAVOURITES, choose, favourites
 
 
 class Candidate:
     def __init__(self, unanswered_rows: int = 0, rows_per_s: float = 100.0) -> None:
         self.unanswered_rows = unanswered_rows
         self.rows_per_s = rows_per_s
+        self.favourite = True
 
 
 @pytest.fixture(autouse=True)
@@ -56,3 +58,31 @@ def test_one_without_a_known_rate_gets_a_flush_at_a_time() -> None:
 
 def test_without_any_known_rate_rows_count_alone() -> None:
     assert chosen([Candidate(2, 0.0), Candidate(1, 0.0)], 100) == {1: 100}
+
+
+def test_favourites_are_used_until_this_gateway_waits_for_them() -> None:
+    candidates = [Candidate(0), Candidate(1, 1000.0), Candidate(2, 1000.0)]
+    candidates[0].favourite = False
+    assert chosen(candidates, 100) == {1: 100}
+    candidates[1].unanswered_rows = candidates[2].unanswered_rows = 1000
+    assert chosen(candidates, 100) == {0: 100}
+
+
+def test_favourites_of_all_gateways_are_spread_evenly() -> None:
+    partitions = range(20)
+    sets = [tuple(favourites(partitions, rank, 120)) for rank in range(120)]
+    assert {len(each) for each in sets} == {FAVOURITES}
+    assert set(Counter(itertools.chain(*sets)).values()) == {120 * FAVOURITES // 20}
+    assert len(set(map(frozenset, sets))) > 110
+
+
+def test_where_the_number_does_not_divide_every_partition_is_somebodys_favourite() -> None:
+    """As while a broker is away."""
+    count = Counter(itertools.chain(*(favourites(range(19), rank, 120) for rank in range(120))))
+    assert set(count) == set(range(19))
+    assert max(count.values()) < 1.5 * min(count.values())
+
+
+@pytest.mark.parametrize(("partitions", "gateways"), [(1, 100), (7, 100), (20, 39), (20, 0)])
+def test_few_partitions_or_gateways_have_no_favourites(partitions: int, gateways: int) -> None:
+    assert favourites(range(partitions), 3, gateways) == range(partitions)
