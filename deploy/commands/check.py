@@ -72,7 +72,10 @@ def command(model_path: str, files: tuple[Path, ...], **options: str | None) -> 
     group = _call("group()", lambda: [row for row in rows if model.group(row) == model.group(rows[0])])
     warning = _call("forward", lambda: warm_up(engine, model, settings.max_batch_size, lambda text: None, group))
     times = table("rows", "ms", "rows/s", title=f"forward on {model.device_name}")
-    for size in sizes(engine.memory_limit):
+    largest = _call("size()", lambda: max(map(model.size, group))) if model.sized else 1
+    for size in sizes(settings.max_batch_size):
+        if size * largest > engine.memory_limit:
+            break
         seconds = _measure(lambda size=size: engine.forward(list(itertools.islice(itertools.cycle(group), size))))
         times.add_row(str(size), f"{seconds * 1000:.3f}", f"{size / seconds:,.0f}")
     screen.print(times)

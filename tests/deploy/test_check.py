@@ -63,6 +63,11 @@ class Lengths:
         return {"length": float(row[0])}
 
 
+class Sized(Net):
+    def size(self, row):
+        return len(row)
+
+
 class Raw:
     input = smartbatch.InputSpec(("raw",))
 
@@ -129,6 +134,11 @@ def test_without_a_file_the_models_own_example_runs(check: Check) -> None:
     assert "forward on cpu" in check("Net")
     text = check("Lengths", code=2)
     assert text == "smartbatch: Lengths has no example() and announces no shape; pass a file with --input\n"
+
+
+def test_rows_with_a_size_are_measured_up_to_the_largest_batch(check: Check) -> None:
+    text = check("Sized")
+    assert [line.split()[0] for line in text.splitlines() if line.strip()[:1].isdigit()] == ["1", "2", "4", "8"]
 
 
 def test_rows_that_change_each_others_results_are_exit_code_1(check: Check) -> None:
