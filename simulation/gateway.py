@@ -111,8 +111,8 @@ class Gateway:
         self.queue = ModelQueue(
             MODEL, range(len(brokers)), settings, "", cast(Any, Metrics()), self._capacities, self._make_partition
         )
-        self._set_partitions = lambda: self.queue.set_partitions(range(len(brokers)), rank, gateways)
-        self._set_partitions()  # as if it had been running for a while
+        self.queue.set_rank(rank, gateways)  # as if it had been running for a while
+        self.queue.set_partitions(range(len(brokers)))
         self.queue.start(loop.spawn)
         loop.spawn(self._monitor())
         self._wait()
@@ -186,7 +186,7 @@ class Gateway:
                 read = await asyncio.gather(*(self._read(tag, n * SPREAD_S) for n, tag in enumerate(self._brokers)))
                 self._capacities.clear()
                 self._capacities.update(filter(None, read))
-                self._set_partitions()
+                self.queue.set_partitions(range(len(self._brokers)))
             if reads % REPORT_EVERY == 0:
                 await self._report(first)
             await asyncio.sleep(INTERVAL_S)

@@ -171,9 +171,11 @@ class SystemMonitor:
             raise BrokerUnavailable("neither the list of models nor the state of one was read")
         self._take_over(names, tags, parts)
         for name, queue in self._queues.items():
-            gateways = self.snapshots[name].gateways if name in self.snapshots else {}
-            rank = sum(other < self._gateway_id for other in gateways)
-            queue.set_partitions(self.partitions(name), rank, len(gateways))
+            if name in self.snapshots and (
+                gateways := self.snapshots[name].gateways
+            ):  # none while their broker is away
+                queue.set_rank(sum(other < self._gateway_id for other in gateways), len(gateways))
+            queue.set_partitions(self.partitions(name))
         self._read_at = time.monotonic()
         self.on_read()
 

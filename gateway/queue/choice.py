@@ -34,8 +34,8 @@ def choose(candidates: Sequence[C]) -> C:
     """Return one of at least one candidate; of equal ones a random one."""
     if len(candidates) == 1:
         return candidates[0]
-    favourites = [each for each in candidates if each.favourite]
-    if favourites and _wait_s(best := _shortest(favourites)) <= LONG_WAIT_S:
+    preferred = [each for each in candidates if each.favourite]
+    if preferred and _wait_s(best := _shortest(preferred)) <= LONG_WAIT_S:
         return best
     return _shortest(candidates)
 

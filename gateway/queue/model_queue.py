@@ -84,10 +84,13 @@ class ModelQueue:
 
     # --- partitions
 
-    def set_partitions(self, numbers: Sequence[int], rank: int = 0, gateways: int = 1) -> None:
-        """Take over which partitions the model has, whenever they and their workers were read. Others get no more
-        requests, and are closed once empty. `rank`: the number of this gateway among so many that serve the model."""
+    def set_rank(self, rank: int, gateways: int) -> None:
+        """Take over the number of this gateway among so many that serve the model. Call `set_partitions` after."""
         self._rank, self._gateways = rank, gateways
+
+    def set_partitions(self, numbers: Sequence[int]) -> None:
+        """Take over which partitions the model has, whenever they and their workers were read. Others get no more
+        requests, and are closed once empty."""
         tags = [partition_tag(self.model, number) for number in numbers]
         known = {partition.keys.tag: partition for partition in self.partitions}
         for partition in self.partitions:

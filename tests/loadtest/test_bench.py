@@ -76,10 +76,10 @@ def test_texts_are_sent_in_turn_and_counted_by_their_length() -> None:
 
 
 @pytest.mark.extended
-@pytest.mark.timeout(360)
+@pytest.mark.timeout(240)
 def test_a_quick_run_of_texts_judges_every_goal(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "loadtest.bench", "--quick", "--only", "T", "--out", str(tmp_path)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=350)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=230)
     assert ended.returncode == 0, ended.stderr
     row = json.loads((tmp_path / "bench.json").read_text())["rows"]["T"]
     goals = {each["name"] for each in row["figures"] if each["goal"]}

@@ -261,3 +261,21 @@ async def test_metrics_show_weights_and_aborted_promotions_of_models_that_have_a
         ("smartbatch_promotion_aborted", "a", "3", 1),
         ("smartbatch_promotion_aborted", "c", "7", 0),
     ]
+
+
+async def test_a_gateways_rank_is_by_id_and_stays_while_the_broker_of_the_reports_is_away(
+    client: Client, partitioned: SystemMonitor
+) -> None:
+    queue = Mock(model="good")
+    partitioned._queues = {"good": queue}
+    await partitioned._read()
+    assert not queue.set_rank.called
+    for gateway_id in ("g0", "g1", "g2"):
+        await client.sadd(GOOD.gateways, gateway_id)
+        await client.hset(GOOD.gateway(gateway_id), "in_flight", "0")
+    await partitioned._read()
+    queue.set_rank.assert_called_once_with(1, 3)
+    await client.set(GOOD.leases, "no sorted set")
+    await partitioned._read()
+    assert not partitioned.snapshots["good"].gateways
+    queue.set_rank.assert_called_once_with(1, 3)

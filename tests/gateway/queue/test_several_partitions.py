@@ -6,14 +6,17 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
+from typing import cast
 
 import pytest
 
 from smartbatch.gateway.core.metrics import GatewayMetrics
+from smartbatch.gateway.queue.choice import FAVOURITES
 from smartbatch.gateway.queue.model_queue import ModelQueue
 from smartbatch.gateway.queue.partition import Partition, assign
 from smartbatch.shared.broker.queue.admission import Capacity, NewEntry
 from smartbatch.shared.errors import BrokerFull, BrokerUnavailable, ClientGone
+from smartbatch.shared.keys import partition_tag
 from smartbatch.shared.settings import from_environment
 from tests.brokers import Broker
 from tests.gateway.queue.requests import Queued
@@ -210,3 +213,20 @@ async def test_what_no_broker_takes_counts_nowhere(queue: ModelQueue, monkeypatc
         await asyncio.wait_for(request.future, 5)
     queue.release(request, answered=False)
     assert unanswered(queue) == [0, 0, 0]
+
+
+async def test_one_of_many_gateways_sends_to_its_favourites_that_answer(
+    queue: ModelQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = Capacity.of([10_000.0], [0.1], 1, [(0.0, 0.0)], 1.0)
+    cast(dict[str, Capacity], queue._capacities).update({partition_tag("m", number): fast for number in range(10)})
+    queue.set_rank(0, 20)
+    queue.set_partitions(range(10))
+    first = [each for each in queue.partitions if each.favourite]
+    assert len(first) == FAVOURITES
+    used = {(await admitted(queue, f"r{number}"))[1] for number in range(2 * FAVOURITES)}
+    assert used == set(first)
+    monkeypatch.setattr(first[0], "takes_requests", lambda now: False)
+    queue.set_partitions(range(10))
+    usable = [each for each in queue._usable if each.favourite]
+    assert len(usable) == FAVOURITES and first[0] not in usable
