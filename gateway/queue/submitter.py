@@ -65,7 +65,7 @@ class Submitter:
         """Send a flush, and wait for the broker's answer unless that takes long."""
         among = self._partitions()
         if self._only_one():
-            if flush := self._next_flush(among[0]):
+            if flush := self._next_flush(among[0], MAX_CALL_REQUESTS):
                 await self._admit(among[0], flush)
             return
         quick = [partition for partition in among if partition not in self._slow]
@@ -73,20 +73,22 @@ class Submitter:
             await asyncio.wait(self._slow.values(), timeout=SLOW_S, return_when=asyncio.FIRST_COMPLETED)
             return
         partition = choose(quick)
-        if flush := self._next_flush(partition):
+        # More than it may hold would be rejected, while others have room.
+        if flush := self._next_flush(partition, min(MAX_CALL_REQUESTS, partition.admission_control.max_entries)):
             call = asyncio.create_task(self._admit(partition, flush))
             self._slow[partition] = call
             call.add_done_callback(lambda call: self._slow.pop(partition))
             await asyncio.wait((call,), timeout=SLOW_S)
 
-    def _next_flush(self, partition: Partition) -> list[QueuedRequest]:
-        """Take as many requests as fit into one call, and assign them to the partition. Drop those that have ended."""
+    def _next_flush(self, partition: Partition, most: int) -> list[QueuedRequest]:
+        """Take at most so many requests, as fit into one call, and assign them to the partition. Drop those that have
+        ended."""
         flush: list[QueuedRequest] = []
         size = 0
         taken = 0
         for request in self._unsent:
             payload_bytes = len(request.entry.payload)
-            if len(flush) == MAX_CALL_REQUESTS or (flush and size + payload_bytes > MAX_CALL_BYTES):
+            if len(flush) == most or (flush and size + payload_bytes > MAX_CALL_BYTES):
                 break
             taken += 1
             if request.waiting:

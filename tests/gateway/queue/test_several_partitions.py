@@ -230,3 +230,14 @@ async def test_one_of_many_gateways_sends_to_its_favourites_that_answer(
     queue.set_partitions(range(10))
     usable = [each for each in queue._usable if each.favourite]
     assert len(usable) == FAVOURITES and first[0] not in usable
+
+
+async def test_more_than_one_partition_may_hold_are_admitted_to_several(queue: ModelQueue) -> None:
+    for partition in queue.partitions:
+        partition._limits = (30, 2**30)
+    queue.set_partitions((0, 1, 2))
+    requests = submit(queue, *(f"r{number}" for number in range(25)))
+    async with asyncio.timeout(5):
+        while not all(request.admitted_at for request in requests):
+            await asyncio.sleep(0.001)
+    assert {each.unanswered_rows for each in queue.partitions} == {10, 5}
