@@ -185,15 +185,16 @@ class ModelQueue:
 
     def _check_any(self, check: Callable[[AdmissionControl], None]) -> None:
         """Pass if one of two partitions accepts; more would make rejections slow."""
-        usable = self._usable
-        *first, last = random.sample(usable, 2) if len(usable) > 2 else usable
-        for partition in first:
+        among = self._usable
+        if len(among) > 2:
+            among = random.sample(among, 2)
+        for partition in among[:-1]:
             try:
                 check(partition.admission_control)
             except Unavailable:
                 continue
             return
-        check(last.admission_control)
+        check(among[-1].admission_control)
 
     def _expiry(self, waited_s: float) -> Exception:
         """Return the error of a request that was not answered in time."""
@@ -226,8 +227,10 @@ class ModelQueue:
     @property
     def broker_up(self) -> bool:
         """Whether a broker answers, or has been away so shortly that it may only be changing its primary."""
-        now = time.monotonic()
-        return any(each.broker_up or each.unanswered_s(now) < DOWN_AFTER_S for each in self._usable)
+        for partition in self._usable:  # nearly always the first; every request asks
+            if partition.broker_up or partition.unanswered_s(time.monotonic()) < DOWN_AFTER_S:
+                return True
+        return False
 
 
 async def _admit_again(requests: Sequence[QueuedRequest], partitions: Sequence[Partition]) -> None:

@@ -61,6 +61,7 @@ class _RowTable:
     def __init__(self) -> None:
         self._means: dict[int, tuple[float, float]] = {}  # by bucket: rows, seconds
         self._count: dict[int, int] = {}
+        self._points: list[tuple[float, float]] = []  # the means in order; replaced as a whole, since threads read it
 
     def record(self, rows: int, seconds: float, *, warm_up: bool) -> None:
         """Add a measurement. The first real one replaces that of a warm-up, which is often slow."""
@@ -71,9 +72,10 @@ class _RowTable:
             seconds = min(seconds, OUTLIER * mean_s)
         weight = 1.0 if count <= 1 else max(_WEIGHT, 1 / count)
         self._means[bucket] = (mean_rows + weight * (rows - mean_rows), mean_s + weight * (seconds - mean_s))
+        self._points = [mean for _, mean in sorted(self._means.items())]
 
     def estimate(self, rows: int) -> float:
-        known = self._points()
+        known = self._points
         for n, (at, seconds) in enumerate(known):
             if rows <= at:
                 if n == 0:
@@ -83,7 +85,7 @@ class _RowTable:
         return known[-1][1] * rows / known[-1][0] if known else 0.0
 
     def estimates(self, rows: np.ndarray) -> np.ndarray:
-        known = self._points()
+        known = self._points
         if not known:
             return np.zeros(rows.shape)
         at, seconds = np.array(known).T
@@ -91,9 +93,6 @@ class _RowTable:
 
     def table(self) -> dict[int, float]:
         return {1 << bucket: seconds for bucket, (_, seconds) in sorted(self._means.copy().items())}
-
-    def _points(self) -> list[tuple[float, float]]:
-        return [mean for _, mean in sorted(self._means.copy().items())]  # copy: a device thread may add a bucket
 
 
 class _SizeFit:
